@@ -1,0 +1,186 @@
+"""What a bar looks like at rest: Arrow schemas, and Parquet bytes to tables and back.
+
+Bronze: one row a session of one symbol, prices as traded. Readers are lenient (extra columns are ignored, missing
+nullable ones are null), writers are strict.
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Final, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from shared.errors import ContractError
+
+DAILY: Final = "1d"
+
+BRONZE: Final = pa.schema(
+    [
+        pa.field("symbol", pa.string(), nullable=False),
+        pa.field("timestamp", pa.date32(), nullable=False),
+        pa.field("open", pa.float64(), nullable=False),
+        pa.field("high", pa.float64(), nullable=False),
+        pa.field("low", pa.float64(), nullable=False),
+        pa.field("close", pa.float64(), nullable=False),
+        pa.field("volume", pa.float64(), nullable=False),
+        pa.field("vwap", pa.float64()),
+        pa.field("trades", pa.int64()),
+        pa.field("interval", pa.string(), nullable=False),
+        pa.field("ingested_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+"""A daily bar: `timestamp` is the session, prices are USD as traded, `volume` is shares (fractions occur)."""
+
+SILVER: Final = pa.schema(
+    [
+        pa.field("symbol", pa.string(), nullable=False),
+        pa.field("ts", pa.date32(), nullable=False),
+        pa.field("open", pa.float64(), nullable=False),
+        pa.field("high", pa.float64(), nullable=False),
+        pa.field("low", pa.float64(), nullable=False),
+        pa.field("close", pa.float64(), nullable=False),
+        pa.field("volume", pa.float64(), nullable=False),
+        pa.field("bars", pa.int32(), nullable=False),
+        pa.field("last_date", pa.date32(), nullable=False),
+        pa.field("is_complete", pa.bool_(), nullable=False),
+    ]
+)
+"""A bucket: `ts` is its first session, `bars` how many daily bars are in it, `last_date` the last of them.
+
+`is_complete`: the symbol has a bar on or after the bucket's last session, so no later bar can join the bucket.
+"""
+
+MANIFEST: Final = pa.schema(
+    [
+        pa.field("symbol", pa.string(), nullable=False),
+        pa.field("last_consolidated_date", pa.date32(), nullable=False),
+        pa.field("row_count", pa.int64(), nullable=False),
+        pa.field("last_updated", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+
+_REQUIRED: Final = ("timestamp", "open", "high", "low", "close", "volume")
+_LOG: Final = b"fiblake.merged"
+_LAST_UPDATED: Final = b"fiblake.last_updated"
+
+
+@dataclass(frozen=True, slots=True)
+class Consolidated:
+    """A symbol's data.parquet: its bars, and the log of the source files merged into them.
+
+    `bars` has schema BRONZE, sorted by `timestamp`, one row a session; `log` maps a source file's key to the ETag that
+    was merged; `last_updated` grows with every version of the object, whatever the writers' clocks say.
+    """
+
+    bars: pa.Table
+    log: dict[str, str]
+    last_updated: datetime
+
+    @property
+    def first_session(self) -> date:
+        """The first session with a bar."""
+        return cast("date", self.bars["timestamp"][0].as_py())
+
+    @property
+    def last_session(self) -> date:
+        """The last session with a bar."""
+        return cast("date", self.bars["timestamp"][-1].as_py())
+
+    def encode(self) -> bytes:
+        """Give the object's bytes: Parquet, with the log in its key-value metadata."""
+        metadata = {_LOG: json.dumps(self.log), _LAST_UPDATED: self.last_updated.isoformat()}
+        return encode(self.bars.replace_schema_metadata(metadata))
+
+    @classmethod
+    def decode(cls, data: bytes, symbol: str, last_modified: datetime) -> "Consolidated":
+        """Read an object's bytes; a data.parquet that others wrote has an empty log."""
+        bars, metadata = _read(data, symbol, last_modified)
+        try:
+            log = cast("dict[str, str]", json.loads(metadata.get(_LOG, b"{}")))
+            updated = metadata.get(_LAST_UPDATED)
+            last_updated = datetime.fromisoformat(updated.decode()) if updated else last_modified
+        except ValueError as error:
+            raise ContractError(f"data.parquet of {symbol} carries a log that cannot be read: {error}") from error
+        return cls(bars, log, last_updated)
+
+
+def bar_row(  # noqa: PLR0917
+    symbol: str, session: date, open_: float, high: float, low: float, close: float, volume: float,
+    vwap: float | None, trades: int | None, ingested_at: datetime,
+) -> dict[str, object]:  # fmt: skip
+    """Give one bar as a row of BRONZE."""
+    prices = {"open": open_, "high": high, "low": low, "close": close}
+    rest = {"volume": volume, "vwap": vwap, "trades": trades, "interval": DAILY, "ingested_at": ingested_at}
+    return {"symbol": symbol, "timestamp": session, **prices, **rest}
+
+
+def read_bars(data: bytes, symbol: str, last_modified: datetime) -> pa.Table:
+    """Read a source file's bytes as bars of `symbol` (schema BRONZE, order as stored).
+
+    A file without `ingested_at` takes `last_modified`. Raises ContractError if the bytes are not Parquet, a needed
+    column is missing or null, the type cannot be converted, or a row is of another symbol or another interval.
+    """
+    return _read(data, symbol, last_modified)[0]
+
+
+def encode(table: pa.Table) -> bytes:
+    """Give `table` as Parquet bytes, its metadata as Parquet's own key-value metadata."""
+    sink = pa.BufferOutputStream()
+    # Arrow's own copy of the schema is left out (Parquet's types are enough), and with it the metadata, unless added.
+    with pq.ParquetWriter(sink, table.schema, compression="snappy", use_dictionary=["symbol"], store_schema=False) as w:
+        w.write_table(table)
+        w.add_key_value_metadata(table.schema.metadata or {})
+    return cast("bytes", sink.getvalue().to_pybytes())
+
+
+def decode(data: bytes, schema: pa.Schema, what: str) -> pa.Table:
+    """Read Parquet bytes of one of our own tables; raise ContractError, naming `what`, if they are not that."""
+    try:
+        return pq.ParquetFile(pa.BufferReader(data)).read(columns=schema.names).cast(schema)
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise ContractError(f"{what} cannot be read: {error}") from error
+
+
+def as_utc(instant: datetime) -> datetime:
+    """Give `instant` in UTC."""
+    return instant.astimezone(UTC)
+
+
+def _read(data: bytes, symbol: str, last_modified: datetime) -> tuple[pa.Table, dict[bytes, bytes]]:
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        table = file.read(columns=[name for name in file.schema_arrow.names if name in BRONZE.names])
+        return _conformed(table, symbol, last_modified), file.metadata.metadata or {}
+    except (pa.ArrowException, OSError) as error:
+        raise ContractError(f"file of {symbol} cannot be read as bars: {error}") from error
+
+
+def _conformed(table: pa.Table, symbol: str, last_modified: datetime) -> pa.Table:
+    for name in _REQUIRED:
+        if name not in table.column_names:
+            raise ContractError(f"file of {symbol} has no column {name!r}")
+        if table[name].null_count:
+            raise ContractError(f"file of {symbol} has nulls in column {name!r}")
+    _check_constant(table, "symbol", symbol)
+    _check_constant(table, "interval", DAILY)
+    defaults = {"symbol": symbol, "interval": DAILY, "ingested_at": last_modified}
+    columns = [_column(table, field, defaults.get(field.name)) for field in BRONZE]
+    return pa.Table.from_arrays(columns, schema=BRONZE)
+
+
+def _check_constant(table: pa.Table, name: str, value: str) -> None:
+    if name not in table.column_names:
+        return
+    others = [v for v in pc.unique(table[name]).to_pylist() if v not in {value, None}]
+    if others:
+        raise ContractError(f"file of {value!r} holds rows whose {name} is {others[0]!r}")
+
+
+def _column(table: pa.Table, field: pa.Field, default: object) -> pa.ChunkedArray | pa.Array:
+    if field.name not in table.column_names:
+        return pa.repeat(pa.scalar(default, field.type), table.num_rows)
+    column = table[field.name].cast(field.type, safe=field.name != "timestamp")
+    return column if default is None else column.fill_null(pa.scalar(default, field.type))

@@ -1,0 +1,112 @@
+"""Which days are trading sessions, and in which order: the NYSE since 1962-01-02, whose ordinal is 0.
+
+The sessions come from a file generated from pandas_market_calendars (`make calendar`). A day beyond its end is an
+error that names that command, never a guess.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from functools import cache
+from importlib.resources import files
+from typing import Final, cast
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.errors import ConfigurationError, ContractError
+
+Days = npt.NDArray[np.datetime64]
+Ordinals = npt.NDArray[np.int64]
+
+NEW_YORK: Final = ZoneInfo("America/New_York")
+CLOSE: Final = time(16, 0)
+
+
+class CalendarRangeError(ConfigurationError):
+    """A day lies outside the calendar file."""
+
+    def __init__(self, day: object, first: object, last: object) -> None:
+        super().__init__(
+            f"{day} is outside the trading calendar ({first} to {last}): raise LAST in "
+            "shared/data/generate_sessions.py, run `make calendar`, and deploy"
+        )
+
+
+class NotASessionError(ContractError):
+    """A day is not a trading session."""
+
+    def __init__(self, day: object) -> None:
+        super().__init__(f"{day} is not a session of the NYSE")
+
+
+@dataclass(frozen=True)
+class TradingCalendar:
+    """Sessions in order; `sessions[k]` (datetime64[D]) has ordinal k."""
+
+    sessions: Days
+
+    def ordinals(self, days: Days) -> Ordinals:
+        """Give each day's ordinal; raise NotASessionError or CalendarRangeError for the first that has none."""
+        first, last = self.sessions[0], self.sessions[-1]
+        outside = days[(days < first) | (days > last)]
+        if outside.size:
+            raise CalendarRangeError(outside[0], first, last)
+        found = np.searchsorted(self.sessions, days)
+        wrong = days[self.sessions[found] != days]
+        if wrong.size:
+            raise NotASessionError(wrong[0])
+        return found.astype(np.int64)
+
+    def ordinal(self, day: date) -> int:
+        """Give one session's ordinal; raise as `ordinals` does."""
+        return int(self.ordinals(np.array([day], dtype="datetime64[D]"))[0])
+
+    def ordinal_on_or_after(self, day: date) -> int:
+        """Give the ordinal of the first session that is not before `day`."""
+        wanted = np.datetime64(day, "D")
+        if wanted > self.sessions[-1]:
+            raise CalendarRangeError(day, self.sessions[0], self.sessions[-1])
+        return int(np.searchsorted(self.sessions, wanted))
+
+    def session(self, ordinal: int) -> date:
+        """Give the session with this ordinal."""
+        return cast("date", self.sessions[ordinal].item())
+
+    def between(self, first: date, last: date) -> list[date]:
+        """List the sessions from `first` to `last`, both inclusive."""
+        if np.datetime64(last, "D") > self.sessions[-1]:
+            raise CalendarRangeError(last, self.sessions[0], self.sessions[-1])
+        low = np.searchsorted(self.sessions, np.datetime64(first, "D"))
+        high = np.searchsorted(self.sessions, np.datetime64(last, "D"), side="right")
+        return cast("list[date]", self.sessions[low:high].tolist())
+
+    def last_closed(self, now: datetime) -> date:
+        """Give the last session whose close (16:00 New York) is not after `now`.
+
+        A shortened session counts as closed at 16:00 as well: later than it was, never earlier.
+        """
+        here = now.astimezone(NEW_YORK)
+        day = np.datetime64(here.date(), "D")
+        if day > self.sessions[-1]:
+            raise CalendarRangeError(here.date(), self.sessions[0], self.sessions[-1])
+        closed = np.searchsorted(self.sessions, day, side="right" if here.time() >= CLOSE else "left")
+        return self.session(int(closed) - 1)
+
+
+def close_of(session: date) -> datetime:
+    """Give the instant (UTC) at which `session` closes at the latest: 16:00 New York."""
+    return datetime.combine(session, CLOSE, NEW_YORK).astimezone(UTC)
+
+
+def calendar_of(sessions: Sequence[date]) -> TradingCalendar:
+    """Build a calendar from sessions in order."""
+    return TradingCalendar(np.array(sessions, dtype="datetime64[D]"))
+
+
+@cache
+def nyse() -> TradingCalendar:
+    """Load the calendar file, once a process."""
+    lines = files("shared").joinpath("data/nyse_sessions.txt").read_text(encoding="ascii").split()
+    return TradingCalendar(np.array(lines, dtype="datetime64[D]"))

@@ -1,0 +1,129 @@
+"""How rows get into Postgres: the one place that talks to it (asyncpg)."""
+
+import json
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Final, Literal
+
+import asyncpg
+
+from shared.errors import ConfigurationError, EntitlementError, UpstreamError
+
+OHLCV: Final = "ohlcv_1d"
+"""The dataset whose watermark the OHLCV fetcher moves."""
+COLUMNS: Final = (
+    "symbol", "timestamp", "open", "high", "low", "close", "volume", "vwap", "trades", "interval", "ingested_at",
+)  # fmt: skip
+CONNECT_SECONDS: Final = 10
+STATEMENT_SECONDS: Final = 60
+
+_STAGE: Final = "CREATE TEMP TABLE incoming (LIKE raw_ohlcv) ON COMMIT DROP"
+_UPSERT: Final = """
+INSERT INTO raw_ohlcv AS known
+SELECT * FROM incoming
+ON CONFLICT (symbol, "timestamp", "interval") DO UPDATE
+SET open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close, volume = excluded.volume,
+    vwap = excluded.vwap, trades = excluded.trades, ingested_at = excluded.ingested_at
+WHERE excluded.ingested_at >= known.ingested_at
+"""
+_MOVE_WATERMARK: Final = """
+INSERT INTO data_ingestion_watermark AS known (dataset, last_session, updated_at)
+VALUES ($1, $2, now())
+ON CONFLICT (dataset) DO UPDATE
+SET last_session = greatest(known.last_session, excluded.last_session), updated_at = excluded.updated_at
+"""
+_READ_WATERMARK: Final = "SELECT last_session FROM data_ingestion_watermark WHERE dataset = $1"
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseAddress:
+    """Where the database is and who we are to it; the password is in no repr."""
+
+    host: str
+    port: int
+    user: str
+    database: str
+    _password: str
+
+    def __repr__(self) -> str:
+        """Give the address without its password."""
+        return f"DatabaseAddress({self.user}@{self.host}:{self.port}/{self.database})"
+
+    @classmethod
+    def of_secret(cls, secret: str) -> "DatabaseAddress":
+        """Read an RDS secret's JSON; `host` may be the directory of a Unix socket."""
+        try:
+            found = json.loads(secret)
+            name = found.get("dbname", "postgres")
+            return cls(found["host"], int(found.get("port", 5432)), found["username"], name, found["password"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            # Not chained: the decoder's error quotes the secret.
+            raise ConfigurationError(
+                "the database's secret is not RDS's JSON (host, port, username, password, dbname): "
+                f"{type(error).__name__}"
+            ) from None
+
+    def arguments(self) -> dict[str, Any]:
+        """Give asyncpg's connection arguments."""
+        names = {"host": self.host, "port": self.port, "user": self.user, "database": self.database}
+        return {**names, "password": self._password}
+
+
+class Database:
+    """One connection to Postgres. Methods raise UpstreamError if the database fails."""
+
+    def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        self._connection = connection
+
+    async def watermark(self) -> date | None:
+        """Give the last session that is stored whole, or None if none is."""
+        with _translated():
+            found: date | None = await self._connection.fetchval(_READ_WATERMARK, OHLCV)
+        return found
+
+    async def store(self, rows: Sequence[dict[str, Any]], session: date | None) -> None:
+        """Upsert bars (as rows of BRONZE) and, with `session`, move the watermark there, in one transaction.
+
+        Of two writes of a bar the one with the later `ingested_at` stays; the watermark never goes back.
+        """
+        records = [tuple(row[name] for name in COLUMNS) for row in rows]
+        with _translated():
+            async with self._connection.transaction():
+                await self._connection.execute(_STAGE)
+                await self._connection.copy_records_to_table("incoming", records=records, columns=COLUMNS)
+                await self._connection.execute(_UPSERT)
+                if session is not None:
+                    await self._connection.execute(_MOVE_WATERMARK, OHLCV, session)
+
+
+@asynccontextmanager
+async def connected(address: DatabaseAddress, tls: Literal["verify-full", "disable"]) -> AsyncIterator[Database]:
+    """Open one connection; raise EntitlementError if the credentials are refused, UpstreamError if nobody answers."""
+    context: ssl.SSLContext | Literal[False] = ssl.create_default_context() if tls == "verify-full" else False
+    with _translated():
+        connection = await asyncpg.connect(
+            **address.arguments(), ssl=context, timeout=CONNECT_SECONDS, command_timeout=STATEMENT_SECONDS,
+            server_settings={"statement_timeout": str(STATEMENT_SECONDS * 1000)},
+        )  # fmt: skip
+    try:
+        yield Database(connection)
+    finally:
+        await connection.close()
+
+
+class _translated:  # noqa: N801 (a context manager, read as a verb)
+    """Turn the driver's errors into ours; the driver's texts carry no password."""
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
+            raise EntitlementError(f"the database refuses its user: {error}") from error
+        if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
+            raise ConfigurationError(f"{error}: bring the schema up to date with `fiblake migrate`") from error
+        if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError | TimeoutError):
+            raise UpstreamError(f"the database failed: {type(error).__name__} {error}") from error

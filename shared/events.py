@@ -1,0 +1,91 @@
+"""What our own services say to each other: frozen, versioned messages.
+
+Unknown fields are ignored (a newer writer may add some); an unknown major version is a permanent failure. AWS's own
+events are parsed with Powertools' models where they are received. JSON Schemas of these models stand in `events/`.
+"""
+
+from collections.abc import Iterable, Iterator
+from datetime import date
+from itertools import islice
+from typing import Annotated, Final, Self, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from shared.errors import ContractError
+from shared.lake import INTERVALS, check_symbol
+
+SCHEMA_VERSION: Final = "1.0"
+SYMBOLS_PER_EVENT: Final = 1_000
+"""Keeps a batch of ten SilverUpdated events below the 256 KiB that SNS takes at once."""
+
+
+def _checked(symbol: str) -> str:
+    try:
+        return check_symbol(symbol)
+    except ContractError as error:
+        raise ValueError(str(error)) from error
+
+
+Symbol = Annotated[str, AfterValidator(_checked)]
+
+
+class Message(BaseModel):
+    """A message of ours: `schema_version` is MAJOR.MINOR, readers refuse another major."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_version: str = Field(default=SCHEMA_VERSION, pattern=r"^\d+\.\d+$")
+    correlation_id: str = Field(default="", description="One id from the put in S3 to the silver file, for the logs")
+
+    @model_validator(mode="after")
+    def _same_major(self) -> Self:
+        major = self.schema_version.partition(".")[0]
+        if major != SCHEMA_VERSION.partition(".")[0]:
+            raise ValueError(f"schema version {self.schema_version} is not understood here (this is {SCHEMA_VERSION})")
+        return self
+
+
+class ConsolidationRequest(Message):
+    """Router → worker: new files lie under this symbol. Only a hint about where to look."""
+
+    symbol: Symbol
+    changed_from: date | None = Field(
+        default=None, description="Earliest session among the files that arrived; absent means all of the history"
+    )
+
+
+class ConsolidationComplete(Message):
+    """Worker → resamplers: this symbol's data.parquet changed, from this session on."""
+
+    symbol: Symbol
+    changed_from: date = Field(description="Earliest session that changed")
+    last_session: date = Field(description="Last session in data.parquet")
+    intervals: tuple[int, ...] = INTERVALS
+
+
+class SilverUpdated(Message):
+    """Resampler → whoever builds on silver: these symbols were brought up to date in one interval's table."""
+
+    interval: int
+    changed_from: date = Field(description="Earliest bucket start that was recomputed")
+    symbols: tuple[Symbol, ...]
+
+
+MessageT = TypeVar("MessageT", bound=Message)
+ItemT = TypeVar("ItemT")
+
+
+def parse(model: type[MessageT], body: str) -> MessageT:
+    """Read a message's JSON body; raise ContractError, naming the fields, if it breaks the contract."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors())
+        raise ContractError(f"not a {model.__name__}: {faults}") from error
+
+
+def chunks(items: Iterable[ItemT], size: int) -> Iterator[list[ItemT]]:
+    """Split `items` into lists of at most `size`."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

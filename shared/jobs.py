@@ -1,0 +1,78 @@
+"""How jobs are submitted: AWS Batch, and the one place that talks to it."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from shared.errors import UpstreamError
+from shared.events import chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mypy_boto3_batch import BatchClient
+
+SMALLEST_ARRAY: Final = 2
+LARGEST_ARRAY: Final = 10_000
+_WAITING: Final[tuple[Literal["SUBMITTED", "PENDING", "RUNNABLE"], ...]] = ("SUBMITTED", "PENDING", "RUNNABLE")
+_JOBS_PER_REQUEST: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class JobQueue:
+    """One job definition in one Batch job queue. Methods raise UpstreamError if Batch fails."""
+
+    client: "BatchClient"
+    queue: str
+    definition: str
+
+    @classmethod
+    def connect(cls, queue: str, definition: str) -> "JobQueue":
+        """Open the queue with the credentials, region and endpoint of the environment."""
+        return cls(boto3.client("batch"), queue, definition)
+
+    def submit(self, name: str, size: int) -> str:
+        """Submit an array job of `size` children (1: a plain job; 10,000 at the most) and give its id."""
+        array: dict[str, Any] = {} if size < SMALLEST_ARRAY else {"arrayProperties": {"size": min(size, LARGEST_ARRAY)}}
+        try:
+            answer = self.client.submit_job(jobName=name, jobQueue=self.queue, jobDefinition=self.definition, **array)
+        except (ClientError, BotoCoreError) as error:
+            raise UpstreamError(f"Batch does not take a job of {self.definition}: {error}") from error
+        return answer["jobId"]
+
+    def any_waiting(self) -> bool:
+        """Tell whether a job of this definition, or a child of one, has yet to start.
+
+        An array's parent says PENDING for as long as its children run (Batch User Guide, "Array jobs"), so of an array
+        only its children's states count: those that run may be about to exit.
+        """
+        try:
+            waiting = [job for status in _WAITING for job in self._listed(status)]
+            if any("arrayProperties" not in job for job in waiting):
+                return True
+            return any(self._children_wait(batch) for batch in chunks(waiting, _JOBS_PER_REQUEST))
+        except (ClientError, BotoCoreError) as error:
+            raise UpstreamError(f"Batch does not list the jobs of {self.queue}: {error}") from error
+
+    def _listed(self, status: Literal["SUBMITTED", "PENDING", "RUNNABLE"]) -> "Iterator[Any]":
+        pages = self.client.get_paginator("list_jobs").paginate(jobQueue=self.queue, jobStatus=status)
+        for page in pages:
+            yield from (
+                job for job in page["jobSummaryList"] if _definition_name(job["jobDefinition"]) == self.definition
+            )
+
+    def _children_wait(self, parents: list[Any]) -> bool:
+        jobs = self.client.describe_jobs(jobs=[parent["jobId"] for parent in parents])["jobs"]
+        return any(_waits(job) for job in jobs)
+
+
+def _waits(parent: Any) -> bool:  # noqa: ANN401 (boto's own shape)
+    summary = parent["arrayProperties"].get("statusSummary", {})
+    # A parent without a summary is SUBMITTED: no child exists yet, so all of them have yet to start.
+    return parent["status"] == "SUBMITTED" or any(summary.get(status, 0) for status in _WAITING)
+
+
+def _definition_name(definition: str) -> str:
+    return definition.rsplit("/", 1)[-1].split(":", 1)[0]

@@ -1,0 +1,145 @@
+"""Where everything lies in the bucket: keys built and parsed, and nowhere else."""
+
+import re
+from dataclasses import dataclass
+from datetime import date
+from typing import Final
+
+from shared.errors import ContractError
+
+INTERVALS: Final = (3, 5, 8, 13, 21, 34)
+"""Fibonacci intervals, in trading sessions."""
+
+BRONZE_PREFIX: Final = "bronze/raw_ohlcv"
+MANIFEST_KEY: Final = "processing_metadata/consolidation_manifest.parquet"
+CLEANUP_RECORD_KEY: Final = "processing_metadata/cleanup_manifest.json"
+UNNAMED: Final = "~"
+"""Stands for a symbol that cannot be a key (quarantine only); no valid symbol contains it."""
+
+_SYMBOL: Final = re.compile(r"[A-Za-z0-9.\-]{1,16}")
+_SOURCE: Final = re.compile(
+    r"date=(?P<date>\d{4}-\d{2}-\d{2})\.parquet|range=(?P<first>\d{4}-\d{2}-\d{2})_(?P<last>\d{4}-\d{2}-\d{2})\.parquet"
+)
+_MONTH_FILE: Final = re.compile(r"year=(\d{4})/month=(\d{2})/data_(\d+)d_(\d{4})(\d{2})\.parquet")
+
+
+def valid_symbol(symbol: str) -> bool:
+    """Tell whether `symbol` may become part of a key (letters, digits, dot, hyphen; 1 to 16)."""
+    return _SYMBOL.fullmatch(symbol) is not None and symbol.strip(".") != ""
+
+
+def check_symbol(symbol: str) -> str:
+    """Give `symbol` back; raise ContractError unless it may become part of a key."""
+    if not valid_symbol(symbol):
+        raise ContractError(f"{symbol!r} is not a symbol: 1 to 16 letters, digits, '.' or '-' are")
+    return symbol
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file that waits to be merged: one session (date=) or many (range=) of one symbol."""
+
+    key: str
+    symbol: str
+    first: date
+    last: date
+
+
+@dataclass(frozen=True, slots=True)
+class Bronze:
+    """The bronze part of the lake under one prefix (environment variable S3_PREFIX)."""
+
+    prefix: str = BRONZE_PREFIX
+
+    def symbol_prefix(self, symbol: str) -> str:
+        """Give the folder of one symbol, with its closing slash."""
+        return f"{self.prefix}/symbol={check_symbol(symbol)}/"
+
+    def data_key(self, symbol: str) -> str:
+        """Give the key of the symbol's consolidated bars."""
+        return f"{self.symbol_prefix(symbol)}data.parquet"
+
+    def date_key(self, symbol: str, session: date) -> str:
+        """Give the key of one session's bar."""
+        return f"{self.symbol_prefix(symbol)}date={session.isoformat()}.parquet"
+
+    def range_key(self, symbol: str, first: date, last: date) -> str:
+        """Give the key of a file with many sessions."""
+        return f"{self.symbol_prefix(symbol)}range={first.isoformat()}_{last.isoformat()}.parquet"
+
+    def parse_source(self, key: str) -> SourceFile:
+        """Read a source file's key; raise ContractError, naming what is wrong, if it is not one of ours."""
+        head = f"{self.prefix}/symbol="
+        symbol, slash, name = key.removeprefix(head).partition("/")
+        if not key.startswith(head) or not slash:
+            raise ContractError(f"key {key!r} is not of the form {head}SYMBOL/date=YYYY-MM-DD.parquet")
+        match = _SOURCE.fullmatch(name)
+        if match is None:
+            raise ContractError(
+                f"key {key!r}: {name!r} is neither date=YYYY-MM-DD.parquet nor range=FIRST_LAST.parquet"
+            )
+        first = match["date"] or match["first"]
+        last = match["date"] or match["last"]
+        try:
+            source = SourceFile(key, check_symbol(symbol), date.fromisoformat(first), date.fromisoformat(last))
+        except ValueError as error:
+            raise ContractError(f"key {key!r}: {error}") from error
+        if source.first > source.last:
+            raise ContractError(f"key {key!r}: the range ends before it begins")
+        return source
+
+    def is_source(self, key: str) -> bool:
+        """Tell whether `key` is a well-formed date or range file of this lake."""
+        try:
+            self.parse_source(key)
+        except ContractError:
+            return False
+        return True
+
+    def is_consolidated(self, key: str) -> bool:
+        """Tell whether `key` is some symbol's data.parquet (which is nobody's arrival)."""
+        match = re.fullmatch(re.escape(self.prefix) + r"/symbol=([^/]+)/data\.parquet", key)
+        return match is not None and valid_symbol(match[1])
+
+
+def quarantine_key(symbol: str, session: date) -> str:
+    """Give the key of the bars of one session that failed validation; an invalid symbol goes under `~`."""
+    name = symbol if valid_symbol(symbol) else UNNAMED
+    return f"bronze/quarantine/symbol={name}/date={session.isoformat()}.parquet"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Month:
+    """A calendar month: the unit silver is stored by."""
+
+    year: int
+    month: int
+
+    @classmethod
+    def of(cls, day: date) -> "Month":
+        """Give the month that `day` lies in."""
+        return cls(day.year, day.month)
+
+
+def silver_prefix(interval: int) -> str:
+    """Give the folder of one interval's table, with its closing slash."""
+    return f"silver/silver_{interval}d/"
+
+
+def silver_key(interval: int, month: Month) -> str:
+    """Give the key of the file with all symbols' buckets that start in `month`."""
+    y, m = f"{month.year:04d}", f"{month.month:02d}"
+    return f"{silver_prefix(interval)}year={y}/month={m}/data_{interval}d_{y}{m}.parquet"
+
+
+def parse_silver_key(interval: int, key: str) -> Month | None:
+    """Give the month of a silver file of `interval`, or None if `key` is something else."""
+    match = _MONTH_FILE.fullmatch(key.removeprefix(silver_prefix(interval)))
+    if match is None or match.group(1, 2) != match.group(4, 5) or int(match[3]) != interval:
+        return None
+    return Month(int(match[1]), int(match[2]))
+
+
+def checkpoint_key(interval: int) -> str:
+    """Give the key of one interval's checkpoint."""
+    return f"processing_metadata/silver_{interval}d_checkpoint.json"

@@ -1,0 +1,233 @@
+"""How objects are read and written: S3, and the one place that talks to it.
+
+Reads, writes and listings go through obstore (a fifth of botocore's CPU a request, conditional PUT by ETag); deletions
+go through boto's DeleteObjects, which takes an ETag an object (S3 User Guide, "Conditional deletes"). Keys are whole
+keys in the bucket, ETags are as S3 gives them, instants are UTC.
+"""
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+import boto3
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+from obstore.store import S3Store
+
+from shared.errors import ConflictError, EntitlementError, FiblakeError, NotFoundError, UpstreamError
+from shared.events import chunks
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore as Backend
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+CONCURRENCY: Final = 32
+DELETES_PER_REQUEST: Final = 1_000
+ATTEMPTS_AT_UPDATE: Final = 40
+FIRST_PAUSE_SECONDS: Final = 0.02
+LONGEST_PAUSE_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One line of a listing."""
+
+    key: str
+    etag: str
+    size: int
+    last_modified: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object's bytes and the version they are of."""
+
+    key: str
+    etag: str
+    last_modified: datetime
+    data: bytes
+
+
+class Deleter(Protocol):
+    """The part of boto's S3 client that deletes."""
+
+    def delete_objects(self, *, Bucket: str, Delete: Any) -> Any:  # noqa: ANN401, N803 (boto's own shape)
+        """S3 API, DeleteObjects."""
+
+
+class ObjectStore:
+    """One bucket.
+
+    Every method raises EntitlementError if S3 refuses the credentials and UpstreamError if S3 fails; a write whose fate
+    is unknown is an UpstreamError too, and doing it again is safe because our writes are conditional or idempotent.
+    """
+
+    def __init__(self, backend: "Backend", bucket: str, deleter: Deleter) -> None:
+        self.bucket = bucket
+        self._backend = backend
+        self._deleter = deleter
+
+    @classmethod
+    def connect(cls, bucket: str) -> "ObjectStore":
+        """Open `bucket` with the credentials, region and endpoint that the AWS environment variables name."""
+        return cls(_s3_backend(bucket), bucket, boto3.client("s3"))
+
+    def get(self, key: str) -> StoredObject:
+        """Read an object; raise NotFoundError if there is none."""
+        found = self.find(key)
+        if found is None:
+            raise NotFoundError(f"there is no object s3://{self.bucket}/{key}")
+        return found
+
+    def find(self, key: str) -> StoredObject | None:
+        """Read an object, or give None if there is none."""
+        try:
+            return self._read(key)
+        except FileNotFoundError:
+            return None
+        except BaseError as error:
+            raise _translated(error, self.bucket, key) from error
+
+    def get_version(self, key: str, etag: str) -> StoredObject:
+        """Read exactly the version `etag`; raise ConflictError if the object is another one now, or gone."""
+        try:
+            return self._read(key, if_match=etag)
+        except (PreconditionError, FileNotFoundError) as error:
+            raise ConflictError(f"s3://{self.bucket}/{key} is no longer version {etag}") from error
+        except BaseError as error:
+            raise _translated(error, self.bucket, key) from error
+
+    def get_many(self, keys: Sequence[str]) -> list[StoredObject | None]:
+        """Read many objects at once, in the order of `keys`; None where there is no object."""
+        return self._in_parallel(self.find, keys)
+
+    def listed(self, prefix: str) -> list[ObjectInfo]:
+        """List all objects below `prefix` (which ends in a slash), in the order of their keys."""
+        try:
+            found = [entry for page in obstore.list(self._backend, prefix) for entry in page]
+        except BaseError as error:
+            raise _translated(error, self.bucket, prefix) from error
+        listing = [ObjectInfo(e["path"], e["e_tag"] or "", e["size"], e["last_modified"]) for e in found]
+        return sorted(listing, key=lambda info: info.key)
+
+    def folders(self, prefix: str) -> list[str]:
+        """List the folders right below `prefix`, as keys with their closing slash."""
+        try:
+            result = obstore.list_with_delimiter(self._backend, prefix)
+        except BaseError as error:
+            raise _translated(error, self.bucket, prefix) from error
+        return sorted(f"{folder}/" for folder in result["common_prefixes"])
+
+    def put(self, key: str, data: bytes) -> str:
+        """Write an object whatever stands there; give its ETag."""
+        return self._write(key, data, "overwrite")
+
+    def put_many(self, objects: Iterable[tuple[str, bytes]]) -> None:
+        """Write many objects at once; raise the first error after all were tried."""
+        self._in_parallel(lambda pair: self.put(*pair), list(objects))
+
+    def write_if_unchanged(self, key: str, data: bytes, etag: str | None) -> str:
+        """Write only if the object is still version `etag` (None: is still absent); give the new ETag.
+
+        Raises ConflictError if it is not (S3 answers 412, or 409 when two conditional writes meet).
+        """
+        return self._write(key, data, "create" if etag is None else {"e_tag": etag})
+
+    def update(self, key: str, change: Callable[[bytes | None], bytes | None]) -> None:
+        """Apply `change` to an object's bytes (None: no object) until nobody wrote in between.
+
+        `change` gives the new bytes, or None to leave the object as it is. Raises ConflictError after 40 attempts.
+        """
+        for pause in pauses(ATTEMPTS_AT_UPDATE):
+            found = self.find(key)
+            data = change(found.data if found else None)
+            if data is None:
+                return
+            try:
+                self.write_if_unchanged(key, data, found.etag if found else None)
+            except ConflictError:
+                time.sleep(pause)
+            else:
+                return
+        raise ConflictError(f"s3://{self.bucket}/{key} was rewritten by others {ATTEMPTS_AT_UPDATE} times in a row")
+
+    def delete_versions(self, versions: Sequence[tuple[str, str]]) -> list[str]:
+        """Delete each (key, ETag) that is still that version; give the keys that were deleted.
+
+        A key that is another version now, or is gone, is left alone and not in the answer.
+        """
+        return [key for batch in chunks(versions, DELETES_PER_REQUEST) for key in self._delete(batch)]
+
+    def _delete(self, versions: list[tuple[str, str]]) -> list[str]:
+        objects = [{"Key": key, "ETag": etag} for key, etag in versions]
+        answer = self._deleter.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": False})
+        faults = [e for e in answer.get("Errors", []) if e["Code"] not in {"PreconditionFailed", "NoSuchKey"}]
+        if faults:
+            raise UpstreamError(
+                f"S3 did not delete {faults[0]['Key']}: {faults[0]['Code']} {faults[0].get('Message', '')}"
+            )
+        return [entry["Key"] for entry in answer.get("Deleted", [])]
+
+    def _read(self, key: str, if_match: str | None = None) -> StoredObject:
+        result = obstore.get(self._backend, key, options={"if_match": if_match} if if_match else None)
+        meta = result.meta
+        return StoredObject(key, meta["e_tag"] or "", meta["last_modified"].astimezone(UTC), bytes(result.bytes()))
+
+    def _write(self, key: str, data: bytes, mode: Any) -> str:  # noqa: ANN401 (obstore's PutMode exists for checkers only)
+        try:
+            result = obstore.put(self._backend, key, data, mode=mode, use_multipart=False)
+        except (PreconditionError, AlreadyExistsError) as error:
+            raise ConflictError(f"s3://{self.bucket}/{key} was written by somebody else first") from error
+        except FileNotFoundError as error:
+            # S3 answers If-Match on a missing key with 404: the version is gone, which is a conflict to us.
+            raise ConflictError(f"s3://{self.bucket}/{key} was deleted by somebody else") from error
+        except BaseError as error:
+            raise _translated(error, self.bucket, key) from error
+        return result["e_tag"] or ""
+
+    def _in_parallel(self, work: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> list[ResultT]:
+        if len(items) < 2:  # noqa: PLR2004 (a pool for one item is waste)
+            return [work(item) for item in items]
+        with ThreadPoolExecutor(min(CONCURRENCY, len(items))) as pool:
+            return list(pool.map(work, items))
+
+
+def pauses(attempts: int) -> Iterable[float]:
+    """Give the seconds to wait after each of `attempts` conflicts: growing, and random so that rivals part."""
+    for attempt in range(attempts):
+        longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**attempt)
+        yield random.uniform(0, longest)  # noqa: S311 (no secret)
+
+
+def _s3_backend(bucket: str) -> S3Store:
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    local: dict[str, Any] = {"endpoint": endpoint, "virtual_hosted_style_request": False} if endpoint else {}
+    return S3Store(
+        bucket,
+        client_options={
+            "allow_http": bool(endpoint),
+            "timeout": timedelta(seconds=60),
+            "connect_timeout": timedelta(seconds=5),
+        },
+        retry_config={"max_retries": 6, "retry_timeout": timedelta(seconds=90)},
+        **local,
+    )
+
+
+def _translated(error: BaseError, bucket: str, key: str) -> FiblakeError:
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+        return EntitlementError(f"S3 refuses s3://{bucket}/{key}: check the role's policy and the credentials")
+    return UpstreamError(f"S3 failed on s3://{bucket}/{key}: {type(error).__name__}")

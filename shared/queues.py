@@ -1,0 +1,236 @@
+"""How messages travel: SQS queues and SNS topics, and the one place that talks to them.
+
+A message ends in exactly one of three ways: done and deleted; retried after a growing pause; or in the dead-letter
+queue with its reason. A queue's dead-letter queue has the queue's name with `-dlq` behind it.
+"""
+
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from shared.errors import FiblakeError, UpstreamError
+from shared.events import ConsolidationComplete, Message, chunks
+from shared.telemetry import logger
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
+    from mypy_boto3_sns import SNSClient
+    from mypy_boto3_sqs import SQSClient
+
+BATCH: Final = 10
+"""Most entries of one SQS or SNS batch request."""
+ATTEMPTS_AT_SENDING: Final = 4
+FIRST_PAUSE_SECONDS: Final = 0.2
+FIRST_RETRY_SECONDS: Final = 10
+LONGEST_RETRY_SECONDS: Final = 900
+LONGEST_REASON: Final = 1_000
+"""Characters of a dead letter's reason."""
+ATTRIBUTES_PER_MESSAGE: Final = 10
+_NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+Attributes = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message in our hands: to be deleted, retried, or dead-lettered."""
+
+    id: str
+    receipt: str
+    body: str
+    receive_count: int
+    attributes: Attributes = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How many messages a queue holds (SQS: approximate)."""
+
+    visible: int
+    in_flight: int
+    delayed: int
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is there, in work, or to come."""
+        return not (self.visible or self.in_flight or self.delayed)
+
+
+class Queue:
+    """One SQS queue. Methods raise UpstreamError if SQS fails."""
+
+    def __init__(self, client: "SQSClient", url: str) -> None:
+        self._client = client
+        self.url = url
+
+    @classmethod
+    def connect(cls, url: str) -> "Queue":
+        """Open the queue at `url` with the credentials, region and endpoint of the environment."""
+        return cls(boto3.client("sqs"), url)
+
+    @classmethod
+    def of_name(cls, client: "SQSClient", name: str) -> "Queue":
+        """Open the queue called `name` in the caller's account and region."""
+        try:
+            return cls(client, client.get_queue_url(QueueName=name)["QueueUrl"])
+        except (ClientError, BotoCoreError) as error:
+            raise UpstreamError(f"SQS has no answer to where queue {name} is: {error}") from error
+
+    @cached_property
+    def dead_letters(self) -> "Queue":
+        """The dead-letter queue of this queue."""
+        return Queue.of_name(self._client, f"{self.url.rsplit('/', 1)[-1]}-dlq")
+
+    def send(self, bodies: Sequence[str]) -> list[int]:
+        """Send messages in batches of 10; failed entries are tried 4 times. Gives the indices of those never sent."""
+        entries = [{"Id": str(i), "MessageBody": body} for i, body in enumerate(bodies)]
+        return _send_all(entries, lambda batch: self._client.send_message_batch(QueueUrl=self.url, Entries=batch))
+
+    def receive(self, most: int = BATCH, wait_seconds: int = 0) -> list[Received]:
+        """Receive up to `most` (10 at the most) messages."""
+        try:
+            answer = self._client.receive_message(
+                QueueUrl=self.url, MaxNumberOfMessages=most, WaitTimeSeconds=wait_seconds,
+                MessageSystemAttributeNames=["ApproximateReceiveCount"], MessageAttributeNames=["All"],
+            )  # fmt: skip
+        except (ClientError, BotoCoreError) as error:
+            raise UpstreamError(f"SQS gives no messages from {self.url}: {error}") from error
+        return [_received(message) for message in answer.get("Messages", [])]
+
+    def delete(self, messages: Sequence[Received]) -> None:
+        """Delete messages that are done; one that SQS does not delete comes again, which is harmless."""
+        entries = [{"Id": str(i), "ReceiptHandle": m.receipt} for i, m in enumerate(messages)]
+        _send_all(entries, lambda batch: self._client.delete_message_batch(QueueUrl=self.url, Entries=batch))
+
+    def hide(self, messages: Sequence[Received], seconds: int) -> None:
+        """Keep messages invisible for `seconds` from now (0: give them back at once).
+
+        One whose receipt is no longer valid is visible to others already, and nothing is to be done about it.
+        """
+        entries = [
+            {"Id": str(i), "ReceiptHandle": m.receipt, "VisibilityTimeout": seconds} for i, m in enumerate(messages)
+        ]
+        _send_all(entries, lambda batch: self._client.change_message_visibility_batch(QueueUrl=self.url, Entries=batch))
+
+    def retry_later(self, message: Received) -> None:
+        """Give a message back after a pause that doubles with every receive: 10 s, 20 s, ... 15 min at the most."""
+        pause = min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** (message.receive_count - 1))
+        self.hide([message], pause)
+
+    def dead_letter(self, message: Received, error: FiblakeError) -> None:
+        """Put a message into the dead-letter queue with its reason; the caller deletes it here afterwards."""
+        reason: dict[str, Any] = {
+            "reason": _text(str(error)[:LONGEST_REASON]),
+            "error": _text(type(error).__name__),
+            "source_queue": _text(self.url.rsplit("/", 1)[-1]),
+            "receive_count": {"DataType": "Number", "StringValue": str(message.receive_count)},
+        }
+        kept = dict(list(message.attributes.items())[: ATTRIBUTES_PER_MESSAGE - len(reason)])
+        try:
+            self._client.send_message(
+                QueueUrl=self.dead_letters.url, MessageBody=message.body, MessageAttributes={**kept, **reason}
+            )
+        except (ClientError, BotoCoreError) as fault:
+            raise UpstreamError(f"SQS does not take the dead letter: {fault}") from fault
+
+    def depth(self) -> Depth:
+        """Count the messages visible, in flight, and delayed."""
+        names = ("", "NotVisible", "Delayed")
+        keys = [f"ApproximateNumberOfMessages{name}" for name in names]
+        try:
+            answer = self._client.get_queue_attributes(QueueUrl=self.url, AttributeNames=keys)  # type: ignore[arg-type]
+        except (ClientError, BotoCoreError) as error:
+            raise UpstreamError(f"SQS does not say how deep {self.url} is: {error}") from error
+        return Depth(*(int(answer["Attributes"][key]) for key in keys))  # type: ignore[index]
+
+
+class Topic:
+    """One SNS topic."""
+
+    def __init__(self, client: "SNSClient", arn: str) -> None:
+        self._client = client
+        self.arn = arn
+
+    @classmethod
+    def connect(cls, arn: str) -> "Topic":
+        """Open the topic with the credentials, region and endpoint of the environment."""
+        return cls(boto3.client("sns"), arn)
+
+    def publish(self, events: Sequence[Message]) -> list[int]:
+        """Publish events in batches of 10; failed entries are tried 4 times. Gives the indices never published."""
+        entries = [
+            {"Id": str(i), "Message": event.model_dump_json(), "MessageAttributes": _filterable(event)}
+            for i, event in enumerate(events)
+        ]
+        return _send_all(
+            entries, lambda batch: self._client.publish_batch(TopicArn=self.arn, PublishBatchRequestEntries=batch)
+        )
+
+
+@cache
+def queue_of_arn(arn: str) -> Queue:
+    """Open the queue that a Lambda event's `eventSourceARN` names; once a process."""
+    return Queue.of_name(boto3.client("sqs"), name_of(arn))
+
+
+def name_of(arn: str) -> str:
+    """Give a queue's name from its ARN."""
+    return arn.rsplit(":", 1)[-1]
+
+
+def _filterable(event: Message) -> dict[str, Any]:
+    if not isinstance(event, ConsolidationComplete):
+        return {}
+    return {"intervals": {"DataType": "String.Array", "StringValue": json.dumps([str(n) for n in event.intervals])}}
+
+
+def _send_all(entries: list[dict[str, Any]], request: Any) -> list[int]:  # noqa: ANN401 (any of boto's four batch calls)
+    """Send all entries in batches of 10, the failed ones again after a pause; give the indices that never went."""
+    left = entries
+    for attempt in range(ATTEMPTS_AT_SENDING):
+        left = [entry for batch in chunks(left, BATCH) for entry in _send_batch(batch, request)]
+        if not left:
+            break
+        time.sleep(FIRST_PAUSE_SECONDS * 2**attempt)
+    return [int(entry["Id"]) for entry in left]
+
+
+def _send_batch(batch: list[dict[str, Any]], request: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+    try:
+        failures = request(batch).get("Failed", [])
+    except (ClientError, BotoCoreError) as error:
+        # None of it is known to have gone. All of it is tried again: sending twice is harmless.
+        logger.warning("batch request failed", extra={"error": str(error), "entries": len(batch)})
+        return batch
+    if failures:
+        logger.warning("batch entries failed", extra={"first": failures[0].get("Message"), "entries": len(failures)})
+    failed = {failure["Id"] for failure in failures}
+    return [entry for entry in batch if entry["Id"] in failed]
+
+
+def from_lambda(record: "SQSRecord") -> Received:
+    """Take a message as Lambda's event source mapping hands it over (its attributes' names begin in lower case)."""
+    attributes = {
+        name: {
+            key[0].upper() + key[1:]: value for key, value in attribute.items() if key in {"stringValue", "dataType"}
+        }
+        for name, attribute in record["messageAttributes"].items()
+    }
+    count = int(record.attributes.approximate_receive_count)
+    return Received(record.message_id, record.receipt_handle, record.body, count, attributes)
+
+
+def _received(message: Any) -> Received:  # noqa: ANN401 (boto's own shape)
+    count = int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1))
+    body, attributes = message["Body"], message.get("MessageAttributes", {})
+    return Received(message["MessageId"], message["ReceiptHandle"], body, count, attributes)
+
+
+def _text(value: str) -> dict[str, str]:
+    return {"DataType": "String", "StringValue": _NOT_XML.sub("?", value) or "-"}
