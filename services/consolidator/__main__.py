@@ -1,0 +1,78 @@
+"""Entry point of the worker: a Batch child and a command line in one (`python -m services.consolidator --help`).
+
+Exit codes: 0 all is done; 2 the settings are wrong; 3 done, but some messages became dead letters or some symbols
+failed; 143 stopped by SIGTERM with work left, which is back in the queue.
+"""
+
+import os
+import signal
+import sys
+import uuid
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from services.consolidator.consolidate import Consolidator
+from services.consolidator.settings import WorkerSettings
+from services.consolidator.worker import Worker
+from shared.calendar import nyse
+from shared.errors import ConfigurationError
+from shared.lake import Bronze
+from shared.objects import ObjectStore
+from shared.queues import Queue, Topic
+from shared.telemetry import logger
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the worker once and give its exit code."""
+    try:
+        settings = CliApp.run(WorkerSettings, cli_args=sys.argv[1:] if arguments is None else arguments)
+        worker = _built(settings)
+        signal.signal(signal.SIGTERM, lambda *_: worker.stop.set())
+        _run(worker, settings)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, e['loc'])).upper() or 'settings'}: {e['msg']}" for e in error.errors()]
+        sys.stderr.write(f"settings to set right: {'; '.join(faults)} (see --help)\n")
+        return 2
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    logger.info("worker ended", extra=asdict(worker.summary))
+    if worker.stop.is_set():
+        return 128 + signal.SIGTERM
+    return 3 if worker.summary.dead_lettered or worker.summary.failed else 0
+
+
+def _built(settings: WorkerSettings) -> Worker:
+    return Worker(
+        consolidator=Consolidator(ObjectStore.connect(settings.s3_bucket), Bronze(settings.s3_prefix), nyse()),
+        complete=Topic.connect(settings.consolidation_complete_topic_arn),
+        run=os.environ.get("AWS_BATCH_JOB_ID") or uuid.uuid4().hex,
+        clock=lambda: datetime.now(UTC),
+        max_workers=settings.max_workers,
+        retention_days=None if settings.skip_cleanup else settings.retention_days,
+    )
+
+
+def _run(worker: Worker, settings: WorkerSettings) -> None:
+    full = settings.mode == "full"
+    if settings.symbols or full:
+        symbols = settings.symbols or _share(worker.consolidator, settings)
+        worker.consolidate(symbols, settings.round_size, full=full)
+    elif settings.consolidation_queue_url:
+        worker.drain(Queue.connect(settings.consolidation_queue_url), settings.round_size, settings.max_receive_count)
+    else:
+        raise ConfigurationError("set CONSOLIDATION_QUEUE_URL, or name --symbols, or ask for --mode full")
+
+
+def _share(consolidator: Consolidator, settings: WorkerSettings) -> tuple[str, ...]:
+    """Give this child's share of all symbols in the lake."""
+    head = f"{settings.s3_prefix}/symbol="
+    symbols = [folder.removeprefix(head).rstrip("/") for folder in consolidator.store.folders(f"{settings.s3_prefix}/")]
+    return tuple(symbols[settings.aws_batch_job_array_index :: settings.aws_batch_job_array_size])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""What arrived: S3's notifications read as source files of symbols."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote_plus
+
+from aws_lambda_powertools.utilities.data_classes import S3Event, S3EventBridgeNotificationEvent
+
+from shared.errors import ContractError
+from shared.events import ConsolidationRequest
+from shared.lake import Bronze, SourceFile
+
+if TYPE_CHECKING:
+    from datetime import date
+
+_CREATED_BY_RULE: Final = "Object Created"
+_CREATED_DIRECTLY: Final = "ObjectCreated:"
+_TEST: Final = "s3:TestEvent"
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """What one notification says: the files of ours that arrived, and what is wrong with the rest of it."""
+
+    files: list[SourceFile] = field(default_factory=list)
+    faults: list[ContractError] = field(default_factory=list)
+    correlation_id: str = ""
+
+
+def read_notification(body: str, bucket: str, bronze: Bronze) -> Arrivals:
+    """Read the body of a `bronze-arrivals` message: S3 through EventBridge, or S3 straight into SQS.
+
+    Keys are percent-encoded in the direct shape only. S3's test event and a data.parquet are no arrivals and no fault.
+    Raises ContractError if the body is no S3 notification at all.
+    """
+    try:
+        event = json.loads(body)
+        if event.get("Event") == _TEST:
+            return Arrivals()
+        if "Records" in event:
+            objects, correlation_id = _objects_of_direct(event)
+        else:
+            objects, correlation_id = _objects_of_rule(event)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ContractError(f"not an S3 notification: {type(error).__name__} {error}") from error
+    arrivals = Arrivals(correlation_id=correlation_id)
+    for kind, place, key in objects:
+        _sort_in(arrivals, kind, place, key, bucket=bucket, bronze=bronze)
+    return arrivals
+
+
+def requests(arrivals: Iterable[Arrivals]) -> list[ConsolidationRequest]:
+    """Give one request a symbol, from the earliest session among its files, under the first one's correlation id."""
+    earliest: dict[str, date] = {}
+    correlation: dict[str, str] = {}
+    for arrival in arrivals:
+        for file in arrival.files:
+            earliest[file.symbol] = min(file.first, earliest.get(file.symbol, file.first))
+            correlation.setdefault(file.symbol, arrival.correlation_id)
+    return [
+        ConsolidationRequest(symbol=symbol, changed_from=earliest[symbol], correlation_id=correlation[symbol])
+        for symbol in sorted(earliest)
+    ]
+
+
+def _objects_of_direct(event: dict[str, Any]) -> tuple[list[tuple[str, str, str]], str]:
+    records = list(S3Event(event).records)
+    ids = [record["responseElements"].get("x-amz-request-id", "") for record in records if "responseElements" in record]
+    return [(r.event_name, r.s3.bucket.name, unquote_plus(r.s3.get_object.key)) for r in records], next(iter(ids), "")
+
+
+def _objects_of_rule(event: dict[str, Any]) -> tuple[list[tuple[str, str, str]], str]:
+    notice = S3EventBridgeNotificationEvent(event)
+    # Not `.object.key`: Powertools decodes it, but through EventBridge S3 sends keys as they are.
+    return [(notice.detail_type, notice.detail.bucket.name, notice.detail.object["key"])], notice.get_id
+
+
+def _sort_in(arrivals: Arrivals, kind: str, place: str, key: str, *, bucket: str, bronze: Bronze) -> None:
+    if kind != _CREATED_BY_RULE and not kind.startswith(_CREATED_DIRECTLY):
+        arrivals.faults.append(ContractError(f"{kind!r} of {key!r} is not an arrival"))
+    elif place != bucket:
+        arrivals.faults.append(ContractError(f"bucket {place!r} is not ours ({bucket!r})"))
+    elif not bronze.is_consolidated(key):
+        try:
+            arrivals.files.append(bronze.parse_source(key))
+        except ContractError as error:
+            arrivals.faults.append(error)

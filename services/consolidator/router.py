@@ -1,0 +1,86 @@
+"""From files that arrived to work that waits: one message a symbol, and a job to drain them."""
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from services.consolidator.arrivals import Arrivals, read_notification, requests
+from shared.errors import FiblakeError, PermanentError, UpstreamError
+from shared.events import ConsolidationRequest
+from shared.jobs import JobQueue
+from shared.lake import Bronze
+from shared.outcomes import attempt
+from shared.queues import Queue, Received
+from shared.telemetry import logger
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """What the router works with."""
+
+    bucket: str
+    bronze: Bronze
+    consolidation: Queue
+    jobs: JobQueue
+    symbols_per_child: int
+    largest_array: int
+    new_id: Callable[[], str] = lambda: uuid.uuid4().hex
+
+    def route(self, messages: Sequence[Received]) -> dict[str, FiblakeError]:
+        """Send one request for each symbol that arrived and see to it that a job will drain them.
+
+        Gives, by message id, the errors of the messages that failed. Files of ours travel on even if their notification
+        also names others, which make it a dead letter. If no job can be submitted, every message that sent a request
+        fails and is retried: requests sent twice are harmless, requests that nobody drains are not.
+        """
+        read = {m.id: self._read(m) for m in messages}
+        errors = {i: outcome for i, outcome in read.items() if isinstance(outcome, FiblakeError)}
+        arrivals = {i: outcome for i, outcome in read.items() if isinstance(outcome, Arrivals)}
+        wanted = requests(arrivals.values())
+        unsent = {wanted[i].symbol for i in self.consolidation.send([r.model_dump_json() for r in wanted])}
+        no_job = self._submit(len(wanted) - len(unsent))
+        for message_id, arrival in arrivals.items():
+            error = self._failure(arrival, unsent, no_job)
+            if error:
+                errors[message_id] = error
+        self._log(wanted, unsent, errors)
+        return errors
+
+    def _read(self, message: Received) -> Arrivals | FiblakeError:
+        return attempt(lambda: read_notification(message.body, self.bucket, self.bronze))
+
+    def _submit(self, symbols: int) -> FiblakeError | None:
+        """Submit a job unless one has yet to start: that one will see the messages, which were sent before we look."""
+        if symbols == 0:
+            return None
+        outcome = attempt(lambda: None if self.jobs.any_waiting() else self._submit_job(symbols))
+        return outcome if isinstance(outcome, FiblakeError) else None
+
+    def _submit_job(self, symbols: int) -> None:
+        size = min(ceil(symbols / self.symbols_per_child), self.largest_array)
+        job_id = self.jobs.submit(f"consolidate-{self.new_id()}", size)
+        logger.info("job submitted", extra={"job_id": job_id, "size": size, "symbols": symbols})
+
+    @staticmethod
+    def _failure(arrival: Arrivals, unsent: set[str], no_job: FiblakeError | None) -> FiblakeError | None:
+        lost = sorted({file.symbol for file in arrival.files} & unsent)
+        if lost:
+            return UpstreamError(f"SQS did not take the request for {', '.join(lost)}")
+        if arrival.files and no_job:
+            return no_job
+        return _all_in_one(arrival.faults)
+
+    @staticmethod
+    def _log(wanted: Sequence[ConsolidationRequest], unsent: set[str], errors: dict[str, FiblakeError]) -> None:
+        for request in wanted:
+            if request.symbol not in unsent:
+                extra = {"symbol": request.symbol, "correlation_id": request.correlation_id}
+                logger.info("consolidation requested", extra=extra)
+        logger.info("arrivals routed", extra={"symbols": len(wanted), "unsent": len(unsent), "failed": len(errors)})
+
+
+def _all_in_one(faults: Sequence[PermanentError]) -> PermanentError | None:
+    if len(faults) < 2:  # noqa: PLR2004 (one or none needs no joining)
+        return faults[0] if faults else None
+    return PermanentError("; ".join(map(str, faults)))

@@ -1,0 +1,60 @@
+"""How the router and the worker are set."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import CliImplicitFlag, NoDecode, SettingsConfigDict
+
+from shared.errors import ContractError
+from shared.jobs import LARGEST_ARRAY
+from shared.lake import BRONZE_PREFIX, check_symbol
+from shared.settings import Settings
+
+
+class RouterSettings(Settings):
+    """Environment of the router function."""
+
+    s3_bucket: str
+    s3_prefix: str = BRONZE_PREFIX
+    consolidation_queue_url: str
+    batch_job_queue: str
+    batch_job_definition: str
+    symbols_per_child: int = Field(default=100, ge=1)
+    largest_array: int = Field(default=LARGEST_ARRAY, ge=1, le=LARGEST_ARRAY)
+    max_receive_count: int = Field(default=6, ge=1)
+
+
+class WorkerSettings(Settings):
+    """The worker's command line; each option is an environment variable of the same name as well."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, env_ignore_empty=True, extra="ignore",
+        cli_prog_name="python -m services.consolidator", cli_kebab_case=True, cli_enforce_required=False,
+    )  # fmt: skip
+
+    s3_bucket: str = Field(description="bucket of the lake")
+    s3_prefix: str = Field(default=BRONZE_PREFIX, description="folder of the bronze bars in the bucket")
+    consolidation_queue_url: str | None = Field(default=None, description="queue to drain in incremental mode")
+    consolidation_complete_topic_arn: str = Field(description="topic that is told of each consolidated symbol")
+    mode: Literal["incremental", "full"] = Field(
+        default="incremental", description="incremental: what the queue names; full: every symbol of the lake"
+    )
+    symbols: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="only these (AAPL,MSFT), without the queue"
+    )
+    max_workers: int = Field(default=8, ge=1, le=256, description="symbols in work at once")
+    retention_days: int = Field(default=30, ge=1, description="merged files of younger sessions are kept")
+    skip_cleanup: CliImplicitFlag[bool] = Field(default=False, description="delete nothing")
+    round_size: int = Field(default=100, ge=1, description="messages taken at once")
+    max_receive_count: int = Field(default=6, ge=1, description="receives after which a message is given up")
+    aws_batch_job_array_index: int = Field(default=0, ge=0, description="set by AWS Batch")
+    aws_batch_job_array_size: int = Field(default=1, ge=1, description="set by AWS Batch")
+
+    @field_validator("symbols", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:  # noqa: ANN401 (what was typed)
+        names = value.split(",") if isinstance(value, str) else value
+        try:
+            return tuple(check_symbol(name.strip()) for name in names)
+        except ContractError as error:
+            raise ValueError(str(error)) from error

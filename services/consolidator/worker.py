@@ -1,0 +1,195 @@
+"""How the queue is drained: rounds of messages, symbols in parallel, and an honest end for each message."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Final
+
+from services.consolidator import cleanup, manifest
+from services.consolidator.consolidate import Consolidation, Consolidator
+from shared.errors import ContractError, FiblakeError, TransientError, UpstreamError
+from shared.events import ConsolidationComplete, ConsolidationRequest, parse
+from shared.outcomes import attempt, settle
+from shared.queues import BATCH, Queue, Received, Topic
+from shared.telemetry import logger
+
+HEARTBEAT_SECONDS: Final = 30
+HIDDEN_SECONDS: Final = 180
+WAIT_SECONDS: Final = 2
+EMPTY_LOOKS: Final = 2
+"""How often in a row the queue must look empty: SQS's counts are approximate."""
+
+
+class StoppedError(TransientError):
+    """The worker was told to stop before it came to this symbol."""
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a run did."""
+
+    symbols: int = 0
+    files: int = 0
+    deleted: int = 0
+    retried: int = 0
+    dead_lettered: int = 0
+    released: int = 0
+    failed: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What a run of the worker works with."""
+
+    consolidator: Consolidator
+    complete: Topic
+    run: str
+    clock: Callable[[], datetime]
+    max_workers: int
+    retention_days: int | None
+    """None: nothing is deleted."""
+    stop: threading.Event = field(default_factory=threading.Event)
+    summary: Summary = field(default_factory=Summary)
+
+    def drain(self, queue: Queue, round_size: int, most_receives: int) -> None:
+        """Work until the queue is empty of visible, in-flight and delayed messages, or `stop` is set."""
+        looks = 0
+        while not self.stop.is_set() and looks < EMPTY_LOOKS:
+            messages = _take(queue, round_size)
+            if messages:
+                looks = 0
+                self._round(queue, messages, most_receives)
+            else:
+                looks = looks + 1 if queue.depth().empty else 0
+
+    def consolidate(self, symbols: Sequence[str], round_size: int, *, full: bool) -> None:
+        """Consolidate these symbols without the queue; what fails stands in the summary."""
+        for start in range(0, len(symbols), round_size):
+            part = symbols[start : start + round_size]
+            requests = [ConsolidationRequest(symbol=symbol, correlation_id=self.run) for symbol in part]
+            failures = self._work(requests, full=full)
+            self.summary.failed += sorted(failures)
+            for symbol, error in failures.items():
+                logger.error("symbol failed", extra={"symbol": symbol, "reason": str(error)})
+
+    def _round(self, queue: Queue, messages: Sequence[Received], most_receives: int) -> None:
+        outcomes = {m.id: attempt(lambda m=m: parse(ConsolidationRequest, m.body)) for m in messages}  # type: ignore[misc]
+        requests = {i: o for i, o in outcomes.items() if isinstance(o, ConsolidationRequest)}
+        errors = {i: o for i, o in outcomes.items() if isinstance(o, FiblakeError)}
+        with _kept_hidden(queue, messages):
+            failures = self._work(list(requests.values()), full=False)
+        errors |= {i: failures[r.symbol] for i, r in requests.items() if r.symbol in failures}
+        self._settle(queue, messages, errors, most_receives)
+
+    def _settle(
+        self, queue: Queue, messages: Sequence[Received], errors: Mapping[str, FiblakeError], most_receives: int
+    ) -> None:
+        stopped = [m for m in messages if isinstance(errors.get(m.id), StoppedError)]
+        queue.hide(stopped, 0)
+        met = [m for m in messages if m not in stopped]
+        ended = settle(queue, met, errors, most_receives)
+        queue.delete(ended)
+        self.summary.released += len(stopped)
+        self.summary.retried += len(met) - len(ended)
+        self.summary.dead_lettered += sum(m.id in errors for m in ended)
+
+    def _work(self, requests: Sequence[ConsolidationRequest], *, full: bool) -> dict[str, FiblakeError]:
+        """Consolidate the requests' symbols, then tell of them, then clean up; give the errors by symbol.
+
+        The order is the safety: data.parquet first, then event and manifest, and only then the deletions and, by the
+        caller, the end of the messages. A crash anywhere repeats the later steps when the message comes again.
+        """
+        hints = _hints(requests)
+        with ThreadPoolExecutor(self.max_workers) as pool:
+            outcomes = list(pool.map(lambda symbol: self._one(symbol, hints[symbol], full=full), hints))
+        failures = {symbol: o for symbol, o in zip(hints, outcomes, strict=True) if isinstance(o, FiblakeError)}
+        done = [o for o in outcomes if isinstance(o, Consolidation)]
+        failures |= {one.symbol: _joined(one.faults) for one in done if one.faults}
+        failures |= self._tell(done, {r.symbol: r.correlation_id for r in requests})
+        told = [one for one in done if not isinstance(failures.get(one.symbol), TransientError)]
+        self._clean_up(told)
+        self.summary.symbols += len(told)
+        self.summary.files += sum(one.merged_files for one in told)
+        return failures
+
+    def _one(self, symbol: str, hint: date | None, *, full: bool) -> Consolidation | FiblakeError:
+        if self.stop.is_set():
+            return StoppedError(f"stopped before {symbol}")
+        return attempt(lambda: self.consolidator.consolidate(symbol, hint, self.clock(), full=full))
+
+    def _tell(self, done: Sequence[Consolidation], correlation: Mapping[str, str]) -> dict[str, FiblakeError]:
+        """Publish the completion events and enter the manifest; give the errors of the symbols not told of."""
+        events = [_event(one, correlation[one.symbol]) for one in done]
+        unsent = {done[i].symbol for i in self.complete.publish(events)}
+        for event in events:
+            logger.info("consolidated", extra=event.model_dump(mode="json", exclude={"intervals", "schema_version"}))
+        entered = attempt(lambda: manifest.flush(self.consolidator.store, done))
+        if isinstance(entered, FiblakeError):
+            return {one.symbol: entered for one in done}
+        return {symbol: UpstreamError(f"SNS did not take the completion of {symbol}") for symbol in unsent}
+
+    def _clean_up(self, done: Sequence[Consolidation]) -> None:
+        if self.retention_days is None or not done:
+            return
+        store, bronze = self.consolidator.store, self.consolidator.bronze
+        days = self.retention_days
+        outcome = attempt(lambda: cleanup.clean_up(store, bronze, done, self.run, self.clock(), days))
+        if isinstance(outcome, FiblakeError):
+            # The files stay and the next run over these symbols deletes them: nothing to retry a message for.
+            logger.warning("clean-up failed", extra={"reason": str(outcome)})
+        else:
+            self.summary.deleted += outcome
+
+
+def _take(queue: Queue, most: int) -> list[Received]:
+    first = queue.receive(min(BATCH, most), WAIT_SECONDS)
+    more = (most - len(first)) // BATCH
+    if len(first) < BATCH or more == 0:
+        return first
+    with ThreadPoolExecutor(more) as pool:
+        return first + [message for batch in pool.map(lambda _: queue.receive(BATCH), range(more)) for message in batch]
+
+
+def _hints(requests: Sequence[ConsolidationRequest]) -> dict[str, date | None]:
+    """Give each symbol once, with the earliest session its requests name (None if one names none)."""
+    hints: dict[str, date | None] = {}
+    for request in requests:
+        known = hints.get(request.symbol, request.changed_from)
+        both = request.changed_from and known
+        hints[request.symbol] = min(request.changed_from, known) if both and request.changed_from and known else None
+    return hints
+
+
+def _event(one: Consolidation, correlation_id: str) -> ConsolidationComplete:
+    return ConsolidationComplete(
+        symbol=one.symbol,
+        changed_from=one.changed_from,
+        last_session=one.stored.last_session,
+        correlation_id=correlation_id,
+    )
+
+
+def _joined(faults: Sequence[FiblakeError]) -> FiblakeError:
+    transient = [fault for fault in faults if isinstance(fault, TransientError)]
+    return transient[0] if transient else ContractError("; ".join(map(str, faults)))
+
+
+@contextmanager
+def _kept_hidden(queue: Queue, messages: Sequence[Received]) -> Iterator[None]:
+    """Keep messages invisible to other workers for as long as the block lasts."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(HEARTBEAT_SECONDS):
+            queue.hide(messages, HIDDEN_SECONDS)
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

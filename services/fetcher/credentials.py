@@ -1,0 +1,22 @@
+"""Whose key the market-data API is asked with."""
+
+import json
+
+from pydantic import SecretStr
+
+from services.fetcher.settings import FetcherSettings
+from shared.errors import ConfigurationError
+from shared.secrets import read_secret
+
+
+def api_key(settings: FetcherSettings) -> SecretStr:
+    """Give the key: from the environment in a local run, else from Secrets Manager (the string, or JSON with one)."""
+    if settings.api_key:
+        return settings.api_key
+    secret = read_secret(settings.polygon_api_key_secret_arn or "")
+    if not secret.lstrip().startswith("{"):
+        return SecretStr(secret.strip())
+    values = [value for value in json.loads(secret).values() if isinstance(value, str)]
+    if len(values) != 1:
+        raise ConfigurationError("the API key's secret must be the key itself or a JSON object with one string")
+    return SecretStr(values[0])

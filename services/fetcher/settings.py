@@ -1,0 +1,74 @@
+"""How the fetcher is set, and what an invocation may ask for."""
+
+import re
+from datetime import date, datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AliasChoices,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import NoDecode
+
+from shared.calendar import close_of
+from shared.events import Symbol
+from shared.lake import BRONZE_PREFIX
+from shared.settings import Settings
+
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+class FetcherSettings(Settings):
+    """Environment of the OHLCV fetcher."""
+
+    s3_bucket: str
+    s3_prefix: str = BRONZE_PREFIX
+    rds_secret_arn: str
+    database_tls: Literal["verify-full", "disable"] = "verify-full"
+    market_data_url: str = "https://api.massive.com"
+    polygon_api_key_secret_arn: str | None = None
+    api_key: SecretStr | None = Field(default=None, validation_alias=AliasChoices("MASSIVE_API_KEY", "POLYGON_API_KEY"))
+    universe: Annotated[frozenset[str], NoDecode] = frozenset()
+    first_session: date | None = None
+
+    @field_validator("universe", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:  # noqa: ANN401 (what the environment holds)
+        return frozenset(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _has_key(self) -> Self:
+        if not (self.polygon_api_key_secret_arn or self.api_key):
+            raise ValueError("set POLYGON_API_KEY_SECRET_ARN, or MASSIVE_API_KEY for a local run")
+        return self
+
+
+class FetchEvent(BaseModel):
+    """What an invocation may ask for; the schedule asks for nothing.
+
+    `as_of`: fetch as if it were that instant (with its UTC offset), or the evening of that session. With `backfill`,
+    those symbols' history from `backfill_from` to `as_of` is fetched instead, one range file each; the watermark stays.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    as_of: AwareDatetime | None = None
+    backfill: tuple[Symbol, ...] = ()
+    backfill_from: date = date(1962, 1, 2)
+
+    @field_validator("as_of", mode="before")
+    @classmethod
+    def _evening(cls, value: Any) -> Any:  # noqa: ANN401 (what the event holds)
+        if isinstance(value, str) and _DAY.fullmatch(value):
+            return close_of(date.fromisoformat(value))
+        return value
+
+    def now(self, clock: datetime) -> datetime:
+        """Give the instant to fetch for: `as_of`, or else what the clock says."""
+        return self.as_of or clock

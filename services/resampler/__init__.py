@@ -1,0 +1,1 @@
+"""Daily bars into Fibonacci-interval buckets: silver."""

@@ -1,0 +1,35 @@
+"""Where buckets lie: a fixed grid over the exchange's sessions (pure).
+
+Bucket k of interval n holds the sessions with ordinals k·n to k·n+n-1, counted from 1962-01-02. Buckets never move: a
+session without a bar leaves its slot empty.
+"""
+
+from datetime import date
+
+import numpy as np
+
+from shared.calendar import Ordinals, TradingCalendar
+
+
+def bucket_start(ordinal: int, interval: int) -> int:
+    """Give the ordinal of the first session of the bucket that `ordinal` is in."""
+    return ordinal - ordinal % interval
+
+
+def first_to_recompute(ordinals: Ordinals, changed: int, interval: int) -> int:
+    """Give the ordinal of the first session of the first bucket that a change of session `changed` may touch.
+
+    `ordinals` are those of the symbol's bars, sorted. Besides the changed session's own bucket that may be the bucket
+    of the bar before it: if that bar was the symbol's last, its bucket may only now be complete.
+    """
+    before = int(np.searchsorted(ordinals, changed))
+    return bucket_start(int(ordinals[before - 1]) if before else changed, interval)
+
+
+def window_start(calendar: TradingCalendar, today: date, years: int, interval: int) -> int:
+    """Give the ordinal where the history window begins: the bucket of the day `years` before `today`; 0 years: all."""
+    if years == 0:
+        return 0
+    # 29 February has no counterpart in most years; the day before has, and only makes the window a day longer.
+    day = today.replace(year=today.year - years, day=min(today.day, 28))
+    return bucket_start(calendar.ordinal_on_or_after(day), interval)

@@ -1,0 +1,40 @@
+"""Entry point of the resampler function: messages of one interval's queue in, partial batch response out."""
+
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+from aws_lambda_powertools.utilities.data_classes import SQSEvent
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from services.resampler.batch import interval_of, resample_batch
+from services.resampler.resample import Resampler
+from services.resampler.settings import ResamplerSettings
+from shared.calendar import nyse
+from shared.lake import Bronze
+from shared.objects import ObjectStore
+from shared.outcomes import batch_response, settle
+from shared.queues import Topic, from_lambda, name_of, queue_of_arn
+from shared.settings import load
+from shared.telemetry import logger
+
+
+@cache
+def _settings() -> ResamplerSettings:
+    return load(ResamplerSettings)
+
+
+@cache
+def _resampler(interval: int) -> Resampler:
+    settings = _settings()
+    store, topic = ObjectStore.connect(settings.s3_bucket), Topic.connect(settings.silver_updated_topic_arn)
+    return Resampler(store, Bronze(settings.s3_prefix), nyse(), topic, interval, settings.resampling_retention_years)
+
+
+@logger.inject_lambda_context(clear_state=True)
+def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
+    """Resample the symbols of one batch; the interval is the queue's."""
+    arn = event["Records"][0]["eventSourceARN"]
+    messages = [from_lambda(record) for record in SQSEvent(event).records]
+    errors = resample_batch(_resampler(interval_of(name_of(arn))), messages, datetime.now(UTC))
+    return batch_response(messages, settle(queue_of_arn(arn), messages, errors, _settings().max_receive_count))

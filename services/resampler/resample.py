@@ -1,0 +1,169 @@
+"""How silver follows bronze: whole buckets recomputed, month files rewritten only if nobody else did meanwhile."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Final
+
+import pyarrow as pa
+
+from services.resampler import checkpoint
+from services.resampler.aggregate import Bars, aggregate
+from services.resampler.buckets import first_to_recompute, window_start
+from services.resampler.silver import by_month, replaced
+from shared.bars import SILVER, Consolidated, decode, encode
+from shared.calendar import TradingCalendar
+from shared.errors import ConflictError, FiblakeError, NotFoundError, UpstreamError
+from shared.events import SYMBOLS_PER_EVENT, SilverUpdated, chunks
+from shared.lake import Bronze, Month, parse_silver_key, silver_key, silver_prefix
+from shared.objects import ObjectStore, StoredObject, pauses
+from shared.outcomes import attempt
+from shared.queues import Topic
+from shared.telemetry import logger
+
+ATTEMPTS: Final = 30
+MONTHS_AT_ONCE: Final = 8
+SYMBOLS_AT_ONCE: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a batch of completion events says of one symbol."""
+
+    symbol: str
+    changed_from: date
+    correlation_id: str = ""
+
+
+@dataclass(slots=True)
+class _Recomputed:
+    """What one reading of bronze gives: rows by month, and from which bucket on each symbol was recomputed."""
+
+    rows: dict[Month, pa.Table] = field(default_factory=dict)
+    cuts: dict[str, date] = field(default_factory=dict)
+    errors: dict[str, FiblakeError] = field(default_factory=dict)
+    last_session: date = date.min
+
+
+@dataclass(frozen=True, slots=True)
+class Resampler:
+    """What resampling one interval needs."""
+
+    store: ObjectStore
+    bronze: Bronze
+    calendar: TradingCalendar
+    updated: Topic
+    interval: int
+    retention_years: int
+
+    def resample(self, changes: Sequence[Change], now: datetime) -> dict[str, FiblakeError]:
+        """Bring the interval's table up to date with the changed symbols; give the errors by symbol.
+
+        The others are in the month files, the checkpoint, and a SilverUpdated event when this returns.
+        """
+        try:
+            return self._resampled(changes, now)
+        except FiblakeError as error:
+            return {change.symbol: error for change in changes}
+
+    def _resampled(self, changes: Sequence[Change], now: datetime) -> dict[str, FiblakeError]:
+        done = self._until_written(changes, now)
+        if done.cuts:
+            checkpoint.advance(self.store, self.interval, done.last_session, _count(done.rows.values()), now)
+            self._tell(done, changes)
+        return done.errors
+
+    def _until_written(self, changes: Sequence[Change], now: datetime) -> _Recomputed:
+        """Recompute and write; months that others wrote meanwhile are done again from a new reading of bronze."""
+        conflicts: set[Month] | None = None
+        errors: dict[str, FiblakeError] = {}
+        for pause in pauses(ATTEMPTS):
+            # Targets before sources: which versions we are to replace is settled before bronze is read.
+            versions = self._versions()
+            # A symbol that failed once is left out for good: the months written without it are not written again.
+            recomputed = self._recompute([c for c in changes if c.symbol not in errors], now.date())
+            errors |= recomputed.errors
+            conflicts = self._write(recomputed, versions, conflicts)
+            if not conflicts:
+                recomputed.errors = errors
+                return recomputed
+            logger.info("months rewritten by others", extra={"interval": self.interval, "months": len(conflicts)})
+            time.sleep(pause)
+        raise ConflictError(
+            f"{len(conflicts or ())} month files of {self.interval}d were rewritten by others {ATTEMPTS} times"
+        )
+
+    def _versions(self) -> dict[Month, str]:
+        listing = self.store.listed(silver_prefix(self.interval))
+        found = [(parse_silver_key(self.interval, info.key), info.etag) for info in listing]
+        return {month: etag for month, etag in found if month}
+
+    def _recompute(self, changes: Sequence[Change], today: date) -> _Recomputed:
+        """Read each symbol's bars once and aggregate what may have changed; keep only the buckets."""
+        result = _Recomputed()
+        tables = [SILVER.empty_table()]
+        for some in chunks(changes, SYMBOLS_AT_ONCE):
+            objects = self.store.get_many([self.bronze.data_key(change.symbol) for change in some])
+            for change, found in zip(some, objects, strict=True):
+                outcome = attempt(lambda c=change, f=found: self._buckets(c, f, today, result))  # type: ignore[misc]
+                if isinstance(outcome, FiblakeError):
+                    result.errors[change.symbol] = outcome
+                else:
+                    tables.append(outcome)
+        result.rows = by_month(pa.concat_tables(tables).combine_chunks())
+        return result
+
+    def _buckets(self, change: Change, found: StoredObject | None, today: date, result: _Recomputed) -> pa.Table:
+        if found is None:
+            raise NotFoundError(f"{change.symbol} has no data.parquet: consolidate it first")
+        stored = Consolidated.decode(found.data, change.symbol, found.last_modified)
+        bars = Bars.of(change.symbol, stored.bars, self.calendar)
+        changed = self.calendar.ordinal_on_or_after(change.changed_from)
+        window = window_start(self.calendar, today, self.retention_years, self.interval)
+        first = max(window, first_to_recompute(bars.ordinals, changed, self.interval))
+        rows = aggregate(bars, self.interval, first, self.calendar)
+        result.cuts[change.symbol] = self.calendar.session(first)
+        result.last_session = max(result.last_session, stored.last_session)
+        return rows
+
+    def _write(self, new: _Recomputed, versions: Mapping[Month, str], only: set[Month] | None) -> set[Month]:
+        """Write the months that change (of `only`, if given); give those that somebody else wrote first."""
+        if not new.cuts:
+            return set()
+        earliest = Month.of(min(new.cuts.values()))
+        months = sorted({m for m in versions if m >= earliest} | set(new.rows))
+        wanted = [m for m in months if only is None or m in only]
+        with ThreadPoolExecutor(MONTHS_AT_ONCE) as pool:
+            outcomes = list(pool.map(lambda m: attempt(lambda: self._write_month(m, new, versions.get(m))), wanted))
+        for outcome in outcomes:
+            if isinstance(outcome, FiblakeError) and not isinstance(outcome, ConflictError):
+                raise outcome
+        return {month for month, outcome in zip(wanted, outcomes, strict=True) if isinstance(outcome, ConflictError)}
+
+    def _write_month(self, month: Month, new: _Recomputed, etag: str | None) -> None:
+        key = silver_key(self.interval, month)
+        old = decode(self.store.get_version(key, etag).data, SILVER, key) if etag else None
+        rows = replaced(old, new.rows.get(month, SILVER.empty_table()), new.cuts)
+        if rows is not None:
+            self.store.write_if_unchanged(key, encode(rows), etag)
+
+    def _tell(self, done: _Recomputed, changes: Sequence[Change]) -> None:
+        correlation = {change.symbol: change.correlation_id for change in changes}
+        events = [
+            SilverUpdated(
+                interval=self.interval, changed_from=min(done.cuts[s] for s in symbols), symbols=tuple(symbols),
+                correlation_id=correlation[symbols[0]],
+            )
+            for symbols in chunks(sorted(done.cuts), SYMBOLS_PER_EVENT)
+        ]  # fmt: skip
+        if self.updated.publish(events):
+            raise UpstreamError("SNS did not take the SilverUpdated event")
+        for symbol in done.cuts:
+            extra = {"symbol": symbol, "interval": self.interval, "correlation_id": correlation[symbol]}
+            logger.info("resampled", extra={**extra, "changed_from": done.cuts[symbol].isoformat()})
+
+
+def _count(tables: Iterable[pa.Table]) -> int:
+    return sum(table.num_rows for table in tables)
