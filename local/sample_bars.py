@@ -1,0 +1,56 @@
+"""Which real bars the embedded stack replays.
+
+Five stocks (AAPL, FB, GOOG, IBM, MSFT), 2000-03-01 to 2013-03-01, from the package bokeh-sampledata, whose data
+is in the public domain. Only its file is read: its loader needs bokeh and pandas.
+"""
+
+import csv
+import gzip
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from importlib.util import find_spec
+from pathlib import Path
+
+from shared.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class SampleBar:
+    """One session of one symbol, prices as traded."""
+
+    symbol: str
+    session: date
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+
+
+def read_sample_bars() -> dict[str, list[SampleBar]]:
+    """Give each symbol's bars, sorted by session; raise ConfigurationError if the package is not installed."""
+    bars: dict[str, list[SampleBar]] = {}
+    with gzip.open(_sample_file(), "rt", encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            bars.setdefault(row["Ticker"], []).append(_bar(row))
+    return {symbol: sorted(series, key=lambda bar: bar.session) for symbol, series in sorted(bars.items())}
+
+
+def _sample_file() -> Path:
+    spec = find_spec("bokeh_sampledata")
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigurationError("the sample bars are missing: run `pip install --no-deps bokeh-sampledata`")
+    return Path(spec.submodule_search_locations[0], "_data", "stocks.csv.gz")
+
+
+def _bar(row: Mapping[str, str]) -> SampleBar:
+    return SampleBar(
+        symbol=row["Ticker"],
+        session=date.fromisoformat(row["Date"]),
+        open=float(row["Open"]),
+        high=float(row["High"]),
+        low=float(row["Low"]),
+        close=float(row["Close"]),
+        volume=float(row["Volume"]),
+    )
