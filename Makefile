@@ -1,0 +1,173 @@
+# Everything one does with a checkout. `make help` lists it.
+#
+# Three environments, because three tools pin botocore differently: .venv (the project), .tools/sam (SAM CLI, cfn-lint) and
+# .tools/emulator (the embedded stack's AWS). Each has a stamp that is older than its lock when there is work to do.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+
+UV := .tools/uv/bin/uv
+VENV_PYTHON := .venv/bin/python
+SAM := .tools/sam/bin/sam
+READY := .tools/uv/.ready .tools/emulator/.ready .tools/sam/.ready .venv/.ready .venv/.project
+
+export UV_PYTHON_DOWNLOADS := never
+export SAM_CLI_TELEMETRY := 0
+export __SAM_CLI_APP_DIR := $(CURDIR)/.tools/sam/state
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-zA-Z0-9_-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# ---------------------------------------------------------------------------------------------------------------- set-up
+
+.PHONY: setup
+setup: $(READY) ## Install what the other targets need (skipped while the locks have not changed)
+
+define NO_PYTHON
+fiblake needs Python 3.11 or newer as `$(PYTHON)`. Name another one: make $(or $(MAKECMDGOALS),setup) PYTHON=/path/to/python3.12
+endef
+define NO_VENV
+`$(PYTHON)` cannot make virtual environments (venv or ensurepip is missing). On Debian and Ubuntu: apt install python3-venv
+endef
+export NO_PYTHON NO_VENV
+
+.tools/uv/.ready: requirements/uv.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$$NO_PYTHON" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "$$NO_VENV" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .tools/uv
+	.tools/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@touch $@
+
+.tools/sam/.ready: requirements/sam.txt | .tools/uv/.ready
+	$(UV) venv --quiet --allow-existing --python .tools/uv/bin/python .tools/sam
+	$(UV) pip sync --quiet --require-hashes --python .tools/sam/bin/python requirements/sam.txt
+	@mkdir -p .tools/sam/state # and its last look for a newer version was in 2100: the lock says which version, offline too
+	@echo '{"lastVersionCheck": 4102444800}' > .tools/sam/state/metadata.json
+	@touch $@
+
+# An empty environment, because the emulator runs the functions on its own interpreter: what they import must come from their
+# zips, as on AWS. The emulator's packages lie beside it, where only local/emulator.py looks.
+.tools/emulator/.ready: requirements/emulator.txt | .tools/uv/.ready
+	$(UV) venv --quiet --allow-existing --python .tools/uv/bin/python .tools/emulator
+	$(UV) pip sync --quiet --require-hashes --python .tools/emulator/bin/python --target .tools/emulator/packages \
+		requirements/emulator.txt
+	@touch $@
+
+.venv/.ready: requirements/dev.txt requirements/sampledata.txt | .tools/uv/.ready
+	$(UV) venv --quiet --allow-existing --python .tools/uv/bin/python .venv
+	$(UV) pip sync --quiet --require-hashes --python $(VENV_PYTHON) requirements/dev.txt requirements/sampledata.txt
+	@touch $@
+
+.venv/.project: pyproject.toml .venv/.ready
+	$(UV) pip install --quiet --no-deps --no-build-isolation --python $(VENV_PYTHON) --editable .
+	@touch $@
+
+# The locks. They name no package index, so that everybody's own setting of pip and uv holds.
+EXTRAS := router worker resampler fetcher cli local
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command 'make lock' $(UPGRADE)
+
+.PHONY: lock
+lock: .tools/uv/.ready ## Write requirements/*.txt anew (UPGRADE=--upgrade to take newer versions)
+	$(COMPILE) pyproject.toml $(EXTRAS:%=--extra %) --extra dev -o requirements/dev.txt
+	@for extra in $(EXTRAS); do \
+		echo "requirements/$$extra.txt"; \
+		$(COMPILE) pyproject.toml --extra "$$extra" -c requirements/dev.txt -o "requirements/$$extra.txt"; \
+	done
+	@for tool in uv sam emulator; do \
+		echo "requirements/$$tool.txt"; \
+		$(COMPILE) "requirements/$$tool.in" -o "requirements/$$tool.txt"; \
+	done
+	$(COMPILE) --no-deps requirements/sampledata.in -o requirements/sampledata.txt
+
+# ------------------------------------------------------------------------------------------------- the functions' packages
+
+# `sam build` calls `make build-<function> ARTIFACTS_DIR=...` (template.yaml: BuildMethod makefile) in this directory. The
+# default is what runs on AWS, made on any machine and without a container. If LAMBDA_PYTHON is an interpreter's path, the
+# packages are this machine's, and byte-compiled for it: unlike on AWS, there may be many cold starts at once.
+LAMBDA_PYTHON ?= 3.13
+ifeq ($(findstring /,$(LAMBDA_PYTHON)),)
+LAMBDA_TARGET := --python-version $(LAMBDA_PYTHON) --python-platform x86_64-manylinux_2_28
+LAMBDA_COMPILE := :
+else
+LAMBDA_TARGET := --python $(LAMBDA_PYTHON)
+LAMBDA_COMPILE := $(LAMBDA_PYTHON) -m compileall -q --invalidation-mode unchecked-hash
+endif
+LAMBDA_LIMIT_MB := 250
+
+# Of botocore, the services that some function calls (sts: web identity credentials).
+AWS_SERVICES := batch s3 secretsmanager sns sqs sts
+# Of pyarrow, what reads and writes Parquet and computes. libarrow_substrait stays: every extension module is linked to it.
+# libarrow_python.so and .so.2600.1.0 are copies of .so.2600, which is the name that the others ask for.
+ARROW_UNUSED := $(addsuffix *,libarrow_flight libarrow_s3 libarrow_python_flight libarrow_python_parquet_encryption gandiva \
+	_flight _s3fs _gcsfs _azurefs _hdfs _orc _dataset_orc _substrait _cuda _pyarrow_cpp_tests _parquet_encryption \
+	_dataset_parquet_encryption flight orc cuda conftest) include includes src libarrow_python.so libarrow_python.so.*.*.*
+
+.PHONY: build
+build: setup ## Build the functions for AWS (sam build, no container), into .aws-sam
+	$(SAM) build
+
+.PHONY: build-RouterFunction build-ResamplerFunction build-OhlcvFetcherFunction
+build-RouterFunction: PACKAGE := router consolidator
+build-ResamplerFunction: PACKAGE := resampler resampler
+build-OhlcvFetcherFunction: PACKAGE := fetcher fetcher
+
+# PACKAGE is the extra that the function carries, then its folder below services/.
+build-RouterFunction build-ResamplerFunction build-OhlcvFetcherFunction: | .tools/uv/.ready
+	@test -n "$${ARTIFACTS_DIR:-}" || { echo "$@ is for sam build: try make build" >&2; exit 1; }
+	@$(UV) pip install --quiet --target "$(ARTIFACTS_DIR)" \
+		$(LAMBDA_TARGET) --only-binary :all: --require-hashes --no-deps \
+		-r requirements/$(firstword $(PACKAGE)).txt
+	@mkdir -p "$(ARTIFACTS_DIR)/services"
+	@cp services/__init__.py "$(ARTIFACTS_DIR)/services/"
+	@cp -R shared "$(ARTIFACTS_DIR)/"
+	@cp -R services/$(lastword $(PACKAGE)) "$(ARTIFACTS_DIR)/services/"
+	@$(call strip_package,$(ARTIFACTS_DIR))
+	@$(LAMBDA_COMPILE) "$(ARTIFACTS_DIR)"
+	@size=$$(du -sm "$(ARTIFACTS_DIR)" | cut -f1); echo "$@: $$size MB of $(LAMBDA_LIMIT_MB) MB unzipped"; \
+		[ "$$size" -lt $(LAMBDA_LIMIT_MB) ] || { echo "$@: too large for Lambda" >&2; exit 1; }
+
+# Files are only ever deleted, not edited: they may be hard links into uv's cache.
+define strip_package
+find "$(1)" \( -name __pycache__ -o -name tests \) -type d -prune -exec rm -rf {} + ; \
+find "$(1)" -type f \( -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h' -o -name '*.a' \) -delete ; \
+rm -rf "$(1)/bin" "$(1)/.lock" $(ARROW_UNUSED:%="$(1)/pyarrow/"%) ; \
+find "$(1)/botocore/data" "$(1)/boto3/data" -mindepth 1 -maxdepth 1 -type d $(AWS_SERVICES:%=! -name %) -exec rm -rf {} +
+endef
+
+# ----------------------------------------------------------------------------------------------------------- daily work
+
+.PHONY: demo
+demo: setup ## Run the whole chain on real bars, from an S3 put to six silver tables, and check every row
+	$(VENV_PYTHON) -m local.demo
+
+.PHONY: demo-short
+demo-short: setup ## The demo with 3 sessions instead of 10
+	$(VENV_PYTHON) -m local.demo --sessions 3
+
+.PHONY: test
+test: setup ## Run all tests (unit, property, integration, end to end)
+	$(VENV_PYTHON) -m pytest
+
+.PHONY: lint
+lint: setup ## Check style, types, layers and the template
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	.tools/sam/bin/cfn-lint template.yaml
+	AWS_DEFAULT_REGION=us-east-1 $(SAM) validate --lint
+
+.PHONY: calendar
+calendar: setup ## Write the trading calendar's data file anew
+	$(VENV_PYTHON) shared/data/generate_sessions.py
+
+.PHONY: clean
+clean: ## Remove everything that make has made
+	rm -rf .venv .tools .local .aws-sam .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,162 @@
+"""How does the real template get onto the emulator? By `sam build` and `sam deploy`, as it gets onto AWS.
+
+Two things differ. The functions are built for the emulator's interpreter, and kept: a build is done again only when
+something that goes into it has changed. And they are zipped here, once: `sam deploy` would compress the same files anew
+for every stack, three times as slowly.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import zipfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import boto3
+
+from local.emulator import PYTHON, REGION, REPOSITORY, client_environment
+from shared.errors import PermanentError
+
+BUILDS: Final = REPOSITORY / ".local/build"
+STACK: Final = "fiblake"
+
+_SAM: Final = REPOSITORY / ".tools/sam/bin/sam"
+_SAM_ENVIRONMENT: Final = {"SAM_CLI_TELEMETRY": "0", "__SAM_CLI_APP_DIR": str(REPOSITORY / ".tools/sam/state")}
+# What decides what a build is; services and shared count with all their files.
+_INPUTS: Final = (
+    "Makefile",
+    "template.yaml",
+    "samconfig.toml",
+    "requirements/router.txt",
+    "requirements/resampler.txt",
+    "requirements/fetcher.txt",
+    ".tools/emulator/pyvenv.cfg",
+)
+_KEPT_BUILDS: Final = 2
+_QUOTED_LINES: Final = 30
+
+
+class DeployError(PermanentError):
+    """`sam` failed; the sentence quotes the end of what it said."""
+
+
+def build(builds: Path = BUILDS) -> Path:
+    """Give the folder with the built template and the functions' zips, below `builds`; make it unless it is there.
+
+    Safe when several processes call it at once: one builds, the others wait for it. Raises DeployError.
+    """
+    builds.mkdir(parents=True, exist_ok=True)
+    with _locked(builds / ".lock"):
+        while not (target := builds / _fingerprint()).exists():
+            with TemporaryDirectory(prefix=".draft-", dir=builds) as draft:
+                done = _build(Path(draft))
+                if target.name == _fingerprint():  # or somebody saved a file meanwhile: which version went in?
+                    done.rename(target)
+        target.touch()
+        _remove_all_but_the_newest(builds)
+    return target
+
+
+def deploy(built: Path, endpoint_url: str, parameters: Mapping[str, str]) -> dict[str, str]:
+    """Deploy `built` (see `build`) onto the emulator there, without the Batch resources; give the stack's outputs.
+
+    `parameters` are the template's; one that is empty keeps its default. Raises DeployError.
+    """
+    overrides = {"WithBatch": "false", **{name: value for name, value in parameters.items() if value}}
+    with TemporaryDirectory(prefix="fiblake-sam-") as home:
+        environment = {
+            "PATH": os.defpath,
+            "LANG": "C.UTF-8",
+            "HOME": home,
+            "TMPDIR": home,
+            **client_environment(endpoint_url),
+        }
+        _sam(
+            "deploy",
+            *("--template-file", str(built / "template.yaml")),
+            *("--stack-name", STACK),
+            *("--parameter-overrides", *(f'{name}="{value}"' for name, value in overrides.items())),
+            *("--capabilities", "CAPABILITY_IAM"),
+            *("--resolve-s3", "--no-confirm-changeset", "--no-fail-on-empty-changeset", "--no-progressbar"),
+            environment=environment | {"SAM_CLI_POLL_DELAY": "0.2"},  # seconds; the default of 5 is for AWS's pace
+            folder=built,
+        )
+    return _outputs(endpoint_url)
+
+
+def _fingerprint() -> str:
+    digest = hashlib.sha256()
+    code = (path for folder in ("services", "shared") for path in (REPOSITORY / folder).rglob("*"))
+    for path in sorted([*(REPOSITORY / name for name in _INPUTS), *code]):
+        if path.is_file() and "__pycache__" not in path.parts:
+            digest.update(f"{path.relative_to(REPOSITORY)}\0{path.stat().st_size}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _build(draft: Path) -> Path:
+    raw, done = draft / "raw", draft / "done"
+    done.mkdir()
+    # The user's environment, unlike in `deploy`: it says where packages come from.
+    environment = os.environ | {"LAMBDA_PYTHON": str(PYTHON)}
+    template = REPOSITORY / "template.yaml"
+    _sam("build", "--template-file", str(template), "--build-dir", str(raw), environment=environment, folder=REPOSITORY)
+    functions = [path for path in raw.iterdir() if path.is_dir()]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda function: _zip(function, done / f"{function.name}.zip"), functions))
+    # `sam build` put each function's folder where the source stood: now it is the folder's zip.
+    text = (raw / "template.yaml").read_text()
+    (done / "template.yaml").write_text(re.sub(r"^( +CodeUri: \w+Function)$", r"\1.zip", text, flags=re.MULTILINE))
+    return done
+
+
+def _zip(folder: Path, target: Path) -> None:
+    # The fastest compression: every process of a function unpacks it again, and the emulator keeps it in memory.
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, path.relative_to(folder))
+
+
+def _remove_all_but_the_newest(builds: Path) -> None:
+    by_age = sorted((path for path in builds.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    for path in by_age[:-_KEPT_BUILDS]:
+        shutil.rmtree(path)
+
+
+def _sam(*arguments: str, environment: Mapping[str, str], folder: Path) -> None:
+    command = (str(_SAM), *arguments)
+    result = subprocess.run(
+        command,
+        cwd=folder,
+        env={**environment, **_SAM_ENVIRONMENT},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if result.returncode != 0:
+        tail = "\n".join(result.stdout.splitlines()[-_QUOTED_LINES:])
+        raise DeployError(f"sam {arguments[0]} ended with exit code {result.returncode}:\n{tail}")
+
+
+def _outputs(endpoint_url: str) -> dict[str, str]:
+    environment = client_environment(endpoint_url)
+    session = boto3.Session(environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"])
+    client = session.client("cloudformation", region_name=REGION, endpoint_url=endpoint_url)
+    stack = client.describe_stacks(StackName=STACK)["Stacks"][0]
+    return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}

@@ -1,0 +1,114 @@
+"""How does the embedded stack get its AWS? From ministack: one child process, one port of the loopback interface.
+
+It runs the functions on its own interpreter. That is one of an empty virtual environment, so that whatever a function
+needs must come from its zip, as on AWS; the emulator's packages lie in a folder that it alone looks into.
+"""
+
+import http.client
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+
+from local.processes import Child, free_port
+
+REPOSITORY: Final = Path(__file__).resolve().parents[1]
+PYTHON: Final = REPOSITORY / ".tools/emulator/bin/python"
+"""The emulator's interpreter, which the functions run on: their packages are built for it."""
+
+# It unpacks a function's zip (180 MB) for every process of the function, one after the other: 7 s for eight of them on
+# two cores. So a zip is unpacked once, and the processes get hard links. A function that changes its own files could
+# tell; on AWS it may not. The packages are added to sys.path, not to PYTHONPATH: the functions inherit the environment.
+_PROGRAM: Final = """
+import os, shutil, sys, tempfile, threading, zipfile
+
+sys.path.append(sys.argv.pop())
+unpacked, lock, unpack = {}, threading.Lock(), zipfile.ZipFile.extractall
+
+def link(archive, path):
+    content = tuple((member.filename, member.CRC) for member in archive.infolist())
+    with lock:
+        if content not in unpacked:
+            folder = tempfile.mkdtemp(prefix="unpacked-")
+            unpack(archive, folder)
+            unpacked[content] = folder
+    shutil.copytree(unpacked[content], path, copy_function=os.link, dirs_exist_ok=True)
+
+zipfile.ZipFile.extractall = link
+
+from ministack.app import main
+main()
+"""
+_PACKAGES: Final = REPOSITORY / ".tools/emulator/packages"
+
+REGION: Final = "us-east-1"
+_HOST: Final = "127.0.0.1"
+# Nothing of this machine's: neither its AWS settings nor its PATH and PYTHONPATH reach a function.
+_SYSTEM_PATH: Final = "/usr/bin:/bin"
+
+
+def client_environment(endpoint_url: str) -> dict[str, str]:
+    """Give the environment in which an AWS client (boto3, the CLIs, obstore) talks to the emulator and to nothing else.
+
+    AWS_PROFILE must not be set beside it.
+    """
+    return {"AWS_ENDPOINT_URL": endpoint_url, **_credentials()}
+
+
+def _credentials() -> dict[str, str]:
+    # No files: a profile of the user's, with its region or its endpoints, must not come in between.
+    return {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_REGION": REGION,
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+@contextmanager
+def emulator(folder: Path, extra_env: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Run an emulator that keeps everything below `folder` while the block runs; give its endpoint's URL.
+
+    Raises ChildError if it does not start. Its state is in memory: it starts empty and forgets everything at the end.
+    The functions inherit its environment, and so `extra_env` (AWS_ENDPOINT_URL_BATCH, say).
+    """
+    folder = folder.resolve()
+    port = free_port()
+    argv = (str(PYTHON), "-P", "-c", _PROGRAM, str(_PACKAGES))
+    environment = {**_environment(folder, port), **(extra_env or {})}
+    with Child(argv, log=folder / "emulator.log", env=environment, cwd=folder) as child:
+        child.wait_until(lambda: _is_ready(port), timeout=60)
+        yield f"http://{_HOST}:{port}"
+
+
+def _environment(folder: Path, port: int) -> dict[str, str]:
+    places = {"HOME": "home", "TMPDIR": "tmp", "STATE_DIR": "state", "S3_DATA_DIR": "s3"}
+    for place in places.values():
+        (folder / place).mkdir(parents=True, exist_ok=True)
+    return {
+        "PATH": _SYSTEM_PATH,
+        "LANG": "C.UTF-8",
+        "GATEWAY_PORT": str(port),
+        "BIND_HOST": _HOST,
+        "MINISTACK_HOST": _HOST,
+        "MINISTACK_REGION": REGION,
+        "IOT_MTLS_ENABLED": "0",
+        "SFTP_ENABLED": "0",
+        **{name: str(folder / place) for name, place in places.items()},
+        **_credentials(),
+    }
+
+
+def _is_ready(port: int) -> bool:
+    connection = http.client.HTTPConnection(_HOST, port, timeout=5)
+    try:
+        connection.request("GET", "/_ministack/health")
+        return connection.getresponse().status == HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

@@ -1,0 +1,265 @@
+"""What must hold in template.yaml, above all where the emulator drops or ignores a property."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from shared.lake import INTERVALS
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+Body = dict[str, Any]
+
+
+def load(path: Path) -> Body:
+    """Read CloudFormation's YAML: `!Ref X` becomes {"Ref": "X"}, `!Sub X` {"Sub": "X"}, and so on."""
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    def construct(loader: yaml.SafeLoader, tag: str, node: yaml.Node) -> Body:
+        if isinstance(node, yaml.ScalarNode):
+            return {tag: loader.construct_scalar(node)}
+        if isinstance(node, yaml.SequenceNode):
+            return {tag: loader.construct_sequence(node, deep=True)}
+        return {tag: loader.construct_mapping(node, deep=True)}
+
+    Loader.add_multi_constructor("!", construct)
+    with path.open() as file:
+        content: Body = Loader(file).get_single_data()
+        return content
+
+
+TEMPLATE = load(REPOSITORY / "template.yaml")
+RESOURCES: Body = TEMPLATE["Resources"]
+GLOBAL_VARIABLES: Body = TEMPLATE["Globals"]["Function"]["Environment"]["Variables"]
+
+
+def of_type(kind: str) -> Body:
+    return {name: body.get("Properties", {}) for name, body in RESOURCES.items() if body["Type"] == kind}
+
+
+QUEUES = of_type("AWS::SQS::Queue")
+SOURCE_QUEUES = {name: queue for name, queue in QUEUES.items() if not queue["QueueName"]["Sub"].endswith("-dlq")}
+FUNCTIONS = of_type("AWS::Serverless::Function")
+EVENT_SOURCES = [
+    (function, event["Properties"])
+    for function in FUNCTIONS.values()
+    for event in function["Events"].values()
+    if event["Type"] == "SQS"
+]
+WORKER = of_type("AWS::Batch::JobDefinition")["WorkerJobDefinition"]
+
+
+def queue_of(event: Body) -> str:
+    name, attribute = event["Queue"]["GetAtt"].split(".")
+    assert attribute == "Arn"
+    return name
+
+
+def statements() -> list[Body]:
+    return [
+        statement
+        for role in of_type("AWS::IAM::Role").values()
+        for policy in role.get("Policies", [])
+        for statement in policy["PolicyDocument"]["Statement"]
+    ]
+
+
+def test_there_is_one_queue_a_stage_and_one_an_interval() -> None:
+    names = {queue["QueueName"]["Sub"].removeprefix("${Environment}-") for queue in SOURCE_QUEUES.values()}
+    assert names == {"bronze-arrivals", "consolidation", *(f"resample-{n}d" for n in INTERVALS)}
+
+
+@pytest.mark.parametrize("name", SOURCE_QUEUES)
+def test_every_queue_gives_up_into_a_dead_letter_queue_of_its_own_name(name: str) -> None:
+    redrive = QUEUES[name]["RedrivePolicy"]
+    dead_letters = QUEUES[redrive["deadLetterTargetArn"]["GetAtt"].removesuffix(".Arn")]
+    assert dead_letters["QueueName"]["Sub"] == QUEUES[name]["QueueName"]["Sub"] + "-dlq"
+    assert dead_letters["MessageRetentionPeriod"] == 14 * 24 * 3600
+    assert redrive["maxReceiveCount"] >= 5
+
+
+def test_the_code_knows_after_how_many_receives_a_message_is_dead() -> None:
+    told = {int(GLOBAL_VARIABLES["MAX_RECEIVE_COUNT"]), int(worker_variables()["MAX_RECEIVE_COUNT"])}
+    assert told == {queue["RedrivePolicy"]["maxReceiveCount"] for queue in SOURCE_QUEUES.values()}
+
+
+@pytest.mark.parametrize("source", EVENT_SOURCES, ids=lambda source: queue_of(source[1]))
+def test_a_message_stays_invisible_six_times_as_long_as_its_function_may_run(source: tuple[Body, Body]) -> None:
+    function, event = source
+    needed = 6 * function["Timeout"] + event["MaximumBatchingWindowInSeconds"]
+    assert QUEUES[queue_of(event)]["VisibilityTimeout"] >= needed
+
+
+@pytest.mark.parametrize("source", EVENT_SOURCES, ids=lambda source: queue_of(source[1]))
+def test_a_poison_message_does_not_take_its_batch_mates_along(source: tuple[Body, Body]) -> None:
+    assert source[1]["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+
+
+@pytest.mark.parametrize("source", EVENT_SOURCES, ids=lambda source: queue_of(source[1]))
+def test_an_event_source_takes_large_batches_and_few_at_a_time(source: tuple[Body, Body]) -> None:
+    assert source[1]["ScalingConfig"]["MaximumConcurrency"] == 2
+    assert source[1]["BatchSize"] >= 1000
+    assert source[1]["MaximumBatchingWindowInSeconds"] >= 1, "Lambda demands it of batches over 10"
+
+
+def test_every_queue_but_the_workers_has_a_function() -> None:
+    assert {queue_of(event) for _, event in EVENT_SOURCES} == SOURCE_QUEUES.keys() - {"ConsolidationQueue"}
+
+
+@pytest.mark.parametrize("n", INTERVALS)
+def test_an_interval_queue_gets_the_raw_events_of_its_interval_and_no_others(n: int) -> None:
+    subscription = of_type("AWS::SNS::Subscription")[f"Resample{n}dSubscription"]
+    assert subscription == {
+        "TopicArn": {"Ref": "ConsolidationCompleteTopic"},
+        "Protocol": "sqs",
+        "Endpoint": {"GetAtt": f"Resample{n}dQueue.Arn"},
+        "RawMessageDelivery": True,
+        "FilterPolicy": {"intervals": [{"numeric": ["=", n]}]},
+    }
+    assert QUEUES[f"Resample{n}dQueue"]["QueueName"]["Sub"] == f"${{Environment}}-resample-{n}d"
+    assert queue_of(FUNCTIONS["ResamplerFunction"]["Events"][f"Resample{n}d"]["Properties"]) == f"Resample{n}dQueue"
+
+
+def test_date_and_range_files_start_the_chain_and_consolidated_files_do_not() -> None:
+    rule = of_type("AWS::Events::Rule")["BronzeArrivalsRule"]
+    assert rule["EventPattern"] == {
+        "source": ["aws.s3"],
+        "detail-type": ["Object Created"],
+        "detail": {
+            "bucket": {"name": [{"Ref": "DataLakeBucket"}]},
+            "object": {
+                "key": [
+                    {"wildcard": "bronze/raw_ohlcv/symbol=*/date=*.parquet"},
+                    {"wildcard": "bronze/raw_ohlcv/symbol=*/range=*.parquet"},
+                ]
+            },
+        },
+    }
+    assert [target["Arn"] for target in rule["Targets"]] == [{"GetAtt": "BronzeArrivalsQueue.Arn"}]
+
+
+def test_only_the_rule_and_the_topic_may_send_to_the_queues() -> None:
+    policies = of_type("AWS::SQS::QueuePolicy")
+    allowed = {
+        name: [(s["Principal"]["Service"], s["Condition"]["ArnEquals"]["aws:SourceArn"]) for s in statements]
+        for name, policy in policies.items()
+        if (statements := policy["PolicyDocument"]["Statement"])
+    }
+    assert allowed == {
+        "BronzeArrivalsQueuePolicy": [("events.amazonaws.com", {"GetAtt": "BronzeArrivalsRule.Arn"})],
+        "ResampleQueuePolicy": [("sns.amazonaws.com", {"Ref": "ConsolidationCompleteTopic"})],
+    }
+    assert policies["ResampleQueuePolicy"]["Queues"] == [{"Ref": f"Resample{n}dQueue"} for n in INTERVALS]
+
+
+def test_the_bucket_tells_of_arrivals_is_private_encrypted_and_outlives_the_stack() -> None:
+    bucket = RESOURCES["DataLakeBucket"]
+    assert (bucket["DeletionPolicy"], bucket["UpdateReplacePolicy"]) == ("Retain", "Retain")
+    properties = bucket["Properties"]
+    assert properties["NotificationConfiguration"]["EventBridgeConfiguration"]["EventBridgeEnabled"] is True
+    assert set(properties["PublicAccessBlockConfiguration"].values()) == {True}
+    assert "BucketEncryption" in properties
+
+
+def test_the_fetcher_starts_five_minutes_after_the_new_york_close_on_weekdays() -> None:
+    clocks = [
+        event for function in FUNCTIONS.values() for event in function["Events"].values() if event["Type"] != "SQS"
+    ]
+    assert len(clocks) == 1, "the only clock in the system"
+    (clock,) = clocks
+    assert clock["Type"] == "ScheduleV2"
+    assert clock["Properties"]["ScheduleExpression"] == "cron(5 16 ? * MON-FRI *)"
+    assert clock["Properties"]["ScheduleExpressionTimezone"] == "America/New_York"
+    assert clock["Properties"]["RetryPolicy"]["MaximumRetryAttempts"] > 0
+
+
+def test_one_condition_takes_away_all_of_batch_and_nothing_else() -> None:
+    conditional = {name for name, body in RESOURCES.items() if "Condition" in body}
+    assert {RESOURCES[name]["Condition"] for name in conditional} == {"HasBatch"}
+    assert conditional == {
+        "WorkerComputeEnvironment",
+        "WorkerJobQueue",
+        "WorkerJobDefinition",
+        "WorkerLogGroup",
+        "WorkerRole",
+        "WorkerExecutionRole",
+    }
+    assert conditional >= {name for name, body in RESOURCES.items() if body["Type"].startswith("AWS::Batch::")}
+
+
+def worker_variables() -> Body:
+    return {pair["Name"]: pair["Value"] for pair in WORKER["ContainerProperties"]["Environment"]}
+
+
+def test_the_job_definition_is_what_users_know() -> None:
+    container = WORKER["ContainerProperties"]
+    assert WORKER["JobDefinitionName"] == {"Sub": "${Environment}-batch-bronze-consolidator"}
+    assert container["Command"] == ["python", "-m", "services.consolidator"]
+    assert {r["Type"]: r["Value"] for r in container["ResourceRequirements"]} == {"VCPU": "2", "MEMORY": "4096"}
+    assert of_type("AWS::Batch::ComputeEnvironment")["WorkerComputeEnvironment"]["ComputeResources"]["Type"] == (
+        "FARGATE_SPOT"
+    )
+    assert WORKER["RetryStrategy"]["Attempts"] == 3
+    variables = worker_variables()
+    assert variables.keys() >= {"S3_BUCKET", "S3_PREFIX", "MODE", "MAX_WORKERS", "RETENTION_DAYS"}
+    assert (variables["S3_PREFIX"], variables["MODE"]) == ("bronze/raw_ohlcv", "incremental")
+
+
+def test_the_router_submits_to_the_queue_and_definition_that_exist_by_their_names() -> None:
+    variables = FUNCTIONS["RouterFunction"]["Environment"]["Variables"]
+    assert variables["BATCH_JOB_DEFINITION"] == WORKER["JobDefinitionName"]
+    assert variables["BATCH_JOB_QUEUE"] == of_type("AWS::Batch::JobQueue")["WorkerJobQueue"]["JobQueueName"]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_is_built_by_make_logs_for_a_limited_time_and_has_a_role_of_its_own(name: str) -> None:
+    function = FUNCTIONS[name]
+    assert RESOURCES[name]["Metadata"]["BuildMethod"] == "makefile"
+    assert f"build-{name}: PACKAGE :=" in (REPOSITORY / "Makefile").read_text()
+    log_group = of_type("AWS::Logs::LogGroup")[function["LoggingConfig"]["LogGroup"]["Ref"]]
+    assert log_group["LogGroupName"]["Sub"] == f"/aws/lambda/{function['FunctionName']['Sub']}"
+    assert log_group["RetentionInDays"] > 0
+    assert [other["Role"] for other in FUNCTIONS.values()].count(function["Role"]) == 1
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_functions_handler_is_a_module_of_the_service_that_its_package_carries(name: str) -> None:
+    *module, attribute = FUNCTIONS[name]["Handler"].split(".")
+    source = REPOSITORY.joinpath(*module).with_suffix(".py")
+    assert attribute == "handler"
+    assert source.is_file()
+    (line,) = (x for x in (REPOSITORY / "Makefile").read_text().splitlines() if x.startswith(f"build-{name}: PACKAGE"))
+    assert line.split()[-1] == module[1]
+
+
+def test_no_role_may_do_everything_or_touch_everything() -> None:
+    for statement in statements():
+        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        assert not any(action.endswith("*") for action in actions)
+        if statement["Resource"] == "*":
+            assert actions == ["batch:DescribeJobs", "batch:ListJobs"], "these know no resources"
+
+
+def test_a_stack_with_batch_is_refused_while_it_has_no_image_or_network() -> None:
+    rule = TEMPLATE["Rules"]["BatchIsComplete"]
+    said = " ".join(assertion["AssertDescription"] for assertion in rule["Assertions"])
+    assert all(parameter in said for parameter in ("WorkerImage", "SubnetIds", "SecurityGroupIds"))
+
+
+def test_the_outputs_name_what_tools_need() -> None:
+    assert TEMPLATE["Outputs"].keys() == {
+        "BucketName",
+        "BronzeArrivalsQueueUrl",
+        "ConsolidationQueueUrl",
+        "ConsolidationCompleteTopicArn",
+        "SilverUpdatedTopicArn",
+        *(f"Resample{n}dQueueUrl" for n in INTERVALS),
+        "RouterFunctionName",
+        "ResamplerFunctionName",
+        "OhlcvFetcherFunctionName",
+        "BatchJobQueueName",
+        "BatchJobDefinitionName",
+    }
