@@ -1,0 +1,191 @@
+"""Does the whole chain work, here and now? History, then sessions day by day, then every row computed once more.
+
+`python -m local.demo [--sessions N]`: exits 0 if every silver row equals the independent recomputation.
+"""
+
+import argparse
+import json
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from pathlib import Path
+from tempfile import mkdtemp
+from types import FrameType
+from typing import Any, Final
+
+import pandas as pd
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from local.emulator import REPOSITORY
+from local.recompute import differences, expected_silver
+from local.sample_bars import SampleBar, read_sample_bars
+from local.stack import Stack, running
+from local.watch import StuckError, View, Watcher
+from shared.errors import FiblakeError, PermanentError
+from shared.lake import INTERVALS
+
+SHOWN_SYMBOL: Final = "AAPL"
+HISTORY_SECONDS: Final = 180
+SESSION_SECONDS: Final = 60
+SHOWN_BUCKETS: Final = 2
+_BUCKET_COLUMNS: Final = ("ts", "open", "high", "low", "close", "volume", "bars", "last_date", "is_complete")
+
+
+class DemoError(PermanentError):
+    """The demo found something that is not as it must be."""
+
+
+@dataclass
+class Demo:
+    """One run: the stack, the bars it is to hold in the end, and what was measured."""
+
+    stack: Stack
+    bars: dict[str, list[SampleBar]]
+    console: Console
+    latencies: dict[date, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.watcher = Watcher(self.stack)
+        self._lambda = self.stack.client("lambda")
+
+    def load_history(self, before: date) -> None:
+        """Fetch all symbols' history up to the session before `before` through the fetcher function."""
+        first = min(bars[0].session for bars in self.bars.values())
+        last = max(bar.session for bars in self.bars.values() for bar in bars if bar.session < before)
+        event = {"backfill": sorted(self.bars), "backfill_from": first.isoformat(), "as_of": last.isoformat()}
+        self._fetch(event)
+        with Live(console=self.console, refresh_per_second=8, transient=True) as live:
+            self.watcher.wait_until_quiet(HISTORY_SECONDS, lambda view: live.update(self._progress(view)))
+
+    def play(self, session: date) -> None:
+        """Fetch one session and wait until its bars stand in all six silver tables; note how long that took."""
+        done = self._fetch({"as_of": session.isoformat()})["done"]
+        if [one["what"] for one in done] != [session.isoformat()]:
+            raise DemoError(f"the fetcher stored {done}, not just {session}")
+        written = datetime.fromisoformat(done[0]["written_at"])
+        end = time.monotonic() + SESSION_SECONDS
+        with Live(console=self.console, refresh_per_second=8, transient=True) as live:
+            while not all(self._arrived(session, interval) for interval in INTERVALS):
+                view = self.watcher.look()
+                live.update(self._progress(view))
+                if view.dead_letters or time.monotonic() > end:
+                    raise StuckError(f"{session} does not arrive in silver: {view}; logs are in {self.stack.folder}")
+        self.latencies[session] = (datetime.now(UTC) - written).total_seconds()
+        self.console.print(
+            f"  {session}: {done[0]['stored']} bars, in six tables after {self.latencies[session]:.1f} s"
+        )
+
+    def compare(self) -> dict[int, pd.DataFrame]:
+        """Recompute all tables from the CSV and give the lake's; raise DemoError if one row differs."""
+        everything = [bar for bars in self.bars.values() for bar in bars]
+        tables: dict[int, pd.DataFrame] = {}
+        for interval in INTERVALS:
+            table = self.watcher.silver(interval)
+            if table is None:
+                raise DemoError(f"silver_{interval}d has no file")
+            tables[interval] = table.to_pandas().sort_values(["symbol", "ts"], ignore_index=True)
+            wrong = differences(tables[interval], expected_silver(everything, interval))
+            if wrong:
+                raise DemoError(f"silver_{interval}d: {wrong} rows differ from the recomputation")
+        return tables
+
+    def _fetch(self, event: dict[str, Any]) -> dict[str, Any]:
+        name = self.stack.outputs["OhlcvFetcherFunctionName"]
+        answer = self._lambda.invoke(FunctionName=name, Payload=json.dumps(event))
+        payload: dict[str, Any] = json.loads(answer["Payload"].read())
+        if "FunctionError" in answer:
+            raise DemoError(f"the fetcher failed on {event}: {payload.get('errorMessage')}; see {self.watcher.log}")
+        return payload
+
+    def _arrived(self, session: date, interval: int) -> bool:
+        """Whether each symbol that traded in `session` has a bucket that ends with it."""
+        traded = {symbol for symbol, bars in self.bars.items() if any(bar.session == session for bar in bars)}
+        recent = sorted(key for key in self.watcher.keys(f"silver/silver_{interval}d/"))[-3:]
+        tables = [table for key in recent if (table := self.watcher.table(key)) is not None]
+        rows = [row for table in tables for row in table.select(["symbol", "last_date"]).to_pylist()]
+        return traded <= {row["symbol"] for row in rows if row["last_date"] == session}
+
+    def _progress(self, view: View) -> Table:
+        table = Table(title=f"symbols consolidated: {len(self.watcher.consolidated())}, jobs: {view.jobs}")
+        table.add_column("queue")
+        table.add_column("waiting", justify="right")
+        table.add_column("in work", justify="right")
+        for name, depth in view.depths.items():
+            table.add_row(name, str(depth.visible + depth.delayed), str(depth.in_flight))
+        return table
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo and give the exit code."""
+    options = _options(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    (REPOSITORY / ".local").mkdir(exist_ok=True)
+    folder = Path(mkdtemp(prefix="demo-", dir=REPOSITORY / ".local"))
+    started = time.monotonic()
+    try:
+        _run(folder, options.sessions, console)
+    except (FiblakeError, KeyboardInterrupt) as error:
+        reason = str(error) or "interrupted"
+        console.print(f"[red]the demo failed:[/red] {escape(reason)}\nWhat its parts wrote lies in {folder}")
+        return 1
+    shutil.rmtree(folder)
+    seconds = time.monotonic() - started
+    console.print(f"[green]every row equals the independent recomputation[/green] ({seconds:.0f} s in all)")
+    return 0
+
+
+def _run(folder: Path, sessions: int, console: Console) -> None:
+    bars = read_sample_bars()
+    last = sorted({bar.session for some in bars.values() for bar in some})[-sessions:]
+    with running(folder, first_session=last[0], say=lambda step: console.print(f"- {step}")) as stack:
+        demo = Demo(stack, bars, console)
+        console.print(f"- loading the history of {', '.join(sorted(bars))} up to {last[0]}")
+        demo.load_history(last[0])
+        console.print(f"- playing {len(last)} sessions, one by one")
+        for session in last:
+            demo.play(session)
+        demo.watcher.wait_until_quiet(SESSION_SECONDS)
+        console.print("- recomputing all six tables with pandas, straight from the CSV")
+        tables = demo.compare()
+        console.print("- stopping everything")
+    _print_result(console, tables, demo.latencies)
+
+
+def _print_result(console: Console, tables: dict[int, pd.DataFrame], latencies: dict[date, float]) -> None:
+    overview = Table("table", "rows", "first bucket", "last bucket", "rows that differ", title="Silver")
+    buckets = Table("table", *_BUCKET_COLUMNS, title=f"{SHOWN_SYMBOL}: the last buckets")
+    for interval, table in tables.items():
+        name, first, last = f"silver_{interval}d", table["ts"].min(), table["ts"].max()
+        overview.add_row(name, f"{len(table):,}", str(first), str(last), "0")
+        for row in table[table["symbol"] == SHOWN_SYMBOL].tail(SHOWN_BUCKETS).to_dict("records"):
+            buckets.add_row(name, *(_shown(row[column]) for column in _BUCKET_COLUMNS))
+    console.print(overview, buckets)
+    seconds = sorted(latencies.values())
+    median, worst = seconds[len(seconds) // 2], seconds[-1]
+    console.print(f"from a session's last S3 put to six silver tables: median {median:.1f} s, worst {worst:.1f} s")
+
+
+def _shown(value: object) -> str:
+    return f"{value:,.2f}" if isinstance(value, float) else str(value)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m local.demo", description="Run the whole chain on real bars.")
+    parser.add_argument("--sessions", type=int, default=10, choices=range(1, 100), metavar="N", help="sessions to play")
+    return parser.parse_args(arguments)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

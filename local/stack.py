@@ -1,0 +1,149 @@
+"""How is the whole chain brought up on one machine? Database, vendor, Batch, AWS, and then the real template."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import boto3
+
+from local.deploy import build, deploy
+from local.emulator import REGION, REPOSITORY, client_environment, emulator
+from local.postgres import postgres
+from local.processes import start_server
+from migrations.schema import upgrade
+from shared.database import DatabaseAddress
+from shared.lake import BRONZE_PREFIX, INTERVALS
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+API_KEY: Final = "local-replay"
+ENVIRONMENT: Final = "local"
+MAX_RECEIVES: Final = "6"
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A running stack: where its parts listen, and what its template gave out."""
+
+    folder: Path
+    endpoint_url: str
+    batch_url: str
+    market_data_url: str
+    database_secret: str
+    outputs: dict[str, str]
+
+    @property
+    def bucket(self) -> str:
+        """The lake's bucket."""
+        return self.outputs["BucketName"]
+
+    @property
+    def queue_urls(self) -> dict[str, str]:
+        """The URL of each queue, by its name without the environment, in the order of the flow."""
+        names = {"bronze-arrivals": "BronzeArrivals", "consolidation": "Consolidation"}
+        names |= {f"resample-{n}d": f"Resample{n}d" for n in INTERVALS}
+        return {name: self.outputs[f"{output}QueueUrl"] for name, output in names.items()}
+
+    def environment(self) -> dict[str, str]:
+        """Give the environment in which any AWS client talks to this stack and to nothing else."""
+        return {**client_environment(self.endpoint_url), "AWS_ENDPOINT_URL_BATCH": self.batch_url}
+
+    def client(self, service: str) -> Any:  # noqa: ANN401 (boto's clients share no type)
+        """Give a boto3 client of this stack, whatever this process's own environment says."""
+        url = self.batch_url if service == "batch" else self.endpoint_url
+        return _client(service, url)
+
+
+@contextmanager
+def running(
+    folder: Path, *, first_session: date | None = None, say: Callable[[str], None] = lambda _: None
+) -> Iterator[Stack]:
+    """Run a stack that keeps everything below `folder` while the block runs; what lay there before is removed.
+
+    `first_session` is where the very first fetch starts. `say` hears of each step. Raises ChildError or DeployError,
+    which quote what the failing part wrote.
+    """
+    folder = folder.resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    with ExitStack() as parts:
+        say("building the functions")
+        built = build()
+        say("starting PostgreSQL")
+        database_secret = json.dumps(parts.enter_context(postgres(folder / "postgres")))
+        upgrade(DatabaseAddress.of_secret(database_secret), "disable")
+        say("starting the market-data replay, Batch and the AWS emulator")
+        market_data_url = parts.enter_context(_server(folder, "market_data_server", "--api-key", API_KEY))
+        batch_url = parts.enter_context(_server(folder, "batch_server", "--work-dir", str(folder / "jobs")))
+        endpoint_url = parts.enter_context(emulator(folder / "aws", {"AWS_ENDPOINT_URL_BATCH": batch_url}))
+        say("deploying template.yaml")
+        secrets = _create_secrets(endpoint_url, database_secret)
+        first = first_session.isoformat() if first_session else ""
+        outputs = deploy(built, endpoint_url, {
+            "Environment": ENVIRONMENT, "MarketDataUrl": market_data_url, "DatabaseTls": "disable",
+            "FirstSession": first, **secrets,
+        })  # fmt: skip
+        stack = Stack(folder, endpoint_url, batch_url, market_data_url, database_secret, outputs)
+        _register_job_definition(stack)
+        yield stack
+
+
+@contextmanager
+def _server(folder: Path, module: str, *options: str) -> Iterator[str]:
+    port_file = folder / f"{module}.port"
+    argv = (sys.executable, "-m", f"local.{module}", "--port-file", str(port_file), *options)
+    log = folder / f"{module}.log"
+    # Jobs inherit the Batch stand-in's environment: none of the user's AWS settings may come in between.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    child, port = start_server(argv, port_file=port_file, log=log, env=environment, cwd=REPOSITORY)
+    with child:
+        yield f"http://127.0.0.1:{port}"
+
+
+def _client(service: str, url: str) -> Any:  # noqa: ANN401
+    keys = client_environment(url)
+    session = boto3.Session(keys["AWS_ACCESS_KEY_ID"], keys["AWS_SECRET_ACCESS_KEY"], region_name=REGION)
+    return session.client(service, endpoint_url=url)  # type: ignore[call-overload]
+
+
+def _create_secrets(endpoint_url: str, database_secret: str) -> dict[str, str]:
+    client: SecretsManagerClient = _client("secretsmanager", endpoint_url)
+    values = {"RdsSecretArn": ("rds", database_secret), "ApiKeySecretArn": ("api-key", API_KEY)}
+    return {
+        parameter: client.create_secret(Name=f"{ENVIRONMENT}/{name}", SecretString=value)["ARN"]
+        for parameter, (name, value) in values.items()
+    }
+
+
+def _register_job_definition(stack: Stack) -> None:
+    """Register with the Batch stand-in what the template registers with AWS (its Batch resources are left out here)."""
+    environment = {
+        **stack.environment(),
+        "S3_BUCKET": stack.bucket,
+        "S3_PREFIX": BRONZE_PREFIX,
+        "MODE": "incremental",
+        "MAX_WORKERS": "8",
+        "RETENTION_DAYS": "30",
+        "CONSOLIDATION_QUEUE_URL": stack.outputs["ConsolidationQueueUrl"],
+        "CONSOLIDATION_COMPLETE_TOPIC_ARN": stack.outputs["ConsolidationCompleteTopicArn"],
+        "MAX_RECEIVE_COUNT": MAX_RECEIVES,
+        "POWERTOOLS_SERVICE_NAME": "consolidator",
+    }
+    stack.client("batch").register_job_definition(
+        jobDefinitionName=stack.outputs["BatchJobDefinitionName"],
+        type="container",
+        retryStrategy={"attempts": 3},
+        containerProperties={
+            "image": "local",
+            "command": ["python", "-m", "services.consolidator"],
+            "environment": [{"name": name, "value": value} for name, value in environment.items()],
+        },
+    )

@@ -1,0 +1,19 @@
+"""What Alembic runs to bring the schema to a version: on the connection that migrations.schema opened."""
+
+from typing import Final
+
+from alembic import context
+from sqlalchemy import Connection, text
+
+_LOCK: Final = text("SELECT pg_advisory_xact_lock(hashtext('fiblake schema'))")
+
+
+def _migrate(connection: Connection) -> None:
+    context.configure(connection=connection)
+    with context.begin_transaction():
+        # Of two deployments that migrate at once the second waits, and then finds nothing left to do.
+        connection.execute(_LOCK)
+        context.run_migrations()
+
+
+_migrate(context.config.attributes["connection"])

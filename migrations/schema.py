@@ -1,0 +1,61 @@
+"""How the database's schema is brought to a version: Alembic, set up here instead of in an alembic.ini."""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import asyncpg
+from alembic import command
+from alembic.config import Config
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from shared.database import CONNECT_SECONDS, DatabaseAddress
+from shared.errors import EntitlementError, UpstreamError
+
+Tls = Literal["verify-full", "disable"]
+HEAD: Final = "head"
+BASE: Final = "base"
+
+
+def upgrade(address: DatabaseAddress, tls: Tls, to: str = HEAD) -> None:
+    """Bring the schema up to version `to`, in one transaction; a schema that is there already is left as it is.
+
+    Raises EntitlementError if the credentials are refused, UpstreamError if the database fails.
+    """
+    _run(address, tls, lambda config: command.upgrade(config, to))
+
+
+def downgrade(address: DatabaseAddress, tls: Tls, to: str = BASE) -> None:
+    """Take the schema back to version `to`; what later versions brought is dropped with its rows. Raises as upgrade."""
+    _run(address, tls, lambda config: command.downgrade(config, to))
+
+
+def _run(address: DatabaseAddress, tls: Tls, migrate: Callable[[Config], None]) -> None:
+    try:
+        asyncio.run(_connected(address, tls, migrate))
+    except asyncpg.InvalidAuthorizationSpecificationError as error:
+        raise EntitlementError(f"the database refuses its user: {error}") from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError, OSError, TimeoutError) as error:
+        raise UpstreamError(f"the schema cannot be migrated: {type(error).__name__} {error}") from error
+
+
+async def _connected(address: DatabaseAddress, tls: Tls, migrate: Callable[[Config], None]) -> None:
+    context: ssl.SSLContext | Literal[False] = ssl.create_default_context() if tls == "verify-full" else False
+
+    async def connect() -> "asyncpg.Connection[asyncpg.Record]":
+        # No URL holds the password, and `host` may be a socket's directory. A migration may take long: no time-outs.
+        return await asyncpg.connect(**address.arguments(), ssl=context, timeout=CONNECT_SECONDS)
+
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
+    async with engine.connect() as connection:
+        await connection.run_sync(lambda plain: migrate(_config(plain)))
+
+
+def _config(connection: Any) -> Config:  # noqa: ANN401 (handed through to env.py)
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    return config
