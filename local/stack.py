@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -109,9 +110,14 @@ def _server(folder: Path, module: str, *options: str) -> Iterator[str]:
 
 
 def _client(service: str, url: str) -> Any:  # noqa: ANN401
-    keys = client_environment(url)
-    session = boto3.Session(keys["AWS_ACCESS_KEY_ID"], keys["AWS_SECRET_ACCESS_KEY"], region_name=REGION)
-    return session.client(service, endpoint_url=url)  # type: ignore[call-overload]
+    return _session().client(service, endpoint_url=url)  # type: ignore[call-overload]
+
+
+@cache
+def _session() -> boto3.Session:
+    # One for all clients: each session reads botocore's data files anew.
+    keys = client_environment("")
+    return boto3.Session(keys["AWS_ACCESS_KEY_ID"], keys["AWS_SECRET_ACCESS_KEY"], region_name=REGION)
 
 
 def _create_secrets(endpoint_url: str, database_secret: str) -> dict[str, str]:

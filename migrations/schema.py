@@ -37,8 +37,6 @@ def downgrade(address: DatabaseAddress, tls: Tls, to: str = BASE) -> None:
 def _run(address: DatabaseAddress, tls: Tls, migrate: Callable[[Config], None]) -> None:
     try:
         asyncio.run(_connected(address, tls, migrate))
-    except asyncpg.InvalidAuthorizationSpecificationError as error:
-        raise EntitlementError(f"the database refuses its user: {error}") from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError, OSError, TimeoutError) as error:
         raise UpstreamError(f"the schema cannot be migrated: {type(error).__name__} {error}") from error
 
@@ -48,7 +46,11 @@ async def _connected(address: DatabaseAddress, tls: Tls, migrate: Callable[[Conf
 
     async def connect() -> "asyncpg.Connection[asyncpg.Record]":
         # No URL holds the password, and `host` may be a socket's directory. A migration may take long: no time-outs.
-        return await asyncpg.connect(**address.arguments(), ssl=context, timeout=CONNECT_SECONDS)
+        try:
+            return await asyncpg.connect(**address.arguments(), ssl=context, timeout=CONNECT_SECONDS)
+        except asyncpg.InvalidAuthorizationSpecificationError as error:
+            # Here, because SQLAlchemy makes one and the same error of all that goes wrong in here.
+            raise EntitlementError(f"the database refuses its user: {error}") from error
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
     async with engine.connect() as connection:

@@ -140,7 +140,7 @@ def decode(data: bytes, schema: pa.Schema, what: str) -> pa.Table:
     """Read Parquet bytes of one of our own tables; raise ContractError, naming `what`, if they are not that."""
     try:
         return pq.ParquetFile(pa.BufferReader(data)).read(columns=schema.names).cast(schema)
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise ContractError(f"{what} cannot be read: {error}") from error
 
 

@@ -89,9 +89,9 @@ class TradingCalendar:
         """
         here = now.astimezone(NEW_YORK)
         day = np.datetime64(here.date(), "D")
-        if day > self.sessions[-1]:
-            raise CalendarRangeError(here.date(), self.sessions[0], self.sessions[-1])
         closed = np.searchsorted(self.sessions, day, side="right" if here.time() >= CLOSE else "left")
+        if day > self.sessions[-1] or closed == 0:
+            raise CalendarRangeError(here.date(), self.sessions[0], self.sessions[-1])
         return self.session(int(closed) - 1)
 
 

@@ -7,7 +7,7 @@ events are parsed with Powertools' models where they are received. JSON Schemas 
 from collections.abc import Iterable, Iterator
 from datetime import date
 from itertools import islice
-from typing import Annotated, Final, Self, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -37,12 +37,14 @@ class Message(BaseModel):
     schema_version: str = Field(default=SCHEMA_VERSION, pattern=r"^\d+\.\d+$")
     correlation_id: str = Field(default="", description="One id from the put in S3 to the silver file, for the logs")
 
-    @model_validator(mode="after")
-    def _same_major(self) -> Self:
-        major = self.schema_version.partition(".")[0]
-        if major != SCHEMA_VERSION.partition(".")[0]:
-            raise ValueError(f"schema version {self.schema_version} is not understood here (this is {SCHEMA_VERSION})")
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _same_major(cls, data: Any) -> Any:  # noqa: ANN401 (whatever was sent)
+        # First of all checks: another major version may well have other fields.
+        version = data.get("schema_version", SCHEMA_VERSION) if isinstance(data, dict) else SCHEMA_VERSION
+        if str(version).partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
+            raise ValueError(f"schema version {version} is not understood here (this is {SCHEMA_VERSION})")
+        return data
 
 
 class ConsolidationRequest(Message):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import boto3
 import obstore
+from botocore.exceptions import BotoCoreError, ClientError
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
@@ -39,6 +40,7 @@ DELETES_PER_REQUEST: Final = 1_000
 ATTEMPTS_AT_UPDATE: Final = 40
 FIRST_PAUSE_SECONDS: Final = 0.02
 LONGEST_PAUSE_SECONDS: Final = 1.0
+_REFUSED: Final = {"AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,12 @@ class ObjectStore:
 
     def _delete(self, versions: list[tuple[str, str]]) -> list[str]:
         objects = [{"Key": key, "ETag": etag} for key, etag in versions]
-        answer = self._deleter.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": False})
+        try:
+            answer = self._deleter.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": False})
+        except (ClientError, BotoCoreError) as error:
+            refused = isinstance(error, ClientError) and error.response["Error"]["Code"] in _REFUSED
+            kind = EntitlementError if refused else UpstreamError
+            raise kind(f"S3 does not delete in s3://{self.bucket}: {error}") from error
         faults = [e for e in answer.get("Errors", []) if e["Code"] not in {"PreconditionFailed", "NoSuchKey"}]
         if faults:
             raise UpstreamError(

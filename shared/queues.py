@@ -187,7 +187,7 @@ def name_of(arn: str) -> str:
 def _filterable(event: Message) -> dict[str, Any]:
     if not isinstance(event, ConsolidationComplete):
         return {}
-    return {"intervals": {"DataType": "String.Array", "StringValue": json.dumps([str(n) for n in event.intervals])}}
+    return {"intervals": {"DataType": "String.Array", "StringValue": json.dumps(event.intervals)}}
 
 
 def _send_all(entries: list[dict[str, Any]], request: Any) -> list[int]:  # noqa: ANN401 (any of boto's four batch calls)

@@ -22,5 +22,10 @@ def load(settings: type[SettingsT]) -> SettingsT:
     try:
         return settings()
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg'].lower()}" for e in error.errors()]
+        faults = [_fault(e["loc"], e["msg"]) for e in error.errors()]
         raise ConfigurationError(f"environment variables to set right: {'; '.join(faults)}") from error
+
+
+def _fault(field: tuple[int | str, ...], message: str) -> str:
+    # Only the first letter loses its case: a message about several variables names them.
+    return ": ".join(filter(None, [".".join(map(str, field)).upper(), message[:1].lower() + message[1:]]))

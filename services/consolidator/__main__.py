@@ -19,7 +19,7 @@ from services.consolidator.settings import WorkerSettings
 from services.consolidator.worker import Worker
 from shared.calendar import nyse
 from shared.errors import ConfigurationError
-from shared.lake import Bronze
+from shared.lake import Bronze, valid_symbol
 from shared.objects import ObjectStore
 from shared.queues import Queue, Topic
 from shared.telemetry import logger
@@ -70,7 +70,8 @@ def _run(worker: Worker, settings: WorkerSettings) -> None:
 def _share(consolidator: Consolidator, settings: WorkerSettings) -> tuple[str, ...]:
     """Give this child's share of all symbols in the lake."""
     head = f"{settings.s3_prefix}/symbol="
-    symbols = [folder.removeprefix(head).rstrip("/") for folder in consolidator.store.folders(f"{settings.s3_prefix}/")]
+    folders = consolidator.store.folders(f"{settings.s3_prefix}/")
+    symbols = [name for name in (folder.removeprefix(head).rstrip("/") for folder in folders) if valid_symbol(name)]
     return tuple(symbols[settings.aws_batch_job_array_index :: settings.aws_batch_job_array_size])
 
 

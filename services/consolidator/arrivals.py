@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_plus
 
@@ -43,6 +44,7 @@ def read_notification(body: str, bucket: str, bronze: Bronze) -> Arrivals:
             objects, correlation_id = _objects_of_direct(event)
         else:
             objects, correlation_id = _objects_of_rule(event)
+        _check_texts(correlation_id, *chain.from_iterable(objects))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ContractError(f"not an S3 notification: {type(error).__name__} {error}") from error
     arrivals = Arrivals(correlation_id=correlation_id)
@@ -75,6 +77,12 @@ def _objects_of_rule(event: dict[str, Any]) -> tuple[list[tuple[str, str, str]],
     notice = S3EventBridgeNotificationEvent(event)
     # Not `.object.key`: Powertools decodes it, but through EventBridge S3 sends keys as they are.
     return [(notice.detail_type, notice.detail.bucket.name, notice.detail.object["key"])], notice.get_id
+
+
+def _check_texts(*values: object) -> None:
+    for value in values:
+        if not isinstance(value, str):
+            raise TypeError(f"{value!r} is no text")
 
 
 def _sort_in(arrivals: Arrivals, kind: str, place: str, key: str, *, bucket: str, bronze: Bronze) -> None:

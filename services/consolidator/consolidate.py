@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from services.consolidator.merge import Merged, merge
+from services.consolidator.merge import Merged, in_order, merge
 from shared.bars import Consolidated, read_bars
 from shared.calendar import TradingCalendar
 from shared.errors import ConflictError, ContractError, FiblakeError, NotFoundError
@@ -77,7 +77,7 @@ class Consolidator:
         ]
         log = before.log if before else {}
         files, faults = self._read([info for info in listing if full or log.get(info.key) != info.etag])
-        merged = merge(before.bars if before else None, [file.bars for file in files])
+        merged = _merged(before, files)
         if merged.bars.num_rows == 0:
             raise _nothing_to_merge(symbol, faults)
         after = _with_log(before, merged, files, listing, now)
@@ -121,6 +121,14 @@ class Consolidator:
         else:
             known += [self.bronze.parse_source(key).first for key in after.log]
         return min(known)
+
+
+def _merged(before: Consolidated | None, files: Sequence[_Read]) -> Merged:
+    """Merge the files; somebody's own data.parquet that is not in order is an arrival like them."""
+    arrivals = [file.bars for file in files]
+    if before and not in_order(before.bars):
+        return merge(None, [before.bars, *arrivals])
+    return merge(before.bars if before else None, arrivals)
 
 
 def _with_log(

@@ -43,7 +43,7 @@ class WorkerSettings(Settings):
         default=(), description="only these (AAPL,MSFT), without the queue"
     )
     max_workers: int = Field(default=8, ge=1, le=256, description="symbols in work at once")
-    retention_days: int = Field(default=30, ge=1, description="merged files of younger sessions are kept")
+    retention_days: int = Field(default=30, ge=0, description="merged files of younger sessions are kept")
     skip_cleanup: CliImplicitFlag[bool] = Field(default=False, description="delete nothing")
     round_size: int = Field(default=100, ge=1, description="messages taken at once")
     max_receive_count: int = Field(default=6, ge=1, description="receives after which a message is given up")

@@ -14,9 +14,14 @@ def api_key(settings: FetcherSettings) -> SecretStr:
     if settings.api_key:
         return settings.api_key
     secret = read_secret(settings.polygon_api_key_secret_arn or "")
-    if not secret.lstrip().startswith("{"):
-        return SecretStr(secret.strip())
-    values = [value for value in json.loads(secret).values() if isinstance(value, str)]
-    if len(values) != 1:
+    values = _strings(secret) if secret.lstrip().startswith("{") else [secret.strip()]
+    if len(values) != 1 or not values[0]:
         raise ConfigurationError("the API key's secret must be the key itself or a JSON object with one string")
     return SecretStr(values[0])
+
+
+def _strings(secret: str) -> list[str]:
+    try:
+        return [value for value in json.loads(secret).values() if isinstance(value, str)]
+    except ValueError:
+        return []

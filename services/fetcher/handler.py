@@ -45,4 +45,5 @@ async def _fetch(settings: FetcherSettings, event: FetchEvent) -> dict[str, Any]
         )
         done = await fetcher.fetch(event)
         watermark = await database.watermark()
-    return {"done": [asdict(one) for one in done], "watermark": watermark.isoformat() if watermark else None}
+    shown = [{**asdict(one), "written_at": one.written_at.isoformat()} for one in done]
+    return {"done": shown, "watermark": watermark.isoformat() if watermark else None}

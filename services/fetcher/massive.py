@@ -15,6 +15,7 @@ import httpx
 from pydantic import BaseModel, SecretStr, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
+from services.fetcher.validation import VendorBar
 from shared.calendar import NEW_YORK
 from shared.errors import EntitlementError, PermanentError, TransientError, UpstreamError
 
@@ -38,21 +39,6 @@ class RateLimitedError(UpstreamError):
 
 class BadRequestError(PermanentError):
     """The vendor does not understand the request."""
-
-
-@dataclass(frozen=True, slots=True)
-class VendorBar:
-    """A daily bar as the vendor reports it, under the session it belongs to; not validated yet."""
-
-    symbol: str
-    session: date
-    open: float
-    high: float
-    low: float
-    close: float
-    volume: float
-    vwap: float | None
-    trades: int | None
 
 
 class _Row(BaseModel):
@@ -91,7 +77,8 @@ class MassiveClient:
         if not page.results:
             raise UpstreamError(f"{path}: no results for a session (request {page.request_id})")
         # The session asked for, not `t`: grouped `t` is the end of the window, range `t` its start.
-        return [row.bar(row.T, session) for row in page.results if row.T]
+        # A row without a ticker is kept as well: validation refuses it by name, nothing is dropped silently.
+        return [row.bar(row.T or "", session) for row in page.results]
 
     async def daily_range(self, symbol: str, first: date, last: date) -> list[VendorBar]:
         """Give one ticker's bars from `first` to `last`, following pages to the end; none is a valid answer."""
@@ -119,7 +106,7 @@ class MassiveClient:
     async def _page_once(self, path: str, query: Mapping[str, str]) -> _Page:
         try:
             response = await self.http.get(path, params=query)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise UpstreamError(f"{path}: {type(error).__name__}") from error
         _check_status(response, path)
         try:
@@ -141,7 +128,7 @@ async def massive(base_url: str, key: SecretStr) -> AsyncIterator[MassiveClient]
         yield MassiveClient(http)
 
 
-_backoff = wait_exponential_jitter(initial=0.5, max=20)
+_backoff = wait_exponential_jitter(multiplier=0.5, max=20)
 
 
 def _pause(state: RetryCallState) -> float:
@@ -179,7 +166,7 @@ def _explanation(response: httpx.Response) -> tuple[str, str]:
 
 def _seconds(retry_after: str | None) -> float | None:
     """Read Retry-After; a form other than seconds counts as absent, and our own back-off applies."""
-    return float(retry_after) if retry_after and retry_after.isdigit() else None
+    return float(retry_after) if retry_after and retry_after.isdecimal() else None
 
 
 def _new_york_day(milliseconds: int) -> date:

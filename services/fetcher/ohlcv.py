@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 
 from services.fetcher.gaps import missing_sessions
-from services.fetcher.massive import MassiveClient, VendorBar
+from services.fetcher.massive import MassiveClient
 from services.fetcher.settings import FetchEvent
-from services.fetcher.validation import faults
+from services.fetcher.validation import VendorBar, faults
 from shared.bars import BRONZE, bar_row, encode
 from shared.calendar import TradingCalendar
 from shared.database import Database
@@ -29,6 +29,8 @@ class Stored:
     stored: int
     quarantined: int
     outside_universe: int
+    written_at: datetime
+    """When the last of the objects was in S3 (UTC)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,9 @@ class Fetcher:
         rows, refused = await self._split(wanted)
         files = [(self.bronze.date_key(row["symbol"], session), _file([row])) for row in rows]
         await asyncio.to_thread(self.store.put_many, files)
+        written_at = self.clock()
         await self.database.store(rows, session)
-        return _logged(Stored(session.isoformat(), len(rows), refused, len(bars) - len(wanted)))
+        return _logged(Stored(session.isoformat(), len(rows), refused, len(bars) - len(wanted), written_at))
 
     async def _backfill(self, symbol: str, first: date, last: date) -> Stored:
         """Store one symbol's history as one range file and its rows."""
@@ -70,17 +73,22 @@ class Fetcher:
             key = self.bronze.range_key(symbol, rows[0]["timestamp"], rows[-1]["timestamp"])
             await asyncio.to_thread(self.store.put, key, _file(rows))
             await self.database.store(rows, None)
-        return _logged(Stored(symbol, len(rows), refused, 0))
+        return _logged(Stored(symbol, len(rows), refused, 0, self.clock()))
 
     async def _split(self, bars: Iterable[VendorBar]) -> tuple[list[dict[str, Any]], int]:
         """Give the rows of the bars that may enter, in order; put the others into quarantine with their reasons."""
         now = self.clock()
         rows, refused = [], []
+        known: set[tuple[str, date]] = set()
         for bar in sorted(bars, key=lambda bar: (bar.session, bar.symbol)):
             reasons = faults(bar, self.calendar)
+            if (bar.symbol, bar.session) in known:
+                # A second row of one key would make Postgres refuse the whole session, for ever.
+                reasons.append("the vendor reported this session twice")
             if reasons:
                 refused.append((bar, "; ".join(reasons)))
             else:
+                known.add((bar.symbol, bar.session))
                 rows.append(_row(bar, now))
         if refused:
             await asyncio.to_thread(self.store.put_many, _quarantined(refused, now))

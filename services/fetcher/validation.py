@@ -1,11 +1,27 @@
 """Which bars may enter the lake, and why others may not (pure)."""
 
 import math
+from dataclasses import dataclass
+from datetime import date
 
-from services.fetcher.massive import VendorBar
 from shared.calendar import TradingCalendar
 from shared.errors import FiblakeError
 from shared.lake import valid_symbol
+
+
+@dataclass(frozen=True, slots=True)
+class VendorBar:
+    """A daily bar as the vendor reports it, under the session it belongs to; not validated yet."""
+
+    symbol: str
+    session: date
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    vwap: float | None
+    trades: int | None
 
 
 def faults(bar: VendorBar, calendar: TradingCalendar) -> list[str]:

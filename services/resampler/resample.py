@@ -15,7 +15,7 @@ from services.resampler.buckets import first_to_recompute, window_start
 from services.resampler.silver import by_month, replaced
 from shared.bars import SILVER, Consolidated, decode, encode
 from shared.calendar import TradingCalendar
-from shared.errors import ConflictError, FiblakeError, NotFoundError, UpstreamError
+from shared.errors import ConflictError, ContractError, FiblakeError, NotFoundError, UpstreamError
 from shared.events import SYMBOLS_PER_EVENT, SilverUpdated, chunks
 from shared.lake import Bronze, Month, parse_silver_key, silver_key, silver_prefix
 from shared.objects import ObjectStore, StoredObject, pauses
@@ -119,6 +119,8 @@ class Resampler:
         if found is None:
             raise NotFoundError(f"{change.symbol} has no data.parquet: consolidate it first")
         stored = Consolidated.decode(found.data, change.symbol, found.last_modified)
+        if stored.bars.num_rows == 0:
+            raise ContractError(f"data.parquet of {change.symbol} holds no bars")
         bars = Bars.of(change.symbol, stored.bars, self.calendar)
         changed = self.calendar.ordinal_on_or_after(change.changed_from)
         window = window_start(self.calendar, today, self.retention_years, self.interval)

@@ -1,0 +1,97 @@
+"""`fiblake local`, from outside: what a person types, and any S3 client beside it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import date
+from pathlib import Path
+from tempfile import mkdtemp
+
+import boto3
+import pytest
+
+from local.emulator import REPOSITORY
+from shared.lake import INTERVALS, Bronze
+from tests.integration.conftest import bar, parquet, wait_until
+
+FIBLAKE = [str(Path(sys.executable).with_name("fiblake")), "local"]
+
+
+@pytest.fixture
+def environment() -> Iterator[dict[str, str]]:
+    (REPOSITORY / ".local").mkdir(exist_ok=True)
+    folder = Path(mkdtemp(prefix="test-up-", dir=REPOSITORY / ".local"))
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    environment = {**inherited, "FIBLAKE_LOCAL_FOLDER": str(folder / "stack")}
+    yield environment
+    fiblake(environment, "down")
+    shutil.rmtree(folder)
+
+
+def fiblake(environment: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([*FIBLAKE, *arguments], env=environment, capture_output=True, text=True, check=False)
+
+
+def exported(environment: dict[str, str]) -> dict[str, str]:
+    lines = fiblake(environment, "env").stdout.splitlines()
+    return dict(line.removeprefix("export ").split("=", 1) for line in lines)
+
+
+def test_a_stack_that_is_up_resamples_whatever_any_s3_client_puts_until_it_is_down(environment: dict[str, str]) -> None:
+    up = fiblake(environment, "up")
+    assert up.returncode == 0, up.stderr
+    variables = exported(environment)
+    s3 = boto3.Session(
+        variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"], region_name=variables["AWS_REGION"]
+    ).client("s3", endpoint_url=variables["AWS_ENDPOINT_URL"])
+    session = date(2012, 7, 3)
+
+    key = Bronze().date_key("ANY", session)
+    s3.put_object(Bucket=variables["S3_BUCKET"], Key=key, Body=parquet([bar("ANY", session, 7)]))
+
+    def status() -> dict[str, dict[str, dict[str, str]]]:
+        found: dict[str, dict[str, dict[str, str]]] = json.loads(fiblake(environment, "status", "--json").stdout)
+        return found
+
+    wait_until(lambda: len(status()["intervals"]) == len(INTERVALS), "all intervals have a checkpoint")
+    assert {c["last_processed_date"] for c in status()["intervals"].values()} == {"2012-07-03"}
+    assert "silver_34d" in fiblake(environment, "status").stdout
+    twice = fiblake(environment, "up")
+    assert (twice.returncode, "is up already" in twice.stderr) == (1, True)
+    assert fiblake(environment, "down").returncode == 0
+    gone = fiblake(environment, "status")
+    assert (gone.returncode, gone.stderr) == (1, "fiblake: no local stack is up: start one with `fiblake local up`\n")
+
+
+def test_a_demo_that_is_interrupted_stops_everything_and_says_where_to_look() -> None:
+    command = [sys.executable, "-m", "local.demo", "--sessions", "1"]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        seen = ""
+        while "deploying" not in seen:
+            line = demo.stdout.readline()
+            assert line, f"the demo ended early: {seen}"
+            seen += line
+
+        demo.send_signal(signal.SIGINT)
+        rest = demo.stdout.read()
+
+    assert demo.returncode == 1
+    assert "the demo failed: interrupted" in rest
+    folder = Path(rest.rsplit("lies in", 1)[1].replace("\n", "").strip())
+    assert folder.is_dir()
+    assert processes_that_name(folder) == []
+    shutil.rmtree(folder)
+
+
+def processes_that_name(folder: Path) -> list[str]:
+    lines = []
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            lines.append(process.read_text(errors="replace"))
+    return [line for line in lines if str(folder) in line]

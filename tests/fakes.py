@@ -1,0 +1,399 @@
+"""Stand-ins for what talks to AWS, that behave as it does: a bucket, a topic, a queue, jobs; and tables of bars.
+
+A journal is a list of what happened, in order; stand-ins that share one show the order of events across them.
+"""
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import obstore
+import pyarrow as pa
+from obstore.store import MemoryStore
+
+from shared.bars import BRONZE, Consolidated, bar_row, encode
+from shared.errors import FiblakeError, UpstreamError
+from shared.events import ConsolidationComplete, Message
+from shared.lake import Bronze
+from shared.objects import ObjectInfo, ObjectStore, StoredObject
+from shared.queues import BATCH, Depth, Queue, Received, Topic
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+BUCKET = "test-condvest-datalake"
+LAKE = Bronze()
+NOON = datetime(2025, 11, 20, 12, tzinfo=UTC)
+"""An instant tests agree upon: bars are ingested then, unless they say otherwise."""
+
+Journal = list[tuple[str, str]]
+
+
+# ---------------------------------------------------------------------------------------------------------------- bars
+
+
+def bar(
+    session: date | str, close: float = 10.0, ingested_at: datetime = NOON, symbol: str = "AAPL",
+    *, volume: float = 1_000.0, vwap: float | None = None, trades: int | None = None,
+) -> dict[str, object]:  # fmt: skip
+    """Give one bar around `close` as a row of BRONZE."""
+    day = date.fromisoformat(session) if isinstance(session, str) else session
+    return bar_row(symbol, day, close - 0.5, close + 1, close - 1, close, volume, vwap, trades, ingested_at)
+
+
+def table(*rows: dict[str, object]) -> pa.Table:
+    """Give rows as a table of schema BRONZE, in the order given."""
+    return pa.Table.from_pylist(list(rows), schema=BRONZE)
+
+
+def parquet(*rows: dict[str, object]) -> bytes:
+    """Give rows as the bytes of a source file."""
+    return encode(table(*rows))
+
+
+def consolidated(*rows: dict[str, object], log: dict[str, str] | None = None, at: datetime = NOON) -> bytes:
+    """Give rows (in order, one a session) as the bytes of a data.parquet."""
+    return Consolidated(table(*rows), log or {}, at).encode()
+
+
+def later(minutes: float = 1) -> datetime:
+    """Give an instant so many minutes after NOON."""
+    return NOON + timedelta(minutes=minutes)
+
+
+# -------------------------------------------------------------------------------------------------------------- bucket
+
+
+@dataclass
+class _Interference:
+    """Somebody else acts right before a conditional write: the `nth` one from now, of a key that `of` accepts."""
+
+    nth: int
+    act: Callable[[], object]
+    of: Callable[[str], bool]
+
+
+@dataclass
+class _Failure:
+    verb: str
+    error: Exception
+    times: int
+    of: Callable[[str], bool]
+
+
+def _any_key(_key: str) -> bool:
+    return True
+
+
+class MemoryObjectStore(ObjectStore):
+    """A bucket in memory, with S3's conditions; it records who did what, and others can be made to interfere.
+
+    `journal` holds (verb, key): "list", "get" (also of what is not there), "put" (unconditional), "write"
+    (conditional, won), "conflict" (conditional, lost), "delete" (done).
+    """
+
+    def __init__(self, journal: Journal | None = None) -> None:
+        self.memory = MemoryStore()
+        self.journal: Journal = [] if journal is None else journal
+        self._interferences: list[_Interference] = []
+        self._failures: list[_Failure] = []
+        self._lock = threading.RLock()
+        self.deleter = MemoryDeleter(self)
+        super().__init__(self.memory, BUCKET, self.deleter)
+
+    # What a test arranges, unseen by the journal.
+
+    def lay(self, key: str, data: bytes) -> str:
+        """Put an object as somebody else would; give its ETag."""
+        return obstore.put(self.memory, key, data, use_multipart=False)["e_tag"] or ""
+
+    def take_away(self, key: str) -> None:
+        """Delete an object as somebody else would."""
+        obstore.delete(self.memory, key)
+
+    def interfere(self, act: Callable[[], object], before_write: int = 1, of: Callable[[str], bool] = _any_key) -> None:
+        """Let somebody else act right before the n-th conditional write from now (of keys that `of` accepts)."""
+        self._interferences.append(_Interference(before_write, act, of))
+
+    def fail(
+        self, verb: str, error: Exception | None = None, times: int = 1, of: Callable[[str], bool] = _any_key
+    ) -> None:
+        """Let the next `times` requests of a verb ("list", "get", "put", "write", "delete") fail."""
+        self._failures.append(_Failure(verb, error or UpstreamError(f"{verb} fails, as arranged"), times, of))
+
+    # What a test looks at.
+
+    def peek(self, key: str) -> bytes | None:
+        """Give an object's bytes, unseen by the journal."""
+        try:
+            return bytes(obstore.get(self.memory, key).bytes())
+        except FileNotFoundError:
+            return None
+
+    def etag(self, key: str) -> str | None:
+        """Give an object's ETag, unseen by the journal."""
+        try:
+            return obstore.head(self.memory, key)["e_tag"]
+        except FileNotFoundError:
+            return None
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """List keys, unseen by the journal."""
+        return sorted(entry["path"] for page in obstore.list(self.memory, prefix) for entry in page)
+
+    def done(self, *verbs: str) -> list[str]:
+        """Give the keys of the journal's entries with one of these verbs, in order."""
+        return [key for verb, key in self.journal if verb in verbs]
+
+    # The bucket itself.
+
+    def listed(self, prefix: str) -> list[ObjectInfo]:
+        self._enter("list", prefix)
+        return super().listed(prefix)
+
+    def _read(self, key: str, if_match: str | None = None) -> StoredObject:
+        self._enter("get", key)
+        return super()._read(key, if_match)
+
+    def _write(self, key: str, data: bytes, mode: Any) -> str:  # noqa: ANN401 (obstore's PutMode)
+        if mode == "overwrite":
+            self._enter("put", key)
+            return super()._write(key, data, mode)
+        self._raise_if_arranged("write", key)
+        for act in self._due(key):
+            act()
+        try:
+            etag = super()._write(key, data, mode)
+        except FiblakeError:
+            self.journal.append(("conflict", key))
+            raise
+        self.journal.append(("write", key))
+        return etag
+
+    def _enter(self, verb: str, key: str) -> None:
+        self._raise_if_arranged(verb, key)
+        self.journal.append((verb, key))
+
+    def _raise_if_arranged(self, verb: str, key: str) -> None:
+        with self._lock:
+            for failure in self._failures:
+                if failure.verb == verb and failure.times > 0 and failure.of(key):
+                    failure.times -= 1
+                    raise failure.error
+
+    def _due(self, key: str) -> list[Callable[[], object]]:
+        with self._lock:
+            due = []
+            for one in [one for one in self._interferences if one.of(key)]:
+                one.nth -= 1
+                if one.nth == 0:
+                    self._interferences.remove(one)
+                    due.append(one.act)
+            return due
+
+
+class MemoryDeleter:
+    """DeleteObjects as S3 answers it: an entry whose ETag is not the object's stays and stands under Errors."""
+
+    def __init__(self, store: MemoryObjectStore) -> None:
+        self._store = store
+        self.requests: list[list[dict[str, str]]] = []
+
+    def delete_objects(self, *, Bucket: str, Delete: dict[str, Any]) -> dict[str, Any]:  # noqa: N803 (boto's own shape)
+        assert Bucket == BUCKET
+        self.requests.append(Delete["Objects"])
+        answer: dict[str, Any] = {"Deleted": [], "Errors": []}
+        for entry in Delete["Objects"]:
+            self._store._raise_if_arranged("delete", entry["Key"])  # noqa: SLF001 (two halves of one stand-in)
+            etag = self._store.etag(entry["Key"])
+            if etag is None:
+                answer["Errors"].append({"Key": entry["Key"], "Code": "NoSuchKey", "Message": "no such key"})
+            elif entry.get("ETag", etag) != etag:
+                answer["Errors"].append({"Key": entry["Key"], "Code": "PreconditionFailed", "Message": "not this one"})
+            else:
+                self._store.take_away(entry["Key"])
+                self._store.journal.append(("delete", entry["Key"]))
+                answer["Deleted"].append({"Key": entry["Key"]})
+        return {part: entries for part, entries in answer.items() if entries}
+
+
+# -------------------------------------------------------------------------------------------------------- topic, queue
+
+
+class FakeTopic(Topic):
+    """A topic that keeps what was published; `refuse` tells which events it does not take."""
+
+    def __init__(self, journal: Journal | None = None) -> None:
+        self.arn = "arn:aws:sns:us-east-1:000000000000:test-topic"
+        self.published: list[Any] = []
+        self.refuse: Callable[[Any], bool] = lambda _event: False
+        self.journal: Journal = [] if journal is None else journal
+
+    def publish(self, events: Sequence[Message]) -> list[int]:
+        refused = [i for i, event in enumerate(events) if self.refuse(event)]
+        for i, event in enumerate(events):
+            if i not in refused:
+                self.published.append(event)
+                self.journal.append(("publish", event.symbol if isinstance(event, ConsolidationComplete) else ""))
+        return refused
+
+
+@dataclass
+class DeadLetter:
+    """What a FakeQueue's dead-letter queue holds."""
+
+    body: str
+    reason: str
+    error: FiblakeError
+
+
+@dataclass
+class _Held:
+    id: str
+    body: str
+    visible_at: float
+    delayed: bool = False
+    receives: int = 0
+    receipt: str = ""
+
+
+@dataclass
+class FakeQueue(Queue):
+    """An SQS queue in memory with a clock of its own, which passes when a receiver waits in vain.
+
+    `refuse_sends` tells which bodies it does not take, `refuse_dead_letters` makes its dead-letter queue fail.
+    """
+
+    name: str = "test-consolidation"
+    visibility_timeout: float = 300
+    journal: Journal = field(default_factory=list)
+    sent: list[str] = field(default_factory=list)
+    dead: list[DeadLetter] = field(default_factory=list)
+    hidden: list[tuple[str, int]] = field(default_factory=list)
+    """(message id, seconds) of every change of visibility, in order."""
+    refuse_sends: Callable[[str], bool] = lambda _body: False
+    refuse_dead_letters: bool = False
+    now: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.url = f"https://sqs.us-east-1.amazonaws.com/000000000000/{self.name}"
+        self._held: dict[str, _Held] = {}
+        self._lock = threading.RLock()
+        self._last_id = 0
+
+    def put(self, body: str, delay: float = 0, receives: int = 0) -> str:
+        """Lay a message into the queue, as if it had been received so often before; give its id."""
+        with self._lock:
+            self._last_id += 1
+            held = _Held(f"m{self._last_id}", body, self.now + delay, delayed=delay > 0, receives=receives)
+            self._held[held.id] = held
+            return held.id
+
+    def bodies(self) -> list[str]:
+        """Give the bodies of all messages that are neither deleted nor dead-lettered and deleted."""
+        return [held.body for held in self._held.values()]
+
+    def send(self, bodies: Sequence[str]) -> list[int]:
+        refused = [i for i, body in enumerate(bodies) if self.refuse_sends(body)]
+        for i, body in enumerate(bodies):
+            if i not in refused:
+                self.sent.append(body)
+                self.put(body)
+        return refused
+
+    def receive(self, most: int = BATCH, wait_seconds: int = 0) -> list[Received]:
+        assert 1 <= most <= BATCH
+        with self._lock:
+            if not self._visible():
+                self.now += wait_seconds
+            return [self._hand_out(held) for held in self._visible()[:most]]
+
+    def delete(self, messages: Sequence[Received]) -> None:
+        with self._lock:
+            for message in messages:
+                if self._held.pop(message.id, None):
+                    self.journal.append(("delete message", message.body))
+
+    def hide(self, messages: Sequence[Received], seconds: int) -> None:
+        with self._lock:
+            for message in messages:
+                self.hidden.append((message.id, seconds))
+                held = self._held.get(message.id)
+                if held and held.receipt == message.receipt:
+                    held.visible_at = self.now + seconds
+
+    def dead_letter(self, message: Received, error: FiblakeError) -> None:
+        if self.refuse_dead_letters:
+            raise UpstreamError("the dead-letter queue fails, as arranged")
+        self.dead.append(DeadLetter(message.body, str(error), error))
+
+    def depth(self) -> Depth:
+        with self._lock:
+            waiting = [held for held in self._held.values() if held.visible_at > self.now]
+            delayed = sum(held.delayed and held.receives == 0 for held in waiting)
+            return Depth(len(self._visible()), len(waiting) - delayed, delayed)
+
+    def _visible(self) -> list[_Held]:
+        return [held for held in self._held.values() if held.visible_at <= self.now]
+
+    def _hand_out(self, held: _Held) -> Received:
+        held.receives += 1
+        held.receipt = f"{held.id}-{held.receives}"
+        held.visible_at = self.now + self.visibility_timeout
+        return Received(held.id, held.receipt, held.body, held.receives)
+
+
+# ---------------------------------------------------------------------------------------------------------------- jobs
+
+
+@dataclass
+class FakeJobs:
+    """A JobQueue that keeps what was submitted."""
+
+    waiting: bool = False
+    submitted: list[tuple[str, int]] = field(default_factory=list)
+    """(job's name, size)."""
+    error: FiblakeError | None = None
+
+    def any_waiting(self) -> bool:
+        return self.waiting
+
+    def submit(self, name: str, size: int) -> str:
+        if self.error:
+            raise self.error
+        self.submitted.append((name, size))
+        return f"job-{len(self.submitted)}"
+
+
+# --------------------------------------------------------------------------------------------------------------- clock
+
+
+@dataclass
+class Clock:
+    """A clock that stands still until it is set."""
+
+    now: datetime = NOON
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    @contextmanager
+    def at(self, instant: datetime) -> Iterator[None]:
+        """Show `instant` within the block."""
+        before, self.now = self.now, instant
+        try:
+            yield
+        finally:
+            self.now = before
+
+
+# ------------------------------------------------------------------------------------------------------- sample events
+
+
+def sample(name: str) -> dict[str, Any]:
+    """Give the sample event `events/NAME.json`."""
+    event: dict[str, Any] = json.loads((REPOSITORY / "events" / f"{name}.json").read_text(encoding="utf-8"))
+    return event

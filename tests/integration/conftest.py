@@ -1,0 +1,151 @@
+"""The embedded stack, started once for all tests that need the whole chain, and what they put into and see of it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from local.emulator import REPOSITORY
+from local.recompute import differences, expected_silver
+from local.sample_bars import SampleBar
+from local.stack import Stack, running
+from local.watch import Watcher
+from shared.bars import BRONZE, bar_row, encode
+from shared.lake import INTERVALS, Bronze
+
+FIRST_SESSION = date(2013, 2, 27)
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    (REPOSITORY / ".local").mkdir(exist_ok=True)
+    folder = Path(mkdtemp(prefix="test-", dir=REPOSITORY / ".local"))
+    with running(folder, first_session=FIRST_SESSION) as started:
+        yield started
+    subprocess.run(["rm", "-r", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def chain(stack: Stack) -> "Chain":
+    return Chain(stack, Watcher(stack), stack.client("s3"), stack.client("sqs"))
+
+
+def bar(symbol: str, session: date, price: float) -> SampleBar:
+    """A bar whose every field tells which price it was made with."""
+    return SampleBar(symbol, session, price, price + 2, price - 1, price + 1, int(price * 1000))
+
+
+def parquet(bars: Sequence[SampleBar], ingested_at: datetime | None = None) -> bytes:
+    at = ingested_at or datetime.now(UTC)
+    rows = [bar_row(b.symbol, b.session, b.open, b.high, b.low, b.close, float(b.volume), None, None, at) for b in bars]
+    return encode(pa.Table.from_pylist(rows, schema=BRONZE))
+
+
+def wait_until(holds: Callable[[], bool], what: str, seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"after {seconds} s it still does not hold that {what}"
+        time.sleep(0.1)
+
+
+@dataclass(frozen=True)
+class Chain:
+    stack: Stack
+    watcher: Watcher
+    s3: Any
+    sqs: Any
+
+    def put(self, bars: Sequence[SampleBar], ingested_at: datetime | None = None) -> str:
+        """Put one date file (or a range file, for more bars) as any S3 client would; give its key."""
+        first, last = bars[0], bars[-1]
+        names = Bronze()
+        one = len(bars) == 1
+        key = (
+            names.date_key(first.symbol, first.session)
+            if one
+            else names.range_key(first.symbol, first.session, last.session)
+        )
+        self.s3.put_object(Bucket=self.stack.bucket, Key=key, Body=parquet(bars, ingested_at))
+        return key
+
+    def wait_for_silver(self, bars: Sequence[SampleBar], seconds: float = 90) -> None:
+        """Wait until all six tables hold exactly what these bars of one symbol give."""
+        symbol = bars[0].symbol
+        expected = {interval: expected_silver(bars, interval) for interval in INTERVALS}
+
+        def equal(interval: int) -> bool:
+            table = self.watcher.silver(interval)
+            if table is None:
+                return False
+            frame = table.to_pandas()
+            return differences(frame[frame["symbol"] == symbol], expected[interval]) == 0
+
+        for interval in INTERVALS:
+            wait_until(lambda i=interval: equal(i), f"silver_{interval}d holds {symbol} as recomputed", seconds)  # type: ignore[misc]
+
+    def send(self, queue: str, *bodies: str) -> None:
+        for body in bodies:
+            self.sqs.send_message(QueueUrl=self.stack.queue_urls[queue], MessageBody=body)
+
+    def dead_letter(self, queue: str, body: str, seconds: float = 90) -> dict[str, str]:
+        """Wait for the dead letter with this body, take it out, and give its attributes."""
+        url = self.sqs.get_queue_url(QueueName=self.stack.queue_urls[queue].rsplit("/", 1)[-1] + "-dlq")["QueueUrl"]
+        found: list[dict[str, Any]] = []
+
+        def arrived() -> bool:
+            answer = self.sqs.receive_message(QueueUrl=url, MessageAttributeNames=["All"], VisibilityTimeout=1)
+            found.extend(m for m in answer.get("Messages", []) if m["Body"] == body)
+            return bool(found)
+
+        wait_until(arrived, f"{queue}'s dead-letter queue holds the message", seconds)
+        self.sqs.delete_message(QueueUrl=url, ReceiptHandle=found[0]["ReceiptHandle"])
+        return {name: value["StringValue"] for name, value in found[0]["MessageAttributes"].items()}
+
+    def new_queue(self, name: str, visibility_seconds: int) -> str:
+        """Make a queue with its dead-letter queue beside the stack's own; give its URL."""
+        self.sqs.create_queue(QueueName=f"{name}-dlq")
+        attributes = {"VisibilityTimeout": str(visibility_seconds)}
+        url: str = self.sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
+        return url
+
+    def worker(self, *arguments: str, program: str | None = None, **environment: str) -> "subprocess.Popen[bytes]":
+        """Start a worker process on this stack; `program` is Python to run instead of the module."""
+        start = ["-c", program] if program else ["-m", "services.consolidator"]
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        settings: Mapping[str, str] = {
+            "S3_BUCKET": self.stack.bucket,
+            "CONSOLIDATION_COMPLETE_TOPIC_ARN": self.stack.outputs["ConsolidationCompleteTopicArn"],
+            "POWERTOOLS_SERVICE_NAME": "consolidator",
+        }
+        env = {**inherited, **self.stack.environment(), **settings, **environment}
+        return subprocess.Popen([sys.executable, *start, *arguments], cwd=REPOSITORY, env=env, stdin=subprocess.DEVNULL)
+
+    def invoke_fetcher(self, **event: str) -> dict[str, Any]:
+        name = self.stack.outputs["OhlcvFetcherFunctionName"]
+        answer = self.stack.client("lambda").invoke(FunctionName=name, Payload=json.dumps(event))
+        payload: dict[str, Any] = json.loads(answer["Payload"].read())
+        assert "FunctionError" not in answer, payload
+        return payload
+
+    def objects(self, prefix: str) -> dict[str, str]:
+        """Give the ETag of each object below a prefix."""
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.stack.bucket, Prefix=prefix)
+        return {entry["Key"]: entry["ETag"] for page in pages for entry in page.get("Contents", [])}
+
+    def drained(self) -> None:
+        """Wait until nothing is under way any more, dead letters of other tests aside."""
+        for _ in range(2):
+            wait_until(lambda: self.watcher.look().quiet, "the chain is quiet")
+            with suppress(TimeoutError):
+                time.sleep(0.5)

@@ -1,0 +1,45 @@
+"""Unit tests open no socket, wait for nothing, and know no AWS account."""
+
+import os
+import socket
+import time
+from typing import NoReturn
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("frugal", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("thorough", parent=settings.get_profile("frugal"), max_examples=1_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "frugal"))
+
+AWS = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_REGION": "us-east-1",
+    "POWERTOOLS_SERVICE_NAME": "test",
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_aws_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in AWS.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(autouse=True)
+def _no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_self: socket.socket, address: object) -> NoReturn:
+        raise AssertionError(f"a unit test connects to {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+
+
+@pytest.fixture(autouse=True)
+def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let no one sleep; give the seconds that were asked for."""
+    asked: list[float] = []
+    monkeypatch.setattr(time, "sleep", asked.append)
+    return asked

@@ -1,0 +1,176 @@
+import json
+from collections.abc import Callable
+from datetime import date
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.consolidator.arrivals import Arrivals, read_notification, requests
+from shared.errors import ContractError
+from shared.lake import SourceFile
+from tests.fakes import LAKE, sample
+
+BUCKET = "dev-condvest-datalake"
+AAPL = LAKE.date_key("AAPL", date(2025, 11, 19))
+
+
+def body_of(name: str) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(sample(name)["Records"][0]["body"])
+    return body
+
+
+def read(body: object) -> Arrivals:
+    return read_notification(body if isinstance(body, str) else json.dumps(body), BUCKET, LAKE)
+
+
+def by_rule(key: str, kind: str = "Object Created", bucket: str = BUCKET) -> dict[str, Any]:
+    body = body_of("s3-put-via-eventbridge")
+    body["detail-type"] = kind
+    body["detail"]["bucket"]["name"] = bucket
+    body["detail"]["object"]["key"] = key
+    return body
+
+
+def direct(*keys: str, kind: str = "ObjectCreated:Put", bucket: str = BUCKET) -> dict[str, Any]:
+    (record,) = body_of("s3-put-direct-to-sqs")["Records"]
+    return {
+        "Records": [
+            {**record, "eventName": kind, "s3": {**record["s3"], "bucket": {"name": bucket}, "object": {"key": key}}}
+            for key in keys
+        ]
+    }
+
+
+def test_a_put_through_eventbridge_is_an_arrival_under_the_events_id() -> None:
+    arrivals = read(body_of("s3-put-via-eventbridge"))
+    assert arrivals.files == [SourceFile(AAPL, "AAPL", date(2025, 11, 19), date(2025, 11, 19))]
+    assert (arrivals.faults, arrivals.correlation_id) == ([], "2d4eba74-fd51-3966-4bfa-b013c9da8ff1")
+
+
+def test_a_put_straight_into_sqs_is_an_arrival_and_its_key_is_decoded() -> None:
+    arrivals = read(body_of("s3-put-direct-to-sqs"))
+    first, last = date(2025, 11, 3), date(2025, 11, 19)
+    assert arrivals.files == [SourceFile(LAKE.range_key("BRK.B", first, last), "BRK.B", first, last)]
+    assert (arrivals.faults, arrivals.correlation_id) == ([], "C3D13FE58DE4C810")
+
+
+def test_a_key_through_eventbridge_is_taken_as_it_is() -> None:
+    (fault,) = read(by_rule(AAPL.replace("=", "%3D"))).faults
+    assert "symbol%3DAAPL" in str(fault)
+
+
+def test_s3s_test_event_is_no_arrival_and_no_fault() -> None:
+    assert read(body_of("s3-test-event")) == Arrivals()
+
+
+@pytest.mark.parametrize("shape", [by_rule, direct])
+def test_a_data_parquet_is_no_arrival_and_no_fault(shape: Callable[[str], dict[str, Any]]) -> None:
+    arrivals = read(shape(LAKE.data_key("AAPL")))
+    assert (arrivals.files, arrivals.faults) == ([], [])
+
+
+@pytest.mark.parametrize("shape", [by_rule, direct])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "bronze/raw_ohlcv/symbol=../../date=2025-11-19.parquet",
+        "bronze/raw_ohlcv/symbol=/date=2025-11-19.parquet",
+        "bronze/raw_ohlcv/symbol=ABCDEFGHIJKLMNOPQ/date=2025-11-19.parquet",
+        "bronze/raw_ohlcv/symbol=../data.parquet",
+        "bronze/raw_ohlcv/symbol=AAPL/date=2025-02-30.parquet",
+        "bronze/raw_ohlcv/symbol=AAPL/range=2025-11-19_2025-11-03.parquet",
+        "bronze/raw_ohlcv/symbol=AAPL/deeper/date=2025-11-19.parquet",
+        "silver/silver_3d/year=2025/month=11/data_3d_202511.parquet",
+    ],
+)
+def test_a_key_that_is_not_ours_is_a_fault_that_names_it(shape: Callable[[str], dict[str, Any]], key: str) -> None:
+    arrivals = read(shape(key))
+    assert arrivals.files == []
+    (fault,) = arrivals.faults
+    assert key in str(fault) or "is not a symbol" in str(fault)
+
+
+def test_the_sample_of_a_foreign_key_is_a_fault() -> None:
+    (fault,) = read(body_of("not-our-key")).faults
+    assert "symbol=../../date=2025-11-19.parquet" in str(fault)
+
+
+def test_files_of_ours_travel_on_beside_keys_that_are_not() -> None:
+    arrivals = read(direct("somebody/elses.csv", AAPL))
+    assert [file.symbol for file in arrivals.files] == ["AAPL"]
+    assert len(arrivals.faults) == 1
+
+
+@pytest.mark.parametrize("shape", [by_rule, direct])
+def test_another_bucket_is_a_fault(shape: Callable[..., dict[str, Any]]) -> None:
+    arrivals = read(shape(AAPL, bucket="elsewhere"))
+    assert arrivals.files == []
+    assert str(arrivals.faults[0]) == f"bucket 'elsewhere' is not ours ('{BUCKET}')"
+
+
+@pytest.mark.parametrize("body", [by_rule(AAPL, "Object Deleted"), direct(AAPL, kind="ObjectRemoved:Delete")])
+def test_a_removal_is_a_fault(body: dict[str, Any]) -> None:
+    arrivals = read(body)
+    assert arrivals.files == []
+    assert "is not an arrival" in str(arrivals.faults[0])
+
+
+def test_a_notification_with_something_else_in_a_names_place_is_a_contract_error() -> None:
+    body = by_rule(AAPL)
+    for broken in (body | {"id": 5}, body | {"detail-type": None}, by_rule(AAPL, bucket=None)):  # type: ignore[arg-type]
+        with pytest.raises(ContractError, match="is no text"):
+            read(broken)
+
+
+def test_every_way_to_create_an_object_is_an_arrival() -> None:
+    for way in ("Put", "Post", "Copy", "CompleteMultipartUpload"):
+        assert read(direct(AAPL, kind=f"ObjectCreated:{way}")).files
+
+
+@pytest.mark.parametrize(
+    "body", ["", "no JSON", "null", "[]", "5", "{}", '{"detail-type": null}', '{"Records": 5}', '{"Records": [{}]}']
+)
+def test_what_is_no_notification_is_a_contract_error(body: str) -> None:
+    with pytest.raises(ContractError, match="not an S3 notification"):
+        read(body)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=5,
+)
+
+
+@given(st.data())
+def test_whatever_stands_in_a_notifications_place_it_is_arrivals_or_a_contract_error(data: st.DataObject) -> None:
+    body = data.draw(st.sampled_from([by_rule(AAPL), direct(AAPL)]))
+    body = json.loads(json.dumps(body))
+    node: Any = body
+    while True:
+        name = data.draw(st.sampled_from(sorted(node) if isinstance(node, dict) else list(range(len(node)))))
+        if not isinstance(node[name], dict | list) or not node[name] or data.draw(st.booleans()):
+            break
+        node = node[name]
+    node[name] = data.draw(json_values)
+    try:
+        assert len(requests([read(body)])) <= 1
+    except ContractError as error:
+        assert "not an S3 notification" in str(error)  # noqa: PT017 (either outcome is right)
+
+
+def file(symbol: str, session: str) -> SourceFile:
+    day = date.fromisoformat(session)
+    return SourceFile(LAKE.date_key(symbol, day), symbol, day, day)
+
+
+def test_there_is_one_request_a_symbol_from_its_earliest_session_under_its_first_id() -> None:
+    arrivals = [
+        Arrivals([file("MSFT", "2025-11-19")], correlation_id="one"),
+        Arrivals([file("AAPL", "2025-11-19"), file("AAPL", "2025-11-17")], correlation_id="two"),
+        Arrivals([file("MSFT", "2025-11-18"), file("AAPL", "2025-11-18")], correlation_id="three"),
+    ]
+    found = [(r.symbol, str(r.changed_from), r.correlation_id) for r in requests(arrivals)]
+    assert found == [("AAPL", "2025-11-17", "two"), ("MSFT", "2025-11-18", "one")]

@@ -1,0 +1,201 @@
+import json
+from datetime import date, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from services.consolidator.cleanup import RUNS_KEPT, clean_up, deletable, recorded
+from services.consolidator.consolidate import Consolidation, Consolidator
+from services.consolidator.merge import merge
+from shared.bars import BRONZE, Consolidated, read_bars
+from shared.calendar import nyse
+from shared.errors import ContractError
+from shared.lake import CLEANUP_RECORD_KEY
+from shared.objects import ObjectInfo
+from tests.fakes import LAKE, NOON, MemoryObjectStore, bar, later, parquet, table
+
+TODAY = NOON.date()
+RETENTION = 30
+OLD = [date(2025, 6, 2), date(2025, 6, 3), date(2025, 6, 4)]
+
+
+def key(session: date, symbol: str = "AAPL") -> str:
+    return LAKE.date_key(symbol, session)
+
+
+def put(store: MemoryObjectStore, session: date, close: float = 10, symbol: str = "AAPL") -> str:
+    return store.lay(key(session, symbol), parquet(bar(session, close, symbol=symbol)))
+
+
+def consolidated(store: MemoryObjectStore, symbol: str = "AAPL", now: datetime = NOON) -> Consolidation:
+    return Consolidator(store, LAKE, nyse()).consolidate(symbol, None, now)
+
+
+def cleaned(store: MemoryObjectStore, *done: Consolidation, run: str = "run-1", now: datetime = NOON) -> int:
+    return clean_up(store, LAKE, done, run, now, RETENTION)
+
+
+def record(store: MemoryObjectStore) -> list[dict[str, Any]]:
+    data = store.peek(CLEANUP_RECORD_KEY)
+    assert data is not None
+    runs: list[dict[str, Any]] = json.loads(data)["runs"]
+    return runs
+
+
+def test_no_source_file_is_deleted_before_it_stands_in_the_log_of_the_data_parquet_in_s3() -> None:
+    """Three files are there and old; only one of them is in the log with the very version that is there."""
+    store = MemoryObjectStore()
+    for session in OLD:
+        put(store, session)
+    done = consolidated(store)
+    merged, restated, unknown = map(key, OLD)
+    # What the worker listed may differ from what it merged: another version, or a file it could not read.
+    log = {merged: done.stored.log[merged], restated: '"another version"'}
+    stood = Consolidation("AAPL", Consolidated(done.stored.bars, log, NOON), done.listing, OLD[0], 1, [])
+    assert cleaned(store, stood) == 1
+    assert store.done("delete") == [merged]
+    assert store.keys(LAKE.symbol_prefix("AAPL")) == sorted([LAKE.data_key("AAPL"), restated, unknown])
+
+
+def test_a_file_that_cannot_be_merged_is_not_deleted_however_old() -> None:
+    store = MemoryObjectStore()
+    put(store, OLD[0])
+    store.lay(key(OLD[1]), b"no Parquet")
+    assert cleaned(store, consolidated(store)) == 1
+    assert store.peek(key(OLD[0])) is None
+    assert store.peek(key(OLD[1])) == b"no Parquet"
+
+
+def test_a_file_restated_between_listing_and_deletion_survives() -> None:
+    store = MemoryObjectStore()
+    for session in OLD[:2]:
+        put(store, session)
+    done = consolidated(store)
+    put(store, OLD[0], close=99)
+    assert cleaned(store, done) == 1
+    assert store.done("delete") == [key(OLD[1])]
+    assert record(store)[0]["files"] == 1
+    again = consolidated(store, now=later(1))
+    assert again.merged_files == 1
+
+
+def test_a_file_somebody_else_deleted_first_is_not_counted() -> None:
+    store = MemoryObjectStore()
+    put(store, OLD[0])
+    done = consolidated(store)
+    store.take_away(key(OLD[0]))
+    assert cleaned(store, done) == 0
+    assert store.peek(CLEANUP_RECORD_KEY) is None
+
+
+@pytest.mark.parametrize(("age", "goes"), [(RETENTION - 1, False), (RETENTION, False), (RETENTION + 1, True)])
+def test_a_file_goes_when_its_session_is_more_than_the_retention_ago(age: int, goes: bool) -> None:  # noqa: FBT001
+    session = TODAY - timedelta(days=age)
+    info = ObjectInfo(key(session), "e", 1, NOON)
+    assert deletable(LAKE, [info], {info.key: "e"}, TODAY, RETENTION) == ([info] if goes else [])
+
+
+def test_a_range_file_goes_by_its_last_session() -> None:
+    young = LAKE.range_key("AAPL", date(1990, 1, 2), TODAY)
+    old = LAKE.range_key("AAPL", date(1990, 1, 2), OLD[0])
+    infos = [ObjectInfo(name, "e", 1, NOON) for name in (young, old)]
+    assert deletable(LAKE, infos, {young: "e", old: "e"}, TODAY, RETENTION) == infos[1:]
+
+
+def test_with_nothing_to_delete_s3_is_not_even_asked() -> None:
+    store = MemoryObjectStore()
+    put(store, TODAY - timedelta(days=1))
+    done = consolidated(store)
+    store.journal.clear()
+    assert cleaned(store, done) == 0
+    assert store.journal == []
+
+
+def test_the_record_adds_up_over_rounds_and_runs() -> None:
+    store = MemoryObjectStore()
+    sizes = {}
+    for symbol in ("AAPL", "MSFT"):
+        for session in OLD[:2]:
+            put(store, session, symbol=symbol)
+            sizes[symbol, session] = len(store.peek(key(session, symbol)) or b"")
+    first_round = cleaned(store, consolidated(store, "AAPL"), now=NOON)
+    second_round = cleaned(store, consolidated(store, "MSFT"), now=later(1))
+    put(store, OLD[2])
+    second_run = cleaned(store, consolidated(store, "AAPL", later(2)), run="run-2", now=later(3))
+    assert (first_round, second_round, second_run) == (2, 2, 1)
+    one, two = record(store)
+    assert (one["run"], one["files"], one["bytes"]) == ("run-1", 4, sum(sizes.values()))
+    assert one["symbols"]["MSFT"] == {"files": 2, "bytes": sizes["MSFT", OLD[0]] + sizes["MSFT", OLD[1]]}
+    assert (one["started_at"], one["updated_at"]) == (NOON.isoformat(), later(1).isoformat())
+    assert (two["run"], two["files"], list(two["symbols"])) == ("run-2", 1, ["AAPL"])
+
+
+def test_the_record_keeps_a_rivals_entry_and_the_newest_runs() -> None:
+    store = MemoryObjectStore()
+    put(store, OLD[0])
+    done = consolidated(store)
+    rival = recorded(None, "rival", NOON, {"MSFT": {"files": 1, "bytes": 5}})
+    store.interfere(lambda: store.lay(CLEANUP_RECORD_KEY, rival))
+    cleaned(store, done)
+    assert [entry["run"] for entry in record(store)] == ["rival", "run-1"]
+    data = None
+    for n in range(RUNS_KEPT + 2):
+        if n in {0, 1, RUNS_KEPT, RUNS_KEPT + 1}:
+            data = recorded(data, f"run-{n}", NOON, {})
+        elif n == 2:
+            runs = json.loads(data or b"")["runs"] + [{"run": f"run-{m}"} for m in range(2, RUNS_KEPT)]
+            data = json.dumps({"runs": runs}).encode()
+    names = [entry["run"] for entry in json.loads(data or b"")["runs"]]
+    assert (len(names), names[0], names[-1]) == (RUNS_KEPT, "run-2", f"run-{RUNS_KEPT + 1}")
+
+
+@pytest.mark.parametrize("data", [b"no JSON", b"[]", b"{}"])
+def test_a_record_that_cannot_be_read_is_an_error_that_says_what_to_do(data: bytes) -> None:
+    with pytest.raises(ContractError, match=f"{CLEANUP_RECORD_KEY} cannot be read: .*; move it away and run again"):
+        recorded(data, "run", NOON, {"AAPL": {"files": 1, "bytes": 1}})
+
+
+class History(RuleBasedStateMachine):
+    """Files come, are restated, merged and cleaned up in any order, from a stale reading too."""
+
+    SESSIONS = (*OLD, date(2025, 11, 19))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = MemoryObjectStore()
+        self.puts: list[dict[str, Any]] = []
+        self.last: Consolidation | None = None
+
+    @rule(session=st.sampled_from(SESSIONS), close=st.sampled_from([1.0, 2.0, 3.0]))
+    def put(self, session: date, close: float) -> None:
+        """Files are put in the order of their bars' ingestion, as the fetcher does; so no put is in vain."""
+        row = bar(session, close, later(len(self.puts)))
+        self.puts.append(row)
+        self.store.lay(key(session), parquet(row))
+
+    @precondition(lambda self: self.puts)
+    @rule()
+    def merge(self) -> None:
+        self.last = consolidated(self.store)
+
+    @precondition(lambda self: self.last)
+    @rule()
+    def clean_up(self) -> None:
+        assert self.last
+        cleaned(self.store, self.last)
+
+    @invariant()
+    def readable_bars_are_last_write_wins_over_everything_ever_put(self) -> None:
+        names = self.store.keys(LAKE.symbol_prefix("AAPL"))
+        readable = [read_bars(self.store.peek(name) or b"", "AAPL", NOON) for name in names]
+        expected = {row["timestamp"]: row for row in self.puts}
+        bars = merge(None, readable).bars
+        assert bars.equals(table(*(expected[session] for session in sorted(expected))))
+        assert bars.schema.equals(BRONZE)
+
+
+TestHistory = History.TestCase
+TestHistory.settings = settings(max_examples=25, stateful_step_count=12, deadline=None)

@@ -1,0 +1,354 @@
+from collections.abc import Callable
+from datetime import date, timedelta
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.consolidator.consolidate import ATTEMPTS, Consolidation, Consolidator
+from services.consolidator.merge import merge
+from shared.bars import BRONZE, Consolidated
+from shared.calendar import nyse
+from shared.errors import ConflictError, ContractError, NotFoundError
+from tests.fakes import LAKE, NOON, MemoryObjectStore, bar, consolidated, later, parquet, table
+
+DATA = LAKE.data_key("AAPL")
+
+
+def day(session: str) -> str:
+    return LAKE.date_key("AAPL", date.fromisoformat(session))
+
+
+@pytest.fixture
+def store() -> MemoryObjectStore:
+    return MemoryObjectStore()
+
+
+def consolidate(
+    store: MemoryObjectStore, hint: str | None = None, *, full: bool = False, minute: float = 0
+) -> Consolidation:
+    worker = Consolidator(store, LAKE, nyse())
+    return worker.consolidate("AAPL", date.fromisoformat(hint) if hint else None, later(minute), full=full)
+
+
+def stored(store: MemoryObjectStore) -> Consolidated:
+    data = store.peek(DATA)
+    assert data is not None
+    return Consolidated.decode(data, "AAPL", NOON)
+
+
+def closes(store: MemoryObjectStore) -> dict[str, float]:
+    return {str(row["timestamp"]): row["close"] for row in stored(store).bars.to_pylist()}
+
+
+def as_parquet(columns: dict[str, object]) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def test_the_first_file_makes_data_parquet_with_its_log(store: MemoryObjectStore) -> None:
+    etag = store.lay(day("2025-11-19"), parquet(bar("2025-11-19", 10)))
+    done = consolidate(store, "2025-11-19")
+    assert closes(store) == {"2025-11-19": 10}
+    assert stored(store).log == {day("2025-11-19"): etag}
+    assert (done.symbol, done.changed_from, done.merged_files, done.faults) == ("AAPL", date(2025, 11, 19), 1, [])
+    assert done.stored.bars.equals(stored(store).bars)
+
+
+def test_a_late_file_older_than_everything_comes_first(store: MemoryObjectStore) -> None:
+    store.lay(day("2025-11-19"), parquet(bar("2025-11-19", 10)))
+    consolidate(store)
+    store.lay(day("1999-12-31"), parquet(bar("1999-12-31", 1)))
+    done = consolidate(store, "1999-12-31", minute=1)
+    assert list(closes(store).items()) == [("1999-12-31", 1), ("2025-11-19", 10)]
+    assert done.changed_from == date(1999, 12, 31)
+
+
+def test_a_restated_file_is_merged_again_under_its_new_version(store: MemoryObjectStore) -> None:
+    store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 9)))
+    store.lay(day("2025-11-19"), parquet(bar("2025-11-19", 10)))
+    consolidate(store)
+    restated = store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 99, later(5))))
+    done = consolidate(store, "2025-11-18", minute=6)
+    assert closes(store) == {"2025-11-18": 99, "2025-11-19": 10}
+    assert stored(store).log[day("2025-11-18")] == restated
+    assert (done.merged_files, done.changed_from) == (1, date(2025, 11, 18))
+
+
+def test_a_range_file_gives_all_its_sessions(store: MemoryObjectStore) -> None:
+    key = LAKE.range_key("AAPL", date(2025, 11, 17), date(2025, 11, 19))
+    store.lay(key, parquet(bar("2025-11-17", 1), bar("2025-11-18", 2), bar("2025-11-19", 3)))
+    done = consolidate(store, "2025-11-17")
+    assert closes(store) == {"2025-11-17": 1, "2025-11-18": 2, "2025-11-19": 3}
+    assert (done.merged_files, done.changed_from) == (1, date(2025, 11, 17))
+
+
+def test_with_nothing_new_nothing_is_written_but_hint_and_log_are_reported(store: MemoryObjectStore) -> None:
+    """The worker before may have died between its write and its event: what is in the log counts as changed."""
+    store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 9)))
+    store.lay(day("2025-11-20"), parquet(bar("2025-11-20", 9)))
+    consolidate(store)
+    version = store.etag(DATA)
+    assert consolidate(store, "2025-11-20").changed_from == date(2025, 11, 18)
+    assert consolidate(store, "2025-11-17").changed_from == date(2025, 11, 17)
+    assert consolidate(store, "2025-11-17").merged_files == 0
+    assert store.etag(DATA) == version
+    assert store.done("write") == [DATA]
+
+
+def test_without_a_hint_all_of_the_history_counts_as_changed(store: MemoryObjectStore) -> None:
+    store.lay(DATA, consolidated(bar("2001-01-02"), bar("2025-11-18")))
+    store.lay(day("2025-11-19"), parquet(bar("2025-11-19")))
+    assert consolidate(store).changed_from == date(2001, 1, 2)
+
+
+def test_what_changed_before_the_hint_is_reported_too(store: MemoryObjectStore) -> None:
+    """Both files' messages are under way; this worker merges both although its own names the later one only."""
+    store.lay(DATA, consolidated(bar("2001-01-02")))
+    store.lay(day("2025-11-18"), parquet(bar("2025-11-18")))
+    store.lay(day("2025-11-19"), parquet(bar("2025-11-19")))
+    assert consolidate(store, "2025-11-19").changed_from == date(2025, 11, 18)
+
+
+def test_a_writer_in_between_makes_us_start_over_and_nothing_is_lost(store: MemoryObjectStore) -> None:
+    store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 8)))
+    rival = Consolidator(store, LAKE, nyse())
+
+    def others_are_faster() -> None:
+        store.lay(day("2025-11-19"), parquet(bar("2025-11-19", 9)))
+        rival.consolidate("AAPL", None, NOON)
+
+    store.interfere(others_are_faster)
+    done = consolidate(store, "2025-11-18", minute=-5)
+    assert closes(store) == {"2025-11-18": 8, "2025-11-19": 9}
+    assert set(stored(store).log) == {day("2025-11-18"), day("2025-11-19")}
+    assert done.changed_from == date(2025, 11, 18)
+    assert store.done("conflict") == [DATA]
+
+
+def test_what_a_rival_merges_and_cleans_up_after_our_listing_is_not_lost(store: MemoryObjectStore) -> None:
+    store.lay(DATA, consolidated(bar("2025-11-14", 4)))
+    store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 8)))
+    listed, rival = store.listed, Consolidator(store, LAKE, nyse())
+
+    def listed_before_the_rival_came(prefix: str) -> list:
+        listing = listed(prefix)
+        store.listed = listed  # type: ignore[method-assign]
+        store.lay(day("2025-11-17"), parquet(bar("2025-11-17", 7)))
+        rival.consolidate("AAPL", None, NOON)
+        store.take_away(day("2025-11-17"))
+        return listing
+
+    store.listed = listed_before_the_rival_came  # type: ignore[method-assign]
+    consolidate(store)
+    assert closes(store) == {"2025-11-14": 4, "2025-11-17": 7, "2025-11-18": 8}
+
+
+def test_a_data_parquet_deleted_in_between_is_made_anew_from_what_is_there(store: MemoryObjectStore) -> None:
+    store.lay(DATA, consolidated(bar("2025-11-17")))
+    store.lay(day("2025-11-18"), parquet(bar("2025-11-18")))
+    store.interfere(lambda: store.take_away(DATA))
+    consolidate(store)
+    assert list(closes(store)) == ["2025-11-18"]
+
+
+def test_it_gives_up_with_a_conflict_when_others_never_stop(store: MemoryObjectStore, naps: list[float]) -> None:
+    store.lay(day("2025-11-18"), parquet(bar("2025-11-18")))
+    for n in range(ATTEMPTS):
+        # Each rival's version differs, and all of them are due before one write each.
+        store.interfere(lambda n=n: store.lay(DATA, consolidated(bar("2025-11-17", n + 1))), before_write=n + 1)
+    with pytest.raises(ConflictError, match=f"data.parquet of AAPL was rewritten by others {ATTEMPTS} times"):
+        consolidate(store)
+    assert len(naps) == ATTEMPTS
+    assert max(naps) <= 1
+
+
+SESSIONS = nyse().between(date(2025, 11, 3), date(2025, 11, 12))
+
+
+@st.composite
+def puts(draw: st.DrawFn) -> list[dict]:
+    """Give bars to put as date files; a session that is drawn twice is restated."""
+    days = draw(st.lists(st.sampled_from(SESSIONS), min_size=1, max_size=5))
+    return [bar(d, draw(st.sampled_from([1.0, 2.0])), later(draw(st.integers(0, 3)))) for d in days]
+
+
+@given(st.lists(puts(), min_size=1, max_size=4), puts(), st.booleans())
+def test_however_writers_interleave_the_result_is_last_write_wins_over_everything(
+    rivals: list[list[dict]], ours: list[dict], full: bool,  # noqa: FBT001
+) -> None:  # fmt: skip
+    """Before each of our writes another worker puts files and consolidates them; some of it restates ours."""
+    store, rows = MemoryObjectStore(), list[dict]()
+
+    def put(some: list[dict]) -> None:
+        for row in some:
+            rows.append(row)
+            store.lay(LAKE.date_key("AAPL", row["timestamp"]), parquet(row))
+
+    def rival(some: list[dict]) -> Callable[[], object]:
+        def act() -> None:
+            put(some)
+            Consolidator(store, LAKE, nyse()).consolidate("AAPL", None, NOON, full=full)
+
+        return act
+
+    for n, some in enumerate(rivals):
+        # The rival's own write counts as well: it is the next one after ours.
+        store.interfere(rival(some), before_write=2 * n + 1)
+    put(ours)
+    consolidate(store)
+    consolidate(store)
+    # A file restated before anyone merged it is gone for good; what was ever merged may not be.
+    last_files = {row["timestamp"]: row for row in rows}
+    merged = stored(store)
+    assert merged.bars.equals(merge(merged.bars, [table(*last_files.values())]).bars)
+    assert set(merged.log) == {LAKE.date_key("AAPL", d) for d in last_files}
+    assert all(store.etag(key) == etag for key, etag in merged.log.items())
+
+
+def test_a_file_without_ingested_at_is_as_new_as_its_object(store: MemoryObjectStore) -> None:
+    row = bar("2025-11-19", 7)
+    columns = {name: [value] for name, value in row.items() if name != "ingested_at"}
+    store.lay(day("2025-11-19"), as_parquet(columns))
+    (info,) = store.listed(LAKE.symbol_prefix("AAPL"))
+    consolidate(store)
+    assert stored(store).bars["ingested_at"].to_pylist() == [info.last_modified]
+
+
+def test_a_file_written_by_pandas_with_more_columns_is_read(store: MemoryObjectStore) -> None:
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame([{**bar("2025-11-19", 7), "otc": True}])
+    frame["timestamp"] = pd.to_datetime(frame["timestamp"]) + pd.Timedelta(hours=5)
+    store.lay(day("2025-11-19"), as_parquet({name: pa.array(frame[name]) for name in frame}))
+    consolidate(store)
+    assert stored(store).bars.schema.equals(BRONZE)
+    assert closes(store) == {"2025-11-19": 7}
+
+
+@pytest.mark.parametrize(
+    ("key", "data", "reason"),
+    [
+        (day("2025-11-19"), b"no parquet at all", "cannot be read as bars"),
+        (day("2025-11-19"), parquet(bar("2025-11-19"))[:-30], "cannot be read as bars"),
+        (day("2025-11-19"), parquet(bar("2025-11-19", symbol="MSFT")), "holds rows whose symbol is 'MSFT'"),
+        (day("2025-11-19"), parquet(bar("2025-11-17")), "holds sessions 2025-11-17 to 2025-11-17"),
+        (day("2025-11-16"), parquet(bar("2025-11-16")), "2025-11-16 is not a session of the NYSE"),
+        (day("2025-11-19"), as_parquet({"timestamp": [date(2025, 11, 19)], "open": [1.0]}), "has no column 'high'"),
+    ],
+    ids=["not Parquet", "cut off", "foreign symbol", "out of its name's range", "a Sunday", "a column is missing"],
+)
+def test_a_file_that_cannot_be_merged_is_a_fault_while_the_others_are_merged(
+    store: MemoryObjectStore, key: str, data: bytes, reason: str
+) -> None:
+    store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 8)))
+    store.lay(key, data)
+    done = consolidate(store)
+    assert closes(store) == {"2025-11-18": 8}
+    assert set(stored(store).log) == {day("2025-11-18")}
+    (fault,) = done.faults
+    assert isinstance(fault, ContractError)
+    assert str(fault).startswith(key)
+    assert reason in str(fault)
+    assert store.peek(key) == data
+
+
+def test_only_unmergeable_files_is_an_error_with_their_reasons(store: MemoryObjectStore) -> None:
+    store.lay(day("2025-11-19"), b"")
+    with pytest.raises(ContractError, match=r"AAPL has no file that can be merged: .*date=2025-11-19\.parquet"):
+        consolidate(store)
+    assert store.peek(DATA) is None
+
+
+def test_an_empty_file_is_logged_and_harmless(store: MemoryObjectStore) -> None:
+    store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 8)))
+    store.lay(day("2025-11-19"), parquet())
+    assert consolidate(store).faults == []
+    assert set(stored(store).log) == {day("2025-11-18"), day("2025-11-19")}
+    consolidate(store)
+    assert store.done("write") == [DATA]
+
+
+def test_a_symbol_without_anything_does_not_exist(store: MemoryObjectStore) -> None:
+    store.lay(f"{LAKE.symbol_prefix('AAPL')}notes.txt", b"not a source file")
+    with pytest.raises(NotFoundError, match=r"AAPL has no bars: no data\.parquet"):
+        consolidate(store)
+
+
+def test_another_symbol_with_the_same_beginning_is_not_touched(store: MemoryObjectStore) -> None:
+    store.lay(day("2025-11-19"), parquet(bar("2025-11-19")))
+    store.lay(LAKE.date_key("AAPL.B", date(2025, 11, 18)), parquet(bar("2025-11-18", symbol="AAPL.B")))
+    consolidate(store)
+    assert list(closes(store)) == ["2025-11-19"]
+
+
+def test_the_log_drops_files_that_no_longer_exist(store: MemoryObjectStore) -> None:
+    store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 8)))
+    consolidate(store)
+    store.take_away(day("2025-11-18"))
+    store.lay(day("2025-11-19"), parquet(bar("2025-11-19", 9)))
+    consolidate(store, minute=1)
+    assert set(stored(store).log) == {day("2025-11-19")}
+    assert closes(store) == {"2025-11-18": 8, "2025-11-19": 9}
+
+
+def test_a_file_deleted_between_listing_and_reading_is_nobodys_fault(store: MemoryObjectStore) -> None:
+    store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 8)))
+    store.lay(day("2025-11-19"), parquet(bar("2025-11-19", 9)))
+    listed = store.listed
+
+    def listed_then_deleted(prefix: str) -> list:
+        listing = listed(prefix)
+        store.take_away(day("2025-11-18"))
+        return listing
+
+    store.listed = listed_then_deleted  # type: ignore[method-assign]
+    done = consolidate(store)
+    assert (list(closes(store)), done.faults, done.merged_files) == (["2025-11-19"], [], 1)
+
+
+def test_last_updated_grows_even_when_the_clock_goes_back(store: MemoryObjectStore) -> None:
+    store.lay(day("2025-11-18"), parquet(bar("2025-11-18")))
+    first = consolidate(store, minute=10).stored.last_updated
+    store.lay(day("2025-11-19"), parquet(bar("2025-11-19")))
+    second = consolidate(store, minute=0).stored.last_updated
+    assert (first, second) == (later(10), later(10) + timedelta(microseconds=1))
+
+
+def test_somebody_elses_data_parquet_is_adopted(store: MemoryObjectStore) -> None:
+    store.lay(DATA, parquet(bar("2025-11-17", 7), bar("2025-11-18", 8)))
+    etag = store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 88, later(1))))
+    done = consolidate(store, "2025-11-18", minute=2)
+    assert closes(store) == {"2025-11-17": 7, "2025-11-18": 88}
+    assert stored(store).log == {day("2025-11-18"): etag}
+    assert done.changed_from == date(2025, 11, 18)
+
+
+def test_somebody_elses_data_parquet_is_put_in_order_when_it_is_adopted(store: MemoryObjectStore) -> None:
+    """Ours is sorted, one row a session; merging relies on it, so another's is made so."""
+    store.lay(DATA, parquet(bar("2025-11-18", 8), bar("2025-11-17", 7), bar("2025-11-18", 88, later(1))))
+    done = consolidate(store, "2025-11-18")
+    assert list(closes(store).items()) == [("2025-11-17", 7), ("2025-11-18", 88)]
+    assert done.changed_from == date(2025, 11, 17)
+    store.lay(day("2025-11-19"), parquet(bar("2025-11-19", 9)))
+    consolidate(store, minute=1)
+    assert list(closes(store).items()) == [("2025-11-17", 7), ("2025-11-18", 88), ("2025-11-19", 9)]
+
+
+def test_a_data_parquet_alone_is_reported_as_it_stands(store: MemoryObjectStore) -> None:
+    store.lay(DATA, consolidated(bar("2025-11-17", 7)))
+    done = consolidate(store, "2025-11-19")
+    assert (done.changed_from, done.merged_files, done.stored.bars.num_rows) == (date(2025, 11, 19), 0, 1)
+    assert store.done("write") == []
+
+
+def test_full_mode_merges_logged_files_again(store: MemoryObjectStore) -> None:
+    etag = store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 8)))
+    store.lay(DATA, consolidated(bar("2025-11-17", 7), log={day("2025-11-18"): etag}))
+    consolidate(store)
+    assert closes(store) == {"2025-11-17": 7}
+    done = consolidate(store, full=True)
+    assert closes(store) == {"2025-11-17": 7, "2025-11-18": 8}
+    assert done.merged_files == 1

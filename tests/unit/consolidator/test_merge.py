@@ -1,0 +1,116 @@
+import random
+from datetime import date, timedelta
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.consolidator.merge import Merged, merge
+from shared.bars import BRONZE
+from tests.fakes import bar, later, table
+
+SESSIONS = [date(2025, 11, 3) + timedelta(days=n) for n in range(6)]
+ORDER = ("timestamp", "ingested_at", "close", "open", "high", "low", "volume", "vwap", "trades")
+
+# Few instants and few prices, so that equal instants with different prices are common.
+bars = st.builds(
+    lambda session, close, minute, volume, vwap, trades: bar(
+        session, close, later(minute), volume=volume, vwap=vwap, trades=trades
+    ),
+    st.sampled_from(SESSIONS),
+    st.sampled_from([1.0, 2.0, 3.0]),
+    st.integers(0, 2),
+    st.sampled_from([10.0, 20.5]),
+    st.sampled_from([None, 1.5, 2.5]),
+    st.sampled_from([None, 7, 8]),
+)
+arrivals = st.lists(bars, min_size=1, max_size=25)
+
+
+def winners(rows: list[dict]) -> list[dict]:
+    """Give the last write of each session by the rule as written: plain Python, nothing of ours."""
+
+    def rank(row: dict) -> tuple:
+        return tuple((row[name] is not None, row[name] or 0) for name in ORDER if name != "timestamp")
+
+    last: dict[date, dict] = {}
+    for row in rows:
+        known = last.get(row["timestamp"])
+        if known is None or rank(row) > rank(known):
+            last[row["timestamp"]] = row
+    return [last[session] for session in sorted(last)]
+
+
+def in_batches(rows: list[dict], shuffle: random.Random) -> list[pa.Table]:
+    """Split rows into tables at random places; some tables may be empty."""
+    cuts = sorted(shuffle.choices(range(len(rows) + 1), k=3))
+    return [table(*rows[a:b]) for a, b in zip([0, *cuts], [*cuts, len(rows)], strict=True)]
+
+
+@given(arrivals, st.randoms(use_true_random=False))
+def test_any_order_duplication_split_and_mixture_with_the_base_gives_the_identical_table(
+    rows: list[dict], shuffle: random.Random
+) -> None:
+    repeated = rows + shuffle.choices(rows, k=len(rows))
+    shuffle.shuffle(repeated)
+    base = merge(None, [table(*shuffle.sample(rows, k=shuffle.randrange(len(rows) + 1)))]).bars
+    for batch in in_batches(repeated, shuffle):
+        base = merge(base, [batch]).bars
+    at_once = merge(base if shuffle.random() < 0.5 else None, in_batches(repeated, shuffle)).bars
+    assert base.equals(table(*winners(rows)))
+    assert at_once.equals(table(*winners(rows)))
+
+
+@given(st.lists(bars, max_size=15), arrivals)
+def test_changed_from_is_the_earliest_session_whose_row_differs(before: list[dict], new: list[dict]) -> None:
+    base = merge(None, [table(*before)]).bars
+    merged = merge(base, [table(*new)])
+    was = {row["timestamp"]: row for row in base.to_pylist()}
+    differing = [row["timestamp"] for row in merged.bars.to_pylist() if was.get(row["timestamp"]) != row]
+    assert merged.changed_from == min(differing, default=None)
+
+
+@given(arrivals)
+def test_merging_the_same_bars_again_changes_nothing(rows: list[dict]) -> None:
+    once = merge(None, [table(*rows)])
+    again = merge(once.bars, [table(*rows), once.bars])
+    assert again.changed_from is None
+    assert again.bars.equals(once.bars)
+
+
+@given(st.lists(bars, max_size=15), arrivals)
+def test_bars_keep_their_schema_and_stand_in_order_one_a_session(before: list[dict], new: list[dict]) -> None:
+    merged = merge(merge(None, [table(*before)]).bars, [table(*new)]).bars
+    sessions = merged["timestamp"].to_pylist()
+    assert merged.schema.equals(BRONZE)
+    assert sessions == sorted(set(sessions))
+
+
+@pytest.mark.parametrize("stale_first", [True, False])
+def test_last_write_wins_whatever_arrives_last(stale_first: bool) -> None:  # noqa: FBT001
+    stale, fresh = bar("2025-11-03", 10, later(0)), bar("2025-11-03", 9, later(5))
+    order = [stale, fresh] if stale_first else [fresh, stale]
+    base = merge(None, [table(order[0])]).bars
+    assert merge(base, [table(order[1])]).bars["close"].to_pylist() == [9]
+
+
+def test_of_equal_instants_the_greater_close_wins_and_a_value_beats_null() -> None:
+    low, high = bar("2025-11-03", 10, vwap=99.0), bar("2025-11-03", 11)
+    assert merge(None, [table(high, low)]).bars["close"].to_pylist() == [11]
+    null, value = bar("2025-11-04", 10), bar("2025-11-04", 10, vwap=10.1)
+    assert merge(None, [table(value, null)]).bars["vwap"].to_pylist() == [10.1]
+
+
+def test_an_arrival_that_loses_changes_nothing() -> None:
+    base = merge(None, [table(bar("2025-11-03", 10, later(5)), bar("2025-11-04", 10, later(5)))]).bars
+    merged = merge(base, [table(bar("2025-11-03", 99, later(0)))])
+    assert merged == Merged(merged.bars, None)
+    assert merged.bars.equals(base)
+
+
+def test_without_arrivals_the_base_stays() -> None:
+    base = merge(None, [table(bar("2025-11-03"))]).bars
+    assert merge(base, []) == Merged(base, None)
+    assert merge(base, [BRONZE.empty_table()]).bars.equals(base)
+    assert merge(None, []).bars.num_rows == 0

@@ -1,0 +1,24 @@
+"""No waiting between attempts; a vendor to arrange."""
+
+import asyncio
+
+import pytest
+
+from tests.unit.fetcher.vendor import Vendor
+
+
+@pytest.fixture(autouse=True)
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let no coroutine sleep; give the seconds that were asked for."""
+    asked: list[float] = []
+
+    async def rest(seconds: float) -> None:
+        asked.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", rest)
+    return asked
+
+
+@pytest.fixture
+def vendor() -> Vendor:
+    return Vendor()

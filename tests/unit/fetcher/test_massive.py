@@ -1,0 +1,332 @@
+import logging
+import traceback
+from datetime import date
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from services.fetcher.massive import (
+    ATTEMPTS,
+    BadRequestError,
+    MassiveClient,
+    PendingError,
+    RateLimitedError,
+    massive,
+)
+from services.fetcher.validation import VendorBar
+from shared.errors import EntitlementError, FiblakeError, PermanentError, TransientError, UpstreamError
+from tests.unit.fetcher.vendor import BASE, KEY, Vendor, client_of, grouped_row, page, range_row, refusal
+
+DAY = date(2025, 11, 19)
+NEXT = date(2025, 11, 20)
+GROUPED = "/v2/aggs/grouped/locale/us/market/stocks/2025-11-19"
+TOO_EARLY = "Attempted to request today's data before end of day. Please upgrade your plan"
+TOO_OLD = "Your plan doesn't include this data timeframe. Please upgrade your plan"
+NOT_ENTITLED = "You are not entitled to this data. Please upgrade your plan"
+
+
+async def grouped(vendor: Vendor) -> list[VendorBar]:
+    async with client_of(vendor) as client:
+        return await client.grouped_daily(DAY)
+
+
+async def daily_range(vendor: Vendor, symbol: str = "AAPL") -> list[VendorBar]:
+    async with client_of(vendor) as client:
+        return await client.daily_range(symbol, DAY, NEXT)
+
+
+# ------------------------------------------------------------------------------------------------------ grouped daily
+
+
+async def test_one_request_asks_for_every_ticker_of_a_session_unadjusted_and_without_otc(vendor: Vendor) -> None:
+    vendor.answers = [page([grouped_row("AAPL", DAY)])]
+    await grouped(vendor)
+    [request] = vendor.requests
+    assert request.method == "GET"
+    assert request.url == f"{BASE}{GROUPED}?adjusted=false&include_otc=false"
+
+
+async def test_a_row_is_read_as_the_vendor_shapes_it(vendor: Vendor) -> None:
+    vendor.answers = [page([{
+        "T": "KIMpL", "v": 4369.5, "vw": 26.0407, "o": 26.07, "c": 25.9102, "h": 26.25, "l": 25.91,
+        "t": 1763586000000, "n": 74,
+    }])]  # fmt: skip
+    assert await grouped(vendor) == [VendorBar("KIMpL", DAY, 26.07, 26.25, 25.91, 25.9102, 4369.5, 26.0407, 74)]
+
+
+async def test_average_price_and_number_of_trades_may_be_absent(vendor: Vendor) -> None:
+    row = grouped_row("BRK.B", DAY)
+    del row["vw"], row["n"]
+    vendor.answers = [page([row])]
+    [bar] = await grouped(vendor)
+    assert (bar.symbol, bar.vwap, bar.trades) == ("BRK.B", None, None)
+
+
+async def test_a_grouped_bar_belongs_to_the_session_asked_for_whatever_its_instant_says(vendor: Vendor) -> None:
+    vendor.answers = [page([grouped_row("AAPL", DAY), grouped_row("MSFT", NEXT)])]
+    assert [bar.session for bar in await grouped(vendor)] == [DAY, DAY]
+
+
+async def test_fields_the_vendor_adds_later_are_ignored(vendor: Vendor) -> None:
+    vendor.answers = [page([grouped_row("AAPL", DAY, otc=True, x="new")], next_thing={"a": 1}, status="DELAYED")]
+    assert [bar.symbol for bar in await grouped(vendor)] == ["AAPL"]
+
+
+async def test_a_row_without_a_ticker_is_kept_for_quarantine_and_not_dropped(vendor: Vendor) -> None:
+    nameless = grouped_row("AAPL", DAY)
+    del nameless["T"]
+    vendor.answers = [page([nameless, grouped_row("", DAY), grouped_row("MSFT", DAY)])]
+    assert [bar.symbol for bar in await grouped(vendor)] == ["", "", "MSFT"]
+
+
+@pytest.mark.parametrize("answer", [page(None), page([]), page(None, resultsCount=0)])
+async def test_a_session_without_results_is_asked_for_again_later_and_never_an_empty_day(
+    vendor: Vendor, answer: httpx.Response
+) -> None:
+    vendor.answers = [answer]
+    with pytest.raises(UpstreamError, match="no results for a session"):
+        await grouped(vendor)
+
+
+@pytest.mark.parametrize("announced", [0, 2, 11_000])
+async def test_fewer_or_more_results_than_announced_are_an_error(vendor: Vendor, announced: int) -> None:
+    vendor.answers = [page([grouped_row("AAPL", DAY)], resultsCount=announced)]
+    with pytest.raises(UpstreamError, match=rf"{announced} results announced, 1 came \(request r-1\)"):
+        await grouped(vendor)
+    assert len(vendor.requests) == ATTEMPTS
+
+
+async def test_an_answer_cut_short_is_asked_for_again(vendor: Vendor) -> None:
+    vendor.answers = [page([], resultsCount=1), page([grouped_row("AAPL", DAY)])]
+    assert len(await grouped(vendor)) == 1
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>", b'{"results": [', b"[]", b'{"results": 7}', b'{"results": [{"T": "A"}]}', b"\xff\xfe"]
+)
+async def test_an_answer_that_is_not_the_vendors_shape_is_an_error(vendor: Vendor, content: bytes) -> None:
+    vendor.answers = [httpx.Response(200, content=content)]
+    with pytest.raises(UpstreamError, match="answer is not the vendor's shape"):
+        await grouped(vendor)
+    assert len(vendor.requests) == ATTEMPTS
+
+
+async def test_an_answer_that_cannot_be_decompressed_is_an_error_and_tried_again(vendor: Vendor) -> None:
+    def broken(_request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(b"no gzip"))
+
+    vendor.answers = [broken, page([grouped_row("AAPL", DAY)])]
+    assert len(await grouped(vendor)) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------- one ticker
+
+
+async def test_a_range_asks_for_daily_bars_oldest_first_unadjusted_in_the_largest_pages(vendor: Vendor) -> None:
+    vendor.answers = [page([range_row(DAY), range_row(NEXT)], ticker="AAPL")]
+    bars = await daily_range(vendor)
+    assert [(bar.symbol, bar.session) for bar in bars] == [("AAPL", DAY), ("AAPL", NEXT)]
+    [request] = vendor.requests
+    path = "/v2/aggs/ticker/AAPL/range/1/day/2025-11-19/2025-11-20"
+    assert request.url == f"{BASE}{path}?adjusted=false&sort=asc&limit=50000"
+
+
+@pytest.mark.parametrize(
+    ("instant", "session"),
+    [
+        (1741323600000, "2025-03-07"),  # midnight EST, the last session before clocks went forward
+        (1741579200000, "2025-03-10"),  # midnight EDT, the first one after
+        (1761883200000, "2025-10-31"),  # midnight EDT, the last session before clocks went back
+        (1762146000000, "2025-11-03"),  # midnight EST, the first one after
+        (-252356400000, "1962-01-02"),  # midnight EST, before the epoch
+        (-126212400000, "1966-01-01"),
+    ],
+)
+async def test_a_range_bar_belongs_to_its_day_in_new_york(vendor: Vendor, instant: int, session: str) -> None:
+    vendor.answers = [page([range_row(DAY, t=instant)])]
+    assert [bar.session.isoformat() for bar in await daily_range(vendor)] == [session]
+
+
+@pytest.mark.parametrize("answer", [page(None), page([]), page(None, resultsCount=0)])
+async def test_a_range_without_bars_is_a_valid_answer(vendor: Vendor, answer: httpx.Response) -> None:
+    vendor.answers = [answer]
+    assert await daily_range(vendor) == []
+
+
+@pytest.mark.parametrize(("symbol", "part"), [("BRK.B", "BRK.B"), ("KIMpL", "KIMpL"), ("a/../b?c", "a%2F..%2Fb%3Fc")])
+async def test_a_ticker_keeps_its_case_and_its_dots_and_leaves_its_place_in_the_path_never(
+    vendor: Vendor, symbol: str, part: str
+) -> None:
+    vendor.answers = [page([range_row(DAY)])]
+    [bar] = await daily_range(vendor, symbol)
+    assert bar.symbol == symbol
+    assert vendor.paths == [f"/v2/aggs/ticker/{part}/range/1/day/2025-11-19/2025-11-20"]
+
+
+async def test_pages_are_followed_to_the_end_on_our_own_base_with_the_key(vendor: Vendor) -> None:
+    elsewhere = "https://evil.test:8443/v2/aggs/ticker/AAPL/range/1/day/2/3?cursor=bGltaXQ9MQ%3D%3D&sort=asc"
+    second = "http://api.polygon.io/v2/next?cursor=x"
+    vendor.answers = [
+        page([range_row(DAY)], next_url=elsewhere), page([], next_url=second), page([range_row(NEXT)]),
+    ]  # fmt: skip
+    assert [bar.session for bar in await daily_range(vendor)] == [DAY, NEXT]
+    assert [request.url.host for request in vendor.requests] == ["api.massive.test"] * 3
+    assert {request.headers["Authorization"] for request in vendor.requests} == {f"Bearer {KEY}"}
+    assert dict(vendor.requests[1].url.params) == {"cursor": "bGltaXQ9MQ==", "sort": "asc"}
+    assert vendor.requests[2].url == f"{BASE}/v2/next?cursor=x"
+
+
+async def test_a_base_url_with_a_path_keeps_it_on_every_page(vendor: Vendor) -> None:
+    vendor.answers = [page([range_row(DAY)], next_url="https://api.massive.com/v2/next?cursor=x"), page([])]
+    async with client_of(vendor, "https://proxy.test/market") as client:
+        await client.daily_range("AAPL", DAY, NEXT)
+    assert vendor.paths[1] == "/market/v2/next"
+
+
+async def test_a_page_that_fails_in_the_middle_fails_the_whole(vendor: Vendor) -> None:
+    vendor.answers = [page([range_row(DAY)], next_url="https://x/v2/next?cursor=x"), refusal(500, "oops")]
+    with pytest.raises(UpstreamError, match="/v2/next: status 500, oops"):
+        await daily_range(vendor)
+
+
+# --------------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind"),
+    [
+        (401, "Unknown API Key", EntitlementError),
+        (403, NOT_ENTITLED, EntitlementError),
+        (403, TOO_OLD, EntitlementError),
+        (403, TOO_EARLY, PendingError),
+        (400, "Could not parse the date", BadRequestError),
+        (404, "Not found", BadRequestError),
+        (302, "Moved", BadRequestError),
+    ],
+)
+async def test_an_answer_that_trying_again_now_would_not_change_is_not_tried_again(
+    vendor: Vendor, waits: list[float], status: int, message: str, kind: type[FiblakeError]
+) -> None:
+    vendor.answers = [refusal(status, message)]
+    with pytest.raises(kind) as raised:
+        await grouped(vendor)
+    assert str(raised.value) == f"{GROUPED}: status {status}, {message} (request r-9)"
+    assert (len(vendor.requests), waits) == (1, [])
+
+
+def test_data_that_is_not_there_yet_is_transient_and_a_refused_key_is_permanent() -> None:
+    assert issubclass(PendingError, TransientError)
+    assert issubclass(BadRequestError, PermanentError)
+    assert issubclass(RateLimitedError, UpstreamError)
+
+
+async def test_the_vendors_other_word_for_its_message_is_read_too(vendor: Vendor) -> None:
+    vendor.answers = [httpx.Response(401, json={"status": "ERROR", "error": "Unknown API Key", "request_id": "q"})]
+    with pytest.raises(EntitlementError, match="status 401, Unknown API Key"):
+        await grouped(vendor)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"[]", b'"no"', b"\xff"])
+async def test_a_refusal_without_a_message_says_so(vendor: Vendor, content: bytes) -> None:
+    vendor.answers = [httpx.Response(401, content=content)]
+    with pytest.raises(EntitlementError, match=r"status 401, no message \(request unknown\)"):
+        await grouped(vendor)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        refusal(500, "oops"), refusal(502, "oops"), refusal(503, "oops"), refusal(504, "oops"), refusal(429, "slow"),
+        httpx.ConnectError("refused"), httpx.ReadTimeout("too late"), httpx.RemoteProtocolError("cut"),
+        httpx.ReadError("reset"),
+    ],
+)  # fmt: skip
+async def test_a_fault_that_may_pass_is_tried_again_with_a_growing_pause(
+    vendor: Vendor, waits: list[float], fault: httpx.Response | Exception
+) -> None:
+    vendor.answers = [fault, fault, fault, page([grouped_row("AAPL", DAY)])]
+    assert len(await grouped(vendor)) == 1
+    assert len(waits) == 3
+    assert 0.5 <= waits[0] <= 1.5
+    assert 1.0 <= waits[1] <= 2.0
+    assert 2.0 <= waits[2] <= 3.0
+
+
+async def test_a_fault_that_stays_is_an_error_after_five_attempts(vendor: Vendor, waits: list[float]) -> None:
+    vendor.answers = [httpx.ConnectError("refused")]
+    with pytest.raises(UpstreamError, match=f"{GROUPED}: ConnectError"):
+        await grouped(vendor)
+    assert (len(vendor.requests), len(waits)) == (ATTEMPTS, ATTEMPTS - 1)
+
+
+async def test_a_vendor_that_asks_us_to_wait_is_waited_for_as_long_as_it_says(
+    vendor: Vendor, waits: list[float]
+) -> None:
+    slow = refusal(429, "slow down", headers={"Retry-After": "12"})
+    vendor.answers = [slow, refusal(429, "slow down", headers={"Retry-After": "0"}), page([grouped_row("AAPL", DAY)])]
+    await grouped(vendor)
+    assert waits == [12, 0]
+
+
+@pytest.mark.parametrize("value", ["Wed, 21 Oct 2026 07:28:00 GMT", "", "soon", "-3", "1.5", "\u00b2"])
+async def test_a_wait_in_another_form_than_seconds_counts_as_none(
+    vendor: Vendor, waits: list[float], value: str
+) -> None:
+    headers = httpx.Headers([(b"Retry-After", value.encode("latin-1"))])
+    vendor.answers = [refusal(429, "slow down", headers=headers), page([grouped_row("AAPL", DAY)])]
+    await grouped(vendor)
+    assert 0.5 <= waits[0] <= 1.5
+
+
+async def test_too_many_requests_in_a_row_are_an_error_that_says_so(vendor: Vendor) -> None:
+    vendor.answers = [refusal(429, "You've exceeded the maximum requests per minute")]
+    with pytest.raises(RateLimitedError, match="status 429, You've exceeded") as raised:
+        await grouped(vendor)
+    assert raised.value.retry_after is None
+
+
+# -------------------------------------------------------------------------------------------------------------- the key
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        refusal(401, "Unknown API Key"), refusal(403, TOO_OLD), refusal(403, TOO_EARLY), refusal(429, "slow"),
+        refusal(500, "oops"), refusal(400, "what"), httpx.ConnectError("refused"), page([]),
+        page([], resultsCount=3), httpx.Response(200, content=b"<html>"),
+    ],
+)  # fmt: skip
+async def test_the_key_is_in_no_error_no_url_and_no_log(
+    vendor: Vendor,
+    fault: httpx.Response | Exception,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    vendor.answers = [fault]
+    with pytest.raises(FiblakeError) as raised:
+        await grouped(vendor)
+    told = (
+        "".join(traceback.format_exception(raised.value))
+        + repr(raised.value)
+        + caplog.text
+        + "".join(capfd.readouterr())
+    )
+    assert KEY not in told
+    for request in vendor.requests:
+        assert KEY not in str(request.url)
+        assert request.headers["Authorization"] == f"Bearer {KEY}"
+
+
+async def test_the_key_is_in_no_repr_of_the_client(vendor: Vendor) -> None:
+    async with client_of(vendor) as client:
+        assert isinstance(client, MassiveClient)
+        assert KEY not in repr(client)
+        assert KEY not in repr(client.http.headers)
+
+
+async def test_the_client_is_closed_when_the_block_ends() -> None:
+    async with massive(BASE, SecretStr(KEY)) as client:
+        assert not client.http.is_closed
+    assert client.http.is_closed

@@ -1,0 +1,84 @@
+"""The vendor's API without a network: answers arranged in order, requests kept."""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import date, datetime, time
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from services.fetcher.massive import MassiveClient, massive
+from shared.calendar import NEW_YORK
+
+KEY = "s3cret-K3Y"
+BASE = "https://api.massive.test"
+Answer = httpx.Response | Exception | Callable[[httpx.Request], httpx.Response]
+
+
+def milliseconds(session: date, at: time) -> int:
+    return int(datetime.combine(session, at, NEW_YORK).timestamp() * 1000)
+
+
+def grouped_row(symbol: str, session: date, close: float = 10.0, **more: object) -> dict[str, Any]:
+    """One row of grouped daily as the vendor documents it: `t` is the end of the window, 16:00 New York."""
+    return {
+        "T": symbol, "v": 25933.6, "vw": close, "o": close - 0.5, "c": close, "h": close + 1, "l": close - 1,
+        "t": milliseconds(session, time(16)), "n": 917, **more,
+    }  # fmt: skip
+
+
+def range_row(session: date, close: float = 10.0, **more: object) -> dict[str, Any]:
+    """One row of a ticker's range: no `T`, and `t` is the start of the window, midnight New York."""
+    row = grouped_row("", session, close, **{"t": milliseconds(session, time(0))} | more)
+    del row["T"]
+    return row
+
+
+def page(rows: Sequence[Mapping[str, Any]] | None, **more: object) -> httpx.Response:
+    envelope: dict[str, Any] = {"adjusted": False, "queryCount": len(rows or ()), "status": "OK", "request_id": "r-1"}
+    if rows is not None:
+        envelope |= {"resultsCount": len(rows), "results": list(rows)}
+    return httpx.Response(200, json=envelope | more)
+
+
+def refusal(status: int, message: str, **more: Any) -> httpx.Response:  # noqa: ANN401 (httpx's own arguments)
+    body = {"status": "ERROR", "request_id": "r-9", "message": message}
+    return httpx.Response(status, json=body, **more)
+
+
+@dataclass
+class Vendor:
+    """Answers in order; the last one again and again."""
+
+    answers: list[Answer] = field(default_factory=list)
+    requests: list[httpx.Request] = field(default_factory=list)
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, httpx.Response):
+            return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
+        return answer(request)
+
+    @property
+    def paths(self) -> list[str]:
+        return [request.url.raw_path.decode().partition("?")[0] for request in self.requests]
+
+
+@asynccontextmanager
+async def client_of(vendor: Vendor, base: str = BASE) -> AsyncIterator[MassiveClient]:
+    """Open the service's own client upon the arranged answers."""
+    real = httpx.AsyncClient
+
+    def over_the_mock(**arguments: Any) -> httpx.AsyncClient:  # noqa: ANN401 (httpx's own arguments)
+        return real(transport=httpx.MockTransport(vendor), **arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpx, "AsyncClient", over_the_mock)
+        async with massive(base, SecretStr(KEY)) as client:
+            yield client

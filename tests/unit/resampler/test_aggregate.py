@@ -1,0 +1,156 @@
+from collections.abc import Iterable
+from datetime import date
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.resampler.aggregate import aggregate
+from services.resampler.buckets import first_to_recompute
+from shared.bars import SILVER
+from shared.calendar import CalendarRangeError, NotASessionError, nyse
+from shared.lake import INTERVALS
+from tests.unit.resampler.daily import ORDINAL, SESSIONS, Daily, bars, flat, numbered, slow_silver
+
+PRICES = st.floats(min_value=1e-4, max_value=1e6, allow_subnormal=False)
+DAILY = st.builds(Daily, PRICES, PRICES, PRICES, PRICES, st.integers(0, 10**12).map(float))
+
+
+def silver(days: dict[date, Daily], interval: int, first: int = 0) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = aggregate(bars("AAPL", days), interval, first, nyse()).to_pylist()
+    return found
+
+
+def starts(days: Iterable[date], interval: int) -> list[str]:
+    return [row["ts"].isoformat() for row in silver(numbered(days), interval)]
+
+
+def test_a_session_without_a_bar_keeps_its_slot() -> None:
+    # The first week of 1962; the symbol did not trade on the 3rd. Were bars counted instead of sessions, the bar of
+    # the 5th would slip into the first bucket.
+    days = {
+        date(1962, 1, 2): Daily(10, 12, 9, 11, 100),
+        date(1962, 1, 4): Daily(11, 15, 10, 14, 200),
+        date(1962, 1, 5): Daily(14, 16, 13, 15, 400),
+        date(1962, 1, 8): Daily(15, 15, 8, 9, 800),
+    }
+    first, second = silver(days, 3)
+    assert first == {
+        "symbol": "AAPL", "ts": date(1962, 1, 2), "open": 10, "high": 15, "low": 9, "close": 14, "volume": 300,
+        "bars": 2, "last_date": date(1962, 1, 4), "is_complete": True,
+    }  # fmt: skip
+    assert second == {
+        "symbol": "AAPL", "ts": date(1962, 1, 5), "open": 14, "high": 16, "low": 8, "close": 9, "volume": 1200,
+        "bars": 2, "last_date": date(1962, 1, 8), "is_complete": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_a_bucket_starts_with_its_first_session_whichever_bar_is_missing(missing: int) -> None:
+    days = numbered(session for ordinal, session in enumerate(SESSIONS[:6]) if ordinal != missing)
+    first, second = silver(days, 3)
+    have = [SESSIONS[ordinal] for ordinal in range(3) if ordinal != missing]
+    assert (first["ts"], first["bars"], first["last_date"]) == (SESSIONS[0], 2, have[-1])
+    assert (first["open"], first["close"]) == (days[have[0]].open, days[have[-1]].close)
+    assert (second["ts"], second["bars"]) == (SESSIONS[3], 3)
+
+
+def test_a_bucket_without_any_bar_is_no_row_and_shifts_nothing() -> None:
+    days = numbered([*SESSIONS[:3], *SESSIONS[6:9]])
+    assert [row["ts"] for row in silver(days, 3)] == [SESSIONS[0], SESSIONS[6]]
+
+
+@pytest.mark.parametrize("interval", INTERVALS)
+def test_buckets_of_every_interval_hold_n_sessions(interval: int) -> None:
+    rows = silver(numbered(SESSIONS[: 2 * interval + 1]), interval)
+    assert [row["bars"] for row in rows] == [interval, interval, 1]
+    assert [row["is_complete"] for row in rows] == [True, True, False]
+    assert [row["ts"] for row in rows] == [SESSIONS[0], SESSIONS[interval], SESSIONS[2 * interval]]
+    assert [row["last_date"] for row in rows] == [
+        SESSIONS[interval - 1], SESSIONS[2 * interval - 1], SESSIONS[2 * interval],
+    ]  # fmt: skip
+
+
+def test_a_bucket_across_christmas_1963_holds_three_sessions_and_no_holiday() -> None:
+    start = ORDINAL[date(1963, 12, 24)] - ORDINAL[date(1963, 12, 24)] % 3
+    [row] = [row for row in silver(numbered(SESSIONS[start : start + 9]), 3) if row["ts"] == SESSIONS[start]]
+    assert date(1963, 12, 25) not in SESSIONS[start : start + 3]
+    assert row["bars"] == 3
+    assert starts([date(1963, 12, 24), date(1963, 12, 26)], 1) == ["1963-12-24", "1963-12-26"]
+
+
+@pytest.mark.parametrize("interval", INTERVALS)
+def test_a_bucket_across_the_four_days_of_september_2001_counts_sessions_not_days(interval: int) -> None:
+    before, after = date(2001, 9, 10), date(2001, 9, 17)
+    assert ORDINAL[after] == ORDINAL[before] + 1
+    rows = silver(numbered([before, after]), interval)
+    same = ORDINAL[before] // interval == ORDINAL[after] // interval
+    assert [row["bars"] for row in rows] == ([2] if same else [1, 1])
+
+
+def test_a_bucket_is_incomplete_while_its_last_slot_may_still_be_filled() -> None:
+    [row] = silver(numbered([SESSIONS[0], SESSIONS[1]]), 3)
+    assert not row["is_complete"]
+
+
+def test_a_bar_in_the_last_slot_completes_the_bucket() -> None:
+    [row] = silver(numbered([SESSIONS[2]]), 3)
+    assert row["is_complete"]
+
+
+def test_a_later_bar_completes_a_bucket_whose_last_slot_stays_empty() -> None:
+    first, second = silver(numbered([SESSIONS[0], SESSIONS[1], SESSIONS[4]]), 3)
+    assert (first["is_complete"], first["bars"]) == (True, 2)
+    assert not second["is_complete"]
+
+
+def test_buckets_before_the_first_wanted_are_left_out() -> None:
+    assert [row["ts"] for row in silver(numbered(SESSIONS[:9]), 3, first=3)] == [SESSIONS[3], SESSIONS[6]]
+
+
+def test_a_first_bucket_after_the_last_bar_gives_no_rows_of_the_right_schema() -> None:
+    table = aggregate(bars("AAPL", numbered(SESSIONS[:3])), 3, 3, nyse())
+    assert (table.num_rows, table.schema) == (0, SILVER)
+
+
+def test_no_bars_give_no_rows() -> None:
+    assert silver({}, 3) == []
+
+
+def test_silver_has_its_schema() -> None:
+    assert aggregate(bars("AAPL", numbered(SESSIONS[:4])), 3, 0, nyse()).schema == SILVER
+
+
+def test_a_bar_on_a_day_that_was_no_session_is_an_error_that_names_it() -> None:
+    with pytest.raises(NotASessionError, match="1963-12-25"):
+        bars("AAPL", {date(1963, 12, 25): flat(1)})
+
+
+def test_a_bar_before_the_calendar_is_an_error_that_names_it() -> None:
+    with pytest.raises(CalendarRangeError, match="1961-12-29"):
+        bars("AAPL", {date(1961, 12, 29): flat(1)})
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> dict[date, Daily]:
+    begin = draw(st.sampled_from([0, 490, 9_000, 16_000]))
+    ordinals = draw(st.sets(st.integers(begin, begin + 150), min_size=1, max_size=60))
+    return {SESSIONS[ordinal]: draw(DAILY) for ordinal in ordinals}
+
+
+@given(days=histories(), interval=st.sampled_from(INTERVALS))
+def test_silver_equals_a_slow_recomputation(days: dict[date, Daily], interval: int) -> None:
+    assert silver(days, interval) == slow_silver("AAPL", days, interval)
+
+
+@given(days=histories(), interval=st.sampled_from(INTERVALS), data=st.data())
+def test_recomputing_from_the_earliest_change_equals_recomputing_everything(
+    days: dict[date, Daily], interval: int, data: st.DataObject
+) -> None:
+    sessions = sorted(days)
+    changes = data.draw(st.dictionaries(st.sampled_from([*sessions, *SESSIONS[9_000:9_160]]), DAILY, min_size=1))
+    after = days | changes
+    first = first_to_recompute(bars("AAPL", after).ordinals, ORDINAL[min(changes)], interval)
+    kept = [row for row in silver(days, interval) if row["ts"] < SESSIONS[first]]
+    assert kept + silver(after, interval, first) == silver(after, interval)

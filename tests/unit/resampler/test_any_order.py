@@ -1,0 +1,83 @@
+from datetime import date
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.resampler.batch import resample_batch
+from shared.events import ConsolidationComplete
+from shared.lake import INTERVALS
+from shared.queues import Received
+from tests.fakes import MemoryObjectStore
+from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS, Daily, flat
+from tests.unit.resampler.silver_lake import lay, resampler, silver, whole_silver
+
+START = ORDINAL[date(2025, 10, 1)]
+NEARBY = st.sampled_from(SESSIONS[START : START + 45])
+ARRIVALS = st.lists(
+    st.tuples(st.sampled_from(["AAPL", "BRK.B", "a"]), NEARBY, st.integers(1, 9)), min_size=1, max_size=8
+)
+
+
+class World:
+    """Bronze that changes, events that were sent of it, and one interval's resampler."""
+
+    def __init__(self, interval: int) -> None:
+        self.store = MemoryObjectStore()
+        self.interval = interval
+        self.bronze: dict[str, dict[date, Daily]] = {}
+        self.events: list[Received] = []
+        self.open: set[str] = set()
+        """Ids of the events nobody has done yet."""
+
+    def arrive(self, symbol: str, session: date, price: int) -> None:
+        """A bar is consolidated, and then the event of it sent."""
+        days = self.bronze.setdefault(symbol, {})
+        days[session] = flat(price)
+        lay(self.store, symbol, days)
+        event = ConsolidationComplete(symbol=symbol, changed_from=session, last_session=max(days))
+        name = str(len(self.events))
+        self.events.append(Received(name, name, event.model_dump_json(), 1))
+        self.open.add(name)
+
+    def resample(self, events: list[Received]) -> None:
+        assert resample_batch(resampler(self.store, self.interval), events, NOW) == {}
+        self.open -= {event.id for event in events}
+
+    def check(self) -> None:
+        assert silver(self.store, self.interval) == whole_silver(self.bronze, self.interval)
+
+
+@given(interval=st.sampled_from(INTERVALS), arrivals=ARRIVALS, data=st.data())
+def test_silver_follows_bronze_whatever_order_events_come_in_and_however_often(
+    interval: int, arrivals: list[tuple[str, date, int]], data: st.DataObject
+) -> None:
+    world = World(interval)
+    for arrival in arrivals:
+        world.arrive(*arrival)
+        world.resample(data.draw(st.lists(st.sampled_from(world.events), max_size=3)))
+    left = data.draw(st.permutations([event for event in world.events if event.id in world.open]))
+    middle = data.draw(st.integers(0, len(left)))
+    world.resample(left[middle:])
+    world.resample(left[:middle])
+    world.check()
+
+
+@given(interval=st.sampled_from(INTERVALS), arrivals=ARRIVALS, late=ARRIVALS, data=st.data())
+def test_silver_follows_bronze_when_others_write_in_between(
+    interval: int, arrivals: list[tuple[str, date, int]], late: list[tuple[str, date, int]], data: st.DataObject
+) -> None:
+    world = World(interval)
+    for arrival in arrivals:
+        world.arrive(*arrival)
+    first = list(world.events)
+
+    def overtake(arrival: tuple[str, date, int]) -> None:
+        world.arrive(*arrival)
+        world.resample([world.events[-1]])
+
+    for arrival in late:
+        nth = data.draw(st.integers(1, 4))
+        world.store.interfere(lambda a=arrival: overtake(a), before_write=nth)  # type: ignore[misc]
+    world.resample(first)
+    world.resample([event for event in world.events if event.id in world.open])
+    world.check()

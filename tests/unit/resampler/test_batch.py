@@ -1,0 +1,129 @@
+from datetime import date
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.resampler.batch import distinct, interval_of, resample_batch
+from services.resampler.resample import Change, Resampler
+from shared.errors import ConfigurationError, ContractError, NotFoundError, UpstreamError
+from shared.events import ConsolidationComplete
+from shared.lake import INTERVALS
+from shared.queues import Received
+from tests.fakes import LAKE, FakeTopic, MemoryObjectStore
+from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS, numbered
+from tests.unit.resampler.silver_lake import lay, silver, whole_silver
+
+START = ORDINAL[date(2025, 10, 1)]
+DAYS = SESSIONS[START : START + 30]
+HISTORY = numbered(DAYS)
+IDS = count(1)
+
+
+def complete(symbol: str, since: date, correlation_id: str = "") -> ConsolidationComplete:
+    return ConsolidationComplete(
+        symbol=symbol, changed_from=since, last_session=DAYS[-1], correlation_id=correlation_id
+    )
+
+
+def received(body: str) -> Received:
+    name = f"m{next(IDS)}"
+    return Received(name, f"receipt-{name}", body, 1)
+
+
+@pytest.mark.parametrize("interval", INTERVALS)
+@pytest.mark.parametrize("prefix", ["", "dev-", "my-own-env-", "resample-3d-"])
+def test_the_interval_is_the_queues(prefix: str, interval: int) -> None:
+    assert interval_of(f"{prefix}resample-{interval}d") == interval
+
+
+@pytest.mark.parametrize(
+    "queue", ["", "dev-consolidation", "dev-resample-4d", "dev-resample-3d-dlq", "dev-resample-d", "dev-resample-3"]
+)
+def test_a_queue_that_is_for_no_interval_is_an_error_that_names_it(queue: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"queue '{queue}' is not named like"):
+        interval_of(queue)
+
+
+def test_a_symbol_is_resampled_once_from_its_earliest_change() -> None:
+    events = [
+        complete("MSFT", DAYS[5], "c"), complete("AAPL", DAYS[9], "a"), complete("AAPL", DAYS[2], "b"),
+        complete("AAPL", DAYS[4], "d"),
+    ]  # fmt: skip
+    assert distinct(events) == [Change("AAPL", DAYS[2], "b"), Change("MSFT", DAYS[5], "c")]
+
+
+@given(st.lists(st.builds(complete, st.sampled_from(["A", "B", "a"]), st.sampled_from(DAYS))))
+def test_distinct_symbols_are_sorted_and_have_their_earliest_change(events: list[ConsolidationComplete]) -> None:
+    changes = distinct(events)
+    assert [change.symbol for change in changes] == sorted({event.symbol for event in events})
+    for change in changes:
+        assert change.changed_from == min(e.changed_from for e in events if e.symbol == change.symbol)
+
+
+def test_an_unknown_schema_version_fails_its_message_only(store: MemoryObjectStore, three: Resampler) -> None:
+    lay(store, "AAPL", HISTORY)
+    good = received(complete("AAPL", DAYS[0]).model_dump_json())
+    newer = received(complete("AAPL", DAYS[0]).model_dump_json().replace('"1.0"', '"2.0"'))
+    errors = resample_batch(three, [newer, good], NOW)
+    assert list(errors) == [newer.id]
+    assert isinstance(errors[newer.id], ContractError)
+    assert "schema version 2.0" in str(errors[newer.id])
+    assert silver(store, 3) == whole_silver({"AAPL": HISTORY}, 3)
+
+
+def test_a_newer_minor_version_and_unknown_fields_are_understood(store: MemoryObjectStore, three: Resampler) -> None:
+    lay(store, "AAPL", HISTORY)
+    body = complete("AAPL", DAYS[0]).model_dump_json().replace('"1.0"', '"1.9","colour":"blue"')
+    assert resample_batch(three, [received(body)], NOW) == {}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "not json",
+        "[]",
+        "{}",
+        '{"symbol": "AAPL"}',
+        '{"symbol":"../x","changed_from":"2025-10-01","last_session":1}',
+    ],
+)
+def test_a_body_that_is_no_completion_event_fails_its_message_only(
+    store: MemoryObjectStore, three: Resampler, body: str
+) -> None:
+    lay(store, "AAPL", HISTORY)
+    bad, good = received(body), received(complete("AAPL", DAYS[0]).model_dump_json())
+    errors = resample_batch(three, [bad, good], NOW)
+    assert {name: type(error) for name, error in errors.items()} == {bad.id: ContractError}
+
+
+def test_every_message_of_a_symbol_that_failed_fails(store: MemoryObjectStore, three: Resampler) -> None:
+    lay(store, "AAPL", HISTORY)
+    lost = [received(complete("NONE", day).model_dump_json()) for day in DAYS[:3]]
+    good = received(complete("AAPL", DAYS[0]).model_dump_json())
+    errors = resample_batch(three, [*lost, good], NOW)
+    assert {name: type(error) for name, error in errors.items()} == {m.id: NotFoundError for m in lost}
+
+
+def test_a_fault_of_the_bucket_fails_all_messages_that_could_be_read(
+    store: MemoryObjectStore, three: Resampler
+) -> None:
+    store.fail("list")
+    bad, good = received("x"), received(complete("AAPL", DAYS[0]).model_dump_json())
+    errors = resample_batch(three, [bad, good], NOW)
+    assert {name: type(error) for name, error in errors.items()} == {bad.id: ContractError, good.id: UpstreamError}
+
+
+def test_a_batch_of_many_events_reads_each_symbols_bars_once(
+    store: MemoryObjectStore, three: Resampler, topic: FakeTopic
+) -> None:
+    for symbol in ("AAPL", "MSFT"):
+        lay(store, symbol, HISTORY)
+    messages = [received(complete(symbol, day).model_dump_json()) for symbol in ("AAPL", "MSFT") for day in DAYS]
+    assert resample_batch(three, messages, NOW) == {}
+    assert sorted(key for key in store.done("get") if key.startswith("bronze/")) == [
+        LAKE.data_key("AAPL"), LAKE.data_key("MSFT"),
+    ]  # fmt: skip
+    assert [event.symbols for event in topic.published] == [("AAPL", "MSFT")]

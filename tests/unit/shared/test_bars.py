@@ -1,0 +1,169 @@
+import json
+from datetime import UTC, date, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from shared.bars import BRONZE, MANIFEST, SILVER, Consolidated, decode, encode, read_bars
+from shared.errors import ContractError
+from tests.fakes import NOON, bar, later, parquet, table
+
+MODIFIED = datetime(2020, 1, 1, tzinfo=UTC)
+ROW = bar("2025-11-19", 7.25, vwap=7.5, trades=3)
+
+
+def written(columns: dict[str, Any]) -> bytes:
+    """Write a file as somebody else would."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def columns(**changed: Any) -> dict[str, Any]:  # noqa: ANN401 (arrays)
+    """Give ROW's columns, some of them changed; None leaves one out."""
+    all_columns = {name: pa.array([value], BRONZE.field(name).type) for name, value in ROW.items()} | changed
+    return {name: column for name, column in all_columns.items() if column is not None}
+
+
+def read(**changed: Any) -> dict[str, Any]:  # noqa: ANN401
+    found = read_bars(written(columns(**changed)), "AAPL", MODIFIED)
+    assert found.schema.equals(BRONZE)
+    (row,) = found.to_pylist()
+    return dict(row)
+
+
+def test_what_is_written_is_read() -> None:
+    assert read() == ROW
+    assert read_bars(parquet(ROW), "AAPL", MODIFIED).to_pylist() == [ROW]
+
+
+def test_consolidated_bars_survive_with_their_log_and_last_update() -> None:
+    log = {"bronze/raw_ohlcv/symbol=AAPL/date=2025-11-19.parquet": '"an etag"'}
+    before = Consolidated(table(bar("2025-11-18"), ROW), log, later(5))
+    after = Consolidated.decode(before.encode(), "AAPL", MODIFIED)
+    assert (after.bars.equals(before.bars), after.log, after.last_updated) == (True, log, later(5))
+    assert (after.first_session, after.last_session) == (date(2025, 11, 18), date(2025, 11, 19))
+
+
+def test_the_log_is_parquets_own_metadata_for_anyone_to_see() -> None:
+    data = Consolidated(table(ROW), {"key": "etag"}, NOON).encode()
+    metadata = pq.ParquetFile(pa.BufferReader(data)).metadata.metadata
+    assert json.loads(metadata[b"fiblake.merged"]) == {"key": "etag"}
+    assert metadata[b"fiblake.last_updated"].decode() == NOON.isoformat()
+
+
+def test_somebody_elses_data_parquet_has_an_empty_log_and_its_objects_age() -> None:
+    found = Consolidated.decode(parquet(ROW), "AAPL", MODIFIED)
+    assert (found.log, found.last_updated) == ({}, MODIFIED)
+
+
+def test_a_log_that_cannot_be_read_is_an_error_and_never_an_empty_log() -> None:
+    data = encode(table(ROW).replace_schema_metadata({b"fiblake.merged": b"{"}))
+    with pytest.raises(ContractError, match=r"data\.parquet of AAPL carries a log that cannot be read"):
+        Consolidated.decode(data, "AAPL", MODIFIED)
+
+
+def test_encoding_keeps_the_tables_metadata() -> None:
+    data = encode(table(ROW).replace_schema_metadata({b"some": b"thing"}))
+    assert pq.ParquetFile(pa.BufferReader(data)).metadata.metadata[b"some"] == b"thing"
+
+
+def test_the_same_bars_are_the_same_bytes() -> None:
+    assert parquet(ROW) == parquet(ROW)
+
+
+def test_extra_columns_are_ignored() -> None:
+    assert read(otc=[True], __index_level_0__=[5], nested=[{"a": 1}]) == ROW
+
+
+def test_columns_may_stand_in_any_order() -> None:
+    backwards = dict(reversed(columns().items()))
+    assert read_bars(written(backwards), "AAPL", MODIFIED).to_pylist() == [ROW]
+
+
+@pytest.mark.parametrize("name", ["vwap", "trades"])
+def test_a_missing_nullable_column_is_null(name: str) -> None:
+    assert read(**{name: None}) == ROW | {name: None}
+
+
+def test_missing_symbol_interval_and_ingestion_are_filled_in() -> None:
+    assert read(symbol=None, interval=None, ingested_at=None) == ROW | {"ingested_at": MODIFIED}
+    nulls = {"symbol": pa.array([None], pa.string()), "ingested_at": pa.array([None], pa.timestamp("us", "UTC"))}
+    assert read(**nulls) == ROW | {"ingested_at": MODIFIED}
+
+
+@pytest.mark.parametrize(
+    "timestamp",
+    [
+        pa.array([datetime(2025, 11, 19)], pa.timestamp("ns")),  # noqa: DTZ001 (as pandas writes it)
+        pa.array([datetime(2025, 11, 19, 5, tzinfo=UTC)], pa.timestamp("ms", "UTC")),
+        pa.array([datetime(2025, 11, 19, 13, 30)], pa.timestamp("us")),  # noqa: DTZ001
+        pa.array(["2025-11-19"]),
+        pa.array([date(2025, 11, 19)], pa.date64()),
+    ],
+    ids=["pandas", "UTC", "time of day", "text", "date64"],
+)
+def test_a_session_may_be_written_in_many_ways(timestamp: pa.Array) -> None:
+    assert read(timestamp=timestamp) == ROW
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("volume", pa.array([1_000], pa.int64())),
+        ("close", pa.array([7.25], pa.float32())),
+        ("trades", pa.array([3.0], pa.float64())),
+        ("trades", pa.array([3], pa.int32())),
+        ("symbol", pa.array(["AAPL"]).dictionary_encode()),
+        ("symbol", pa.array(["AAPL"], pa.large_string())),
+        ("ingested_at", pa.array([NOON], pa.timestamp("ns", "UTC"))),
+        ("ingested_at", pa.array([NOON.replace(tzinfo=None)], pa.timestamp("us"))),
+    ],
+)
+def test_a_type_that_loses_nothing_is_converted(name: str, column: pa.Array) -> None:
+    assert read(**{name: column}) == ROW
+
+
+@pytest.mark.parametrize("name", ["timestamp", "open", "high", "low", "close", "volume"])
+def test_a_needed_column_may_be_neither_missing_nor_null(name: str) -> None:
+    with pytest.raises(ContractError, match=f"file of AAPL has no column '{name}'"):
+        read(**{name: None})
+    with pytest.raises(ContractError, match=f"file of AAPL has nulls in column '{name}'"):
+        read(**{name: pa.array([None], BRONZE.field(name).type)})
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "reason"),
+    [
+        ("symbol", ["MSFT"], "whose symbol is 'MSFT'"),
+        ("symbol", ["aapl"], "whose symbol is 'aapl'"),
+        ("interval", ["1h"], "whose interval is '1h'"),
+        ("close", ["seven"], "cannot be read as bars"),
+        ("trades", [3.5], "cannot be read as bars"),
+        ("timestamp", ["last week"], "cannot be read as bars"),
+        ("timestamp", [20_000], "cannot be read as bars"),
+    ],
+)
+def test_bars_of_another_kind_are_refused(name: str, column: list[Any], reason: str) -> None:
+    with pytest.raises(ContractError, match=reason):
+        read(**{name: column})
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1", b"no Parquet", parquet(ROW)[:-1], parquet(ROW)[4:]])
+def test_what_is_no_parquet_is_refused(data: bytes) -> None:
+    with pytest.raises(ContractError, match="file of AAPL cannot be read as bars"):
+        read_bars(data, "AAPL", MODIFIED)
+    with pytest.raises(ContractError, match="the manifest cannot be read"):
+        decode(data, MANIFEST, "the manifest")
+
+
+@pytest.mark.parametrize("schema", [BRONZE, SILVER, MANIFEST])
+def test_an_empty_table_survives(schema: pa.Schema) -> None:
+    assert decode(encode(schema.empty_table()), schema, "it").equals(schema.empty_table())
+
+
+def test_another_table_in_its_place_is_refused() -> None:
+    with pytest.raises(ContractError, match="the month file cannot be read"):
+        decode(parquet(ROW), SILVER, "the month file")

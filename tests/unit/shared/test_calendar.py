@@ -1,0 +1,129 @@
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pytest
+
+from shared.calendar import CalendarRangeError, NotASessionError, calendar_of, close_of, nyse
+from shared.data import generate_sessions
+from tests.fakes import sample
+
+NEW_YORK = ZoneInfo("America/New_York")
+CALENDAR = nyse()
+LAST = CALENDAR.session(CALENDAR.sessions.size - 1)
+
+
+def new_york(day: str, time: str) -> datetime:
+    return datetime.fromisoformat(f"{day}T{time}").replace(tzinfo=NEW_YORK)
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_file_equals_pandas_market_calendars_to_its_end() -> None:
+    """Generated anew from the source library, whose own warnings are not ours."""
+    found = CALENDAR.sessions.astype("datetime64[D]").tolist()
+    assert found == generate_sessions.sessions()
+    assert found[0] == date(1962, 1, 2)
+    assert (generate_sessions.LAST - LAST).days < 7
+
+
+@pytest.mark.parametrize(
+    "day",
+    ["1962-07-04", "1963-12-25", "1963-11-25", "1969-04-04", "2001-09-11", "2012-10-29", "2022-06-20", "2025-01-09",
+     "2025-11-27", "2025-11-22", "2025-11-23"],
+)  # fmt: skip
+def test_a_day_on_which_nobody_traded_is_no_session(day: str) -> None:
+    with pytest.raises(NotASessionError, match=f"{day} is not a session of the NYSE"):
+        CALENDAR.ordinal(date.fromisoformat(day))
+
+
+@pytest.mark.parametrize("day", ["1962-01-02", "1968-11-27", "1987-10-19", "2001-09-17", "2021-06-18", "2025-11-28"])
+def test_a_day_on_which_somebody_traded_is_a_session(day: str) -> None:
+    ordinal = CALENDAR.ordinal(date.fromisoformat(day))
+    assert str(CALENDAR.session(ordinal)) == day
+
+
+def test_ordinals_count_from_the_second_of_january_1962() -> None:
+    assert CALENDAR.ordinal(date(1962, 1, 2)) == 0
+    assert CALENDAR.session(0) == date(1962, 1, 2)
+    days = np.array(["1962-01-05", "1962-01-08"], dtype="datetime64[D]")
+    assert CALENDAR.ordinals(days).tolist() == [3, 4]
+
+
+def test_between_the_start_and_2026_08_21_are_16268_sessions() -> None:
+    assert CALENDAR.ordinal(date(2026, 8, 21)) == 16_268 - 1
+
+
+@pytest.mark.parametrize("day", [LAST + timedelta(days=1), date(2100, 1, 1)])
+def test_a_day_beyond_the_end_is_an_error_that_names_the_command(day: date) -> None:
+    asked = (
+        lambda: CALENDAR.ordinal(day),
+        lambda: CALENDAR.ordinal_on_or_after(day),
+        lambda: CALENDAR.between(date(2025, 1, 2), day),
+        lambda: CALENDAR.last_closed(datetime.combine(day, datetime.min.time(), NEW_YORK)),
+    )
+    for ask in asked:
+        with pytest.raises(CalendarRangeError, match=rf"{day} is outside .*1962-01-02 to {LAST}.*`make calendar`"):
+            ask()
+
+
+def test_a_day_before_the_start_is_an_error_too() -> None:
+    with pytest.raises(CalendarRangeError, match="1961-12-29"):
+        CALENDAR.ordinal(date(1961, 12, 29))
+    with pytest.raises(CalendarRangeError, match="1961-12-29"):
+        CALENDAR.last_closed(new_york("1961-12-29", "20:00:00"))
+
+
+def test_the_first_session_not_before_a_day() -> None:
+    saturday = date(2025, 11, 22)
+    assert CALENDAR.session(CALENDAR.ordinal_on_or_after(saturday)) == date(2025, 11, 24)
+    assert CALENDAR.session(CALENDAR.ordinal_on_or_after(date(2025, 11, 24))) == date(2025, 11, 24)
+    assert CALENDAR.ordinal_on_or_after(date(1900, 1, 1)) == 0
+
+
+def test_between_has_both_its_ends() -> None:
+    assert [d.day for d in CALENDAR.between(date(2025, 11, 26), date(2025, 12, 1))] == [26, 28, 1]
+    assert CALENDAR.between(date(2025, 11, 22), date(2025, 11, 23)) == []
+
+
+@pytest.mark.parametrize(
+    ("now", "last"),
+    [
+        (new_york("2025-11-19", "15:59:59"), "2025-11-18"),
+        (new_york("2025-11-19", "16:00:00"), "2025-11-19"),
+        (new_york("2025-11-19", "23:59:59"), "2025-11-19"),
+        (new_york("2025-11-20", "00:00:00"), "2025-11-19"),
+        (datetime(2025, 11, 19, 20, 59, tzinfo=UTC), "2025-11-18"),
+        (datetime(2025, 11, 19, 21, 0, tzinfo=UTC), "2025-11-19"),
+        (datetime(2025, 7, 16, 19, 59, tzinfo=UTC), "2025-07-15"),
+        (datetime(2025, 7, 16, 20, 0, tzinfo=UTC), "2025-07-16"),
+        (datetime(2025, 3, 7, 21, 0, tzinfo=UTC), "2025-03-07"),
+        (datetime(2025, 3, 10, 20, 0, tzinfo=UTC), "2025-03-10"),
+        (datetime(2025, 11, 20, 3, 0, tzinfo=UTC), "2025-11-19"),
+        (new_york("2025-11-22", "12:00:00"), "2025-11-21"),
+        (new_york("2025-11-23", "23:00:00"), "2025-11-21"),
+        (new_york("2025-11-24", "09:00:00"), "2025-11-21"),
+        (new_york("2025-11-27", "18:00:00"), "2025-11-26"),
+        (new_york("2025-11-28", "14:00:00"), "2025-11-26"),
+        (new_york("2025-11-28", "16:00:00"), "2025-11-28"),
+        (datetime.fromisoformat(sample("schedule")["time"]), "2025-11-19"),
+    ],
+)
+def test_the_last_closed_session(now: datetime, last: str) -> None:
+    """Around the close, on both sides of daylight saving, over a weekend, on Thanksgiving and its short Friday."""
+    assert str(CALENDAR.last_closed(now)) == last
+
+
+def test_a_session_closes_at_sixteen_in_new_york() -> None:
+    assert close_of(date(2025, 11, 19)) == datetime(2025, 11, 19, 21, tzinfo=UTC)
+    assert close_of(date(2025, 7, 16)) == datetime(2025, 7, 16, 20, tzinfo=UTC)
+    assert close_of(date(2025, 7, 16)).tzinfo is UTC
+    assert CALENDAR.last_closed(close_of(date(2025, 7, 16))) == date(2025, 7, 16)
+
+
+def test_a_calendar_can_be_made_of_any_days() -> None:
+    calendar = calendar_of([date(2025, 1, 2), date(2025, 1, 6)])
+    assert calendar.ordinal(date(2025, 1, 6)) == 1
+
+
+def test_it_is_loaded_once() -> None:
+    assert nyse() is CALENDAR

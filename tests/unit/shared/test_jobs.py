@@ -1,0 +1,133 @@
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import pytest
+from botocore.stub import Stubber
+
+from shared.errors import UpstreamError
+from shared.jobs import LARGEST_ARRAY, JobQueue
+
+QUEUE, DEFINITION = "dev-batch-consolidation", "dev-batch-bronze-consolidator"
+ARN = f"arn:aws:batch:us-east-1:123456789012:job-definition/{DEFINITION}:7"
+
+
+class Batch:
+    """Batch's answers, each to be asked for in this order, checked against botocore's own model of Batch."""
+
+    def __init__(self) -> None:
+        self.client = boto3.client("batch")
+        self.stub = Stubber(self.client)
+        self.jobs = JobQueue(self.client, QUEUE, DEFINITION)
+
+    def lists(self, **by_status: list[dict[str, Any]]) -> None:
+        for status in ("SUBMITTED", "PENDING", "RUNNABLE"):
+            answer = {"jobSummaryList": by_status.get(status.lower(), [])}
+            self.stub.add_response("list_jobs", answer, {"jobQueue": QUEUE, "jobStatus": status})
+
+    def describes(self, *parents: dict[str, Any]) -> None:
+        self.stub.add_response(
+            "describe_jobs", {"jobs": list(parents)}, {"jobs": [parent["jobId"] for parent in parents]}
+        )
+
+
+@pytest.fixture
+def batch() -> Iterator[Batch]:
+    batch = Batch()
+    with batch.stub:
+        yield batch
+        batch.stub.assert_no_pending_responses()
+
+
+def summary(job_id: str = "a", definition: str = ARN, size: int | None = None) -> dict[str, Any]:
+    array = {} if size is None else {"arrayProperties": {"size": size}}
+    return {"jobId": job_id, "jobName": "consolidate", "jobDefinition": definition, **array}
+
+
+def parent(job_id: str = "a", status: str = "PENDING", **children: int) -> dict[str, Any]:
+    states = {"statusSummary": children} if children else {}
+    return {
+        "jobId": job_id, "jobName": "n", "jobQueue": QUEUE, "jobDefinition": ARN, "startedAt": 0, "status": status,
+        "arrayProperties": {"size": 2, **states},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("size", "array"),
+    [(0, {}), (1, {}), (2, {"arrayProperties": {"size": 2}}), (10_000, {"arrayProperties": {"size": 10_000}}),
+     (10_001, {"arrayProperties": {"size": LARGEST_ARRAY}})],
+)  # fmt: skip
+def test_a_job_of_one_is_plain_and_an_array_has_two_to_ten_thousand_children(
+    batch: Batch, size: int, array: dict[str, Any]
+) -> None:
+    expected = {"jobName": "name", "jobQueue": QUEUE, "jobDefinition": DEFINITION, **array}
+    batch.stub.add_response("submit_job", {"jobId": "id", "jobName": "name"}, expected)
+    assert batch.jobs.submit("name", size) == "id"
+
+
+def test_in_an_idle_queue_nothing_waits(batch: Batch) -> None:
+    batch.lists()
+    assert not batch.jobs.any_waiting()
+
+
+@pytest.mark.parametrize("status", ["submitted", "pending", "runnable"])
+@pytest.mark.parametrize("definition", [ARN, DEFINITION, f"{DEFINITION}:7"])
+def test_a_plain_job_that_has_yet_to_start_waits(batch: Batch, status: str, definition: str) -> None:
+    batch.lists(**{status: [summary(definition=definition)]})
+    assert batch.jobs.any_waiting()
+
+
+def test_a_job_of_another_definition_does_not_count(batch: Batch) -> None:
+    batch.lists(runnable=[summary(definition=ARN.replace(DEFINITION, f"{DEFINITION}-2"))])
+    assert not batch.jobs.any_waiting()
+
+
+def test_an_array_whose_children_all_run_does_not_wait_although_it_says_pending(batch: Batch) -> None:
+    batch.lists(pending=[summary(size=2)])
+    batch.describes(parent(RUNNING=1, STARTING=1, RUNNABLE=0, PENDING=0, SUBMITTED=0))
+    assert not batch.jobs.any_waiting()
+
+
+@pytest.mark.parametrize("state", ["SUBMITTED", "PENDING", "RUNNABLE"])
+def test_an_array_waits_for_as_long_as_one_child_has_yet_to_start(batch: Batch, state: str) -> None:
+    batch.lists(pending=[summary(size=2)])
+    batch.describes(parent(RUNNING=1, **{state: 1}))
+    assert batch.jobs.any_waiting()
+
+
+def test_an_array_that_has_no_children_yet_waits(batch: Batch) -> None:
+    batch.lists(submitted=[summary(size=2)])
+    batch.describes(parent(status="SUBMITTED"))
+    assert batch.jobs.any_waiting()
+
+
+def test_one_of_many_arrays_that_waits_is_enough(batch: Batch) -> None:
+    batch.lists(pending=[summary("a", size=2), summary("b", size=2)])
+    batch.describes(parent("a", RUNNING=2), parent("b", RUNNING=1, RUNNABLE=1))
+    assert batch.jobs.any_waiting()
+
+
+def test_arrays_are_described_a_hundred_at_a_time(batch: Batch) -> None:
+    ids = [f"j{n}" for n in range(101)]
+    batch.lists(pending=[summary(job_id, size=2) for job_id in ids])
+    batch.describes(*(parent(job_id, RUNNING=2) for job_id in ids[:100]))
+    batch.describes(parent(ids[100], RUNNABLE=2))
+    assert batch.jobs.any_waiting()
+
+
+def test_all_pages_of_a_listing_are_read(batch: Batch) -> None:
+    request = {"jobQueue": QUEUE, "jobStatus": "SUBMITTED"}
+    batch.stub.add_response("list_jobs", {"jobSummaryList": [], "nextToken": "more"}, request)
+    batch.stub.add_response("list_jobs", {"jobSummaryList": [summary()]}, {**request, "nextToken": "more"})
+    for status in ("PENDING", "RUNNABLE"):
+        batch.stub.add_response("list_jobs", {"jobSummaryList": []}, {"jobQueue": QUEUE, "jobStatus": status})
+    assert batch.jobs.any_waiting()
+
+
+def test_when_batch_fails_it_is_an_upstream_error(batch: Batch) -> None:
+    batch.stub.add_client_error("list_jobs", "ServerException")
+    with pytest.raises(UpstreamError, match=f"does not list the jobs of {QUEUE}"):
+        batch.jobs.any_waiting()
+    batch.stub.add_client_error("submit_job", "ClientException")
+    with pytest.raises(UpstreamError, match=f"does not take a job of {DEFINITION}"):
+        batch.jobs.submit("name", 1)

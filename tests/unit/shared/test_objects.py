@@ -1,0 +1,212 @@
+from collections.abc import Callable
+from typing import Any
+
+import obstore
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
+from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, UnauthenticatedError
+
+from shared.errors import ConflictError, EntitlementError, FiblakeError, NotFoundError, UpstreamError
+from shared.objects import ATTEMPTS_AT_UPDATE, CONCURRENCY, DELETES_PER_REQUEST, ObjectStore, pauses
+from tests.fakes import BUCKET, MemoryObjectStore
+
+
+@pytest.fixture
+def store() -> MemoryObjectStore:
+    return MemoryObjectStore()
+
+
+def test_what_is_put_is_read_with_its_version_and_age(store: MemoryObjectStore) -> None:
+    etag = store.put("a/b", b"data")
+    found = store.get("a/b")
+    assert (found.key, found.data, found.etag) == ("a/b", b"data", etag)
+    (info,) = store.listed("a/")
+    assert found.last_modified == info.last_modified
+    assert found.last_modified.utcoffset() is not None
+
+
+def test_what_is_not_there_is_none_or_an_error_that_names_it(store: MemoryObjectStore) -> None:
+    assert store.find("a/b") is None
+    with pytest.raises(NotFoundError, match=f"there is no object s3://{BUCKET}/a/b"):
+        store.get("a/b")
+
+
+def test_many_are_read_and_written_in_order(store: MemoryObjectStore) -> None:
+    keys = [f"a/{n}" for n in range(3 * CONCURRENCY)]
+    store.put_many((key, key.encode()) for key in keys[::2])
+    found = store.get_many(keys)
+    assert [one.data if one else None for one in found] == [
+        key.encode() if n % 2 == 0 else None for n, key in enumerate(keys)
+    ]
+    assert store.get_many([]) == []
+
+
+def test_a_listing_is_whole_and_in_order_and_keeps_to_its_folder(store: MemoryObjectStore) -> None:
+    keys = [f"lake/symbol=A/{n:04}" for n in range(2_500)]
+    for key in [*reversed(keys), "lake/symbol=AB/1", "lake/symbol=A.txt", "other/1"]:
+        store.lay(key, b"12345")
+    listing = store.listed("lake/symbol=A/")
+    assert [info.key for info in listing] == keys
+    assert {info.size for info in listing} == {5}
+    assert listing[7].etag == store.etag(keys[7])
+    assert store.listed("nowhere/") == []
+
+
+def test_folders_are_those_right_below(store: MemoryObjectStore) -> None:
+    for key in ("lake/b/1", "lake/a/deep/2", "lake/a/3", "lake/file", "elsewhere/c/4"):
+        store.lay(key, b"")
+    assert store.folders("lake/") == ["lake/a/", "lake/b/"]
+    assert store.folders("nowhere/") == []
+
+
+def test_an_object_is_made_once(store: MemoryObjectStore) -> None:
+    etag = store.write_if_unchanged("a", b"first", None)
+    with pytest.raises(ConflictError, match=f"s3://{BUCKET}/a was written by somebody else first"):
+        store.write_if_unchanged("a", b"second", None)
+    assert (store.peek("a"), store.etag("a")) == (b"first", etag)
+
+
+def test_a_version_is_replaced_once(store: MemoryObjectStore) -> None:
+    first = store.put("a", b"first")
+    second = store.write_if_unchanged("a", b"second", first)
+    assert second == store.etag("a") != first
+    with pytest.raises(ConflictError):
+        store.write_if_unchanged("a", b"third", first)
+    assert store.peek("a") == b"second"
+
+
+def test_a_version_that_is_gone_cannot_be_replaced(store: MemoryObjectStore) -> None:
+    etag = store.put("a", b"first")
+    store.take_away("a")
+    with pytest.raises(ConflictError):
+        store.write_if_unchanged("a", b"second", etag)
+    assert store.peek("a") is None
+
+
+def test_exactly_the_version_that_was_asked_for_is_read(store: MemoryObjectStore) -> None:
+    etag = store.put("a", b"first")
+    assert store.get_version("a", etag).data == b"first"
+    store.lay("a", b"second")
+    with pytest.raises(ConflictError, match="is no longer version"):
+        store.get_version("a", etag)
+    store.take_away("a")
+    with pytest.raises(ConflictError, match="is no longer version"):
+        store.get_version("a", etag)
+
+
+def appended(letter: bytes) -> Callable[[bytes | None], bytes]:
+    return lambda data: (data or b"") + letter
+
+
+def test_an_update_makes_or_changes_an_object(store: MemoryObjectStore) -> None:
+    store.update("a", appended(b"1"))
+    store.update("a", appended(b"2"))
+    assert store.peek("a") == b"12"
+
+
+def test_an_update_that_changes_nothing_writes_nothing(store: MemoryObjectStore) -> None:
+    store.update("a", lambda _data: None)
+    assert store.peek("a") is None
+    assert store.done("write") == []
+
+
+def test_an_update_starts_over_for_as_long_as_others_write(store: MemoryObjectStore, naps: list[float]) -> None:
+    for n in range(3):
+        store.interfere(lambda n=n: store.lay("a", (store.peek("a") or b"") + str(n).encode()), before_write=n + 1)
+    store.update("a", appended(b"!"))
+    assert store.peek("a") == b"012!"
+    assert len(naps) == 3
+
+
+def test_an_update_gives_up_when_others_never_stop(store: MemoryObjectStore) -> None:
+    for n in range(ATTEMPTS_AT_UPDATE):
+        store.interfere(lambda n=n: store.lay("a", str(n).encode()), before_write=n + 1)
+    with pytest.raises(ConflictError, match=f"s3://{BUCKET}/a was rewritten by others {ATTEMPTS_AT_UPDATE} times"):
+        store.update("a", appended(b"!"))
+
+
+def test_only_the_versions_named_are_deleted(store: MemoryObjectStore) -> None:
+    same, restated, gone = [(key, store.put(key, b"1")) for key in ("same", "restated", "gone")]
+    store.lay("restated", b"2")
+    store.take_away("gone")
+    assert store.delete_versions([same, restated, gone]) == ["same"]
+    assert store.keys() == ["restated"]
+
+
+def test_deletions_go_a_thousand_at_a_time(store: MemoryObjectStore) -> None:
+    versions = [(f"{n:04}", store.lay(f"{n:04}", b"")) for n in range(DELETES_PER_REQUEST + 1)]
+    assert store.delete_versions(versions) == [key for key, _ in versions]
+    assert [len(request) for request in store.deleter.requests] == [DELETES_PER_REQUEST, 1]
+    assert store.delete_versions([]) == []
+
+
+class Deleter:
+    """Answers DeleteObjects with what it was given."""
+
+    def __init__(self, answer: Any) -> None:  # noqa: ANN401 (an answer or an error)
+        self.answer = answer
+
+    def delete_objects(self, *, Bucket: str, Delete: Any) -> Any:  # noqa: ANN401, ARG002, N803 (boto's own shape)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def denial(code: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": "no"}}, "DeleteObjects")
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        ({"Errors": [{"Key": "a", "Code": "InternalError", "Message": "try again"}]}, UpstreamError),
+        (denial("SlowDown"), UpstreamError),
+        (denial("AccessDenied"), EntitlementError),
+        (EndpointConnectionError(endpoint_url="x"), UpstreamError),
+    ],
+)
+def test_a_deletion_that_fails_is_an_error_of_ours(answer: object, kind: type[FiblakeError]) -> None:
+    store = ObjectStore(MemoryObjectStore().memory, BUCKET, Deleter(answer))
+    with pytest.raises(kind, match="delete"):
+        store.delete_versions([("a", "etag")])
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (PermissionDeniedError, EntitlementError),
+        (UnauthenticatedError, EntitlementError),
+        (GenericError, UpstreamError),
+    ],
+)
+def test_what_s3_answers_becomes_an_error_of_ours_that_names_the_object(
+    monkeypatch: pytest.MonkeyPatch, error: type[BaseError], kind: type[FiblakeError]
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error("details that only a developer understands")
+
+    for name in ("get", "put", "list", "list_with_delimiter"):
+        monkeypatch.setattr(obstore, name, fails)
+    store = ObjectStore(MemoryObjectStore().memory, BUCKET, Deleter({}))
+    calls: list[Callable[[], object]] = [
+        lambda: store.get("key/"), lambda: store.find("key/"), lambda: store.get_version("key/", "e"),
+        lambda: store.listed("key/"), lambda: store.folders("key/"), lambda: store.put("key/", b""),
+        lambda: store.put_many([("key/", b"")]), lambda: store.write_if_unchanged("key/", b"", None),
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(kind, match=f"s3://{BUCKET}/key/"):
+            call()
+
+
+def test_pauses_grow_to_a_second_and_are_random() -> None:
+    series = [list(pauses(40)) for _ in range(200)]
+    assert {len(one) for one in series} == {40}
+    assert max(one[0] for one in series) <= 0.02
+    assert 0.5 < max(one[-1] for one in series) <= 1
+    assert len({one[-1] for one in series}) > 100
+
+
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"])
+def test_the_endpoint_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    assert "127.0.0.1:9" in repr(ObjectStore.connect("lake")._backend.config)  # noqa: SLF001 (what was opened)

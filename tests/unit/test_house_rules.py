@@ -1,0 +1,117 @@
+"""What the house does not want to find in its files."""
+
+import ast
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from services.fetcher.settings import FetchEvent
+from shared.calendar import close_of
+from tests.fakes import sample
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+OURS = ("cli", "local", "migrations", "services", "shared", "benchmarks")
+VAGUE = {"common", "helper", "helpers", "manager", "managers", "misc", "util", "utils"}
+MOST_LINES = 60
+KEEPS_THE_ERROR = {"shared/outcomes.py"}
+"""Where an error that is not ours becomes a message's outcome; nowhere else may one be caught and not raised again."""
+
+# Put together here, so that this file is not one that contains them.
+DOT, UP = ".", ".."
+REGISTRIES = [DOT.join(parts) for parts in (("pypi", "org"), ("pythonhosted", "org"), ("npmjs", "org"))]
+MACHINE_PATHS = ["/".join(parts) for parts in (("", "work", ""), ("", "root", ""), (UP, "shared"))]
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@cache
+def tracked() -> list[Path]:
+    """List the files that are, or are about to be, in the repository."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    try:
+        names = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return [REPOSITORY / name for name in sorted(names.split("\0")) if name and (REPOSITORY / name).is_file()]
+
+
+def sources() -> Iterator[tuple[str, ast.Module]]:
+    for path in tracked():
+        name = path.relative_to(REPOSITORY).as_posix()
+        if path.suffix == ".py" and name.partition("/")[0] in OURS:
+            yield name, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def functions() -> Iterator[tuple[str, Function]]:
+    for name, tree in sources():
+        for node in ast.walk(tree):
+            if isinstance(node, Function):
+                yield f"{name}:{node.lineno} {node.name}", node
+
+
+def test_a_function_of_more_than_60_lines_says_why_in_its_docstring() -> None:
+    long = {place: node for place, node in functions() if (node.end_lineno or 0) - node.lineno + 1 > MOST_LINES}
+    reasons = {place: (ast.get_docstring(node) or "").lower() for place, node in long.items()}
+    assert [place for place, reason in reasons.items() if "long because" not in reason] == []
+
+
+def catches_all(handler: ast.ExceptHandler) -> bool:
+    kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    return any(kind is None or ast.unparse(kind) in {"Exception", "BaseException"} for kind in kinds)
+
+
+def test_whoever_catches_every_error_raises_it_again() -> None:
+    swallowing, keeping = [], set()
+    for name, tree in sources():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ExceptHandler) and catches_all(node) and not isinstance(node.body[-1], ast.Raise):
+                keeping.add(name) if name in KEEPS_THE_ERROR else swallowing.append(f"{name}:{node.lineno}")
+    assert swallowing == []
+    assert keeping == KEEPS_THE_ERROR
+
+
+def test_the_one_that_keeps_an_error_keeps_its_cause() -> None:
+    ((_, tree),) = [(name, tree) for name, tree in sources() if name in KEEPS_THE_ERROR]
+    (handler,) = [n for n in ast.walk(tree) if isinstance(n, ast.ExceptHandler) and catches_all(n)]
+    kept = [ast.unparse(statement) for statement in handler.body]
+    assert f"unexpected.__cause__ = {handler.name}" in kept
+    assert kept[-1] == "return unexpected"
+
+
+def test_no_module_has_a_name_that_says_nothing() -> None:
+    parts = {part for path in tracked() for part in path.relative_to(REPOSITORY).with_suffix("").parts}
+    assert {part for part in parts if part.lower() in VAGUE} == set()
+
+
+def test_every_module_says_in_its_first_line_what_it_is_for() -> None:
+    assert [name for name, tree in sources() if tree.body and not ast.get_docstring(tree)] == []
+
+
+def test_no_file_names_a_package_registry_or_a_path_of_somebodys_machine() -> None:
+    forbidden = [text.encode() for text in (*REGISTRIES, *MACHINE_PATHS)]
+    found = {
+        f"{path.relative_to(REPOSITORY)}: {text.decode()}"
+        for path in tracked()
+        for text in forbidden
+        if text in path.read_bytes()
+    }
+    assert found == set()
+
+
+def test_every_sample_event_is_used_by_a_test() -> None:
+    tests = "".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "tests").rglob("test_*.py"))
+    samples = [path.stem for path in (REPOSITORY / "events").glob("*.json")]
+    assert samples
+    assert [name for name in samples if f'"{name}"' not in tests] == []
+
+
+@pytest.mark.parametrize("name", ["schedule", "fetch-as-of"])
+def test_a_sample_event_of_the_fetcher_is_one_that_it_understands(name: str) -> None:
+    asked = FetchEvent.model_validate(sample(name))
+    clock = datetime(2025, 11, 20, tzinfo=UTC)
+    assert asked.now(clock) == (clock if name == "schedule" else close_of(date(2025, 11, 19)))
+    assert asked.backfill == ()

@@ -1,0 +1,71 @@
+"""The layer law: who may import whom, what domain modules may know, how little an entry point does."""
+
+import ast
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PYPROJECT = REPOSITORY / "pyproject.toml"
+CONTRACTS = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+(DOMAIN,) = (contract["source_modules"] for contract in CONTRACTS if contract["name"] == "Domain modules are pure")
+IMPURE = {"os", "random", "secrets", "socket", "subprocess", "time", "uuid"}
+CLOCKS = {"now", "today", "utcnow"}
+ENTRY_POINTS = sorted([*REPOSITORY.glob("services/*/handler.py"), *REPOSITORY.glob("services/*/__main__.py")])
+MOST_LINES = 25
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def module_file(module: str) -> Path:
+    return REPOSITORY / f"{module.replace('.', '/')}.py"
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """Give the top-level names of all modules that are imported anywhere in the file."""
+    nodes = list(ast.walk(tree))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    return {name.partition(".")[0] for name in names}
+
+
+def clock_calls(tree: ast.Module) -> list[str]:
+    calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [ast.unparse(call) for call in calls if isinstance(call, ast.Attribute) and call.attr in CLOCKS]
+
+
+def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    yield from (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def test_every_import_keeps_to_the_contracts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(REPOSITORY)  # import-linter puts the working directory on the path
+    status = lint_imports(config_filename=str(PYPROJECT), no_cache=True, no_logo=True)
+    assert status == EXIT_STATUS_SUCCESS, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("module", DOMAIN)
+def test_a_domain_module_knows_no_environment_no_chance_and_no_clock(module: str) -> None:
+    tree = parsed(module_file(module))
+    assert imported(tree) & IMPURE == set()
+    assert clock_calls(tree) == []
+
+
+@pytest.mark.parametrize("path", ENTRY_POINTS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_an_entry_points_functions_are_25_lines_at_most(path: Path) -> None:
+    lengths = {function.name: (function.end_lineno or 0) - function.lineno + 1 for function in functions(parsed(path))}
+    assert lengths
+    assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
+
+
+@pytest.mark.parametrize("path", [p for p in ENTRY_POINTS if p.name == "handler.py"], ids=lambda p: p.parent.name)
+def test_a_handler_stands_last_in_its_file_or_right_before_what_it_awaits(path: Path) -> None:
+    names = [function.name for function in functions(parsed(path))]
+    assert "handler" in names[-2:]
