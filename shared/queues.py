@@ -195,7 +195,7 @@ def _send_all(entries: list[dict[str, Any]], request: Any) -> list[int]:  # noqa
     left = entries
     for attempt in range(ATTEMPTS_AT_SENDING):
         left = [entry for batch in chunks(left, BATCH) for entry in _send_batch(batch, request)]
-        if not left:
+        if not left or attempt == ATTEMPTS_AT_SENDING - 1:
             break
         time.sleep(FIRST_PAUSE_SECONDS * 2**attempt)
     return [int(entry["Id"]) for entry in left]
