@@ -27,7 +27,7 @@ from obstore.exceptions import (
 from obstore.store import S3Store
 
 from shared.errors import ConflictError, EntitlementError, FiblakeError, NotFoundError, UpstreamError
-from shared.events import chunks
+from shared.telemetry import logger
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Backend
@@ -167,13 +167,10 @@ class ObjectStore:
         raise ConflictError(f"s3://{self.bucket}/{key} was rewritten by others {ATTEMPTS_AT_UPDATE} times in a row")
 
     def delete_versions(self, versions: Sequence[tuple[str, str]]) -> list[str]:
-        """Delete each (key, ETag) that is still that version; give the keys that were deleted.
+        """Delete each (key, ETag) that is still that version, 1,000 at the most; give the keys that were deleted.
 
-        A key that is another version now, or is gone, is left alone and not in the answer.
+        A key that is another version now, is gone, or that S3 fails on by itself, is left alone and not in the answer.
         """
-        return [key for batch in chunks(versions, DELETES_PER_REQUEST) for key in self._delete(batch)]
-
-    def _delete(self, versions: list[tuple[str, str]]) -> list[str]:
         objects = [{"Key": key, "ETag": etag} for key, etag in versions]
         try:
             answer = self._deleter.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": False})
@@ -181,11 +178,8 @@ class ObjectStore:
             refused = isinstance(error, ClientError) and error.response["Error"]["Code"] in _REFUSED
             kind = EntitlementError if refused else UpstreamError
             raise kind(f"S3 does not delete in s3://{self.bucket}: {error}") from error
-        faults = [e for e in answer.get("Errors", []) if e["Code"] not in {"PreconditionFailed", "NoSuchKey"}]
-        if faults:
-            raise UpstreamError(
-                f"S3 did not delete {faults[0]['Key']}: {faults[0]['Code']} {faults[0].get('Message', '')}"
-            )
+        for fault in answer.get("Errors", []):
+            logger.warning("not deleted", extra={"key": fault["Key"], "reason": fault["Code"]})
         return [entry["Key"] for entry in answer.get("Deleted", [])]
 
     def _read(self, key: str, if_match: str | None = None) -> StoredObject:

@@ -3,12 +3,14 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 from services.consolidator.consolidate import Consolidation
 from shared.errors import ContractError
+from shared.events import chunks
 from shared.lake import CLEANUP_RECORD_KEY, Bronze
-from shared.objects import ObjectInfo, ObjectStore
+from shared.objects import DELETES_PER_REQUEST, ObjectInfo, ObjectStore
 
 RUNS_KEPT: Final = 1_000
 
@@ -38,13 +40,14 @@ def clean_up(  # noqa: PLR0917
         for one in done
         for info in deletable(bronze, one.listing, one.stored.log, now.date(), retention_days)
     }
-    if not infos:
-        return 0
-    gone = store.delete_versions([(info.key, info.etag) for info in infos.values()])
-    if gone:
-        by_symbol = _by_symbol(bronze, [infos[key] for key in gone])
-        store.update(CLEANUP_RECORD_KEY, lambda data: recorded(data, run, now, by_symbol))
-    return len(gone)
+    deleted = 0
+    for batch in chunks(infos.values(), DELETES_PER_REQUEST):
+        gone = store.delete_versions([(info.key, info.etag) for info in batch])
+        if gone:
+            counts = _by_symbol(bronze, [infos[key] for key in gone])
+            store.update(CLEANUP_RECORD_KEY, partial(recorded, run=run, now=now, by_symbol=counts))
+        deleted += len(gone)
+    return deleted
 
 
 def recorded(data: bytes | None, run: str, now: datetime, by_symbol: Mapping[str, Mapping[str, int]]) -> bytes:

@@ -12,9 +12,9 @@ from services.consolidator.consolidate import Consolidation, Consolidator
 from services.consolidator.merge import merge
 from shared.bars import BRONZE, Consolidated, read_bars
 from shared.calendar import nyse
-from shared.errors import ContractError
+from shared.errors import ContractError, UpstreamError
 from shared.lake import CLEANUP_RECORD_KEY
-from shared.objects import ObjectInfo
+from shared.objects import DELETES_PER_REQUEST, ObjectInfo
 from tests.fakes import LAKE, NOON, MemoryObjectStore, bar, later, parquet, table
 
 TODAY = NOON.date()
@@ -112,6 +112,19 @@ def test_with_nothing_to_delete_s3_is_not_even_asked() -> None:
     store.journal.clear()
     assert cleaned(store, done) == 0
     assert store.journal == []
+
+
+def test_deletions_go_a_thousand_at_a_time_and_each_thousand_is_recorded_by_itself() -> None:
+    store = MemoryObjectStore()
+    sessions = nyse().between(date(2018, 1, 2), date(2022, 12, 30))[: DELETES_PER_REQUEST + 1]
+    for session in sessions:
+        put(store, session)
+    done = consolidated(store)
+    store.fail("write", times=40, of=lambda key: key == CLEANUP_RECORD_KEY and len(store.deleter.requests) > 1)
+    with pytest.raises(UpstreamError):
+        cleaned(store, done)
+    assert [len(request) for request in store.deleter.requests] == [DELETES_PER_REQUEST, 1]
+    assert record(store)[0]["files"] == DELETES_PER_REQUEST
 
 
 def test_the_record_adds_up_over_rounds_and_runs() -> None:

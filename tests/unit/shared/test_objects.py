@@ -7,7 +7,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, UnauthenticatedError
 
 from shared.errors import ConflictError, EntitlementError, FiblakeError, NotFoundError, UpstreamError
-from shared.objects import ATTEMPTS_AT_UPDATE, CONCURRENCY, DELETES_PER_REQUEST, ObjectStore, pauses
+from shared.objects import ATTEMPTS_AT_UPDATE, CONCURRENCY, ObjectStore, pauses
 from tests.fakes import BUCKET, MemoryObjectStore
 
 
@@ -133,13 +133,6 @@ def test_only_the_versions_named_are_deleted(store: MemoryObjectStore) -> None:
     assert store.keys() == ["restated"]
 
 
-def test_deletions_go_a_thousand_at_a_time(store: MemoryObjectStore) -> None:
-    versions = [(f"{n:04}", store.lay(f"{n:04}", b"")) for n in range(DELETES_PER_REQUEST + 1)]
-    assert store.delete_versions(versions) == [key for key, _ in versions]
-    assert [len(request) for request in store.deleter.requests] == [DELETES_PER_REQUEST, 1]
-    assert store.delete_versions([]) == []
-
-
 class Deleter:
     """Answers DeleteObjects with what it was given."""
 
@@ -156,10 +149,15 @@ def denial(code: str) -> ClientError:
     return ClientError({"Error": {"Code": code, "Message": "no"}}, "DeleteObjects")
 
 
+def test_a_key_that_s3_fails_on_by_itself_is_not_counted_as_deleted() -> None:
+    failed = {"Key": "a", "Code": "InternalError", "Message": "try again"}
+    store = ObjectStore(MemoryObjectStore().memory, BUCKET, Deleter({"Errors": [failed], "Deleted": [{"Key": "b"}]}))
+    assert store.delete_versions([("a", "etag"), ("b", "etag")]) == ["b"]
+
+
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [
-        ({"Errors": [{"Key": "a", "Code": "InternalError", "Message": "try again"}]}, UpstreamError),
         (denial("SlowDown"), UpstreamError),
         (denial("AccessDenied"), EntitlementError),
         (EndpointConnectionError(endpoint_url="x"), UpstreamError),
