@@ -4,9 +4,7 @@ Unknown fields are ignored (a newer writer may add some); an unknown major versi
 events are parsed with Powertools' models where they are received. JSON Schemas of these models stand in `events/`.
 """
 
-from collections.abc import Iterable, Iterator
 from datetime import date
-from itertools import islice
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -74,7 +72,6 @@ class SilverUpdated(Message):
 
 
 MessageT = TypeVar("MessageT", bound=Message)
-ItemT = TypeVar("ItemT")
 
 
 def parse(model: type[MessageT], body: str) -> MessageT:
@@ -84,10 +81,3 @@ def parse(model: type[MessageT], body: str) -> MessageT:
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors())
         raise ContractError(f"not a {model.__name__}: {faults}") from error
-
-
-def chunks(items: Iterable[ItemT], size: int) -> Iterator[list[ItemT]]:
-    """Split `items` into lists of at most `size`."""
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk

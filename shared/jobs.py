@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
+from shared.batching import chunks
 from shared.errors import UpstreamError
-from shared.events import chunks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
+from shared.batching import chunks
 from shared.errors import FiblakeError, UpstreamError
-from shared.events import ConsolidationComplete, Message, chunks
+from shared.events import ConsolidationComplete, Message
 from shared.telemetry import logger
 
 if TYPE_CHECKING:

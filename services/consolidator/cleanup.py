@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any, Final
 
 from services.consolidator.consolidate import Consolidation
+from shared.batching import chunks
 from shared.errors import ContractError
-from shared.events import chunks
 from shared.lake import CLEANUP_RECORD_KEY, Bronze
 from shared.objects import DELETES_PER_REQUEST, ObjectInfo, ObjectStore
 

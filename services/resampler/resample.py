@@ -14,9 +14,10 @@ from services.resampler.aggregate import Bars, aggregate
 from services.resampler.buckets import first_to_recompute, window_start
 from services.resampler.silver import by_month, replaced
 from shared.bars import SILVER, Consolidated, decode, encode
+from shared.batching import chunks
 from shared.calendar import TradingCalendar
 from shared.errors import ConflictError, ContractError, FiblakeError, NotFoundError, UpstreamError
-from shared.events import SYMBOLS_PER_EVENT, SilverUpdated, chunks
+from shared.events import SYMBOLS_PER_EVENT, SilverUpdated
 from shared.lake import Bronze, Month, parse_silver_key, silver_key, silver_prefix
 from shared.objects import ObjectStore, StoredObject, pauses
 from shared.outcomes import attempt

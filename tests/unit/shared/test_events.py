@@ -8,11 +8,9 @@ import os
 from datetime import date
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from shared.errors import ContractError
-from shared.events import ConsolidationComplete, ConsolidationRequest, Message, SilverUpdated, chunks, parse
+from shared.events import ConsolidationComplete, ConsolidationRequest, Message, SilverUpdated, parse
 from shared.lake import INTERVALS
 from tests.fakes import REPOSITORY, sample
 
@@ -104,11 +102,3 @@ def test_the_schema_file_is_the_models(model: type[Message]) -> None:
 
 def test_there_is_a_schema_for_each_message_and_for_nothing_else() -> None:
     assert {file.stem for file in SCHEMAS.iterdir()} == {model.__name__ for model in Message.__subclasses__()}
-
-
-@given(st.lists(st.integers(), max_size=30), st.integers(1, 12))
-def test_chunks_are_all_items_in_order_and_full_but_for_the_last(items: list[int], size: int) -> None:
-    parts = list(chunks(items, size))
-    assert [item for part in parts for item in part] == items
-    assert all(len(part) == size for part in parts[:-1])
-    assert all(parts)
