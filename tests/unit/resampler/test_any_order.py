@@ -1,3 +1,4 @@
+import threading
 from datetime import date
 from itertools import count
 
@@ -30,20 +31,23 @@ class World:
         self.events: list[Received] = []
         self.open: set[str] = set()
         """Ids of the events nobody has done yet."""
+        self._one_consolidator = threading.Lock()  # month files are written by several threads, so others come in any
 
-    def arrive(self, symbol: str, session: date, price: int) -> None:
+    def arrive(self, symbol: str, session: date, price: int) -> Received:
         """A bar is consolidated, and then the event of it sent."""
-        days = self.bronze.setdefault(symbol, {})
-        days[session] = flat(price)
-        lay(self.store, symbol, days)
-        event = ConsolidationComplete(symbol=symbol, changed_from=session, last_session=max(days))
-        name = str(len(self.events))
-        self.events.append(Received(name, name, event.model_dump_json(), 1))
-        self.open.add(name)
+        with self._one_consolidator:
+            days = self.bronze.setdefault(symbol, {})
+            days[session] = flat(price)
+            lay(self.store, symbol, days)
+            event = ConsolidationComplete(symbol=symbol, changed_from=session, last_session=max(days))
+            name = str(len(self.events))
+            self.events.append(Received(name, name, event.model_dump_json(), 1))
+            self.open.add(name)
+            return self.events[-1]
 
     def resample(self, events: list[Received]) -> None:
         assert resample_batch(resampler(self.store, self.interval), events, NOW) == {}
-        self.open -= {event.id for event in events}
+        self.open.difference_update(event.id for event in events)
 
     def check(self) -> None:
         assert silver(self.store, self.interval) == whole_silver(self.bronze, self.interval)
@@ -78,8 +82,7 @@ def test_silver_follows_bronze_when_others_write_in_between(
     first = list(world.events)
 
     def overtake(place: tuple[str, date]) -> None:
-        world.arrive(*place, next(prices))
-        world.resample([world.events[-1]])
+        world.resample([world.arrive(*place, next(prices))])
 
     for place in late:
         nth = data.draw(st.integers(1, 4))
@@ -101,8 +104,7 @@ def test_a_bar_that_is_restated_and_restated_back_at_once_ends_as_it_was() -> No
 
     def overtake() -> None:
         # Newer bronze gives what the month file holds: nothing is written, and the file's version stays.
-        world.arrive("AAPL", day, 1)
-        world.resample([world.events[-1]])
+        world.resample([world.arrive("AAPL", day, 1)])
 
     world.store.interfere(overtake)
     world.resample([world.events[1]])
