@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -28,15 +27,20 @@ def up(
     ] = None,
 ) -> None:
     """Start the stack and deploy the template onto it; it stays up until `fiblake local down`."""
-    with suppress(supervisor.NotRunningError):
-        pid, _ = supervisor.current()
-        raise UpstreamError(f"a local stack is up already (pid {pid}): `fiblake local status`, `fiblake local down`")
+    if supervisor.is_running():
+        raise UpstreamError("a local stack is up already: `fiblake local status`, `fiblake local down`")
+    supervisor.STATE.unlink(missing_ok=True)  # of one that was killed
     process = _start([first_session.date().isoformat()] if first_session else [])
-    with Console(stderr=True).status("starting; the log is .local/stack.log"):
-        while not supervisor.STATE.exists():
-            if process.poll() is not None:
-                raise UpstreamError(f"the stack did not start:\n{supervisor.LOG.read_text()}")
-            time.sleep(0.2)
+    try:
+        with Console(stderr=True).status(f"starting; the log is {supervisor.LOG}"):
+            while not supervisor.STATE.exists():
+                if process.poll() is not None:
+                    raise UpstreamError(f"the stack did not start:\n{supervisor.LOG.read_text()}")
+                time.sleep(0.2)
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        raise
     typer.echo("the stack is up. To talk to it with any AWS client:\n")
     env()
 
@@ -44,15 +48,14 @@ def up(
 @app.command()
 def down() -> None:
     """Stop the stack; what was in it is gone."""
-    pid, _ = supervisor.current()
-    supervisor.stop(pid)
+    supervisor.stop()
     typer.echo("the stack is down")
 
 
 @app.command()
 def env() -> None:
     """Print the environment for AWS clients: eval "$(fiblake local env)"."""
-    _, stack = supervisor.current()
+    stack = supervisor.current()
     variables = {**stack.environment(), "S3_BUCKET": stack.bucket}
     for name, value in variables.items():
         typer.echo(f"export {name}={value}")
@@ -61,7 +64,7 @@ def env() -> None:
 @app.command()
 def status(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False) -> None:
     """Show queues, dead letters, jobs, and how far each interval is."""
-    _, stack = supervisor.current()
+    stack = supervisor.current()
     state = _state(Watcher(stack))
     if as_json:
         typer.echo(json.dumps(state, default=str))

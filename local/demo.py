@@ -113,7 +113,10 @@ class Demo:
         return traded <= {row["symbol"] for row in rows if row["last_date"] == session}
 
     def _progress(self, view: View) -> Table:
-        table = Table(title=f"symbols consolidated: {len(self.watcher.consolidated())}, jobs: {view.jobs}")
+        _Interrupted.check()
+        rows = sum(checkpoint["total_records_processed"] for checkpoint in self.watcher.checkpoints().values())
+        symbols = len(self.watcher.consolidated())
+        table = Table(title=f"symbols consolidated: {symbols}, silver rows computed: {rows:,}, jobs: {view.jobs}")
         table.add_column("queue")
         table.add_column("waiting", justify="right")
         table.add_column("in work", justify="right")
@@ -125,7 +128,8 @@ class Demo:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo and give the exit code."""
     options = _options(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     console = Console(width=None if sys.stdout.isatty() else 120)
     (REPOSITORY / ".local").mkdir(exist_ok=True)
     folder = Path(mkdtemp(prefix="demo-", dir=REPOSITORY / ".local"))
@@ -184,7 +188,20 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    _Interrupted.seen = True
     raise KeyboardInterrupt
+
+
+class _Interrupted:
+    """Whether a signal came: Python drops what a handler raises while it runs a weak reference's callback."""
+
+    seen = False
+
+    @classmethod
+    def check(cls) -> None:
+        """Raise KeyboardInterrupt, again if need be."""
+        if cls.seen:
+            raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

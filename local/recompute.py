@@ -18,7 +18,9 @@ def expected_silver(bars: Iterable[SampleBar], interval: int) -> pd.DataFrame:
     frame = pd.DataFrame([(b.symbol, b.session, b.open, b.high, b.low, b.close, b.volume) for b in bars])
     frame.columns = pd.Index(["symbol", "session", "open", "high", "low", "close", "volume"])
     frame["session"] = pd.to_datetime(frame["session"])
-    grid = pandas_market_calendars.get_calendar("NYSE").valid_days("1962-01-02", "2013-12-31").tz_localize(None)
+    grid = (
+        pandas_market_calendars.get_calendar("NYSE").valid_days("1962-01-02", frame["session"].max()).tz_localize(None)
+    )
     frame["ordinal"] = grid.get_indexer(pd.DatetimeIndex(frame["session"]))
     frame["bucket"] = frame["ordinal"] // interval
     frame = frame.sort_values(["symbol", "session"])

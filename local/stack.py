@@ -18,8 +18,8 @@ from local.deploy import build, deploy
 from local.emulator import REGION, REPOSITORY, client_environment, emulator
 from local.postgres import postgres
 from local.processes import start_server
-from migrations.schema import upgrade
-from shared.database import DatabaseAddress
+from shared.database import DatabaseAddress, Tls
+from shared.errors import ConfigurationError
 from shared.lake import BRONZE_PREFIX, INTERVALS
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 API_KEY: Final = "local-replay"
 ENVIRONMENT: Final = "local"
 MAX_RECEIVES: Final = "6"
+_MARK: Final = ".fiblake-stack"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +73,15 @@ def running(
     `first_session` is where the very first fetch starts. `say` hears of each step. Raises ChildError or DeployError,
     which quote what the failing part wrote.
     """
-    folder = folder.resolve()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder = _emptied(folder.resolve())
     with ExitStack() as parts:
         say("building the functions")
         built = build()
         say("starting PostgreSQL")
         database_secret = json.dumps(parts.enter_context(postgres(folder / "postgres")))
-        upgrade(DatabaseAddress.of_secret(database_secret), "disable")
+        from migrations.schema import upgrade  # noqa: PLC0415 (Alembic takes a second: not for who only looks)
+
+        upgrade(DatabaseAddress.of_secret(database_secret), Tls(verify=False))
         say("starting the market-data replay, Batch and the AWS emulator")
         market_data_url = parts.enter_context(_server(folder, "market_data_server", "--api-key", API_KEY))
         batch_url = parts.enter_context(_server(folder, "batch_server", "--work-dir", str(folder / "jobs")))
@@ -95,6 +96,16 @@ def running(
         stack = Stack(folder, endpoint_url, batch_url, market_data_url, database_secret, outputs)
         _register_job_definition(stack)
         yield stack
+
+
+def _emptied(folder: Path) -> Path:
+    """Make the folder, empty; raise ConfigurationError rather than empty one that no stack of ours has used."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).exists():
+        raise ConfigurationError(f"{folder} is not empty and not a stack's: name another folder, or empty it")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / _MARK).touch()
+    return folder
 
 
 @contextmanager
@@ -141,6 +152,7 @@ def _register_job_definition(stack: Stack) -> None:
         "CONSOLIDATION_QUEUE_URL": stack.outputs["ConsolidationQueueUrl"],
         "CONSOLIDATION_COMPLETE_TOPIC_ARN": stack.outputs["ConsolidationCompleteTopicArn"],
         "MAX_RECEIVE_COUNT": MAX_RECEIVES,
+        "IDLE_SECONDS": "4",  # the emulator's counts are exact
         "POWERTOOLS_SERVICE_NAME": "consolidator",
     }
     stack.client("batch").register_job_definition(

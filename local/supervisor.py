@@ -3,25 +3,31 @@
 Its data lie in `.local/stack` (or FIBLAKE_LOCAL_FOLDER); while it runs, a file beside that says where all listens.
 """
 
+import fcntl
 import json
 import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
-from typing import Final
+from types import FrameType
+from typing import Final, TextIO
 
 from local.emulator import REPOSITORY
 from local.processes import Termination
 from local.stack import Stack, running
-from shared.errors import FiblakeError, PermanentError
+from shared.errors import FiblakeError, PermanentError, UpstreamError
 
 FOLDER: Final = Path(os.environ.get("FIBLAKE_LOCAL_FOLDER", REPOSITORY / ".local/stack"))
 STATE: Final = FOLDER.with_suffix(".json")
 LOG: Final = FOLDER.with_suffix(".log")
-_POLL_SECONDS: Final = 0.2
+LOCK: Final = FOLDER.with_suffix(".lock")
+_POLL_SECONDS: Final = 0.1
+_LOOKS: Final = 5
 
 
 class NotRunningError(PermanentError):
@@ -30,43 +36,83 @@ class NotRunningError(PermanentError):
 
 def main() -> int:
     """Keep a stack up until SIGTERM or Ctrl-C; give the exit code."""
-    termination = Termination()
+    signal.signal(signal.SIGTERM, _interrupt)  # until it is up: a start that is cut off stops what it has started
     first = date.fromisoformat(sys.argv[1]) if len(sys.argv) > 1 else None
     try:
-        with running(FOLDER, first_session=first, say=lambda step: print(step, flush=True)) as stack:  # noqa: T201 (its log)
+        with _alone(), running(FOLDER, first_session=first, say=lambda step: print(step, flush=True)) as stack:  # noqa: T201 (its log)
+            termination = Termination()
             _write_state(stack)
             while not termination.requested:
                 time.sleep(_POLL_SECONDS)
+            STATE.unlink()
+    except KeyboardInterrupt:
+        return 1
     except FiblakeError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    finally:
-        STATE.unlink(missing_ok=True)
     return 0
 
 
-def current() -> tuple[int, Stack]:
-    """Give the running supervisor's pid and its stack; raise NotRunningError if none runs."""
-    try:
-        state = json.loads(STATE.read_text())
-        os.kill(state["pid"], 0)
-    except (FileNotFoundError, ProcessLookupError) as error:
-        raise NotRunningError("no local stack is up: start one with `fiblake local up`") from error
-    return state["pid"], Stack(**{**state["stack"], "folder": Path(state["stack"]["folder"])})
+def current() -> Stack:
+    """Give the stack that is up; raise NotRunningError if none is."""
+    if not is_running() or not STATE.exists():
+        raise NotRunningError("no local stack is up: start one with `fiblake local up`")
+    state = json.loads(STATE.read_text())
+    return Stack(**{**state, "folder": Path(state["folder"])})
 
 
-def stop(pid: int) -> None:
-    """End the supervisor `pid` and wait until its parts have ended with it."""
-    os.kill(pid, signal.SIGTERM)
-    while STATE.exists():
+def stop() -> None:
+    """End the supervisor, up or still starting, and wait until its parts have ended with it.
+
+    Raises NotRunningError if none runs.
+    """
+    if not is_running():
+        raise NotRunningError("no local stack is up")
+    os.kill(int(LOCK.read_text()), signal.SIGTERM)
+    while is_running():
         time.sleep(_POLL_SECONDS)
 
 
+def is_running() -> bool:
+    """Whether a supervisor runs on this folder: it holds the lock for as long as it lives, however it ends."""
+    LOCK.parent.mkdir(parents=True, exist_ok=True)
+    with LOCK.open("a") as lock:
+        return not _locked(lock, fcntl.LOCK_SH)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Hold the folder's lock, with our pid in it; raise UpstreamError if another supervisor does."""
+    LOCK.parent.mkdir(parents=True, exist_ok=True)
+    with LOCK.open("a") as lock:
+        # Several times, because somebody who only looks holds it for a moment.
+        if not any(_locked(lock, fcntl.LOCK_EX) for _ in range(_LOOKS)):
+            raise UpstreamError("a local stack is up already: `fiblake local status`, `fiblake local down`")
+        STATE.unlink(missing_ok=True)  # of one that was killed
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _locked(lock: TextIO, how: int) -> bool:
+    try:
+        fcntl.flock(lock, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(_POLL_SECONDS)
+        return False
+    return True
+
+
 def _write_state(stack: Stack) -> None:
-    state = {"pid": os.getpid(), "stack": {**asdict(stack), "folder": str(stack.folder)}}
+    state = {**asdict(stack), "folder": str(stack.folder)}
     draft = STATE.with_suffix(".draft")
     draft.write_text(json.dumps(state, indent=1))
     draft.rename(STATE)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
 """How the database's schema is brought to a version: Alembic, set up here instead of in an alembic.ini."""
 
 import asyncio
-import ssl
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import asyncpg
 from alembic import command
@@ -13,10 +12,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from shared.database import CONNECT_SECONDS, DatabaseAddress
+from shared.database import CONNECT_SECONDS, DatabaseAddress, Tls
 from shared.errors import EntitlementError, UpstreamError
 
-Tls = Literal["verify-full", "disable"]
 HEAD: Final = "head"
 BASE: Final = "base"
 
@@ -42,7 +40,7 @@ def _run(address: DatabaseAddress, tls: Tls, migrate: Callable[[Config], None]) 
 
 
 async def _connected(address: DatabaseAddress, tls: Tls, migrate: Callable[[Config], None]) -> None:
-    context: ssl.SSLContext | Literal[False] = ssl.create_default_context() if tls == "verify-full" else False
+    context = tls.context()
 
     async def connect() -> "asyncpg.Connection[asyncpg.Record]":
         # No URL holds the password, and `host` may be a socket's directory. A migration may take long: no time-outs.

@@ -6,7 +6,7 @@ nullable ones are null), writers are strict.
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from typing import Final, cast
 
 import pyarrow as pa
@@ -63,6 +63,8 @@ MANIFEST: Final = pa.schema(
 )
 
 _REQUIRED: Final = ("timestamp", "open", "high", "low", "close", "volume")
+_SHORTENED: Final = ("timestamp", "ingested_at")
+"""Columns that others may store more finely (nanoseconds, instants of a day): what is finer is cut off."""
 _LOG: Final = b"fiblake.merged"
 _LAST_UPDATED: Final = b"fiblake.last_updated"
 
@@ -78,6 +80,8 @@ class Consolidated:
     bars: pa.Table
     log: dict[str, str]
     last_updated: datetime
+    adopted: bool = False
+    """Whether somebody else wrote it: it carries no log, and its bars were never checked or told of."""
 
     @property
     def first_session(self) -> date:
@@ -104,7 +108,7 @@ class Consolidated:
             last_updated = datetime.fromisoformat(updated.decode()) if updated else last_modified
         except ValueError as error:
             raise ContractError(f"data.parquet of {symbol} carries a log that cannot be read: {error}") from error
-        return cls(bars, log, last_updated)
+        return cls(bars, log, last_updated, adopted=_LOG not in metadata)
 
 
 def bar_row(  # noqa: PLR0917
@@ -144,17 +148,12 @@ def decode(data: bytes, schema: pa.Schema, what: str) -> pa.Table:
         raise ContractError(f"{what} cannot be read: {error}") from error
 
 
-def as_utc(instant: datetime) -> datetime:
-    """Give `instant` in UTC."""
-    return instant.astimezone(UTC)
-
-
 def _read(data: bytes, symbol: str, last_modified: datetime) -> tuple[pa.Table, dict[bytes, bytes]]:
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         table = file.read(columns=[name for name in file.schema_arrow.names if name in BRONZE.names])
         return _conformed(table, symbol, last_modified), file.metadata.metadata or {}
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, KeyError) as error:
         raise ContractError(f"file of {symbol} cannot be read as bars: {error}") from error
 
 
@@ -182,5 +181,5 @@ def _check_constant(table: pa.Table, name: str, value: str) -> None:
 def _column(table: pa.Table, field: pa.Field, default: object) -> pa.ChunkedArray | pa.Array:
     if field.name not in table.column_names:
         return pa.repeat(pa.scalar(default, field.type), table.num_rows)
-    column = table[field.name].cast(field.type, safe=field.name != "timestamp")
+    column = table[field.name].cast(field.type, safe=field.name not in _SHORTENED)
     return column if default is None else column.fill_null(pa.scalar(default, field.type))

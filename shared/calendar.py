@@ -4,7 +4,6 @@ The sessions come from a file generated from pandas_market_calendars (`make cale
 error that names that command, never a guess.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from functools import cache
@@ -28,9 +27,9 @@ class CalendarRangeError(ConfigurationError):
     """A day lies outside the calendar file."""
 
     def __init__(self, day: object, first: object, last: object) -> None:
+        mend = ": raise LAST in shared/data/generate_sessions.py, run `make calendar`, and deploy"
         super().__init__(
-            f"{day} is outside the trading calendar ({first} to {last}): raise LAST in "
-            "shared/data/generate_sessions.py, run `make calendar`, and deploy"
+            f"{day} is outside the trading calendar ({first} to {last}){mend if str(day) > str(last) else ''}"
         )
 
 
@@ -98,11 +97,6 @@ class TradingCalendar:
 def close_of(session: date) -> datetime:
     """Give the instant (UTC) at which `session` closes at the latest: 16:00 New York."""
     return datetime.combine(session, CLOSE, NEW_YORK).astimezone(UTC)
-
-
-def calendar_of(sessions: Sequence[date]) -> TradingCalendar:
-    """Build a calendar from sessions in order."""
-    return TradingCalendar(np.array(sessions, dtype="datetime64[D]"))
 
 
 @cache

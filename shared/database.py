@@ -99,10 +99,30 @@ class Database:
                     await self._connection.execute(_MOVE_WATERMARK, OHLCV, session)
 
 
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How the connection is protected: the server's certificate is verified, or (a local server) there is no TLS.
+
+    `ca_file` holds the authorities to trust instead of the system's: RDS's certificates come from one of Amazon's own.
+    """
+
+    verify: bool = True
+    ca_file: str | None = None
+
+    def context(self) -> ssl.SSLContext | Literal[False]:
+        """Give asyncpg's `ssl` argument; raise ConfigurationError if `ca_file` cannot be read."""
+        if not self.verify:
+            return False
+        try:
+            return ssl.create_default_context(cafile=self.ca_file)
+        except OSError as error:
+            raise ConfigurationError(f"the certificates in {self.ca_file} cannot be read: {error}") from error
+
+
 @asynccontextmanager
-async def connected(address: DatabaseAddress, tls: Literal["verify-full", "disable"]) -> AsyncIterator[Database]:
+async def connected(address: DatabaseAddress, tls: Tls) -> AsyncIterator[Database]:
     """Open one connection; raise EntitlementError if the credentials are refused, UpstreamError if nobody answers."""
-    context: ssl.SSLContext | Literal[False] = ssl.create_default_context() if tls == "verify-full" else False
+    context = tls.context()
     with _translated():
         connection = await asyncpg.connect(
             **address.arguments(), ssl=context, timeout=CONNECT_SECONDS, command_timeout=STATEMENT_SECONDS,
@@ -125,5 +145,10 @@ class _translated:  # noqa: N801 (a context manager, read as a verb)
             raise EntitlementError(f"the database refuses its user: {error}") from error
         if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
             raise ConfigurationError(f"{error}: bring the schema up to date with `fiblake migrate`") from error
+        if isinstance(error, ssl.SSLCertVerificationError):
+            raise ConfigurationError(
+                f"the database's certificate is not trusted ({error.verify_message}): "
+                "name the file with RDS's authorities in DATABASE_CA_FILE"
+            ) from error
         if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError | TimeoutError):
             raise UpstreamError(f"the database failed: {type(error).__name__} {error}") from error

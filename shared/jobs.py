@@ -27,23 +27,26 @@ class JobQueue:
     client: "BatchClient"
     queue: str
     definition: str
+    prefix: str
+    """What the names of this queue's jobs begin with: other jobs of the definition do other work."""
 
     @classmethod
-    def connect(cls, queue: str, definition: str) -> "JobQueue":
+    def connect(cls, queue: str, definition: str, prefix: str) -> "JobQueue":
         """Open the queue with the credentials, region and endpoint of the environment."""
-        return cls(boto3.client("batch"), queue, definition)
+        return cls(boto3.client("batch"), queue, definition, prefix)
 
-    def submit(self, name: str, size: int) -> str:
+    def submit(self, suffix: str, size: int) -> str:
         """Submit an array job of `size` children (1: a plain job; 10,000 at the most) and give its id."""
         array: dict[str, Any] = {} if size < SMALLEST_ARRAY else {"arrayProperties": {"size": min(size, LARGEST_ARRAY)}}
         try:
+            name = f"{self.prefix}{suffix}"
             answer = self.client.submit_job(jobName=name, jobQueue=self.queue, jobDefinition=self.definition, **array)
         except (ClientError, BotoCoreError) as error:
             raise UpstreamError(f"Batch does not take a job of {self.definition}: {error}") from error
         return answer["jobId"]
 
     def any_waiting(self) -> bool:
-        """Tell whether a job of this definition, or a child of one, has yet to start.
+        """Tell whether a job of this prefix and definition, or a child of one, has yet to start.
 
         An array's parent says PENDING for as long as its children run (Batch User Guide, "Array jobs"), so of an array
         only its children's states count: those that run may be about to exit.
@@ -59,9 +62,10 @@ class JobQueue:
     def _listed(self, status: Literal["SUBMITTED", "PENDING", "RUNNABLE"]) -> "Iterator[Any]":
         pages = self.client.get_paginator("list_jobs").paginate(jobQueue=self.queue, jobStatus=status)
         for page in pages:
-            yield from (
-                job for job in page["jobSummaryList"] if _definition_name(job["jobDefinition"]) == self.definition
-            )
+            yield from (job for job in page["jobSummaryList"] if self._is_ours(job))
+
+    def _is_ours(self, job: Any) -> bool:  # noqa: ANN401 (boto's own shape)
+        return _definition_name(job["jobDefinition"]) == self.definition and job["jobName"].startswith(self.prefix)
 
     def _children_wait(self, parents: list[Any]) -> bool:
         jobs = self.client.describe_jobs(jobs=[parent["jobId"] for parent in parents])["jobs"]

@@ -31,7 +31,7 @@ def valid_symbol(symbol: str) -> bool:
 def check_symbol(symbol: str) -> str:
     """Give `symbol` back; raise ContractError unless it may become part of a key."""
     if not valid_symbol(symbol):
-        raise ContractError(f"{symbol!r} is not a symbol: 1 to 16 letters, digits, '.' or '-' are")
+        raise ContractError(f"{symbol[:40]!r} is not a symbol: 1 to 16 letters, digits, '.' or '-' are")
     return symbol
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
 import boto3
 import obstore
@@ -20,13 +20,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
+    InvalidPathError,
     PermissionDeniedError,
     PreconditionError,
     UnauthenticatedError,
 )
 from obstore.store import S3Store
 
-from shared.errors import ConflictError, EntitlementError, FiblakeError, NotFoundError, UpstreamError
+from shared.errors import ConflictError, UpstreamError
 from shared.telemetry import logger
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ DELETES_PER_REQUEST: Final = 1_000
 ATTEMPTS_AT_UPDATE: Final = 40
 FIRST_PAUSE_SECONDS: Final = 0.02
 LONGEST_PAUSE_SECONDS: Final = 1.0
-_REFUSED: Final = {"AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,36 +63,33 @@ class StoredObject:
     data: bytes
 
 
-class Deleter(Protocol):
-    """The part of boto's S3 client that deletes."""
+class BotoClient(Protocol):
+    """The part of boto's S3 client that is used."""
 
     def delete_objects(self, *, Bucket: str, Delete: Any) -> Any:  # noqa: ANN401, N803 (boto's own shape)
         """S3 API, DeleteObjects."""
+
+    def get_paginator(self, operation_name: Literal["list_objects_v2"], /) -> Any:  # noqa: ANN401
+        """S3 API, ListObjectsV2, page by page."""
 
 
 class ObjectStore:
     """One bucket.
 
-    Every method raises EntitlementError if S3 refuses the credentials and UpstreamError if S3 fails; a write whose fate
-    is unknown is an UpstreamError too, and doing it again is safe because our writes are conditional or idempotent.
+    Every method raises UpstreamError if S3 fails or refuses the credentials (a new role's policy takes a while to hold,
+    so that is tried again as well). A write whose fate is unknown is an UpstreamError too; doing it again is safe,
+    because our writes are conditional or idempotent.
     """
 
-    def __init__(self, backend: "Backend", bucket: str, deleter: Deleter) -> None:
+    def __init__(self, backend: "Backend", bucket: str, boto: BotoClient) -> None:
         self.bucket = bucket
         self._backend = backend
-        self._deleter = deleter
+        self._boto = boto
 
     @classmethod
     def connect(cls, bucket: str) -> "ObjectStore":
         """Open `bucket` with the credentials, region and endpoint that the AWS environment variables name."""
         return cls(_s3_backend(bucket), bucket, boto3.client("s3"))
-
-    def get(self, key: str) -> StoredObject:
-        """Read an object; raise NotFoundError if there is none."""
-        found = self.find(key)
-        if found is None:
-            raise NotFoundError(f"there is no object s3://{self.bucket}/{key}")
-        return found
 
     def find(self, key: str) -> StoredObject | None:
         """Read an object, or give None if there is none."""
@@ -116,10 +113,18 @@ class ObjectStore:
         """Read many objects at once, in the order of `keys`; None where there is no object."""
         return self._in_parallel(self.find, keys)
 
+    def versions(self, keys: Sequence[str]) -> list[str | None]:
+        """Give the ETags of many objects at once, in the order of `keys`; None where there is no object."""
+        return self._in_parallel(self._version, keys)
+
     def listed(self, prefix: str) -> list[ObjectInfo]:
         """List all objects below `prefix` (which ends in a slash), in the order of their keys."""
         try:
             found = [entry for page in obstore.list(self._backend, prefix) for entry in page]
+        except InvalidPathError:
+            # One key with an empty or a dot segment, which anyone can put, and obstore lists nothing of the folder.
+            contents = [entry for page in self._boto_pages(prefix) for entry in page.get("Contents", [])]
+            return [ObjectInfo(e["Key"], e["ETag"], e["Size"], e["LastModified"]) for e in contents]
         except BaseError as error:
             raise _translated(error, self.bucket, prefix) from error
         listing = [ObjectInfo(e["path"], e["e_tag"] or "", e["size"], e["last_modified"]) for e in found]
@@ -129,6 +134,9 @@ class ObjectStore:
         """List the folders right below `prefix`, as keys with their closing slash."""
         try:
             result = obstore.list_with_delimiter(self._backend, prefix)
+        except InvalidPathError:
+            pages = self._boto_pages(prefix, Delimiter="/")
+            return sorted(entry["Prefix"] for page in pages for entry in page.get("CommonPrefixes", []))
         except BaseError as error:
             raise _translated(error, self.bucket, prefix) from error
         return sorted(f"{folder}/" for folder in result["common_prefixes"])
@@ -153,8 +161,11 @@ class ObjectStore:
 
         `change` gives the new bytes, or None to leave the object as it is. Raises ConflictError after 40 attempts.
         """
+        data: bytes | None = None
         for pause in pauses(ATTEMPTS_AT_UPDATE):
             found = self.find(key)
+            if data is not None and found and found.data == data:
+                return  # our own write, whose answer was lost
             data = change(found.data if found else None)
             if data is None:
                 return
@@ -173,14 +184,27 @@ class ObjectStore:
         """
         objects = [{"Key": key, "ETag": etag} for key, etag in versions]
         try:
-            answer = self._deleter.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": False})
+            answer = self._boto.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": False})
         except (ClientError, BotoCoreError) as error:
-            refused = isinstance(error, ClientError) and error.response["Error"]["Code"] in _REFUSED
-            kind = EntitlementError if refused else UpstreamError
-            raise kind(f"S3 does not delete in s3://{self.bucket}: {error}") from error
+            raise UpstreamError(f"S3 does not delete in s3://{self.bucket}: {error}") from error
         for fault in answer.get("Errors", []):
             logger.warning("not deleted", extra={"key": fault["Key"], "reason": fault["Code"]})
         return [entry["Key"] for entry in answer.get("Deleted", [])]
+
+    def _boto_pages(self, prefix: str, **options: str) -> list[Any]:
+        try:
+            paginator = self._boto.get_paginator("list_objects_v2")
+            return list(paginator.paginate(Bucket=self.bucket, Prefix=prefix, **options))
+        except (ClientError, BotoCoreError) as error:
+            raise UpstreamError(f"S3 does not list s3://{self.bucket}/{prefix}: {error}") from error
+
+    def _version(self, key: str) -> str | None:
+        try:
+            return obstore.head(self._backend, key)["e_tag"]
+        except FileNotFoundError:
+            return None
+        except BaseError as error:
+            raise _translated(error, self.bucket, key) from error
 
     def _read(self, key: str, if_match: str | None = None) -> StoredObject:
         result = obstore.get(self._backend, key, options={"if_match": if_match} if if_match else None)
@@ -228,7 +252,8 @@ def _s3_backend(bucket: str) -> S3Store:
     )
 
 
-def _translated(error: BaseError, bucket: str, key: str) -> FiblakeError:
+def _translated(error: BaseError, bucket: str, key: str) -> UpstreamError:
     if isinstance(error, PermissionDeniedError | UnauthenticatedError):
-        return EntitlementError(f"S3 refuses s3://{bucket}/{key}: check the role's policy and the credentials")
-    return UpstreamError(f"S3 failed on s3://{bucket}/{key}: {type(error).__name__}")
+        return UpstreamError(f"S3 refuses s3://{bucket}/{key}: check the role's policy and the credentials")
+    first_line = str(error).strip().partition("\n")[0]
+    return UpstreamError(f"S3 failed on s3://{bucket}/{key}: {type(error).__name__} {first_line}".strip())

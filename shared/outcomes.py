@@ -1,10 +1,11 @@
 """How a message ends: the one place where an outcome becomes a deletion, a retry, or a dead letter."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from shared.errors import FiblakeError, PermanentError, TransientError, UpstreamError
-from shared.queues import Queue, Received
+from shared.queues import Queue, Received, queue_of_arn
 from shared.telemetry import logger
 
 ResultT = TypeVar("ResultT")
@@ -46,8 +47,11 @@ def settle(
     return [m for m in messages if m.id not in errors or _dead_lettered(queue, m, errors[m.id], most_receives)]
 
 
-def batch_response(messages: Sequence[Received], ended: Sequence[Received]) -> dict[str, Any]:
-    """Give Lambda's partial batch response: all `messages` but those that `ended`."""
+def batch_response(
+    source_arn: str, messages: Sequence[Received], errors: Mapping[str, FiblakeError], most_receives: int
+) -> dict[str, Any]:
+    """Settle the messages a function got from the queue `source_arn`; give Lambda's partial batch response."""
+    ended = settle(queue_of_arn(source_arn), messages, errors, most_receives) if errors else messages
     over = {message.id for message in ended}
     return {"batchItemFailures": [{"itemIdentifier": m.id} for m in messages if m.id not in over]}
 
@@ -56,6 +60,7 @@ def _dead_lettered(queue: Queue, message: Received, error: FiblakeError, most_re
     """Dead-letter a message if it must be; else, or if that fails, give it back and answer False."""
     last = _last_word(message, error, most_receives)
     fields = {
+        **_names(message.body),
         "message_id": message.id,
         "error": type(error).__name__,
         "reason": str(error),
@@ -72,6 +77,16 @@ def _dead_lettered(queue: Queue, message: Received, error: FiblakeError, most_re
     logger.warning("retry", extra=fields)
     queue.retry_later(message)
     return False
+
+
+def _names(body: str) -> dict[str, str]:
+    """Give what a message of ours is about, for the log, if it can be read at all."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    names = ("symbol", "correlation_id")
+    return {name: found[name] for name in names if isinstance(found.get(name), str)} if isinstance(found, dict) else {}
 
 
 def _last_word(message: Received, error: FiblakeError, most_receives: int) -> FiblakeError:

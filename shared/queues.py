@@ -121,8 +121,7 @@ class Queue:
 
     def retry_later(self, message: Received) -> None:
         """Give a message back after a pause that doubles with every receive: 10 s, 20 s, ... 15 min at the most."""
-        pause = min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** (message.receive_count - 1))
-        self.hide([message], pause)
+        self.hide([message], retry_seconds(message.receive_count))
 
     def dead_letter(self, message: Received, error: FiblakeError) -> None:
         """Put a message into the dead-letter queue with its reason; the caller deletes it here afterwards."""
@@ -180,6 +179,11 @@ def queue_of_arn(arn: str) -> Queue:
     return Queue.of_name(boto3.client("sqs"), name_of(arn))
 
 
+def retry_seconds(receive_count: int) -> int:
+    """Give the pause before a message that was received so often comes again."""
+    return min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS << (receive_count - 1))
+
+
 def name_of(arn: str) -> str:
     """Give a queue's name from its ARN."""
     return arn.rsplit(":", 1)[-1]
@@ -222,6 +226,7 @@ def from_lambda(record: "SQSRecord") -> Received:
             key[0].upper() + key[1:]: value for key, value in attribute.items() if key in {"stringValue", "dataType"}
         }
         for name, attribute in record["messageAttributes"].items()
+        if "stringValue" in attribute
     }
     count = int(record.attributes.approximate_receive_count)
     return Received(record.message_id, record.receipt_handle, record.body, count, attributes)

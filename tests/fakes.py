@@ -41,7 +41,7 @@ def bar(
 ) -> dict[str, object]:  # fmt: skip
     """Give one bar around `close` as a row of BRONZE."""
     day = date.fromisoformat(session) if isinstance(session, str) else session
-    return bar_row(symbol, day, close - 0.5, close + 1, close - 1, close, volume, vwap, trades, ingested_at)
+    return bar_row(symbol, day, close - 0.5, close + 1, close - 0.75, close, volume, vwap, trades, ingested_at)
 
 
 def table(*rows: dict[str, object]) -> pa.Table:
@@ -91,7 +91,7 @@ def _any_key(_key: str) -> bool:
 class MemoryObjectStore(ObjectStore):
     """A bucket in memory, with S3's conditions; it records who did what, and others can be made to interfere.
 
-    `journal` holds (verb, key): "list", "get" (also of what is not there), "put" (unconditional), "write"
+    `journal` holds (verb, key): "list", "get" and "head" (also of what is not there), "put" (unconditional), "write"
     (conditional, won), "conflict" (conditional, lost), "delete" (done).
     """
 
@@ -121,7 +121,10 @@ class MemoryObjectStore(ObjectStore):
     def fail(
         self, verb: str, error: Exception | None = None, times: int = 1, of: Callable[[str], bool] = _any_key
     ) -> None:
-        """Let the next `times` requests of a verb ("list", "get", "put", "write", "delete") fail."""
+        """Let the next `times` requests of a verb ("list", "get", "head", "put", "write", "delete") fail.
+
+        Verb "answer": the conditional write is done, and then fails.
+        """
         self._failures.append(_Failure(verb, error or UpstreamError(f"{verb} fails, as arranged"), times, of))
 
     # What a test looks at.
@@ -154,6 +157,10 @@ class MemoryObjectStore(ObjectStore):
         self._enter("list", prefix)
         return super().listed(prefix)
 
+    def _version(self, key: str) -> str | None:
+        self._enter("head", key)
+        return super()._version(key)
+
     def _read(self, key: str, if_match: str | None = None) -> StoredObject:
         self._enter("get", key)
         return super()._read(key, if_match)
@@ -171,6 +178,7 @@ class MemoryObjectStore(ObjectStore):
             self.journal.append(("conflict", key))
             raise
         self.journal.append(("write", key))
+        self._raise_if_arranged("answer", key)
         return etag
 
     def _enter(self, verb: str, key: str) -> None:
@@ -264,7 +272,9 @@ class _Held:
 class FakeQueue(Queue):
     """An SQS queue in memory with a clock of its own, which passes when a receiver waits in vain.
 
-    `refuse_sends` tells which bodies it does not take, `refuse_dead_letters` makes its dead-letter queue fail.
+    `refuse_sends` tells which bodies it does not take, `refuse_receives` which receive (the first is 1) fails,
+    `refuse_dead_letters` makes its dead-letter queue fail. It never gives more than `most_at_once`, and may deny what
+    it holds (`looks_empty`): SQS counts approximately.
     """
 
     name: str = "test-consolidation"
@@ -275,7 +285,11 @@ class FakeQueue(Queue):
     hidden: list[tuple[str, int]] = field(default_factory=list)
     """(message id, seconds) of every change of visibility, in order."""
     refuse_sends: Callable[[str], bool] = lambda _body: False
+    refuse_receives: Callable[[int], bool] = lambda _nth: False
     refuse_dead_letters: bool = False
+    most_at_once: int = BATCH
+    looks_empty: bool = False
+    receives: int = 0
     now: float = 0.0
 
     def __post_init__(self) -> None:
@@ -307,9 +321,12 @@ class FakeQueue(Queue):
     def receive(self, most: int = BATCH, wait_seconds: int = 0) -> list[Received]:
         assert 1 <= most <= BATCH
         with self._lock:
+            self.receives += 1
+            if self.refuse_receives(self.receives):
+                raise UpstreamError("the queue gives no messages, as arranged")
             if not self._visible():
                 self.now += wait_seconds
-            return [self._hand_out(held) for held in self._visible()[:most]]
+            return [self._hand_out(held) for held in self._visible()[: min(most, self.most_at_once)]]
 
     def delete(self, messages: Sequence[Received]) -> None:
         with self._lock:
@@ -331,6 +348,8 @@ class FakeQueue(Queue):
         self.dead.append(DeadLetter(message.body, str(error), error))
 
     def depth(self) -> Depth:
+        if self.looks_empty:
+            return Depth(0, 0, 0)
         with self._lock:
             waiting = [held for held in self._held.values() if held.visible_at > self.now]
             delayed = sum(held.delayed and held.receives == 0 for held in waiting)
@@ -355,16 +374,16 @@ class FakeJobs:
 
     waiting: bool = False
     submitted: list[tuple[str, int]] = field(default_factory=list)
-    """(job's name, size)."""
+    """(what the job's name ends in, size)."""
     error: FiblakeError | None = None
 
     def any_waiting(self) -> bool:
         return self.waiting
 
-    def submit(self, name: str, size: int) -> str:
+    def submit(self, suffix: str, size: int) -> str:
         if self.error:
             raise self.error
-        self.submitted.append((name, size))
+        self.submitted.append((suffix, size))
         return f"job-{len(self.submitted)}"
 
 

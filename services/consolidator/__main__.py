@@ -1,7 +1,8 @@
 """Entry point of the worker: a Batch child and a command line in one (`python -m services.consolidator --help`).
 
-Exit codes: 0 all is done; 2 the settings are wrong; 3 done, but some messages became dead letters or some symbols
-failed; 143 stopped by SIGTERM with work left, which is back in the queue.
+Exit codes: 0 all is done; 1 a service it needs failed (run it again, nothing is lost); 2 the settings are wrong;
+3 done, but some messages became dead letters or some symbols failed; 143 stopped by SIGTERM, and what was not begun is
+back in the queue.
 """
 
 import os
@@ -18,7 +19,7 @@ from services.consolidator.consolidate import Consolidator
 from services.consolidator.settings import WorkerSettings
 from services.consolidator.worker import Worker
 from shared.calendar import nyse
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, FiblakeError
 from shared.lake import Bronze, valid_symbol
 from shared.objects import ObjectStore
 from shared.queues import Queue, Topic
@@ -36,9 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
         faults = [f"{'.'.join(map(str, e['loc'])).upper() or 'settings'}: {e['msg']}" for e in error.errors()]
         sys.stderr.write(f"settings to set right: {'; '.join(faults)} (see --help)\n")
         return 2
-    except ConfigurationError as error:
+    except FiblakeError as error:
         sys.stderr.write(f"{error}\n")
-        return 2
+        return 2 if isinstance(error, ConfigurationError) else 1
     logger.info("worker ended", extra=asdict(worker.summary))
     if worker.stop.is_set():
         return 128 + signal.SIGTERM
@@ -49,7 +50,7 @@ def _built(settings: WorkerSettings) -> Worker:
     return Worker(
         consolidator=Consolidator(ObjectStore.connect(settings.s3_bucket), Bronze(settings.s3_prefix), nyse()),
         complete=Topic.connect(settings.consolidation_complete_topic_arn),
-        run=os.environ.get("AWS_BATCH_JOB_ID") or uuid.uuid4().hex,
+        run=os.environ.get("AWS_BATCH_JOB_ID", uuid.uuid4().hex).partition(":")[0],
         clock=lambda: datetime.now(UTC),
         max_workers=settings.max_workers,
         retention_days=None if settings.skip_cleanup else settings.retention_days,
@@ -62,7 +63,8 @@ def _run(worker: Worker, settings: WorkerSettings) -> None:
         symbols = settings.symbols or _share(worker.consolidator, settings)
         worker.consolidate(symbols, settings.round_size, full=full)
     elif settings.consolidation_queue_url:
-        worker.drain(Queue.connect(settings.consolidation_queue_url), settings.round_size, settings.max_receive_count)
+        queue = Queue.connect(settings.consolidation_queue_url)
+        worker.drain(queue, settings.round_size, settings.max_receive_count, settings.idle_seconds)
     else:
         raise ConfigurationError("set CONSOLIDATION_QUEUE_URL, or name --symbols, or ask for --mode full")
 

@@ -45,8 +45,9 @@ def read_notification(body: str, bucket: str, bronze: Bronze) -> Arrivals:
         else:
             objects, correlation_id = _objects_of_rule(event)
         _check_texts(correlation_id, *chain.from_iterable(objects))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ContractError(f"not an S3 notification: {type(error).__name__} {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        fault = f"{type(error).__name__} {error}"
+        raise ContractError(f"neither S3's notification nor EventBridge's of S3: {fault}") from error
     arrivals = Arrivals(correlation_id=correlation_id)
     for kind, place, key in objects:
         _sort_in(arrivals, kind, place, key, bucket=bucket, bronze=bronze)

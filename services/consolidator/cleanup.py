@@ -11,6 +11,7 @@ from shared.batching import chunks
 from shared.errors import ContractError
 from shared.lake import CLEANUP_RECORD_KEY, Bronze
 from shared.objects import DELETES_PER_REQUEST, ObjectInfo, ObjectStore
+from shared.telemetry import logger
 
 RUNS_KEPT: Final = 1_000
 
@@ -33,17 +34,19 @@ def clean_up(  # noqa: PLR0917
 ) -> int:
     """Delete what may go of the consolidated symbols' source files, record it, and give the number of files.
 
-    Each deletion holds only for the version that was merged: a file restated meanwhile stays.
+    Each deletion holds only for the version that was merged: a file restated meanwhile stays. A symbol whose
+    data.parquet is another one by now is left to whoever wrote that, or to the next run.
     """
-    infos = {
-        info.key: info
-        for one in done
-        for info in deletable(bronze, one.listing, one.stored.log, now.date(), retention_days)
-    }
+    due = {one.symbol: deletable(bronze, one.listing, one.stored.log, now.date(), retention_days) for one in done}
+    asked = [one for one in done if due[one.symbol]]
+    versions = store.versions([bronze.data_key(one.symbol) for one in asked])
+    proven = [one.symbol for one, etag in zip(asked, versions, strict=True) if etag == one.etag]
+    infos = {info.key: info for symbol in proven for info in due[symbol]}
     deleted = 0
     for batch in chunks(infos.values(), DELETES_PER_REQUEST):
         gone = store.delete_versions([(info.key, info.etag) for info in batch])
         if gone:
+            logger.info("merged source files deleted", extra={"run": run, "keys": gone})
             counts = _by_symbol(bronze, [infos[key] for key in gone])
             store.update(CLEANUP_RECORD_KEY, partial(recorded, run=run, now=now, by_symbol=counts))
         deleted += len(gone)

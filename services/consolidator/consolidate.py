@@ -8,18 +8,20 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from services.consolidator.merge import Merged, in_order, merge
+from services.consolidator.merge import Merged, merge
 from shared.bars import Consolidated, read_bars
 from shared.calendar import TradingCalendar
-from shared.errors import ConflictError, ContractError, FiblakeError, NotFoundError
+from shared.errors import ConflictError, ContractError, FiblakeError, NotFoundError, PermanentError, TransientError
 from shared.lake import Bronze, SourceFile
 from shared.objects import ObjectInfo, ObjectStore, StoredObject, pauses
 from shared.outcomes import attempt
+from shared.rules import broken_rules
 
 ATTEMPTS: Final = 20
 TICK: Final = timedelta(microseconds=1)
+CLOCK_SKEW: Final = timedelta(days=1)
+"""How far a writer's clock may be ahead of S3's: no later write could win over an instant of the far future."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class Consolidation:
 
     symbol: str
     stored: Consolidated
+    etag: str
+    """The version of data.parquet that `stored` is."""
     listing: Sequence[ObjectInfo]
     """The source files that were there, merged or not."""
     changed_from: date
@@ -76,38 +80,49 @@ class Consolidator:
             info for info in self.store.listed(self.bronze.symbol_prefix(symbol)) if self.bronze.is_source(info.key)
         ]
         log = before.log if before else {}
-        files, faults = self._read([info for info in listing if full or log.get(info.key) != info.etag])
+        pending = [info for info in listing if full or log.get(info.key) != info.etag]
+        files, faults = self._read(pending, hint, now)
+        if before and before.adopted:
+            self._check_sessions(before.bars, f"{key}: ")
         merged = _merged(before, files)
         if merged.bars.num_rows == 0:
             raise _nothing_to_merge(symbol, faults)
         after = _with_log(before, merged, files, listing, now)
-        if after is not before:
-            self.store.write_if_unchanged(key, after.encode(), found.etag if found else None)
+        etag = found.etag if found else None
+        if after is not before or etag is None:
+            etag = self.store.write_if_unchanged(key, after.encode(), etag)
         changed = self._changed_from(after, merged, hint)
-        return Consolidation(symbol, after, listing, changed, len(files), faults)
+        return Consolidation(symbol, after, etag, listing, changed, len(files), faults)
 
-    def _read(self, pending: Sequence[ObjectInfo]) -> tuple[list[_Read], list[FiblakeError]]:
-        """Read the files that can be read; one that was deleted since the listing is nobody's fault."""
+    def _read(
+        self, pending: Sequence[ObjectInfo], hint: date | None, now: datetime
+    ) -> tuple[list[_Read], list[FiblakeError]]:
+        """Read the files that can be read, and give the faults of those that cannot and that `hint` may speak of.
+
+        A file from before `hint` was reported with the message of its own arrival; if it stays where it is, the later
+        messages of its symbol are not to blame. One that was deleted since the listing is nobody's fault.
+        """
         objects = [found for found in self.store.get_many([info.key for info in pending]) if found]
-        outcomes = [attempt(lambda found=found: self._bars_of(found)) for found in objects]  # type: ignore[misc]
-        return [o for o in outcomes if isinstance(o, _Read)], [o for o in outcomes if isinstance(o, FiblakeError)]
+        outcomes = [(found.key, attempt(lambda found=found: self._bars_of(found, now))) for found in objects]  # type: ignore[misc]
+        read = [outcome for _, outcome in outcomes if isinstance(outcome, _Read)]
+        faults = [(key, outcome) for key, outcome in outcomes if isinstance(outcome, FiblakeError)]
+        return read, [f for key, f in faults if hint is None or self.bronze.parse_source(key).last >= hint]
 
-    def _bars_of(self, found: StoredObject) -> _Read:
+    def _bars_of(self, found: StoredObject, now: datetime) -> _Read:
         source = self.bronze.parse_source(found.key)
         try:
             bars = read_bars(found.data, source.symbol, found.last_modified)
-            self._check_sessions(bars, source)
-        except FiblakeError as error:
-            raise type(error)(f"{found.key}: {error}") from error
+            _check_rows(bars, source, found.last_modified, now.date())
+            self._check_sessions(bars)
+        except PermanentError as error:
+            raise ContractError(f"{found.key}: {error}") from error
         return _Read(found.key, found.etag, bars)
 
-    def _check_sessions(self, bars: pa.Table, source: SourceFile) -> None:
-        if bars.num_rows == 0:
-            return
-        low, high = pc.min(bars["timestamp"]).as_py(), pc.max(bars["timestamp"]).as_py()
-        if low < source.first or high > source.last:
-            raise ContractError(f"holds sessions {low} to {high}, which its name does not say")
-        self.calendar.ordinals(np.asarray(bars["timestamp"].to_numpy(), dtype="datetime64[D]"))
+    def _check_sessions(self, bars: pa.Table, where: str = "") -> None:
+        try:
+            self.calendar.ordinals(np.asarray(bars["timestamp"].to_numpy(), dtype="datetime64[D]"))
+        except PermanentError as error:
+            raise ContractError(f"{where}{error}") from error
 
     def _changed_from(self, after: Consolidated, merged: Merged, hint: date | None) -> date:
         """Give the earliest session that readers may not know of yet.
@@ -123,10 +138,24 @@ class Consolidator:
         return min(known)
 
 
+def _check_rows(bars: pa.Table, source: SourceFile, last_modified: datetime, today: date) -> None:
+    """Raise ContractError if a row is of a session its file's name does not say, of the future, or cannot be."""
+    for row in bars.to_pylist():
+        session = row["timestamp"]
+        if not source.first <= session <= source.last:
+            raise ContractError(f"holds session {session}, which its name does not say")
+        if session > today:
+            raise ContractError(f"holds session {session}, which is yet to come")
+        if row["ingested_at"] > last_modified + CLOCK_SKEW:
+            raise ContractError(f"ingested_at {row['ingested_at']} of session {session} is after the file was stored")
+        if broken := broken_rules(row):
+            raise ContractError(f"session {session}: {'; '.join(broken)}")
+
+
 def _merged(before: Consolidated | None, files: Sequence[_Read]) -> Merged:
-    """Merge the files; somebody's own data.parquet that is not in order is an arrival like them."""
+    """Merge the files; somebody's own data.parquet is an arrival like them: nobody was told of its bars yet."""
     arrivals = [file.bars for file in files]
-    if before and not in_order(before.bars):
+    if before and before.adopted:
         return merge(None, [before.bars, *arrivals])
     return merge(before.bars if before else None, arrivals)
 
@@ -138,13 +167,16 @@ def _with_log(
     merged_before = before.log if before else {}
     log = {info.key: merged_before[info.key] for info in listing if info.key in merged_before}
     log |= {file.key: file.etag for file in files}
-    if before and not merged.changed_from and log.items() <= merged_before.items():
+    if before and not before.adopted and not merged.changed_from and log.items() <= merged_before.items():
         return before
     last_updated = max(now, before.last_updated + TICK) if before else now
     return Consolidated(merged.bars, log, last_updated)
 
 
 def _nothing_to_merge(symbol: str, faults: Sequence[FiblakeError]) -> FiblakeError:
+    transient = [fault for fault in faults if isinstance(fault, TransientError)]
+    if transient:
+        return transient[0]
     if faults:
         return ContractError(f"{symbol} has no file that can be merged: {'; '.join(map(str, faults))}")
     return NotFoundError(f"{symbol} has no bars: no data.parquet, no date= or range= file with rows")

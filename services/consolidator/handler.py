@@ -1,7 +1,7 @@
 """Entry point of the router function: messages of `bronze-arrivals` in, partial batch response out."""
 
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from aws_lambda_powertools.utilities.data_classes import SQSEvent
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -10,17 +10,20 @@ from services.consolidator.router import Router
 from services.consolidator.settings import RouterSettings
 from shared.jobs import JobQueue
 from shared.lake import Bronze
-from shared.outcomes import batch_response, settle
-from shared.queues import Queue, from_lambda, queue_of_arn
+from shared.outcomes import batch_response
+from shared.queues import Queue, from_lambda
 from shared.settings import load
 from shared.telemetry import logger
+
+DRAINS: Final = "drain-"
+"""The jobs that drain the queue are named so; an operator's own jobs (--symbols, --mode full) must not be."""
 
 
 @cache
 def _built() -> tuple[RouterSettings, Router]:
     settings = load(RouterSettings)
     consolidation = Queue.connect(settings.consolidation_queue_url)
-    jobs = JobQueue.connect(settings.batch_job_queue, settings.batch_job_definition)
+    jobs = JobQueue.connect(settings.batch_job_queue, settings.batch_job_definition, DRAINS)
     bronze = Bronze(settings.s3_prefix)
     router = Router(settings.s3_bucket, bronze, consolidation, jobs, settings.symbols_per_child, settings.largest_array)
     return settings, router
@@ -32,5 +35,5 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     settings, router = _built()
     messages = [from_lambda(record) for record in SQSEvent(event).records]
     errors = router.route(messages)
-    source = queue_of_arn(event["Records"][0]["eventSourceARN"])
-    return batch_response(messages, settle(source, messages, errors, settings.max_receive_count))
+    source = event["Records"][0]["eventSourceARN"]
+    return batch_response(source, messages, errors, settings.max_receive_count)

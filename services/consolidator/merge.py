@@ -43,12 +43,6 @@ def merge(base: pa.Table | None, arrivals: Sequence[pa.Table]) -> Merged:
     return Merged(bars, cast("date | None", pc.min(changed["timestamp"]).as_py()))
 
 
-def in_order(bars: pa.Table) -> bool:
-    """Tell whether `bars` are sorted, one row a session, as a merge leaves them and takes its base."""
-    sessions = bars["timestamp"].combine_chunks()
-    return pc.all(pc.less(sessions[:-1], sessions[1:])).as_py() is not False
-
-
 def _split(bars: pa.Table, first: pa.Scalar) -> tuple[pa.Table, pa.Table]:
     """Cut sorted `bars` before session `first`: what no arrival can touch need not be sorted again."""
     rows = pc.sum(pc.less(bars["timestamp"], first)).as_py() or 0

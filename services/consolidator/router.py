@@ -59,7 +59,7 @@ class Router:
 
     def _submit_job(self, symbols: int) -> None:
         size = min(ceil(symbols / self.symbols_per_child), self.largest_array)
-        job_id = self.jobs.submit(f"consolidate-{self.new_id()}", size)
+        job_id = self.jobs.submit(self.new_id(), size)
         logger.info("job submitted", extra={"job_id": job_id, "size": size, "symbols": symbols})
 
     @staticmethod

@@ -46,6 +46,7 @@ class WorkerSettings(Settings):
     retention_days: int = Field(default=30, ge=0, description="merged files of younger sessions are kept")
     skip_cleanup: CliImplicitFlag[bool] = Field(default=False, description="delete nothing")
     round_size: int = Field(default=100, ge=1, description="messages taken at once")
+    idle_seconds: int = Field(default=60, ge=0, description="how long the queue must look empty before the end")
     max_receive_count: int = Field(default=6, ge=1, description="receives after which a message is given up")
     aws_batch_job_array_index: int = Field(default=0, ge=0, description="set by AWS Batch")
     aws_batch_job_array_size: int = Field(default=1, ge=1, description="set by AWS Batch")
@@ -53,8 +54,10 @@ class WorkerSettings(Settings):
     @field_validator("symbols", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:  # noqa: ANN401 (what was typed)
-        names = value.split(",") if isinstance(value, str) else value
+        names = [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+        if value and not names:
+            raise ValueError("no symbol is named")
         try:
-            return tuple(check_symbol(name.strip()) for name in names)
+            return tuple(check_symbol(name) for name in names)
         except ContractError as error:
             raise ValueError(str(error)) from error

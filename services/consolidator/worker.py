@@ -13,14 +13,14 @@ from services.consolidator.consolidate import Consolidation, Consolidator
 from shared.errors import ContractError, FiblakeError, TransientError, UpstreamError
 from shared.events import ConsolidationComplete, ConsolidationRequest, parse
 from shared.outcomes import attempt, settle
-from shared.queues import BATCH, Queue, Received, Topic
+from shared.queues import BATCH, Queue, Received, Topic, retry_seconds
 from shared.telemetry import logger
 
 HEARTBEAT_SECONDS: Final = 30
 HIDDEN_SECONDS: Final = 180
 WAIT_SECONDS: Final = 2
-EMPTY_LOOKS: Final = 2
-"""How often in a row the queue must look empty: SQS's counts are approximate."""
+SUSPECT_RECEIVES: Final = 3
+"""From this receive on a message is worked on alone."""
 
 
 class StoppedError(TransientError):
@@ -54,16 +54,23 @@ class Worker:
     stop: threading.Event = field(default_factory=threading.Event)
     summary: Summary = field(default_factory=Summary)
 
-    def drain(self, queue: Queue, round_size: int, most_receives: int) -> None:
-        """Work until the queue is empty of visible, in-flight and delayed messages, or `stop` is set."""
-        looks = 0
-        while not self.stop.is_set() and looks < EMPTY_LOOKS:
+    def drain(self, queue: Queue, round_size: int, most_receives: int, idle_seconds: int) -> None:
+        """Work until the queue stays empty of visible, in-flight and delayed messages, or `stop` is set.
+
+        SQS counts approximately and may be a minute late, so the queue must look empty for `idle_seconds`; and what was
+        given back must have had the time to come again.
+        """
+        polls = empty = due = 0
+        while not self.stop.is_set():
             messages = _take(queue, round_size)
             if messages:
-                looks = 0
-                self._round(queue, messages, most_receives)
-            else:
-                looks = looks + 1 if queue.depth().empty else 0
+                empty = 0
+                due = max(due, polls + self._rounds(queue, messages, most_receives) // WAIT_SECONDS + 1)
+                continue
+            polls += 1
+            empty = empty + 1 if queue.depth().empty else 0
+            if empty and empty * WAIT_SECONDS >= idle_seconds and polls >= due:
+                return
 
     def consolidate(self, symbols: Sequence[str], round_size: int, *, full: bool) -> None:
         """Consolidate these symbols without the queue; what fails stands in the summary."""
@@ -75,26 +82,40 @@ class Worker:
             for symbol, error in failures.items():
                 logger.error("symbol failed", extra={"symbol": symbol, "reason": str(error)})
 
-    def _round(self, queue: Queue, messages: Sequence[Received], most_receives: int) -> None:
+    def _rounds(self, queue: Queue, messages: Sequence[Received], most_receives: int) -> int:
+        """Work on the messages; give the longest pause after which one of them comes again, in seconds.
+
+        What came often before is worked on alone: it may be what killed a worker, and its mates must not go with it.
+        """
+        often = [m for m in messages if m.receive_count >= SUSPECT_RECEIVES]
+        rest = [m for m in messages if m not in often]
+        parts = [rest, *([m] for m in often)]
+        left = [[m for part in parts[i:] for m in part] for i in range(len(parts))]
+        return max(self._round(queue, *each, most_receives) for each in zip(parts, left, strict=True))
+
+    def _round(self, queue: Queue, messages: Sequence[Received], held: Sequence[Received], most_receives: int) -> int:
+        """Work on `messages` and settle them, keeping all that are still `held` hidden; give the longest pause."""
         outcomes = {m.id: attempt(lambda m=m: parse(ConsolidationRequest, m.body)) for m in messages}  # type: ignore[misc]
         requests = {i: o for i, o in outcomes.items() if isinstance(o, ConsolidationRequest)}
         errors = {i: o for i, o in outcomes.items() if isinstance(o, FiblakeError)}
-        with _kept_hidden(queue, messages):
+        with _kept_hidden(queue, held):
             failures = self._work(list(requests.values()), full=False)
         errors |= {i: failures[r.symbol] for i, r in requests.items() if r.symbol in failures}
-        self._settle(queue, messages, errors, most_receives)
+        return self._settle(queue, messages, errors, most_receives)
 
     def _settle(
         self, queue: Queue, messages: Sequence[Received], errors: Mapping[str, FiblakeError], most_receives: int
-    ) -> None:
+    ) -> int:
         stopped = [m for m in messages if isinstance(errors.get(m.id), StoppedError)]
         queue.hide(stopped, 0)
         met = [m for m in messages if m not in stopped]
         ended = settle(queue, met, errors, most_receives)
         queue.delete(ended)
+        retried = [m for m in met if m not in ended]
         self.summary.released += len(stopped)
-        self.summary.retried += len(met) - len(ended)
+        self.summary.retried += len(retried)
         self.summary.dead_lettered += sum(m.id in errors for m in ended)
+        return max((retry_seconds(m.receive_count) for m in retried), default=0)
 
     def _work(self, requests: Sequence[ConsolidationRequest], *, full: bool) -> dict[str, FiblakeError]:
         """Consolidate the requests' symbols, then tell of them, then clean up; give the errors by symbol.
@@ -124,11 +145,12 @@ class Worker:
         """Publish the completion events and enter the manifest; give the errors of the symbols not told of."""
         events = [_event(one, correlation[one.symbol]) for one in done]
         unsent = {done[i].symbol for i in self.complete.publish(events)}
-        for event in events:
+        for event in (event for event in events if event.symbol not in unsent):
             logger.info("consolidated", extra=event.model_dump(mode="json", exclude={"intervals", "schema_version"}))
         entered = attempt(lambda: manifest.flush(self.consolidator.store, done))
         if isinstance(entered, FiblakeError):
-            return {one.symbol: entered for one in done}
+            # Never a dead letter at first sight: no message is to blame for the manifest.
+            return {one.symbol: UpstreamError(f"the manifest was not written: {entered}") for one in done}
         return {symbol: UpstreamError(f"SNS did not take the completion of {symbol}") for symbol in unsent}
 
     def _clean_up(self, done: Sequence[Consolidation]) -> None:
@@ -145,21 +167,23 @@ class Worker:
 
 
 def _take(queue: Queue, most: int) -> list[Received]:
-    first = queue.receive(min(BATCH, most), WAIT_SECONDS)
-    more = (most - len(first)) // BATCH
-    if len(first) < BATCH or more == 0:
-        return first
-    with ThreadPoolExecutor(more) as pool:
-        return first + [message for batch in pool.map(lambda _: queue.receive(BATCH), range(more)) for message in batch]
+    """Take up to `most` messages; a short answer does not mean that there are no more, an empty one does."""
+    taken = queue.receive(min(BATCH, most), WAIT_SECONDS)
+    while taken and len(taken) < most:
+        more = attempt(lambda: queue.receive(min(BATCH, most - len(taken))))  # noqa: B023 (called at once)
+        if isinstance(more, FiblakeError) or not more:
+            break  # what is in hand is worked on; whatever ails the queue shows again at the next look
+        taken += more
+    return taken
 
 
 def _hints(requests: Sequence[ConsolidationRequest]) -> dict[str, date | None]:
     """Give each symbol once, with the earliest session its requests name (None if one names none)."""
     hints: dict[str, date | None] = {}
     for request in requests:
-        known = hints.get(request.symbol, request.changed_from)
-        both = request.changed_from and known
-        hints[request.symbol] = min(request.changed_from, known) if both and request.changed_from and known else None
+        named = (request.changed_from, hints.get(request.symbol, request.changed_from))
+        days = [day for day in named if day]
+        hints[request.symbol] = min(days) if len(days) == len(named) else None
     return hints
 
 

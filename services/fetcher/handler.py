@@ -12,7 +12,7 @@ from services.fetcher.massive import massive
 from services.fetcher.ohlcv import Fetcher
 from services.fetcher.settings import FetcherSettings, FetchEvent
 from shared.calendar import nyse
-from shared.database import DatabaseAddress, connected
+from shared.database import DatabaseAddress, Tls, connected
 from shared.lake import Bronze
 from shared.objects import ObjectStore
 from shared.secrets import read_secret
@@ -23,7 +23,7 @@ from shared.telemetry import logger
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     """Fetch the sessions that are missing, oldest first."""
-    return asyncio.run(_fetch(load(FetcherSettings), FetchEvent.model_validate(event)))
+    return asyncio.run(_fetch(load(FetcherSettings), FetchEvent.of(event)))
 
 
 async def _fetch(settings: FetcherSettings, event: FetchEvent) -> dict[str, Any]:
@@ -31,7 +31,7 @@ async def _fetch(settings: FetcherSettings, event: FetchEvent) -> dict[str, Any]
     address = DatabaseAddress.of_secret(read_secret(settings.rds_secret_arn))
     async with (
         massive(settings.market_data_url, api_key(settings)) as vendor,
-        connected(address, settings.database_tls) as database,
+        connected(address, Tls(settings.database_tls == "verify-full", settings.database_ca_file)) as database,
     ):
         fetcher = Fetcher(
             vendor,
@@ -43,7 +43,8 @@ async def _fetch(settings: FetcherSettings, event: FetchEvent) -> dict[str, Any]
             settings.first_session,
             lambda: datetime.now(UTC),
         )
-        done = await fetcher.fetch(event)
+        fetched = await fetcher.fetch(event)
         watermark = await database.watermark()
-    shown = [{**asdict(one), "written_at": one.written_at.isoformat()} for one in done]
-    return {"done": shown, "watermark": watermark.isoformat() if watermark else None}
+    shown = [{**asdict(one), "written_at": one.written_at.isoformat()} for one in fetched.done]
+    pending = [session.isoformat() for session in fetched.pending]
+    return {"done": shown, "pending": pending, "watermark": watermark.isoformat() if watermark else None}

@@ -4,15 +4,16 @@ Shapes are those of the vendor's OpenAPI file. An answer that may be short is an
 checked, pages are followed to the end, and a session without results is something to ask for again.
 """
 
+import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl, quote, urlsplit
 
 import httpx
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, SecretStr, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from services.fetcher.validation import VendorBar
@@ -21,6 +22,9 @@ from shared.errors import EntitlementError, PermanentError, TransientError, Upst
 
 ATTEMPTS: Final = 5
 PAGE_LIMIT: Final = 50_000
+RATE_PAUSE_SECONDS: Final = 20.0
+"""Pause when the vendor limits the rate without saying for how long: the free plan allows 5 requests a minute."""
+LONGEST_PAUSE_SECONDS: Final = 60.0
 TIMEOUT: Final = httpx.Timeout(connect=5, read=60, write=10, pool=60)
 _BEFORE_CLOSE: Final = "before end of day"
 
@@ -41,19 +45,37 @@ class BadRequestError(PermanentError):
     """The vendor does not understand the request."""
 
 
+def _number(value: object) -> object:
+    """Let one bar's missing or garbled number be no number, so that validation refuses this bar and not the page."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+
+
+def _whole(value: object) -> object:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _text(value: object) -> object:
+    return value if isinstance(value, str) else ""
+
+
+_Number = Annotated[float, BeforeValidator(_number)]
+_Whole = Annotated[int | None, BeforeValidator(_whole)]
+
+
 class _Row(BaseModel):
-    T: str | None = None
-    o: float
-    h: float
-    l: float  # noqa: E741 (the vendor's name)
-    c: float
-    v: float
-    t: int
-    vw: float | None = None
-    n: int | None = None
+    T: Annotated[str, BeforeValidator(_text)] = ""
+    o: _Number = math.nan
+    h: _Number = math.nan
+    l: _Number = math.nan  # noqa: E741 (the vendor's name)
+    c: _Number = math.nan
+    v: _Number = math.nan
+    t: _Whole = None
+    vw: _Number = math.nan
+    n: _Whole = None
 
     def bar(self, symbol: str, session: date) -> VendorBar:
-        return VendorBar(symbol, session, self.o, self.h, self.l, self.c, self.v, self.vw, self.n)
+        vwap = self.vw if math.isfinite(self.vw) else None
+        return VendorBar(symbol, session, self.o, self.h, self.l, self.c, self.v, vwap, self.n)
 
 
 class _Page(BaseModel):
@@ -78,15 +100,19 @@ class MassiveClient:
             raise UpstreamError(f"{path}: no results for a session (request {page.request_id})")
         # The session asked for, not `t`: grouped `t` is the end of the window, range `t` its start.
         # A row without a ticker is kept as well: validation refuses it by name, nothing is dropped silently.
-        return [row.bar(row.T or "", session) for row in page.results]
+        return [row.bar(row.T, session) for row in page.results]
 
     async def daily_range(self, symbol: str, first: date, last: date) -> list[VendorBar]:
         """Give one ticker's bars from `first` to `last`, following pages to the end; none is a valid answer."""
         path = f"/v2/aggs/ticker/{quote(symbol, safe='')}/range/1/day/{first.isoformat()}/{last.isoformat()}"
         query = {"adjusted": "false", "sort": "asc", "limit": str(PAGE_LIMIT)}
-        return [row.bar(symbol, _new_york_day(row.t)) async for row in self._rows(path, query)]
+        rows = [row async for row in self._rows(path, query)]
+        if any(row.t is None for row in rows):
+            raise UpstreamError(f"{path}: a row does not say which session it is of")
+        return [row.bar(symbol, _new_york_day(row.t or 0)) for row in rows]
 
     async def _rows(self, path: str, query: Mapping[str, str]) -> AsyncIterator[_Row]:
+        seen = {(path, tuple(query.items()))}
         while True:
             page = await self._page(path, query)
             for row in page.results:
@@ -96,6 +122,10 @@ class MassiveClient:
             # Only its path and query are taken: the key goes to our own base URL and nowhere else.
             following = urlsplit(page.next_url)
             path, query = following.path, dict(parse_qsl(following.query))
+            here = (path, tuple(query.items()))
+            if here in seen:
+                raise UpstreamError(f"{path}: the pages go round in a circle (request {page.request_id})")
+            seen.add(here)
 
     async def _page(self, path: str, query: Mapping[str, str]) -> _Page:
         retrying = AsyncRetrying(
@@ -133,8 +163,8 @@ _backoff = wait_exponential_jitter(multiplier=0.5, max=20)
 
 def _pause(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, RateLimitedError) and error.retry_after is not None:
-        return error.retry_after
+    if isinstance(error, RateLimitedError):
+        return min(LONGEST_PAUSE_SECONDS, RATE_PAUSE_SECONDS if error.retry_after is None else error.retry_after)
     return _backoff(state)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from services.fetcher.gaps import missing_sessions
-from services.fetcher.massive import MassiveClient
+from services.fetcher.massive import MassiveClient, PendingError
 from services.fetcher.settings import FetchEvent
 from services.fetcher.validation import VendorBar, faults
 from shared.bars import BRONZE, bar_row, encode
@@ -34,6 +34,14 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class Fetched:
+    """What a run did, and the sessions whose data the vendor does not have yet: no failure, the next run asks again."""
+
+    done: list[Stored]
+    pending: list[date]
+
+
+@dataclass(frozen=True, slots=True)
 class Fetcher:
     """What fetching works with."""
 
@@ -46,14 +54,20 @@ class Fetcher:
     first_session: date | None
     clock: Callable[[], datetime]
 
-    async def fetch(self, event: FetchEvent) -> list[Stored]:
+    async def fetch(self, event: FetchEvent) -> Fetched:
         """Fetch what `event` asks for; what was done before an error stays done, the next run goes on from there."""
         now = event.now(self.clock())
         if event.backfill:
             last = self.calendar.last_closed(now)
-            return [await self._backfill(symbol, event.backfill_from, last) for symbol in event.backfill]
+            return Fetched([await self._backfill(symbol, event.backfill_from, last) for symbol in event.backfill], [])
         sessions = missing_sessions(self.calendar, await self.database.watermark(), self.first_session, now)
-        return [await self._session(session) for session in sessions]
+        done: list[Stored] = []
+        try:
+            for session in sessions:
+                done.append(await self._session(session))  # noqa: PERF401 (kept if a later one is pending)
+        except PendingError as error:
+            logger.info("session pending", extra={"session": str(sessions[len(done)]), "reason": str(error)})
+        return Fetched(done, sessions[len(done) :])
 
     async def _session(self, session: date) -> Stored:
         """Store one session whole: date files, then rows and watermark in one transaction."""

@@ -11,12 +11,14 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    ValidationError,
     field_validator,
     model_validator,
 )
 from pydantic_settings import NoDecode
 
 from shared.calendar import close_of
+from shared.errors import ContractError
 from shared.events import Symbol
 from shared.lake import BRONZE_PREFIX
 from shared.settings import Settings
@@ -31,6 +33,7 @@ class FetcherSettings(Settings):
     s3_prefix: str = BRONZE_PREFIX
     rds_secret_arn: str
     database_tls: Literal["verify-full", "disable"] = "verify-full"
+    database_ca_file: str | None = None
     market_data_url: str = "https://api.massive.com"
     polygon_api_key_secret_arn: str | None = None
     api_key: SecretStr | None = Field(default=None, validation_alias=AliasChoices("MASSIVE_API_KEY", "POLYGON_API_KEY"))
@@ -56,7 +59,7 @@ class FetchEvent(BaseModel):
     those symbols' history from `backfill_from` to `as_of` is fetched instead, one range file each; the watermark stays.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     as_of: AwareDatetime | None = None
     backfill: tuple[Symbol, ...] = ()
@@ -67,8 +70,22 @@ class FetchEvent(BaseModel):
     def _evening(cls, value: Any) -> Any:  # noqa: ANN401 (what the event holds)
         if isinstance(value, str) and _DAY.fullmatch(value):
             return close_of(date.fromisoformat(value))
+        if isinstance(value, int | float):
+            raise ValueError("a day (2013-02-27) or an instant with its UTC offset is text")  # noqa: TRY004 (pydantic's)
         return value
 
+    @classmethod
+    def of(cls, event: object) -> "FetchEvent":
+        """Read an invocation's event; raise ContractError naming what it may not say.
+
+        An event of EventBridge's own (a schedule without an input) asks for nothing.
+        """
+        try:
+            return cls() if isinstance(event, dict) and "detail-type" in event else cls.model_validate(event)
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'event'}: {e['msg']}" for e in error.errors())
+            raise ContractError(f"not a fetch event ({', '.join(cls.model_fields)} are known): {faults}") from None
+
     def now(self, clock: datetime) -> datetime:
-        """Give the instant to fetch for: `as_of`, or else what the clock says."""
-        return self.as_of or clock
+        """Give the instant to fetch for: `as_of` if that is past, or else what the clock says."""
+        return min(self.as_of or clock, clock)

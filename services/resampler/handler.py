@@ -13,8 +13,8 @@ from services.resampler.settings import ResamplerSettings
 from shared.calendar import nyse
 from shared.lake import Bronze
 from shared.objects import ObjectStore
-from shared.outcomes import batch_response, settle
-from shared.queues import Topic, from_lambda, name_of, queue_of_arn
+from shared.outcomes import batch_response
+from shared.queues import Topic, from_lambda, name_of
 from shared.settings import load
 from shared.telemetry import logger
 
@@ -37,4 +37,4 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     arn = event["Records"][0]["eventSourceARN"]
     messages = [from_lambda(record) for record in SQSEvent(event).records]
     errors = resample_batch(_resampler(interval_of(name_of(arn))), messages, datetime.now(UTC))
-    return batch_response(messages, settle(queue_of_arn(arn), messages, errors, _settings().max_receive_count))
+    return batch_response(arn, messages, errors, _settings().max_receive_count)

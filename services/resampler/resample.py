@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import Final
 
@@ -44,7 +44,10 @@ class _Recomputed:
 
     rows: dict[Month, pa.Table] = field(default_factory=dict)
     cuts: dict[str, date] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    """The version (ETag) of each symbol's data.parquet that was read."""
     errors: dict[str, FiblakeError] = field(default_factory=dict)
+    written: int = 0
     last_session: date = date.min
 
 
@@ -64,37 +67,64 @@ class Resampler:
 
         The others are in the month files, the checkpoint, and a SilverUpdated event when this returns.
         """
-        try:
-            return self._resampled(changes, now)
-        except FiblakeError as error:
-            return {change.symbol: error for change in changes}
+        outcome = attempt(lambda: self._resampled(changes, now))
+        return {change.symbol: outcome for change in changes} if isinstance(outcome, FiblakeError) else outcome
 
     def _resampled(self, changes: Sequence[Change], now: datetime) -> dict[str, FiblakeError]:
-        done = self._until_written(changes, now)
-        if done.cuts:
-            checkpoint.advance(self.store, self.interval, done.last_session, _count(done.rows.values()), now)
-            self._tell(done, changes)
-        return done.errors
+        """Resample until no bronze file that was read has given way to a newer one meanwhile.
 
-    def _until_written(self, changes: Sequence[Change], now: datetime) -> _Recomputed:
+        Month files guard themselves against writers, but not against one that found its newer bars in place already and
+        wrote nothing: only the sources tell that what was written over them is older.
+        """
+        errors: dict[str, FiblakeError] = {}
+        left = list(changes)
+        for pause in pauses(ATTEMPTS):
+            done = self._until_written(left, now.date())
+            errors |= done.errors
+            stale = self._stale(done)
+            fresh = sorted(done.cuts.keys() - stale)
+            if fresh:
+                rows = _count(done.rows.values())
+                checkpoint.advance(self.store, self.interval, done.last_session, rows, now)
+                self._tell(fresh, done, changes)
+            left = [change for change in left if change.symbol in stale]
+            if not left:
+                return errors
+            time.sleep(pause)
+        moving = ConflictError(f"data.parquet was rewritten by others {ATTEMPTS} times while it was resampled")
+        return errors | {change.symbol: moving for change in left}
+
+    def _until_written(self, changes: Sequence[Change], today: date) -> _Recomputed:
         """Recompute and write; months that others wrote meanwhile are done again from a new reading of bronze."""
         conflicts: set[Month] | None = None
         errors: dict[str, FiblakeError] = {}
+        sources: dict[str, str] = {}
+        written = 0
         for pause in pauses(ATTEMPTS):
             # Targets before sources: which versions we are to replace is settled before bronze is read.
             versions = self._versions()
             # A symbol that failed once is left out for good: the months written without it are not written again.
-            recomputed = self._recompute([c for c in changes if c.symbol not in errors], now.date())
-            errors |= recomputed.errors
+            recomputed = self._recompute([c for c in changes if c.symbol not in errors], today)
             conflicts = self._write(recomputed, versions, conflicts)
+            errors |= recomputed.errors
+            written += recomputed.written
+            # The oldest version counts: the months of the first reading are not written again.
+            sources = recomputed.sources | sources
             if not conflicts:
-                recomputed.errors = errors
-                return recomputed
+                return replace(recomputed, errors=errors, written=written, sources=sources)
             logger.info("months rewritten by others", extra={"interval": self.interval, "months": len(conflicts)})
             time.sleep(pause)
         raise ConflictError(
             f"{len(conflicts or ())} month files of {self.interval}d were rewritten by others {ATTEMPTS} times"
         )
+
+    def _stale(self, done: _Recomputed) -> set[str]:
+        """Give the symbols whose data.parquet is a newer one by now than the one written from."""
+        if not done.written:
+            return set()
+        symbols = sorted(done.cuts)
+        versions = self.store.versions([self.bronze.data_key(symbol) for symbol in symbols])
+        return {symbol for symbol, etag in zip(symbols, versions, strict=True) if etag != done.sources[symbol]}
 
     def _versions(self) -> dict[Month, str]:
         listing = self.store.listed(silver_prefix(self.interval))
@@ -128,6 +158,7 @@ class Resampler:
         first = max(window, first_to_recompute(bars.ordinals, changed, self.interval))
         rows = aggregate(bars, self.interval, first, self.calendar)
         result.cuts[change.symbol] = self.calendar.session(first)
+        result.sources[change.symbol] = found.etag
         result.last_session = max(result.last_session, stored.last_session)
         return rows
 
@@ -143,27 +174,30 @@ class Resampler:
         for outcome in outcomes:
             if isinstance(outcome, FiblakeError) and not isinstance(outcome, ConflictError):
                 raise outcome
+        new.written = sum(outcome is True for outcome in outcomes)
         return {month for month, outcome in zip(wanted, outcomes, strict=True) if isinstance(outcome, ConflictError)}
 
-    def _write_month(self, month: Month, new: _Recomputed, etag: str | None) -> None:
+    def _write_month(self, month: Month, new: _Recomputed, etag: str | None) -> bool:
+        """Write the month if its rows change, and tell whether."""
         key = silver_key(self.interval, month)
         old = decode(self.store.get_version(key, etag).data, SILVER, key) if etag else None
         rows = replaced(old, new.rows.get(month, SILVER.empty_table()), new.cuts)
         if rows is not None:
             self.store.write_if_unchanged(key, encode(rows), etag)
+        return rows is not None
 
-    def _tell(self, done: _Recomputed, changes: Sequence[Change]) -> None:
+    def _tell(self, fresh: Sequence[str], done: _Recomputed, changes: Sequence[Change]) -> None:
         correlation = {change.symbol: change.correlation_id for change in changes}
         events = [
             SilverUpdated(
                 interval=self.interval, changed_from=min(done.cuts[s] for s in symbols), symbols=tuple(symbols),
                 correlation_id=correlation[symbols[0]],
             )
-            for symbols in chunks(sorted(done.cuts), SYMBOLS_PER_EVENT)
+            for symbols in chunks(fresh, SYMBOLS_PER_EVENT)
         ]  # fmt: skip
         if self.updated.publish(events):
             raise UpstreamError("SNS did not take the SilverUpdated event")
-        for symbol in done.cuts:
+        for symbol in fresh:
             extra = {"symbol": symbol, "interval": self.interval, "correlation_id": correlation[symbol]}
             logger.info("resampled", extra={**extra, "changed_from": done.cuts[symbol].isoformat()})
 

@@ -12,5 +12,5 @@ class ResamplerSettings(Settings):
     s3_bucket: str
     s3_prefix: str = BRONZE_PREFIX
     silver_updated_topic_arn: str
-    resampling_retention_years: int = Field(default=0, ge=0)
+    resampling_retention_years: int = Field(default=0, ge=0, le=200)
     max_receive_count: int = Field(default=6, ge=1)

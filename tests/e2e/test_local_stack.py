@@ -43,6 +43,7 @@ def exported(environment: dict[str, str]) -> dict[str, str]:
 
 
 def test_a_stack_that_is_up_resamples_whatever_any_s3_client_puts_until_it_is_down(environment: dict[str, str]) -> None:
+    Path(environment["FIBLAKE_LOCAL_FOLDER"] + ".json").write_text("what a stack that was killed leaves behind")
     up = fiblake(environment, "up")
     assert up.returncode == 0, up.stderr
     variables = exported(environment)
@@ -66,6 +67,19 @@ def test_a_stack_that_is_up_resamples_whatever_any_s3_client_puts_until_it_is_do
     assert fiblake(environment, "down").returncode == 0
     gone = fiblake(environment, "status")
     assert (gone.returncode, gone.stderr) == (1, "fiblake: no local stack is up: start one with `fiblake local up`\n")
+
+
+def test_a_stack_that_is_interrupted_while_it_starts_leaves_nothing_running(environment: dict[str, str]) -> None:
+    folder = Path(environment["FIBLAKE_LOCAL_FOLDER"])
+    with subprocess.Popen([*FIBLAKE, "up"], env=environment, stdout=subprocess.DEVNULL) as up:
+        wait_until(lambda: folder.with_suffix(".lock").exists() and folder.is_dir(), "the stack starts")
+        second = fiblake(environment, "up")
+        up.send_signal(signal.SIGINT)
+
+    assert up.returncode != 0
+    assert (second.returncode, "is up already" in second.stderr) == (1, True)
+    assert fiblake(environment, "status").returncode == 1
+    wait_until(lambda: processes_that_name(folder) == [], "all its parts have ended")
 
 
 def test_a_demo_that_is_interrupted_stops_everything_and_says_where_to_look() -> None:

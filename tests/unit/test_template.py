@@ -202,7 +202,10 @@ def test_the_job_definition_is_what_users_know() -> None:
     assert of_type("AWS::Batch::ComputeEnvironment")["WorkerComputeEnvironment"]["ComputeResources"]["Type"] == (
         "FARGATE_SPOT"
     )
-    assert WORKER["RetryStrategy"]["Attempts"] == 3
+    assert WORKER["RetryStrategy"]["Attempts"] == 10
+    assert [(rule["OnExitCode"], rule["Action"]) for rule in WORKER["RetryStrategy"]["EvaluateOnExit"]] == [
+        ("2", "EXIT"), ("3", "EXIT"), ("*", "RETRY"),
+    ]  # fmt: skip
     variables = worker_variables()
     assert variables.keys() >= {"S3_BUCKET", "S3_PREFIX", "MODE", "MAX_WORKERS", "RETENTION_DAYS"}
     assert (variables["S3_PREFIX"], variables["MODE"]) == ("bronze/raw_ohlcv", "incremental")

@@ -114,7 +114,6 @@ def stopped_while_taking(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
     return messages
 worker._take = stopped_while_taking
-worker.EMPTY_LOOKS = 1_000
 runpy.run_module("services.consolidator", run_name="__main__")
 """
 

@@ -13,7 +13,7 @@ from services.fetcher.ohlcv import Fetcher, Stored
 from services.fetcher.settings import FetchEvent
 from services.fetcher.validation import VendorBar
 from shared.calendar import nyse
-from shared.database import DatabaseAddress, connected
+from shared.database import DatabaseAddress, Tls, connected
 from shared.errors import UpstreamError
 from tests.fakes import LAKE, Clock, MemoryObjectStore
 
@@ -33,12 +33,12 @@ class Vendor:
 def address(tmp_path: Path) -> Iterator[DatabaseAddress]:
     with postgres(tmp_path / "data") as secret:
         found = DatabaseAddress.of_secret(json.dumps(secret))
-        upgrade(found, "disable")
+        upgrade(found, Tls(verify=False))
         yield found
 
 
 async def fetch(address: DatabaseAddress, store: MemoryObjectStore) -> list[Stored]:
-    async with connected(address, "disable") as database:
+    async with connected(address, Tls(verify=False)) as database:
         fetcher = Fetcher(
             Vendor(),  # type: ignore[arg-type]
             store,
@@ -49,7 +49,7 @@ async def fetch(address: DatabaseAddress, store: MemoryObjectStore) -> list[Stor
             WEDNESDAY,
             Clock(NOW),
         )
-        return await fetcher.fetch(FetchEvent())
+        return (await fetcher.fetch(FetchEvent())).done
 
 
 async def sessions(address: DatabaseAddress) -> list[tuple[str, date]]:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from local.postgres import postgres
 from migrations import schema
 from shared.bars import bar_row
-from shared.database import COLUMNS, Database, DatabaseAddress, connected
+from shared.database import COLUMNS, Database, DatabaseAddress, Tls, connected
 from shared.errors import ConfigurationError, EntitlementError, UpstreamError
 
 DAY = date(2025, 11, 19)
@@ -44,7 +44,7 @@ def address(server: DatabaseAddress) -> Iterator[DatabaseAddress]:
 
 @pytest.fixture
 def migrated(address: DatabaseAddress) -> DatabaseAddress:
-    schema.upgrade(address, "disable")
+    schema.upgrade(address, Tls(verify=False))
     return address
 
 
@@ -71,7 +71,7 @@ async def stored(address: DatabaseAddress) -> list[dict[str, Any]]:
 
 @asynccontextmanager
 async def opened(address: DatabaseAddress) -> AsyncIterator[Database]:
-    async with connected(address, "disable") as database:
+    async with connected(address, Tls(verify=False)) as database:
         yield database
 
 
@@ -83,9 +83,9 @@ def row(symbol: str = "AAPL", session: date = DAY, close: float = 10.0, at: date
 
 
 def test_a_second_upgrade_leaves_the_schema_and_its_rows_as_they_are(address: DatabaseAddress) -> None:
-    schema.upgrade(address, "disable")
+    schema.upgrade(address, Tls(verify=False))
     asyncio.run(ask(address, "INSERT INTO data_ingestion_watermark VALUES ('d', '2025-11-19', now())"))
-    schema.upgrade(address, "disable")
+    schema.upgrade(address, Tls(verify=False))
     assert asyncio.run(tables(address)) == TABLES
     assert len(asyncio.run(ask(address, "SELECT * FROM data_ingestion_watermark"))) == 1
 
@@ -94,8 +94,9 @@ def test_two_upgrades_at_once_both_end_well(address: DatabaseAddress) -> None:
     # Two processes, as two deployments are: Alembic keeps its state in module globals, one migration a process.
     code = f"""
 from migrations.schema import upgrade
-from shared.database import DatabaseAddress
-upgrade(DatabaseAddress({address.host!r}, {address.port}, {address.user!r}, {address.database!r}, ""), "disable")
+from shared.database import DatabaseAddress, Tls
+address = DatabaseAddress({address.host!r}, {address.port}, {address.user!r}, {address.database!r}, "")
+upgrade(address, Tls(verify=False))
 """
     both = [subprocess.Popen([sys.executable, "-W", "error", "-c", code]) for _ in range(2)]
     assert [process.wait(timeout=60) for process in both] == [0, 0]
@@ -103,10 +104,10 @@ upgrade(DatabaseAddress({address.host!r}, {address.port}, {address.user!r}, {add
 
 
 def test_a_downgrade_takes_the_tables_away_and_an_upgrade_brings_them_back(migrated: DatabaseAddress) -> None:
-    schema.downgrade(migrated, "disable")
+    schema.downgrade(migrated, Tls(verify=False))
     assert asyncio.run(tables(migrated)) == []
-    schema.downgrade(migrated, "disable")
-    schema.upgrade(migrated, "disable")
+    schema.downgrade(migrated, Tls(verify=False))
+    schema.upgrade(migrated, Tls(verify=False))
     assert asyncio.run(tables(migrated)) == TABLES
 
 
@@ -123,15 +124,15 @@ async def test_the_tables_columns_are_those_the_rows_are_staged_in(migrated: Dat
 def test_an_upgrade_prints_no_password_and_an_error_quotes_none(
     address: DatabaseAddress, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    schema.upgrade(replace(address, _password=PASSWORD), "disable")
+    schema.upgrade(replace(address, _password=PASSWORD), Tls(verify=False))
     with pytest.raises(UpstreamError, match="the schema cannot be migrated") as raised:
-        schema.upgrade(replace(address, _password=PASSWORD, host="/nowhere"), "disable")
+        schema.upgrade(replace(address, _password=PASSWORD, host="/nowhere"), Tls(verify=False))
     assert PASSWORD not in "".join([*capfd.readouterr(), *traceback.format_exception(raised.value)])
 
 
 def test_an_upgrade_as_nobody_is_refused(address: DatabaseAddress) -> None:
     with pytest.raises(EntitlementError, match="nobody"):
-        schema.upgrade(replace(address, user="nobody"), "disable")
+        schema.upgrade(replace(address, user="nobody"), Tls(verify=False))
 
 
 # ------------------------------------------------------------------------------------------------- rows and watermark

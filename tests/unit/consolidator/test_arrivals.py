@@ -133,7 +133,7 @@ def test_every_way_to_create_an_object_is_an_arrival() -> None:
     "body", ["", "no JSON", "null", "[]", "5", "{}", '{"detail-type": null}', '{"Records": 5}', '{"Records": [{}]}']
 )
 def test_what_is_no_notification_is_a_contract_error(body: str) -> None:
-    with pytest.raises(ContractError, match="not an S3 notification"):
+    with pytest.raises(ContractError, match="neither S3's notification nor EventBridge's of S3"):
         read(body)
 
 
@@ -158,7 +158,7 @@ def test_whatever_stands_in_a_notifications_place_it_is_arrivals_or_a_contract_e
     try:
         assert len(requests([read(body)])) <= 1
     except ContractError as error:
-        assert "not an S3 notification" in str(error)  # noqa: PT017 (either outcome is right)
+        assert "neither S3's notification nor EventBridge's of S3" in str(error)  # noqa: PT017 (either outcome is right)
 
 
 def file(symbol: str, session: str) -> SourceFile:

@@ -1,4 +1,5 @@
 import json
+import logging
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -54,10 +55,67 @@ def test_no_source_file_is_deleted_before_it_stands_in_the_log_of_the_data_parqu
     merged, restated, unknown = map(key, OLD)
     # What the worker listed may differ from what it merged: another version, or a file it could not read.
     log = {merged: done.stored.log[merged], restated: '"another version"'}
-    stood = Consolidation("AAPL", Consolidated(done.stored.bars, log, NOON), done.listing, OLD[0], 1, [])
+    stood = Consolidation("AAPL", Consolidated(done.stored.bars, log, NOON), done.etag, done.listing, OLD[0], 1, [])
     assert cleaned(store, stood) == 1
     assert store.done("delete") == [merged]
     assert store.keys(LAKE.symbol_prefix("AAPL")) == sorted([LAKE.data_key("AAPL"), restated, unknown])
+
+
+def test_of_a_symbol_whose_data_parquet_is_another_one_by_now_nothing_is_deleted() -> None:
+    """Somebody put an older data.parquet back: the source files are all there is of their sessions."""
+    store = MemoryObjectStore()
+    put(store, OLD[0])
+    older = store.peek(LAKE.data_key("AAPL") if consolidated(store) else "") or b""
+    put(store, OLD[1])
+    put(store, OLD[1], symbol="MSFT")
+    done = [consolidated(store, symbol, later(1)) for symbol in ("AAPL", "MSFT")]
+    store.lay(LAKE.data_key("AAPL"), older)
+    assert cleaned(store, *done) == 1
+    assert store.done("delete") == [key(OLD[1], "MSFT")]
+    assert list(record(store)[0]["symbols"]) == ["MSFT"]
+    assert cleaned(store, consolidated(store, now=later(2))) == 2
+
+
+def test_of_a_symbol_whose_data_parquet_is_gone_nothing_is_deleted() -> None:
+    store = MemoryObjectStore()
+    put(store, OLD[0])
+    done = consolidated(store)
+    store.take_away(LAKE.data_key("AAPL"))
+    assert cleaned(store, done) == 0
+    assert store.keys() == [key(OLD[0])]
+
+
+def test_if_the_version_of_a_data_parquet_cannot_be_told_nothing_is_deleted() -> None:
+    store = MemoryObjectStore()
+    put(store, OLD[0])
+    done = consolidated(store)
+    store.fail("head")
+    with pytest.raises(UpstreamError):
+        cleaned(store, done)
+    assert store.peek(key(OLD[0]))
+
+
+def test_only_symbols_with_something_to_delete_are_looked_up() -> None:
+    store = MemoryObjectStore()
+    put(store, OLD[0])
+    put(store, TODAY - timedelta(days=1), symbol="MSFT")
+    cleaned(store, *(consolidated(store, symbol) for symbol in ("AAPL", "MSFT")))
+    assert store.done("head") == [LAKE.data_key("AAPL")]
+
+
+def test_what_was_deleted_is_logged_before_it_is_recorded(caplog: pytest.LogCaptureFixture) -> None:
+    """The record may fail to be written: the log still says what is gone, and under which run."""
+    caplog.set_level(logging.INFO)
+    store = MemoryObjectStore()
+    for session in OLD[:2]:
+        put(store, session)
+    done = consolidated(store)
+    put(store, OLD[1], close=99)
+    store.fail("write", of=lambda key: key == CLEANUP_RECORD_KEY)
+    with pytest.raises(UpstreamError):
+        cleaned(store, done)
+    (line,) = [vars(one) for one in caplog.records if one.getMessage() == "merged source files deleted"]
+    assert (line["run"], line["keys"]) == ("run-1", store.done("delete")) == ("run-1", [key(OLD[0])])
 
 
 def test_a_file_that_cannot_be_merged_is_not_deleted_however_old() -> None:

@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,9 +12,11 @@ from services.consolidator.merge import merge
 from shared.bars import BRONZE, Consolidated
 from shared.calendar import nyse
 from shared.errors import ConflictError, ContractError, NotFoundError
+from shared.outcomes import UnexpectedError
 from tests.fakes import LAKE, NOON, MemoryObjectStore, bar, consolidated, later, parquet, table
 
 DATA = LAKE.data_key("AAPL")
+FAR = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 def day(session: str) -> str:
@@ -234,11 +236,26 @@ def test_a_file_written_by_pandas_with_more_columns_is_read(store: MemoryObjectS
         (day("2025-11-19"), b"no parquet at all", "cannot be read as bars"),
         (day("2025-11-19"), parquet(bar("2025-11-19"))[:-30], "cannot be read as bars"),
         (day("2025-11-19"), parquet(bar("2025-11-19", symbol="MSFT")), "holds rows whose symbol is 'MSFT'"),
-        (day("2025-11-19"), parquet(bar("2025-11-17")), "holds sessions 2025-11-17 to 2025-11-17"),
+        (day("2025-11-19"), parquet(bar("2025-11-17")), "holds session 2025-11-17, which its name does not say"),
         (day("2025-11-16"), parquet(bar("2025-11-16")), "2025-11-16 is not a session of the NYSE"),
+        (day("2025-11-21"), parquet(bar("2025-11-21")), "holds session 2025-11-21, which is yet to come"),
+        (day("2025-11-19"), parquet(bar("2025-11-19", ingested_at=FAR)), "is after the file was stored"),
+        (day("2025-11-19"), parquet(bar("2025-11-19", volume=-1)), "session 2025-11-19: volume -1.0 is not a number"),
+        (day("1961-12-29"), parquet(bar("1961-12-29")), "1961-12-29 is outside the trading calendar (1962-01-02 to"),
         (day("2025-11-19"), as_parquet({"timestamp": [date(2025, 11, 19)], "open": [1.0]}), "has no column 'high'"),
     ],
-    ids=["not Parquet", "cut off", "foreign symbol", "out of its name's range", "a Sunday", "a column is missing"],
+    ids=[
+        "not Parquet",
+        "cut off",
+        "foreign symbol",
+        "out of its name's range",
+        "a Sunday",
+        "the future",
+        "no writer's clock",
+        "no volume",
+        "before the calendar",
+        "a column is missing",
+    ],
 )
 def test_a_file_that_cannot_be_merged_is_a_fault_while_the_others_are_merged(
     store: MemoryObjectStore, key: str, data: bytes, reason: str
@@ -250,9 +267,84 @@ def test_a_file_that_cannot_be_merged_is_a_fault_while_the_others_are_merged(
     assert set(stored(store).log) == {day("2025-11-18")}
     (fault,) = done.faults
     assert isinstance(fault, ContractError)
-    assert str(fault).startswith(key)
+    assert str(fault).startswith(f"{key}: ")
+    assert str(fault).count(key) == 1
     assert reason in str(fault)
     assert store.peek(key) == data
+
+
+def test_a_file_beyond_the_calendar_is_a_fault_that_names_its_key_and_says_what_to_do(store: MemoryObjectStore) -> None:
+    key = day("2030-01-02")
+    store.lay(key, parquet(bar("2030-01-02")))
+    store.lay(day("2029-12-31"), parquet(bar("2029-12-31", 8)))
+    now = datetime(2030, 1, 3, tzinfo=UTC)
+    (fault,) = Consolidator(store, LAKE, nyse()).consolidate("AAPL", None, now).faults
+    assert isinstance(fault, ContractError)
+    assert str(fault).startswith(f"{key}: 2030-01-02 is outside the trading calendar")
+    assert "run `make calendar`" in str(fault)
+    assert str(fault).count(key) == 1
+    assert closes(store) == {"2029-12-31": 8}
+
+
+DAILY, RANGE = day("2025-11-18"), LAKE.range_key("AAPL", date(2025, 11, 14), date(2025, 11, 18))
+
+
+@pytest.mark.parametrize("bad", [DAILY, RANGE])
+@pytest.mark.parametrize(
+    ("hint", "reported"),
+    [(None, True), ("2025-11-13", True), ("2025-11-18", True), ("2025-11-19", False), ("2025-11-20", False)],
+)
+def test_a_file_that_cannot_be_merged_is_no_fault_of_what_arrived_after_its_last_session(
+    store: MemoryObjectStore,
+    bad: str,
+    hint: str | None,
+    reported: bool,  # noqa: FBT001
+) -> None:
+    store.lay(bad, b"no Parquet")
+    store.lay(day("2025-11-19"), parquet(bar("2025-11-19", 9)))
+    done = consolidate(store, hint)
+    assert [str(fault).partition(": ")[0] for fault in done.faults] == ([bad] if reported else [])
+    assert closes(store) == {"2025-11-19": 9}
+    assert set(stored(store).log) == {day("2025-11-19")}
+    assert store.peek(bad) == b"no Parquet"
+
+
+def test_a_range_file_is_reported_to_a_message_from_within_it(store: MemoryObjectStore) -> None:
+    store.lay(RANGE, b"no Parquet")
+    store.lay(day("2025-11-17"), parquet(bar("2025-11-17", 7)))
+    assert len(consolidate(store, "2025-11-17").faults) == 1
+
+
+def test_a_fault_of_our_own_in_one_file_is_retried_and_not_called_a_breach_of_contract(
+    store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def surprise(*_: object) -> None:
+        raise ZeroDivisionError("a fault of our own")
+
+    store.lay(DATA, consolidated(bar("2025-11-17", 7)))
+    store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 8)))
+    monkeypatch.setattr("services.consolidator.consolidate.read_bars", surprise)
+    (fault,) = consolidate(store, "2025-11-18").faults
+    assert isinstance(fault, UnexpectedError)
+
+
+def test_the_version_told_is_that_of_the_data_parquet_in_s3(store: MemoryObjectStore) -> None:
+    store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 8)))
+    assert consolidate(store).etag == store.etag(DATA)
+    assert consolidate(store).etag == store.etag(DATA)
+    store.lay(day("2025-11-19"), parquet(bar("2025-11-19", 9)))
+    store.interfere(lambda: store.lay(DATA, consolidated(bar("2025-11-14", 4))))
+    assert consolidate(store, minute=1).etag == store.etag(DATA)
+    assert store.done("conflict") == [DATA]
+
+
+def test_a_merge_whose_answer_was_lost_reports_all_that_it_merged(store: MemoryObjectStore) -> None:
+    store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 8)))
+    store.lay(day("2025-11-19"), parquet(bar("2025-11-19", 9)))
+    store.fail("answer", ConflictError("the write was done and its answer lost"))
+    done = consolidate(store, "2025-11-19")
+    assert (done.changed_from, done.etag) == (date(2025, 11, 18), store.etag(DATA))
+    assert store.done("write") == [DATA]
 
 
 def test_only_unmergeable_files_is_an_error_with_their_reasons(store: MemoryObjectStore) -> None:
@@ -323,7 +415,19 @@ def test_somebody_elses_data_parquet_is_adopted(store: MemoryObjectStore) -> Non
     done = consolidate(store, "2025-11-18", minute=2)
     assert closes(store) == {"2025-11-17": 7, "2025-11-18": 88}
     assert stored(store).log == {day("2025-11-18"): etag}
-    assert done.changed_from == date(2025, 11, 18)
+    assert done.changed_from == date(2025, 11, 17), "nobody was told of its bars yet"
+    assert not stored(store).adopted
+
+
+def test_somebody_elses_data_parquet_with_days_that_are_no_sessions_is_an_error_that_names_it(
+    store: MemoryObjectStore,
+) -> None:
+    theirs = parquet(bar("2025-11-16", 7))
+    store.lay(DATA, theirs)
+    store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 8)))
+    with pytest.raises(ContractError, match=f"^{DATA}: 2025-11-16 is not a session of the NYSE$"):
+        consolidate(store)
+    assert store.peek(DATA) == theirs
 
 
 def test_somebody_elses_data_parquet_is_put_in_order_when_it_is_adopted(store: MemoryObjectStore) -> None:

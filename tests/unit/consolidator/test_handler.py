@@ -32,6 +32,11 @@ class Deployed:
         urls = {name: self.client.create_queue(QueueName=name)["QueueUrl"] for name in names}
         self.dead, self.consolidation = (Queue(self.client, urls[name]) for name in names[1:])
         self.jobs = FakeJobs()
+        self.opened: list[tuple[str, ...]] = []
+
+    def connect(self, *what: str) -> FakeJobs:
+        self.opened.append(what)
+        return self.jobs
 
     def requests(self) -> list[ConsolidationRequest]:
         found = []
@@ -44,7 +49,7 @@ class Deployed:
 def deployed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployed]:
     with mock_aws():
         deployed = Deployed()
-        monkeypatch.setattr(JobQueue, "connect", lambda *_: deployed.jobs)
+        monkeypatch.setattr(JobQueue, "connect", deployed.connect)
         for name, value in {
             "S3_BUCKET": BUCKET, "CONSOLIDATION_QUEUE_URL": deployed.consolidation.url, "BATCH_JOB_QUEUE": "q",
             "BATCH_JOB_DEFINITION": "d", "SYMBOLS_PER_CHILD": "100",
@@ -74,6 +79,11 @@ def test_a_put_is_requested_and_a_job_submitted(deployed: Deployed, name: str, s
     assert invoke(sample(name)) == []
     assert [request.symbol for request in deployed.requests()] == [symbol]
     assert [size for _, size in deployed.jobs.submitted] == [1]
+
+
+def test_its_jobs_are_those_that_drain_and_no_others_of_the_definition(deployed: Deployed) -> None:
+    invoke(sample("s3-put-via-eventbridge"))
+    assert deployed.opened == [("q", "d", "drain-")]
 
 
 def test_s3s_test_event_is_taken_and_forgotten(deployed: Deployed) -> None:

@@ -12,6 +12,7 @@ from services.consolidator.consolidate import Consolidator
 from services.consolidator.settings import WorkerSettings
 from services.consolidator.worker import Worker
 from shared.calendar import nyse
+from shared.errors import UpstreamError
 from shared.events import ConsolidationRequest
 from shared.queues import Queue
 from tests.fakes import LAKE, REPOSITORY, Clock, FakeQueue, FakeTopic, MemoryObjectStore, bar, parquet
@@ -57,7 +58,16 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
         "CONSOLIDATION_QUEUE_URL": QUEUE_URL,
     }.items():
         monkeypatch.setenv(name, value)
-    for name in ("MODE", "SYMBOLS", "MAX_WORKERS", "RETENTION_DAYS", "SKIP_CLEANUP", "S3_PREFIX", "ROUND_SIZE"):
+    for name in (
+        "MODE",
+        "SYMBOLS",
+        "MAX_WORKERS",
+        "RETENTION_DAYS",
+        "SKIP_CLEANUP",
+        "S3_PREFIX",
+        "ROUND_SIZE",
+        "IDLE_SECONDS",
+    ):
         monkeypatch.delenv(name, raising=False)
     before = signal.getsignal(signal.SIGTERM)
     yield account
@@ -83,6 +93,58 @@ def test_a_symbol_that_failed_is_exit_code_3(account: Account) -> None:
     assert account.told == ["AAPL"]
 
 
+def test_a_queue_that_fails_is_exit_code_1_and_a_sentence(account: Account, capsys: pytest.CaptureFixture[str]) -> None:
+    account.queue.refuse_receives = lambda _nth: True
+    assert entry.main([]) == 1
+    assert capsys.readouterr().err == "the queue gives no messages, as arranged\n"
+
+
+def test_a_bucket_that_cannot_be_listed_is_exit_code_1_and_a_sentence(
+    account: Account, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(_prefix: str) -> list[str]:
+        raise UpstreamError("S3 is away")
+
+    monkeypatch.setattr(account.store, "folders", fails)
+    assert entry.main(["--mode", "full"]) == 1
+    assert capsys.readouterr().err == "S3 is away\n"
+
+
+def test_what_was_done_before_the_queue_failed_stays_done(account: Account) -> None:
+    account.put("AAPL")
+    account.queue.put(ConsolidationRequest(symbol="AAPL").model_dump_json())
+    account.queue.refuse_receives = lambda nth: nth > 1
+    assert entry.main([]) == 1
+    assert (account.told, account.queue.bodies()) == (["AAPL"], [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "seconds"),
+    [([], None, 60), ([], "8", 8), (["--idle-seconds", "6"], "8", 6), ([], "", 60)],
+)
+def test_a_run_ends_after_the_idle_seconds_that_were_set(
+    account: Account, monkeypatch: pytest.MonkeyPatch, arguments: list[str], variable: str | None, seconds: int
+) -> None:
+    if variable is not None:
+        monkeypatch.setenv("IDLE_SECONDS", variable)
+    assert entry.main(arguments) == 0
+    assert account.queue.now == seconds
+
+
+@pytest.mark.parametrize(("job", "run"), [("parent-id:7", "parent-id"), ("plain-id", "plain-id")])
+def test_the_run_is_the_parent_jobs(monkeypatch: pytest.MonkeyPatch, job: str, run: str) -> None:
+    monkeypatch.setenv("AWS_BATCH_JOB_ID", job)
+    settings = WorkerSettings(s3_bucket="b", consolidation_complete_topic_arn="arn:aws:sns:us-east-1:0:t")
+    assert entry._built(settings).run == run  # noqa: SLF001 (what main builds)
+
+
+def test_a_run_outside_of_batch_has_an_id_of_its_own() -> None:
+    settings = WorkerSettings(s3_bucket="b", consolidation_complete_topic_arn="arn:aws:sns:us-east-1:0:t")
+    one, two = (entry._built(settings).run for _ in range(2))  # noqa: SLF001
+    assert len(one) == len(two) == 32
+    assert one != two
+
+
 def test_sigterm_is_exit_code_143(account: Account) -> None:
     account.queue.put(ConsolidationRequest(symbol="AAPL").model_dump_json())
     account.stop_at_once = True
@@ -101,7 +163,8 @@ def test_sigterm_while_it_works_stops_it_after_the_symbols_in_work(account: Acco
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--symbols", "MSFT,AAPL"], ["--symbols", " MSFT , AAPL "], ["--symbols=MSFT,AAPL"]]
+    "arguments",
+    [["--symbols", "MSFT,AAPL"], ["--symbols", " MSFT , AAPL "], ["--symbols=MSFT,AAPL"], ["--symbols", "MSFT,,AAPL,"]],
 )
 def test_only_the_named_symbols_are_done(account: Account, arguments: list[str]) -> None:
     account.put("AAPL", "MSFT", "GOOG")
@@ -156,7 +219,9 @@ def test_skip_cleanup_is_a_flag(account: Account) -> None:
     ("arguments", "said"),
     [
         (["--symbols", "../x"], "'../x' is not a symbol"),
-        (["--symbols", "AAPL,"], "'' is not a symbol"),
+        (["--symbols", "AAPL,A B"], "'A B' is not a symbol"),
+        (["--idle-seconds", "-1"], "IDLE_SECONDS"),
+        (["--symbols", ","], "no symbol is named"),
         (["--max-workers", "0"], "MAX_WORKERS"),
         (["--retention-days", "-1"], "RETENTION_DAYS"),
         (["--mode", "sideways"], "MODE"),
@@ -194,5 +259,13 @@ def test_without_a_queue_and_without_symbols_it_says_what_to_name(
 def test_it_explains_itself_as_a_command() -> None:
     command = [sys.executable, "-m", "services.consolidator", "--help"]
     said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY).stdout
-    for option in ("--mode", "--symbols", "--max-workers", "--retention-days", "--skip-cleanup", "--s3-bucket"):
+    for option in (
+        "--mode",
+        "--symbols",
+        "--max-workers",
+        "--retention-days",
+        "--skip-cleanup",
+        "--s3-bucket",
+        "--idle-seconds",
+    ):
         assert option in said

@@ -47,7 +47,7 @@ def test_each_symbol_is_requested_once_and_one_job_is_submitted() -> None:
     assert routed.route(arrival("MSFT"), arrival("AAPL"), arrival("AAPL", session="2025-11-18")) == {}
     assert routed.symbols == ["AAPL", "MSFT"]
     assert parse(ConsolidationRequest, routed.queue.sent[0]).changed_from == date(2025, 11, 18)
-    assert routed.jobs.submitted == [("consolidate-id", 1)]
+    assert routed.jobs.submitted == [("id", 1)]
 
 
 def test_nothing_that_arrived_submits_nothing() -> None:
@@ -64,7 +64,7 @@ def test_nothing_that_arrived_submits_nothing() -> None:
 def test_the_jobs_size_follows_the_number_of_symbols(symbols: int, per_child: int, largest: int, size: int) -> None:
     routed = Routed(per_child, largest)
     routed.route(arrival(*(f"S{n}" for n in range(symbols))))
-    assert routed.jobs.submitted == [("consolidate-id", size)]
+    assert routed.jobs.submitted == [("id", size)]
 
 
 def test_a_job_that_has_yet_to_start_will_see_the_requests_so_none_is_submitted() -> None:
@@ -105,7 +105,7 @@ def test_only_the_messages_whose_requests_were_not_sent_are_retried() -> None:
     errors = routed.route(arrival("AAPL"), arrival("MSFT", "GOOG"))
     assert errors == {"m1": "UpstreamError: SQS did not take the request for MSFT"}
     assert routed.symbols == ["AAPL", "GOOG"]
-    assert routed.jobs.submitted == [("consolidate-id", 1)]
+    assert routed.jobs.submitted == [("id", 1)]
 
 
 def test_if_no_request_was_sent_no_job_is_submitted() -> None:
@@ -124,7 +124,7 @@ def test_a_foreign_key_fails_for_good_with_its_reason_while_good_ones_travel() -
     assert all(isinstance(error, PermanentError) for error in errors.values())
     assert "a.csv" in str(errors["m0"])
     assert "b.csv" in str(errors["m0"])
-    assert "not an S3 notification" in str(errors["m1"])
+    assert "neither S3's notification nor EventBridge's of S3" in str(errors["m1"])
 
 
 def test_a_lost_request_outweighs_a_foreign_key_so_that_the_message_is_retried() -> None:

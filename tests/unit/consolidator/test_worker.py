@@ -4,16 +4,17 @@ from datetime import date, datetime
 import pytest
 
 from services.consolidator.consolidate import Consolidator
-from services.consolidator.worker import Worker
+from services.consolidator.worker import WAIT_SECONDS, Worker
 from shared.bars import MANIFEST, Consolidated, decode
 from shared.calendar import nyse
 from shared.errors import ContractError, UpstreamError
 from shared.events import ConsolidationComplete, ConsolidationRequest
 from shared.lake import CLEANUP_RECORD_KEY, MANIFEST_KEY
 from shared.outcomes import ExhaustedError
+from shared.queues import Depth
 from tests.fakes import LAKE, NOON, FakeQueue, FakeTopic, Journal, MemoryObjectStore, bar, parquet, sample
 
-ROUND, MOST_RECEIVES = 100, 6
+ROUND, MOST_RECEIVES, IDLE = 100, 6, 4
 OLD = "2025-06-02"
 
 
@@ -32,9 +33,9 @@ class Lake:
         consolidator = Consolidator(self.store, LAKE, nyse())
         return Worker(consolidator, self.complete, "run-1", clock, max_workers, retention_days)
 
-    def drained(self, worker: Worker | None = None) -> Worker:
+    def drained(self, worker: Worker | None = None, round_size: int = ROUND, idle_seconds: int = IDLE) -> Worker:
         worker = worker or self.worker()
-        worker.drain(self.queue, ROUND, MOST_RECEIVES)
+        worker.drain(self.queue, round_size, MOST_RECEIVES, idle_seconds)
         return worker
 
     def put(self, symbol: str, session: str, close: float = 10) -> str:
@@ -42,14 +43,25 @@ class Lake:
         self.store.lay(key, parquet(bar(session, close, symbol=symbol)))
         return key
 
-    def request(self, symbol: str, session: str | None = None, correlation_id: str = "c") -> str:
+    def request(self, symbol: str, session: str | None = None, correlation_id: str = "c", receives: int = 0) -> str:
         day = date.fromisoformat(session) if session else None
         body = ConsolidationRequest(symbol=symbol, changed_from=day, correlation_id=correlation_id).model_dump_json()
-        return self.queue.put(body)
+        return self.queue.put(body, receives=receives)
 
-    def arrive(self, symbol: str, session: str, close: float = 10) -> str:
+    def arrive(self, symbol: str, session: str = "2025-11-19", close: float = 10, receives: int = 0) -> str:
         self.put(symbol, session, close)
-        return self.request(symbol, session)
+        return self.request(symbol, session, receives=receives)
+
+    @property
+    def rounds(self) -> list[list[str]]:
+        """The symbols told of between one entry into the manifest and the next."""
+        rounds: list[list[str]] = [[]]
+        for verb, what in self.journal:
+            if verb == "publish":
+                rounds[-1].append(what)
+            elif (verb, what) == ("write", MANIFEST_KEY):
+                rounds.append([])
+        return rounds[:-1]
 
     def sessions(self, symbol: str) -> list[str]:
         data = self.store.peek(LAKE.data_key(symbol))
@@ -85,14 +97,135 @@ def test_the_queue_is_drained_and_everything_stands_where_it_belongs(lake: Lake)
 def test_rounds_are_taken_until_nothing_is_left(lake: Lake) -> None:
     for n in range(7):
         lake.arrive(f"S{n}", "2025-11-19")
-    lake.worker().drain(lake.queue, 2, MOST_RECEIVES)
+    lake.drained(round_size=2)
     assert len(lake.told) == 7
+    assert lake.queue.bodies() == []
+    assert [len(symbols) for symbols in lake.rounds] == [2, 2, 2, 1]
+
+
+@pytest.mark.parametrize("round_size", [7, 10, 12, 100])
+def test_a_round_is_filled_from_short_answers_and_never_overfilled(lake: Lake, round_size: int) -> None:
+    lake.queue.most_at_once = 3
+    for n in range(25):
+        lake.arrive(f"S{n:02}")
+    lake.drained(round_size=round_size)
+    full, rest = divmod(25, round_size)
+    assert [len(symbols) for symbols in lake.rounds] == [round_size] * full + [rest] * bool(rest)
     assert lake.queue.bodies() == []
 
 
-def test_an_empty_queue_ends_the_run_at_once(lake: Lake) -> None:
-    assert lake.drained().summary.symbols == 0
+def test_what_is_in_hand_is_worked_on_although_a_later_receive_fails(lake: Lake) -> None:
+    lake.queue.refuse_receives = lambda nth: nth == 2
+    for n in range(12):
+        lake.arrive(f"S{n:02}")
+    worker = lake.drained()
+    assert [len(symbols) for symbols in lake.rounds] == [10, 2]
+    assert (worker.summary.symbols, worker.summary.retried, lake.queue.bodies()) == (12, 0, [])
+
+
+def test_a_queue_that_gives_nothing_at_all_is_an_error(lake: Lake) -> None:
+    lake.arrive("AAPL")
+    lake.queue.refuse_receives = lambda _nth: True
+    with pytest.raises(UpstreamError):
+        lake.drained()
+
+
+@pytest.mark.parametrize(("idle_seconds", "looks"), [(0, 1), (1, 1), (2, 1), (3, 2), (4, 2), (60, 30)])
+def test_a_run_ends_when_the_queue_looked_empty_for_so_long(lake: Lake, idle_seconds: int, looks: int) -> None:
+    assert lake.drained(idle_seconds=idle_seconds).summary.symbols == 0
+    assert (lake.queue.receives, lake.queue.now) == (looks, looks * WAIT_SECONDS)
     assert lake.journal == []
+
+
+def test_a_message_that_the_counts_did_not_show_begins_the_wait_anew(lake: Lake) -> None:
+    lake.queue.looks_empty = True
+    lake.put("AAPL", "2025-11-19")
+    lake.queue.put(ConsolidationRequest(symbol="AAPL").model_dump_json(), delay=50)
+    lake.drained(idle_seconds=60)
+    assert list(lake.told) == ["AAPL"]
+    assert lake.queue.now == 50 + 60
+
+
+def test_a_message_in_other_hands_begins_the_wait_anew(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter([0, 0, 1, 0, 0, 0])
+    monkeypatch.setattr(lake.queue, "depth", lambda: Depth(0, next(looks), 0))
+    lake.drained(idle_seconds=6)
+    assert lake.queue.now == 6 * WAIT_SECONDS
+
+
+@pytest.mark.parametrize("failures", [1, 2, 3, 5])
+def test_what_was_given_back_is_waited_for_although_the_counts_say_empty(lake: Lake, failures: int) -> None:
+    """The pause is 10 s and more; the queue's counts may not show a message that is hidden."""
+    lake.queue.looks_empty = True
+    lake.arrive("AAPL")
+    lake.store.fail("list", times=failures)
+    worker = lake.drained(idle_seconds=2)
+    assert [seconds for _, seconds in lake.queue.hidden] == [10 * 2**n for n in range(failures)]
+    assert list(lake.told) == ["AAPL"]
+    assert (worker.summary.retried, worker.summary.symbols, lake.queue.bodies()) == (failures, 1, [])
+
+
+def test_the_longest_pause_of_a_round_is_waited_for(lake: Lake) -> None:
+    lake.queue.looks_empty = True
+    first, often = lake.arrive("AAPL"), lake.arrive("MSFT", receives=3)
+    lake.store.fail("list", times=2)
+    lake.drained(idle_seconds=2)
+    assert lake.queue.hidden == [(first, 10), (often, 80)]
+    assert sorted(lake.told) == ["AAPL", "MSFT"]
+
+
+def test_the_longest_pause_among_messages_worked_on_together_is_waited_for(lake: Lake) -> None:
+    lake.queue.looks_empty = True
+    lake.arrive("AAPL", receives=1)
+    lake.arrive("MSFT")
+    lake.store.fail("list", times=2)
+    lake.drained(idle_seconds=2)
+    assert sorted(seconds for _, seconds in lake.queue.hidden) == [10, 20]
+    assert sorted(lake.told) == ["AAPL", "MSFT"]
+
+
+# --------------------------------------------------------------------------------------------- what may kill a worker
+
+
+def test_what_was_received_three_times_is_worked_on_alone_after_the_rest(lake: Lake) -> None:
+    for symbol, receives in (("KILL", 2), ("AAPL", 0), ("WILD", 4), ("MSFT", 1)):
+        lake.arrive(symbol, receives=receives)
+    worker = lake.drained()
+    assert lake.rounds == [["AAPL", "MSFT"], ["KILL"], ["WILD"]]
+    assert lake.queue.bodies() == []
+    assert worker.summary.symbols == 4
+
+
+def test_what_kills_the_worker_takes_no_mates_along_at_the_third_receive(lake: Lake) -> None:
+    lake.arrive("KILL", receives=2)
+    for symbol in ("AAPL", "MSFT"):
+        lake.arrive(symbol)
+
+    def killed(event: ConsolidationComplete) -> bool:
+        if event.symbol == "KILL":
+            raise KeyboardInterrupt
+        return False
+
+    lake.complete.refuse = killed
+    with pytest.raises(KeyboardInterrupt):
+        lake.drained()
+    assert sorted(lake.told) == ["AAPL", "MSFT"]
+    assert [ConsolidationRequest.model_validate_json(body).symbol for body in lake.queue.bodies()] == ["KILL"]
+
+
+def test_a_worker_stopped_meanwhile_gives_back_what_it_would_have_worked_on_alone(lake: Lake) -> None:
+    lake.arrive("AAPL")
+    suspects = [lake.arrive(symbol, receives=2) for symbol in ("MSFT", "GOOG")]
+
+    def stop_comes_while_aapl_is_in_work() -> datetime:
+        worker.stop.set()
+        return NOON
+
+    worker = lake.worker(max_workers=1, clock=stop_comes_while_aapl_is_in_work)
+    lake.drained(worker)
+    assert list(lake.told) == ["AAPL"]
+    assert lake.queue.hidden == [(message, 0) for message in suspects]
+    assert (worker.summary.released, worker.summary.retried) == (2, 0)
 
 
 def test_delayed_messages_and_those_in_other_hands_are_waited_for(lake: Lake) -> None:
@@ -165,6 +298,20 @@ def test_an_unmergeable_file_is_a_dead_letter_although_its_symbol_was_consolidat
     assert worker.summary.symbols == 1
 
 
+def test_later_messages_of_a_symbol_with_an_unmergeable_file_are_done_while_the_file_stays(lake: Lake) -> None:
+    bad = LAKE.date_key("AAPL", date(2025, 11, 17))
+    lake.store.lay(bad, b"no Parquet")
+    lake.arrive("AAPL", "2025-11-14")
+    lake.drained()
+    assert [letter.reason.partition(": ")[0] for letter in lake.queue.dead] == [bad]
+    for session in ("2025-11-18", "2025-11-19"):
+        lake.arrive("AAPL", session)
+        assert lake.drained().summary.dead_lettered == 0
+    assert len(lake.queue.dead) == 1
+    assert lake.sessions("AAPL") == ["2025-11-14", "2025-11-18", "2025-11-19"]
+    assert lake.store.peek(bad) == b"no Parquet"
+
+
 def test_data_then_event_then_manifest_then_deletion_then_the_messages_end(lake: Lake) -> None:
     source = lake.put("AAPL", OLD)
     lake.request("AAPL", OLD)
@@ -174,6 +321,7 @@ def test_data_then_event_then_manifest_then_deletion_then_the_messages_end(lake:
         ("write", LAKE.data_key("AAPL")),
         ("publish", "AAPL"),
         ("write", MANIFEST_KEY),
+        ("head", LAKE.data_key("AAPL")),
         ("delete", source),
         ("write", CLEANUP_RECORD_KEY),
     ]
@@ -203,6 +351,37 @@ def test_a_manifest_that_cannot_be_written_is_retried_and_nothing_is_deleted_mea
     assert lake.manifest == ["AAPL"]
     assert lake.journal.index(("write", MANIFEST_KEY)) < lake.journal.index(("delete", source))
     assert len(lake.complete.published) == 2
+
+
+def test_a_damaged_manifest_makes_no_dead_letter_at_first_sight_and_is_made_anew_when_moved_away(lake: Lake) -> None:
+    source = lake.put("AAPL", OLD)
+    message = lake.request("AAPL", OLD)
+    lake.store.lay(MANIFEST_KEY, b"damaged")
+
+    def moved_away_while_the_message_waits() -> Depth:
+        assert lake.store.peek(source), "nothing is deleted before the manifest is written"
+        if lake.queue.hidden and lake.store.peek(MANIFEST_KEY) == b"damaged":
+            lake.store.take_away(MANIFEST_KEY)
+        return Depth(0, len(lake.queue.bodies()), 0)
+
+    lake.queue.depth = moved_away_while_the_message_waits  # type: ignore[method-assign]
+    worker = lake.drained(lake.worker(retention_days=None))
+    assert lake.queue.hidden == [(message, 10)]
+    assert (lake.queue.dead, lake.queue.bodies(), lake.manifest) == ([], [], ["AAPL"])
+    assert (worker.summary.retried, worker.summary.dead_lettered) == (1, 0)
+
+
+def test_a_manifest_that_stays_damaged_is_named_when_the_message_is_given_up(lake: Lake) -> None:
+    source = lake.put("AAPL", OLD)
+    lake.request("AAPL", OLD)
+    lake.store.lay(MANIFEST_KEY, b"damaged")
+    worker = lake.drained()
+    (letter,) = lake.queue.dead
+    assert isinstance(letter.error, ExhaustedError)
+    assert letter.reason.startswith(f"gave up after 6 receives: the manifest was not written: {MANIFEST_KEY}")
+    assert (worker.summary.retried, worker.summary.dead_lettered) == (MOST_RECEIVES - 1, 1)
+    assert lake.store.peek(MANIFEST_KEY) == b"damaged"
+    assert lake.store.peek(source)
 
 
 def test_what_fails_for_a_while_is_retried_and_succeeds(lake: Lake) -> None:

@@ -11,7 +11,7 @@ import pytest
 from moto import mock_aws
 
 from services.fetcher import handler as entry
-from shared.database import Database, DatabaseAddress
+from shared.database import Database, DatabaseAddress, Tls
 from shared.errors import ConfigurationError, EntitlementError
 from shared.objects import ObjectStore
 from tests.fakes import BUCKET, LAKE, MemoryObjectStore
@@ -47,8 +47,8 @@ class Stack:
         return self.store
 
     @asynccontextmanager
-    async def connected(self, address: DatabaseAddress, tls: str) -> AsyncIterator[Database]:
-        assert tls == "verify-full"
+    async def connected(self, address: DatabaseAddress, tls: Tls) -> AsyncIterator[Database]:
+        assert tls == Tls(verify=True)
         self.addresses.append(address)
         yield self.database
 

@@ -8,6 +8,8 @@ from pydantic import SecretStr
 
 from services.fetcher.massive import (
     ATTEMPTS,
+    LONGEST_PAUSE_SECONDS,
+    RATE_PAUSE_SECONDS,
     BadRequestError,
     MassiveClient,
     PendingError,
@@ -103,7 +105,7 @@ async def test_an_answer_cut_short_is_asked_for_again(vendor: Vendor) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"<html>", b'{"results": [', b"[]", b'{"results": 7}', b'{"results": [{"T": "A"}]}', b"\xff\xfe"]
+    "content", [b"", b"<html>", b'{"results": [', b"[]", b'{"results": 7}', b'{"results": ["A"]}', b"\xff\xfe"]
 )
 async def test_an_answer_that_is_not_the_vendors_shape_is_an_error(vendor: Vendor, content: bytes) -> None:
     vendor.answers = [httpx.Response(200, content=content)]
@@ -237,7 +239,7 @@ async def test_a_refusal_without_a_message_says_so(vendor: Vendor, content: byte
 @pytest.mark.parametrize(
     "fault",
     [
-        refusal(500, "oops"), refusal(502, "oops"), refusal(503, "oops"), refusal(504, "oops"), refusal(429, "slow"),
+        refusal(500, "oops"), refusal(502, "oops"), refusal(503, "oops"), refusal(504, "oops"),
         httpx.ConnectError("refused"), httpx.ReadTimeout("too late"), httpx.RemoteProtocolError("cut"),
         httpx.ReadError("reset"),
     ],
@@ -269,6 +271,24 @@ async def test_a_vendor_that_asks_us_to_wait_is_waited_for_as_long_as_it_says(
     assert waits == [12, 0]
 
 
+async def test_nobody_is_waited_for_longer_than_a_run_can_afford(vendor: Vendor, waits: list[float]) -> None:
+    vendor.answers = [refusal(429, "slow", headers={"Retry-After": "86400"}), page([grouped_row("AAPL", DAY)])]
+    await grouped(vendor)
+    assert waits == [LONGEST_PAUSE_SECONDS]
+
+
+async def test_pages_that_go_round_in_a_circle_are_an_error(vendor: Vendor) -> None:
+    vendor.answers = [page([range_row(DAY)], next_url="https://api.example.com/v2/again?cursor=x")]
+    with pytest.raises(UpstreamError, match="the pages go round in a circle"):
+        await daily_range(vendor)
+
+
+async def test_a_range_row_without_its_time_cannot_be_placed_and_is_an_error(vendor: Vendor) -> None:
+    vendor.answers = [page([{**range_row(DAY), "t": None}])]
+    with pytest.raises(UpstreamError, match="does not say which session"):
+        await daily_range(vendor)
+
+
 @pytest.mark.parametrize("value", ["Wed, 21 Oct 2026 07:28:00 GMT", "", "soon", "-3", "1.5", "\u00b2"])
 async def test_a_wait_in_another_form_than_seconds_counts_as_none(
     vendor: Vendor, waits: list[float], value: str
@@ -276,7 +296,7 @@ async def test_a_wait_in_another_form_than_seconds_counts_as_none(
     headers = httpx.Headers([(b"Retry-After", value.encode("latin-1"))])
     vendor.answers = [refusal(429, "slow down", headers=headers), page([grouped_row("AAPL", DAY)])]
     await grouped(vendor)
-    assert 0.5 <= waits[0] <= 1.5
+    assert waits == [RATE_PAUSE_SECONDS]
 
 
 async def test_too_many_requests_in_a_row_are_an_error_that_says_so(vendor: Vendor) -> None:

@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from services.fetcher.massive import PendingError
-from services.fetcher.ohlcv import Fetcher, Stored
+from services.fetcher.ohlcv import Fetched, Fetcher, Stored
 from services.fetcher.settings import FetchEvent
 from shared.bars import BRONZE, read_bars
 from shared.calendar import nyse
@@ -43,6 +42,12 @@ class World:
             )
 
     async def fetch(self, **event: object) -> list[Stored]:
+        """Fetch, where nothing is pending."""
+        fetched = await self.fetched(**event)
+        assert fetched.pending == []
+        return fetched.done
+
+    async def fetched(self, **event: object) -> Fetched:
         async with self.fetcher() as fetcher:
             return await fetcher.fetch(FetchEvent.model_validate(event))
 
@@ -130,9 +135,19 @@ async def test_a_database_that_fails_leaves_the_watermark_and_the_next_run_does_
 async def test_a_session_that_is_not_there_yet_stays_pending_and_those_before_it_are_kept(world: World) -> None:
     early = refusal(403, "Attempted to request today's data before end of day")
     world.vendor.answers = [both_days(("AAPL", 1.5))[0], early]
-    with pytest.raises(PendingError):
-        await world.fetch()
+    assert await world.fetched() == Fetched([done(THURSDAY, 1)], [FRIDAY])
     assert world.database.mark == THURSDAY
+
+
+async def test_a_row_that_is_garbled_is_quarantined_and_the_session_is_stored(world: World) -> None:
+    garbled = [{"T": "GARB", "o": "1,5", "h": None, "l": 1, "c": 1, "v": 5}, {"T": "BARE"}, {"o": 1}]
+    world.database.mark = THURSDAY
+    world.vendor.answers = [page([grouped_row("AAPL", FRIDAY, 1.5), *garbled])]
+    assert await world.fetch() == [done(FRIDAY, 1, quarantined=3)]
+    assert world.database.mark == FRIDAY
+    assert "open nan is not a positive number" in world.quarantined("GARB", FRIDAY)[0]["reason"]
+    assert world.quarantined("BARE", FRIDAY)[0]["volume"] != world.quarantined("BARE", FRIDAY)[0]["volume"]
+    assert world.quarantined("~", FRIDAY)[0]["symbol"] == ""
 
 
 @pytest.mark.parametrize(

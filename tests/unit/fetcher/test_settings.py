@@ -1,10 +1,9 @@
 from datetime import UTC, date, datetime
 
 import pytest
-from pydantic import ValidationError
 
 from services.fetcher.settings import FetcherSettings, FetchEvent
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, ContractError
 from shared.settings import load
 
 KEY = "s3cret-K3Y"
@@ -87,11 +86,11 @@ CLOCK = datetime(2025, 11, 20, 21, 5, tzinfo=UTC)
 
 
 def event(**fields: object) -> FetchEvent:
-    return FetchEvent.model_validate(fields)
+    return FetchEvent.of(fields)
 
 
 def test_a_schedules_event_asks_for_now() -> None:
-    asked = FetchEvent.model_validate({"version": "0", "detail-type": "Scheduled Event", "source": "aws.scheduler"})
+    asked = FetchEvent.of({"version": "0", "detail-type": "Scheduled Event", "source": "aws.scheduler"})
     assert (asked.now(CLOCK), asked.backfill) == (CLOCK, ())
 
 
@@ -110,7 +109,7 @@ def test_a_past_day_or_instant_may_be_asked_for(as_of: str, instant: datetime) -
 
 @pytest.mark.parametrize("as_of", ["2025-11-19T16:05:00", "2025-13-01", "2025-02-30", "yesterday", ""])
 def test_an_instant_without_its_offset_or_a_day_that_is_none_is_refused(as_of: str) -> None:
-    with pytest.raises(ValidationError, match="as_of"):
+    with pytest.raises(ContractError, match="as_of"):
         event(as_of=as_of)
 
 
@@ -122,5 +121,20 @@ def test_a_backfill_names_symbols_and_where_to_begin() -> None:
 
 @pytest.mark.parametrize("symbol", ["", "../AAPL", "A B", "X" * 17])
 def test_a_backfill_of_what_is_no_symbol_is_refused(symbol: str) -> None:
-    with pytest.raises(ValidationError, match="is not a symbol"):
+    with pytest.raises(ContractError, match="is not a symbol"):
         event(backfill=[symbol])
+
+
+@pytest.mark.parametrize(
+    ("event", "fault"),
+    [({"backfil": ["AAPL"]}, "backfil: Extra inputs"), ({"as_of": 20130227}, "is text"), ([], "event")],
+)
+def test_an_event_that_asks_for_what_is_not_known_is_refused_with_what_is(event: object, fault: str) -> None:
+    with pytest.raises(ContractError, match=fault) as raised:
+        FetchEvent.of(event)
+    assert "as_of, backfill, backfill_from are known" in str(raised.value)
+
+
+def test_an_instant_to_come_is_now() -> None:
+    now = datetime(2025, 11, 19, 21, 5, tzinfo=UTC)
+    assert FetchEvent.of({"as_of": "2027-06-01"}).now(now) == now

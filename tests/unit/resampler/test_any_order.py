@@ -2,7 +2,6 @@ import threading
 from datetime import date
 from itertools import count
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -92,9 +91,6 @@ def test_silver_follows_bronze_when_others_write_in_between(
     world.check()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="who finds a month file right already writes nothing, and so stops no older write"
-)
 def test_a_bar_that_is_restated_and_restated_back_at_once_ends_as_it_was() -> None:
     world = World(3)
     day = SESSIONS[START]

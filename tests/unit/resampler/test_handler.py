@@ -177,6 +177,21 @@ def test_a_queue_that_is_for_no_interval_fails_the_invocation(stack: Stack) -> N
         stack.invoke([complete("AAPL")], queue="dev-resample-4d")
 
 
+def test_an_error_that_is_not_ours_gives_the_batch_back_and_loses_nothing(stack: Stack) -> None:
+    lay(stack.store, "AAPL", HISTORY)
+    stack.store.fail("list", ZeroDivisionError("a fault of our own"))
+    assert stack.invoke([complete("AAPL"), "poison"]) == ["m0"]
+    assert [letter["Body"] for letter in stack.messages("dev-resample-5d-dlq")] == ["poison"]
+    assert stack.invoke([complete("AAPL")]) == []
+
+
+def test_the_longest_history_window_is_two_hundred_years(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESAMPLING_RETENTION_YEARS", "200")
+    lay(stack.store, "AAPL", HISTORY)
+    assert stack.invoke([complete("AAPL")]) == []
+    assert silver(stack.store, 5) == whole_silver({"AAPL": HISTORY}, 5)
+
+
 @pytest.mark.parametrize("variable", ["S3_BUCKET", "SILVER_UPDATED_TOPIC_ARN"])
 def test_a_missing_variable_fails_the_invocation_and_is_named(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, variable: str
@@ -195,7 +210,7 @@ def test_settings_that_were_set_are_used(stack: Stack, monkeypatch: pytest.Monke
     assert letter["MessageAttributes"]["error"]["StringValue"] == "ContractError"
 
 
-@pytest.mark.parametrize("value", ["-1", "two"])
+@pytest.mark.parametrize("value", ["-1", "two", "201", "2026"])
 def test_a_history_window_that_is_none_is_refused(stack: Stack, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("RESAMPLING_RETENTION_YEARS", value)
     with pytest.raises(ConfigurationError, match="RESAMPLING_RETENTION_YEARS"):

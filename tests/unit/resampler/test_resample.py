@@ -1,6 +1,6 @@
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 
@@ -12,7 +12,7 @@ from shared.errors import ConfigurationError, ConflictError, ContractError, NotF
 from shared.lake import INTERVALS, checkpoint_key, silver_prefix
 from shared.objects import StoredObject
 from tests.fakes import LAKE, FakeTopic, MemoryObjectStore
-from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS, data_parquet, flat, numbered
+from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS, Daily, data_parquet, flat, numbered
 from tests.unit.resampler.silver_lake import changed, lay, resampler, silver, whole_silver
 
 START = ORDINAL[date(2025, 10, 1)]
@@ -369,6 +369,122 @@ def test_month_files_are_read_leniently(store: MemoryObjectStore, three: Resampl
     three.resample(changed("AAPL", since=FIRST), NOW)
     for key in store.keys("silver/"):
         assert decode(store.peek(key) or b"", SILVER, key).schema == SILVER
+
+
+def test_an_error_that_is_not_ours_is_every_symbols_and_is_retried(
+    store: MemoryObjectStore, three: Resampler, topic: FakeTopic
+) -> None:
+    lay(store, "AAPL", HISTORY)
+    lay(store, "MSFT", HISTORY)
+    store.fail("list", ZeroDivisionError("a fault of our own"))
+    errors = three.resample(changed("AAPL", "MSFT", since=FIRST), NOW)
+    assert {symbol: f"{type(error).__name__}: {error}" for symbol, error in errors.items()} == dict.fromkeys(
+        ("AAPL", "MSFT"), "UnexpectedError: ZeroDivisionError: a fault of our own"
+    )
+    assert topic.published == []
+
+
+# --------------------------------------------------------------------------------- bronze that moves while it is read
+
+
+class Moving(MemoryObjectStore):
+    """A bucket where the next of `versions` of AAPL's bars is laid each time after bronze was read."""
+
+    def __init__(self, *versions: Mapping[date, Daily]) -> None:
+        super().__init__()
+        self.to_come = iter(versions)
+        lay(self, "AAPL", next(self.to_come))
+
+    def get_many(self, keys: Sequence[str]) -> list[StoredObject | None]:
+        found = super().get_many(keys)
+        newer = next(self.to_come, None)
+        if newer is not None:
+            lay(self, "AAPL", newer)
+        return found
+
+    def readings(self, symbol: str = "AAPL") -> int:
+        return self.done("get").count(LAKE.data_key(symbol))
+
+
+def at_price(price: int) -> dict[date, Daily]:
+    return HISTORY | {DAYS[10]: flat(price)}
+
+
+@pytest.mark.parametrize("passes", [1, 2, 5])
+def test_bronze_that_gave_way_to_a_newer_one_is_read_again_until_it_stands_still(passes: int) -> None:
+    store, topic = Moving(*(at_price(price) for price in range(2, passes + 2))), FakeTopic()
+    lay(store, "MSFT", HISTORY)
+    assert resampler(store, 3, topic).resample(changed("AAPL", "MSFT", since=FIRST), NOW) == {}
+    assert silver(store, 3) == whole_silver({"AAPL": at_price(passes + 1), "MSFT": HISTORY}, 3)
+    assert (store.readings(), store.readings("MSFT")) == (passes, 1)
+    assert [event.symbols for event in topic.published] == [("MSFT",), ("AAPL",)] if passes > 1 else [("AAPL", "MSFT")]
+
+
+def test_a_symbol_that_never_stands_still_is_a_conflict_while_its_mates_are_done(naps: list[float]) -> None:
+    store, topic = Moving(*(at_price(price) for price in range(2, ATTEMPTS + 5))), FakeTopic()
+    lay(store, "MSFT", HISTORY)
+    errors = resampler(store, 3, topic).resample(changed("AAPL", "MSFT", since=FIRST), NOW)
+    assert list(errors) == ["AAPL"]
+    assert isinstance(errors["AAPL"], ConflictError)
+    assert (store.readings(), len(naps)) == (ATTEMPTS, ATTEMPTS)
+    assert [event.symbols for event in topic.published] == [("MSFT",)]
+    assert resampler(store, 3, topic).resample(changed("AAPL", since=FIRST), NOW) == {}
+
+
+def test_a_symbol_whose_bronze_vanishes_while_it_is_written_fails_alone() -> None:
+    store, topic = Slow(), FakeTopic()
+    lay(store, "AAPL", HISTORY)
+    lay(store, "MSFT", HISTORY)
+    store.after_reading = lambda: store.take_away(LAKE.data_key("AAPL"))
+    errors = resampler(store, 3, topic).resample(changed("AAPL", "MSFT", since=FIRST), NOW)
+    assert {symbol: type(error) for symbol, error in errors.items()} == {"AAPL": NotFoundError}
+    assert [event.symbols for event in topic.published] == [("MSFT",)]
+
+
+def test_where_nothing_was_written_no_versions_are_looked_up(store: MemoryObjectStore, three: Resampler) -> None:
+    lay(store, "AAPL", HISTORY)
+    lay(store, "MSFT", HISTORY)
+    three.resample(changed("AAPL", "MSFT", since=FIRST), NOW)
+    assert sorted(store.done("head")) == [LAKE.data_key("AAPL"), LAKE.data_key("MSFT")]
+    store.journal.clear()
+    assert three.resample(changed("AAPL", "MSFT", since=FIRST), NOW) == {}
+    assert store.done("head") == []
+
+
+def test_versions_that_cannot_be_looked_up_fail_every_symbol_and_the_next_run_repairs_all(
+    store: MemoryObjectStore, three: Resampler, topic: FakeTopic
+) -> None:
+    lay(store, "AAPL", HISTORY)
+    store.fail("head")
+    assert isinstance(three.resample(changed("AAPL", since=FIRST), NOW)["AAPL"], UpstreamError)
+    assert topic.published == []
+    assert three.resample(changed("AAPL", since=FIRST), NOW) == {}
+    assert [event.symbols for event in topic.published] == [("AAPL",)]
+
+
+@pytest.mark.parametrize("restated_back", [False, True])
+def test_bronze_that_changes_between_two_passes_of_a_conflict_is_noticed(
+    store: MemoryObjectStore,
+    three: Resampler,
+    restated_back: bool,  # noqa: FBT001
+) -> None:
+    """The second pass reads the newer bars but writes the month in conflict only; the others are of the older ones."""
+    lay(store, "AAPL", HISTORY)
+    three.resample(changed("AAPL", since=FIRST), NOW)
+    october, december = DAYS[1], next(day for day in DAYS if day >= date(2025, 12, 10))
+    lay(store, "AAPL", HISTORY | {october: flat(5), december: flat(5)})
+    # Restated back, the month in conflict is found in place by the second pass, which then writes nothing.
+    newer = HISTORY | {october: flat(6), december: HISTORY[december] if restated_back else flat(6)}
+    in_conflict = next(key for key in store.keys("silver/") if "202512" in key)
+
+    def disturb() -> None:
+        store.lay(in_conflict, store.peek(in_conflict) or b"")
+        lay(store, "AAPL", newer)
+
+    store.interfere(disturb, of=lambda key: key == in_conflict)
+    assert three.resample(changed("AAPL", since=october), NOW) == {}
+    assert store.done("conflict") == [in_conflict]
+    assert silver(store, 3) == whole_silver({"AAPL": newer}, 3)
 
 
 # ------------------------------------------------------------------------------------------- checkpoint, then the event

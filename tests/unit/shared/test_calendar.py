@@ -4,7 +4,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
-from shared.calendar import CalendarRangeError, NotASessionError, calendar_of, close_of, nyse
+from shared.calendar import CalendarRangeError, NotASessionError, TradingCalendar, close_of, nyse
 from shared.data import generate_sessions
 from tests.fakes import sample
 
@@ -121,7 +121,7 @@ def test_a_session_closes_at_sixteen_in_new_york() -> None:
 
 
 def test_a_calendar_can_be_made_of_any_days() -> None:
-    calendar = calendar_of([date(2025, 1, 2), date(2025, 1, 6)])
+    calendar = TradingCalendar(np.array(["2025-01-02", "2025-01-06"], dtype="datetime64[D]"))
     assert calendar.ordinal(date(2025, 1, 6)) == 1
 
 

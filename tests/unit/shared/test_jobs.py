@@ -8,7 +8,7 @@ from botocore.stub import Stubber
 from shared.errors import UpstreamError
 from shared.jobs import LARGEST_ARRAY, JobQueue
 
-QUEUE, DEFINITION = "dev-batch-consolidation", "dev-batch-bronze-consolidator"
+QUEUE, DEFINITION, PREFIX = "dev-batch-consolidation", "dev-batch-bronze-consolidator", "drain-"
 ARN = f"arn:aws:batch:us-east-1:123456789012:job-definition/{DEFINITION}:7"
 
 
@@ -18,7 +18,7 @@ class Batch:
     def __init__(self) -> None:
         self.client = boto3.client("batch")
         self.stub = Stubber(self.client)
-        self.jobs = JobQueue(self.client, QUEUE, DEFINITION)
+        self.jobs = JobQueue(self.client, QUEUE, DEFINITION, PREFIX)
 
     def lists(self, **by_status: list[dict[str, Any]]) -> None:
         for status in ("SUBMITTED", "PENDING", "RUNNABLE"):
@@ -39,9 +39,11 @@ def batch() -> Iterator[Batch]:
         batch.stub.assert_no_pending_responses()
 
 
-def summary(job_id: str = "a", definition: str = ARN, size: int | None = None) -> dict[str, Any]:
+def summary(
+    job_id: str = "a", definition: str = ARN, size: int | None = None, name: str = f"{PREFIX}1"
+) -> dict[str, Any]:
     array = {} if size is None else {"arrayProperties": {"size": size}}
-    return {"jobId": job_id, "jobName": "consolidate", "jobDefinition": definition, **array}
+    return {"jobId": job_id, "jobName": name, "jobDefinition": definition, **array}
 
 
 def parent(job_id: str = "a", status: str = "PENDING", **children: int) -> dict[str, Any]:
@@ -60,9 +62,9 @@ def parent(job_id: str = "a", status: str = "PENDING", **children: int) -> dict[
 def test_a_job_of_one_is_plain_and_an_array_has_two_to_ten_thousand_children(
     batch: Batch, size: int, array: dict[str, Any]
 ) -> None:
-    expected = {"jobName": "name", "jobQueue": QUEUE, "jobDefinition": DEFINITION, **array}
-    batch.stub.add_response("submit_job", {"jobId": "id", "jobName": "name"}, expected)
-    assert batch.jobs.submit("name", size) == "id"
+    expected = {"jobName": "drain-1", "jobQueue": QUEUE, "jobDefinition": DEFINITION, **array}
+    batch.stub.add_response("submit_job", {"jobId": "id", "jobName": "drain-1"}, expected)
+    assert batch.jobs.submit("1", size) == "id"
 
 
 def test_in_an_idle_queue_nothing_waits(batch: Batch) -> None:
@@ -79,6 +81,24 @@ def test_a_plain_job_that_has_yet_to_start_waits(batch: Batch, status: str, defi
 
 def test_a_job_of_another_definition_does_not_count(batch: Batch) -> None:
     batch.lists(runnable=[summary(definition=ARN.replace(DEFINITION, f"{DEFINITION}-2"))])
+    assert not batch.jobs.any_waiting()
+
+
+@pytest.mark.parametrize("name", ["reconsolidate-everything", "my-drain-1", "Drain-1", "drain"])
+@pytest.mark.parametrize("size", [None, 2])
+def test_an_operators_job_of_the_same_definition_does_not_count(batch: Batch, name: str, size: int | None) -> None:
+    batch.lists(submitted=[summary(name=name)], pending=[summary(name=name, size=size)], runnable=[summary(name=name)])
+    assert not batch.jobs.any_waiting()
+
+
+def test_our_job_counts_among_an_operators(batch: Batch) -> None:
+    batch.lists(runnable=[summary("theirs", name="all-of-it"), summary("ours")])
+    assert batch.jobs.any_waiting()
+
+
+def test_of_arrays_only_ours_are_described(batch: Batch) -> None:
+    batch.lists(pending=[summary("theirs", size=2, name="all-of-it"), summary("ours", size=2)])
+    batch.describes(parent("ours", RUNNING=2))
     assert not batch.jobs.any_waiting()
 
 

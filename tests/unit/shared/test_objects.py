@@ -1,13 +1,14 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import obstore
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
-from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import BaseError, GenericError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
 
-from shared.errors import ConflictError, EntitlementError, FiblakeError, NotFoundError, UpstreamError
-from shared.objects import ATTEMPTS_AT_UPDATE, CONCURRENCY, ObjectStore, pauses
+from shared.errors import ConflictError, UpstreamError
+from shared.objects import ATTEMPTS_AT_UPDATE, CONCURRENCY, ObjectInfo, ObjectStore, pauses
 from tests.fakes import BUCKET, MemoryObjectStore
 
 
@@ -18,17 +19,17 @@ def store() -> MemoryObjectStore:
 
 def test_what_is_put_is_read_with_its_version_and_age(store: MemoryObjectStore) -> None:
     etag = store.put("a/b", b"data")
-    found = store.get("a/b")
+    found = store.find("a/b")
+    assert found
     assert (found.key, found.data, found.etag) == ("a/b", b"data", etag)
     (info,) = store.listed("a/")
     assert found.last_modified == info.last_modified
     assert found.last_modified.utcoffset() is not None
 
 
-def test_what_is_not_there_is_none_or_an_error_that_names_it(store: MemoryObjectStore) -> None:
+def test_what_is_not_there_is_none(store: MemoryObjectStore) -> None:
     assert store.find("a/b") is None
-    with pytest.raises(NotFoundError, match=f"there is no object s3://{BUCKET}/a/b"):
-        store.get("a/b")
+    assert store.versions(["a/b"]) == [None]
 
 
 def test_many_are_read_and_written_in_order(store: MemoryObjectStore) -> None:
@@ -39,6 +40,21 @@ def test_many_are_read_and_written_in_order(store: MemoryObjectStore) -> None:
         key.encode() if n % 2 == 0 else None for n, key in enumerate(keys)
     ]
     assert store.get_many([]) == []
+
+
+def test_the_versions_of_many_are_told_in_order_without_reading_them(store: MemoryObjectStore) -> None:
+    keys = [f"a/{n}" for n in range(3 * CONCURRENCY)]
+    etags = {key: store.lay(key, key.encode()) for key in keys[1::2]}
+    assert store.versions(keys) == [etags.get(key) for key in keys]
+    assert store.versions([]) == []
+    assert store.done("get") == []
+
+
+def test_the_version_told_is_the_one_that_was_written_read_and_listed(store: MemoryObjectStore) -> None:
+    etag = store.write_if_unchanged("a/b", b"data", None)
+    found, (info,) = store.find("a/b"), store.listed("a/")
+    assert found
+    assert store.versions(["a/b"]) == [etag] == [found.etag] == [info.etag]
 
 
 def test_a_listing_is_whole_and_in_order_and_keeps_to_its_folder(store: MemoryObjectStore) -> None:
@@ -125,6 +141,31 @@ def test_an_update_gives_up_when_others_never_stop(store: MemoryObjectStore) -> 
         store.update("a", appended(b"!"))
 
 
+def lost_answer() -> ConflictError:
+    return ConflictError("the write was done and its answer lost, so that a second try met the first")
+
+
+def test_an_update_whose_answer_was_lost_is_not_applied_twice(store: MemoryObjectStore) -> None:
+    store.lay("a", b"1")
+    store.fail("answer", lost_answer())
+    store.update("a", appended(b"2"))
+    assert store.peek("a") == b"12"
+    assert store.done("write") == ["a"]
+
+
+def test_an_object_whose_making_was_not_answered_is_not_made_twice(store: MemoryObjectStore) -> None:
+    store.fail("answer", lost_answer())
+    store.update("a", appended(b"1"))
+    assert store.peek("a") == b"1"
+
+
+def test_an_update_that_met_a_conflict_and_then_lost_its_answer_is_applied_once(store: MemoryObjectStore) -> None:
+    store.interfere(lambda: store.lay("a", b"rival"))
+    store.fail("answer", lost_answer())
+    store.update("a", appended(b"!"))
+    assert store.peek("a") == b"rival!"
+
+
 def test_only_the_versions_named_are_deleted(store: MemoryObjectStore) -> None:
     same, restated, gone = [(key, store.put(key, b"1")) for key in ("same", "restated", "gone")]
     store.lay("restated", b"2")
@@ -133,67 +174,136 @@ def test_only_the_versions_named_are_deleted(store: MemoryObjectStore) -> None:
     assert store.keys() == ["restated"]
 
 
-class Deleter:
-    """Answers DeleteObjects with what it was given."""
+class Boto:
+    """Answers DeleteObjects with what it was given, and ListObjectsV2 page by page."""
 
-    def __init__(self, answer: Any) -> None:  # noqa: ANN401 (an answer or an error)
-        self.answer = answer
+    def __init__(self, answer: Any = None, *pages: Any) -> None:  # noqa: ANN401 (answers or errors)
+        self.answer, self.pages = answer, pages
+        self.asked: list[dict[str, str]] = []
 
     def delete_objects(self, *, Bucket: str, Delete: Any) -> Any:  # noqa: ANN401, ARG002, N803 (boto's own shape)
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
 
+    def get_paginator(self, operation_name: str) -> "Boto":
+        assert operation_name == "list_objects_v2"
+        return self
+
+    def paginate(self, **request: str) -> Iterator[Any]:
+        self.asked.append(request)
+        for page in self.pages:
+            if isinstance(page, Exception):
+                raise page
+            yield page
+
 
 def denial(code: str) -> ClientError:
-    return ClientError({"Error": {"Code": code, "Message": "no"}}, "DeleteObjects")
+    return ClientError({"Error": {"Code": code, "Message": "no"}}, "AnyOperation")
 
 
 def test_a_key_that_s3_fails_on_by_itself_is_not_counted_as_deleted() -> None:
     failed = {"Key": "a", "Code": "InternalError", "Message": "try again"}
-    store = ObjectStore(MemoryObjectStore().memory, BUCKET, Deleter({"Errors": [failed], "Deleted": [{"Key": "b"}]}))
+    store = ObjectStore(MemoryObjectStore().memory, BUCKET, Boto({"Errors": [failed], "Deleted": [{"Key": "b"}]}))
     assert store.delete_versions([("a", "etag"), ("b", "etag")]) == ["b"]
 
 
-@pytest.mark.parametrize(
-    ("answer", "kind"),
-    [
-        (denial("SlowDown"), UpstreamError),
-        (denial("AccessDenied"), EntitlementError),
-        (EndpointConnectionError(endpoint_url="x"), UpstreamError),
-    ],
-)
-def test_a_deletion_that_fails_is_an_error_of_ours(answer: object, kind: type[FiblakeError]) -> None:
-    store = ObjectStore(MemoryObjectStore().memory, BUCKET, Deleter(answer))
-    with pytest.raises(kind, match="delete"):
+FAILURES = [denial("SlowDown"), denial("AccessDenied"), EndpointConnectionError(endpoint_url="x")]
+
+
+@pytest.mark.parametrize("answer", FAILURES)
+def test_a_deletion_that_fails_or_is_refused_may_be_tried_again(answer: Exception) -> None:
+    store = ObjectStore(MemoryObjectStore().memory, BUCKET, Boto(answer))
+    with pytest.raises(UpstreamError, match=f"S3 does not delete in s3://{BUCKET}: "):
         store.delete_versions([("a", "etag")])
 
 
+@pytest.fixture
+def odd_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let obstore list nothing, as it does if one key of the folder has an empty or a dot segment."""
+
+    def fails(*_: object) -> None:
+        raise InvalidPathError("Path contained empty path segment")
+
+    def fails_on_the_way(*_: object) -> Iterator[list[Any]]:
+        yield []
+        fails()
+
+    monkeypatch.setattr(obstore, "list", fails_on_the_way)
+    monkeypatch.setattr(obstore, "list_with_delimiter", fails)
+
+
+AT = datetime(2025, 11, 20, 12, tzinfo=UTC)
+
+
+def contents(*keys: str) -> dict[str, Any]:
+    return {"Contents": [{"Key": key, "ETag": f'"{key}"', "Size": 5, "LastModified": AT} for key in keys]}
+
+
+@pytest.mark.usefixtures("odd_folder")
+def test_a_folder_with_a_key_that_obstore_refuses_is_listed_all_the_same() -> None:
+    pages = contents("symbol=A/./x", "symbol=A//x.parquet"), {}, contents("symbol=A/date=2025-11-19.parquet")
+    boto = Boto(None, *pages)
+    listing = ObjectStore(MemoryObjectStore().memory, BUCKET, boto).listed("symbol=A/")
+    assert boto.asked == [{"Bucket": BUCKET, "Prefix": "symbol=A/"}]
+    keys = ["symbol=A/./x", "symbol=A//x.parquet", "symbol=A/date=2025-11-19.parquet"]
+    assert listing == [ObjectInfo(key, f'"{key}"', 5, AT) for key in keys]
+
+
+@pytest.mark.usefixtures("odd_folder")
+@pytest.mark.parametrize("answer", FAILURES)
+def test_a_listing_that_fails_the_second_way_too_may_be_tried_again(answer: Exception) -> None:
+    store = ObjectStore(MemoryObjectStore().memory, BUCKET, Boto(None, contents("a/1"), answer))
+    with pytest.raises(UpstreamError, match=f"S3 does not list s3://{BUCKET}/a/: "):
+        store.listed("a/")
+
+
+@pytest.mark.usefixtures("odd_folder")
+def test_folders_among_which_is_one_that_obstore_refuses_are_listed_all_the_same() -> None:
+    boto = Boto(
+        None,
+        {"CommonPrefixes": [{"Prefix": "lake//"}]},
+        contents("lake/x"),
+        {"CommonPrefixes": [{"Prefix": "lake/a/"}]},
+    )
+    assert ObjectStore(MemoryObjectStore().memory, BUCKET, boto).folders("lake/") == ["lake//", "lake/a/"]
+    assert boto.asked == [{"Bucket": BUCKET, "Prefix": "lake/", "Delimiter": "/"}]
+
+
+@pytest.mark.usefixtures("odd_folder")
+@pytest.mark.parametrize("answer", FAILURES)
+def test_folders_that_cannot_be_listed_the_second_way_either_may_be_tried_again(answer: Exception) -> None:
+    store = ObjectStore(MemoryObjectStore().memory, BUCKET, Boto(None, answer))
+    with pytest.raises(UpstreamError, match=f"S3 does not list s3://{BUCKET}/lake/: "):
+        store.folders("lake/")
+
+
 @pytest.mark.parametrize(
-    ("error", "kind"),
+    ("error", "said"),
     [
-        (PermissionDeniedError, EntitlementError),
-        (UnauthenticatedError, EntitlementError),
-        (GenericError, UpstreamError),
+        (PermissionDeniedError, "S3 refuses s3://{}/key/: check the role's policy and the credentials"),
+        (UnauthenticatedError, "S3 refuses s3://{}/key/: check the role's policy and the credentials"),
+        (GenericError, "S3 failed on s3://{}/key/: GenericError first of the details"),
     ],
 )
-def test_what_s3_answers_becomes_an_error_of_ours_that_names_the_object(
-    monkeypatch: pytest.MonkeyPatch, error: type[BaseError], kind: type[FiblakeError]
+def test_what_s3_answers_becomes_an_error_that_is_retried_and_names_the_object(
+    monkeypatch: pytest.MonkeyPatch, error: type[BaseError], said: str
 ) -> None:
     def fails(*_: object, **__: object) -> None:
-        raise error("details that only a developer understands")
+        raise error("\nfirst of the details\nmore that only a developer understands")
 
-    for name in ("get", "put", "list", "list_with_delimiter"):
+    for name in ("get", "head", "put", "list", "list_with_delimiter"):
         monkeypatch.setattr(obstore, name, fails)
-    store = ObjectStore(MemoryObjectStore().memory, BUCKET, Deleter({}))
+    store = ObjectStore(MemoryObjectStore().memory, BUCKET, Boto())
     calls: list[Callable[[], object]] = [
-        lambda: store.get("key/"), lambda: store.find("key/"), lambda: store.get_version("key/", "e"),
+        lambda: store.find("key/"), lambda: store.get_version("key/", "e"), lambda: store.versions(["key/"]),
         lambda: store.listed("key/"), lambda: store.folders("key/"), lambda: store.put("key/", b""),
         lambda: store.put_many([("key/", b"")]), lambda: store.write_if_unchanged("key/", b"", None),
     ]  # fmt: skip
     for call in calls:
-        with pytest.raises(kind, match=f"s3://{BUCKET}/key/"):
+        with pytest.raises(UpstreamError) as raised:
             call()
+        assert str(raised.value) == said.format(BUCKET)
 
 
 def test_pauses_grow_to_a_second_and_are_random() -> None:

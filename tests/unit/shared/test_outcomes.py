@@ -1,3 +1,6 @@
+import json
+import logging
+
 import pytest
 
 from shared.errors import ConflictError, ContractError, FiblakeError, UpstreamError
@@ -42,10 +45,80 @@ def test_a_message_whose_dead_letter_is_refused_goes_back() -> None:
     assert queue.hidden == [(message.id, 40)]
 
 
-def test_the_batch_response_names_the_messages_that_did_not_end() -> None:
-    one, two = received(FakeQueue(), 1, 1)
-    assert batch_response([one, two], [one]) == {"batchItemFailures": [{"itemIdentifier": two.id}]}
-    assert batch_response([one, two], [one, two]) == {"batchItemFailures": []}
+ARN = "arn:aws:sqs:us-east-1:123456789012:test-consolidation"
+
+
+@pytest.fixture
+def source(monkeypatch: pytest.MonkeyPatch) -> FakeQueue:
+    """Let ARN be a queue's."""
+    queue = FakeQueue()
+    monkeypatch.setattr("shared.outcomes.queue_of_arn", {ARN: queue}.__getitem__)
+    return queue
+
+
+def test_the_batch_response_names_the_messages_that_shall_come_again(source: FakeQueue) -> None:
+    done, retried, hopeless = received(source, 1, 2, 1)
+    errors: dict[str, FiblakeError] = {retried.id: UpstreamError("later"), hopeless.id: ContractError("never")}
+    response = batch_response(ARN, [done, retried, hopeless], errors, MOST)
+    assert response == {"batchItemFailures": [{"itemIdentifier": retried.id}]}
+    assert source.hidden == [(retried.id, 20)]
+    assert [letter.body for letter in source.dead] == [hopeless.body]
+
+
+def test_a_batch_gives_a_transient_failure_up_after_the_last_receive(source: FakeQueue) -> None:
+    first, last = received(source, MOST - 1, MOST)
+    errors: dict[str, FiblakeError] = {m.id: UpstreamError("later") for m in (first, last)}
+    assert batch_response(ARN, [first, last], errors, MOST) == {"batchItemFailures": [{"itemIdentifier": first.id}]}
+    assert [letter.reason for letter in source.dead] == [f"gave up after {MOST} receives: later"]
+
+
+def test_for_a_batch_without_errors_the_queue_is_not_even_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(arn: str) -> FakeQueue:
+        raise UpstreamError(f"SQS has no answer to where {arn} is")
+
+    monkeypatch.setattr("shared.outcomes.queue_of_arn", away)
+    messages = received(FakeQueue(), 1, 1)
+    assert batch_response(ARN, messages, {}, MOST) == {"batchItemFailures": []}
+    with pytest.raises(UpstreamError):
+        batch_response(ARN, messages, {messages[0].id: UpstreamError("later")}, MOST)
+
+
+def logged(caplog: pytest.LogCaptureFixture, body: str, error: FiblakeError) -> dict[str, object]:
+    """Settle a message that failed so; give the one line that says how it ended."""
+    queue = FakeQueue()
+    queue.put(body)
+    (message,) = queue.receive()
+    caplog.clear()
+    settle(queue, [message], {message.id: error}, MOST)
+    (line,) = [record for record in caplog.records if record.getMessage() in {"retry", "dead letter"}]
+    assert vars(line)["reason"] == str(error)
+    return vars(line)
+
+
+@pytest.mark.parametrize(
+    ("error", "level"), [(UpstreamError("later"), logging.WARNING), (ContractError("never"), logging.ERROR)]
+)
+def test_the_log_line_of_a_retry_and_of_a_dead_letter_names_symbol_and_correlation(
+    caplog: pytest.LogCaptureFixture, error: FiblakeError, level: int
+) -> None:
+    body = json.dumps({"symbol": "AAPL", "correlation_id": "from the put", "changed_from": "2025-11-19"})
+    line = logged(caplog, body, error)
+    assert (line["symbol"], line["correlation_id"], line["levelno"]) == ("AAPL", "from the put", level)
+    assert "changed_from" not in line
+
+
+@pytest.mark.parametrize(
+    "body", ["", "no JSON", "[]", '"symbol"', "null", "{}", '{"symbol": 5, "correlation_id": null}']
+)
+def test_a_body_that_names_neither_is_logged_without(caplog: pytest.LogCaptureFixture, body: str) -> None:
+    for error in (UpstreamError("later"), ContractError("never")):
+        assert {"symbol", "correlation_id"}.isdisjoint(logged(caplog, body, error))
+
+
+def test_a_body_that_names_one_of_them_is_logged_with_it(caplog: pytest.LogCaptureFixture) -> None:
+    line = logged(caplog, '{"symbol": "AAPL", "correlation_id": 7}', UpstreamError("later"))
+    assert line["symbol"] == "AAPL"
+    assert "correlation_id" not in line
 
 
 def test_an_attempt_gives_the_result_or_our_error() -> None:
@@ -71,3 +144,11 @@ def test_an_attempt_does_not_hold_up_the_end_of_the_process() -> None:
 
     with pytest.raises(SystemExit):
         attempt(exits)
+
+
+def test_a_body_that_is_nested_too_deeply_to_be_read_is_settled_all_the_same() -> None:
+    queue = FakeQueue()
+    queue.put("[" * 100_000)
+    [message] = queue.receive()
+    assert settle(queue, [message], {message.id: ContractError("no request")}, 6) == [message]
+    assert [dead.reason for dead in queue.dead] == ["no request"]

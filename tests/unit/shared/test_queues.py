@@ -21,6 +21,7 @@ from shared.queues import (
     from_lambda,
     name_of,
     queue_of_arn,
+    retry_seconds,
 )
 from tests.fakes import sample
 
@@ -101,7 +102,7 @@ def test_entries_that_always_fail_are_reported_by_their_index(naps: list[float])
     client = SomeFail(*[["3", "21"]] * 99)
     assert Queue(client, "url").send(bodies) == [3, 21]  # type: ignore[arg-type]
     assert [len(batch) for batch in client.batches] == [10, 10, 3] + [2] * (ATTEMPTS_AT_SENDING - 1)
-    assert naps[:3] == [0.2, 0.4, 0.8]
+    assert naps == [0.2, 0.4, 0.8]
 
 
 def test_a_request_that_failed_as_a_whole_is_made_again() -> None:
@@ -121,6 +122,7 @@ def test_the_pause_before_a_retry_doubles_up_to_a_quarter_of_an_hour(receives: i
 
     Queue(Client(), "url").retry_later(Received("m", "r", "body", receives))  # type: ignore[arg-type]
     assert seen == [pause]
+    assert retry_seconds(receives) == pause
     assert pause <= LONGEST_RETRY_SECONDS
 
 
@@ -203,6 +205,20 @@ def test_an_attribute_from_lambda_survives_as_a_dead_letters(queue: Queue) -> No
     queue.dead_letter(from_lambda(record), ContractError("why"))
     (letter,) = queue.dead_letters.receive()
     assert letter.attributes["intervals"] == {"StringValue": "[3, 5, 8, 13, 21, 34]", "DataType": "String.Array"}
+
+
+def test_a_binary_attribute_from_lambda_is_dropped_so_that_the_dead_letter_is_accepted(queue: Queue) -> None:
+    event = sample("consolidation-complete-3d")
+    event["Records"][0]["messageAttributes"]["signature"] = {
+        "binaryValue": "AAEC", "stringListValues": [], "binaryListValues": [], "dataType": "Binary",
+    }  # fmt: skip
+    (record,) = SQSEvent(event).records
+    message = from_lambda(record)
+    assert list(message.attributes) == ["intervals"]
+    queue.dead_letter(message, ContractError("why"))
+    (letter,) = queue.dead_letters.receive()
+    assert letter.body == record.body
+    assert set(letter.attributes) == {"intervals", "reason", "error", "source_queue", "receive_count"}
 
 
 def completion(symbol: str) -> ConsolidationComplete:

@@ -1,0 +1,36 @@
+import math
+
+import pytest
+
+from shared.rules import broken_rules
+
+BAR = {"open": 10.0, "high": 12.0, "low": 9.0, "close": 11.0, "volume": 0.0}
+
+
+def test_a_bar_whose_prices_lie_between_low_and_high_breaks_nothing() -> None:
+    assert broken_rules(BAR) == []
+    assert broken_rules(dict.fromkeys(("open", "high", "low", "close"), 5.0) | {"volume": 25933.6}) == []
+
+
+@pytest.mark.parametrize("name", ["open", "high", "low", "close"])
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf, -math.inf])
+def test_a_price_that_is_not_a_positive_number_is_named(name: str, value: float) -> None:
+    assert f"{name} {value} is not a positive number" in broken_rules(BAR | {name: value})
+
+
+@pytest.mark.parametrize("volume", [-0.5, math.nan, math.inf])
+def test_a_volume_that_is_no_number_of_shares_is_named(volume: float) -> None:
+    assert broken_rules(BAR | {"volume": volume}) == [f"volume {volume} is not a number of shares"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"high": 10.5}, "high 10.5 is below another price"),
+        ({"high": 8.0}, "high 8.0 is below another price"),
+        ({"low": 10.5}, "low 10.5 is above another price"),
+        ({"low": 11.5, "open": 12.0}, "low 11.5 is above another price"),
+    ],
+)
+def test_extremes_that_other_prices_pass_are_named(wrong: dict[str, float], reason: str) -> None:
+    assert reason in broken_rules(BAR | wrong)
