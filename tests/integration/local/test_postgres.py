@@ -81,7 +81,6 @@ def test_a_second_server_on_the_same_data_is_refused(tmp_path: Path) -> None:
         assert server_pid(tmp_path / "data")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
 async def test_the_server_ends_with_a_caller_that_was_killed_and_starts_again(tmp_path: Path) -> None:
     code = f"""
 import pathlib, time

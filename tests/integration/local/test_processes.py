@@ -96,7 +96,6 @@ def test_a_command_that_does_not_exist_is_an_error_that_names_it(tmp_path: Path)
         child.wait_until(lambda: False)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
 def test_a_child_does_not_outlive_a_parent_that_was_killed(tmp_path: Path) -> None:
     code = f"""
 import pathlib, sys, time
