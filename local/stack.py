@@ -140,9 +140,9 @@ def _create_secrets(endpoint_url: str, database_secret: str) -> dict[str, str]:
     }
 
 
-def _register_job_definition(stack: Stack) -> None:
-    """Register with the Batch stand-in what the template registers with AWS (its Batch resources are left out here)."""
-    environment = {
+def job_environment(stack: Stack) -> dict[str, str]:
+    """Give the environment of the worker's jobs: what the template's job definition says, and where the stack is."""
+    return {
         **stack.environment(),
         "S3_BUCKET": stack.bucket,
         "S3_PREFIX": BRONZE_PREFIX,
@@ -153,8 +153,14 @@ def _register_job_definition(stack: Stack) -> None:
         "CONSOLIDATION_COMPLETE_TOPIC_ARN": stack.outputs["ConsolidationCompleteTopicArn"],
         "MAX_RECEIVE_COUNT": MAX_RECEIVES,
         "IDLE_SECONDS": "4",  # the emulator's counts are exact
+        "LOG_LEVEL": "INFO",
         "POWERTOOLS_SERVICE_NAME": "consolidator",
     }
+
+
+def _register_job_definition(stack: Stack) -> None:
+    """Register with the Batch stand-in what the template registers with AWS (its Batch resources are left out here)."""
+    environment = job_environment(stack)
     stack.client("batch").register_job_definition(
         jobDefinitionName=stack.outputs["BatchJobDefinitionName"],
         type="container",

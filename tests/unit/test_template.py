@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from local.stack import Stack, job_environment
 from shared.lake import INTERVALS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -209,6 +210,16 @@ def test_the_job_definition_is_what_users_know() -> None:
     variables = worker_variables()
     assert variables.keys() >= {"S3_BUCKET", "S3_PREFIX", "MODE", "MAX_WORKERS", "RETENTION_DAYS"}
     assert (variables["S3_PREFIX"], variables["MODE"]) == ("bronze/raw_ohlcv", "incremental")
+
+
+def test_the_embedded_stacks_jobs_get_the_environment_that_the_template_gives_them() -> None:
+    names = ("BucketName", "ConsolidationQueueUrl", "ConsolidationCompleteTopicArn")
+    stack = Stack(Path(), "http://127.0.0.1:1", "http://127.0.0.1:2", "", "", {name: name for name in names})
+    local, template = job_environment(stack), worker_variables()
+    assert template.keys() <= local.keys()
+    fixed = {name: value for name, value in template.items() if isinstance(value, str)}
+    assert fixed
+    assert {name: local[name] for name in fixed} == fixed
 
 
 def test_the_router_submits_to_the_queue_and_definition_that_exist_by_their_names() -> None:

@@ -33,6 +33,14 @@ class Lake:
         consolidator = Consolidator(self.store, LAKE, nyse())
         return Worker(consolidator, self.complete, "run-1", clock, max_workers, retention_days)
 
+    def worker_stopped_in_its_first_symbol(self) -> Worker:
+        def stop_comes_with_the_first_look_at_the_clock() -> datetime:
+            worker.stop.set()
+            return NOON
+
+        worker = self.worker(max_workers=1, clock=stop_comes_with_the_first_look_at_the_clock)
+        return worker
+
     def drained(self, worker: Worker | None = None, round_size: int = ROUND, idle_seconds: int = IDLE) -> Worker:
         worker = worker or self.worker()
         worker.drain(self.queue, round_size, MOST_RECEIVES, idle_seconds)
@@ -217,11 +225,7 @@ def test_a_worker_stopped_meanwhile_gives_back_what_it_would_have_worked_on_alon
     lake.arrive("AAPL")
     suspects = [lake.arrive(symbol, receives=2) for symbol in ("MSFT", "GOOG")]
 
-    def stop_comes_while_aapl_is_in_work() -> datetime:
-        worker.stop.set()
-        return NOON
-
-    worker = lake.worker(max_workers=1, clock=stop_comes_while_aapl_is_in_work)
+    worker = lake.worker_stopped_in_its_first_symbol()
     lake.drained(worker)
     assert list(lake.told) == ["AAPL"]
     assert lake.queue.hidden == [(message, 0) for message in suspects]
@@ -424,11 +428,7 @@ def test_a_stopped_worker_finishes_what_it_began_and_gives_the_rest_back_at_once
     begun = lake.arrive("AAPL", "2025-11-19")
     waiting = [lake.arrive(symbol, "2025-11-19") for symbol in ("MSFT", "GOOG")]
 
-    def stop_comes_while_aapl_is_in_work() -> datetime:
-        worker.stop.set()
-        return NOON
-
-    worker = lake.worker(max_workers=1, clock=stop_comes_while_aapl_is_in_work)
+    worker = lake.worker_stopped_in_its_first_symbol()
     lake.drained(worker)
     assert list(lake.told) == ["AAPL"]
     assert lake.queue.hidden == [(message, 0) for message in waiting]
