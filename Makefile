@@ -83,6 +83,7 @@ lock: .tools/uv/.ready ## Write requirements/*.txt anew (UPGRADE=--upgrade to ta
 		echo "requirements/$$tool.txt"; \
 		$(COMPILE) "requirements/$$tool.in" -o "requirements/$$tool.txt"; \
 	done
+	$(COMPILE) pyproject.toml --extra bench -o requirements/bench.txt
 	$(COMPILE) --no-deps requirements/sampledata.in -o requirements/sampledata.txt
 
 # ------------------------------------------------------------------------------------------------- the functions' packages

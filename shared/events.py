@@ -52,6 +52,18 @@ class ConsolidationRequest(Message):
     changed_from: date | None = Field(
         default=None, description="Earliest session among the files that arrived; absent means all of the history"
     )
+    reference_changed: bool = Field(
+        default=False, description="The symbol's splits or identities arrived: they are to be read anew"
+    )
+
+
+class HistoryRequest(Message):
+    """Metadata fetcher → history fetcher: this symbol is new, its whole history is to be loaded."""
+
+    symbol: Symbol
+    first: date | None = Field(
+        default=None, description="First session to ask for; absent means from when the symbol became this company's"
+    )
 
 
 class ConsolidationComplete(Message):

@@ -11,6 +11,8 @@ INTERVALS: Final = (3, 5, 8, 13, 21, 34)
 """Fibonacci intervals, in trading sessions."""
 
 BRONZE_PREFIX: Final = "bronze/raw_ohlcv"
+SPLITS_PREFIX: Final = "bronze/splits"
+IDENTITIES_PREFIX: Final = "bronze/identities"
 MANIFEST_KEY: Final = "processing_metadata/consolidation_manifest.parquet"
 CLEANUP_RECORD_KEY: Final = "processing_metadata/cleanup_manifest.json"
 UNNAMED: Final = "~"
@@ -20,6 +22,7 @@ _SYMBOL: Final = re.compile(r"[A-Za-z0-9.\-]{1,16}")
 _SOURCE: Final = re.compile(
     r"date=(?P<date>\d{4}-\d{2}-\d{2})\.parquet|range=(?P<first>\d{4}-\d{2}-\d{2})_(?P<last>\d{4}-\d{2}-\d{2})\.parquet"
 )
+_REFERENCE: Final = re.compile(rf"(?:{SPLITS_PREFIX}|{IDENTITIES_PREFIX})/symbol=(.*)\.parquet")
 _MONTH_FILE: Final = re.compile(r"year=(\d{4})/month=(\d{2})/data_(\d+)d_(\d{4})(\d{2})\.parquet")
 
 
@@ -100,6 +103,22 @@ class Bronze:
         """Tell whether `key` is some symbol's data.parquet (which is nobody's arrival)."""
         match = re.fullmatch(re.escape(self.prefix) + r"/symbol=([^/]+)/data\.parquet", key)
         return match is not None and valid_symbol(match[1])
+
+
+def splits_key(symbol: str) -> str:
+    """Give the key of the symbol's splits (schema SPLITS)."""
+    return f"{SPLITS_PREFIX}/symbol={check_symbol(symbol)}.parquet"
+
+
+def identities_key(symbol: str) -> str:
+    """Give the key of the companies that have borne the symbol (schema IDENTITIES)."""
+    return f"{IDENTITIES_PREFIX}/symbol={check_symbol(symbol)}.parquet"
+
+
+def parse_reference(key: str) -> str | None:
+    """Give the symbol of a splits or identities file, or None if `key` is neither; raises as check_symbol."""
+    match = _REFERENCE.fullmatch(key)
+    return check_symbol(match[1]) if match else None
 
 
 def quarantine_key(symbol: str, session: date) -> str:

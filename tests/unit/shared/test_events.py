@@ -10,7 +10,7 @@ from datetime import date
 import pytest
 
 from shared.errors import ContractError
-from shared.events import ConsolidationComplete, ConsolidationRequest, Message, SilverUpdated, parse
+from shared.events import ConsolidationComplete, ConsolidationRequest, HistoryRequest, Message, SilverUpdated, parse
 from shared.lake import INTERVALS
 from tests.fakes import REPOSITORY, sample
 
@@ -35,6 +35,7 @@ def test_the_sample_completion_is_read() -> None:
         ConsolidationRequest(symbol="AAPL"),
         ConsolidationRequest(symbol="brk.B", changed_from=DAY, correlation_id="c"),
         ConsolidationComplete(symbol="AAPL", changed_from=DAY, last_session=DAY),
+        HistoryRequest(symbol="META", first=DAY),
         SilverUpdated(interval=3, changed_from=DAY, symbols=("AAPL", "MSFT")),
     ],
 )
@@ -91,7 +92,7 @@ def test_messages_do_not_change() -> None:
         ConsolidationRequest(symbol="AAPL").symbol = "MSFT"  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("model", [ConsolidationRequest, ConsolidationComplete, SilverUpdated])
+@pytest.mark.parametrize("model", [ConsolidationRequest, ConsolidationComplete, HistoryRequest, SilverUpdated])
 def test_the_schema_file_is_the_models(model: type[Message]) -> None:
     file = SCHEMAS / f"{model.__name__}.json"
     text = json.dumps(model.model_json_schema(), indent=2) + "\n"
