@@ -24,23 +24,40 @@ from shared.lake import BRONZE_PREFIX
 from shared.settings import Settings
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+_KNOWN = ("as_of", "from", "to", "date", "again", "symbols", "look_back")
 
 
-class FetcherSettings(Settings):
-    """Environment of the OHLCV fetcher."""
+class LakeSettings(Settings):
+    """Where the bars lie."""
 
     s3_bucket: str
     s3_prefix: str = BRONZE_PREFIX
+
+
+class ReleaseSettings(LakeSettings):
+    """Bucket and database: what releasing a bar from quarantine needs."""
+
     rds_secret_arn: str
     database_tls: Literal["verify-full", "disable"] = "verify-full"
     database_ca_file: str | None = None
+
+
+class FetcherSettings(ReleaseSettings):
+    """Environment of the OHLCV fetcher."""
+
     market_data_url: str = "https://api.massive.com"
     polygon_api_key_secret_arn: str | None = None
     api_key: SecretStr | None = Field(default=None, validation_alias=AliasChoices("MASSIVE_API_KEY", "POLYGON_API_KEY"))
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    universe_types: Annotated[frozenset[str], NoDecode] = frozenset({"CS", "ADRC", "ETF"})
     universe: Annotated[frozenset[str], NoDecode] = frozenset()
     first_session: date | None = None
+    history_from: date | None = None
+    look_back_sessions: int = Field(default=5, ge=0, le=250)
+    price_jump_limit: float = Field(default=3.0, gt=1)
+    max_receive_count: int = Field(default=6, ge=1)
 
-    @field_validator("universe", mode="before")
+    @field_validator("universe", "universe_types", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:  # noqa: ANN401 (what the environment holds)
         return frozenset(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
@@ -53,17 +70,38 @@ class FetcherSettings(Settings):
 
 
 class FetchEvent(BaseModel):
-    """What an invocation may ask for; the schedule asks for nothing.
+    """What an invocation may ask for; the schedule asks for nothing, and gets all that is missing.
 
-    `as_of`: fetch as if it were that instant (with its UTC offset), or the evening of that session. With `backfill`,
-    those symbols' history from `backfill_from` to `as_of` is fetched instead, one range file each; the watermark stays.
+    `from`, `to`: only the missing sessions between the two; `date`: that one session, even if it is stored (what was
+    restated since is written); `again`: the same for all of `from` to `to`. With `symbols`, their history from `from`
+    to `to` instead, one range file each; ledger and watermark stay. `as_of`: fetch as if it were that instant (with its
+    UTC offset), or the evening of that session. `look_back`: whether the last stored sessions are looked at again.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=False)
 
     as_of: AwareDatetime | None = None
-    backfill: tuple[Symbol, ...] = ()
-    backfill_from: date = date(1962, 1, 2)
+    first: date | None = Field(default=None, alias="from")
+    last: date | None = Field(default=None, alias="to")
+    day: date | None = Field(default=None, alias="date")
+    again: bool = False
+    symbols: tuple[Symbol, ...] = ()
+    look_back: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_day(cls, data: Any) -> Any:  # noqa: ANN401 (what the event holds)
+        if not isinstance(data, dict) or data.get("date") is None:
+            return data
+        if data.get("from") is not None or data.get("to") is not None:
+            raise ValueError("date is one session, from and to are many: say either")
+        return {**data, "from": data["date"], "to": data["date"], "again": True}
+
+    @model_validator(mode="after")
+    def _forwards(self) -> Self:
+        if self.first and self.last and self.first > self.last:
+            raise ValueError(f"from {self.first} lies after to {self.last}")
+        return self
 
     @field_validator("as_of", mode="before")
     @classmethod
@@ -84,7 +122,7 @@ class FetchEvent(BaseModel):
             return cls() if isinstance(event, dict) and "detail-type" in event else cls.model_validate(event)
         except ValidationError as error:
             faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'event'}: {e['msg']}" for e in error.errors())
-            raise ContractError(f"not a fetch event ({', '.join(cls.model_fields)} are known): {faults}") from None
+            raise ContractError(f"not a fetch event ({', '.join(_KNOWN)} are known): {faults}") from None
 
     def now(self, clock: datetime) -> datetime:
         """Give the instant to fetch for: `as_of` if that is past, or else what the clock says."""
