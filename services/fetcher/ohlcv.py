@@ -14,7 +14,7 @@ from services.fetcher.settings import FetchEvent
 from services.fetcher.validation import VendorBar, faults
 from shared.bars import BRONZE, bar_row, encode
 from shared.calendar import TradingCalendar
-from shared.database import Database
+from shared.database import Database, SessionCounts
 from shared.lake import Bronze, quarantine_key
 from shared.objects import ObjectStore
 from shared.telemetry import logger
@@ -77,8 +77,9 @@ class Fetcher:
         files = [(self.bronze.date_key(row["symbol"], session), _file([row])) for row in rows]
         await asyncio.to_thread(self.store.put_many, files)
         written_at = self.clock()
-        await self.database.store(rows, session)
-        return _logged(Stored(session.isoformat(), len(rows), refused, len(bars) - len(wanted), written_at))
+        counts = SessionCounts(len(rows), refused, len(bars) - len(wanted), flagged=0)
+        await self.database.store_session(rows, session, counts, self.calendar)
+        return _logged(Stored(session.isoformat(), len(rows), refused, counts.outside_universe, written_at))
 
     async def _backfill(self, symbol: str, first: date, last: date) -> Stored:
         """Store one symbol's history as one range file and its rows."""
@@ -86,7 +87,7 @@ class Fetcher:
         if rows:
             key = self.bronze.range_key(symbol, rows[0]["timestamp"], rows[-1]["timestamp"])
             await asyncio.to_thread(self.store.put, key, _file(rows))
-            await self.database.store(rows, None)
+            await self.database.store(rows)
         return _logged(Stored(symbol, len(rows), refused, 0, self.clock()))
 
     async def _split(self, bars: Iterable[VendorBar]) -> tuple[list[dict[str, Any]], int]:
