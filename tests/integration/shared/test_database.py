@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 from local.postgres import postgres
 from migrations import schema
 from shared.bars import bar_row
-from shared.database import COLUMNS, Database, DatabaseAddress, Tls, connected
+from shared.calendar import nyse
+from shared.database import COLUMNS, Database, DatabaseAddress, SessionCounts, Tls, connected
 from shared.errors import ConfigurationError, EntitlementError, UpstreamError
 
 DAY = date(2025, 11, 19)
 NOON = datetime(2025, 11, 20, 12, tzinfo=UTC)
 PASSWORD = "s3cret-passw0rd"  # noqa: S105 (nobody's)
-TABLES = ["data_ingestion_watermark", "raw_ohlcv"]
+TABLES = ["data_ingestion_watermark", "ingested_sessions", "raw_ohlcv", "runs", "splits", "symbol_metadata"]
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,11 @@ async def opened(address: DatabaseAddress) -> AsyncIterator[Database]:
 
 def row(symbol: str = "AAPL", session: date = DAY, close: float = 10.0, at: datetime = NOON) -> dict[str, Any]:
     return bar_row(symbol, session, close - 1, close + 1, close - 2, close, 25933.6, 10.25, 917, at)
+
+
+async def whole(database: Database, rows: list[dict[str, Any]], session: date, quarantined: int = 0) -> date:
+    """Store a session whole; give the watermark."""
+    return await database.store_session(rows, session, SessionCounts(len(rows), quarantined, 0, 0), nyse())
 
 
 # ---------------------------------------------------------------------------------------------------------- the schema
@@ -141,34 +147,35 @@ def test_an_upgrade_as_nobody_is_refused(address: DatabaseAddress) -> None:
 async def test_a_bar_is_stored_as_it_came(migrated: DatabaseAddress) -> None:
     bare = row("KIMpL") | {"vwap": None, "trades": None}
     async with opened(migrated) as database:
-        await database.store([row(), bare], DAY)
+        await whole(database, [row(), bare], DAY)
     assert await stored(migrated) == [row(), bare]
 
 
 async def test_the_watermark_is_the_session_stored_last(migrated: DatabaseAddress) -> None:
     async with opened(migrated) as database:
         assert await database.watermark() is None
-        await database.store([row()], DAY)
+        await whole(database, [row()], DAY)
         assert await database.watermark() == DAY
 
 
 async def test_the_watermark_never_goes_back(migrated: DatabaseAddress) -> None:
     async with opened(migrated) as database:
-        await database.store([row()], DAY)
-        await database.store([row(session=DAY - timedelta(days=1))], DAY - timedelta(days=1))
+        await whole(database, [row()], DAY)
+        await whole(database, [row(session=DAY - timedelta(days=1))], DAY - timedelta(days=1))
         assert await database.watermark() == DAY
     assert len(await stored(migrated)) == 2
 
 
-async def test_rows_without_a_session_leave_the_watermark(migrated: DatabaseAddress) -> None:
+async def test_rows_alone_leave_ledger_and_watermark(migrated: DatabaseAddress) -> None:
     async with opened(migrated) as database:
-        await database.store([row()], None)
+        await database.store([row()])
         assert await database.watermark() is None
+        assert await database.first_stored_session() is None
 
 
 async def test_a_session_without_rows_moves_the_watermark(migrated: DatabaseAddress) -> None:
     async with opened(migrated) as database:
-        await database.store([], DAY)
+        await whole(database, [], DAY)
         assert await database.watermark() == DAY
 
 
@@ -183,18 +190,18 @@ async def test_of_two_writes_of_a_bar_the_later_by_ingestion_stays(
     writes = [row(close=100, at=NOON + timedelta(minutes=first)), row(close=200, at=NOON + timedelta(minutes=second))]
     async with opened(migrated) as database:
         for write in writes:
-            await database.store([write], None)
+            await database.store([write])
     assert await stored(migrated) == [writes[winner]]
 
 
 async def test_rows_and_watermark_are_seen_together_or_not_at_all(migrated: DatabaseAddress) -> None:
     broken = row("MSFT") | {"close": None}
     async with opened(migrated) as database:
-        await database.store([row()], DAY)
+        await whole(database, [row()], DAY)
         with pytest.raises(UpstreamError):
-            await database.store([row("IBM"), broken], DAY + timedelta(days=1))
+            await whole(database, [row("IBM"), broken], DAY + timedelta(days=1))
         assert await database.watermark() == DAY
-        await database.store([row("IBM")], None)
+        await database.store([row("IBM")])
     assert [bar["symbol"] for bar in await stored(migrated)] == ["AAPL", "IBM"]
 
 
@@ -202,7 +209,7 @@ async def test_a_failure_between_rows_and_watermark_leaves_neither(migrated: Dat
     await ask(migrated, "ALTER TABLE data_ingestion_watermark ADD CHECK (last_session < '2025-11-19')")
     async with opened(migrated) as database:
         with pytest.raises(UpstreamError, match="CheckViolationError"):
-            await database.store([row()], DAY)
+            await whole(database, [row()], DAY)
         assert await database.watermark() is None
     assert await stored(migrated) == []
 
@@ -210,7 +217,7 @@ async def test_a_failure_between_rows_and_watermark_leaves_neither(migrated: Dat
 async def test_one_bar_twice_in_one_call_is_an_error_and_nothing_is_stored(migrated: DatabaseAddress) -> None:
     async with opened(migrated) as database:
         with pytest.raises(UpstreamError, match="CardinalityViolationError"):
-            await database.store([row(close=1), row(close=2)], DAY)
+            await whole(database, [row(close=1), row(close=2)], DAY)
         assert await database.watermark() is None
     assert await stored(migrated) == []
 
@@ -218,15 +225,15 @@ async def test_one_bar_twice_in_one_call_is_an_error_and_nothing_is_stored(migra
 async def test_a_whole_session_of_5350_tickers_is_one_call_and_may_be_repeated(migrated: DatabaseAddress) -> None:
     rows = [row(f"S{i:04d}", close=100 + i) for i in range(5_350)]
     async with opened(migrated) as database:
-        await database.store(rows, DAY)
-        await database.store(rows, DAY)
+        await whole(database, rows, DAY)
+        await whole(database, rows, DAY)
     assert await stored(migrated) == rows
 
 
 async def test_two_fetchers_of_one_session_store_it_once(migrated: DatabaseAddress) -> None:
     rows = [row(f"S{i:04d}") for i in range(500)]
     async with opened(migrated) as one, opened(migrated) as other:
-        await asyncio.gather(one.store(rows, DAY), other.store(rows, DAY))
+        await asyncio.gather(whole(one, rows, DAY), whole(other, rows, DAY))
     assert await stored(migrated) == rows
 
 
@@ -244,7 +251,7 @@ def test_any_order_of_writes_ends_with_each_bars_latest(migrated: DatabaseAddres
         async with opened(migrated) as database:
             for symbol, day, minute in writes:
                 bar = row(symbol, DAY + timedelta(days=day), 100 + minute, NOON + timedelta(minutes=minute))
-                await database.store([bar], None)
+                await database.store([bar])
         return await stored(migrated)
 
     latest: dict[tuple[str, int], int] = {}
@@ -264,14 +271,14 @@ async def test_missing_tables_are_an_error_that_names_the_command(address: Datab
         with pytest.raises(ConfigurationError, match="fiblake migrate"):
             await database.watermark()
         with pytest.raises(ConfigurationError, match="fiblake migrate"):
-            await database.store([row()], DAY)
+            await whole(database, [row()], DAY)
 
 
 async def test_a_missing_column_is_an_error_that_names_the_command(migrated: DatabaseAddress) -> None:
     await ask(migrated, "ALTER TABLE raw_ohlcv DROP COLUMN vwap")
     async with opened(migrated) as database:
         with pytest.raises(ConfigurationError, match="fiblake migrate"):
-            await database.store([row()], DAY)
+            await whole(database, [row()], DAY)
 
 
 @pytest.mark.parametrize("changes", [{"host": "/nowhere"}, {"host": "127.0.0.1", "port": 1}, {"database": "no_such"}])
@@ -296,7 +303,7 @@ async def test_a_connection_that_is_cut_is_a_fault_that_may_pass(migrated: Datab
         others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         assert await ask(migrated, f"SELECT pg_terminate_backend(pid, 30000) AS ended {others}") == [{"ended": True}]
         with pytest.raises(UpstreamError):
-            await database.store([row()], DAY)
+            await whole(database, [row()], DAY)
     assert await stored(migrated) == []
 
 
@@ -327,4 +334,7 @@ def test_a_secret_without_port_and_name_means_postgress_own() -> None:
 
 def test_migrations_ship_with_the_package() -> None:
     versions = Path(schema.__file__).with_name("versions")
-    assert sorted(path.name for path in versions.glob("v*.py")) == ["v0001_bars_and_watermark.py"]
+    assert sorted(path.name for path in versions.glob("v*.py")) == [
+        "v0001_bars_and_watermark.py",
+        "v0002_reference_and_ledger.py",
+    ]
