@@ -74,7 +74,7 @@ def test_what_is_missing_has_closed_and_is_every_session_since_the_start(now: da
     assert found == [day for day in nyse().between(start, now.date()) if close_of(day) <= now]
 
 
-# ----------------------------------------------------------------------------------------------------------- looking back
+# --------------------------------------------------------------------------------------------------------- looking back
 
 
 def test_the_last_stored_sessions_are_looked_at_again_after_what_is_missing() -> None:
@@ -93,7 +93,7 @@ def test_sessions_beyond_the_instant_asked_for_are_not_looked_at() -> None:
     assert asked(MONDAY, TUESDAY, date(2025, 11, 26)) == ([], [24, 25])
 
 
-# ----------------------------------------------------------------------------------------------------- what was asked for
+# --------------------------------------------------------------------------------------------------- what was asked for
 
 
 def test_sessions_that_are_named_are_fetched_if_they_are_missing() -> None:
