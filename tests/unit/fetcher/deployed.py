@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import httpx
@@ -14,11 +14,13 @@ from moto import mock_aws
 
 from services.fetcher import assembly
 from shared.database import Database, DatabaseAddress, SessionCounts, Tls
-from shared.errors import FiblakeError
 from shared.objects import ObjectStore
 from tests.fakes import BUCKET, MemoryObjectStore
 from tests.unit.fetcher.rows import FakeDatabase
 from tests.unit.fetcher.vendor import KEY, Vendor, grouped_row, page
+
+if TYPE_CHECKING:
+    from shared.errors import FiblakeError
 
 PASSWORD = "s3cret-passw0rd"  # noqa: S105 (nobody's)
 DAY = date(2025, 11, 20)
