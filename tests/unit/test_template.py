@@ -274,6 +274,9 @@ def test_the_outputs_name_what_tools_need() -> None:
         "RouterFunctionName",
         "ResamplerFunctionName",
         "OhlcvFetcherFunctionName",
+        "OhlcvFetcherDeadLettersUrl",
+        "RdsSecretArn",
+        "DatabaseTls",
         "BatchJobQueueName",
         "BatchJobDefinitionName",
     }
