@@ -23,6 +23,7 @@ import boto3
 
 from local.emulator import PYTHON, REGION, REPOSITORY, client_environment
 from shared.errors import PermanentError
+from shared.stacks import outputs_of
 
 BUILDS: Final = REPOSITORY / ".local/build"
 STACK: Final = "fiblake"
@@ -170,6 +171,4 @@ def _sam(*arguments: str, environment: Mapping[str, str], folder: Path) -> None:
 def _outputs(endpoint_url: str) -> dict[str, str]:
     environment = client_environment(endpoint_url)
     session = boto3.Session(environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"])
-    client = session.client("cloudformation", region_name=REGION, endpoint_url=endpoint_url)
-    stack = client.describe_stacks(StackName=STACK)["Stacks"][0]
-    return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+    return outputs_of(session.client("cloudformation", region_name=REGION, endpoint_url=endpoint_url), STACK)

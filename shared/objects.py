@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 import boto3
 import obstore
 from botocore.exceptions import BotoCoreError, ClientError
+from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
@@ -251,6 +252,9 @@ def pauses(attempts: int) -> Iterable[float]:
 def _s3_backend(bucket: str) -> S3Store:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     local: dict[str, Any] = {"endpoint": endpoint, "virtual_hosted_style_request": False} if endpoint else {}
+    if "AWS_PROFILE" in os.environ:
+        # obstore reads no profile: boto finds its credentials, single sign-on included.
+        local["credential_provider"] = Boto3CredentialProvider()
     return S3Store(
         bucket,
         client_options={

@@ -311,6 +311,10 @@ def test_the_outputs_name_what_tools_need() -> None:
         "OhlcvFetcherFunctionName",
         "MetadataFetcherFunctionName",
         "HistoryFetcherFunctionName",
+        "OhlcvFetcherDeadLettersUrl",
+        "MetadataFetcherDeadLettersUrl",
+        "RdsSecretArn",
+        "DatabaseTls",
         "BatchJobQueueName",
         "BatchJobDefinitionName",
     }

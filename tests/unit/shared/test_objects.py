@@ -1,5 +1,6 @@
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import obstore
@@ -7,6 +8,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from obstore.exceptions import BaseError, GenericError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
 
+from shared import objects
 from shared.errors import ConflictError, UpstreamError
 from shared.objects import ATTEMPTS_AT_UPDATE, CONCURRENCY, ObjectInfo, ObjectStore, pauses
 from tests.fakes import BUCKET, MemoryObjectStore
@@ -318,3 +320,15 @@ def test_pauses_grow_to_a_second_and_are_random() -> None:
 def test_the_endpoint_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "http://127.0.0.1:9")
     assert "127.0.0.1:9" in repr(ObjectStore.connect("lake")._backend.config)  # noqa: SLF001 (what was opened)
+
+
+def test_a_profiles_credentials_are_found_by_boto(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "credentials").write_text("[prod]\naws_access_key_id = of-the-profile\naws_secret_access_key = s\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_PROFILE", "prod")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(objects, "S3Store", lambda _bucket, **options: asked.update(options))
+    objects._s3_backend("b")  # noqa: SLF001 (what connect opens)
+    assert asked["credential_provider"]()["access_key_id"] == "of-the-profile"
