@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from cli import database, local
+from cli import database, fetch, local, quarantine
 from cli.target import DEFAULT_STACK, Choice
 from shared.errors import ConfigurationError, FiblakeError, NotFoundError
 
@@ -55,6 +55,8 @@ app = typer.Typer(
     name="fiblake", cls=GlobalOptionsAnywhere, help="An event-driven lake of daily US-equity bars.", epilog=EPILOG,
     no_args_is_help=True, pretty_exceptions_enable=False,
 )  # fmt: skip
+app.command(name="fetch", epilog=fetch.FETCH_EXAMPLES)(fetch.fetch)
+app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(local.app, name="local")
 app.command(name="migrate", epilog=database.MIGRATE_EXAMPLE)(database.migrate)
 
