@@ -89,3 +89,53 @@ class FetchEvent(BaseModel):
     def now(self, clock: datetime) -> datetime:
         """Give the instant to fetch for: `as_of` if that is past, or else what the clock says."""
         return min(self.as_of or clock, clock)
+
+
+class MetadataSettings(FetcherSettings):
+    """Environment of the metadata fetcher."""
+
+    history_queue_url: str
+    universe_types: Annotated[frozenset[str], NoDecode] = frozenset({"CS", "ADRC", "ETF"})
+    metadata_details_days: int = Field(default=30, ge=1)
+    metadata_details_per_run: int = Field(default=1_000, ge=0)
+    history_retry_hours: float = Field(default=24, gt=0)
+    requests_per_minute: float | None = Field(default=None, gt=0)
+
+    @field_validator("universe_types", mode="before")
+    @classmethod
+    def _types(cls, value: Any) -> Any:  # noqa: ANN401 (what the environment holds)
+        return frozenset(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+
+class MetadataEvent(BaseModel):
+    """What an invocation of the metadata fetcher may ask for; the schedule asks for nothing, and gets all of it.
+
+    `splits_only`: splits and nothing else. `as_of`: as if it were that instant (with its UTC offset), or the evening of
+    that session; the vendor's lists are today's all the same.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    as_of: AwareDatetime | None = None
+    splits_only: bool = False
+
+    @field_validator("as_of", mode="before")
+    @classmethod
+    def _evening(cls, value: Any) -> Any:  # noqa: ANN401 (what the event holds)
+        return close_of(date.fromisoformat(value)) if isinstance(value, str) and _DAY.fullmatch(value) else value
+
+    @classmethod
+    def of(cls, event: object) -> "MetadataEvent":
+        """Read an invocation's event; raise ContractError naming what it may not say.
+
+        An event of EventBridge's own (a schedule without an input) asks for nothing.
+        """
+        try:
+            return cls() if isinstance(event, dict) and "detail-type" in event else cls.model_validate(event)
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'event'}: {e['msg']}" for e in error.errors())
+            raise ContractError(f"not a metadata event ({', '.join(cls.model_fields)} are known): {faults}") from None
+
+    def now(self, clock: datetime) -> datetime:
+        """Give the instant to refresh for: `as_of` if that is past, or else what the clock says."""
+        return min(self.as_of or clock, clock)
