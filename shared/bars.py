@@ -148,6 +148,11 @@ def released(table: pa.Table, by: str) -> pa.Table:
     return table.replace_schema_metadata({_RELEASED: by})
 
 
+def is_released(data: bytes) -> bool:
+    """Tell whether a source file's bytes carry that mark."""
+    return _RELEASED in (pq.ParquetFile(pa.BufferReader(data)).metadata.metadata or {})
+
+
 def encode(table: pa.Table) -> bytes:
     """Give `table` as Parquet bytes, its metadata as Parquet's own key-value metadata."""
     sink = pa.BufferOutputStream()

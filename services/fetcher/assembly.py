@@ -10,14 +10,23 @@ from services.fetcher.credentials import api_key
 from services.fetcher.history import HistoryFetcher
 from services.fetcher.intake import Intake, Stored
 from services.fetcher.massive import massive
+from services.fetcher.metadata import MetadataFetcher, Rules
 from services.fetcher.ohlcv import Fetched, Fetcher, Progress, Universe
 from services.fetcher.quarantine import find, held, release
 from services.fetcher.runs import recorded
-from services.fetcher.settings import FetcherSettings, FetchEvent, ReleaseSettings
+from services.fetcher.settings import (
+    FetcherSettings,
+    FetchEvent,
+    MetadataEvent,
+    MetadataSettings,
+    ReleaseSettings,
+    VendorSettings,
+)
 from shared.calendar import nyse
 from shared.database import Database, DatabaseAddress, Tls, connected
 from shared.lake import Bronze
 from shared.objects import ObjectStore
+from shared.queues import Queue
 from shared.secrets import read_secret
 
 
@@ -37,7 +46,7 @@ def database_of(settings: ReleaseSettings) -> AbstractAsyncContextManager[Databa
 
 
 @asynccontextmanager
-async def opened(settings: FetcherSettings) -> AsyncIterator[Intake]:
+async def opened(settings: VendorSettings) -> AsyncIterator[Intake]:
     """Open vendor, bucket and database; one connection each, closed when the block ends."""
     store, bronze = ObjectStore.connect(settings.s3_bucket), Bronze(settings.s3_prefix)
     async with (
@@ -56,6 +65,20 @@ async def fetch(settings: FetcherSettings, event: FetchEvent, show: Progress = _
             result.update(_shown(fetched))
         watermark = await intake.database.watermark()
     return {**result, "watermark": watermark.isoformat() if watermark else None}
+
+
+async def refresh(settings: MetadataSettings, event: MetadataEvent, deadline: datetime | None = None) -> dict[str, Any]:
+    """Bring reference data up to date (see `metadata.MetadataFetcher`) and give what was done, ready for JSON."""
+    rules = Rules(
+        settings.universe_types, settings.universe, settings.metadata_details_days, settings.metadata_details_per_run,
+        settings.history_retry_hours,
+    )  # fmt: skip
+    async with opened(settings) as intake:
+        histories = Queue.connect(settings.history_queue_url)
+        fetcher = MetadataFetcher(
+            intake.vendor, intake.store, intake.database, intake.calendar, histories, rules, clock
+        )  # fmt: skip
+        return asdict(await fetcher.refresh(event, deadline))
 
 
 async def release_bar(settings: ReleaseSettings, symbol: str, session: date, row: int | None, by: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 
+from services.fetcher.identities import renamed_on
 from services.fetcher.intake import Intake, Stopwatch, Stored, bars_file, logged, put_bars
 from services.fetcher.sifting import Past, sift
 from services.fetcher.validation import VendorBar
@@ -13,6 +14,7 @@ from shared.events import HistoryRequest, parse
 from shared.outcomes import attempt
 from shared.queues import Received
 from shared.reference import Split
+from shared.symbols import BEGINNING
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +54,17 @@ class HistoryFetcher:
         )
 
     async def _beginning(self, symbol: str) -> date:
+        """Give the first day on which the symbol was the present company's, as well as it is known."""
         known = await self.intake.database.current(symbol)
         if known is None:
             raise NotFoundError(
                 f"symbol_metadata does not know {symbol}: run the metadata fetcher (`fiblake metadata`), or say from "
                 "which session on its bars are to be loaded (--from)"
             )
-        return max(known.valid_from, known.list_date or known.valid_from)
+        if known.valid_from > BEGINNING:
+            return known.valid_from
+        renamed = renamed_on(symbol, await self.intake.vendor.ticker_changes(symbol))
+        return max(filter(None, [known.valid_from, known.list_date, renamed]))
 
 
 def load_requested(

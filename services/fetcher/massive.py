@@ -201,3 +201,36 @@ def _seconds(retry_after: str | None) -> float | None:
 
 def _new_york_day(milliseconds: int) -> date:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).astimezone(NEW_YORK).date()
+
+
+@dataclass(frozen=True, slots=True)
+class Ticker:
+    """A ticker as the vendor lists it."""
+
+    symbol: str
+    name: str | None
+    type: str | None
+    exchange: str | None
+    currency: str | None
+    active: bool
+    composite_figi: str | None
+    share_class_figi: str | None
+    delisted: date | None
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What the vendor says of one ticker beyond its line in the list."""
+
+    symbol: str
+    list_date: date | None
+    sic_code: str | None
+    sic_description: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TickerChange:
+    """From `date` on the company bore `symbol`."""
+
+    date: date
+    symbol: str

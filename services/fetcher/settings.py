@@ -24,7 +24,6 @@ from shared.lake import BRONZE_PREFIX
 from shared.settings import Settings
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
-_KNOWN = ("as_of", "from", "to", "date", "again", "symbols", "look_back")
 
 
 class LakeSettings(Settings):
@@ -42,8 +41,8 @@ class ReleaseSettings(LakeSettings):
     database_ca_file: str | None = None
 
 
-class FetcherSettings(ReleaseSettings):
-    """Environment of the OHLCV fetcher."""
+class VendorSettings(ReleaseSettings):
+    """The vendor, and which of its tickers are ours: what all fetchers need."""
 
     market_data_url: str = "https://api.massive.com"
     polygon_api_key_secret_arn: str | None = None
@@ -51,11 +50,7 @@ class FetcherSettings(ReleaseSettings):
     requests_per_minute: float | None = Field(default=None, gt=0)
     universe_types: Annotated[frozenset[str], NoDecode] = frozenset({"CS", "ADRC", "ETF"})
     universe: Annotated[frozenset[str], NoDecode] = frozenset()
-    first_session: date | None = None
-    history_from: date | None = None
-    look_back_sessions: int = Field(default=5, ge=0, le=250)
     price_jump_limit: float = Field(default=3.0, gt=1)
-    max_receive_count: int = Field(default=6, ge=1)
 
     @field_validator("universe", "universe_types", mode="before")
     @classmethod
@@ -69,18 +64,70 @@ class FetcherSettings(ReleaseSettings):
         return self
 
 
-class FetchEvent(BaseModel):
-    """What an invocation may ask for; the schedule asks for nothing, and gets all that is missing.
+class FetcherSettings(VendorSettings):
+    """Environment of the OHLCV fetcher and the history fetcher."""
 
-    `from`, `to`: only the missing sessions between the two; `date`: that one session, even if it is stored (what was
-    restated since is written); `again`: the same for all of `from` to `to`. With `symbols`, their history from `from`
-    to `to` instead, one range file each; ledger and watermark stay. `as_of`: fetch as if it were that instant (with its
-    UTC offset), or the evening of that session. `look_back`: whether the last stored sessions are looked at again.
+    first_session: date | None = None
+    history_from: date | None = None
+    look_back_sessions: int = Field(default=5, ge=0, le=250)
+    max_receive_count: int = Field(default=6, ge=1)
+
+
+class MetadataSettings(VendorSettings):
+    """Environment of the metadata fetcher."""
+
+    history_queue_url: str
+    metadata_details_days: int = Field(default=30, ge=1)
+    metadata_details_per_run: int = Field(default=1_000, ge=0)
+    history_retry_hours: float = Field(default=24, gt=0)
+
+
+class Event(BaseModel):
+    """What an invocation may ask for.
+
+    `as_of`: work as if it were that instant (with its UTC offset), or the evening of that session.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=False)
 
     as_of: AwareDatetime | None = None
+
+    @field_validator("as_of", mode="before")
+    @classmethod
+    def _evening(cls, value: Any) -> Any:  # noqa: ANN401 (what the event holds)
+        if isinstance(value, str) and _DAY.fullmatch(value):
+            return close_of(date.fromisoformat(value))
+        if isinstance(value, int | float):
+            raise ValueError("a day (2013-02-27) or an instant with its UTC offset is text")  # noqa: TRY004 (pydantic's)
+        return value
+
+    @classmethod
+    def of(cls, event: object) -> Self:
+        """Read an invocation's event; raise ContractError naming what it may not say.
+
+        An event of EventBridge's own (a schedule without an input) asks for nothing.
+        """
+        try:
+            return cls() if isinstance(event, dict) and "detail-type" in event else cls.model_validate(event)
+        except ValidationError as error:
+            known = ", ".join(field.alias or name for name, field in cls.model_fields.items())
+            faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'event'}: {e['msg']}" for e in error.errors())
+            raise ContractError(f"not a {cls.__name__} ({known} are known): {faults}") from None
+
+    def now(self, clock: datetime) -> datetime:
+        """Give the instant to work for: `as_of` if that is past, or else what the clock says."""
+        return min(self.as_of or clock, clock)
+
+
+class FetchEvent(Event):
+    """What may be asked of the OHLCV fetcher; the schedule asks for nothing, and gets all that is missing.
+
+    `from`, `to`: only the missing sessions between the two; `date`: that one session, even if it is stored (what was
+    restated since is written); `again`: the same for all of `from` to `to`. With `symbols`, their history from `from`
+    to `to` instead, one range file each; ledger and watermark stay. `look_back`: whether the last stored sessions are
+    looked at again.
+    """
+
     first: date | None = Field(default=None, alias="from")
     last: date | None = Field(default=None, alias="to")
     day: date | None = Field(default=None, alias="date")
@@ -103,27 +150,11 @@ class FetchEvent(BaseModel):
             raise ValueError(f"from {self.first} lies after to {self.last}")
         return self
 
-    @field_validator("as_of", mode="before")
-    @classmethod
-    def _evening(cls, value: Any) -> Any:  # noqa: ANN401 (what the event holds)
-        if isinstance(value, str) and _DAY.fullmatch(value):
-            return close_of(date.fromisoformat(value))
-        if isinstance(value, int | float):
-            raise ValueError("a day (2013-02-27) or an instant with its UTC offset is text")  # noqa: TRY004 (pydantic's)
-        return value
 
-    @classmethod
-    def of(cls, event: object) -> "FetchEvent":
-        """Read an invocation's event; raise ContractError naming what it may not say.
+class MetadataEvent(Event):
+    """What may be asked of the metadata fetcher; the schedule asks for nothing, and gets all of it.
 
-        An event of EventBridge's own (a schedule without an input) asks for nothing.
-        """
-        try:
-            return cls() if isinstance(event, dict) and "detail-type" in event else cls.model_validate(event)
-        except ValidationError as error:
-            faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'event'}: {e['msg']}" for e in error.errors())
-            raise ContractError(f"not a fetch event ({', '.join(_KNOWN)} are known): {faults}") from None
+    `splits_only`: splits and nothing else. The vendor's lists are today's, whatever `as_of` says.
+    """
 
-    def now(self, clock: datetime) -> datetime:
-        """Give the instant to fetch for: `as_of` if that is past, or else what the clock says."""
-        return min(self.as_of or clock, clock)
+    splits_only: bool = False

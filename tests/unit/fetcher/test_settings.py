@@ -159,7 +159,7 @@ def test_what_is_no_symbol_is_refused(symbol: str) -> None:
 def test_an_event_that_asks_for_what_is_not_known_is_refused_with_what_is(event: object, fault: str) -> None:
     with pytest.raises(ContractError, match=fault) as raised:
         FetchEvent.of(event)
-    assert "as_of, from, to, date, again, symbols, look_back are known" in str(raised.value)
+    assert "not a FetchEvent (as_of, from, to, date, again, symbols, look_back are known)" in str(raised.value)
 
 
 def test_an_instant_to_come_is_now() -> None:
