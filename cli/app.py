@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from cli import database, fetch, local, quarantine
+from cli import database, fetch, local, metadata, quarantine
 from cli.target import DEFAULT_STACK, Choice
 from shared.errors import ConfigurationError, FiblakeError, NotFoundError
 
@@ -56,6 +56,7 @@ app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False,
 )  # fmt: skip
 app.command(name="fetch", epilog=fetch.FETCH_EXAMPLES)(fetch.fetch)
+app.command(name="metadata", epilog=metadata.METADATA_EXAMPLES)(metadata.metadata)
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(local.app, name="local")
 app.command(name="migrate", epilog=database.MIGRATE_EXAMPLE)(database.migrate)
