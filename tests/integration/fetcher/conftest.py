@@ -20,7 +20,7 @@ NOW = datetime(2013, 3, 1, 21, 5, tzinfo=UTC)
 
 def record(symbol: str, kind: str = "CS") -> SymbolRecord:
     return SymbolRecord(
-        symbol=symbol, valid_from=BEGINNING, valid_to=None, composite_figi=f"BBG{symbol}", share_class_figi=None,
+        symbol=symbol, valid_from=BEGINNING, valid_to=None, composite_figi=None, share_class_figi=None,
         name=symbol, industry=None, sector=None, sic_code=None, exchange="XNAS", type=kind, currency="usd",
         list_date=None, delisted_date=None, active=True, first_seen=NOW, last_seen=NOW,
     )  # fmt: skip
