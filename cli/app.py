@@ -1,18 +1,86 @@
-"""The `fiblake` command: its groups, and how errors reach the person at the keyboard.
+"""The `fiblake` command: its global options, its commands, and how errors reach the person at the keyboard.
 
-Exit codes: 0 done; 1 it could not be done, and a sentence says why; 2 the command line was wrong.
+Exit codes: 0 done; 1 a service failed or refused, and a sentence says why; 2 the command line or a setting is wrong;
+3 done, but something is left that a person must look at.
 """
 
 import sys
+from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
-from cli import database, local
-from shared.errors import FiblakeError
+from cli import database, fetch, local, metadata, quarantine
+from cli.target import DEFAULT_STACK, Choice
+from shared.errors import ConfigurationError, FiblakeError, NotFoundError
 
-app = typer.Typer(name="fiblake", help="An event-driven lake of daily US-equity bars.", no_args_is_help=True)
+_WITH_VALUE = ("--profile", "--region", "--endpoint-url", "--stack")
+_FLAGS = ("--local", "--json")
+EPILOG = (
+    "Exit codes: 0 done; 1 a service failed or refused; 2 the command line or a setting is wrong; "
+    "3 done, but something is left to look at.\n\n"
+    "Example: fiblake --stack prod-fiblake --region us-east-1 status"
+)
+
+
+class GlobalOptionsAnywhere(TyperGroup):
+    """A group that takes its own options behind the command as well, as AWS's command line does."""
+
+    def parse_args(self, ctx: "typer.Context", args: list[str]) -> list[str]:  # type: ignore[override]
+        """Put the global options in front, wherever they were typed."""
+        return super().parse_args(ctx, hoisted(args))
+
+
+def hoisted(arguments: list[str]) -> list[str]:
+    """Give the arguments with the global options in front; what comes after `--` stays."""
+    front: list[str] = []
+    rest: list[str] = []
+    left = list(arguments)
+    while left:
+        argument = left.pop(0)
+        if argument == "--":
+            rest += [argument, *left]
+            break
+        if argument in _WITH_VALUE:
+            front += [argument, *left[:1]]
+            del left[:1]
+        elif argument in _FLAGS or argument.partition("=")[0] in _WITH_VALUE:
+            front.append(argument)
+        else:
+            rest.append(argument)
+    return front + rest
+
+
+app = typer.Typer(
+    name="fiblake", cls=GlobalOptionsAnywhere, help="An event-driven lake of daily US-equity bars.", epilog=EPILOG,
+    no_args_is_help=True, pretty_exceptions_enable=False,
+)  # fmt: skip
+app.command(name="fetch", epilog=fetch.FETCH_EXAMPLES)(fetch.fetch)
+app.command(name="metadata", epilog=metadata.METADATA_EXAMPLES)(metadata.metadata)
+app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(local.app, name="local")
-app.command(name="migrate")(database.migrate)
+app.command(name="migrate", epilog=database.MIGRATE_EXAMPLE)(database.migrate)
+
+
+@app.callback()
+def choose(
+    context: typer.Context,
+    profile: Annotated[
+        str | None, typer.Option(help="Profile of AWS's configuration files.", envvar="AWS_PROFILE")
+    ] = None,
+    region: Annotated[str | None, typer.Option(help="AWS region.", envvar="AWS_REGION")] = None,
+    endpoint_url: Annotated[
+        str | None, typer.Option(help="Where AWS's API is, if elsewhere.", envvar="AWS_ENDPOINT_URL")
+    ] = None,
+    stack: Annotated[str, typer.Option(help="CloudFormation stack to act on.", envvar="FIBLAKE_STACK")] = DEFAULT_STACK,
+    *,
+    on_local: Annotated[
+        bool, typer.Option("--local", help="Act on the stack that `fiblake local up` has started.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Take the global options, which may also stand behind the command."""
+    context.obj = Choice(profile, region, endpoint_url, stack, on_local, as_json)
 
 
 def main() -> None:
@@ -21,4 +89,9 @@ def main() -> None:
         app()
     except FiblakeError as error:
         sys.stderr.write(f"fiblake: {error}\n")
-        sys.exit(1)
+        sys.exit(exit_code(error))
+
+
+def exit_code(error: FiblakeError) -> int:
+    """Give what the process ends with: 2 if what was asked for cannot be, else 1."""
+    return 2 if isinstance(error, ConfigurationError | NotFoundError) else 1

@@ -1,11 +1,10 @@
 """`fiblake migrate`: bring the database's schema up to date."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
-from shared.database import DatabaseAddress, Tls
-from shared.secrets import read_secret
+MIGRATE_EXAMPLE: Final = "Example: fiblake migrate --secret arn:aws:secretsmanager:us-east-1:123456789012:secret:rds"
 
 
 def migrate(
@@ -19,7 +18,9 @@ def migrate(
     tls: Annotated[bool, typer.Option(help="Verify the server's certificate (off for a local server).")] = True,
 ) -> None:
     """Bring the database's schema up to date; doing it twice changes nothing."""
-    from migrations.schema import upgrade  # noqa: PLC0415 (Alembic takes a second: not for every command)
+    from migrations.schema import upgrade
+    from shared.database import DatabaseAddress, Tls
+    from shared.secrets import read_secret
 
     address = DatabaseAddress.of_secret(read_secret(secret))
     upgrade(address, Tls(tls, ca_file))

@@ -1,34 +1,34 @@
-"""`fiblake local up|down|status|env`: an embedded stack that stays up between commands."""
+"""`fiblake local up|down|env`: an embedded stack that stays up between commands."""
 
-import json
 import subprocess
 import sys
 import time
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from local import supervisor
-from local.emulator import REPOSITORY
-from local.watch import Watcher
 from shared.errors import UpstreamError
-from shared.lake import INTERVALS
 
-app = typer.Typer(help="The embedded stack: the real template on this machine, without Docker or an AWS account.")
+app = typer.Typer(
+    help="The embedded stack: the real template on this machine, without Docker or an AWS account.",
+    no_args_is_help=True,
+)
 
 
-@app.command()
+@app.command(epilog="Example: fiblake local up --first-session 2013-02-27")
 def up(
     first_session: Annotated[
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Where the very first fetch starts.")
     ] = None,
 ) -> None:
     """Start the stack and deploy the template onto it; it stays up until `fiblake local down`."""
+    from rich.console import Console
+
+    from local import supervisor
+
     if supervisor.is_running():
-        raise UpstreamError("a local stack is up already: `fiblake local status`, `fiblake local down`")
+        raise UpstreamError("a local stack is up already: `fiblake status --local`, `fiblake local down`")
     supervisor.STATE.unlink(missing_ok=True)  # of one that was killed
     process = _start([first_session.date().isoformat()] if first_session else [])
     try:
@@ -41,41 +41,35 @@ def up(
         process.terminate()
         process.wait()
         raise
-    typer.echo("the stack is up. To talk to it with any AWS client:\n")
+    typer.echo("the stack is up: name it with --local, or for any AWS client:\n")
     env()
 
 
-@app.command()
+@app.command(epilog="Example: fiblake local down")
 def down() -> None:
     """Stop the stack; what was in it is gone."""
+    from local import supervisor
+
     supervisor.stop()
     typer.echo("the stack is down")
 
 
-@app.command()
+@app.command(epilog='Example: eval "$(fiblake local env)"')
 def env() -> None:
-    """Print the environment for AWS clients: eval "$(fiblake local env)"."""
+    """Print the environment in which any AWS client, and fiblake itself, acts on the stack."""
+    from local import supervisor
+    from local.deploy import STACK
+
     stack = supervisor.current()
-    variables = {**stack.environment(), "S3_BUCKET": stack.bucket}
+    variables = {**stack.environment(), "S3_BUCKET": stack.bucket, "FIBLAKE_STACK": STACK}
     for name, value in variables.items():
         typer.echo(f"export {name}={value}")
 
 
-@app.command()
-def status(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False) -> None:
-    """Show queues, dead letters, jobs, and how far each interval is."""
-    stack = supervisor.current()
-    state = _state(Watcher(stack))
-    if as_json:
-        typer.echo(json.dumps(state, default=str))
-        return
-    console = Console()
-    console.print(_queues(state))
-    console.print(_tables(state))
-    console.print(f"bucket {stack.bucket}, logs in {stack.folder}")
-
-
 def _start(arguments: list[str]) -> subprocess.Popen[bytes]:
+    from local import supervisor
+    from local.emulator import REPOSITORY
+
     supervisor.LOG.parent.mkdir(parents=True, exist_ok=True)
     with supervisor.LOG.open("wb") as log:
         return subprocess.Popen(  # noqa: S603 (our own interpreter and module)
@@ -86,41 +80,3 @@ def _start(arguments: list[str]) -> subprocess.Popen[bytes]:
             stderr=log,
             start_new_session=True,
         )
-
-
-def _state(watcher: Watcher) -> dict[str, Any]:
-    view = watcher.look()
-    queues = {
-        name: {
-            "visible": d.visible,
-            "in_flight": d.in_flight,
-            "delayed": d.delayed,
-            "dead": view.dead_letters.get(name, 0),
-        }
-        for name, d in view.depths.items()
-    }
-    return {
-        "queues": queues,
-        "jobs": view.jobs,
-        "symbols": watcher.consolidated(),
-        "intervals": {f"{n}d": checkpoint for n, checkpoint in watcher.checkpoints().items()},
-    }
-
-
-def _queues(state: dict[str, Any]) -> Table:
-    table = Table(
-        "queue", "visible", "in flight", "delayed", "dead letters", title=f"jobs waiting or running: {state['jobs']}"
-    )
-    for name, counts in state["queues"].items():
-        table.add_row(name, *(str(count) for count in counts.values()))
-    return table
-
-
-def _tables(state: dict[str, Any]) -> Table:
-    table = Table("silver table", "last session", "last run", title=f"symbols consolidated: {len(state['symbols'])}")
-    for interval in INTERVALS:
-        checkpoint = state["intervals"].get(f"{interval}d", {})
-        table.add_row(
-            f"silver_{interval}d", checkpoint.get("last_processed_date", "-"), checkpoint.get("last_run_timestamp", "-")
-        )
-    return table

@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +23,7 @@ import boto3
 
 from local.emulator import PYTHON, REGION, REPOSITORY, client_environment
 from shared.errors import PermanentError
+from shared.stacks import outputs_of
 
 BUILDS: Final = REPOSITORY / ".local/build"
 STACK: Final = "fiblake"
@@ -92,13 +93,18 @@ def deploy(built: Path, endpoint_url: str, parameters: Mapping[str, str]) -> dic
 
 
 def _fingerprint() -> str:
-    digest = hashlib.sha256()
     code = (path for folder in ("services", "shared") for path in (REPOSITORY / folder).rglob("*"))
-    for path in sorted([*(REPOSITORY / name for name in _INPUTS), *code]):
-        if path.is_file() and "__pycache__" not in path.parts:
-            digest.update(f"{path.relative_to(REPOSITORY)}\0{path.stat().st_size}\0".encode())
+    sources = (path for path in code if "__pycache__" not in path.parts)
+    return _digest(REPOSITORY, [*(REPOSITORY / name for name in _INPUTS), *sources])[:16]
+
+
+def _digest(folder: Path, paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        if path.is_file():
+            digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
             digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -115,9 +121,17 @@ def _build(draft: Path) -> Path:
     environment = os.environ | {"LAMBDA_PYTHON": str(PYTHON)}
     template = REPOSITORY / "template.yaml"
     _sam("build", "--template-file", str(template), "--build-dir", str(raw), environment=environment, folder=REPOSITORY)
-    functions = [path for path in raw.iterdir() if path.is_dir()]
+    # Functions of one service have one and the same content: it is zipped once.
+    by_content: dict[str, list[str]] = {}
+    for function in sorted(path for path in raw.iterdir() if path.is_dir()):
+        # Byte code aside, which names the folder it was compiled in.
+        files = (path for path in function.rglob("*") if path.suffix != ".pyc")
+        by_content.setdefault(_digest(function, files), []).append(function.name)
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda function: _zip(function, done / f"{function.name}.zip"), functions))
+        list(pool.map(lambda names: _zip(raw / names[0], done / f"{names[0]}.zip"), by_content.values()))
+    for first, *others in by_content.values():
+        for name in others:
+            os.link(done / f"{first}.zip", done / f"{name}.zip")
     # `sam build` put each function's folder where the source stood: now it is the folder's zip.
     text = (raw / "template.yaml").read_text()
     (done / "template.yaml").write_text(re.sub(r"^( +CodeUri: \w+Function)$", r"\1.zip", text, flags=re.MULTILINE))
@@ -157,6 +171,4 @@ def _sam(*arguments: str, environment: Mapping[str, str], folder: Path) -> None:
 def _outputs(endpoint_url: str) -> dict[str, str]:
     environment = client_environment(endpoint_url)
     session = boto3.Session(environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"])
-    client = session.client("cloudformation", region_name=REGION, endpoint_url=endpoint_url)
-    stack = client.describe_stacks(StackName=STACK)["Stacks"][0]
-    return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+    return outputs_of(session.client("cloudformation", region_name=REGION, endpoint_url=endpoint_url), STACK)

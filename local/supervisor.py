@@ -87,7 +87,7 @@ def _alone() -> Iterator[None]:
     with LOCK.open("a") as lock:
         # Several times, because somebody who only looks holds it for a moment.
         if not any(_locked(lock, fcntl.LOCK_EX) for _ in range(_LOOKS)):
-            raise UpstreamError("a local stack is up already: `fiblake local status`, `fiblake local down`")
+            raise UpstreamError("a local stack is up already: `fiblake status --local`, `fiblake local down`")
         STATE.unlink(missing_ok=True)  # of one that was killed
         lock.truncate(0)
         lock.write(str(os.getpid()))

@@ -168,6 +168,14 @@ def began(symbol: str, changes: Iterable[Change], days: Days) -> date | None:
     return days.calendar.session(days.calendar.ordinal_on_or_after(max(dates)))
 
 
+def renamed_on(symbol: str, changes: Iterable[Change]) -> date | None:
+    """Give the day on which a company that bore another symbol before took this one; None if it did not."""
+    by_day = sorted(changes, key=lambda change: change.date)
+    others = [change.date for change in by_day if change.symbol != symbol]
+    taken = [change.date for change in by_day if change.symbol == symbol]
+    return max(taken) if taken and others and min(others) < max(taken) else None
+
+
 def ended(record: SymbolRecord, ticker: Delisted | None, days: Days) -> date:
     """Give the last day of a symbol that vanished: the vendor's, unless that is of another company, or unknown."""
     day = ticker.delisted if ticker else None

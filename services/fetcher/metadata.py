@@ -54,6 +54,8 @@ class Rules:
     """How often details are asked for, and whose histories."""
 
     universe_types: frozenset[str]
+    only: frozenset[str] = frozenset()
+    """Of those types only these symbols, if any are named."""
     details_days: int = 30
     details_per_run: int = 1_000
     history_retry_hours: float = 24
@@ -231,7 +233,8 @@ class MetadataFetcher:
     async def _histories(self, run: _Run) -> None:
         """Ask for the history of each symbol that has none yet; one that was asked for lately is on its way."""
         asked_before = run.now - timedelta(hours=self.rules.history_retry_hours)
-        due = await self.database.history_due(self.rules.universe_types, asked_before)
+        known = await self.database.history_due(self.rules.universe_types, asked_before)
+        due = [symbol for symbol in known if not self.rules.only or symbol in self.rules.only]
         failed = 0
         for symbols in chunks(due, REQUESTS_AT_ONCE):
             bodies = [HistoryRequest(symbol=s, correlation_id=run.correlation_id).model_dump_json() for s in symbols]

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from services.fetcher.metadata_assembly import refresh
+from services.fetcher.assembly import refresh
 from services.fetcher.settings import MetadataEvent, MetadataSettings
 from shared.settings import load
 from shared.telemetry import logger

@@ -37,7 +37,9 @@ async def put_identities(store: ObjectStore, identities: Mapping[str, Identities
 
 
 async def _put(store: ObjectStore, files: Mapping[str, bytes]) -> None:
-    await asyncio.to_thread(store.put_many, files.items())
+    failures = await asyncio.to_thread(store.put_many, files.items())
+    for error in failures.values():
+        raise error
 
 
 def _read(data: bytes | None, symbol: str) -> Identities | None:

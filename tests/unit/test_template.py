@@ -70,7 +70,7 @@ def statements() -> list[Body]:
 
 def test_there_is_one_queue_a_stage_and_one_an_interval() -> None:
     names = {queue["QueueName"]["Sub"].removeprefix("${Environment}-") for queue in SOURCE_QUEUES.values()}
-    assert names == {"bronze-arrivals", "consolidation", *(f"resample-{n}d" for n in INTERVALS)}
+    assert names == {"history", "bronze-arrivals", "consolidation", *(f"resample-{n}d" for n in INTERVALS)}
 
 
 @pytest.mark.parametrize("name", SOURCE_QUEUES)
@@ -102,7 +102,8 @@ def test_a_poison_message_does_not_take_its_batch_mates_along(source: tuple[Body
 @pytest.mark.parametrize("source", EVENT_SOURCES, ids=lambda source: queue_of(source[1]))
 def test_an_event_source_takes_large_batches_and_few_at_a_time(source: tuple[Body, Body]) -> None:
     assert source[1]["ScalingConfig"]["MaximumConcurrency"] == 2
-    assert source[1]["BatchSize"] >= 1000
+    # A history may take a minute of its own at a free plan's pace, and ten must fit into one invocation.
+    assert source[1]["BatchSize"] >= (10 if queue_of(source[1]) == "HistoryQueue" else 1000)
     assert source[1]["MaximumBatchingWindowInSeconds"] >= 1, "Lambda demands it of batches over 10"
 
 
@@ -124,7 +125,7 @@ def test_an_interval_queue_gets_the_raw_events_of_its_interval_and_no_others(n: 
     assert queue_of(FUNCTIONS["ResamplerFunction"]["Events"][f"Resample{n}d"]["Properties"]) == f"Resample{n}dQueue"
 
 
-def test_date_and_range_files_start_the_chain_and_consolidated_files_do_not() -> None:
+def test_bars_splits_and_identities_start_the_chain_and_consolidated_files_do_not() -> None:
     rule = of_type("AWS::Events::Rule")["BronzeArrivalsRule"]
     assert rule["EventPattern"] == {
         "source": ["aws.s3"],
@@ -135,6 +136,8 @@ def test_date_and_range_files_start_the_chain_and_consolidated_files_do_not() ->
                 "key": [
                     {"wildcard": "bronze/raw_ohlcv/symbol=*/date=*.parquet"},
                     {"wildcard": "bronze/raw_ohlcv/symbol=*/range=*.parquet"},
+                    {"wildcard": "bronze/splits/symbol=*.parquet"},
+                    {"wildcard": "bronze/identities/symbol=*.parquet"},
                 ]
             },
         },
@@ -165,16 +168,30 @@ def test_the_bucket_tells_of_arrivals_is_private_encrypted_and_outlives_the_stac
     assert "BucketEncryption" in properties
 
 
-def test_the_fetcher_starts_five_minutes_after_the_new_york_close_on_weekdays() -> None:
-    clocks = [
-        event for function in FUNCTIONS.values() for event in function["Events"].values() if event["Type"] != "SQS"
-    ]
-    assert len(clocks) == 1, "the only clock in the system"
-    (clock,) = clocks
-    assert clock["Type"] == "ScheduleV2"
-    assert clock["Properties"]["ScheduleExpression"] == "cron(5 16 ? * MON-FRI *)"
-    assert clock["Properties"]["ScheduleExpressionTimezone"] == "America/New_York"
-    assert clock["Properties"]["RetryPolicy"]["MaximumRetryAttempts"] > 0
+def test_the_only_clocks_are_the_fetchers_before_the_open_after_the_close_and_after_midnight() -> None:
+    clocks = {
+        (name, event["Properties"]["ScheduleExpression"], event["Properties"]["Input"]): event
+        for name, function in FUNCTIONS.items()
+        for event in function["Events"].values()
+        if event["Type"] != "SQS"
+    }
+    assert clocks.keys() == {
+        ("MetadataFetcherFunction", "cron(0 7 ? * MON-FRI *)", "{}"),
+        ("OhlcvFetcherFunction", "cron(5 16 ? * MON-FRI *)", "{}"),
+        ("OhlcvFetcherFunction", "cron(35 0 ? * TUE-SAT *)", '{"look_back": false}'),
+    }
+    for clock in clocks.values():
+        assert clock["Type"] == "ScheduleV2"
+        assert clock["Properties"]["ScheduleExpressionTimezone"] == "America/New_York"
+        assert clock["Properties"]["RetryPolicy"]["MaximumRetryAttempts"] > 0
+
+
+@pytest.mark.parametrize("name", [name for name, function in FUNCTIONS.items() if "EventInvokeConfig" in function])
+def test_a_function_that_a_clock_starts_leaves_its_failed_events_in_a_queue_of_its_own(name: str) -> None:
+    invoked = FUNCTIONS[name]["EventInvokeConfig"]
+    destination = invoked["DestinationConfig"]["OnFailure"]["Destination"]["GetAtt"].removesuffix(".Arn")
+    assert invoked["MaximumRetryAttempts"] == 2
+    assert QUEUES[destination]["QueueName"]["Sub"] == FUNCTIONS[name]["FunctionName"]["Sub"] + "-dlq"
 
 
 def test_one_condition_takes_away_all_of_batch_and_nothing_else() -> None:
@@ -220,6 +237,23 @@ def test_the_embedded_stacks_jobs_get_the_environment_that_the_template_gives_th
     fixed = {name: value for name, value in template.items() if isinstance(value, str)}
     assert fixed
     assert {name: local[name] for name in fixed} == fixed
+
+
+def test_the_worker_may_read_splits_and_identities_and_not_change_them() -> None:
+    (policy,) = RESOURCES["WorkerRole"]["Properties"]["Policies"]
+    about = [
+        (statement["Action"], [place["Sub"].removeprefix("${DataLakeBucket.Arn}/") for place in statement["Resource"]])
+        for statement in policy["PolicyDocument"]["Statement"]
+        if "bronze/splits" in str(statement["Resource"]) or "bronze/identities" in str(statement["Resource"])
+    ]
+    assert about == [("s3:GetObject", ["bronze/splits/*", "bronze/identities/*"])]
+
+
+def test_silver_is_split_adjusted_unless_the_deployment_says_otherwise() -> None:
+    parameter = TEMPLATE["Parameters"]["SplitAdjusted"]
+    assert (parameter["Default"], parameter["AllowedValues"]) == ("true", ["true", "false"])
+    variables = FUNCTIONS["ResamplerFunction"]["Environment"]["Variables"]
+    assert variables["RESAMPLING_ADJUSTED"] == {"Ref": "SplitAdjusted"}
 
 
 def test_the_router_submits_to_the_queue_and_definition_that_exist_by_their_names() -> None:
@@ -269,11 +303,18 @@ def test_the_outputs_name_what_tools_need() -> None:
         "BronzeArrivalsQueueUrl",
         "ConsolidationQueueUrl",
         "ConsolidationCompleteTopicArn",
+        "HistoryQueueUrl",
         "SilverUpdatedTopicArn",
         *(f"Resample{n}dQueueUrl" for n in INTERVALS),
         "RouterFunctionName",
         "ResamplerFunctionName",
         "OhlcvFetcherFunctionName",
+        "MetadataFetcherFunctionName",
+        "HistoryFetcherFunctionName",
+        "OhlcvFetcherDeadLettersUrl",
+        "MetadataFetcherDeadLettersUrl",
+        "RdsSecretArn",
+        "DatabaseTls",
         "BatchJobQueueName",
         "BatchJobDefinitionName",
     }

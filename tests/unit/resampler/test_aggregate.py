@@ -38,11 +38,11 @@ def test_a_session_without_a_bar_keeps_its_slot() -> None:
     first, second = silver(days, 3)
     assert first == {
         "symbol": "AAPL", "ts": date(1962, 1, 2), "open": 10, "high": 15, "low": 9, "close": 14, "volume": 300,
-        "bars": 2, "last_date": date(1962, 1, 4), "is_complete": True,
+        "bars": 2, "last_date": date(1962, 1, 4), "is_complete": True, "adjusted": True,
     }  # fmt: skip
     assert second == {
         "symbol": "AAPL", "ts": date(1962, 1, 5), "open": 14, "high": 16, "low": 8, "close": 9, "volume": 1200,
-        "bars": 2, "last_date": date(1962, 1, 8), "is_complete": False,
+        "bars": 2, "last_date": date(1962, 1, 8), "is_complete": False, "adjusted": True,
     }  # fmt: skip
 
 

@@ -1,0 +1,85 @@
+"""How does a command answer? With a table for a person, or with JSON for a program (`--json`)."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from cli.target import Choice
+
+if TYPE_CHECKING:
+    import typer
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+    from rich.table import Table
+
+Advance = Callable[[int], None]
+Show = Callable[[str, int, int], None]
+
+
+def answer(context: "typer.Context", facts: object, show: "Callable[[Console], None]") -> None:
+    """Print `facts` as JSON if that was asked for, else let `show` print them for a person."""
+    if wants_json(context):
+        sys.stdout.write(json.dumps(facts, default=str) + "\n")
+        return
+    from rich.console import Console
+
+    show(Console())
+
+
+def wants_json(context: "typer.Context") -> bool:
+    """Whether a program reads the answer."""
+    choice = context.find_object(Choice)
+    return choice is not None and choice.as_json
+
+
+def table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> "Table":
+    """Give rows as a table; numbers stand right, what is missing is a dash."""
+    from rich.table import Table
+
+    drawn = Table(title=title, title_justify="left")
+    for name in columns:
+        numbers = any(isinstance(row.get(name), int | float) for row in rows)
+        drawn.add_column(name.replace("_", " "), justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(_cell(row.get(name)) for name in columns))
+    return drawn
+
+
+@contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Advance]:
+    """Show on stderr how far a long work is, if a person watches; give what to call with each step's size."""
+    with _bar(what, total) as (bar, task):
+        yield lambda step: bar.advance(task, step)
+
+
+@contextmanager
+def progress_by_name() -> Iterator[Show]:
+    """Show the same for a work that names its steps; give what to call with what is next, how much is done, and all."""
+    with _bar("starting", None) as (bar, task):
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+
+
+@contextmanager
+def _bar(what: str, total: int | None) -> "Iterator[tuple[Progress, TaskID]]":
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        yield bar, bar.add_task(what, total=total)
+
+
+def confirmed(question: str) -> bool:
+    """Ask a person; nobody there to ask means no."""
+    import typer
+
+    return sys.stdin.isatty() and typer.confirm(question, err=True)
+
+
+def _cell(value: object) -> str:
+    if value is None or value == "":
+        return "-"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

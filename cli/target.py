@@ -1,0 +1,182 @@
+"""Which stack does a command act on? The one that the global options name; and the ways to its parts."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from shared.errors import NotFoundError
+
+if TYPE_CHECKING:
+    import typer
+    from pydantic_settings import BaseSettings
+
+    from shared.database import DatabaseAddress, Tls
+    from shared.jobs import JobQueue
+    from shared.objects import ObjectStore
+    from shared.queues import Queue, Topic
+
+SettingsT = TypeVar("SettingsT", bound="BaseSettings")
+DEFAULT_STACK: Final = "dev-fiblake"
+"""The stack's name in samconfig.toml."""
+_QUEUE_URL: Final = "QueueUrl"
+_DEAD_LETTERS_URL: Final = "DeadLettersUrl"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the global options say."""
+
+    profile: str | None = None
+    region: str | None = None
+    endpoint_url: str | None = None
+    stack: str = DEFAULT_STACK
+    local: bool = False
+    as_json: bool = False
+
+    def environment(self) -> dict[str, str]:
+        """Give the variables that AWS's clients understand for what was chosen."""
+        chosen = {
+            "AWS_PROFILE": self.profile,
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_ENDPOINT_URL": self.endpoint_url,
+        }
+        return {name: value for name, value in chosen.items() if value}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A deployed stack: what its template gave out, and what reaches its parts."""
+
+    name: str
+    outputs: Mapping[str, str]
+    database_secret: str | None = field(default=None, repr=False)
+    """The database's address, if it need not be asked for (a local stack)."""
+
+    def output(self, name: str) -> str:
+        """Give one output of the stack; raise NotFoundError if its template has no such output."""
+        try:
+            return self.outputs[name]
+        except KeyError:
+            raise NotFoundError(
+                f"stack {self.name} has no output {name}: is it fiblake's, and deployed from this version's template?"
+            ) from None
+
+    @property
+    def bucket(self) -> str:
+        """The lake's bucket."""
+        return self.output("BucketName")
+
+    @cached_property
+    def store(self) -> "ObjectStore":
+        """The lake."""
+        from shared.objects import ObjectStore
+
+        return ObjectStore.connect(self.bucket)
+
+    @property
+    def queue_urls(self) -> dict[str, str]:
+        """The URL of each queue that work waits in, by its name without the environment."""
+        return self._urls(_QUEUE_URL)
+
+    @property
+    def lone_dead_letter_urls(self) -> dict[str, str]:
+        """The URL of each dead-letter queue that belongs to a function called without a queue."""
+        return self._urls(_DEAD_LETTERS_URL)
+
+    def queue(self, url: str) -> "Queue":
+        """Open the queue at `url`."""
+        from shared.queues import Queue
+
+        return Queue.connect(url)
+
+    @property
+    def complete(self) -> "Topic":
+        """The topic that is told of each consolidated symbol."""
+        from shared.queues import Topic
+
+        return Topic.connect(self.output("ConsolidationCompleteTopicArn"))
+
+    def jobs(self, prefix: str) -> "JobQueue":
+        """Open the workers' job queue, for jobs whose names begin with `prefix`."""
+        from shared.jobs import JobQueue
+
+        return JobQueue.connect(self.output("BatchJobQueueName"), self.output("BatchJobDefinitionName"), prefix)
+
+    def database(self) -> "tuple[DatabaseAddress, Tls]":
+        """Give where Postgres is and how to speak to it."""
+        from shared.database import DatabaseAddress, Tls
+        from shared.secrets import read_secret
+
+        secret = self.database_secret or read_secret(self.output("RdsSecretArn"))
+        verify = self.output("DatabaseTls") != "disable"
+        return DatabaseAddress.of_secret(secret), Tls(verify, os.environ.get("DATABASE_CA_FILE") or None)
+
+    def _urls(self, ending: str) -> dict[str, str]:
+        urls = [url for name, url in self.outputs.items() if name.endswith(ending)]
+        if not urls:
+            raise NotFoundError(f"stack {self.name} has no output of the form ...{ending}: is it fiblake's?")
+        # bronze-arrivals is the one queue every version has: what stands before its name is the environment.
+        prefix = self.output("BronzeArrivalsQueueUrl").rsplit("/", 1)[-1].removesuffix("bronze-arrivals")
+        names = {url.rsplit("/", 1)[-1].removeprefix(prefix): url for url in urls}
+        return dict(sorted(names.items(), key=lambda pair: _place(pair[0])))
+
+
+def target(context: "typer.Context") -> Target:
+    """Find the stack that the global options name, and turn this process's AWS clients to it.
+
+    Raises NotFoundError if there is no such stack, EntitlementError if the credentials may not see it, NotRunningError
+    if the local one is not up.
+    """
+    choice = context.find_object(Choice) or Choice()
+    _log_to_stderr()
+    if choice.local:
+        return _local()
+    from shared.stacks import connect, outputs_of
+
+    os.environ.update(choice.environment())
+    return Target(choice.stack, outputs_of(connect(), choice.stack))
+
+
+def settings_of(context: "typer.Context", function: str, settings: "type[SettingsT]") -> "SettingsT":
+    """Read a service's settings as its function in the stack has them; this process's own environment counts more.
+
+    `function` is the stack's output with the function's name. Raises as `target` and shared.settings.load do.
+    """
+    from shared.settings import load
+    from shared.stacks import variables_of
+
+    found = target(context)
+    for name, value in variables_of(found.output(function)).items():
+        os.environ.setdefault(name, value)
+    return load(settings)
+
+
+def _local() -> Target:
+    from local import supervisor
+
+    stack = supervisor.current()
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+    os.environ.update(stack.environment())
+    return Target("local", stack.outputs, stack.database_secret)
+
+
+def _log_to_stderr() -> None:
+    # What a command answers goes to stdout, for a program to read; what happens on the way must not.
+    import sys
+
+    from shared.telemetry import logger
+
+    logger.registered_handler.setStream(sys.stderr)  # type: ignore[attr-defined]
+
+
+def _place(name: str) -> tuple[int, int, str]:
+    """Sort queues in the order of the flow, the intervals by their length; the rest comes last."""
+    flow = ("history", "bronze-arrivals", "consolidation")
+    interval = name.removeprefix("resample-").removesuffix("d")
+    if name in flow:
+        return flow.index(name), 0, name
+    return (len(flow), int(interval), name) if interval.isdigit() else (len(flow) + 1, 0, name)

@@ -1,0 +1,86 @@
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from cli.target import Choice, Target, target
+from local import supervisor
+from local.stack import Stack
+from shared import stacks
+from shared.errors import NotFoundError
+from shared.telemetry import logger
+
+SQS = "https://sqs.us-east-1.amazonaws.com/000000000000"
+NAMES = ("resample-34d", "history", "consolidation", "resample-3d", "bronze-arrivals")
+OUTPUTS = {
+    "BucketName": "prod-condvest-datalake",
+    **{f"{name.title().replace('-', '')}QueueUrl": f"{SQS}/prod-eu-{name}" for name in NAMES},
+    "OhlcvFetcherDeadLettersUrl": f"{SQS}/prod-eu-ohlcv-fetcher-dlq",
+    "BatchJobQueueName": "prod-batch-consolidation",
+    "BatchJobDefinitionName": "prod-batch-bronze-consolidator",
+    "DatabaseTls": "disable",
+}
+SECRET = '{"host": "db", "port": 5432, "username": "u", "password": "hush", "dbname": "d"}'  # noqa: S105 (nobody's)
+
+
+def context(choice: Choice) -> SimpleNamespace:
+    return SimpleNamespace(find_object=lambda _kind: choice)
+
+
+@pytest.fixture(autouse=True)
+def _logger_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logger.registered_handler, "stream", sys.stdout)
+
+
+def test_queues_are_named_without_the_environment_in_the_order_of_the_flow() -> None:
+    found = Target("prod", OUTPUTS)
+    assert list(found.queue_urls) == ["history", "bronze-arrivals", "consolidation", "resample-3d", "resample-34d"]
+    assert found.queue_urls["history"] == f"{SQS}/prod-eu-history"
+    assert found.lone_dead_letter_urls == {"ohlcv-fetcher-dlq": f"{SQS}/prod-eu-ohlcv-fetcher-dlq"}
+    assert found.bucket == "prod-condvest-datalake"
+
+
+def test_a_stack_that_is_not_fiblakes_is_an_error_that_says_so() -> None:
+    foreign = Target("webshop", {"Url": "x"})
+    with pytest.raises(NotFoundError, match="stack webshop has no output BucketName: is it fiblake's"):
+        _ = foreign.bucket
+    with pytest.raises(NotFoundError, match=r"stack webshop has no output of the form \.\.\.QueueUrl"):
+        _ = foreign.queue_urls
+
+
+def test_the_database_of_a_local_stack_needs_no_secret_read_and_no_tls() -> None:
+    found = Target("local", OUTPUTS, SECRET)
+    address, tls = found.database()
+    assert repr(address) == "DatabaseAddress(u@db:5432/d)"
+    assert not tls.verify
+    assert "hush" not in repr(found)
+
+
+def test_the_options_turn_the_process_to_the_stack_they_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(stacks, "connect", lambda: "client")
+    monkeypatch.setattr(stacks, "outputs_of", lambda *arguments: asked.append(arguments) or OUTPUTS)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    found = target(context(Choice(region="eu-west-1", stack="prod")))  # type: ignore[arg-type]
+    assert asked == [("client", "prod")]
+    assert (found.name, found.outputs) == ("prod", OUTPUTS)
+    assert logger.registered_handler.stream is sys.stderr  # type: ignore[attr-defined]
+    assert os.environ["AWS_REGION"] == "eu-west-1"
+
+
+def test_the_local_stack_takes_no_setting_of_the_users_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = Stack(Path(), "http://127.0.0.1:1", "http://127.0.0.1:2", "", SECRET, OUTPUTS)
+    monkeypatch.setattr(supervisor, "current", lambda: stack)
+    monkeypatch.setenv("AWS_PROFILE", "prod")
+    found = target(context(Choice(local=True)))  # type: ignore[arg-type]
+    assert found.database()[0].host == "db"
+    assert "AWS_PROFILE" not in os.environ
+    assert os.environ["AWS_ENDPOINT_URL"] == "http://127.0.0.1:1"
+
+
+def test_without_a_local_stack_the_sentence_says_how_to_start_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "is_running", lambda: False)
+    with pytest.raises(supervisor.NotRunningError, match="start one with `fiblake local up`"):
+        target(context(Choice(local=True)))  # type: ignore[arg-type]
