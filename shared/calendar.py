@@ -94,14 +94,6 @@ class TradingCalendar:
             raise CalendarRangeError(here.date(), self.sessions[0], self.sessions[-1])
         return self.session(int(closed) - 1)
 
-    def last_begun(self, now: datetime) -> date:
-        """Give the last session whose day has begun in New York at `now`."""
-        day = np.datetime64(now.astimezone(NEW_YORK).date(), "D")
-        begun = np.searchsorted(self.sessions, day, side="right")
-        if day > self.sessions[-1] or begun == 0:
-            raise CalendarRangeError(day, self.sessions[0], self.sessions[-1])
-        return self.session(int(begun) - 1)
-
     def end_of_run(self, first: date, sessions: Collection[date]) -> date:
         """Give the last session that can be reached from `first` by sessions that are all among `sessions`."""
         ordinal = self.ordinal(first)

@@ -29,7 +29,7 @@ from services.fetcher.reference_files import put_identities, put_splits
 from services.fetcher.runs import recorded
 from services.fetcher.sectors import sector_of
 from services.fetcher.settings import MetadataEvent
-from services.fetcher.splits import split_changes
+from services.fetcher.split_changes import split_changes
 from shared.batching import chunks
 from shared.calendar import TradingCalendar
 from shared.database import Database

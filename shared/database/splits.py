@@ -1,14 +1,16 @@
 """Which splits are known: the table splits."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, fields
+from dataclasses import fields
 from datetime import date
+from operator import attrgetter
 from typing import Final
 
 from shared.database.connection import Connected, translated
 from shared.reference import Split
 
 _COLUMNS: Final = tuple(field.name for field in fields(Split))
+_row: Final = attrgetter(*_COLUMNS)
 _ALL: Final = "SELECT * FROM splits WHERE $1::text IS NULL OR symbol = $1 ORDER BY symbol, execution_date, id"
 _BETWEEN: Final = """
 SELECT symbol, split_from, split_to FROM splits
@@ -45,7 +47,7 @@ class SplitTable(Connected):
 
     async def replace_splits(self, splits: Mapping[str, Sequence[Split]]) -> None:
         """Let each symbol named have exactly these splits, all symbols in one transaction."""
-        records = [astuple(split) for of_symbol in splits.values() for split in of_symbol]
+        records = [_row(split) for of_symbol in splits.values() for split in of_symbol]
         with translated():
             async with self._connection.transaction():
                 await self._connection.execute(_FORGET, list(splits))

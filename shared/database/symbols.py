@@ -1,8 +1,8 @@
 """Who bears which symbol, and whose history is loaded: the table symbol_metadata."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import astuple
 from datetime import date, datetime
+from operator import attrgetter
 from typing import Final
 
 from shared.database.connection import Connected, translated
@@ -10,6 +10,7 @@ from shared.symbols import RECORD_FIELDS, SymbolRecord
 
 _HISTORY: Final = ("history_requested_at", "history_loaded_at", "history_from")
 _KEY: Final = ("symbol", "valid_from")
+_row: Final = attrgetter(*RECORD_FIELDS)
 
 _UNIVERSE: Final = """
 SELECT symbol FROM symbol_metadata
@@ -77,7 +78,7 @@ class SymbolTable(Connected):
             async with self._connection.transaction():
                 await self._connection.execute(_STAGE)
                 await self._connection.copy_records_to_table(
-                    "incoming_symbols", records=[astuple(record) for record in records], columns=RECORD_FIELDS
+                    "incoming_symbols", records=map(_row, records), columns=RECORD_FIELDS
                 )
                 await self._connection.execute(_UPSERT)
 

@@ -3,58 +3,26 @@ import json
 import subprocess
 import sys
 import traceback
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from local.postgres import postgres
 from migrations import schema
 from shared.bars import bar_row
 from shared.calendar import nyse
-from shared.database import COLUMNS, Database, DatabaseAddress, SessionCounts, Tls, connected
+from shared.database import COLUMNS, Database, DatabaseAddress, SessionCounts, Tls
 from shared.errors import ConfigurationError, EntitlementError, UpstreamError
+from tests.integration.databases import ask, opened
 
 DAY = date(2025, 11, 19)
 NOON = datetime(2025, 11, 20, 12, tzinfo=UTC)
 PASSWORD = "s3cret-passw0rd"  # noqa: S105 (nobody's)
 TABLES = ["data_ingestion_watermark", "ingested_sessions", "raw_ohlcv", "runs", "splits", "symbol_metadata"]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatabaseAddress]:
-    with postgres(tmp_path_factory.mktemp("postgres") / "data") as secret:
-        yield DatabaseAddress.of_secret(json.dumps(secret))
-
-
-@pytest.fixture
-def address(server: DatabaseAddress) -> Iterator[DatabaseAddress]:
-    """A database of one's own, without any table."""
-    name = f"test_{datetime.now(UTC):%H%M%S%f}"
-    asyncio.run(ask(server, f"CREATE DATABASE {name}"))
-    yield replace(server, database=name)
-    asyncio.run(ask(server, f"DROP DATABASE {name} WITH (FORCE)"))
-
-
-@pytest.fixture
-def migrated(address: DatabaseAddress) -> DatabaseAddress:
-    schema.upgrade(address, Tls(verify=False))
-    return address
-
-
-async def ask(address: DatabaseAddress, sql: str, *values: object) -> list[dict[str, Any]]:
-    connection = await asyncpg.connect(**address.arguments(), timeout=30)
-    try:
-        return [dict(record) for record in await connection.fetch(sql, *values)]
-    finally:
-        await connection.close()
 
 
 async def tables(address: DatabaseAddress) -> list[str]:
@@ -68,12 +36,6 @@ async def tables(address: DatabaseAddress) -> list[str]:
 
 async def stored(address: DatabaseAddress) -> list[dict[str, Any]]:
     return await ask(address, 'SELECT * FROM raw_ohlcv ORDER BY symbol, "timestamp"')
-
-
-@asynccontextmanager
-async def opened(address: DatabaseAddress) -> AsyncIterator[Database]:
-    async with connected(address, Tls(verify=False)) as database:
-        yield database
 
 
 def row(symbol: str = "AAPL", session: date = DAY, close: float = 10.0, at: datetime = NOON) -> dict[str, Any]:
