@@ -1,4 +1,4 @@
-"""`fiblake fetch` on the embedded stack, and in bad surroundings: one clear sentence, and the next good run recovers."""
+"""`fiblake fetch` on the embedded stack; in bad surroundings one clear sentence, and the next good run recovers."""
 
 import asyncio
 import json
