@@ -26,7 +26,7 @@ from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS, Daily, Facts, fla
 from tests.unit.resampler.silver_lake import resampler, silver, whole_silver
 
 START = ORDINAL[date(2025, 10, 1)]
-NEARBY = st.sampled_from(SESSIONS[START : START + 45])
+NEARBY = st.sampled_from(SESSIONS[START : START + 15])
 SYMBOLS = st.sampled_from(["AAPL", "BRK.B"])
 
 
@@ -66,6 +66,11 @@ class Lake:
         assert resample_batch(resampler(self.store, interval), messages, NOW) == {}
         self.open_events = [body for body in self.open_events if body not in bodies]
 
+    def catch_up(self, interval: int) -> None:
+        """Let everything that was said be done."""
+        self.consolidate(self.open_requests)
+        self.resample(interval, self.open_events)
+
 
 class World(Lake):
     """A lake, and what must be known of it in the end."""
@@ -81,6 +86,12 @@ class World(Lake):
         row = table(symbol, {session: flat(price)}).set_column(10, BRONZE.field("ingested_at"), later)
         self.put(LAKE.date_key(symbol, session), encode(row))
 
+    def history(self, symbol: str) -> None:
+        """Put the bars of two weeks before those that are near, as one range file."""
+        days = {session: flat(10 + n) for n, session in enumerate(SESSIONS[START - 9 : START])}
+        self.bronze.setdefault(symbol, {}).update(days)
+        self.put(LAKE.range_key(symbol, min(days), max(days)), encode(table(symbol, days)))
+
     def splits(self, symbol: str, told: dict[date, tuple[int, int]]) -> None:
         known = self.facts.get(symbol, Facts())
         splitting = tuple((day, *ratio) for day, ratio in sorted(told.items()))
@@ -95,8 +106,8 @@ class World(Lake):
 
 
 ARRIVAL = st.one_of(
-    st.tuples(st.just("bar"), SYMBOLS, NEARBY, st.integers(1, 9)),
-    st.tuples(st.just("bar"), SYMBOLS, NEARBY, st.integers(1, 9)),
+    st.tuples(st.just("bar"), SYMBOLS, NEARBY, st.integers(2, 9)),
+    st.tuples(st.just("bar"), SYMBOLS, NEARBY, st.integers(2, 9)),
     st.tuples(
         st.just("splits"), SYMBOLS, st.dictionaries(NEARBY, st.sampled_from([(1, 2), (4, 1), (1, 8)]), max_size=2)
     ),
@@ -114,14 +125,17 @@ def test_whatever_order_bars_splits_and_identities_arrive_in_and_however_often_s
     interval: int, arrivals: list[tuple], retention: int | None, data: st.DataObject
 ) -> None:
     world = World(retention)
+    for symbol in data.draw(st.sets(SYMBOLS)):
+        world.history(symbol)
     for kind, *arrival in arrivals:
         getattr(world, kind)(*arrival)
+        if data.draw(st.booleans()):
+            world.catch_up(interval)
         if some := data.draw(st.lists(st.sampled_from(world.requests), max_size=2)):
             world.consolidate(some)
         if world.events and (told := data.draw(st.lists(st.sampled_from(world.events), max_size=2))):
             world.resample(interval, told)
-    world.consolidate(data.draw(st.permutations(world.open_requests)))
-    world.resample(interval, data.draw(st.permutations(world.open_events)))
+    world.catch_up(interval)
     assert silver(world.store, interval) == whole_silver(world.bronze, interval, world.facts)
 
 
@@ -133,16 +147,14 @@ def test_a_split_recorded_afterwards_changes_its_symbols_silver_by_hand_worked_n
     for symbol in ("AAPL", "MSFT"):
         for session, price in ((monday, 200), (tuesday, 102), (wednesday, 104)):
             world.bar(symbol, session, price)
-    world.consolidate(world.open_requests)
-    world.resample(5, world.open_events)
+    world.catch_up(5)
     as_traded, others = silver(world.store, 5)
     assert (as_traded["open"], as_traded["high"], as_traded["low"], as_traded["close"]) == (200, 201, 101, 104.5)
     assert as_traded["volume"] == 2_000 + 1_020 + 1_040
     before = world.store.peek(LAKE.data_key("AAPL")) or b""
 
     world.splits("AAPL", {tuesday: (1, 2)})
-    world.consolidate(world.open_requests)
-    world.resample(5, world.open_events)
+    world.catch_up(5)
 
     adjusted, untouched = silver(world.store, 5)
     # Monday's bar is of half the price and twice the volume now: open 100, high 100.5, low 99.5, volume 4,000.
@@ -153,6 +165,20 @@ def test_a_split_recorded_afterwards_changes_its_symbols_silver_by_hand_worked_n
     assert after != before
     assert _columns(after) == _columns(before), "bronze is never rewritten"
     assert Consolidated.decode(after, "AAPL", NOW).bars.equals(Consolidated.decode(before, "AAPL", NOW).bars)
+
+
+def test_a_split_that_was_announced_is_applied_to_all_bars_when_the_first_bar_shows_it() -> None:
+    world = World(None)
+    world.history("AAPL")
+    world.splits("AAPL", {SESSIONS[START]: (1, 2)})
+    world.catch_up(3)
+    as_traded = silver(world.store, 3)
+    assert as_traded == whole_silver(world.bronze, 3)
+    world.bar("AAPL", SESSIONS[START], 9)
+    world.catch_up(3)
+    adjusted = silver(world.store, 3)
+    assert adjusted == whole_silver(world.bronze, 3, world.facts)
+    assert adjusted[0]["close"] == as_traded[0]["close"] / 2
 
 
 def test_silver_of_one_range_file_of_16_000_sessions_equals_the_independent_recomputation() -> None:

@@ -71,6 +71,12 @@ def test_a_data_parquet_is_no_arrival_and_no_fault(shape: Callable[[str], dict[s
     assert (arrivals.files, arrivals.faults) == ([], [])
 
 
+def test_the_sample_of_splits_is_an_arrival_under_the_events_id() -> None:
+    arrivals = read(body_of("s3-put-splits"))
+    assert (arrivals.references, arrivals.files, arrivals.faults) == (["AAPL"], [], [])
+    assert arrivals.correlation_id == "7c0b8f1e-5f0d-4c1b-9a53-2b6a7f6f3c11"
+
+
 @pytest.mark.parametrize("shape", [by_rule, direct])
 @pytest.mark.parametrize("key", [splits_key("BRK.B"), identities_key("BRK.B")])
 def test_splits_and_identities_are_arrivals_of_their_symbol(shape: Callable[[str], dict[str, Any]], key: str) -> None:

@@ -61,11 +61,13 @@ class Lake:
         self.put(symbol, session, close)
         return self.request(symbol, session, receives=receives)
 
-    def split(self, symbol: str, data: bytes | None = None) -> str:
-        """Put the symbol's splits and the request that its notification becomes."""
+    def split(self, symbol: str, data: bytes | None = None, session: str | None = None) -> str:
+        """Put the symbol's splits and a request that speaks of them."""
         told = splits_file(splits(("2025-11-19", 1, 2), symbol=symbol)) if data is None else data
         self.store.lay(splits_key(symbol), told)
-        return self.queue.put(ConsolidationRequest(symbol=symbol, reference_changed=True).model_dump_json())
+        day = date.fromisoformat(session) if session else None
+        request = ConsolidationRequest(symbol=symbol, changed_from=day, reference_changed=True)
+        return self.queue.put(request.model_dump_json())
 
     def factors(self, symbol: str) -> list[float]:
         data = self.store.peek(LAKE.data_key(symbol))
@@ -518,6 +520,16 @@ def test_splits_and_bars_in_one_round_are_one_consolidation_of_all_of_the_histor
     assert [event.changed_from for event in lake.complete.published] == [date(2001, 1, 2)] * 2
     assert lake.store.done("write").count(LAKE.data_key("AAPL")) == 2
     assert (lake.queue.bodies(), lake.queue.dead) == ([], [])
+
+
+def test_a_request_that_speaks_of_splits_is_of_all_of_the_history_even_if_it_names_a_session(lake: Lake) -> None:
+    lake.arrive("AAPL", "2001-01-02")
+    lake.arrive("AAPL", "2025-11-19")
+    lake.drained()
+    lake.split("AAPL", session="2025-11-19")
+    lake.drained()
+    assert lake.factors("AAPL") == [0.5]
+    assert lake.told["AAPL"].changed_from == date(2001, 1, 2)
 
 
 def test_splits_that_come_before_the_first_bar_are_no_failure_and_are_there_when_it_comes(lake: Lake) -> None:
