@@ -323,6 +323,12 @@ async def test_a_history_is_asked_for_once_a_day_until_it_is_loaded(world: World
     assert world.requested()[3:] == ["MSFT", "SPY"]
 
 
+async def test_of_a_universe_that_is_named_only_those_histories_are_asked_for(world: World) -> None:
+    world.rules = replace(world.rules, only=frozenset({"MSFT", "OTHER"}))
+    assert (await world.refresh()).histories_requested == 1
+    assert world.requested() == ["MSFT"]
+
+
 async def test_requests_carry_the_runs_correlation_id(world: World) -> None:
     await world.refresh()
     ids = {parse(HistoryRequest, body).correlation_id for body in world.queue.sent}
