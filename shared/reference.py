@@ -82,7 +82,8 @@ def read_splits(data: bytes, symbol: str) -> tuple[Split, ...]:
     for split in splits:
         factor = split.historical_adjustment_factor
         if split.symbol != symbol or not (isfinite(factor) and factor > 0):
-            raise ContractError(f"the splits of {symbol} hold one that cannot be: {split}")
+            told = f"{split.symbol} on {split.execution_date}, factor {factor}"
+            raise ContractError(f"the splits of {symbol} hold one that cannot be: {told}")
     return tuple(sorted(splits, key=_by_day))
 
 

@@ -1,6 +1,7 @@
 """Where the database is, how a connection to it is opened and protected, and what its errors mean."""
 
 import json
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,7 +28,11 @@ class DatabaseAddress:
 
     def __repr__(self) -> str:
         """Give the address without its password."""
-        return f"DatabaseAddress({self.user}@{self.host}:{self.port}/{self.database})"
+        return f"DatabaseAddress({self})"
+
+    def __str__(self) -> str:
+        """Give the address as people write it, without its password."""
+        return f"{self.user}@{self.host}:{self.port}/{self.database}"
 
     @classmethod
     def of_secret(cls, secret: str) -> "DatabaseAddress":
@@ -81,10 +86,15 @@ async def connection_to(address: DatabaseAddress, tls: Tls) -> AsyncIterator["as
     """Open one connection; raise EntitlementError if the credentials are refused, UpstreamError if nobody answers."""
     context = tls.context()
     with translated():
-        connection = await asyncpg.connect(
-            **address.arguments(), ssl=context, timeout=CONNECT_SECONDS, command_timeout=STATEMENT_SECONDS,
-            server_settings={"statement_timeout": str(STATEMENT_SECONDS * 1000)},
-        )  # fmt: skip
+        try:
+            connection = await asyncpg.connect(
+                **address.arguments(), ssl=context, timeout=CONNECT_SECONDS, command_timeout=STATEMENT_SECONDS,
+                server_settings={"statement_timeout": str(STATEMENT_SECONDS * 1000)},
+            )  # fmt: skip
+        except (ConnectionError, FileNotFoundError, TimeoutError, socket.gaierror) as error:
+            raise UpstreamError(
+                f"the database is down, or is not there: nobody answers at {address} ({type(error).__name__})"
+            ) from error
     try:
         yield connection
     finally:

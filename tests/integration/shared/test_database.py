@@ -247,7 +247,7 @@ async def test_a_missing_column_is_an_error_that_names_the_command(migrated: Dat
 async def test_an_address_where_no_database_is_is_a_fault_that_may_pass(
     server: DatabaseAddress, changes: dict[str, Any]
 ) -> None:
-    with pytest.raises(UpstreamError, match="the database failed") as raised:
+    with pytest.raises(UpstreamError, match="nobody answers at|the database failed") as raised:
         async with opened(replace(server, _password=PASSWORD, **changes)):
             pass
     assert PASSWORD not in "".join(traceback.format_exception(raised.value))
@@ -271,7 +271,7 @@ async def test_a_connection_that_is_cut_is_a_fault_that_may_pass(migrated: Datab
 
 def test_an_address_shows_no_password() -> None:
     address = DatabaseAddress("db.test", 5432, "me", "lake", PASSWORD)
-    assert repr(address) == str(address) == "DatabaseAddress(me@db.test:5432/lake)"
+    assert (repr(address), str(address)) == ("DatabaseAddress(me@db.test:5432/lake)", "me@db.test:5432/lake")
 
 
 @pytest.mark.parametrize(
