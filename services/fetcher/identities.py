@@ -96,8 +96,10 @@ class Comparison:
 
     @property
     def unsettled(self) -> list[str]:
-        """Symbols that began to be a company's: only the vendor knows when."""
-        return [*(ticker.symbol for ticker in self.new), *(ticker.symbol for _, ticker in self.handed_over)]
+        """Symbols that began to be a company's, and only the vendor knows when: first those where it matters most."""
+        symbols = [ticker.symbol for ticker in [*(ticker for _, ticker in self.handed_over), *self.new]]
+        handed_over = {ticker.symbol for _, ticker in self.handed_over}
+        return sorted(symbols, key=lambda symbol: symbol not in handed_over | self.renamed)
 
     @property
     def successors(self) -> dict[str, str]:

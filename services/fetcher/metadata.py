@@ -96,6 +96,12 @@ class _Run:
     deadline: datetime | None
     correlation_id: str
     done: Refreshed
+    clock: Callable[[], datetime]
+
+    @property
+    def late(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and self.clock() >= self.deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +117,13 @@ class MetadataFetcher:
     clock: Callable[[], datetime]
 
     async def refresh(self, event: MetadataEvent, deadline: datetime | None = None) -> Refreshed:
-        """Bring reference data up to date; details that are not asked for by `deadline` wait for the next run.
+        """Bring reference data up to date; the vendor is not asked about single symbols any more after `deadline`.
 
-        The run is recorded with what it did, also if it fails. Raises UpstreamError if the vendor's lists cannot be
-        trusted, or if a history could not be asked for.
+        Details that are left then wait for the next run. The run is recorded with what it did, also if it fails. Raises
+        UpstreamError if the vendor's lists cannot be trusted, or if a history could not be asked for.
         """
         now, started, done = event.now(self.clock()), time.perf_counter(), Refreshed()
-        run = _Run(now, Days.of(self.calendar, now), deadline, str(uuid4()), done)
+        run = _Run(now, Days.of(self.calendar, now), deadline, str(uuid4()), done, self.clock)
         logger.append_keys(correlation_id=run.correlation_id)
         asked = event.model_dump(mode="json", exclude_defaults=True)
         async with recorded(self.database, KIND, asked, self.clock) as result:
@@ -148,8 +154,8 @@ class MetadataFetcher:
         listed = [ticker for ticker in tickers if valid_symbol(ticker.symbol)]
         found = compare(known, listed)
         # Of the very first list all that is known is that it is so now, and asking of each would take hours.
-        beginnings = await self._beginnings(found, days) if known else {}
-        records = updated(found, beginnings, await self._ends(found, days), days, run.now)
+        beginnings = await self._beginnings(found, run) if known else {}
+        records = updated(found, beginnings, await self._ends(found, run), days, run.now)
         done.listed, done.left_out = len(listed), len(tickers) - len(listed)
         written = await put_identities(self.store, identities_of(merged(known, records)))
         await self.database.save_metadata(records)
@@ -158,26 +164,33 @@ class MetadataFetcher:
         done.changed, done.identities_written = sum(map(changed, found.kept)), len(written)
         _log_changes(found)
 
-    async def _beginnings(self, found: Comparison, days: Days) -> dict[str, date]:
-        """Give, by symbol, the first session in which its new company bore it, where the vendor knows."""
+    async def _beginnings(self, found: Comparison, run: _Run) -> dict[str, date]:
+        """Give, by symbol, the first session in which its new company bore it, where the vendor knows.
+
+        Whom there is no time to ask about counts as unknown: the list as a whole must get in, however much is new.
+        """
 
         async def ask(symbol: str) -> date | None:
-            return began(symbol, await self.vendor.ticker_changes(symbol), days)
+            return began(symbol, await self.vendor.ticker_changes(symbol), run.days)
 
         beginnings: dict[str, date] = {}
         for symbols in chunks(found.unsettled, ASKED_AT_ONCE):
+            if run.late:
+                break
             answers = await asyncio.gather(*map(ask, symbols))
             beginnings |= {symbol: day for symbol, day in zip(symbols, answers, strict=True) if day}
         return beginnings
 
-    async def _ends(self, found: Comparison, days: Days) -> dict[str, date]:
-        """Give the last day of each symbol that vanished."""
+    async def _ends(self, found: Comparison, run: _Run) -> dict[str, date]:
+        """Give the last day of each symbol that vanished, by the vendor where there is time to ask."""
 
         async def ask(record: SymbolRecord) -> date:
-            return ended(record, await self.vendor.delisted(record.symbol), days)
+            return ended(record, await self.vendor.delisted(record.symbol), run.days)
 
-        ends: dict[str, date] = {}
+        ends = {record.symbol: ended(record, None, run.days) for record in found.vanished}
         for records in chunks(found.vanished, ASKED_AT_ONCE):
+            if run.late:
+                break
             answers = await asyncio.gather(*map(ask, records))
             ends |= {record.symbol: day for record, day in zip(records, answers, strict=True)}
         return ends
@@ -206,7 +219,7 @@ class MetadataFetcher:
         due = details_due(await self.database.metadata(), self.rules.universe_types, stale_before)
         run.done.details_left = len(due)
         for batch in chunks(due[: self.rules.details_per_run], ASKED_AT_ONCE):
-            if run.deadline and self.clock() >= run.deadline:
+            if run.late:
                 return
             answers = await asyncio.gather(*(self._detailed(record, run.now) for record in batch))
             records = [answer for answer in answers if isinstance(answer, SymbolRecord)]

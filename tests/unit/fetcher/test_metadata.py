@@ -175,6 +175,29 @@ async def test_a_new_symbol_begins_when_the_vendor_says_it_did(world: World) -> 
     assert world.vendor.questions("ticker_changes") == ["NEWCO", "OTHER"]
 
 
+async def test_a_list_with_more_news_than_there_is_time_to_ask_about_gets_in_all_the_same(world: World) -> None:
+    await world.refresh()
+    world.vendor.listed = [ticker("AAPL", "F-OTHER"), ticker("MSFT", "F-MSFT"), ticker("NEWCO")]
+    world.vendor.asked.clear()
+    done = await world.refresh(deadline=NOW)
+    assert (done.new, done.handed_over, done.vanished) == (1, 1, 1)
+    assert world.vendor.asked == []
+    assert world.periods("AAPL") == [(BEGINNING, THU), (FRI, None)]
+    assert world.periods("SPY") == [(BEGINNING, THU)]
+
+
+async def test_where_another_company_may_have_borne_the_symbol_the_vendor_is_asked_first(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.refresh()
+    monkeypatch.setattr(metadata, "ASKED_AT_ONCE", 1)
+    world.vendor.listed = [
+        ticker("NEWCO"), ticker("APPL", "F-AAPL"), ticker("MSFT", "F-OTHER"), ticker("SPY", type="ETF"),
+    ]  # fmt: skip
+    await world.refresh()
+    assert world.vendor.questions("ticker_changes") == ["MSFT", "APPL", "NEWCO"]
+
+
 async def test_a_file_of_identities_that_is_wrong_or_no_file_of_ours_is_written_anew(world: World) -> None:
     await world.refresh()
     world.store.lay(identities_key("MSFT"), b"not Parquet")
@@ -321,6 +344,12 @@ async def test_a_history_is_asked_for_once_a_day_until_it_is_loaded(world: World
     world.clock.now += timedelta(hours=2)
     assert (await world.refresh()).histories_requested == 2
     assert world.requested()[3:] == ["MSFT", "SPY"]
+
+
+async def test_of_a_universe_that_is_named_only_those_histories_are_asked_for(world: World) -> None:
+    world.rules = replace(world.rules, only=frozenset({"MSFT", "OTHER"}))
+    assert (await world.refresh()).histories_requested == 1
+    assert world.requested() == ["MSFT"]
 
 
 async def test_requests_carry_the_runs_correlation_id(world: World) -> None:
