@@ -15,7 +15,7 @@ from local.deploy import STACK
 from local.emulator import REPOSITORY
 from shared.database import DatabaseAddress
 from tests.integration.conftest import Chain
-from tests.integration.fetcher.conftest import know
+from tests.integration.databases import know
 
 FIBLAKE = str(Path(sys.executable).with_name("fiblake"))
 SHORT_CALENDAR = """

@@ -2,7 +2,6 @@ import asyncio
 from datetime import UTC, date, datetime
 from typing import Any
 
-import asyncpg
 import pytest
 
 from services.fetcher.intake import Intake
@@ -10,9 +9,10 @@ from services.fetcher.ohlcv import Fetched, Fetcher, IncompleteError, Universe
 from services.fetcher.settings import FetchEvent
 from services.fetcher.validation import VendorBar
 from shared.calendar import nyse
-from shared.database import DatabaseAddress, Tls, connected
+from shared.database import DatabaseAddress
 from tests.fakes import LAKE, Clock, MemoryObjectStore
-from tests.integration.fetcher.conftest import know
+from tests.integration.databases import ask as query
+from tests.integration.databases import know, opened
 
 NOW = datetime(2025, 11, 21, 21, 5, tzinfo=UTC)
 WEDNESDAY, THURSDAY, FRIDAY = date(2025, 11, 19), date(2025, 11, 20), date(2025, 11, 21)
@@ -33,9 +33,9 @@ class Vendor:
 
 
 @pytest.fixture
-def known(address: DatabaseAddress) -> DatabaseAddress:
-    asyncio.run(know(address, "AAPL", "MSFT", "BAD"))
-    return address
+def known(migrated: DatabaseAddress) -> DatabaseAddress:
+    asyncio.run(know(migrated, "AAPL", "MSFT", "BAD"))
+    return migrated
 
 
 def fetch(
@@ -46,7 +46,7 @@ def fetch(
     **event: object,
 ) -> Fetched:
     async def fetched() -> Fetched:
-        async with connected(address, Tls(verify=False)) as database:
+        async with opened(address) as database:
             client: Any = vendor or Vendor()
             intake = Intake(client, store, LAKE, database, nyse(), 3.0, Clock(NOW))
             fetcher = Fetcher(intake, Universe(frozenset({"CS"})), WEDNESDAY, look_back)
@@ -56,14 +56,7 @@ def fetch(
 
 
 def ask(address: DatabaseAddress, sql: str) -> list[tuple[Any, ...]]:
-    async def asked() -> list[tuple[Any, ...]]:
-        connection = await asyncpg.connect(**address.arguments())
-        try:
-            return [tuple(record) for record in await connection.fetch(sql)]
-        finally:
-            await connection.close()
-
-    return asyncio.run(asked())
+    return [tuple(row.values()) for row in asyncio.run(query(address, sql))]
 
 
 def sessions(address: DatabaseAddress) -> list[tuple[Any, ...]]:

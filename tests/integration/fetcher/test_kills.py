@@ -8,10 +8,9 @@ import subprocess
 import sys
 import uuid
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any, Final
 
-import asyncpg
 import pytest
 
 from local.emulator import REPOSITORY
@@ -21,7 +20,7 @@ from shared.bars import read_bars
 from shared.database import DatabaseAddress
 from shared.lake import Bronze
 from tests.integration.conftest import Chain
-from tests.integration.fetcher.conftest import NOW, know
+from tests.integration.databases import ask, know
 
 SYMBOLS: Final = ("AAPL", "FB", "GOOG", "IBM", "MSFT")
 SESSIONS: Final = (date(2013, 2, 27), date(2013, 2, 28), date(2013, 3, 1))
@@ -107,34 +106,28 @@ class Fetching:
         found: dict[tuple[str, date], tuple[float, float]] = {}
         for key in self.chain.objects(f"{self.prefix}/"):
             source = Bronze(self.prefix).parse_source(key)
-            (row,) = read_bars(self.chain.watcher.read(key) or b"", source.symbol, NOW).to_pylist()
+            (row,) = read_bars(self.chain.watcher.read(key) or b"", source.symbol, datetime.now(UTC)).to_pylist()
             found[source.symbol, row["timestamp"]] = (row["close"], row["volume"])
         return found
 
     def rows(self) -> list[tuple[str, date, float, float]]:
-        return [tuple(r) for r in self._ask('SELECT symbol, "timestamp", close, volume FROM raw_ohlcv ORDER BY 2, 1')]
+        sql = 'SELECT symbol, "timestamp", close, volume FROM raw_ohlcv ORDER BY 2, 1'
+        return [tuple(row) for row in self._ask(sql)]
 
     def ledger(self) -> list[date]:
-        return [r[0] for r in self._ask("SELECT session FROM ingested_sessions ORDER BY 1")]
+        return [session for (session,) in self._ask("SELECT session FROM ingested_sessions ORDER BY 1")]
 
     def watermark(self) -> date | None:
-        return next((r[0] for r in self._ask("SELECT last_session FROM data_ingestion_watermark")), None)
+        return next((mark for (mark,) in self._ask("SELECT last_session FROM data_ingestion_watermark")), None)
 
-    def _ask(self, sql: str) -> list[Any]:
-        async def ask() -> list[Any]:
-            connection = await asyncpg.connect(**self.address.arguments())
-            try:
-                return await connection.fetch(sql)
-            finally:
-                await connection.close()
-
-        return asyncio.run(ask())
+    def _ask(self, sql: str) -> list[list[Any]]:
+        return [list(row.values()) for row in asyncio.run(ask(self.address, sql))]
 
 
 @pytest.fixture
-def fetching(chain: Chain, address: DatabaseAddress) -> Fetching:
-    asyncio.run(know(address, *SYMBOLS))
-    return Fetching(chain, address, f"other/{uuid.uuid4().hex}")
+def fetching(chain: Chain, migrated: DatabaseAddress) -> Fetching:
+    asyncio.run(know(migrated, *SYMBOLS))
+    return Fetching(chain, migrated, f"other/{uuid.uuid4().hex}")
 
 
 def expected() -> dict[tuple[str, date], tuple[float, float]]:

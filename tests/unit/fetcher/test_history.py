@@ -16,6 +16,7 @@ from shared.errors import ContractError, EntitlementError, FiblakeError, NotFoun
 from shared.events import HistoryRequest
 from shared.queues import Received
 from shared.reference import Split
+from shared.symbols import BEGINNING
 from tests.fakes import LAKE, Clock, Journal, MemoryObjectStore
 from tests.unit.fetcher.rows import FakeDatabase
 from tests.unit.fetcher.vendor import Vendor, client_of, page, range_row, refusal
@@ -24,7 +25,7 @@ NOW = datetime(2025, 11, 21, 21, 5, tzinfo=UTC)
 WEDNESDAY, THURSDAY, FRIDAY = date(2025, 11, 19), date(2025, 11, 20), date(2025, 11, 21)
 
 
-def record(symbol: str, valid_from: date = date(1962, 1, 2), list_date: date | None = None) -> SymbolRecord:
+def record(symbol: str, valid_from: date = date(1990, 1, 2), list_date: date | None = None) -> SymbolRecord:
     return SymbolRecord(
         symbol=symbol, valid_from=valid_from, valid_to=None, composite_figi="BBG1", share_class_figi=None, name=symbol,
         industry=None, sector=None, sic_code=None, exchange="XNAS", type="CS", currency="usd", list_date=list_date,
@@ -68,7 +69,7 @@ def stored(symbol: str, bars: int, quarantined: int = 0, flagged: tuple[str, ...
 async def test_a_history_is_one_range_file_with_its_rows_and_is_noted_as_loaded(world: World) -> None:
     world.vendor.answers = [page([range_row(WEDNESDAY, 5.0), range_row(FRIDAY, 6.0)])]
     assert await world.load("AAPL") == stored("AAPL", 2)
-    assert world.asked() == ["AAPL 1962-01-02/2025-11-21"]
+    assert world.asked() == ["AAPL 1990-01-02/2025-11-21"]
     assert world.store.keys() == ["bronze/raw_ohlcv/symbol=AAPL/range=2025-11-19_2025-11-21.parquet"]
     bars = read_bars(world.store.peek(world.store.keys()[0]) or b"", "AAPL", NOW).to_pylist()
     assert [(bar["timestamp"], bar["close"]) for bar in bars] == [(WEDNESDAY, 5.0), (FRIDAY, 6.0)]
@@ -84,13 +85,38 @@ async def test_a_history_of_many_pages_is_still_one_file(world: World) -> None:
     assert len(world.store.keys()) == 1
 
 
+def changes(*events: tuple[str, str]) -> httpx.Response:
+    """The vendor's answer about a company's tickers: (day, ticker from then on)."""
+    told = [{"type": "ticker_change", "date": day, "ticker_change": {"ticker": ticker}} for day, ticker in events]
+    return httpx.Response(200, json={"results": {"name": "A Company", "events": told}, "status": "OK"})
+
+
 async def test_bars_from_before_the_symbol_was_this_companys_are_not_asked_for(world: World) -> None:
     world.database.records["META"] = record("META", valid_from=date(2022, 6, 9))
-    world.database.records["FB"] = record("FB", list_date=date(2012, 5, 18))
     world.vendor.answers = [page([range_row(FRIDAY)])]
     await world.load("META")
-    await world.load("FB")
-    assert world.asked() == ["META 2022-06-09/2025-11-21", "FB 2012-05-18/2025-11-21"]
+    assert world.asked() == ["META 2022-06-09/2025-11-21"]
+
+
+@pytest.mark.parametrize(
+    ("events", "list_date", "first"),
+    [
+        ([("2012-05-18", "FB"), ("2022-06-09", "META")], date(2012, 5, 18), "2022-06-09"),
+        ([("2003-09-10", "META")], date(2001, 3, 1), "2001-03-01"),
+        ([("2003-09-10", "META")], None, "1962-01-02"),
+        ([], date(2012, 5, 18), "2012-05-18"),
+        ([], None, "1962-01-02"),
+    ],
+    ids=["renamed", "never renamed", "never renamed, listed nobody knows when", "listed", "nobody knows"],
+)
+async def test_where_it_is_not_known_when_a_symbol_began_the_vendor_is_asked_since_when_its_company_bears_it(
+    world: World, events: list[tuple[str, str]], list_date: date | None, first: str
+) -> None:
+    world.database.records["META"] = record("META", BEGINNING, list_date)
+    world.vendor.answers = [changes(*events), page([range_row(FRIDAY)])]
+    await world.load("META")
+    assert world.vendor.paths[0] == "/vX/reference/tickers/META/events"
+    assert world.vendor.paths[1] == f"/v2/aggs/ticker/META/range/1/day/{first}/2025-11-21"
 
 
 async def test_sessions_that_the_plan_does_not_give_are_not_asked_for(vendor: Vendor) -> None:

@@ -226,8 +226,21 @@ async def test_an_answer_that_trying_again_now_would_not_change_is_not_tried_aga
     vendor.answers = [refusal(status, message)]
     with pytest.raises(kind) as raised:
         await grouped(vendor)
-    assert str(raised.value) == f"{GROUPED}: status {status}, {message} (request r-9)"
+    assert f"{GROUPED}: status {status}, {message} (request r-9)" in str(raised.value)
     assert (len(vendor.requests), waits) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [
+        (401, "the vendor refuses the API key: set MASSIVE_API_KEY, or the secret"),
+        (403, "the API key is not entitled to"),
+    ],
+)
+async def test_a_key_that_is_refused_is_said_to_be(vendor: Vendor, status: int, advice: str) -> None:
+    vendor.answers = [refusal(status, NOT_ENTITLED)]
+    with pytest.raises(EntitlementError, match=advice):
+        await grouped(vendor)
 
 
 async def test_sessions_before_the_plans_history_are_refused_for_good_with_what_to_do(
