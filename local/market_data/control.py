@@ -1,15 +1,20 @@
 """How do tests and the demo change what is served while the replay runs? By these calls."""
 
+import json
 from collections.abc import Collection, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import date
+from http import HTTPStatus
+from http.client import HTTPConnection
+from urllib.parse import urlsplit
 
-import httpx
+from shared.errors import ContractError
 
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """Sends the changes to a running replay; raises httpx.HTTPStatusError if it refuses one."""
+    """Sends the changes to a running replay; raises ContractError if it refuses one."""
 
     url: str
     key: str = field(repr=False)
@@ -36,4 +41,9 @@ class Control:
 
     def _put(self, name: str, body: object) -> None:
         headers = {"Authorization": f"Bearer {self.key}"}
-        httpx.put(f"{self.url}/replay/{name}", json=body, headers=headers, timeout=30).raise_for_status()
+        with closing(HTTPConnection(urlsplit(self.url).netloc, timeout=30)) as connection:
+            connection.request("PUT", f"/replay/{name}", json.dumps(body), headers)
+            answer = connection.getresponse()
+            text = answer.read().decode()
+        if answer.status != HTTPStatus.OK:
+            raise ContractError(f"the replay does not take this as {name}: status {answer.status}, {text}")
