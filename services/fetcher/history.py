@@ -28,7 +28,9 @@ class HistoryFetcher:
         """Store the symbol's bars from `first` (None: from when it became the present company's) to `last`.
 
         Earlier bars under the same ticker may be another company's. All of it is one file, however long; doing it
-        again is harmless. Raises NotFoundError if symbol_metadata does not know the symbol and `first` is not given.
+        again is harmless. Without any bars it does not count as loaded, and is asked for again: the symbol may not have
+        traded yet, or the vendor may have lost them. Raises NotFoundError if symbol_metadata does not know the symbol
+        and `first` is not given.
         """
         intake, watch = self.intake, Stopwatch()
         with watch.timed("database"):
@@ -48,7 +50,8 @@ class HistoryFetcher:
         written_at = intake.clock()
         with watch.timed("database"):
             await intake.database.store(rows)
-            await intake.database.history_loaded(symbol, written_at, rows[0]["timestamp"] if rows else None)
+            if rows:
+                await intake.database.history_loaded(symbol, written_at, rows[0]["timestamp"])
         return logged(
             Stored(symbol, len(rows), 0, len(sifted.refused), 0, tuple(sifted.flagged), written_at, watch.seconds)
         )

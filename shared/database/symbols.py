@@ -93,7 +93,7 @@ class SymbolTable(Connected):
         with translated():
             await self._connection.execute(_HISTORY_REQUESTED, list(symbols), now)
 
-    async def history_loaded(self, symbol: str, now: datetime, first: date | None) -> None:
-        """Record that the symbol's history is loaded; its first bar is of session `first` (None: it has none)."""
+    async def history_loaded(self, symbol: str, now: datetime, first: date) -> None:
+        """Record that the symbol's history is loaded; its first bar is of session `first`."""
         with translated():
             await self._connection.execute(_HISTORY_LOADED, symbol, now, first)

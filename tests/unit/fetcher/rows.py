@@ -27,7 +27,7 @@ class FakeDatabase(Database):
     known: dict[str, set[str]] = field(default_factory=dict)
     records: dict[str, SymbolRecord] = field(default_factory=dict)
     recorded_splits: list[Split] = field(default_factory=list)
-    loaded: dict[str, date | None] = field(default_factory=dict)
+    loaded: dict[str, date] = field(default_factory=dict)
     runs: dict[UUID, dict[str, Any]] = field(default_factory=dict)
     failures: int = 0
 
@@ -87,7 +87,7 @@ class FakeDatabase(Database):
                 found.setdefault(split.symbol, []).append(split)
         return found
 
-    async def history_loaded(self, symbol: str, now: datetime, first: date | None) -> None:
+    async def history_loaded(self, symbol: str, now: datetime, first: date) -> None:
         assert now.tzinfo
         self.loaded[symbol] = first
 

@@ -134,16 +134,16 @@ async def test_a_symbol_that_nobody_knows_is_an_error_unless_it_is_said_where_to
     assert await world.load("NOBODY", first=FRIDAY) == stored("NOBODY", 1)
 
 
-async def test_a_symbol_without_bars_yet_is_loaded_and_stores_nothing(world: World) -> None:
+async def test_a_history_without_bars_does_not_count_as_loaded_and_is_asked_for_again(world: World) -> None:
     world.vendor.answers = [page(None)]
     assert await world.load("NEWCO") == stored("NEWCO", 0)
-    assert (world.store.keys(), world.database.rows, world.database.loaded) == ([], {}, {"NEWCO": None})
+    assert (world.store.keys(), world.database.rows, world.database.loaded) == ([], {}, {})
 
 
 async def test_a_symbol_whose_first_session_is_yet_to_close_asks_the_vendor_nothing(world: World) -> None:
     world.database.records["SOON"] = record("SOON", valid_from=date(2025, 11, 24))
     assert await world.load("SOON") == stored("SOON", 0)
-    assert (world.vendor.requests, world.database.loaded) == ([], {"SOON": None})
+    assert (world.vendor.requests, world.database.loaded) == ([], {})
 
 
 async def test_bars_that_cannot_be_are_quarantined_and_the_others_are_stored(world: World) -> None:
