@@ -15,6 +15,7 @@ from shared.outcomes import attempt
 from shared.queues import Received
 from shared.reference import Split
 from shared.symbols import BEGINNING
+from shared.telemetry import count
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,12 @@ def load_requested(
 ) -> dict[str, FiblakeError]:
     """Load the history each message asks for; give the errors by message id."""
     outcomes = {m.id: attempt(lambda m=m: _requested(runner, fetcher, m, last)) for m in messages}  # type: ignore[misc]
+    loaded = [outcome for outcome in outcomes.values() if isinstance(outcome, Stored)]
+    count(
+        HistoriesLoaded=len(loaded),
+        BarsStored=sum(one.stored for one in loaded),
+        BarsQuarantined=sum(one.quarantined for one in loaded),
+    )
     return {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, FiblakeError)}
 
 

@@ -1,10 +1,10 @@
 """How silver follows bronze: whole buckets recomputed, month files rewritten only if nobody else did meanwhile."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Final
 
 import pyarrow as pa
@@ -22,7 +22,7 @@ from shared.lake import Bronze, Month, parse_silver_key, silver_key, silver_pref
 from shared.objects import ObjectStore, StoredObject, pauses
 from shared.outcomes import attempt
 from shared.queues import Topic
-from shared.telemetry import logger
+from shared.telemetry import count, logger
 
 ATTEMPTS: Final = 30
 MONTHS_AT_ONCE: Final = 8
@@ -36,6 +36,8 @@ class Change:
     symbol: str
     changed_from: date
     correlation_id: str = ""
+    put_at: datetime | None = None
+    """When the oldest file that led here was put."""
 
 
 @dataclass(slots=True)
@@ -63,6 +65,7 @@ class Resampler:
     retention_years: int
     adjusted: bool = True
     """Whether splits are applied; else silver is as traded."""
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def resample(self, changes: Sequence[Change], now: datetime) -> dict[str, FiblakeError]:
         """Bring the interval's table up to date with the changed symbols; give the errors by symbol.
@@ -89,6 +92,7 @@ class Resampler:
                 rows = _count(done.rows.values())
                 checkpoint.advance(self.store, self.interval, done.last_session, rows, now)
                 self._tell(fresh, done, changes)
+                self._measure(fresh, rows, done.written, changes)
             left = [change for change in left if change.symbol in stale]
             if not left:
                 return errors
@@ -202,6 +206,14 @@ class Resampler:
         for symbol in fresh:
             extra = {"symbol": symbol, "interval": self.interval, "correlation_id": correlation[symbol]}
             logger.info("resampled", extra={**extra, "changed_from": done.cuts[symbol].isoformat()})
+
+    def _measure(self, fresh: Sequence[str], rows: int, months: int, changes: Sequence[Change]) -> None:
+        count(interval=self.interval, SymbolsResampled=len(fresh), RowsComputed=rows, MonthsWritten=months)
+        oldest = min((c.put_at for c in changes if c.put_at and c.symbol in fresh), default=None)
+        if oldest:
+            # What S3 calls the instant of a put is to the second: a quick chain could be there before it.
+            seconds = max(0.0, (self.clock() - oldest).total_seconds())
+            count(interval=self.interval, PutToSilverSeconds=seconds)
 
 
 def _count(tables: Iterable[pa.Table]) -> int:

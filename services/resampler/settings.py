@@ -15,3 +15,9 @@ class ResamplerSettings(Settings):
     resampling_retention_years: int = Field(default=0, ge=0, le=200)
     resampling_adjusted: bool = True
     max_receive_count: int = Field(default=6, ge=1)
+
+
+class FreshnessSettings(Settings):
+    """Environment of the freshness function."""
+
+    s3_bucket: str
