@@ -138,7 +138,8 @@ def _build(draft: Path) -> Path:
     # number of a parameter where one is due, the emulator does not.
     text = (raw / "template.yaml").read_text()
     text = re.sub(r"^( +CodeUri: \w+Function)$", r"\1.zip", text, flags=re.MULTILINE)
-    text, numbers = re.subn(r"^( +MaximumConcurrency:)\s+Ref: IntervalConcurrency$", r"\1 2", text, flags=re.MULTILINE)
+    asked = re.compile(r"^( +MaximumConcurrency:)\s+Ref: IntervalConcurrency$", re.MULTILINE)
+    text, numbers = asked.subn(r"\1 2", text)
     if numbers != len(INTERVALS):
         raise DeployError(f"the built template has {numbers} event sources with IntervalConcurrency: look at _build")
     (done / "template.yaml").write_text(text)

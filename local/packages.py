@@ -1,4 +1,4 @@
-"""Does each built function import its handler from its own package, with nothing else on the path?
+"""Whether each built function imports its handler from its own package, with nothing else on the path.
 
     python -m local.packages [.aws-sam/build]
 
