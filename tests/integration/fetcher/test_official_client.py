@@ -83,7 +83,7 @@ async def test_details_and_ticker_changes_are_the_same(official: RESTClient, our
     assert details is not None
     assert (theirs.list_date, theirs.sic_code) == (str(details.list_date), details.sic_code)
     assert theirs.sic_description == details.sic_description
-    events = official.vx.get_ticker_events("FB", types="ticker_change").events
+    events = official.get_ticker_events("FB", types="ticker_change").events
     changes = [(event["date"], event["ticker_change"]["ticker"]) for event in events]
     assert changes == [(str(change.date), change.symbol) for change in await ours.ticker_changes("FB")]
 
