@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from cli import database, local
+from cli import database, local, vacuum
 from cli.target import DEFAULT_STACK, Choice
 from shared.errors import ConfigurationError, FiblakeError, NotFoundError
 
@@ -56,6 +56,7 @@ app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False,
 )  # fmt: skip
 app.add_typer(local.app, name="local")
+app.add_typer(vacuum.app, name="vacuum")
 app.command(name="migrate", epilog=database.MIGRATE_EXAMPLE)(database.migrate)
 
 

@@ -165,22 +165,33 @@ def test_the_bucket_tells_of_arrivals_is_private_encrypted_and_outlives_the_stac
     assert "BucketEncryption" in properties
 
 
-def test_the_fetcher_starts_five_minutes_after_the_new_york_close_on_weekdays() -> None:
-    clocks = [
-        event for function in FUNCTIONS.values() for event in function["Events"].values() if event["Type"] != "SQS"
-    ]
-    assert len(clocks) == 1, "the only clock in the system"
-    (clock,) = clocks
-    assert clock["Type"] == "ScheduleV2"
-    assert clock["Properties"]["ScheduleExpression"] == "cron(5 16 ? * MON-FRI *)"
-    assert clock["Properties"]["ScheduleExpressionTimezone"] == "America/New_York"
-    assert clock["Properties"]["RetryPolicy"]["MaximumRetryAttempts"] > 0
+def schedules() -> dict[str, Body]:
+    return {
+        function: event["Properties"]
+        for function, body in FUNCTIONS.items()
+        for event in body["Events"].values()
+        if event["Type"] == "ScheduleV2"
+    }
 
 
-def test_one_condition_takes_away_all_of_batch_and_nothing_else() -> None:
-    conditional = {name for name, body in RESOURCES.items() if "Condition" in body}
-    assert {RESOURCES[name]["Condition"] for name in conditional} == {"HasBatch"}
-    assert conditional == {
+def test_only_the_fetcher_and_housekeeping_look_at_a_clock_new_yorks() -> None:
+    assert {name: clock["ScheduleExpression"] for name, clock in schedules().items()} == {
+        "OhlcvFetcherFunction": "cron(5 16 ? * MON-FRI *)",
+        "VacuumFunction": "cron(0 3 1 * ? *)",
+    }
+    for clock in schedules().values():
+        assert clock["ScheduleExpressionTimezone"] == "America/New_York"
+        assert clock["RetryPolicy"]["MaximumRetryAttempts"] > 0
+
+
+def conditional(condition: str) -> set[str]:
+    return {name for name, body in RESOURCES.items() if body.get("Condition") == condition}
+
+
+def test_one_condition_takes_away_all_of_batch_and_one_the_vacuum_and_nothing_else() -> None:
+    batch, vacuum = conditional("HasBatch"), conditional("HasVacuum")
+    assert {name for name, body in RESOURCES.items() if "Condition" in body} == batch | vacuum
+    assert batch == {
         "WorkerComputeEnvironment",
         "WorkerJobQueue",
         "WorkerJobDefinition",
@@ -188,7 +199,14 @@ def test_one_condition_takes_away_all_of_batch_and_nothing_else() -> None:
         "WorkerRole",
         "WorkerExecutionRole",
     }
-    assert conditional >= {name for name, body in RESOURCES.items() if body["Type"].startswith("AWS::Batch::")}
+    assert batch >= {name for name, body in RESOURCES.items() if body["Type"].startswith("AWS::Batch::")}
+    assert vacuum == {"VacuumFunction", "VacuumLogGroup", "VacuumRole"}
+
+
+def test_the_vacuum_may_write_nothing_but_its_record() -> None:
+    (policy,) = of_type("AWS::IAM::Role")["VacuumRole"]["Policies"]
+    writes = [s for s in policy["PolicyDocument"]["Statement"] if "s3:PutObject" in s["Action"]]
+    assert [s["Resource"]["Sub"].rsplit("/", 1)[-1] for s in writes] == ["cleanup_manifest.json"]
 
 
 def worker_variables() -> Body:
