@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from cli import database, local, vacuum
+from cli import database, dead_letters, local, vacuum
 from cli.target import DEFAULT_STACK, Choice
 from shared.errors import ConfigurationError, FiblakeError, NotFoundError
 
@@ -57,6 +57,7 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(local.app, name="local")
 app.add_typer(vacuum.app, name="vacuum")
+app.add_typer(dead_letters.app, name="dlq")
 app.command(name="migrate", epilog=database.MIGRATE_EXAMPLE)(database.migrate)
 
 

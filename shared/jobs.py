@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from mypy_boto3_batch import BatchClient
 
+DRAINS: Final = "drain-"
+"""The jobs that drain the queue are named so; an operator's own jobs (--symbols, --mode full) must not be."""
 SMALLEST_ARRAY: Final = 2
 LARGEST_ARRAY: Final = 10_000
 _WAITING: Final[tuple[Literal["SUBMITTED", "PENDING", "RUNNABLE"], ...]] = ("SUBMITTED", "PENDING", "RUNNABLE")
@@ -44,6 +46,10 @@ class JobQueue:
         except (ClientError, BotoCoreError) as error:
             raise UpstreamError(f"Batch does not take a job of {self.definition}: {error}") from error
         return answer["jobId"]
+
+    def ensure(self, suffix: str, size: int) -> str | None:
+        """Submit a job unless one has yet to start, which will see what was sent before; give the new one's id."""
+        return None if self.any_waiting() else self.submit(suffix, size)
 
     def any_waiting(self) -> bool:
         """Tell whether a job of this prefix and definition, or a child of one, has yet to start.

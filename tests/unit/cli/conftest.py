@@ -7,7 +7,7 @@ from typer.testing import CliRunner, Result
 
 from cli.app import app, exit_code
 from shared.errors import FiblakeError
-from tests.fakes import FakeTopic, MemoryObjectStore
+from tests.fakes import FakeJobs, FakeQueue, FakeTopic, MemoryObjectStore
 
 
 @dataclass
@@ -19,6 +19,24 @@ class FakeTarget:
     complete: FakeTopic = field(default_factory=FakeTopic)
     bucket: str = "lake"
     outputs: dict[str, str] = field(default_factory=dict)
+    queues: dict[str, FakeQueue] = field(default_factory=dict)
+    lone_dead_letters: dict[str, FakeQueue] = field(default_factory=dict)
+    workers: FakeJobs = field(default_factory=FakeJobs)
+
+    @property
+    def queue_urls(self) -> dict[str, str]:
+        return {name: queue.url for name, queue in self.queues.items()}
+
+    @property
+    def lone_dead_letter_urls(self) -> dict[str, str]:
+        return {name: queue.url for name, queue in self.lone_dead_letters.items()}
+
+    def queue(self, url: str) -> FakeQueue:
+        (found,) = [one for one in (*self.queues.values(), *self.lone_dead_letters.values()) if one.url == url]
+        return found
+
+    def jobs(self, _prefix: str) -> FakeJobs:
+        return self.workers
 
 
 Run = Callable[..., Result]
