@@ -3,27 +3,44 @@
 Nothing of the services is used here, not even their calendar: sessions come from pandas_market_calendars itself.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Final
 
+import numpy as np
 import pandas as pd
 import pandas_market_calendars
 
 from local.sample_bars import SampleBar
 
-COLUMNS = ["symbol", "ts", "open", "high", "low", "close", "volume", "bars", "last_date", "is_complete"]
+PRICES: Final = ["open", "high", "low", "close"]
+COLUMNS: Final = ["symbol", "ts", *PRICES, "volume", "bars", "last_date", "is_complete", "adjusted"]
+ROUNDING: Final = 1e-12
+"""How far two ways to apply the same splits may differ, relatively."""
 
 
-def expected_silver(bars: Iterable[SampleBar], interval: int) -> pd.DataFrame:
-    """Give the interval's whole table (COLUMNS, sorted by symbol and ts) for these daily bars."""
+@dataclass(frozen=True, slots=True)
+class SampleSplit:
+    """`split_from` shares of a symbol became `split_to` on the morning of `execution_date`."""
+
+    symbol: str
+    execution_date: date
+    split_from: float
+    split_to: float
+
+
+def expected_silver(bars: Iterable[SampleBar], interval: int, splits: Sequence[SampleSplit] = ()) -> pd.DataFrame:
+    """Give the interval's whole table (COLUMNS, sorted by symbol and ts) for these daily bars and splits."""
     frame = pd.DataFrame([(b.symbol, b.session, b.open, b.high, b.low, b.close, b.volume) for b in bars])
-    frame.columns = pd.Index(["symbol", "session", "open", "high", "low", "close", "volume"])
+    frame.columns = pd.Index(["symbol", "session", *PRICES, "volume"])
     frame["session"] = pd.to_datetime(frame["session"])
     grid = (
         pandas_market_calendars.get_calendar("NYSE").valid_days("1962-01-02", frame["session"].max()).tz_localize(None)
     )
     frame["ordinal"] = grid.get_indexer(pd.DatetimeIndex(frame["session"]))
     frame["bucket"] = frame["ordinal"] // interval
-    frame = frame.sort_values(["symbol", "session"])
+    frame = _adjusted(frame.sort_values(["symbol", "session"], ignore_index=True), splits)
     rows = frame.groupby(["symbol", "bucket"], as_index=False).agg(
         open=("open", "first"), high=("high", "max"), low=("low", "min"), close=("close", "last"),
         volume=("volume", "sum"), bars=("session", "size"), last_date=("session", "max"),
@@ -31,13 +48,36 @@ def expected_silver(bars: Iterable[SampleBar], interval: int) -> pd.DataFrame:
     rows["ts"] = grid[rows["bucket"] * interval]
     latest = rows["symbol"].map(frame.groupby("symbol")["ordinal"].max())
     rows["is_complete"] = latest >= rows["bucket"] * interval + interval - 1
+    rows["adjusted"] = True
     return rows[COLUMNS].sort_values(["symbol", "ts"], ignore_index=True)
 
 
 def differences(actual: pd.DataFrame, expected: pd.DataFrame) -> int:
-    """Count the rows that are missing, too many, or differ in any column; prices and volumes are compared exactly."""
+    """Count the rows that are missing, too many, or differ in any column; numbers may differ by ROUNDING."""
     dates = {"ts": "datetime64[s]", "last_date": "datetime64[s]"}
     left = actual[COLUMNS].astype(dates).astype({"bars": "int64", "volume": "float64"})
     right = expected[COLUMNS].astype(dates).astype({"bars": "int64", "volume": "float64"})
-    both = left.merge(right, on=COLUMNS, how="outer", indicator=True)
-    return int((both["_merge"] != "both").sum())
+    numbers = [*PRICES, "volume"]
+    exact = [name for name in COLUMNS if name not in numbers]
+    both = left.merge(right, on=exact, how="outer", indicator=True, suffixes=("", "_expected"))
+    there = both["_merge"] == "both"
+    found, wanted = both[numbers].to_numpy(), both[[f"{name}_expected" for name in numbers]].to_numpy()
+    close = np.isclose(found, wanted, rtol=ROUNDING, atol=0).all(axis=1)
+    return int((~(there & close)).sum())
+
+
+def _adjusted(frame: pd.DataFrame, splits: Sequence[SampleSplit]) -> pd.DataFrame:
+    """Make bars before a split comparable with those after it.
+
+    Each split that a symbol's bars show is a step on its first bar on or after the execution date; the factor of a bar
+    is the product of all steps after it. `frame` is sorted by symbol and session.
+    """
+    step = pd.Series(1.0, index=frame.index)
+    for split in splits:
+        day = pd.Timestamp(split.execution_date)
+        after = frame.index[(frame["symbol"] == split.symbol) & (frame["session"] >= day)]
+        if len(after):
+            step[after[0]] *= split.split_from / split.split_to
+    from_here_on = step[::-1].groupby(frame["symbol"][::-1]).cumprod()[::-1]
+    factor = from_here_on / step
+    return frame.assign(**{name: frame[name] * factor for name in PRICES}, volume=frame["volume"] / factor)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from shared.adjustment import NO_REFERENCE, Reference
 from shared.errors import ContractError
 
 DAILY: Final = "1d"
@@ -46,11 +47,13 @@ SILVER: Final = pa.schema(
         pa.field("bars", pa.int32(), nullable=False),
         pa.field("last_date", pa.date32(), nullable=False),
         pa.field("is_complete", pa.bool_(), nullable=False),
+        pa.field("adjusted", pa.bool_(), nullable=False),
     ]
 )
 """A bucket: `ts` is its first session, `bars` how many daily bars are in it, `last_date` the last of them.
 
 `is_complete`: the symbol has a bar on or after the bucket's last session, so no later bar can join the bucket.
+`adjusted`: prices and volume are comparable across splits; else they are as traded.
 """
 
 MANIFEST: Final = pa.schema(
@@ -67,6 +70,9 @@ _SHORTENED: Final = ("timestamp", "ingested_at")
 """Columns that others may store more finely (nanoseconds, instants of a day): what is finer is cut off."""
 _LOG: Final = b"fiblake.merged"
 _LAST_UPDATED: Final = b"fiblake.last_updated"
+_REFERENCE: Final = b"fiblake.reference"
+_OLD_SILVER: Final = SILVER.set(SILVER.get_field_index("adjusted"), pa.field("adjusted", pa.bool_()))
+"""SILVER as it may lie in S3: files from before it was adjusted have no such column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +80,14 @@ class Consolidated:
     """A symbol's data.parquet: its bars, and the log of the source files merged into them.
 
     `bars` has schema BRONZE, sorted by `timestamp`, one row a session; `log` maps a source file's key to the ETag that
-    was merged; `last_updated` grows with every version of the object, whatever the writers' clocks say.
+    was merged; `last_updated` grows with every version of the object, whatever the writers' clocks say; `reference` is
+    what is to be applied to the bars, which stay as traded.
     """
 
     bars: pa.Table
     log: dict[str, str]
     last_updated: datetime
+    reference: Reference = NO_REFERENCE
     adopted: bool = False
     """Whether somebody else wrote it: it carries no log, and its bars were never checked or told of."""
 
@@ -94,21 +102,25 @@ class Consolidated:
         return cast("date", self.bars["timestamp"][-1].as_py())
 
     def encode(self) -> bytes:
-        """Give the object's bytes: Parquet, with the log in its key-value metadata."""
+        """Give the object's bytes: Parquet, with the log and the reference in its key-value metadata."""
         metadata = {_LOG: json.dumps(self.log), _LAST_UPDATED: self.last_updated.isoformat()}
+        if self.reference != NO_REFERENCE:
+            metadata[_REFERENCE] = self.reference.to_json()
         return encode(self.bars.replace_schema_metadata(metadata))
 
     @classmethod
     def decode(cls, data: bytes, symbol: str, last_modified: datetime) -> "Consolidated":
-        """Read an object's bytes; a data.parquet that others wrote has an empty log."""
+        """Read an object's bytes; a data.parquet that others wrote has an empty log and no reference."""
         bars, metadata = _read(data, symbol, last_modified)
         try:
             log = cast("dict[str, str]", json.loads(metadata.get(_LOG, b"{}")))
             updated = metadata.get(_LAST_UPDATED)
             last_updated = datetime.fromisoformat(updated.decode()) if updated else last_modified
-        except ValueError as error:
+            text = metadata.get(_REFERENCE)
+            reference = Reference.from_json(text.decode()) if text else NO_REFERENCE
+        except (ValueError, KeyError, TypeError) as error:
             raise ContractError(f"data.parquet of {symbol} carries a log that cannot be read: {error}") from error
-        return cls(bars, log, last_updated, adopted=_LOG not in metadata)
+        return cls(bars, log, last_updated, reference, adopted=_LOG not in metadata)
 
 
 def bar_row(  # noqa: PLR0917
@@ -141,11 +153,26 @@ def encode(table: pa.Table) -> bytes:
 
 
 def decode(data: bytes, schema: pa.Schema, what: str) -> pa.Table:
-    """Read Parquet bytes of one of our own tables; raise ContractError, naming `what`, if they are not that."""
+    """Read Parquet bytes of one of our own tables, a missing nullable column as nulls.
+
+    Raises ContractError, naming `what`, if they are not that.
+    """
     try:
-        return pq.ParquetFile(pa.BufferReader(data)).read(columns=schema.names).cast(schema)
-    except (pa.ArrowException, OSError, ValueError) as error:
+        table = pq.ParquetFile(pa.BufferReader(data)).read(columns=schema.names)
+        for field in schema:
+            if field.nullable and field.name not in table.column_names:
+                table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+        return table.select(schema.names).cast(schema)
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise ContractError(f"{what} cannot be read: {error}") from error
+
+
+def decode_silver(data: bytes, what: str) -> pa.Table:
+    """Read a month file (schema SILVER); rows that do not say whether they are adjusted are as traded."""
+    rows = decode(data, _OLD_SILVER, what)
+    place = SILVER.get_field_index("adjusted")
+    told = pc.fill_null(rows["adjusted"], fill_value=False)
+    return rows.set_column(place, SILVER.field(place), told)
 
 
 def _read(data: bytes, symbol: str, last_modified: datetime) -> tuple[pa.Table, dict[bytes, bytes]]:

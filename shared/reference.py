@@ -1,24 +1,21 @@
 """What makes a symbol's bars comparable with each other: its splits, and which companies have borne it (pure).
 
 Both are small Parquet files, one a symbol, that travel the way of the bars: the worker takes them into data.parquet's
-metadata, the resampler applies them. Bars in bronze stay as traded.
+metadata (`shared/adjustment.py`), the resampler applies them. Bars in bronze stay as traded.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
+from itertools import pairwise
+from math import isfinite
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from shared.adjustment import Reference
 from shared.bars import decode, encode
-from shared.calendar import Days
 from shared.errors import ContractError
-
-Factors = npt.NDArray[np.float64]
 
 SPLITS: Final = pa.schema(
     [
@@ -75,7 +72,7 @@ class Identity:
 
 def splits_file(splits: Sequence[Split]) -> bytes:
     """Give a symbol's splits as the bytes of its file; none is a valid file, the last word on a split withdrawn."""
-    rows = [asdict(split) for split in sorted(splits, key=lambda split: split.execution_date)]
+    rows = [asdict(split) for split in sorted(splits, key=_by_day)]
     return encode(pa.Table.from_pylist(rows, schema=SPLITS))
 
 
@@ -84,9 +81,10 @@ def read_splits(data: bytes, symbol: str) -> tuple[Split, ...]:
     splits = tuple(Split(**row) for row in decode(data, SPLITS, f"the splits of {symbol}").to_pylist())
     for split in splits:
         factor = split.historical_adjustment_factor
-        if split.symbol != symbol or not (np.isfinite(factor) and factor > 0):
-            raise ContractError(f"the splits of {symbol} hold one that cannot be: {split}")
-    return tuple(sorted(splits, key=lambda split: split.execution_date))
+        if split.symbol != symbol or not (isfinite(factor) and factor > 0):
+            told = f"{split.symbol} on {split.execution_date}, factor {factor}"
+            raise ContractError(f"the splits of {symbol} hold one that cannot be: {told}")
+    return tuple(sorted(splits, key=_by_day))
 
 
 def identities_file(identities: Sequence[Identity]) -> bytes:
@@ -104,50 +102,18 @@ def read_identities(data: bytes, symbol: str) -> tuple[Identity, ...]:
     return tuple(sorted(identities, key=lambda identity: identity.valid_from))
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """What is applied to a symbol's bars when silver is computed; it travels in data.parquet's metadata.
+def reference_of(splits: Sequence[Split], identities: Sequence[Identity]) -> Reference:
+    """Give what the two files say as it is applied to bars; one company twice in a row hands nothing over."""
+    factors = [(split.execution_date, split.historical_adjustment_factor) for split in sorted(splits, key=_by_day)]
+    companies = sorted(identities, key=lambda identity: identity.valid_from)
+    handovers = [new.valid_from for old, new in pairwise(companies) if not _same(old, new)]
+    return Reference(tuple(factors), tuple(handovers))
 
-    `splits`: (execution date, cumulative factor), oldest first. `handovers`: the first session of each company but the
-    first: no bucket and no factor reaches across one.
-    """
 
-    splits: tuple[tuple[date, float], ...] = ()
-    handovers: tuple[date, ...] = ()
+def _by_day(split: Split) -> tuple[date, str]:
+    # The id only keeps the order of two splits on one day fixed, whatever order they were written in.
+    return split.execution_date, split.id
 
-    @classmethod
-    def of(cls, splits: Sequence[Split], identities: Sequence[Identity]) -> "Reference":
-        """Take what the two files say."""
-        factors = tuple((split.execution_date, split.historical_adjustment_factor) for split in splits)
-        return cls(factors, tuple(identity.valid_from for identity in identities[1:]))
 
-    def to_json(self) -> str:
-        """Give the text that `from_json` reads."""
-        splits = [[day.isoformat(), factor] for day, factor in self.splits]
-        return json.dumps({"splits": splits, "handovers": [day.isoformat() for day in self.handovers]})
-
-    @classmethod
-    def from_json(cls, text: str) -> "Reference":
-        """Read what `to_json` gave; raise ValueError, KeyError or TypeError if it is something else."""
-        found = json.loads(text)
-        splits = tuple((date.fromisoformat(day), float(factor)) for day, factor in found["splits"])
-        return cls(splits, tuple(date.fromisoformat(day) for day in found["handovers"]))
-
-    def companies(self, sessions: Days) -> npt.NDArray[np.int64]:
-        """Give, for each session, how many handovers it lies on or after: bars of one number are of one company."""
-        handovers = np.array(self.handovers, dtype="datetime64[D]")
-        return np.searchsorted(handovers, sessions, side="right").astype(np.int64)
-
-    def factors(self, sessions: Days) -> Factors:
-        """Give, for each session, what its prices are multiplied (its volume divided) by.
-
-        The factor is that of the first split after the session (vendor's rule). Of a company that has handed the symbol
-        over only its own splits count, so its factors are relative to its last session.
-        """
-        days = np.array([day for day, _ in self.splits], dtype="datetime64[D]")
-        cumulative = np.array([*(factor for _, factor in self.splits), 1.0])
-        found = cumulative[np.searchsorted(days, sessions, side="right")]
-        handovers = np.array(self.handovers, dtype="datetime64[D]")
-        # What comes on or after the end of a company's time is not its own: its factor there is divided out.
-        ends = np.append(cumulative[np.searchsorted(days, handovers, side="left")], 1.0)
-        return np.asarray(found / ends[self.companies(sessions)], dtype=np.float64)
+def _same(old: Identity, new: Identity) -> bool:
+    return old.composite_figi is not None and old.composite_figi == new.composite_figi

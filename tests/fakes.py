@@ -22,6 +22,7 @@ from shared.events import ConsolidationComplete, Message
 from shared.lake import Bronze
 from shared.objects import ObjectInfo, ObjectStore, StoredObject
 from shared.queues import BATCH, Attributes, Depth, Queue, Received, Topic
+from shared.reference import Identity, Split
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BUCKET = "test-condvest-datalake"
@@ -62,6 +63,30 @@ def consolidated(*rows: dict[str, object], log: dict[str, str] | None = None, at
 def later(minutes: float = 1) -> datetime:
     """Give an instant so many minutes after NOON."""
     return NOON + timedelta(minutes=minutes)
+
+
+# ----------------------------------------------------------------------------------------------- splits and identities
+
+
+def splits(*told: tuple[str, int, int], symbol: str = "AAPL") -> list[Split]:
+    """Give splits (day, shares before, shares after), oldest first, each with the vendor's cumulative factor."""
+    factor, found = 1.0, list[Split]()
+    for day, before, after in sorted(told, reverse=True):
+        factor *= before / after
+        kind = "forward_split" if after > before else "reverse_split"
+        name = f"{symbol}-{day}"
+        found.append(Split(symbol, date.fromisoformat(day), before, after, kind, factor, name))
+    return found[::-1]
+
+
+def companies(*first_sessions: str, symbol: str = "AAPL") -> list[Identity]:
+    """Give companies that bore the symbol one after the other, from these sessions on."""
+    days = [date.fromisoformat(day) for day in first_sessions]
+    ends = [day - timedelta(days=1) for day in days[1:]]
+    return [
+        Identity(symbol, day, end, f"BBG{number:09}", f"Company {number}")
+        for number, (day, end) in enumerate(zip(days, [*ends, None], strict=True))
+    ]
 
 
 # -------------------------------------------------------------------------------------------------------------- bucket

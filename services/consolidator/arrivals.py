@@ -1,7 +1,7 @@
-"""What arrived: S3's notifications read as source files of symbols."""
+"""What arrived: S3's notifications read as source files and reference files of symbols."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
@@ -11,7 +11,7 @@ from aws_lambda_powertools.utilities.data_classes import S3Event, S3EventBridgeN
 
 from shared.errors import ContractError
 from shared.events import ConsolidationRequest
-from shared.lake import Bronze, SourceFile
+from shared.lake import Bronze, SourceFile, parse_reference
 
 if TYPE_CHECKING:
     from datetime import date
@@ -26,8 +26,15 @@ class Arrivals:
     """What one notification says: the files of ours that arrived, and what is wrong with the rest of it."""
 
     files: list[SourceFile] = field(default_factory=list)
+    references: list[str] = field(default_factory=list)
+    """The symbols whose splits or identities arrived."""
     faults: list[ContractError] = field(default_factory=list)
     correlation_id: str = ""
+
+    @property
+    def symbols(self) -> set[str]:
+        """The symbols that something arrived of."""
+        return {file.symbol for file in self.files} | set(self.references)
 
 
 def read_notification(body: str, bucket: str, bronze: Bronze) -> Arrivals:
@@ -54,17 +61,27 @@ def read_notification(body: str, bucket: str, bronze: Bronze) -> Arrivals:
     return arrivals
 
 
-def requests(arrivals: Iterable[Arrivals]) -> list[ConsolidationRequest]:
-    """Give one request a symbol, from the earliest session among its files, under the first one's correlation id."""
+def requests(arrivals: Sequence[Arrivals]) -> list[ConsolidationRequest]:
+    """Give one request a symbol, from the earliest session among its files, under the first one's correlation id.
+
+    Splits and identities bear upon all of the history, so with them no session is named.
+    """
+    references = {symbol for arrival in arrivals for symbol in arrival.references}
     earliest: dict[str, date] = {}
     correlation: dict[str, str] = {}
     for arrival in arrivals:
         for file in arrival.files:
             earliest[file.symbol] = min(file.first, earliest.get(file.symbol, file.first))
-            correlation.setdefault(file.symbol, arrival.correlation_id)
+        for symbol in arrival.symbols:
+            correlation.setdefault(symbol, arrival.correlation_id)
     return [
-        ConsolidationRequest(symbol=symbol, changed_from=earliest[symbol], correlation_id=correlation[symbol])
-        for symbol in sorted(earliest)
+        ConsolidationRequest(
+            symbol=symbol,
+            changed_from=None if symbol in references else earliest[symbol],
+            reference_changed=symbol in references,
+            correlation_id=correlation[symbol],
+        )
+        for symbol in sorted(correlation)
     ]
 
 
@@ -93,6 +110,10 @@ def _sort_in(arrivals: Arrivals, kind: str, place: str, key: str, *, bucket: str
         arrivals.faults.append(ContractError(f"bucket {place!r} is not ours ({bucket!r})"))
     elif not bronze.is_consolidated(key):
         try:
-            arrivals.files.append(bronze.parse_source(key))
+            symbol = parse_reference(key)
+            if symbol is None:
+                arrivals.files.append(bronze.parse_source(key))
+            else:
+                arrivals.references.append(symbol)
         except ContractError as error:
             arrivals.faults.append(error)

@@ -10,18 +10,24 @@ import numpy as np
 import pyarrow as pa
 
 from services.consolidator.merge import Merged, merge
+from shared.adjustment import NO_REFERENCE, Reference
 from shared.bars import Consolidated, read_bars
 from shared.calendar import TradingCalendar
 from shared.errors import ConflictError, ContractError, FiblakeError, NotFoundError, PermanentError, TransientError
-from shared.lake import Bronze, SourceFile
+from shared.lake import Bronze, SourceFile, identities_key, splits_key
 from shared.objects import ObjectInfo, ObjectStore, StoredObject, pauses
 from shared.outcomes import attempt
+from shared.reference import read_identities, read_splits, reference_of
 from shared.rules import broken_rules
 
 ATTEMPTS: Final = 20
 TICK: Final = timedelta(microseconds=1)
 CLOCK_SKEW: Final = timedelta(days=1)
 """How far a writer's clock may be ahead of S3's: no later write could win over an instant of the far future."""
+
+
+class ReferenceFileError(ContractError):
+    """A file of splits or identities cannot be used; the reference of before is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,7 @@ class Consolidation:
     changed_from: date
     merged_files: int
     faults: Sequence[FiblakeError]
-    """Why source files could not be merged; they stay where they are, the others are merged."""
+    """Why source or reference files could not be taken in; they stay where they are, the others are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,8 @@ class Consolidator:
         """Bring the symbol's data.parquet up to date with its source files.
 
         `hint` is the earliest session the caller knows to have arrived (None: it does not know, so all of the history
-        is reported as changed); `full` merges all source files again, also those in the log.
+        is reported as changed, and splits and identities are read anew); `full` merges all source files again, also
+        those in the log.
         Raises NotFoundError if the symbol has no bars at all, ConflictError if 20 attempts met another writer.
         """
         for pause in pauses(ATTEMPTS):
@@ -84,14 +91,19 @@ class Consolidator:
         files, faults = self._read(pending, hint, now)
         if before and before.adopted:
             self._check_sessions(before.bars, f"{key}: ")
+        reference = known = before.reference if before else NO_REFERENCE
+        if full or hint is None or before is None or before.adopted:
+            # After data.parquet, like the listing: of two readings the later one stands in the later version.
+            reference, unread = self._reference(symbol, known)
+            faults += unread if full or hint is None else []
         merged = _merged(before, files)
         if merged.bars.num_rows == 0:
             raise _nothing_to_merge(symbol, faults)
-        after = _with_log(before, merged, files, listing, now)
+        after = _with_log(before, merged, files, listing, reference, now)
         etag = found.etag if found else None
         if after is not before or etag is None:
             etag = self.store.write_if_unchanged(key, after.encode(), etag)
-        changed = self._changed_from(after, merged, hint)
+        changed = self._changed_from(after, merged, hint if reference == known else None)
         return Consolidation(symbol, after, etag, listing, changed, len(files), faults)
 
     def _read(
@@ -107,6 +119,24 @@ class Consolidator:
         read = [outcome for _, outcome in outcomes if isinstance(outcome, _Read)]
         faults = [(key, outcome) for key, outcome in outcomes if isinstance(outcome, FiblakeError)]
         return read, [f for key, f in faults if hint is None or self.bronze.parse_source(key).last >= hint]
+
+    def _reference(self, symbol: str, known: Reference) -> tuple[Reference, list[FiblakeError]]:
+        """Read the symbol's splits and identities (no file: none), and give the faults of what cannot be read.
+
+        Then what is `known` stays.
+        """
+        keys = splits_key(symbol), identities_key(symbol)
+        files = self.store.get_many(keys)
+        splits = attempt(lambda: read_splits(files[0].data, symbol) if files[0] else ())
+        identities = attempt(lambda: read_identities(files[1].data, symbol) if files[1] else ())
+        faults = [
+            ReferenceFileError(f"{key}: {outcome}") if isinstance(outcome, PermanentError) else outcome
+            for key, outcome in zip(keys, (splits, identities), strict=True)
+            if isinstance(outcome, FiblakeError)
+        ]
+        if isinstance(splits, FiblakeError) or isinstance(identities, FiblakeError):
+            return known, faults
+        return reference_of(splits, identities), faults
 
     def _bars_of(self, found: StoredObject, now: datetime) -> _Read:
         source = self.bronze.parse_source(found.key)
@@ -135,7 +165,21 @@ class Consolidator:
             known.append(merged.changed_from)
         else:
             known += [self.bronze.parse_source(key).first for key in after.log]
-        return min(known)
+        earliest = min(known)
+        return after.first_session if _meets_a_split(after, earliest) else earliest
+
+
+def _meets_a_split(after: Consolidated, changed_from: date) -> bool:
+    """Tell whether the bars from `changed_from` on are the first to show a split, so that all before them change too.
+
+    A split counts from the first bar on or after its execution date. Of the bars before `changed_from` readers know.
+    """
+    if not after.reference.splits:
+        return False
+    sessions = after.bars["timestamp"].to_numpy()
+    before = int(np.searchsorted(sessions, np.datetime64(changed_from, "D")))
+    told = sessions[before - 1].item() if before else date.min
+    return any(told < day <= after.last_session for day, _ in after.reference.splits)
 
 
 def _check_rows(bars: pa.Table, source: SourceFile, last_modified: datetime, today: date) -> None:
@@ -160,17 +204,19 @@ def _merged(before: Consolidated | None, files: Sequence[_Read]) -> Merged:
     return merge(before.bars if before else None, arrivals)
 
 
-def _with_log(
-    before: Consolidated | None, merged: Merged, files: Sequence[_Read], listing: Sequence[ObjectInfo], now: datetime
-) -> Consolidated:
+def _with_log(  # noqa: PLR0917
+    before: Consolidated | None, merged: Merged, files: Sequence[_Read], listing: Sequence[ObjectInfo],
+    reference: Reference, now: datetime,
+) -> Consolidated:  # fmt: skip
     """Give the object to store: merged bars, a log of what of the listing is merged, a later `last_updated`."""
     merged_before = before.log if before else {}
     log = {info.key: merged_before[info.key] for info in listing if info.key in merged_before}
     log |= {file.key: file.etag for file in files}
-    if before and not before.adopted and not merged.changed_from and log.items() <= merged_before.items():
+    same = not merged.changed_from and log.items() <= merged_before.items()
+    if before and not before.adopted and same and reference == before.reference:
         return before
     last_updated = max(now, before.last_updated + TICK) if before else now
-    return Consolidated(merged.bars, log, last_updated)
+    return Consolidated(merged.bars, log, last_updated, reference)
 
 
 def _nothing_to_merge(symbol: str, faults: Sequence[FiblakeError]) -> FiblakeError:
@@ -178,5 +224,6 @@ def _nothing_to_merge(symbol: str, faults: Sequence[FiblakeError]) -> FiblakeErr
     if transient:
         return transient[0]
     if faults:
-        return ContractError(f"{symbol} has no file that can be merged: {'; '.join(map(str, faults))}")
+        kind = ReferenceFileError if all(isinstance(f, ReferenceFileError) for f in faults) else ContractError
+        return kind(f"{symbol} has no file that can be merged: {'; '.join(map(str, faults))}")
     return NotFoundError(f"{symbol} has no bars: no data.parquet, no date= or range= file with rows")

@@ -37,7 +37,7 @@ class Router:
         read = {m.id: self._read(m) for m in messages}
         errors = {i: outcome for i, outcome in read.items() if isinstance(outcome, FiblakeError)}
         arrivals = {i: outcome for i, outcome in read.items() if isinstance(outcome, Arrivals)}
-        wanted = requests(arrivals.values())
+        wanted = requests(list(arrivals.values()))
         unsent = {wanted[i].symbol for i in self.consolidation.send([r.model_dump_json() for r in wanted])}
         no_job = self._submit(len(wanted) - len(unsent))
         for message_id, arrival in arrivals.items():
@@ -65,10 +65,10 @@ class Router:
 
     @staticmethod
     def _failure(arrival: Arrivals, unsent: set[str], no_job: FiblakeError | None) -> FiblakeError | None:
-        lost = sorted({file.symbol for file in arrival.files} & unsent)
+        lost = sorted(arrival.symbols & unsent)
         if lost:
             return UpstreamError(f"SQS did not take the request for {', '.join(lost)}")
-        if arrival.files and no_job:
+        if arrival.symbols and no_job:
             return no_job
         return _all_in_one(arrival.faults)
 

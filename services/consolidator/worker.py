@@ -9,9 +9,9 @@ from datetime import date, datetime
 from typing import Final
 
 from services.consolidator import manifest
-from services.consolidator.consolidate import Consolidation, Consolidator
+from services.consolidator.consolidate import Consolidation, Consolidator, ReferenceFileError
 from shared.cleanup import Proof, clean_up
-from shared.errors import ContractError, FiblakeError, TransientError, UpstreamError
+from shared.errors import ContractError, FiblakeError, NotFoundError, TransientError, UpstreamError
 from shared.events import ConsolidationComplete, ConsolidationRequest, parse
 from shared.outcomes import attempt, settle
 from shared.queues import BATCH, Queue, Received, Topic, retry_seconds
@@ -101,7 +101,7 @@ class Worker:
         errors = {i: o for i, o in outcomes.items() if isinstance(o, FiblakeError)}
         with _kept_hidden(queue, held):
             failures = self._work(list(requests.values()), full=False)
-        errors |= {i: failures[r.symbol] for i, r in requests.items() if r.symbol in failures}
+        errors |= {i: error for i, r in requests.items() if (error := failures.get(r.symbol)) and _concerns(error, r)}
         return self._settle(queue, messages, errors, most_receives)
 
     def _settle(
@@ -180,10 +180,14 @@ def _take(queue: Queue, most: int) -> list[Received]:
 
 
 def _hints(requests: Sequence[ConsolidationRequest]) -> dict[str, date | None]:
-    """Give each symbol once, with the earliest session its requests name (None if one names none)."""
+    """Give each symbol once, with the earliest session its requests name.
+
+    None if one names none or speaks of splits and identities, which bear upon all of the history.
+    """
     hints: dict[str, date | None] = {}
     for request in requests:
-        named = (request.changed_from, hints.get(request.symbol, request.changed_from))
+        first = None if request.reference_changed else request.changed_from
+        named = (first, hints.get(request.symbol, first))
         days = [day for day in named if day]
         hints[request.symbol] = min(days) if len(days) == len(named) else None
     return hints
@@ -200,7 +204,21 @@ def _event(one: Consolidation, correlation_id: str) -> ConsolidationComplete:
 
 def _joined(faults: Sequence[FiblakeError]) -> FiblakeError:
     transient = [fault for fault in faults if isinstance(fault, TransientError)]
-    return transient[0] if transient else ContractError("; ".join(map(str, faults)))
+    kind = ReferenceFileError if all(isinstance(fault, ReferenceFileError) for fault in faults) else ContractError
+    return transient[0] if transient else kind("; ".join(map(str, faults)))
+
+
+def _concerns(error: FiblakeError, request: ConsolidationRequest) -> bool:
+    """Tell whether what befell the symbol is this request's failure as well.
+
+    Splits and identities may come before the first bar, whose consolidation will read them. A file of them that cannot
+    be read is no fault of the bars that arrived.
+    """
+    if isinstance(error, NotFoundError):
+        return not request.reference_changed
+    if isinstance(error, ReferenceFileError):
+        return request.reference_changed or request.changed_from is None
+    return True
 
 
 @contextmanager

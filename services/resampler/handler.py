@@ -28,7 +28,8 @@ def _settings() -> ResamplerSettings:
 def _resampler(interval: int) -> Resampler:
     settings = _settings()
     store, topic = ObjectStore.connect(settings.s3_bucket), Topic.connect(settings.silver_updated_topic_arn)
-    return Resampler(store, Bronze(settings.s3_prefix), nyse(), topic, interval, settings.resampling_retention_years)
+    years, adjusted = settings.resampling_retention_years, settings.resampling_adjusted
+    return Resampler(store, Bronze(settings.s3_prefix), nyse(), topic, interval, years, adjusted)
 
 
 @logger.inject_lambda_context(clear_state=True)

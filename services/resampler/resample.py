@@ -13,7 +13,7 @@ from services.resampler import checkpoint
 from services.resampler.aggregate import Bars, aggregate
 from services.resampler.buckets import first_to_recompute, window_start
 from services.resampler.silver import by_month, replaced
-from shared.bars import SILVER, Consolidated, decode, encode
+from shared.bars import SILVER, Consolidated, decode_silver, encode
 from shared.batching import chunks
 from shared.calendar import TradingCalendar
 from shared.errors import ConflictError, ContractError, FiblakeError, NotFoundError, UpstreamError
@@ -61,6 +61,8 @@ class Resampler:
     updated: Topic
     interval: int
     retention_years: int
+    adjusted: bool = True
+    """Whether splits are applied; else silver is as traded."""
 
     def resample(self, changes: Sequence[Change], now: datetime) -> dict[str, FiblakeError]:
         """Bring the interval's table up to date with the changed symbols; give the errors by symbol.
@@ -152,7 +154,7 @@ class Resampler:
         stored = Consolidated.decode(found.data, change.symbol, found.last_modified)
         if stored.bars.num_rows == 0:
             raise ContractError(f"data.parquet of {change.symbol} holds no bars")
-        bars = Bars.of(change.symbol, stored.bars, self.calendar)
+        bars = Bars.of(change.symbol, stored.bars, self.calendar, stored.reference, adjusted=self.adjusted)
         changed = self.calendar.ordinal_on_or_after(change.changed_from)
         window = window_start(self.calendar, today, self.retention_years, self.interval)
         first = max(window, first_to_recompute(bars.ordinals, changed, self.interval))
@@ -180,7 +182,7 @@ class Resampler:
     def _write_month(self, month: Month, new: _Recomputed, etag: str | None) -> bool:
         """Write the month if its rows change, and tell whether."""
         key = silver_key(self.interval, month)
-        old = decode(self.store.get_version(key, etag).data, SILVER, key) if etag else None
+        old = decode_silver(self.store.get_version(key, etag).data, key) if etag else None
         rows = replaced(old, new.rows.get(month, SILVER.empty_table()), new.cuts)
         if rows is not None:
             self.store.write_if_unchanged(key, encode(rows), etag)

@@ -13,16 +13,18 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 
 from local.emulator import REPOSITORY
-from local.recompute import differences, expected_silver
+from local.recompute import SampleSplit, differences, expected_silver
 from local.sample_bars import SampleBar
 from local.stack import Stack, running
 from local.watch import Watcher
-from shared.bars import BRONZE, bar_row, encode
-from shared.lake import INTERVALS, Bronze
+from shared.bars import BRONZE, SILVER, bar_row, encode
+from shared.lake import INTERVALS, Bronze, splits_key
+from shared.reference import Split, splits_file
 
 FIRST_SESSION = date(2013, 2, 27)
 
@@ -79,17 +81,29 @@ class Chain:
         self.s3.put_object(Bucket=self.stack.bucket, Key=key, Body=parquet(bars, ingested_at))
         return key
 
-    def wait_for_silver(self, bars: Sequence[SampleBar], seconds: float = 90) -> None:
-        """Wait until all six tables hold exactly what these bars of one symbol give."""
+    def put_splits(self, split: SampleSplit) -> None:
+        """Put the file of a symbol's only split as any S3 client would."""
+        ratio = split.split_from / split.split_to
+        told = Split(
+            split.symbol, split.execution_date, split.split_from, split.split_to, "forward_split", ratio, "one"
+        )
+        self.s3.put_object(Bucket=self.stack.bucket, Key=splits_key(split.symbol), Body=splits_file([told]))
+
+    def silver_of(self, symbol: str, interval: int) -> pd.DataFrame:
+        """Give a symbol's rows of one table."""
+        table = self.watcher.silver(interval)
+        frame = SILVER.empty_table().to_pandas() if table is None else table.to_pandas()
+        return frame[frame["symbol"] == symbol].reset_index(drop=True)
+
+    def wait_for_silver(
+        self, bars: Sequence[SampleBar], seconds: float = 90, splits: Sequence[SampleSplit] = ()
+    ) -> None:
+        """Wait until all six tables hold exactly what these bars of one symbol, and these splits, give."""
         symbol = bars[0].symbol
-        expected = {interval: expected_silver(bars, interval) for interval in INTERVALS}
+        expected = {interval: expected_silver(bars, interval, splits) for interval in INTERVALS}
 
         def equal(interval: int) -> bool:
-            table = self.watcher.silver(interval)
-            if table is None:
-                return False
-            frame = table.to_pandas()
-            return differences(frame[frame["symbol"] == symbol], expected[interval]) == 0
+            return differences(self.silver_of(symbol, interval), expected[interval]) == 0
 
         for interval in INTERVALS:
             wait_until(lambda i=interval: equal(i), f"silver_{interval}d holds {symbol} as recomputed", seconds)  # type: ignore[misc]
@@ -100,12 +114,19 @@ class Chain:
 
     def dead_letter(self, queue: str, body: str, seconds: float = 90) -> dict[str, str]:
         """Wait for the dead letter with this body, take it out, and give its attributes."""
+        return self._dead_letter(queue, lambda found: found == body, seconds)
+
+    def dead_letter_about(self, queue: str, symbol: str, seconds: float = 90) -> dict[str, str]:
+        """Wait for a dead letter that names this symbol, take it out, and give its attributes."""
+        return self._dead_letter(queue, lambda found: f'"symbol":"{symbol}"' in found, seconds)
+
+    def _dead_letter(self, queue: str, wanted: Callable[[str], bool], seconds: float) -> dict[str, str]:
         url = self.sqs.get_queue_url(QueueName=self.stack.queue_urls[queue].rsplit("/", 1)[-1] + "-dlq")["QueueUrl"]
         found: list[dict[str, Any]] = []
 
         def arrived() -> bool:
             answer = self.sqs.receive_message(QueueUrl=url, MessageAttributeNames=["All"], VisibilityTimeout=1)
-            found.extend(m for m in answer.get("Messages", []) if m["Body"] == body)
+            found.extend(m for m in answer.get("Messages", []) if wanted(m["Body"]))
             return bool(found)
 
         wait_until(arrived, f"{queue}'s dead-letter queue holds the message", seconds)

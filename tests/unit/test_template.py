@@ -124,7 +124,7 @@ def test_an_interval_queue_gets_the_raw_events_of_its_interval_and_no_others(n: 
     assert queue_of(FUNCTIONS["ResamplerFunction"]["Events"][f"Resample{n}d"]["Properties"]) == f"Resample{n}dQueue"
 
 
-def test_date_and_range_files_start_the_chain_and_consolidated_files_do_not() -> None:
+def test_bars_splits_and_identities_start_the_chain_and_consolidated_files_do_not() -> None:
     rule = of_type("AWS::Events::Rule")["BronzeArrivalsRule"]
     assert rule["EventPattern"] == {
         "source": ["aws.s3"],
@@ -135,6 +135,8 @@ def test_date_and_range_files_start_the_chain_and_consolidated_files_do_not() ->
                 "key": [
                     {"wildcard": "bronze/raw_ohlcv/symbol=*/date=*.parquet"},
                     {"wildcard": "bronze/raw_ohlcv/symbol=*/range=*.parquet"},
+                    {"wildcard": "bronze/splits/symbol=*.parquet"},
+                    {"wildcard": "bronze/identities/symbol=*.parquet"},
                 ]
             },
         },
@@ -238,6 +240,23 @@ def test_the_embedded_stacks_jobs_get_the_environment_that_the_template_gives_th
     fixed = {name: value for name, value in template.items() if isinstance(value, str)}
     assert fixed
     assert {name: local[name] for name in fixed} == fixed
+
+
+def test_the_worker_may_read_splits_and_identities_and_not_change_them() -> None:
+    (policy,) = RESOURCES["WorkerRole"]["Properties"]["Policies"]
+    about = [
+        (statement["Action"], [place["Sub"].removeprefix("${DataLakeBucket.Arn}/") for place in statement["Resource"]])
+        for statement in policy["PolicyDocument"]["Statement"]
+        if "bronze/splits" in str(statement["Resource"]) or "bronze/identities" in str(statement["Resource"])
+    ]
+    assert about == [("s3:GetObject", ["bronze/splits/*", "bronze/identities/*"])]
+
+
+def test_silver_is_split_adjusted_unless_the_deployment_says_otherwise() -> None:
+    parameter = TEMPLATE["Parameters"]["SplitAdjusted"]
+    assert (parameter["Default"], parameter["AllowedValues"]) == ("true", ["true", "false"])
+    variables = FUNCTIONS["ResamplerFunction"]["Environment"]["Variables"]
+    assert variables["RESAMPLING_ADJUSTED"] == {"Ref": "SplitAdjusted"}
 
 
 def test_the_router_submits_to_the_queue_and_definition_that_exist_by_their_names() -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import duckdb
 
+from local.recompute import SampleSplit
 from shared.calendar import nyse
 from shared.events import ConsolidationComplete
-from shared.lake import MANIFEST_KEY, Bronze
+from shared.lake import MANIFEST_KEY, Bronze, splits_key
 from tests.integration.conftest import Chain, bar, wait_until
 
 SESSIONS = nyse().between(datetime(2011, 1, 3, tzinfo=UTC).date(), datetime(2011, 12, 30, tzinfo=UTC).date())
@@ -75,6 +76,39 @@ def test_the_same_event_three_times_changes_nothing_the_second_and_third_time(ch
 
     assert chain.objects("silver/") | chain.objects(Bronze().symbol_prefix("TRI")) == before
     chain.wait_for_silver(bars)
+
+
+def test_a_splits_file_put_by_any_client_adjusts_its_symbols_silver_and_no_others(chain: Chain) -> None:
+    bars = {symbol: [bar(symbol, s, 50 + i) for i, s in enumerate(SESSIONS[60:80])] for symbol in ("HALF", "WHOLE")}
+    for some in bars.values():
+        chain.put(some)
+    for some in bars.values():
+        chain.wait_for_silver(some)
+    chain.drained()
+    consolidated = {symbol: chain.objects(Bronze().data_key(symbol)) for symbol in bars}
+    split = SampleSplit("HALF", SESSIONS[70], 1, 2)
+
+    chain.put_splits(split)
+
+    chain.wait_for_silver(bars["HALF"], splits=[split])
+    chain.wait_for_silver(bars["WHOLE"])
+    chain.drained()
+    assert chain.objects(Bronze().data_key("HALF")) != consolidated["HALF"]
+    assert chain.objects(Bronze().data_key("WHOLE")) == consolidated["WHOLE"]
+
+
+def test_splits_that_cannot_be_read_are_dead_lettered_and_silver_stays(chain: Chain) -> None:
+    bars = [bar("TORN", session, 50 + i) for i, session in enumerate(SESSIONS[60:80])]
+    chain.put(bars)
+    chain.wait_for_silver(bars)
+    key = splits_key("TORN")
+
+    chain.s3.put_object(Bucket=chain.stack.bucket, Key=key, Body=b"no Parquet")
+
+    letter = chain.dead_letter_about("consolidation", "TORN")
+    assert letter["reason"].startswith(f"{key}: the splits of TORN cannot be read")
+    chain.put(more := [bar("TORN", SESSIONS[80], 99)])
+    chain.wait_for_silver(bars + more)
 
 
 def test_the_manifest_is_parquet_that_anyone_can_read(chain: Chain, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from services.consolidator.arrivals import Arrivals, read_notification, requests
 from shared.errors import ContractError
-from shared.lake import SourceFile
+from shared.lake import SourceFile, identities_key, splits_key
 from tests.fakes import LAKE, sample
 
 BUCKET = "dev-condvest-datalake"
@@ -71,10 +71,28 @@ def test_a_data_parquet_is_no_arrival_and_no_fault(shape: Callable[[str], dict[s
     assert (arrivals.files, arrivals.faults) == ([], [])
 
 
+def test_the_sample_of_splits_is_an_arrival_under_the_events_id() -> None:
+    arrivals = read(body_of("s3-put-splits"))
+    assert (arrivals.references, arrivals.files, arrivals.faults) == (["AAPL"], [], [])
+    assert arrivals.correlation_id == "7c0b8f1e-5f0d-4c1b-9a53-2b6a7f6f3c11"
+
+
+@pytest.mark.parametrize("shape", [by_rule, direct])
+@pytest.mark.parametrize("key", [splits_key("BRK.B"), identities_key("BRK.B")])
+def test_splits_and_identities_are_arrivals_of_their_symbol(shape: Callable[[str], dict[str, Any]], key: str) -> None:
+    arrivals = read(shape(key))
+    assert (arrivals.references, arrivals.symbols) == (["BRK.B"], {"BRK.B"})
+    assert (arrivals.files, arrivals.faults) == ([], [])
+
+
 @pytest.mark.parametrize("shape", [by_rule, direct])
 @pytest.mark.parametrize(
     "key",
     [
+        "bronze/splits/symbol=../../x.parquet",
+        "bronze/splits/symbol=.parquet",
+        "bronze/identities/symbol=ABCDEFGHIJKLMNOPQ.parquet",
+        "bronze/identities/AAPL.parquet",
         "bronze/raw_ohlcv/symbol=../../date=2025-11-19.parquet",
         "bronze/raw_ohlcv/symbol=/date=2025-11-19.parquet",
         "bronze/raw_ohlcv/symbol=ABCDEFGHIJKLMNOPQ/date=2025-11-19.parquet",
@@ -87,7 +105,7 @@ def test_a_data_parquet_is_no_arrival_and_no_fault(shape: Callable[[str], dict[s
 )
 def test_a_key_that_is_not_ours_is_a_fault_that_names_it(shape: Callable[[str], dict[str, Any]], key: str) -> None:
     arrivals = read(shape(key))
-    assert arrivals.files == []
+    assert arrivals.symbols == set()
     (fault,) = arrivals.faults
     assert key in str(fault) or "is not a symbol" in str(fault)
 
@@ -174,3 +192,15 @@ def test_there_is_one_request_a_symbol_from_its_earliest_session_under_its_first
     ]
     found = [(r.symbol, str(r.changed_from), r.correlation_id) for r in requests(arrivals)]
     assert found == [("AAPL", "2025-11-17", "two"), ("MSFT", "2025-11-18", "one")]
+
+
+def test_with_splits_or_identities_among_its_arrivals_a_symbols_request_is_of_all_of_the_history() -> None:
+    arrivals = [
+        Arrivals([file("AAPL", "2025-11-19"), file("MSFT", "2025-11-19")], correlation_id="one"),
+        Arrivals(references=["IBM", "AAPL"], correlation_id="two"),
+        Arrivals([file("IBM", "2025-11-18")], references=["IBM"], correlation_id="three"),
+    ]
+    found = [(r.symbol, str(r.changed_from), r.reference_changed, r.correlation_id) for r in requests(arrivals)]
+    assert found == [
+        ("AAPL", "None", True, "one"), ("IBM", "None", True, "two"), ("MSFT", "2025-11-19", False, "one"),
+    ]  # fmt: skip

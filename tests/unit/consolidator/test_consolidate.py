@@ -7,13 +7,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.consolidator.consolidate import ATTEMPTS, Consolidation, Consolidator
+from services.consolidator.consolidate import ATTEMPTS, Consolidation, Consolidator, ReferenceFileError
 from services.consolidator.merge import merge
+from shared.adjustment import NO_REFERENCE, Reference
 from shared.bars import BRONZE, Consolidated
 from shared.calendar import nyse
-from shared.errors import ConflictError, ContractError, NotFoundError
+from shared.errors import ConflictError, ContractError, NotFoundError, UpstreamError
+from shared.lake import identities_key, splits_key
 from shared.outcomes import UnexpectedError
-from tests.fakes import LAKE, NOON, MemoryObjectStore, bar, consolidated, later, parquet, table
+from shared.reference import identities_file, splits_file
+from tests.fakes import (
+    LAKE,
+    NOON,
+    MemoryObjectStore,
+    bar,
+    companies,
+    consolidated,
+    later,
+    parquet,
+    splits,
+    table,
+)
 
 DATA = LAKE.data_key("AAPL")
 FAR = datetime(9999, 1, 1, tzinfo=UTC)
@@ -456,3 +470,158 @@ def test_full_mode_merges_logged_files_again(store: MemoryObjectStore) -> None:
     done = consolidate(store, full=True)
     assert closes(store) == {"2025-11-17": 7, "2025-11-18": 8}
     assert done.merged_files == 1
+
+
+# ----------------------------------------------------------------------------------------------- splits and identities
+
+SPLITS, IDENTITIES = splits_key("AAPL"), identities_key("AAPL")
+TWO_FOR_ONE = splits_file(splits(("2025-11-19", 1, 2)))
+HALF = ((date(2025, 11, 19), 0.5),)
+TWO = identities_file(companies("1980-12-12", "2025-11-18"))
+
+
+@pytest.fixture
+def known(store: MemoryObjectStore) -> MemoryObjectStore:
+    """A bucket in which AAPL has three bars, is consolidated, and then a split of it arrived."""
+    for n, session in enumerate(("2025-11-17", "2025-11-18", "2025-11-19")):
+        store.lay(day(session), parquet(bar(session, n + 1)))
+    consolidate(store)
+    store.lay(SPLITS, TWO_FOR_ONE)
+    store.journal.clear()
+    return store
+
+
+def test_splits_that_arrive_are_taken_in_and_all_of_the_history_is_reported(known: MemoryObjectStore) -> None:
+    before = stored(known)
+    done = consolidate(known, minute=1)
+    assert stored(known).reference == done.stored.reference == Reference(HALF)
+    assert (done.changed_from, done.merged_files, done.faults) == (date(2025, 11, 17), 0, [])
+    assert stored(known).bars.equals(before.bars)
+    assert stored(known).log == before.log
+    assert stored(known).last_updated > before.last_updated
+
+
+def test_splits_and_identities_are_taken_in_together(known: MemoryObjectStore) -> None:
+    known.lay(IDENTITIES, TWO)
+    consolidate(known)
+    assert stored(known).reference == Reference(HALF, (date(2025, 11, 18),))
+
+
+def test_a_reference_that_is_known_already_is_reported_again_and_not_written_again(known: MemoryObjectStore) -> None:
+    consolidate(known)
+    known.journal.clear()
+    assert consolidate(known).changed_from == date(2025, 11, 17)
+    assert known.done("write") == []
+
+
+def test_bars_that_arrive_keep_the_reference_and_cost_no_request_for_it(known: MemoryObjectStore) -> None:
+    consolidate(known)
+    known.lay(day("2025-11-20"), parquet(bar("2025-11-20", 4)))
+    known.lay(SPLITS, splits_file([]))
+    known.journal.clear()
+    assert consolidate(known, "2025-11-20").changed_from == date(2025, 11, 20)
+    assert stored(known).reference == Reference(HALF)
+    assert known.done("get") == [DATA, day("2025-11-20")]
+
+
+def test_the_first_consolidation_reads_what_came_before_the_bars(store: MemoryObjectStore) -> None:
+    store.lay(SPLITS, TWO_FOR_ONE)
+    with pytest.raises(NotFoundError, match="AAPL has no bars"):
+        consolidate(store)
+    store.lay(day("2025-11-19"), parquet(bar("2025-11-19", 9)))
+    consolidate(store, "2025-11-19")
+    assert stored(store).reference == Reference(HALF)
+
+
+def test_somebody_elses_data_parquet_is_given_the_reference_that_it_lost(known: MemoryObjectStore) -> None:
+    consolidate(known)
+    known.lay(DATA, parquet(bar("2025-11-17", 7)))
+    consolidate(known, "2025-11-19", minute=1)
+    assert stored(known).reference == Reference(HALF)
+
+
+def test_in_full_mode_splits_are_read_anew(known: MemoryObjectStore) -> None:
+    assert consolidate(known, "2025-11-19", full=True).changed_from == date(2025, 11, 17)
+    assert stored(known).reference == Reference(HALF)
+
+
+@pytest.mark.parametrize("withdraw", [lambda store: store.take_away(SPLITS), lambda s: s.lay(SPLITS, splits_file([]))])
+def test_splits_that_are_withdrawn_are_no_longer_applied(
+    known: MemoryObjectStore, withdraw: Callable[[MemoryObjectStore], object]
+) -> None:
+    consolidate(known)
+    withdraw(known)
+    assert consolidate(known).changed_from == date(2025, 11, 17)
+    assert stored(known).reference == NO_REFERENCE
+
+
+@pytest.mark.parametrize("bad", [SPLITS, IDENTITIES])
+@pytest.mark.parametrize("data", [b"no Parquet", splits_file(splits(("2025-11-19", 1, 2), symbol="MSFT"))])
+def test_a_reference_file_that_cannot_be_read_is_a_fault_that_names_it_and_the_known_one_is_kept(
+    known: MemoryObjectStore, bad: str, data: bytes
+) -> None:
+    known.lay(IDENTITIES, TWO)
+    consolidate(known)
+    known.lay(bad, data)
+    known.lay(day("2025-11-20"), parquet(bar("2025-11-20", 4)))
+    done = consolidate(known)
+    (fault,) = done.faults
+    assert isinstance(fault, ReferenceFileError)
+    assert str(fault).startswith(f"{bad}: the ")
+    assert stored(known).reference == Reference(HALF, (date(2025, 11, 18),))
+    assert closes(known)["2025-11-20"] == 4
+    assert known.peek(bad) == data
+
+
+def test_a_reference_file_that_cannot_be_read_is_no_fault_of_the_bars_first_consolidation(
+    store: MemoryObjectStore,
+) -> None:
+    store.lay(SPLITS, b"no Parquet")
+    with pytest.raises(ReferenceFileError, match=f"AAPL has no file that can be merged: {SPLITS}: "):
+        consolidate(store)
+    store.lay(day("2025-11-19"), parquet(bar("2025-11-19", 9)))
+    assert consolidate(store, "2025-11-19").faults == []
+    assert stored(store).reference == NO_REFERENCE
+
+
+def test_a_bucket_that_does_not_give_the_splits_is_an_error_to_retry_and_nothing_is_written(
+    known: MemoryObjectStore,
+) -> None:
+    known.fail("get", of=lambda key: key == SPLITS)
+    with pytest.raises(UpstreamError):
+        consolidate(known)
+    assert known.done("write") == []
+
+
+def test_an_older_reading_of_the_splits_never_overwrites_a_newer_one(known: MemoryObjectStore) -> None:
+    """The rival reads and writes after we read the splits and before we write: so we start over and read them anew."""
+
+    def a_newer_file_is_taken_in_by_a_rival() -> None:
+        known.lay(SPLITS, splits_file(splits(("2025-11-19", 1, 4))))
+        Consolidator(known, LAKE, nyse()).consolidate("AAPL", None, NOON)
+
+    known.interfere(a_newer_file_is_taken_in_by_a_rival)
+    consolidate(known)
+    assert stored(known).reference == Reference(((date(2025, 11, 19), 0.25),))
+    assert known.done("conflict") == [DATA]
+
+
+def test_splits_and_bars_that_two_workers_take_in_at_once_are_both_kept(known: MemoryObjectStore) -> None:
+    known.lay(day("2025-11-20"), parquet(bar("2025-11-20", 4)))
+    known.interfere(lambda: Consolidator(known, LAKE, nyse()).consolidate("AAPL", None, NOON))
+    consolidate(known, "2025-11-20")
+    assert stored(known).reference == Reference(HALF)
+    assert closes(known)["2025-11-20"] == 4
+
+
+def test_the_bar_that_is_the_first_to_show_a_split_changes_all_before_it(store: MemoryObjectStore) -> None:
+    """It was announced before: until this bar came, the earlier ones were as traded."""
+    for session in ("2025-11-17", "2025-11-18"):
+        store.lay(day(session), parquet(bar(session)))
+    store.lay(SPLITS, TWO_FOR_ONE)
+    consolidate(store)
+    store.lay(day("2025-11-19"), parquet(bar("2025-11-19")))
+    assert consolidate(store, "2025-11-19").changed_from == date(2025, 11, 17)
+    store.lay(day("2025-11-20"), parquet(bar("2025-11-20")))
+    assert consolidate(store, "2025-11-20").changed_from == date(2025, 11, 20)
+    assert consolidate(store, "2025-11-20").changed_from == date(2025, 11, 17), "nothing new: it may have been untold"

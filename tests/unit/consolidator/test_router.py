@@ -8,6 +8,7 @@ from services.consolidator.router import Router
 from shared.errors import PermanentError, UpstreamError
 from shared.events import ConsolidationRequest, parse
 from shared.jobs import LARGEST_ARRAY
+from shared.lake import identities_key, splits_key
 from shared.queues import Received
 from tests.fakes import BUCKET, LAKE, FakeJobs, FakeQueue
 
@@ -132,3 +133,18 @@ def test_a_lost_request_outweighs_a_foreign_key_so_that_the_message_is_retried()
     routed.queue.refuse_sends = lambda _body: True
     errors = routed.router.route(received(notice("a.csv", LAKE.date_key("AAPL", date(2025, 11, 19)))))
     assert isinstance(errors["m0"], UpstreamError)
+
+
+def test_splits_and_identities_are_requested_like_bars_and_retried_like_them() -> None:
+    routed = Routed()
+    assert routed.route(notice(splits_key("AAPL")), notice(identities_key("MSFT")), arrival("MSFT")) == {}
+    told = [parse(ConsolidationRequest, body) for body in routed.queue.sent]
+    assert [(r.symbol, r.changed_from, r.reference_changed) for r in told] == [
+        ("AAPL", None, True), ("MSFT", None, True),
+    ]  # fmt: skip
+    assert routed.jobs.submitted == [("id", 1)]
+    routed.jobs.error = UpstreamError("Batch is away")
+    assert routed.route(notice(splits_key("AAPL"))) == {"m0": "UpstreamError: Batch is away"}
+    routed.queue.refuse_sends = lambda _body: True
+    errors = routed.route(notice(splits_key("AAPL")))
+    assert errors == {"m0": "UpstreamError: SQS did not take the request for AAPL"}

@@ -9,10 +9,11 @@ from shared.bars import MANIFEST, Consolidated, decode
 from shared.calendar import nyse
 from shared.errors import ContractError, UpstreamError
 from shared.events import ConsolidationComplete, ConsolidationRequest
-from shared.lake import CLEANUP_RECORD_KEY, MANIFEST_KEY
+from shared.lake import CLEANUP_RECORD_KEY, MANIFEST_KEY, splits_key
 from shared.outcomes import ExhaustedError
 from shared.queues import Depth
-from tests.fakes import LAKE, NOON, FakeQueue, FakeTopic, Journal, MemoryObjectStore, bar, parquet, sample
+from shared.reference import splits_file
+from tests.fakes import LAKE, NOON, FakeQueue, FakeTopic, Journal, MemoryObjectStore, bar, parquet, sample, splits
 
 ROUND, MOST_RECEIVES, IDLE = 100, 6, 4
 OLD = "2025-06-02"
@@ -59,6 +60,19 @@ class Lake:
     def arrive(self, symbol: str, session: str = "2025-11-19", close: float = 10, receives: int = 0) -> str:
         self.put(symbol, session, close)
         return self.request(symbol, session, receives=receives)
+
+    def split(self, symbol: str, data: bytes | None = None, session: str | None = None) -> str:
+        """Put the symbol's splits and a request that speaks of them."""
+        told = splits_file(splits(("2025-11-19", 1, 2), symbol=symbol)) if data is None else data
+        self.store.lay(splits_key(symbol), told)
+        day = date.fromisoformat(session) if session else None
+        request = ConsolidationRequest(symbol=symbol, changed_from=day, reference_changed=True)
+        return self.queue.put(request.model_dump_json())
+
+    def factors(self, symbol: str) -> list[float]:
+        data = self.store.peek(LAKE.data_key(symbol))
+        assert data is not None
+        return [factor for _, factor in Consolidated.decode(data, symbol, NOON).reference.splits]
 
     @property
     def rounds(self) -> list[list[str]]:
@@ -490,3 +504,99 @@ def test_a_full_run_merges_logged_files_again(lake: Lake) -> None:
     again.consolidate(["AAPL"], ROUND, full=True)
     assert again.summary.files == 1
     assert lake.sessions("AAPL") == ["2025-11-19"]
+
+
+# ----------------------------------------------------------------------------------------------- splits and identities
+
+
+def test_splits_and_bars_in_one_round_are_one_consolidation_of_all_of_the_history(lake: Lake) -> None:
+    lake.arrive("AAPL", "2001-01-02")
+    lake.drained()
+    lake.arrive("AAPL", "2025-11-19")
+    lake.split("AAPL")
+    lake.arrive("AAPL", "2025-11-18")
+    lake.drained()
+    assert lake.factors("AAPL") == [0.5]
+    assert [event.changed_from for event in lake.complete.published] == [date(2001, 1, 2)] * 2
+    assert lake.store.done("write").count(LAKE.data_key("AAPL")) == 2
+    assert (lake.queue.bodies(), lake.queue.dead) == ([], [])
+
+
+def test_a_request_that_speaks_of_splits_is_of_all_of_the_history_even_if_it_names_a_session(lake: Lake) -> None:
+    lake.arrive("AAPL", "2001-01-02")
+    lake.arrive("AAPL", "2025-11-19")
+    lake.drained()
+    lake.split("AAPL", session="2025-11-19")
+    lake.drained()
+    assert lake.factors("AAPL") == [0.5]
+    assert lake.told["AAPL"].changed_from == date(2001, 1, 2)
+
+
+def test_splits_that_come_before_the_first_bar_are_no_failure_and_are_there_when_it_comes(lake: Lake) -> None:
+    lake.split("AAPL")
+    lake.arrive("MSFT")
+    worker = lake.drained()
+    assert (lake.queue.bodies(), lake.queue.dead, list(lake.told)) == ([], [], ["MSFT"])
+    assert (worker.summary.dead_lettered, worker.summary.retried) == (0, 0)
+    lake.arrive("AAPL", "2025-11-18")
+    lake.drained()
+    assert lake.factors("AAPL") == [0.5]
+
+
+def test_bars_that_are_not_there_are_a_failure_although_splits_are(lake: Lake) -> None:
+    lake.split("AAPL")
+    lake.request("AAPL", "2025-11-19")
+    lake.drained()
+    (letter,) = lake.queue.dead
+    assert "AAPL has no bars" in letter.reason
+    assert "2025-11-19" in letter.body
+
+
+def test_splits_that_cannot_be_read_are_a_dead_letter_that_names_the_file_and_take_no_other_message_along(
+    lake: Lake,
+) -> None:
+    lake.arrive("AAPL", "2025-11-17")
+    lake.split("AAPL")
+    lake.drained()
+    lake.split("AAPL", b"no Parquet")
+    lake.arrive("AAPL", "2025-11-18")
+    worker = lake.drained()
+    (letter,) = lake.queue.dead
+    assert letter.reason.startswith(f"{splits_key('AAPL')}: the splits of AAPL cannot be read")
+    assert ConsolidationRequest.model_validate_json(letter.body).reference_changed
+    assert worker.summary.dead_lettered == 1
+    lake.arrive("AAPL", "2025-11-19")
+    assert lake.drained().summary.dead_lettered == 0
+    assert lake.sessions("AAPL") == ["2025-11-17", "2025-11-18", "2025-11-19"]
+    assert lake.factors("AAPL") == [0.5]
+    assert (lake.queue.bodies(), len(lake.queue.dead)) == ([], 1)
+
+
+def test_splits_that_cannot_be_read_and_come_before_the_first_bar_are_a_dead_letter(lake: Lake) -> None:
+    lake.split("AAPL", b"no Parquet")
+    lake.drained()
+    (letter,) = lake.queue.dead
+    assert splits_key("AAPL") in letter.reason
+    lake.arrive("AAPL", "2025-11-19")
+    assert lake.drained().summary.dead_lettered == 0
+
+
+def test_a_worker_that_died_after_it_took_the_splits_in_is_made_good_by_the_redelivery(lake: Lake) -> None:
+    lake.arrive("AAPL", "2001-01-02")
+    lake.arrive("AAPL", "2025-11-19")
+    lake.drained()
+    lake.split("AAPL")
+
+    def killed(_event: object) -> bool:
+        raise KeyboardInterrupt
+
+    lake.complete.refuse = killed
+    with pytest.raises(KeyboardInterrupt):
+        lake.drained()
+    assert lake.factors("AAPL") == [0.5]
+    told = len(lake.complete.published)
+    lake.complete.refuse = lambda _event: False
+    lake.drained()
+    assert [event.changed_from for event in lake.complete.published[told:]] == [date(2001, 1, 2)]
+    assert lake.store.done("write").count(LAKE.data_key("AAPL")) == 2
+    assert lake.queue.bodies() == []

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from services.resampler.aggregate import Bars
+from shared.adjustment import NO_REFERENCE, Reference
 from shared.bars import BRONZE, Consolidated
 from shared.calendar import nyse
 
@@ -46,35 +47,76 @@ def table(symbol: str, days: Mapping[date, Daily]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=BRONZE)
 
 
-def bars(symbol: str, days: Mapping[date, Daily]) -> Bars:
-    return Bars.of(symbol, table(symbol, days), nyse())
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a symbol beside its bars: its splits (day, shares before, shares after) and its handovers."""
+
+    splits: tuple[tuple[date, int, int], ...] = ()
+    handovers: tuple[date, ...] = ()
+
+    def reference(self) -> Reference:
+        """The same as the vendor says it: each split with the product of itself and all later ones."""
+        factor, splits = 1.0, []
+        for day, before, after in sorted(self.splits, reverse=True):
+            factor *= before / after
+            splits.append((day, factor))
+        return Reference(tuple(reversed(splits)), tuple(sorted(self.handovers)))
 
 
-def data_parquet(symbol: str, days: Mapping[date, Daily]) -> bytes:
-    return Consolidated(table(symbol, days), {}, NOW).encode()
+NO_FACTS = Facts()
 
 
-def slow_silver(symbol: str, days: Mapping[date, Daily], interval: int, since: int = 0) -> list[dict[str, Any]]:
-    """All buckets of one symbol that start at ordinal `since` or later."""
-    slots: dict[int, list[date]] = {}
+def bars(
+    symbol: str, days: Mapping[date, Daily], reference: Reference = NO_REFERENCE, *, adjusted: bool = True
+) -> Bars:
+    return Bars.of(symbol, table(symbol, days), nyse(), reference, adjusted=adjusted)
+
+
+def data_parquet(symbol: str, days: Mapping[date, Daily], reference: Reference = NO_REFERENCE) -> bytes:
+    return Consolidated(table(symbol, days), {}, NOW, reference).encode()
+
+
+def slow_silver(
+    symbol: str, days: Mapping[date, Daily], interval: int, facts: Facts = NO_FACTS, *, adjusted: bool = True
+) -> list[dict[str, Any]]:
+    """All buckets of one symbol."""
+    slots: dict[tuple[int, int], list[date]] = {}
     for session in sorted(days):
-        slots.setdefault(ORDINAL[session] // interval, []).append(session)
+        company = sum(handover <= session for handover in facts.handovers)
+        slots.setdefault((ORDINAL[session] // interval, company), []).append(session)
+    used = {s: slow_adjusted(s, day, max(days), facts) if adjusted else day for s, day in days.items()}
     return [
-        bucket(symbol, number * interval, interval, inside, days)
-        for number, inside in sorted(slots.items())
-        if number * interval >= since
+        bucket(symbol, *slow_extent(number, interval, inside[0], facts), inside, used) | {"adjusted": adjusted}
+        for (number, _), inside in sorted(slots.items())
     ]
 
 
-def bucket(
-    symbol: str, start: int, interval: int, inside: Sequence[date], days: Mapping[date, Daily]
-) -> dict[str, Any]:
+def slow_extent(number: int, interval: int, session: date, facts: Facts) -> tuple[int, int]:
+    """The first and the last ordinal of the part of the bucket that belongs to the company of `session`."""
+    inside = range(number * interval, (number + 1) * interval)
+    before = [h for h in facts.handovers if h <= session]
+    after = [h for h in facts.handovers if h > session]
+    own = [o for o in inside if all(h <= SESSIONS[o] for h in before) and all(SESSIONS[o] < h for h in after)]
+    return own[0], own[-1]
+
+
+def slow_adjusted(session: date, day: Daily, last: date, facts: Facts) -> Daily:
+    """One bar, each later split of its own company undone, of those that `last`, the symbol's last bar, shows."""
+    for split_day, before, after in facts.splits:
+        taken_over = any(session < handover <= split_day for handover in facts.handovers)
+        if session < split_day <= last and not taken_over:
+            ratio = before / after
+            day = Daily(day.open * ratio, day.high * ratio, day.low * ratio, day.close * ratio, day.volume / ratio)
+    return day
+
+
+def bucket(symbol: str, first: int, last: int, inside: Sequence[date], days: Mapping[date, Daily]) -> dict[str, Any]:
     volume = 0.0
     for session in inside:
         volume += days[session].volume
     return {
         "symbol": symbol,
-        "ts": SESSIONS[start],
+        "ts": SESSIONS[first],
         "open": days[inside[0]].open,
         "high": max(days[session].high for session in inside),
         "low": min(days[session].low for session in inside),
@@ -82,5 +124,5 @@ def bucket(
         "volume": volume,
         "bars": len(inside),
         "last_date": inside[-1],
-        "is_complete": ORDINAL[max(days)] >= start + interval - 1,
+        "is_complete": ORDINAL[max(days)] >= last,
     }

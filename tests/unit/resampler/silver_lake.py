@@ -9,18 +9,19 @@ from shared.bars import SILVER, decode
 from shared.calendar import nyse
 from shared.lake import Month, parse_silver_key, silver_prefix
 from tests.fakes import LAKE, FakeTopic, MemoryObjectStore
-from tests.unit.resampler.daily import Daily, data_parquet, slow_silver
+from tests.unit.resampler.daily import NO_FACTS, Daily, Facts, data_parquet, slow_silver
 
 
 def resampler(
-    store: MemoryObjectStore, interval: int, topic: FakeTopic | None = None, retention_years: int = 0
-) -> Resampler:
-    return Resampler(store, LAKE, nyse(), topic or FakeTopic(), interval, retention_years)
+    store: MemoryObjectStore, interval: int, topic: FakeTopic | None = None, retention_years: int = 0,
+    *, adjusted: bool = True,
+) -> Resampler:  # fmt: skip
+    return Resampler(store, LAKE, nyse(), topic or FakeTopic(), interval, retention_years, adjusted)
 
 
-def lay(store: MemoryObjectStore, symbol: str, days: Mapping[date, Daily]) -> None:
-    """Let `days` be the symbol's consolidated bars."""
-    store.lay(LAKE.data_key(symbol), data_parquet(symbol, days))
+def lay(store: MemoryObjectStore, symbol: str, days: Mapping[date, Daily], facts: Facts = NO_FACTS) -> None:
+    """Let `days` be the symbol's consolidated bars, and `facts` what is known of it beside them."""
+    store.lay(LAKE.data_key(symbol), data_parquet(symbol, days, facts.reference()))
 
 
 def silver(store: MemoryObjectStore, interval: int) -> list[dict[str, Any]]:
@@ -35,9 +36,17 @@ def silver(store: MemoryObjectStore, interval: int) -> list[dict[str, Any]]:
     return sorted(rows, key=_place)
 
 
-def whole_silver(bronze: Mapping[str, Mapping[date, Daily]], interval: int) -> list[dict[str, Any]]:
+def whole_silver(
+    bronze: Mapping[str, Mapping[date, Daily]], interval: int, facts: Mapping[str, Facts] | None = None
+) -> list[dict[str, Any]]:
     """Give what the table must be: everything recomputed from all of bronze."""
-    rows = [row for symbol, days in bronze.items() if days for row in slow_silver(symbol, days, interval)]
+    known = facts or {}
+    rows = [
+        row
+        for symbol, days in bronze.items()
+        if days
+        for row in slow_silver(symbol, days, interval, known.get(symbol, NO_FACTS))
+    ]
     return sorted(rows, key=_place)
 
 

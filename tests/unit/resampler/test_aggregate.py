@@ -8,17 +8,36 @@ from hypothesis import strategies as st
 
 from services.resampler.aggregate import aggregate
 from services.resampler.buckets import first_to_recompute
+from shared.adjustment import NO_REFERENCE, Reference
 from shared.bars import SILVER
 from shared.calendar import CalendarRangeError, NotASessionError, nyse
 from shared.lake import INTERVALS
-from tests.unit.resampler.daily import ORDINAL, SESSIONS, Daily, bars, flat, numbered, slow_silver
+from tests.unit.resampler.daily import (
+    NO_FACTS,
+    ORDINAL,
+    SESSIONS,
+    Daily,
+    Facts,
+    bars,
+    flat,
+    numbered,
+    slow_silver,
+)
 
 PRICES = st.floats(min_value=1e-4, max_value=1e6, allow_subnormal=False)
 DAILY = st.builds(Daily, PRICES, PRICES, PRICES, PRICES, st.integers(0, 10**12).map(float))
 
 
-def silver(days: dict[date, Daily], interval: int, first: int = 0) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = aggregate(bars("AAPL", days), interval, first, nyse()).to_pylist()
+def silver(
+    days: dict[date, Daily],
+    interval: int,
+    first: int = 0,
+    reference: Reference = NO_REFERENCE,
+    *,
+    adjusted: bool = True,
+) -> list[dict[str, Any]]:
+    series = bars("AAPL", days, reference, adjusted=adjusted)
+    found: list[dict[str, Any]] = aggregate(series, interval, first, nyse()).to_pylist()
     return found
 
 
@@ -38,11 +57,11 @@ def test_a_session_without_a_bar_keeps_its_slot() -> None:
     first, second = silver(days, 3)
     assert first == {
         "symbol": "AAPL", "ts": date(1962, 1, 2), "open": 10, "high": 15, "low": 9, "close": 14, "volume": 300,
-        "bars": 2, "last_date": date(1962, 1, 4), "is_complete": True,
+        "bars": 2, "last_date": date(1962, 1, 4), "is_complete": True, "adjusted": True,
     }  # fmt: skip
     assert second == {
         "symbol": "AAPL", "ts": date(1962, 1, 5), "open": 14, "high": 16, "low": 8, "close": 9, "volume": 1200,
-        "bars": 2, "last_date": date(1962, 1, 8), "is_complete": False,
+        "bars": 2, "last_date": date(1962, 1, 8), "is_complete": False, "adjusted": True,
     }  # fmt: skip
 
 
@@ -132,6 +151,105 @@ def test_a_bar_before_the_calendar_is_an_error_that_names_it() -> None:
         bars("AAPL", {date(1961, 12, 29): flat(1)})
 
 
+# --------------------------------------------------------------------------------------------------------------- splits
+
+WEEK = {
+    date(2005, 2, 24): Daily(88, 90, 86, 89, 1_000),
+    date(2005, 2, 25): Daily(89, 92, 88, 90, 2_000),
+    date(2005, 2, 28): Daily(44, 46, 43, 45, 3_000),
+}
+"""AAPL, rounded: on Monday, the 28th, each share became two."""
+TWO_FOR_ONE = Reference(((date(2005, 2, 28), 0.5),))
+
+
+def test_a_bucket_across_a_split_is_of_todays_shares() -> None:
+    assert {ORDINAL[day] // 13 for day in WEEK} == {ORDINAL[date(2005, 2, 28)] // 13}, "one bucket of 13"
+    (row,) = silver(WEEK, 13, reference=TWO_FOR_ONE)
+    assert (row["open"], row["high"], row["low"], row["close"]) == (44, 46, 43, 45)
+    assert (row["volume"], row["bars"], row["adjusted"]) == (2_000 + 4_000 + 3_000, 3, True)
+
+
+def test_silver_that_is_not_adjusted_is_as_traded_and_says_so() -> None:
+    (row,) = silver(WEEK, 13, reference=TWO_FOR_ONE, adjusted=False)
+    assert (row["open"], row["high"], row["low"], row["close"]) == (88, 92, 43, 45)
+    assert (row["volume"], row["bars"], row["adjusted"]) == (6_000, 3, False)
+
+
+def test_a_split_that_no_bar_shows_yet_leaves_the_prices_as_traded() -> None:
+    before = {day: bar for day, bar in WEEK.items() if day < date(2005, 2, 28)}
+    (row,) = silver(before, 13, reference=TWO_FOR_ONE)
+    assert (row["high"], row["close"], row["volume"], row["adjusted"]) == (92, 90, 3_000, True)
+
+
+def test_bars_without_a_split_are_not_copied() -> None:
+    plain = bars("AAPL", WEEK)
+    same = bars("AAPL", WEEK, Reference(handovers=(date(2005, 2, 28),)))
+    assert plain.open.tolist() == same.open.tolist()
+    assert not plain.open.flags.owndata
+    assert not same.open.flags.owndata
+
+
+# ------------------------------------------------------------------------------------------------------------ handovers
+
+
+def handed_over(*days: date) -> Reference:
+    return Reference(handovers=days)
+
+
+def test_a_bucket_in_which_the_symbol_was_handed_over_is_one_row_a_company() -> None:
+    first, second = silver(
+        dict(zip(SESSIONS[:3], [flat(10), flat(20), flat(99)], strict=True)), 3, reference=handed_over(SESSIONS[2])
+    )
+    assert first == {
+        "symbol": "AAPL", "ts": SESSIONS[0], "open": 10, "high": 21, "low": 9, "close": 20.5, "volume": 300,
+        "bars": 2, "last_date": SESSIONS[1], "is_complete": True, "adjusted": True,
+    }  # fmt: skip
+    assert second == {
+        "symbol": "AAPL", "ts": SESSIONS[2], "open": 99, "high": 100, "low": 98, "close": 99.5, "volume": 990,
+        "bars": 1, "last_date": SESSIONS[2], "is_complete": True, "adjusted": True,
+    }  # fmt: skip
+
+
+def test_the_new_companys_first_row_begins_with_its_first_session_even_if_it_has_no_bar_there() -> None:
+    rows = silver(numbered([SESSIONS[0], SESSIONS[4]]), 5, reference=handed_over(SESSIONS[2]))
+    assert [(row["ts"], row["last_date"], row["bars"]) for row in rows] == [
+        (SESSIONS[0], SESSIONS[0], 1), (SESSIONS[2], SESSIONS[4], 1),
+    ]  # fmt: skip
+
+
+def test_the_earlier_companys_last_row_is_complete_once_the_next_ones_first_bar_is_there_or_it_is_full() -> None:
+    handover = handed_over(SESSIONS[2])
+    assert [row["is_complete"] for row in silver(numbered(SESSIONS[:1]), 5, reference=handover)] == [False]
+    assert [row["is_complete"] for row in silver(numbered(SESSIONS[:2]), 5, reference=handover)] == [True]
+    rows = silver(numbered([SESSIONS[0], SESSIONS[2]]), 5, reference=handover)
+    assert [row["is_complete"] for row in rows] == [True, False]
+
+
+def test_a_handover_between_buckets_or_on_a_holiday_moves_no_bucket() -> None:
+    days = numbered(SESSIONS[:9])
+    assert silver(days, 3, reference=handed_over(SESSIONS[3])) == silver(days, 3)
+    weekend = date(1962, 1, 6)
+    assert weekend not in ORDINAL
+    rows = silver(days, 3, reference=handed_over(weekend))
+    monday = date(1962, 1, 8)
+    assert [row["ts"] for row in rows] == [SESSIONS[0], SESSIONS[3], monday, SESSIONS[6]]
+
+
+def test_handovers_beyond_the_calendar_touch_nothing() -> None:
+    days = numbered(SESSIONS[:9])
+    assert silver(days, 3, reference=handed_over(date(1900, 1, 1), date(2200, 1, 1))) == silver(days, 3)
+
+
+def test_one_companys_split_does_not_touch_the_others_bars() -> None:
+    days = dict(zip(SESSIONS[:4], [flat(10), flat(5), flat(100), flat(25)], strict=True))
+    # The first company split 2-for-1 at its second session, the second 4-for-1 at the last; the vendor's factors are
+    # cumulative over the symbol.
+    reference = Reference(((SESSIONS[1], 0.125), (SESSIONS[3], 0.25)), (SESSIONS[2],))
+    first, second = silver(days, 5, reference=reference)
+    assert (first["open"], first["close"], first["volume"]) == (5, 5.5, 200 + 50)
+    assert (second["open"], second["close"], second["volume"]) == (25, 25.5, 4_000 + 250)
+
+
 @st.composite
 def histories(draw: st.DrawFn) -> dict[date, Daily]:
     begin = draw(st.sampled_from([0, 490, 9_000, 16_000]))
@@ -139,9 +257,27 @@ def histories(draw: st.DrawFn) -> dict[date, Daily]:
     return {SESSIONS[ordinal]: draw(DAILY) for ordinal in ordinals}
 
 
-@given(days=histories(), interval=st.sampled_from(INTERVALS))
-def test_silver_equals_a_slow_recomputation(days: dict[date, Daily], interval: int) -> None:
-    assert silver(days, interval) == slow_silver("AAPL", days, interval)
+RATIOS = st.sampled_from([(1, 2), (1, 4), (2, 1), (8, 1)])
+"""Ratios that floating-point numbers hold exactly, so that the order of multiplication does not show."""
+
+
+@st.composite
+def facts(draw: st.DrawFn, days: dict[date, Daily]) -> Facts:
+    """Splits and handovers on, between, before and after these days."""
+    near = st.integers(max(0, ORDINAL[min(days)] - 5), ORDINAL[max(days)] + 5).map(lambda ordinal: SESSIONS[ordinal])
+    splits = draw(st.dictionaries(near, RATIOS, max_size=4))
+    handovers = draw(st.sets(near, max_size=3))
+    return Facts(tuple((day, *ratio) for day, ratio in sorted(splits.items())), tuple(sorted(handovers)))
+
+
+@given(days=histories(), interval=st.sampled_from(INTERVALS), adjusted=st.booleans(), data=st.data())
+def test_silver_equals_a_slow_recomputation(
+    days: dict[date, Daily], interval: int, adjusted: bool, data: st.DataObject,  # noqa: FBT001
+) -> None:  # fmt: skip
+    told = data.draw(st.just(NO_FACTS) | facts(days))
+    found = silver(days, interval, reference=told.reference(), adjusted=adjusted)
+    assert found == slow_silver("AAPL", days, interval, told, adjusted=adjusted)
+    assert len({row["ts"] for row in found}) == len(found)
 
 
 @given(days=histories(), interval=st.sampled_from(INTERVALS), data=st.data())
@@ -151,6 +287,8 @@ def test_recomputing_from_the_earliest_change_equals_recomputing_everything(
     sessions = sorted(days)
     changes = data.draw(st.dictionaries(st.sampled_from([*sessions, *SESSIONS[9_000:9_160]]), DAILY, min_size=1))
     after = days | changes
+    handovers = data.draw(facts(after)).handovers  # splits do change all before them: then all is recomputed
+    told = Reference(handovers=handovers)
     first = first_to_recompute(bars("AAPL", after).ordinals, ORDINAL[min(changes)], interval)
-    kept = [row for row in silver(days, interval) if row["ts"] < SESSIONS[first]]
-    assert kept + silver(after, interval, first) == silver(after, interval)
+    kept = [row for row in silver(days, interval, reference=told) if row["ts"] < SESSIONS[first]]
+    assert kept + silver(after, interval, first, told) == silver(after, interval, reference=told)

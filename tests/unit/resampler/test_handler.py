@@ -16,7 +16,7 @@ from shared.events import ConsolidationComplete
 from shared.objects import ObjectStore
 from shared.queues import queue_of_arn
 from tests.fakes import BUCKET, LAKE, MemoryObjectStore
-from tests.unit.resampler.daily import ORDINAL, SESSIONS, numbered
+from tests.unit.resampler.daily import ORDINAL, SESSIONS, Facts, numbered, slow_silver
 from tests.unit.resampler.silver_lake import lay, silver, whole_silver
 
 if TYPE_CHECKING:
@@ -190,6 +190,17 @@ def test_the_longest_history_window_is_two_hundred_years(stack: Stack, monkeypat
     lay(stack.store, "AAPL", HISTORY)
     assert stack.invoke([complete("AAPL")]) == []
     assert silver(stack.store, 5) == whole_silver({"AAPL": HISTORY}, 5)
+
+
+@pytest.mark.parametrize(("setting", "adjusted"), [("true", True), ("false", False), ("", True)])
+def test_the_setting_says_whether_splits_are_applied(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, setting: str, adjusted: bool,  # noqa: FBT001
+) -> None:  # fmt: skip
+    monkeypatch.setenv("RESAMPLING_ADJUSTED", setting)
+    split = Facts(splits=((DAYS[10], 1, 2),))
+    lay(stack.store, "AAPL", HISTORY, split)
+    assert stack.invoke([complete("AAPL")]) == []
+    assert silver(stack.store, 5) == slow_silver("AAPL", HISTORY, 5, split, adjusted=adjusted)
 
 
 @pytest.mark.parametrize("variable", ["S3_BUCKET", "SILVER_UPDATED_TOPIC_ARN"])

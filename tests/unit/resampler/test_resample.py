@@ -7,12 +7,22 @@ from datetime import date, timedelta
 import pytest
 
 from services.resampler.resample import ATTEMPTS, Change, Resampler
-from shared.bars import BRONZE, SILVER, Consolidated, decode
+from shared.bars import BRONZE, SILVER, Consolidated, decode, encode
 from shared.errors import ConfigurationError, ConflictError, ContractError, NotFoundError, UpstreamError
 from shared.lake import INTERVALS, checkpoint_key, silver_prefix
 from shared.objects import StoredObject
 from tests.fakes import LAKE, FakeTopic, MemoryObjectStore
-from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS, Daily, data_parquet, flat, numbered
+from tests.unit.resampler.daily import (
+    NOW,
+    ORDINAL,
+    SESSIONS,
+    Daily,
+    Facts,
+    data_parquet,
+    flat,
+    numbered,
+    slow_silver,
+)
 from tests.unit.resampler.silver_lake import changed, lay, resampler, silver, whole_silver
 
 START = ORDINAL[date(2025, 10, 1)]
@@ -168,6 +178,83 @@ def test_bronze_is_read_from_the_prefix_that_was_set(store: MemoryObjectStore, t
     lay(store, "AAPL", HISTORY)
     elsewhere = Resampler(store, type(LAKE)("elsewhere"), resampler(store, 3).calendar, topic, 3, 0)
     assert list(elsewhere.resample(changed("AAPL", since=FIRST), NOW)) == ["AAPL"]
+
+
+# ----------------------------------------------------------------------------------------------- splits and handovers
+
+SPLIT = Facts(splits=((DAYS[20], 1, 2),))
+
+
+def test_a_split_that_is_recorded_afterwards_changes_its_symbols_silver_and_no_others(
+    store: MemoryObjectStore, three: Resampler
+) -> None:
+    for symbol in ("AAPL", "MSFT"):
+        lay(store, symbol, HISTORY)
+    three.resample(changed("AAPL", "MSFT", since=FIRST), NOW)
+    before = silver(store, 3)
+    lay(store, "AAPL", HISTORY, SPLIT)
+    assert three.resample(changed("AAPL", since=FIRST), NOW) == {}
+    after = silver(store, 3)
+    assert after == whole_silver({"AAPL": HISTORY, "MSFT": HISTORY}, 3, {"AAPL": SPLIT})
+    old, new = ({row["ts"]: row for row in rows if row["symbol"] == "AAPL"} for rows in (before, after))
+    assert [row for row in before if row["symbol"] == "MSFT"] == [row for row in after if row["symbol"] == "MSFT"]
+    assert {ts for ts in old if old[ts] != new[ts]} == {ts for ts in old if ts < DAYS[20]}
+    first = min(old)
+    assert (new[first]["open"], new[first]["volume"]) == (old[first]["open"] / 2, old[first]["volume"] * 2)
+
+
+def test_a_handover_that_is_recorded_afterwards_and_withdrawn_cuts_the_bucket_and_mends_it(
+    store: MemoryObjectStore, three: Resampler
+) -> None:
+    lay(store, "AAPL", HISTORY)
+    three.resample(changed("AAPL", since=FIRST), NOW)
+    inside = next(day for day in DAYS[20:] if ORDINAL[day] % 3 == 1)
+    two = Facts(handovers=(inside,))
+    lay(store, "AAPL", HISTORY, two)
+    three.resample(changed("AAPL", since=FIRST), NOW)
+    assert silver(store, 3) == whole_silver({"AAPL": HISTORY}, 3, {"AAPL": two})
+    assert inside in {row["ts"] for row in silver(store, 3)}
+    lay(store, "AAPL", HISTORY)
+    three.resample(changed("AAPL", since=FIRST), NOW)
+    assert silver(store, 3) == whole_silver({"AAPL": HISTORY}, 3)
+
+
+def test_the_two_rows_of_a_bucket_across_a_months_end_lie_each_in_its_own_month(store: MemoryObjectStore) -> None:
+    """Where the new company's first session is in the next month, so is its row."""
+    new = next(day for day, before in zip(DAYS[1:], DAYS, strict=False) if before.month != day.month)
+    interval = next(n for n in INTERVALS if ORDINAL[new] % n)
+    two = Facts(handovers=(new,))
+    lay(store, "AAPL", HISTORY, two)
+    resampler(store, interval).resample(changed("AAPL", since=FIRST), NOW)
+    assert silver(store, interval) == whole_silver({"AAPL": HISTORY}, interval, {"AAPL": two})
+
+
+def test_silver_is_as_traded_if_that_is_how_it_is_set(store: MemoryObjectStore) -> None:
+    lay(store, "AAPL", HISTORY, SPLIT)
+    resampler(store, 3, adjusted=False).resample(changed("AAPL", since=FIRST), NOW)
+    assert silver(store, 3) == slow_silver("AAPL", HISTORY, 3, SPLIT, adjusted=False)
+
+
+def test_month_files_from_before_silver_was_adjusted_are_read_as_traded_and_written_anew_where_rows_change(
+    store: MemoryObjectStore, three: Resampler
+) -> None:
+    for symbol in ("AAPL", "MSFT"):
+        lay(store, symbol, HISTORY)
+    resampler(store, 3, adjusted=False).resample(changed("AAPL", "MSFT", since=FIRST), NOW)
+    for key in store.keys("silver/"):
+        store.lay(key, encode(decode(store.peek(key) or b"", SILVER, key).drop_columns(["adjusted"])))
+    assert three.resample(changed("AAPL", since=FIRST), NOW) == {}
+    rows = silver(store, 3)
+    assert {(row["symbol"], row["adjusted"]) for row in rows} == {("AAPL", True), ("MSFT", False)}
+    without = [{name: value for name, value in row.items() if name != "adjusted"} for row in rows]
+    whole = whole_silver({"AAPL": HISTORY, "MSFT": HISTORY}, 3)
+    assert without == [{name: value for name, value in row.items() if name != "adjusted"} for row in whole]
+
+
+def test_splits_cost_no_further_request(store: MemoryObjectStore, three: Resampler) -> None:
+    lay(store, "AAPL", HISTORY, SPLIT)
+    three.resample(changed("AAPL", since=FIRST), NOW)
+    assert [key for key in store.done("get") if key.startswith("bronze/")] == [LAKE.data_key("AAPL")]
 
 
 # ------------------------------------------------------------------------------------------------------ history window

@@ -15,7 +15,8 @@ KEYS = st.tuples(st.sampled_from(["A", "AAPL", "BRK.B", "a"]), st.sampled_from(D
 
 def row(symbol: str, ts: date, price: float = 1.0) -> dict[str, Any]:
     prices = dict.fromkeys(("open", "high", "low", "close"), price)
-    return {"symbol": symbol, "ts": ts, **prices, "volume": 5.0, "bars": 3, "last_date": ts, "is_complete": True}
+    flags = {"is_complete": True, "adjusted": True}
+    return {"symbol": symbol, "ts": ts, **prices, "volume": 5.0, "bars": 3, "last_date": ts, **flags}
 
 
 def silver(*rows: dict[str, Any]) -> pa.Table:

@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shared.bars import BRONZE, MANIFEST, SILVER, Consolidated, decode, encode, read_bars
+from shared.adjustment import NO_REFERENCE, Reference
+from shared.bars import BRONZE, MANIFEST, SILVER, Consolidated, decode, decode_silver, encode, read_bars
 from shared.errors import ContractError
 from tests.fakes import NOON, bar, later, parquet, table
 
@@ -52,6 +53,56 @@ def test_the_log_is_parquets_own_metadata_for_anyone_to_see() -> None:
     metadata = pq.ParquetFile(pa.BufferReader(data)).metadata.metadata
     assert json.loads(metadata[b"fiblake.merged"]) == {"key": "etag"}
     assert metadata[b"fiblake.last_updated"].decode() == NOON.isoformat()
+
+
+SPLIT = Reference(((date(2005, 2, 28), 0.5),), (date(2003, 1, 2),))
+
+
+def test_the_reference_travels_in_the_metadata_and_the_bars_stay_byte_for_byte_what_they_were() -> None:
+    plain = Consolidated(table(ROW), {"key": "etag"}, NOON)
+    split = Consolidated(table(ROW), {"key": "etag"}, NOON, SPLIT)
+    assert Consolidated.decode(split.encode(), "AAPL", MODIFIED).reference == SPLIT
+    assert Consolidated.decode(plain.encode(), "AAPL", MODIFIED).reference == NO_REFERENCE
+    assert pages(split.encode()) == pages(plain.encode())
+    metadata = pq.ParquetFile(pa.BufferReader(plain.encode())).metadata.metadata
+    assert metadata.keys() == {b"fiblake.merged", b"fiblake.last_updated"}
+
+
+def pages(data: bytes) -> bytes:
+    """Give a Parquet file's column data: all that stands before its footer, whose length its last bytes tell."""
+    return data[: -8 - int.from_bytes(data[-8:-4], "little")]
+
+
+@pytest.mark.parametrize("text", [b"{", b"[]", b"{}", b'{"splits": [["soon", 1]], "handovers": []}'])
+def test_a_reference_that_cannot_be_read_is_an_error_and_never_none(text: bytes) -> None:
+    data = encode(table(ROW).replace_schema_metadata({b"fiblake.merged": b"{}", b"fiblake.reference": text}))
+    with pytest.raises(ContractError, match=r"data\.parquet of AAPL carries a log that cannot be read"):
+        Consolidated.decode(data, "AAPL", MODIFIED)
+
+
+BUCKET = {
+    "symbol": "AAPL", "ts": date(2025, 11, 17), "open": 1.0, "high": 1.0, "low": 1.0, "close": 1.0, "volume": 1.0,
+    "bars": 3, "last_date": date(2025, 11, 19), "is_complete": True, "adjusted": True,
+}  # fmt: skip
+
+
+def test_silver_is_read_as_it_was_written() -> None:
+    rows = pa.Table.from_pylist([BUCKET, BUCKET | {"adjusted": False}], schema=SILVER)
+    assert decode_silver(encode(rows), "it").equals(rows)
+
+
+@pytest.mark.parametrize("told", [None, pa.array([None], pa.bool_())], ids=["no column", "null"])
+def test_silver_that_does_not_say_whether_it_is_adjusted_is_as_traded(told: pa.Array | None) -> None:
+    columns = {name: pa.array([value], SILVER.field(name).type) for name, value in BUCKET.items()}
+    columns = {name: column for name, column in (columns | {"adjusted": told}).items() if column is not None}
+    found = decode_silver(written(columns), "it")
+    assert found.schema.equals(SILVER)
+    assert found.to_pylist() == [BUCKET | {"adjusted": False}]
+
+
+def test_what_is_no_silver_is_refused() -> None:
+    with pytest.raises(ContractError, match="the month file cannot be read"):
+        decode_silver(parquet(ROW), "the month file")
 
 
 def test_somebody_elses_data_parquet_has_an_empty_log_and_its_objects_age() -> None:

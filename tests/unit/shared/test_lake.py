@@ -12,10 +12,13 @@ from shared.lake import (
     SourceFile,
     check_symbol,
     checkpoint_key,
+    identities_key,
+    parse_reference,
     parse_silver_key,
     quarantine_key,
     silver_key,
     silver_prefix,
+    splits_key,
     valid_symbol,
 )
 
@@ -159,3 +162,25 @@ def test_another_prefix_is_another_lake() -> None:
 
 def test_months_are_in_order() -> None:
     assert Month(2024, 12) < Month(2025, 1) < Month(2025, 2)
+
+
+@given(symbols)
+def test_a_reference_files_key_says_its_symbol_and_is_no_source(symbol: str) -> None:
+    for key in (splits_key(symbol), identities_key(symbol)):
+        assert parse_reference(key) == symbol
+        assert not LAKE.is_source(key)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["bronze/splits/AAPL.parquet", "bronze/splits/symbol=AAPL.csv", "bronze/dividends/symbol=AAPL.parquet",
+     "x/bronze/splits/symbol=AAPL.parquet", "bronze/splits/symbol=AAPL\n.parquet"],
+)  # fmt: skip
+def test_another_key_is_no_reference_file(key: str) -> None:
+    assert parse_reference(key) is None
+
+
+@pytest.mark.parametrize("symbol", ["", "..", "A/B", "../raw_ohlcv/symbol=AAPL", "ABCDEFGHIJKLMNOPQ", "~"])
+def test_a_reference_file_of_what_is_no_symbol_is_refused(symbol: str) -> None:
+    with pytest.raises(ContractError, match="is not a symbol"):
+        parse_reference(f"bronze/identities/symbol={symbol}.parquet")

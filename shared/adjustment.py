@@ -1,0 +1,68 @@
+"""What is applied to a symbol's bars when silver is computed: split factors, and where one company ends (pure)."""
+
+import json
+from dataclasses import dataclass
+from datetime import date
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.calendar import Days
+
+Factors = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A symbol's splits and handovers, as they travel in data.parquet's metadata.
+
+    `splits`: (execution date, cumulative factor), oldest first. `handovers`: the first session of each company but the
+    first, in order: no bucket and no factor reaches across one.
+    """
+
+    splits: tuple[tuple[date, float], ...] = ()
+    handovers: tuple[date, ...] = ()
+
+    def to_json(self) -> str:
+        """Give the text that `from_json` reads."""
+        splits = [[day.isoformat(), factor] for day, factor in self.splits]
+        return json.dumps({"splits": splits, "handovers": [day.isoformat() for day in self.handovers]})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Reference":
+        """Read what `to_json` gave; raise ValueError, KeyError or TypeError if it is something else."""
+        found = json.loads(text)
+        splits = tuple((date.fromisoformat(day), float(factor)) for day, factor in found["splits"])
+        return cls(splits, tuple(date.fromisoformat(day) for day in found["handovers"]))
+
+    def as_of(self, session: date) -> "Reference":
+        """Leave out the splits after `session`: while that is a symbol's last, its prices are what others relate to."""
+        to_come = [factor for day, factor in self.splits if day > session]
+        if not to_come:
+            return self
+        known = self.splits[: len(self.splits) - len(to_come)]
+        return Reference(tuple((day, factor / to_come[0]) for day, factor in known), self.handovers)
+
+    def companies(self, sessions: Days) -> npt.NDArray[np.int64]:
+        """Give, for each session, how many handovers it lies on or after: bars of one number are of one company."""
+        handovers = np.array(self.handovers, dtype="datetime64[D]")
+        return np.searchsorted(handovers, sessions, side="right").astype(np.int64)
+
+    def factors(self, sessions: Days) -> Factors:
+        """Give, for each session, what its prices are multiplied (its volume divided) by.
+
+        The factor is that of the first split after the session (vendor's rule). Of a company that has handed the symbol
+        over only its own splits count, so its factors are relative to its last session.
+        """
+        days = np.array([day for day, _ in self.splits], dtype="datetime64[D]")
+        cumulative = np.array([*(factor for _, factor in self.splits), 1.0])
+        found = cumulative[np.searchsorted(days, sessions, side="right")]
+        handovers = np.array(self.handovers, dtype="datetime64[D]")
+        # What comes on or after the end of a company's time is not its own: its factor there is divided out.
+        ends = np.append(cumulative[np.searchsorted(days, handovers, side="left")], 1.0)
+        return np.asarray(found / ends[self.companies(sessions)], dtype=np.float64)
+
+
+NO_REFERENCE: Final = Reference()
+"""A symbol of one company that never split its shares."""

@@ -1,0 +1,128 @@
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.adjustment import NO_REFERENCE, Reference
+from shared.errors import ContractError
+from shared.reference import (
+    Identity,
+    Split,
+    identities_file,
+    read_identities,
+    read_splits,
+    reference_of,
+    splits_file,
+)
+from tests.fakes import bar, companies, parquet, splits
+
+AAPL = splits(("2000-06-21", 1, 2), ("2005-02-28", 1, 2))
+TWO = companies("1980-12-12", "2003-01-02")
+
+
+def written(rows: Sequence[dict[str, Any]]) -> bytes:
+    """Write a file as somebody else would."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(list(rows)), sink)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def row(split: Split = AAPL[0], **changed: object) -> dict[str, Any]:
+    names = ("symbol", "execution_date", "split_from", "split_to", "adjustment_type", "id")
+    known = {name: getattr(split, name) for name in (*names, "historical_adjustment_factor")}
+    return {name: value for name, value in (known | changed).items() if value is not ...}
+
+
+def test_splits_are_read_as_they_were_written_oldest_first() -> None:
+    assert read_splits(splits_file(AAPL[::-1]), "AAPL") == tuple(AAPL)
+    assert [split.historical_adjustment_factor for split in AAPL] == [0.25, 0.5]
+
+
+def test_companies_are_read_as_they_were_written_oldest_first() -> None:
+    assert read_identities(identities_file(TWO[::-1]), "AAPL") == tuple(TWO)
+    assert TWO[0].valid_to == date(2003, 1, 1)
+    assert TWO[1].valid_to is None
+
+
+def test_no_splits_and_no_companies_are_files_too() -> None:
+    assert read_splits(splits_file([]), "AAPL") == ()
+    assert read_identities(identities_file([]), "AAPL") == ()
+
+
+def test_a_file_that_others_wrote_may_have_more_columns_other_types_and_any_order() -> None:
+    day = datetime(2000, 6, 21)  # noqa: DTZ001 (as pandas writes it)
+    rows = [row(AAPL[1]), row(AAPL[0])]
+    for one in rows:
+        one |= {"split_from": 1, "split_to": 2, "more": "columns"}
+    rows[1] |= {"execution_date": day}
+    rows[0] |= {"execution_date": datetime(2005, 2, 28)}  # noqa: DTZ001
+    assert read_splits(written(rows), "AAPL") == tuple(AAPL)
+
+
+def test_of_a_company_only_symbol_and_first_session_must_be_told() -> None:
+    (company,) = read_identities(written([{"symbol": "AAPL", "valid_from": date(1980, 12, 12)}]), "AAPL")
+    assert company == Identity("AAPL", date(1980, 12, 12), None, None, None)
+
+
+@pytest.mark.parametrize("data", [b"", b"no Parquet", parquet(bar("2025-11-19")), splits_file(AAPL)[:-9]])
+def test_what_is_no_file_of_splits_or_companies_is_refused(data: bytes) -> None:
+    with pytest.raises(ContractError, match="the splits of AAPL cannot be read"):
+        read_splits(data, "AAPL")
+    with pytest.raises(ContractError, match="the identities of AAPL cannot be read"):
+        read_identities(data, "AAPL")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"execution_date": None}, {"execution_date": ...}, {"historical_adjustment_factor": ...}, {"id": None},
+     {"execution_date": "soon"}, {"split_to": "two"}],
+)  # fmt: skip
+def test_a_split_that_does_not_say_what_is_needed_is_refused(changed: dict[str, Any]) -> None:
+    with pytest.raises(ContractError, match="the splits of AAPL cannot be read"):
+        read_splits(written([row(**changed)]), "AAPL")
+
+
+@pytest.mark.parametrize("factor", [0.0, -0.5, float("nan"), float("inf")])
+def test_a_factor_that_cannot_be_is_refused_and_named(factor: float) -> None:
+    broken = replace(AAPL[0], historical_adjustment_factor=factor)
+    told = f"the splits of AAPL hold one that cannot be: AAPL on 2000-06-21, factor {factor}"
+    with pytest.raises(ContractError, match=f"^{told}$"):
+        read_splits(splits_file([broken, AAPL[1]]), "AAPL")
+
+
+def test_another_symbols_splits_or_companies_are_refused() -> None:
+    with pytest.raises(ContractError, match="the splits of MSFT hold one that cannot be"):
+        read_splits(splits_file(AAPL), "MSFT")
+    with pytest.raises(ContractError, match="the identities of MSFT hold another symbol's"):
+        read_identities(identities_file(TWO), "MSFT")
+
+
+def test_the_reference_has_each_splits_day_and_factor_and_the_first_session_of_each_later_company() -> None:
+    assert reference_of(AAPL, TWO) == Reference(
+        ((date(2000, 6, 21), 0.25), (date(2005, 2, 28), 0.5)), (date(2003, 1, 2),)
+    )
+    assert reference_of([], TWO[:1]) == NO_REFERENCE
+
+
+def test_a_company_that_gave_the_symbol_up_and_took_it_again_hands_nothing_over() -> None:
+    again = replace(TWO[0], valid_from=date(2001, 1, 2), valid_to=None)
+    assert reference_of([], [TWO[0], again]) == NO_REFERENCE
+    assert reference_of([], [*TWO, replace(again, valid_from=date(2009, 1, 2))]).handovers == (
+        date(2003, 1, 2), date(2009, 1, 2),
+    )  # fmt: skip
+
+
+def test_two_companies_of_which_neither_figi_is_known_are_two() -> None:
+    unknown = [replace(company, composite_figi=None) for company in TWO]
+    assert reference_of([], unknown).handovers == (date(2003, 1, 2),)
+
+
+@given(st.permutations(AAPL + splits(("2014-06-09", 1, 7))), st.permutations(companies("1980-12-12", "2003-01-02")))
+def test_the_order_they_are_told_in_does_not_matter(told: list[Split], bearers: list[Identity]) -> None:
+    assert reference_of(told, bearers) == reference_of(sorted(told, key=lambda s: s.execution_date), TWO)

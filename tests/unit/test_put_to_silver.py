@@ -1,0 +1,217 @@
+"""From puts in S3 through router, worker and resampler to silver, all of it in memory."""
+
+import json
+from collections.abc import Sequence
+from datetime import date, timedelta
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from local.recompute import SampleSplit, differences, expected_silver
+from local.sample_bars import SampleBar
+from services.consolidator.arrivals import read_notification, requests
+from services.consolidator.consolidate import Consolidator
+from services.consolidator.worker import Worker
+from services.resampler.batch import resample_batch
+from shared.bars import BRONZE, Consolidated, bar_row, encode
+from shared.calendar import nyse
+from shared.lake import INTERVALS, identities_key, splits_key
+from shared.queues import Received
+from shared.reference import identities_file, splits_file
+from tests.fakes import BUCKET, LAKE, FakeQueue, FakeTopic, MemoryObjectStore, companies, splits
+from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS, Daily, Facts, flat, table
+from tests.unit.resampler.silver_lake import resampler, silver, whole_silver
+
+START = ORDINAL[date(2025, 10, 1)]
+NEARBY = st.sampled_from(SESSIONS[START : START + 15])
+SYMBOLS = st.sampled_from(["AAPL", "BRK.B"])
+
+
+class Lake:
+    """A bucket, and what was said of it: requests and completion events, done or not."""
+
+    def __init__(self, retention_days: int | None = None) -> None:
+        self.store = MemoryObjectStore()
+        self.retention_days = retention_days
+        self.requests: list[str] = []
+        self.events: list[str] = []
+        self.open_requests: list[str] = []
+        self.open_events: list[str] = []
+
+    def put(self, key: str, data: bytes) -> None:
+        """Put a file; its notification becomes a request at once."""
+        self.store.lay(key, data)
+        record = {"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": BUCKET}, "object": {"key": key}}}
+        (request,) = requests([read_notification(json.dumps({"Records": [record]}), BUCKET, LAKE)])
+        self.requests.append(request.model_dump_json())
+        self.open_requests.append(self.requests[-1])
+
+    def consolidate(self, bodies: Sequence[str]) -> None:
+        queue, topic = FakeQueue(), FakeTopic()
+        for body in bodies:
+            queue.put(body)
+        worker = Worker(Consolidator(self.store, LAKE, nyse()), topic, "run", lambda: NOW, 2, self.retention_days)
+        worker.drain(queue, 100, 6, 0)
+        assert queue.dead == []
+        self.open_requests = [body for body in self.open_requests if body not in bodies]
+        told = [event.model_dump_json() for event in topic.published]
+        self.events += told
+        self.open_events += told
+
+    def resample(self, interval: int, bodies: Sequence[str]) -> None:
+        messages = [Received(str(n), str(n), body, 1) for n, body in enumerate(bodies)]
+        assert resample_batch(resampler(self.store, interval), messages, NOW) == {}
+        self.open_events = [body for body in self.open_events if body not in bodies]
+
+    def catch_up(self, interval: int) -> None:
+        """Let everything that was said be done."""
+        self.consolidate(self.open_requests)
+        self.resample(interval, self.open_events)
+
+
+class World(Lake):
+    """A lake, and what must be known of it in the end."""
+
+    def __init__(self, retention_days: int | None) -> None:
+        super().__init__(retention_days)
+        self.bronze: dict[str, dict[date, Daily]] = {}
+        self.facts: dict[str, Facts] = {}
+
+    def bar(self, symbol: str, session: date, price: int) -> None:
+        self.bronze.setdefault(symbol, {})[session] = flat(price)
+        later = pa.array([NOW + timedelta(seconds=len(self.requests))], BRONZE.field("ingested_at").type)
+        row = table(symbol, {session: flat(price)}).set_column(10, BRONZE.field("ingested_at"), later)
+        self.put(LAKE.date_key(symbol, session), encode(row))
+
+    def history(self, symbol: str) -> None:
+        """Put the bars of two weeks before those that are near, as one range file."""
+        days = {session: flat(10 + n) for n, session in enumerate(SESSIONS[START - 9 : START])}
+        self.bronze.setdefault(symbol, {}).update(days)
+        self.put(LAKE.range_key(symbol, min(days), max(days)), encode(table(symbol, days)))
+
+    def splits(self, symbol: str, told: dict[date, tuple[int, int]]) -> None:
+        known = self.facts.get(symbol, Facts())
+        splitting = tuple((day, *ratio) for day, ratio in sorted(told.items()))
+        self.facts[symbol] = Facts(splitting, known.handovers)
+        self.put(splits_key(symbol), splits_file(splits(*((str(d), *r) for d, r in told.items()), symbol=symbol)))
+
+    def companies(self, symbol: str, handovers: set[date]) -> None:
+        known = self.facts.get(symbol, Facts())
+        self.facts[symbol] = Facts(known.splits, tuple(sorted(handovers)))
+        bearers = companies("1980-12-12", *map(str, sorted(handovers)), symbol=symbol)
+        self.put(identities_key(symbol), identities_file(bearers))
+
+
+ARRIVAL = st.one_of(
+    st.tuples(st.just("bar"), SYMBOLS, NEARBY, st.integers(2, 9)),
+    st.tuples(st.just("bar"), SYMBOLS, NEARBY, st.integers(2, 9)),
+    st.tuples(
+        st.just("splits"), SYMBOLS, st.dictionaries(NEARBY, st.sampled_from([(1, 2), (4, 1), (1, 8)]), max_size=2)
+    ),
+    st.tuples(st.just("companies"), SYMBOLS, st.sets(NEARBY, max_size=2)),
+)
+
+
+@given(
+    interval=st.sampled_from(INTERVALS),
+    arrivals=st.lists(ARRIVAL, min_size=1, max_size=8),
+    retention=st.sampled_from([None, 0, 90]),
+    data=st.data(),
+)
+def test_whatever_order_bars_splits_and_identities_arrive_in_and_however_often_silver_is_the_same(
+    interval: int, arrivals: list[tuple], retention: int | None, data: st.DataObject
+) -> None:
+    world = World(retention)
+    for symbol in data.draw(st.sets(SYMBOLS)):
+        world.history(symbol)
+    for kind, *arrival in arrivals:
+        getattr(world, kind)(*arrival)
+        if data.draw(st.booleans()):
+            world.catch_up(interval)
+        if some := data.draw(st.lists(st.sampled_from(world.requests), max_size=2)):
+            world.consolidate(some)
+        if world.events and (told := data.draw(st.lists(st.sampled_from(world.events), max_size=2))):
+            world.resample(interval, told)
+    world.catch_up(interval)
+    assert silver(world.store, interval) == whole_silver(world.bronze, interval, world.facts)
+
+
+def test_a_split_recorded_afterwards_changes_its_symbols_silver_by_hand_worked_numbers_and_no_others() -> None:
+    """Bucket of 3 in which a share of Monday is two of Tuesday: 2-for-1 on 2025-11-18."""
+    world = World(None)
+    monday, tuesday, wednesday = (date(2025, 11, day) for day in (17, 18, 19))
+    assert {ORDINAL[day] // 5 for day in (monday, tuesday, wednesday)} == {ORDINAL[monday] // 5}
+    for symbol in ("AAPL", "MSFT"):
+        for session, price in ((monday, 200), (tuesday, 102), (wednesday, 104)):
+            world.bar(symbol, session, price)
+    world.catch_up(5)
+    as_traded, others = silver(world.store, 5)
+    assert (as_traded["open"], as_traded["high"], as_traded["low"], as_traded["close"]) == (200, 201, 101, 104.5)
+    assert as_traded["volume"] == 2_000 + 1_020 + 1_040
+    before = world.store.peek(LAKE.data_key("AAPL")) or b""
+
+    world.splits("AAPL", {tuesday: (1, 2)})
+    world.catch_up(5)
+
+    adjusted, untouched = silver(world.store, 5)
+    # Monday's bar is of half the price and twice the volume now: open 100, high 100.5, low 99.5, volume 4,000.
+    assert (adjusted["open"], adjusted["high"], adjusted["low"], adjusted["close"]) == (100, 105, 99.5, 104.5)
+    assert adjusted["volume"] == 4_000 + 1_020 + 1_040
+    assert untouched == others
+    after = world.store.peek(LAKE.data_key("AAPL")) or b""
+    assert after != before
+    assert _columns(after) == _columns(before), "bronze is never rewritten"
+    assert Consolidated.decode(after, "AAPL", NOW).bars.equals(Consolidated.decode(before, "AAPL", NOW).bars)
+
+
+def test_a_split_that_was_announced_is_applied_to_all_bars_when_the_first_bar_shows_it() -> None:
+    world = World(None)
+    world.history("AAPL")
+    world.splits("AAPL", {SESSIONS[START]: (1, 2)})
+    world.catch_up(3)
+    as_traded = silver(world.store, 3)
+    assert as_traded == whole_silver(world.bronze, 3)
+    world.bar("AAPL", SESSIONS[START], 9)
+    world.catch_up(3)
+    adjusted = silver(world.store, 3)
+    assert adjusted == whole_silver(world.bronze, 3, world.facts)
+    assert adjusted[0]["close"] == as_traded[0]["close"] / 2
+
+
+def test_silver_of_one_range_file_of_16_000_sessions_equals_the_independent_recomputation() -> None:
+    bars = _history("LONG", SESSIONS[:16_000])
+    told = [SampleSplit("LONG", date(1975, 3, 3), 2, 3), SampleSplit("LONG", date(1999, 1, 4), 1, 7),
+            SampleSplit("LONG", date(2012, 6, 1), 10, 1), SampleSplit("LONG", date(2031, 1, 2), 1, 2)]  # fmt: skip
+    lake = Lake()
+    rows = [bar_row(b.symbol, b.session, b.open, b.high, b.low, b.close, b.volume, None, None, NOW) for b in bars]
+    range_file = encode(pa.Table.from_pylist(rows, schema=BRONZE))
+    lake.put(splits_key("LONG"), splits_file(_as_the_vendor_tells_them(told)))
+    lake.put(LAKE.range_key("LONG", bars[0].session, bars[-1].session), range_file)
+    lake.consolidate(lake.open_requests)
+    (event,) = lake.open_events
+    for interval in INTERVALS:
+        lake.resample(interval, [event])
+        found = pd.DataFrame(silver(lake.store, interval))
+        assert differences(found, expected_silver(bars, interval, told)) == 0
+
+
+def _history(symbol: str, sessions: Sequence[date]) -> list[SampleBar]:
+    chance = np.random.default_rng(16_000)
+    closes = (np.exp(np.cumsum(chance.normal(0, 0.01, len(sessions)))) * 100).tolist()
+    volumes = chance.integers(1_000, 10_000_000, len(sessions)).tolist()
+    return [
+        SampleBar(symbol, session, close, close * 1.01, close * 0.99, close * 1.001, float(volume))
+        for session, close, volume in zip(sessions, closes, volumes, strict=True)
+    ]
+
+
+def _as_the_vendor_tells_them(told: Sequence[SampleSplit]) -> list:
+    return splits(*((str(s.execution_date), int(s.split_from), int(s.split_to)) for s in told), symbol=told[0].symbol)
+
+
+def _columns(data: bytes) -> bytes:
+    """Give a Parquet file's column data: all that stands before its footer, whose length its last bytes tell."""
+    return data[: -8 - int.from_bytes(data[-8:-4], "little")]
