@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from cli import database, dead_letters, local, vacuum
+from cli import database, dead_letters, local, status, vacuum
 from cli.target import DEFAULT_STACK, Choice
 from shared.errors import ConfigurationError, FiblakeError, NotFoundError
 
@@ -55,6 +55,7 @@ app = typer.Typer(
     name="fiblake", cls=GlobalOptionsAnywhere, help="An event-driven lake of daily US-equity bars.", epilog=EPILOG,
     no_args_is_help=True, pretty_exceptions_enable=False,
 )  # fmt: skip
+app.command(name="status", epilog=status.EXAMPLE)(status.status)
 app.add_typer(local.app, name="local")
 app.add_typer(vacuum.app, name="vacuum")
 app.add_typer(dead_letters.app, name="dlq")

@@ -31,6 +31,9 @@ class FakeTarget:
     def lone_dead_letter_urls(self) -> dict[str, str]:
         return {name: queue.url for name, queue in self.lone_dead_letters.items()}
 
+    def queue_ages(self) -> dict[str, int]:
+        return {"consolidation": 7}
+
     def queue(self, url: str) -> FakeQueue:
         (found,) = [one for one in (*self.queues.values(), *self.lone_dead_letters.values()) if one.url == url]
         return found
