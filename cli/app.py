@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from cli import database, dead_letters, local, status, vacuum
+from cli import chart, database, dead_letters, local, query, status, vacuum
 from cli.target import DEFAULT_STACK, Choice
 from shared.errors import ConfigurationError, FiblakeError, NotFoundError
 
@@ -56,6 +56,8 @@ app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False,
 )  # fmt: skip
 app.command(name="status", epilog=status.EXAMPLE)(status.status)
+app.command(name="query", epilog=query.EXAMPLE)(query.query)
+app.command(name="chart", epilog=chart.EXAMPLE)(chart.chart)
 app.add_typer(local.app, name="local")
 app.add_typer(vacuum.app, name="vacuum")
 app.add_typer(dead_letters.app, name="dlq")
