@@ -113,13 +113,15 @@ ARROW_UNUSED := $(addsuffix *,libarrow_flight libarrow_s3 libarrow_python_flight
 build: setup ## Build the functions for AWS (sam build, no container), into .aws-sam
 	$(SAM) build
 
-FUNCTIONS := RouterFunction ResamplerFunction OhlcvFetcherFunction MetadataFetcherFunction HistoryFetcherFunction
+FUNCTIONS := RouterFunction ResamplerFunction OhlcvFetcherFunction MetadataFetcherFunction HistoryFetcherFunction \
+	VacuumFunction
 .PHONY: $(FUNCTIONS:%=build-%)
 build-RouterFunction: PACKAGE := router consolidator
 build-ResamplerFunction: PACKAGE := resampler resampler
 build-OhlcvFetcherFunction: PACKAGE := fetcher fetcher
 build-MetadataFetcherFunction: PACKAGE := fetcher fetcher
 build-HistoryFetcherFunction: PACKAGE := fetcher fetcher
+build-VacuumFunction: PACKAGE := worker vacuum
 
 # PACKAGE is the extra that the function carries, then its folder below services/.
 $(FUNCTIONS:%=build-%): | .tools/uv/.ready

@@ -155,7 +155,8 @@ class Demo:
         table = self.watcher.silver(interval)
         if table is None:
             raise DemoError(f"silver_{interval}d has no file")
-        return table.to_pandas().sort_values(["symbol", "ts"], ignore_index=True)
+        rows: pd.DataFrame = table.to_pandas().sort_values(["symbol", "ts"], ignore_index=True)
+        return rows
 
     def _silver(self, symbol: str, interval: int) -> pd.DataFrame:
         table = self._table(interval)

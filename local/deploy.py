@@ -38,6 +38,7 @@ _INPUTS: Final = (
     "requirements/router.txt",
     "requirements/resampler.txt",
     "requirements/fetcher.txt",
+    "requirements/worker.txt",
     ".tools/emulator/pyvenv.cfg",
 )
 _KEPT_BUILDS: Final = 2

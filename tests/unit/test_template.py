@@ -168,7 +168,7 @@ def test_the_bucket_tells_of_arrivals_is_private_encrypted_and_outlives_the_stac
     assert "BucketEncryption" in properties
 
 
-def test_the_only_clocks_are_the_fetchers_before_the_open_after_the_close_and_after_midnight() -> None:
+def test_only_the_fetchers_and_housekeeping_look_at_a_clock_new_yorks() -> None:
     clocks = {
         (name, event["Properties"]["ScheduleExpression"], event["Properties"]["Input"]): event
         for name, function in FUNCTIONS.items()
@@ -179,6 +179,7 @@ def test_the_only_clocks_are_the_fetchers_before_the_open_after_the_close_and_af
         ("MetadataFetcherFunction", "cron(0 7 ? * MON-FRI *)", "{}"),
         ("OhlcvFetcherFunction", "cron(5 16 ? * MON-FRI *)", "{}"),
         ("OhlcvFetcherFunction", "cron(35 0 ? * TUE-SAT *)", '{"look_back": false}'),
+        ("VacuumFunction", "cron(0 3 1 * ? *)", "{}"),
     }
     for clock in clocks.values():
         assert clock["Type"] == "ScheduleV2"
@@ -194,10 +195,14 @@ def test_a_function_that_a_clock_starts_leaves_its_failed_events_in_a_queue_of_i
     assert QUEUES[destination]["QueueName"]["Sub"] == FUNCTIONS[name]["FunctionName"]["Sub"] + "-dlq"
 
 
-def test_one_condition_takes_away_all_of_batch_and_nothing_else() -> None:
-    conditional = {name for name, body in RESOURCES.items() if "Condition" in body}
-    assert {RESOURCES[name]["Condition"] for name in conditional} == {"HasBatch"}
-    assert conditional == {
+def conditional(condition: str) -> set[str]:
+    return {name for name, body in RESOURCES.items() if body.get("Condition") == condition}
+
+
+def test_one_condition_takes_away_all_of_batch_and_one_the_vacuum_and_nothing_else() -> None:
+    batch, vacuum = conditional("HasBatch"), conditional("HasVacuum")
+    assert {name for name, body in RESOURCES.items() if "Condition" in body} == batch | vacuum
+    assert batch == {
         "WorkerComputeEnvironment",
         "WorkerJobQueue",
         "WorkerJobDefinition",
@@ -205,7 +210,14 @@ def test_one_condition_takes_away_all_of_batch_and_nothing_else() -> None:
         "WorkerRole",
         "WorkerExecutionRole",
     }
-    assert conditional >= {name for name, body in RESOURCES.items() if body["Type"].startswith("AWS::Batch::")}
+    assert batch >= {name for name, body in RESOURCES.items() if body["Type"].startswith("AWS::Batch::")}
+    assert vacuum == {"VacuumFunction", "VacuumLogGroup", "VacuumRole"}
+
+
+def test_the_vacuum_may_write_nothing_but_its_record() -> None:
+    (policy,) = of_type("AWS::IAM::Role")["VacuumRole"]["Policies"]
+    writes = [s for s in policy["PolicyDocument"]["Statement"] if "s3:PutObject" in s["Action"]]
+    assert [s["Resource"]["Sub"].rsplit("/", 1)[-1] for s in writes] == ["cleanup_manifest.json"]
 
 
 def worker_variables() -> Body:
