@@ -72,10 +72,11 @@ class HistoryFetcher:
 
 def load_requested(
     runner: asyncio.Runner, fetcher: HistoryFetcher, messages: Iterable[Received], last: date
-) -> dict[str, FiblakeError]:
-    """Load the history each message asks for; give the errors by message id."""
+) -> tuple[list[Stored], dict[str, FiblakeError]]:
+    """Load the history each message asks for; give what was stored, and the errors by message id."""
     outcomes = {m.id: attempt(lambda m=m: _requested(runner, fetcher, m, last)) for m in messages}  # type: ignore[misc]
-    return {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, FiblakeError)}
+    stored = [outcome for outcome in outcomes.values() if isinstance(outcome, Stored)]
+    return stored, {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, FiblakeError)}
 
 
 def _requested(runner: asyncio.Runner, fetcher: HistoryFetcher, message: Received, last: date) -> Stored:
