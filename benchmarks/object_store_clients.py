@@ -42,7 +42,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.client:
         sys.stdout.write(json.dumps(asyncio.run(_measured(options.client))))
-        return
+        sys.stdout.flush()
+        os._exit(0)  # obstore's own threads may abort an interpreter that ends right after asynchronous calls
     with ExitStack() as parts:
         if options.server == "seaweedfs":
             url = parts.enter_context(seaweedfs(FOLDER / "clients"))
