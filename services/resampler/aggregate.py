@@ -9,8 +9,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from shared.adjustment import NO_REFERENCE, Factors, Reference
-from shared.bars import SILVER
+from shared.bars import SILVER, read_prices
 from shared.calendar import Days, Ordinals, TradingCalendar
+from shared.errors import ContractError
 
 Values = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int32]
@@ -55,6 +56,14 @@ class Bars:
             symbol, sessions, calendar.ordinals(sessions), handovers=handovers.astype(np.int64), adjusted=adjusted,
             **values,
         )  # fmt: skip
+
+    @classmethod
+    def read(cls, data: bytes, symbol: str, calendar: TradingCalendar, *, adjusted: bool) -> "Bars":
+        """Take the bars of a data.parquet's bytes; raise ContractError if it holds none, or cannot be read."""
+        table, reference = read_prices(data, symbol)
+        if table.num_rows == 0:
+            raise ContractError(f"data.parquet of {symbol} holds no bars")
+        return cls.of(symbol, table, calendar, reference, adjusted=adjusted)
 
     def since(self, ordinal: int) -> "Bars":
         """Give the bars from the session with this ordinal on."""
