@@ -17,6 +17,8 @@ Values = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int32]
 _PRICES: Final = ("open", "high", "low", "close")
 _VALUES: Final = (*_PRICES, "volume")
+_PLACES: Final = 5
+"""Rows of Buckets.places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +83,9 @@ def _adjusted(values: dict[str, Any], factors: Factors) -> dict[str, Any]:
 class Market:
     """Daily bars of many symbols, one symbol after the other: all of them are cut into buckets at once.
 
-    `owner` is each bar's symbol, as a place in `symbols`; `values` has a row each for open, high, low, close, volume.
+    `owner` is each bar's symbol, by its place among them; `values` has a row each for open, high, low, close, volume.
     """
 
-    symbols: tuple[str, ...]
     owner: Places
     ordinals: Places
     values: Values
@@ -92,45 +93,44 @@ class Market:
     """The ordinal of each symbol's last bar."""
     tenure: tuple[Places, Places] | None
     """The first and the last ordinal of the time of each bar's company; None if no symbol was ever handed over."""
-    adjusted: bool
 
     @classmethod
     def of(cls, many: Sequence[Bars]) -> "Market":
-        """Join the bars of distinct symbols, at least one, all of them adjusted or none; symbols without bars fall out."""
-        some = [bars for bars in many if bars.ordinals.size]
-        counts = [bars.ordinals.size for bars in some]
-        return cls(
-            symbols=tuple(bars.symbol for bars in some),
-            owner=np.repeat(np.arange(len(some), dtype=np.int32), counts),
-            ordinals=_joined([bars.ordinals for bars in some], np.int32),
-            values=np.stack([_joined([getattr(bars, name) for bars in some], np.float64) for name in _VALUES]),
-            lasts=np.array([bars.ordinals[-1] for bars in some], dtype=np.int32),
-            tenure=_tenure(some),
-            adjusted=many[0].adjusted,
-        )
+        """Join the bars of distinct symbols, each of which has some."""
+        counts = [bars.ordinals.size for bars in many]
+        values = np.empty((len(_VALUES), sum(counts)))
+        for row, name in zip(values, _VALUES, strict=True):
+            _join([getattr(bars, name) for bars in many], row)
+        ordinals = _join([bars.ordinals for bars in many], np.empty(sum(counts), np.int32))
+        owner = np.repeat(np.arange(len(many), dtype=np.int32), counts)
+        lasts = np.array([bars.ordinals[-1] for bars in many], dtype=np.int32)
+        return cls(owner, ordinals, values, lasts, _tenure(many))
 
     def buckets(self, interval: int) -> "Buckets":
         """Cut all bars into buckets of `interval` sessions, in the order of symbols and sessions.
 
         A bucket in which a symbol was handed over is two.
         """
-        begins = self.ordinals - self.ordinals % np.int32(interval)
+        if self.ordinals.size == 0:
+            return Buckets.joined([])
+        begins = self.ordinals // np.int32(interval) * np.int32(interval)
         ends = begins + np.int32(interval - 1)
         if self.tenure:
             begins, ends = np.maximum(begins, self.tenure[0]), np.minimum(ends, self.tenure[1])
-        changes = (begins[1:] != begins[:-1]) | (self.owner[1:] != self.owner[:-1])
-        firsts = np.append(np.zeros(min(1, begins.size), np.int64), np.flatnonzero(changes) + 1)
-        lasts = np.append(firsts[1:], begins.size)[: firsts.size] - 1
-        owner = self.owner[firsts]
+        changes = begins[1:] != begins[:-1]
+        changes |= self.owner[1:] != self.owner[:-1]
+        firsts = np.append(0, np.flatnonzero(changes) + 1)
+        lasts = np.append(firsts[1:], begins.size) - 1
         open_, high, low, close, volume = self.values
         values = np.empty((len(_VALUES), firsts.size))
-        values[0], values[3] = open_[firsts], close[lasts]
-        if firsts.size:
-            np.maximum.reduceat(high, firsts, out=values[1])
-            np.minimum.reduceat(low, firsts, out=values[2])
-            np.add.reduceat(volume, firsts, out=values[4])
-        complete = self.lasts[owner] >= ends[firsts]
-        places = np.stack([owner, begins[firsts], self.ordinals[lasts], lasts - firsts + 1, complete]).astype(np.int32)
+        np.take(open_, firsts, out=values[0])
+        np.maximum.reduceat(high, firsts, out=values[1])
+        np.minimum.reduceat(low, firsts, out=values[2])
+        np.take(close, lasts, out=values[3])
+        np.add.reduceat(volume, firsts, out=values[4])
+        places = np.empty((_PLACES, firsts.size), np.int32)
+        places[0], places[1], places[2] = self.owner[firsts], begins[firsts], self.ordinals[lasts]
+        places[3], places[4] = lasts - firsts + 1, self.lasts[places[0]] >= ends[firsts]
         return Buckets(values, places)
 
 
@@ -160,20 +160,21 @@ class Buckets:
         """How much memory they take."""
         return self.values.nbytes + self.places.nbytes
 
-    def taken(self, which: Any) -> "Buckets":  # noqa: ANN401 (whatever numpy takes as an index)
-        """Give the buckets that `which` (positions, a mask, a slice) names, in that order."""
-        return Buckets(self.values[:, which], self.places[:, which])
+    def taken(self, which: slice | npt.NDArray[np.intp]) -> "Buckets":
+        """Give the buckets that `which` (a slice, or their positions) names, in that order."""
+        if isinstance(which, slice):
+            return Buckets(self.values[:, which], self.places[:, which])
+        return Buckets(self.values.take(which, axis=1), self.places.take(which, axis=1))
 
-    def renumbered(self, first: int) -> "Buckets":
-        """Give them as part of a longer list of symbols, in which theirs begin at `first`."""
+    def renumber(self, first: int) -> None:
+        """Make them refer to a longer list of symbols, in which theirs begin at `first`."""
         self.places[0] += np.int32(first)
-        return self
 
     @classmethod
     def joined(cls, parts: Sequence["Buckets"]) -> "Buckets":
         """Give all parts' buckets in order."""
         if not parts:
-            return cls(np.empty((len(_VALUES), 0)), np.empty((len(_VALUES), 0), np.int32))
+            return cls(np.empty((len(_VALUES), 0)), np.empty((_PLACES, 0), np.int32))
         return cls(np.concatenate([p.values for p in parts], 1), np.concatenate([p.places for p in parts], 1))
 
     def table(self, symbols: pa.Array, calendar: TradingCalendar, *, adjusted: bool) -> pa.Table:
@@ -204,8 +205,8 @@ def aggregate(bars: Bars, interval: int, first: int, calendar: TradingCalendar) 
     return Market.of([tail]).buckets(interval).table(pa.array([bars.symbol]), calendar, adjusted=bars.adjusted)
 
 
-def _joined(arrays: Sequence[Any], kind: Any) -> Any:  # noqa: ANN401 (numpy's arrays and kinds)
-    return np.concatenate(arrays, dtype=kind, casting="same_kind") if arrays else np.empty(0, kind)
+def _join(arrays: Sequence[Any], out: Any) -> Any:  # noqa: ANN401 (numpy's arrays)
+    return np.concatenate(arrays, out=out, casting="same_kind") if arrays else out
 
 
 def _tenure(many: Sequence[Bars]) -> tuple[Places, Places] | None:
@@ -213,7 +214,7 @@ def _tenure(many: Sequence[Bars]) -> tuple[Places, Places] | None:
         return None
     since = [np.append(-1, bars.handovers)[_company(bars)] for bars in many]
     until = [np.append(bars.handovers - 1, np.iinfo(np.int32).max)[_company(bars)] for bars in many]
-    return _joined(since, np.int32), _joined(until, np.int32)
+    return np.concatenate(since).astype(np.int32), np.concatenate(until).astype(np.int32)
 
 
 def _company(bars: Bars) -> Ordinals:

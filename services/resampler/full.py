@@ -8,10 +8,11 @@ of the queues, and be killed and run again: what is in place already is not writ
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Any, Final
+from itertools import islice
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -27,13 +28,15 @@ from shared.calendar import TradingCalendar
 from shared.errors import ConflictError, FiblakeError, UpstreamError
 from shared.events import SYMBOLS_PER_EVENT, SilverUpdated
 from shared.lake import INTERVALS, Bronze, Month, parse_silver_key, silver_key, silver_prefix, valid_symbol
-from shared.objects import CONCURRENCY, ObjectStore, pauses
+from shared.objects import CONCURRENCY, ObjectStore, StoredObject, pauses
 from shared.outcomes import attempt
 from shared.queues import Topic
 from shared.telemetry import logger
 
 ATTEMPTS: Final = 30
 SYMBOLS_AT_ONCE: Final = 128
+BATCHES_AT_ONCE: Final = 3
+"""One more than the cores of the job: one waits for S3 while the others compute."""
 RESERVED_MB: Final = 400
 """What is needed beside the buckets: the interpreter and its libraries, two batches of bars, files on their way out."""
 
@@ -54,22 +57,6 @@ class _Task:
     symbols: Sequence[str]
     due: Due
     attempt: int = 0
-
-
-@dataclass(slots=True)
-class _Reading:
-    """What one reading of bronze gives."""
-
-    due: Due
-    """The month files of which all buckets are here."""
-    put_off: Due
-    buckets: list[dict[int, "_Sorted"]] = field(default_factory=list)
-    """One entry a batch of symbols, by interval."""
-    sources: dict[str, str] = field(default_factory=dict)
-    """The version (ETag) of each symbol's data.parquet that was read, in the order of symbols."""
-    errors: dict[str, FiblakeError] = field(default_factory=dict)
-    last_session: date = date.min
-    nbytes: int = 0
 
 
 @dataclass(slots=True)
@@ -131,9 +118,58 @@ class Months:
         """Sort by month the buckets that start at ordinal `since` or later, in a month that is due; keep their order."""
         numbers = self.numbers[buckets.begins]
         wanted = np.flatnonzero(due[numbers] & (buckets.begins >= since))
-        order = wanted[np.argsort(numbers[wanted], kind="stable")]
-        offsets = np.searchsorted(numbers[order], np.arange(self.count + 1))
-        return _Sorted(buckets.taken(order), offsets)
+        numbers = numbers[wanted]
+        offsets = np.append(0, np.cumsum(np.bincount(numbers, minlength=self.count)))
+        return _Sorted(buckets.taken(wanted[np.argsort(numbers, kind="stable")]), offsets)
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What reading some symbols gives."""
+
+    symbols: int
+    cut: dict[int, _Sorted]
+    """Their buckets, by interval."""
+    sources: dict[str, str]
+    """The version (ETag) of each symbol's data.parquet that was read, in the order of symbols."""
+    errors: dict[str, FiblakeError]
+    last_session: date
+
+
+@dataclass(slots=True)
+class _Reading:
+    """What reading all of a task's symbols gives."""
+
+    due: Due
+    """The month files of which all buckets are here."""
+    put_off: Due
+    batches: list[dict[int, _Sorted]] = field(default_factory=list)
+    sources: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, FiblakeError] = field(default_factory=dict)
+    last_session: date = date.min
+
+    def take(self, batch: _Batch, months: Months) -> None:
+        """Add what a batch gives; of what was put off while it was read, nothing."""
+        for one in batch.cut.values():
+            one.buckets.renumber(len(self.sources))
+        self.batches.append(batch.cut)
+        if self.put_off.any():
+            self._keep_due(batch.cut, months)
+        self.sources |= batch.sources
+        self.errors |= batch.errors
+        self.last_session = max(self.last_session, batch.last_session)
+
+    def put_half_off(self, months: Months) -> None:
+        """Put every second month file off, and let go of its buckets."""
+        rows, columns = np.nonzero(self.due)
+        self.put_off[rows[1::2], columns[1::2]] = True
+        self.due[rows[1::2], columns[1::2]] = False
+        for batch in self.batches:
+            self._keep_due(batch, months)
+
+    def _keep_due(self, batch: dict[int, _Sorted], months: Months) -> None:
+        for i, n in enumerate(INTERVALS):
+            batch[n] = months.sorted(batch[n].buckets, self.due[i], 0)
 
 
 def share(months: int, index: int, of: int) -> Due:
@@ -203,42 +239,43 @@ class FullResampler:
         """Read the symbols and cut their bars; put half of the month files off as often as memory demands."""
         reading = _Reading(task.due.copy(), np.zeros_like(task.due))
         most = max(1, self.memory_mb - RESERVED_MB) << 20
-        for done, batch in self._batches(task.symbols, reading):
+        done = 0
+        for batch in self._batches(task.symbols, months, since, reading):
+            reading.take(batch, months)
+            while sum(map(_nbytes, reading.batches)) > most and reading.due.sum() > 1:
+                reading.put_half_off(months)
+            done += batch.symbols
             self.watch("reading symbols", done, len(task.symbols))
-            if not batch:
-                continue
-            market = Market.of(batch)
-            place = len(reading.sources) - len(batch)
-            sorted_ = {
-                n: months.sorted(market.buckets(n).renumbered(place), reading.due[i], since[n])
-                for i, n in enumerate(INTERVALS)
-            }
-            reading.buckets.append(sorted_)
-            reading.nbytes += _nbytes(sorted_)
-            reading.last_session = max(reading.last_session, self.calendar.session(int(market.lasts.max())))
-            while reading.nbytes > most and reading.due.sum() > 1:
-                _put_half_off(reading, months)
         return reading
 
-    def _batches(self, symbols: Sequence[str], reading: _Reading) -> Iterator[tuple[int, list[Bars]]]:
-        """Give the symbols' bars batch by batch, with the number of symbols done; the next batch is read meanwhile."""
-        with ThreadPoolExecutor(CONCURRENCY) as pool:
+    def _batches(
+        self, symbols: Sequence[str], months: Months, since: Mapping[int, int], reading: _Reading
+    ) -> Iterator[_Batch]:
+        """Read and cut some batches of symbols at a time, and give them in order."""
+        parts = chunks(symbols, SYMBOLS_AT_ONCE)
+        with ThreadPoolExecutor(BATCHES_AT_ONCE) as pool:
+            coming = [pool.submit(self._batch, part, months, since, reading.due.copy()) for part in islice(parts, BATCHES_AT_ONCE)]
+            while coming:
+                yield coming.pop(0).result()
+                coming += [pool.submit(self._batch, part, months, since, reading.due.copy()) for part in islice(parts, 1)]
 
-            def begun(some: Sequence[str]) -> list[Future[Any]]:
-                return [pool.submit(attempt, lambda s=symbol: self._bars(s)) for symbol in some]  # type: ignore[misc]
+    def _batch(self, symbols: Sequence[str], months: Months, since: Mapping[int, int], due: Due) -> _Batch:
+        """Read these symbols, and cut them into the buckets that are due.
 
-            parts = list(chunks(symbols, SYMBOLS_AT_ONCE))
-            coming = begun(parts[0]) if parts else []
-            done = 0
-            for i, part in enumerate(parts):
-                current, coming = coming, begun(parts[i + 1]) if i + 1 < len(parts) else []
-                outcomes = dict(zip(part, (future.result() for future in current), strict=True))
-                done += len(part)
-                yield done, list(_taken(outcomes, reading))
+        A symbol without a data.parquet has yet to be consolidated: its first completion event is still to come.
+        """
+        found = self.store.get_many([self.bronze.data_key(symbol) for symbol in symbols])
+        stored = [(symbol, one) for symbol, one in zip(symbols, found, strict=True) if one]
+        outcomes = {symbol: attempt(lambda o=one, s=symbol: self._bars(o, s)) for symbol, one in stored}  # type: ignore[misc]
+        errors = {symbol: outcome for symbol, outcome in outcomes.items() if isinstance(outcome, FiblakeError)}
+        market = Market.of([outcome for outcome in outcomes.values() if isinstance(outcome, Bars)])
+        cut = {n: months.sorted(market.buckets(n), due[i], since[n]) for i, n in enumerate(INTERVALS)}
+        sources = {symbol: one.etag for symbol, one in stored if symbol not in errors}
+        last = self.calendar.session(int(market.lasts.max())) if sources else date.min
+        return _Batch(len(symbols), cut, sources, errors, last)
 
-    def _bars(self, symbol: str) -> tuple[str, Bars] | None:
-        found = self.store.find(self.bronze.data_key(symbol))
-        return found and (found.etag, Bars.read(found.data, symbol, self.calendar, adjusted=self.adjusted))
+    def _bars(self, found: StoredObject, symbol: str) -> Bars:
+        return Bars.read(found.data, symbol, self.calendar, adjusted=self.adjusted)
 
     def _write(
         self, reading: _Reading, months: Months, versions: Mapping[int, Mapping[Month, str]], since: Mapping[int, int]
@@ -250,7 +287,7 @@ class FullResampler:
 
         def one(place: tuple[int, int]) -> bool | FiblakeError:
             n, month = INTERVALS[place[0]], months.month(place[1])
-            rows = Buckets.joined([batch[n].of(place[1]) for batch in reading.buckets])
+            rows = Buckets.joined([batch[n].of(place[1]) for batch in reading.batches])
             table = rows.table(symbols, self.calendar, adjusted=self.adjusted)
             return attempt(lambda: self._write_month(n, month, table, cuts[n], versions[n].get(month)))
 
@@ -274,7 +311,7 @@ class FullResampler:
             return []
         wanted = np.zeros_like(reading.due)
         for i, n in enumerate(INTERVALS):
-            for batch in reading.buckets:
+            for batch in reading.batches:
                 wanted[i] |= np.diff(batch[n].offsets) > 0
             there = [months.number(month) for month in versions[n] if month >= Month.of(self.calendar.session(since[n]))]
             wanted[i, [number for number in there if 0 <= number < months.count]] = True
@@ -306,7 +343,7 @@ class FullResampler:
         summary.readings += 1
         summary.last_session = max(summary.last_session, reading.last_session)
         for n in INTERVALS:
-            summary.rows[n] += sum(batch[n].buckets.size for batch in reading.buckets)
+            summary.rows[n] += sum(batch[n].buckets.size for batch in reading.batches)
         extra = {"symbols": len(reading.sources), "written": written, "put_off": int(reading.put_off.sum())}
         logger.info("bronze read and month files written", extra={**extra, "month_files": int(reading.due.sum())})
 
@@ -319,30 +356,6 @@ class FullResampler:
         events = [SilverUpdated(interval=interval, changed_from=first, symbols=tuple(part)) for part in parts]
         if self.updated.publish(events):
             raise UpstreamError("SNS did not take the SilverUpdated event")
-
-
-def _taken(outcomes: Mapping[str, Any], reading: _Reading) -> Iterator[Bars]:
-    """Give the bars of the symbols that could be read; note their versions, and the errors of the others.
-
-    A symbol without a data.parquet has yet to be consolidated: its first completion event is still to come.
-    """
-    for symbol, outcome in outcomes.items():
-        if isinstance(outcome, FiblakeError):
-            reading.errors[symbol] = outcome
-        elif outcome:
-            reading.sources[symbol], bars = outcome
-            yield bars
-
-
-def _put_half_off(reading: _Reading, months: Months) -> None:
-    """Put every second month file off, and let go of its buckets."""
-    rows, columns = np.nonzero(reading.due)
-    reading.put_off[rows[1::2], columns[1::2]] = True
-    reading.due[rows[1::2], columns[1::2]] = False
-    for batch in reading.buckets:
-        for i, n in enumerate(INTERVALS):
-            batch[n] = months.sorted(batch[n].buckets, reading.due[i], 0)
-    reading.nbytes = sum(map(_nbytes, reading.buckets))
 
 
 def _nbytes(batch: Mapping[int, _Sorted]) -> int:
