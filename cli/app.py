@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from cli import database, fetch, local, metadata, quarantine
+from cli.resample import RESAMPLE_EXAMPLES, resample
 from cli.target import DEFAULT_STACK, Choice
 from shared.errors import ConfigurationError, FiblakeError, NotFoundError
 
@@ -58,6 +59,7 @@ app = typer.Typer(
 app.command(name="fetch", epilog=fetch.FETCH_EXAMPLES)(fetch.fetch)
 app.command(name="metadata", epilog=metadata.METADATA_EXAMPLES)(metadata.metadata)
 app.add_typer(quarantine.app, name="quarantine")
+app.command(epilog=RESAMPLE_EXAMPLES)(resample)
 app.add_typer(local.app, name="local")
 app.command(name="migrate", epilog=database.MIGRATE_EXAMPLE)(database.migrate)
 

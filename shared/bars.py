@@ -220,9 +220,10 @@ def _read(
         table = file.read(columns=[*wanted, *unproven], use_threads=False)
         for name in unproven:
             _check_constant(table, name, constants[name])
-        return _conformed(table, symbol, constants | {"ingested_at": last_modified}, schema), file.metadata.metadata or {}
+        bars = _conformed(table, symbol, constants | {"ingested_at": last_modified}, schema)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise ContractError(f"file of {symbol} cannot be read as bars: {error}") from error
+    return bars, file.metadata.metadata or {}
 
 
 def _is_all(file: pq.ParquetFile, name: str, value: str) -> bool:

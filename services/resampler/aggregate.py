@@ -138,8 +138,8 @@ class Market:
 class Buckets:
     """Buckets of many symbols, as two arrays with a column a bucket: small, and quick to take apart and join.
 
-    `values`: open, high, low, close, volume. `places`: the symbol (a place in some list of symbols), the ordinals of the
-    bucket's first session and of its last bar, the number of bars, and whether it is complete.
+    `values`: open, high, low, close, volume. `places`: the symbol (a place in some list of symbols), the ordinals of
+    the bucket's first session and of its last bar, the number of bars, and whether it is complete.
     """
 
     values: Values
@@ -148,12 +148,13 @@ class Buckets:
     @property
     def begins(self) -> Places:
         """The ordinals of the buckets' first sessions."""
-        return self.places[1]
+        begins: Places = self.places[1]
+        return begins
 
     @property
     def size(self) -> int:
         """How many buckets there are."""
-        return self.places.shape[1]
+        return int(self.places.shape[1])
 
     @property
     def nbytes(self) -> int:
