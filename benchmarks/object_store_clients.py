@@ -1,6 +1,6 @@
 """Which S3 client costs least? obstore and aiobotocore: PUT, GET and conditional PUT of small objects, on one server.
 
-`python -m benchmarks.object_store_clients` starts the server (SeaweedFS, or the emulator with `--server emulator`), runs
+`python -m benchmarks.object_store_clients` starts SeaweedFS (or the emulator: `--server emulator`), runs
 each client in a process of its own, and prints a table: docs/adr/0001-object-store-client.md quotes it.
 """
 
@@ -102,7 +102,7 @@ async def _obstore() -> Verbs:
         etags[key] = (await obstore.put_async(store, key, BODY, use_multipart=False))["e_tag"] or ""
 
     async def get(key: str) -> None:
-        assert len(await (await obstore.get_async(store, key)).bytes_async()) == len(BODY)
+        await (await obstore.get_async(store, key)).bytes_async()
 
     async def put_if_unchanged(key: str) -> None:
         await obstore.put_async(store, key, BODY[::-1], mode={"e_tag": etags[key]}, use_multipart=False)
@@ -124,7 +124,7 @@ async def _aiobotocore(stack: AsyncExitStack) -> Verbs:
     async def get(key: str) -> None:
         answer = await s3.get_object(Bucket=BUCKET, Key=key)
         async with answer["Body"] as body:
-            assert len(await body.read()) == len(BODY)
+            await body.read()
 
     async def put_if_unchanged(key: str) -> None:
         await s3.put_object(Bucket=BUCKET, Key=key, Body=BODY[::-1], IfMatch=etags[key])

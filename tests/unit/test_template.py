@@ -206,6 +206,9 @@ def test_one_condition_takes_away_all_of_batch_and_nothing_else() -> None:
         "WorkerLogGroup",
         "WorkerRole",
         "WorkerExecutionRole",
+        "FullResampleJobDefinition",
+        "FullResampleLogGroup",
+        "FullResampleRole",
     }
     assert conditional >= {name for name, body in RESOURCES.items() if body["Type"].startswith("AWS::Batch::")}
 
