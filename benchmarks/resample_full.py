@@ -138,7 +138,7 @@ def polars_group_by() -> Work:
     import polars as pl  # noqa: PLC0415
 
     def work(lake: str, out: str) -> None:
-        bars = _polars_bars(lake).collect()
+        bars = _polars_bars(lake)
         for n in INTERVALS:
             keyed = bars.with_columns((pl.col("ordinal") // n * n).alias("begins"))
             rows = keyed.group_by("symbol", "begins").agg(*_polars_aggregates())
@@ -152,11 +152,11 @@ def polars_group_by_dynamic() -> Work:
     import polars as pl  # noqa: PLC0415
 
     def work(lake: str, out: str) -> None:
-        bars = _polars_bars(lake).collect().set_sorted("symbol")
+        bars = _polars_bars(lake).set_sorted("symbol")
         for n in INTERVALS:
             windows = bars.group_by_dynamic("ordinal", every=f"{n}i", group_by="symbol", label="left", start_by="window")
             rows = windows.agg(*_polars_aggregates(last="place")).rename({"ordinal": "begins"})
-            _write_polars(rows.with_columns(pl.col("begins")), n, Path(out))
+            _write_polars(rows, n, Path(out))
 
     return work
 
@@ -202,12 +202,17 @@ def pandas_group_by() -> Work:
 def _polars_bars(lake: str) -> Any:  # noqa: ANN401 (polars is not there for the type checker)
     import polars as pl  # noqa: PLC0415
 
-    sessions = nyse().sessions
-    calendar = pl.LazyFrame({"timestamp": sessions, "ordinal": np.arange(sessions.size, dtype=np.int64)})
-    bars = pl.scan_parquet(f"{lake}/bronze/raw_ohlcv/*/data.parquet", hive_partitioning=False)
-    bars = bars.select("symbol", "timestamp", "open", "high", "low", "close", "volume")
-    joined = bars.join(calendar.with_columns(pl.col("timestamp").cast(pl.Date)), on="timestamp", maintain_order="left")
-    return joined.sort("symbol", "ordinal").with_columns(pl.col("ordinal").alias("place"))
+    sessions = nyse().sessions.astype(np.int64)
+    ordinals = np.zeros(sessions[-1] - sessions[0] + 1, np.int64)
+    ordinals[sessions - sessions[0]] = np.arange(sessions.size)
+    names = sorted(path.name.removeprefix("symbol=") for path in Path(lake, "bronze/raw_ohlcv").iterdir())
+    # In the order of the files, and so of symbols and sessions: nothing is sorted that is sorted already.
+    paths = [f"{lake}/bronze/raw_ohlcv/symbol={name}/data.parquet" for name in names]
+    bars = pl.scan_parquet(paths, hive_partitioning=False)
+    bars = bars.select("symbol", "timestamp", "open", "high", "low", "close", "volume").collect()
+    days = bars["timestamp"].cast(pl.Int32).to_numpy() - sessions[0]
+    ordinal = pl.Series("ordinal", ordinals[days])
+    return bars.with_columns(pl.col("symbol").cast(pl.Enum(names)), ordinal, ordinal.alias("place"))
 
 
 def _polars_aggregates(last: str = "ordinal") -> list[Any]:
@@ -230,7 +235,7 @@ def _write_polars(rows: Any, n: int, out: Path) -> None:  # noqa: ANN401
     rows = rows.sort("month", "symbol", "ts")
     starts = np.flatnonzero(np.diff(rows["month"].to_numpy().astype("datetime64[M]").astype(int), prepend=-1))
     ends = np.append(starts[1:], rows.height)
-    rows = rows.select("month", *COLUMNS)
+    rows = rows.select("month", *COLUMNS).with_columns(pl.col("symbol").cast(pl.String))
 
     def write(bounds: tuple[int, int]) -> None:
         part = rows.slice(bounds[0], bounds[1] - bounds[0])
