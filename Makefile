@@ -115,7 +115,8 @@ build: setup ## Build the functions for AWS (sam build, no container), into .aws
 	@du -sm .aws-sam/build/*Function | awk '{ sub(".*/", "", $$2); print $$2 ": " $$1 " MB of $(LAMBDA_LIMIT_MB) MB unzipped" }'
 	@$(VENV_PYTHON) -m local.packages
 
-FUNCTIONS := RouterFunction ResamplerFunction FreshnessFunction OhlcvFetcherFunction MetadataFetcherFunction HistoryFetcherFunction
+FUNCTIONS := RouterFunction ResamplerFunction FreshnessFunction OhlcvFetcherFunction MetadataFetcherFunction \
+	HistoryFetcherFunction VacuumFunction
 .PHONY: $(FUNCTIONS:%=build-%)
 build-RouterFunction: PACKAGE := router consolidator
 build-ResamplerFunction: PACKAGE := resampler resampler
@@ -123,6 +124,7 @@ build-FreshnessFunction: PACKAGE := resampler resampler
 build-OhlcvFetcherFunction: PACKAGE := fetcher fetcher
 build-MetadataFetcherFunction: PACKAGE := fetcher fetcher
 build-HistoryFetcherFunction: PACKAGE := fetcher fetcher
+build-VacuumFunction: PACKAGE := worker vacuum
 
 # PACKAGE is the extra that the function carries, then its folder below services/.
 $(FUNCTIONS:%=build-%): | .tools/uv/.ready

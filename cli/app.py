@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from cli import database, fetch, local, metadata, quarantine
+from cli import chart, database, dead_letters, fetch, local, metadata, quarantine, query, resample, status, vacuum
 from cli.target import DEFAULT_STACK, Choice
 from shared.errors import ConfigurationError, FiblakeError, NotFoundError
 
@@ -58,7 +58,13 @@ app = typer.Typer(
 app.command(name="fetch", epilog=fetch.FETCH_EXAMPLES)(fetch.fetch)
 app.command(name="metadata", epilog=metadata.METADATA_EXAMPLES)(metadata.metadata)
 app.add_typer(quarantine.app, name="quarantine")
+app.command(name="status", epilog=status.EXAMPLE)(status.status)
+app.command(name="query", epilog=query.EXAMPLE)(query.query)
+app.command(name="chart", epilog=chart.EXAMPLE)(chart.chart)
+app.command(name="resample", epilog=resample.RESAMPLE_EXAMPLES)(resample.resample)
 app.add_typer(local.app, name="local")
+app.add_typer(vacuum.app, name="vacuum")
+app.add_typer(dead_letters.app, name="dlq")
 app.command(name="migrate", epilog=database.MIGRATE_EXAMPLE)(database.migrate)
 
 

@@ -99,6 +99,13 @@ class Target:
 
         return Topic.connect(self.output("ConsolidationCompleteTopicArn"))
 
+    def queue_ages(self) -> dict[str, int]:
+        """Give how old the oldest message of each queue is, in seconds, as far as CloudWatch knows."""
+        from shared.metrics import oldest_ages
+
+        names = {url.rsplit("/", 1)[-1]: name for name, url in self.queue_urls.items()}
+        return {names[full]: age for full, age in oldest_ages(list(names)).items()}
+
     def jobs(self, prefix: str) -> "JobQueue":
         """Open the workers' job queue, for jobs whose names begin with `prefix`."""
         from shared.jobs import JobQueue

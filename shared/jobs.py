@@ -1,6 +1,7 @@
 """How jobs are submitted: AWS Batch, and the one place that talks to it."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import boto3
@@ -14,10 +15,27 @@ if TYPE_CHECKING:
 
     from mypy_boto3_batch import BatchClient
 
+DRAINS: Final = "drain-"
+"""The jobs that drain the queue are named so; an operator's own jobs (--symbols, --mode full) must not be."""
 SMALLEST_ARRAY: Final = 2
 LARGEST_ARRAY: Final = 10_000
 _WAITING: Final[tuple[Literal["SUBMITTED", "PENDING", "RUNNABLE"], ...]] = ("SUBMITTED", "PENDING", "RUNNABLE")
+_EVERY_STATUS: Final[
+    tuple[Literal["SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING", "SUCCEEDED", "FAILED"], ...]
+] = (*_WAITING, "STARTING", "RUNNING", "SUCCEEDED", "FAILED")
 _JOBS_PER_REQUEST: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class JobRun:
+    """One job, as it now stands."""
+
+    id: str
+    name: str
+    status: str
+    size: int
+    created_at: datetime | None
+    stopped_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +63,10 @@ class JobQueue:
             raise UpstreamError(f"Batch does not take a job of {self.definition}: {error}") from error
         return answer["jobId"]
 
+    def ensure(self, suffix: str, size: int) -> str | None:
+        """Submit a job unless one has yet to start, which will see what was sent before; give the new one's id."""
+        return None if self.any_waiting() else self.submit(suffix, size)
+
     def any_waiting(self) -> bool:
         """Tell whether a job of this prefix and definition, or a child of one, has yet to start.
 
@@ -59,13 +81,30 @@ class JobQueue:
         except (ClientError, BotoCoreError) as error:
             raise UpstreamError(f"Batch does not list the jobs of {self.queue}: {error}") from error
 
+    def recent(self, most: int) -> list[JobRun]:
+        """Give the definition's newest jobs, whatever their names, newest first (Batch forgets jobs after a week)."""
+        try:
+            pages = [
+                page
+                for status in _EVERY_STATUS
+                for page in self.client.get_paginator("list_jobs").paginate(jobQueue=self.queue, jobStatus=status)
+            ]
+        except (ClientError, BotoCoreError) as error:
+            raise UpstreamError(f"Batch does not list the jobs of {self.queue}: {error}") from error
+        jobs = [job for page in pages for job in page["jobSummaryList"] if self._is_of_definition(job)]
+        newest = sorted(jobs, key=lambda job: job.get("createdAt", 0), reverse=True)[:most]
+        return [_run(job) for job in newest]
+
     def _listed(self, status: Literal["SUBMITTED", "PENDING", "RUNNABLE"]) -> "Iterator[Any]":
         pages = self.client.get_paginator("list_jobs").paginate(jobQueue=self.queue, jobStatus=status)
         for page in pages:
             yield from (job for job in page["jobSummaryList"] if self._is_ours(job))
 
     def _is_ours(self, job: Any) -> bool:  # noqa: ANN401 (boto's own shape)
-        return _definition_name(job["jobDefinition"]) == self.definition and job["jobName"].startswith(self.prefix)
+        return self._is_of_definition(job) and job["jobName"].startswith(self.prefix)
+
+    def _is_of_definition(self, job: Any) -> bool:  # noqa: ANN401 (boto's own shape)
+        return _definition_name(job["jobDefinition"]) == self.definition
 
     def _children_wait(self, parents: list[Any]) -> bool:
         jobs = self.client.describe_jobs(jobs=[parent["jobId"] for parent in parents])["jobs"]
@@ -76,6 +115,16 @@ def _waits(parent: Any) -> bool:  # noqa: ANN401 (boto's own shape)
     summary = parent["arrayProperties"].get("statusSummary", {})
     # A parent without a summary is SUBMITTED: no child exists yet, so all of them have yet to start.
     return parent["status"] == "SUBMITTED" or any(summary.get(status, 0) for status in _WAITING)
+
+
+def _run(job: Any) -> JobRun:  # noqa: ANN401 (boto's own shape)
+    size = job.get("arrayProperties", {}).get("size", 1)
+    created, stopped = (_instant(job.get(name)) for name in ("createdAt", "stoppedAt"))
+    return JobRun(job["jobId"], job["jobName"], job["status"], size, created, stopped)
+
+
+def _instant(milliseconds: int | None) -> datetime | None:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None
 
 
 def _definition_name(definition: str) -> str:

@@ -1,6 +1,7 @@
 """Where everything lies in the bucket: keys built and parsed, and nowhere else."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 from typing import Final
@@ -59,6 +60,11 @@ class Bronze:
     def symbol_prefix(self, symbol: str) -> str:
         """Give the folder of one symbol, with its closing slash."""
         return f"{self.prefix}/symbol={check_symbol(symbol)}/"
+
+    def symbols_in(self, folders: Iterable[str]) -> list[str]:
+        """Give the symbols whose folders are among `folders` (as a listing of the prefix gives them)."""
+        names = (folder.removeprefix(f"{self.prefix}/symbol=").rstrip("/") for folder in folders)
+        return [name for name in names if valid_symbol(name)]
 
     def data_key(self, symbol: str) -> str:
         """Give the key of the symbol's consolidated bars."""

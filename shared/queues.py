@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -47,6 +48,8 @@ class Received:
     body: str
     receive_count: int
     attributes: Attributes = field(default_factory=dict)
+    sent_at: datetime | None = None
+    """When it was put into this queue, if the queue said so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +91,26 @@ class Queue:
         """The dead-letter queue of this queue."""
         return Queue.of_name(self._client, f"{self.url.rsplit('/', 1)[-1]}-dlq")
 
-    def send(self, bodies: Sequence[str]) -> list[int]:
-        """Send messages in batches of 10; failed entries are tried 4 times. Gives the indices of those never sent."""
-        entries = [{"Id": str(i), "MessageBody": body} for i, body in enumerate(bodies)]
+    def send(self, bodies: Sequence[str], attributes: Sequence[Attributes] = ()) -> list[int]:
+        """Send messages in batches of 10; failed entries are tried 4 times. Gives the indices of those never sent.
+
+        `attributes` are each message's own, in the order of `bodies`; none: no message has any.
+        """
+        entries: list[dict[str, Any]] = [{"Id": str(i), "MessageBody": body} for i, body in enumerate(bodies)]
+        for entry, own in zip(entries, attributes, strict=bool(attributes)):
+            entry["MessageAttributes"] = own
         return _send_all(entries, lambda batch: self._client.send_message_batch(QueueUrl=self.url, Entries=batch))
 
-    def receive(self, most: int = BATCH, wait_seconds: int = 0) -> list[Received]:
-        """Receive up to `most` (10 at the most) messages."""
+    def receive(self, most: int = BATCH, wait_seconds: int = 0, hidden_seconds: int | None = None) -> list[Received]:
+        """Receive up to `most` (10 at the most) messages; others do not see them for `hidden_seconds`.
+
+        None: for as long as the queue itself says.
+        """
+        hidden: dict[str, Any] = {} if hidden_seconds is None else {"VisibilityTimeout": hidden_seconds}
         try:
             answer = self._client.receive_message(
-                QueueUrl=self.url, MaxNumberOfMessages=most, WaitTimeSeconds=wait_seconds,
-                MessageSystemAttributeNames=["ApproximateReceiveCount"], MessageAttributeNames=["All"],
+                QueueUrl=self.url, MaxNumberOfMessages=most, WaitTimeSeconds=wait_seconds, **hidden,
+                MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"], MessageAttributeNames=["All"],
             )  # fmt: skip
         except (ClientError, BotoCoreError) as error:
             raise UpstreamError(f"SQS gives no messages from {self.url}: {error}") from error
@@ -233,9 +245,11 @@ def from_lambda(record: "SQSRecord") -> Received:
 
 
 def _received(message: Any) -> Received:  # noqa: ANN401 (boto's own shape)
-    count = int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1))
+    system = message.get("Attributes", {})
+    count = int(system.get("ApproximateReceiveCount", 1))
+    sent = datetime.fromtimestamp(int(system["SentTimestamp"]) / 1000, UTC) if "SentTimestamp" in system else None
     body, attributes = message["Body"], message.get("MessageAttributes", {})
-    return Received(message["MessageId"], message["ReceiptHandle"], body, count, attributes)
+    return Received(message["MessageId"], message["ReceiptHandle"], body, count, attributes, sent)
 
 
 def _text(value: str) -> dict[str, str]:

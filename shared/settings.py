@@ -1,11 +1,29 @@
 """How a service is set: environment variables, read once at start, checked, and never guessed."""
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, ContractError
+from shared.lake import check_symbol
+
+
+def listed(value: object) -> tuple[str, ...]:
+    """Read `AAPL,MSFT` (or a list) as symbols; raise ValueError if one of them cannot be, or none is named."""
+    names = [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+    if value and not names:
+        raise ValueError("no symbol is named")
+    if not isinstance(names, list | tuple):
+        raise ValueError("symbols are a list, or names with commas between them")  # noqa: TRY004 (pydantic's way)
+    try:
+        return tuple(check_symbol(name) for name in names)
+    except ContractError as error:
+        raise ValueError(str(error)) from error
+
+
+Symbols = Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)]
+"""A setting that names symbols."""
 
 
 class Settings(BaseSettings):

@@ -21,7 +21,7 @@ from shared.errors import FiblakeError, UpstreamError
 from shared.events import ConsolidationComplete, Message
 from shared.lake import Bronze
 from shared.objects import ObjectInfo, ObjectStore, StoredObject
-from shared.queues import BATCH, Depth, Queue, Received, Topic
+from shared.queues import BATCH, Attributes, Depth, Queue, Received, Topic
 from shared.reference import Identity, Split
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -291,6 +291,7 @@ class _Held:
     delayed: bool = False
     receives: int = 0
     receipt: str = ""
+    attributes: Attributes = field(default_factory=dict)
 
 
 @dataclass
@@ -323,11 +324,12 @@ class FakeQueue(Queue):
         self._lock = threading.RLock()
         self._last_id = 0
 
-    def put(self, body: str, delay: float = 0, receives: int = 0) -> str:
+    def put(self, body: str, delay: float = 0, receives: int = 0, attributes: Attributes | None = None) -> str:
         """Lay a message into the queue, as if it had been received so often before; give its id."""
         with self._lock:
             self._last_id += 1
             held = _Held(f"m{self._last_id}", body, self.now + delay, delayed=delay > 0, receives=receives)
+            held.attributes = attributes or {}
             self._held[held.id] = held
             return held.id
 
@@ -335,15 +337,15 @@ class FakeQueue(Queue):
         """Give the bodies of all messages that are neither deleted nor dead-lettered and deleted."""
         return [held.body for held in self._held.values()]
 
-    def send(self, bodies: Sequence[str]) -> list[int]:
+    def send(self, bodies: Sequence[str], attributes: Sequence[Attributes] = ()) -> list[int]:
         refused = [i for i, body in enumerate(bodies) if self.refuse_sends(body)]
         for i, body in enumerate(bodies):
             if i not in refused:
                 self.sent.append(body)
-                self.put(body)
+                self.put(body, attributes=attributes[i] if attributes else None)
         return refused
 
-    def receive(self, most: int = BATCH, wait_seconds: int = 0) -> list[Received]:
+    def receive(self, most: int = BATCH, wait_seconds: int = 0, hidden_seconds: int | None = None) -> list[Received]:
         assert 1 <= most <= BATCH
         with self._lock:
             self.receives += 1
@@ -351,7 +353,8 @@ class FakeQueue(Queue):
                 raise UpstreamError("the queue gives no messages, as arranged")
             if not self._visible():
                 self.now += wait_seconds
-            return [self._hand_out(held) for held in self._visible()[: min(most, self.most_at_once)]]
+            hidden = self.visibility_timeout if hidden_seconds is None else hidden_seconds
+            return [self._hand_out(held, hidden) for held in self._visible()[: min(most, self.most_at_once)]]
 
     def delete(self, messages: Sequence[Received]) -> None:
         with self._lock:
@@ -383,11 +386,11 @@ class FakeQueue(Queue):
     def _visible(self) -> list[_Held]:
         return [held for held in self._held.values() if held.visible_at <= self.now]
 
-    def _hand_out(self, held: _Held) -> Received:
+    def _hand_out(self, held: _Held, hidden_seconds: float) -> Received:
         held.receives += 1
         held.receipt = f"{held.id}-{held.receives}"
-        held.visible_at = self.now + self.visibility_timeout
-        return Received(held.id, held.receipt, held.body, held.receives)
+        held.visible_at = self.now + hidden_seconds
+        return Received(held.id, held.receipt, held.body, held.receives, held.attributes, NOON)
 
 
 # ---------------------------------------------------------------------------------------------------------------- jobs
@@ -401,6 +404,9 @@ class FakeJobs:
     submitted: list[tuple[str, int]] = field(default_factory=list)
     """(what the job's name ends in, size)."""
     error: FiblakeError | None = None
+
+    def ensure(self, suffix: str, size: int) -> str | None:
+        return None if self.any_waiting() else self.submit(suffix, size)
 
     def any_waiting(self) -> bool:
         return self.waiting

@@ -1,6 +1,5 @@
 """Which bars are replayed? Those of a folder's files, by symbol and by session, in arrays: there may be millions."""
 
-from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -59,9 +58,10 @@ class Bars:
         """Read the files; raise ConfigurationError if one is not of bars, or two hold the same one."""
         table = pa.concat_tables([_SCHEMA.empty_table(), *(_table(path) for path in files)])
         table = table.sort_by([("symbol", "ascending"), ("session", "ascending")])
-        counts = Counter(table["symbol"].to_pylist())
-        ends = list(accumulate(counts.values()))
-        places = {s: range(end - n, end) for (s, n), end in zip(counts.items(), ends, strict=True)}
+        counts = table["symbol"].value_counts()  # in the order of the table
+        symbols, numbers_of = counts.field("values").to_pylist(), counts.field("counts").to_pylist()
+        ends = accumulate(numbers_of)
+        places = {s: range(end - n, end) for s, n, end in zip(symbols, numbers_of, ends, strict=True)}
         days = table["session"].to_numpy().astype("datetime64[D]")
         for symbol, place in places.items():
             own = days[place.start : place.stop]

@@ -23,7 +23,7 @@ from local.market_data.query import (
 )
 
 Kind = Literal[
-    "drop", "cut", "delay", "truncated", "short", "empty", "circle",
+    "drop", "cut", "delay", "truncated", "short", "empty", "circle", "DELAYED",
     "400", "401", "403 not entitled", "403 timeframe", "403 before end of day", "429", "500", "502", "503", "504",
 ]  # fmt: skip
 _COUNTS: Final = ("resultsCount", "queryCount", "count")
@@ -106,7 +106,9 @@ def refuse(fault: Fault) -> None:
 
 
 def spoilt(body: Json, fault: Fault | None, url: str) -> Json:
-    """Give the answer as the fault makes it; `short` and `empty` leave alone what has no list of rows."""
+    """Give the answer as the fault makes it; `short`, `empty` and `circle` leave alone what has no list of rows."""
+    if fault is not None and fault.kind == "DELAYED":
+        return body | {"status": "DELAYED"}
     rows = body.get("results")
     if fault is None or not isinstance(rows, list):
         return body

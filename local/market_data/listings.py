@@ -47,7 +47,7 @@ def tickers(shown: Shown, _part: Mapping[str, str], query_text: str, base_url: s
 
 def details(shown: Shown, part: Mapping[str, str], query_text: str, _base_url: str) -> Json:
     """Give what is known of a ticker that trades (on `date`, if that is asked for)."""
-    fields = parameters(query_text, {"date"})
+    fields = parameters(query_text, {"date", "ticker"})  # the official client repeats the ticker in the query
     day = parse_date(fields["date"]) if "date" in fields else None
     for company in shown.companies():
         if company.ticker == part["ticker"] and shown.trades(company, day):

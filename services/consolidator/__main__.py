@@ -20,7 +20,7 @@ from services.consolidator.settings import WorkerSettings
 from services.consolidator.worker import Worker
 from shared.calendar import nyse
 from shared.errors import ConfigurationError, FiblakeError
-from shared.lake import Bronze, valid_symbol
+from shared.lake import Bronze
 from shared.objects import ObjectStore
 from shared.queues import Queue, Topic
 from shared.telemetry import logger
@@ -71,9 +71,7 @@ def _run(worker: Worker, settings: WorkerSettings) -> None:
 
 def _share(consolidator: Consolidator, settings: WorkerSettings) -> tuple[str, ...]:
     """Give this child's share of all symbols in the lake."""
-    head = f"{settings.s3_prefix}/symbol="
-    folders = consolidator.store.folders(f"{settings.s3_prefix}/")
-    symbols = [name for name in (folder.removeprefix(head).rstrip("/") for folder in folders) if valid_symbol(name)]
+    symbols = consolidator.bronze.symbols_in(consolidator.store.folders(f"{settings.s3_prefix}/"))
     return tuple(symbols[settings.aws_batch_job_array_index :: settings.aws_batch_job_array_size])
 
 

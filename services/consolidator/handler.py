@@ -1,22 +1,19 @@
 """Entry point of the router function: messages of `bronze-arrivals` in, partial batch response out."""
 
 from functools import cache
-from typing import Any, Final
+from typing import Any
 
 from aws_lambda_powertools.utilities.data_classes import SQSEvent
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from services.consolidator.router import Router
 from services.consolidator.settings import RouterSettings
-from shared.jobs import JobQueue
+from shared.jobs import DRAINS, JobQueue
 from shared.lake import Bronze
 from shared.outcomes import batch_response
 from shared.queues import Queue, from_lambda
 from shared.settings import load
 from shared.telemetry import logger
-
-DRAINS: Final = "drain-"
-"""The jobs that drain the queue are named so; an operator's own jobs (--symbols, --mode full) must not be."""
 
 
 @cache

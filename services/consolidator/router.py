@@ -55,13 +55,14 @@ class Router:
         """Submit a job unless one has yet to start: that one will see the messages, which were sent before we look."""
         if symbols == 0:
             return None
-        outcome = attempt(lambda: None if self.jobs.any_waiting() else self._submit_job(symbols))
+        outcome = attempt(lambda: self._ensure_job(symbols))
         return outcome if isinstance(outcome, FiblakeError) else None
 
-    def _submit_job(self, symbols: int) -> None:
+    def _ensure_job(self, symbols: int) -> None:
         size = min(ceil(symbols / self.symbols_per_child), self.largest_array)
-        job_id = self.jobs.submit(self.new_id(), size)
-        logger.info("job submitted", extra={"job_id": job_id, "size": size, "symbols": symbols})
+        job_id = self.jobs.ensure(self.new_id(), size)
+        if job_id:
+            logger.info("job submitted", extra={"job_id": job_id, "size": size, "symbols": symbols})
 
     @staticmethod
     def _failure(arrival: Arrivals, unsent: set[str], no_job: FiblakeError | None) -> FiblakeError | None:

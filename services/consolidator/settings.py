@@ -1,14 +1,13 @@
 """How the router and the worker are set."""
 
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import Field, field_validator
-from pydantic_settings import CliImplicitFlag, NoDecode, SettingsConfigDict
+from pydantic import Field
+from pydantic_settings import CliImplicitFlag, SettingsConfigDict
 
-from shared.errors import ContractError
 from shared.jobs import LARGEST_ARRAY
-from shared.lake import BRONZE_PREFIX, check_symbol
-from shared.settings import Settings
+from shared.lake import BRONZE_PREFIX
+from shared.settings import Settings, Symbols
 
 
 class RouterSettings(Settings):
@@ -39,9 +38,7 @@ class WorkerSettings(Settings):
     mode: Literal["incremental", "full"] = Field(
         default="incremental", description="incremental: what the queue names; full: every symbol of the lake"
     )
-    symbols: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="only these (AAPL,MSFT), without the queue"
-    )
+    symbols: Symbols = Field(default=(), description="only these (AAPL,MSFT), without the queue")
     max_workers: int = Field(default=8, ge=1, le=256, description="symbols in work at once")
     retention_days: int = Field(default=30, ge=0, description="merged files of younger sessions are kept")
     skip_cleanup: CliImplicitFlag[bool] = Field(default=False, description="delete nothing")
@@ -50,14 +47,3 @@ class WorkerSettings(Settings):
     max_receive_count: int = Field(default=6, ge=1, description="receives after which a message is given up")
     aws_batch_job_array_index: int = Field(default=0, ge=0, description="set by AWS Batch")
     aws_batch_job_array_size: int = Field(default=1, ge=1, description="set by AWS Batch")
-
-    @field_validator("symbols", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:  # noqa: ANN401 (what was typed)
-        names = [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
-        if value and not names:
-            raise ValueError("no symbol is named")
-        try:
-            return tuple(check_symbol(name) for name in names)
-        except ContractError as error:
-            raise ValueError(str(error)) from error

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Final
 
-from services.consolidator import cleanup, manifest
+from services.consolidator import manifest
 from services.consolidator.consolidate import Consolidation, Consolidator, ReferenceFileError
+from shared.cleanup import Proof, clean_up
 from shared.errors import ContractError, FiblakeError, NotFoundError, TransientError, UpstreamError
 from shared.events import ConsolidationComplete, ConsolidationRequest, parse
 from shared.outcomes import attempt, settle
@@ -168,12 +169,13 @@ class Worker:
             return
         store, bronze = self.consolidator.store, self.consolidator.bronze
         days = self.retention_days
-        outcome = attempt(lambda: cleanup.clean_up(store, bronze, done, self.run, self.clock(), days))
+        proofs = [Proof(one.symbol, one.etag, one.stored.log, one.listing) for one in done]
+        outcome = attempt(lambda: clean_up(store, bronze, proofs, self.run, self.clock(), days))
         if isinstance(outcome, FiblakeError):
             # The files stay and the next run over these symbols deletes them: nothing to retry a message for.
             logger.warning("clean-up failed", extra={"reason": str(outcome)})
         else:
-            self.summary.deleted += outcome
+            self.summary.deleted += sum(counts["files"] for counts in outcome.values())
 
 
 def _take(queue: Queue, most: int) -> list[Received]:

@@ -15,7 +15,6 @@ from shared.outcomes import attempt
 from shared.queues import Received
 from shared.reference import Split
 from shared.symbols import BEGINNING
-from shared.telemetry import count
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +72,11 @@ class HistoryFetcher:
 
 def load_requested(
     runner: asyncio.Runner, fetcher: HistoryFetcher, messages: Iterable[Received], last: date
-) -> dict[str, FiblakeError]:
-    """Load the history each message asks for; give the errors by message id."""
+) -> tuple[list[Stored], dict[str, FiblakeError]]:
+    """Load the history each message asks for; give what was stored, and the errors by message id."""
     outcomes = {m.id: attempt(lambda m=m: _requested(runner, fetcher, m, last)) for m in messages}  # type: ignore[misc]
-    loaded = [outcome for outcome in outcomes.values() if isinstance(outcome, Stored)]
-    count(
-        HistoriesLoaded=len(loaded),
-        BarsStored=sum(one.stored for one in loaded),
-        BarsQuarantined=sum(one.quarantined for one in loaded),
-    )
-    return {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, FiblakeError)}
+    stored = [outcome for outcome in outcomes.values() if isinstance(outcome, Stored)]
+    return stored, {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, FiblakeError)}
 
 
 def _requested(runner: asyncio.Runner, fetcher: HistoryFetcher, message: Received, last: date) -> Stored:

@@ -9,12 +9,13 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from services.fetcher.assembly import clock, opened
 from services.fetcher.history import HistoryFetcher, load_requested
+from services.fetcher.intake import counted
 from services.fetcher.settings import FetcherSettings
 from shared.errors import FiblakeError, UpstreamError
 from shared.outcomes import attempt, batch_response
 from shared.queues import from_lambda
 from shared.settings import load
-from shared.telemetry import logger
+from shared.telemetry import count, logger
 
 
 @logger.inject_lambda_context(clear_state=True)
@@ -30,6 +31,7 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
             errors: dict[str, FiblakeError] = dict.fromkeys((m.id for m in messages), UpstreamError(str(intake)))
         else:
             fetcher = HistoryFetcher(intake, settings.history_from)
-            errors = load_requested(runner, fetcher, messages, intake.calendar.last_closed(clock()))
+            stored, errors = load_requested(runner, fetcher, messages, intake.calendar.last_closed(clock()))
+            count(HistoriesLoaded=len(stored), **counted(stored))
             runner.run(stack.aclose())
     return batch_response(event["Records"][0]["eventSourceARN"], messages, errors, settings.max_receive_count)

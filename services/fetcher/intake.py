@@ -97,6 +97,15 @@ def logged(stored: Stored) -> Stored:
     return stored
 
 
+def counted(stored: Sequence[Stored]) -> dict[str, int]:
+    """Give what was stored in numbers, by the names of the metrics."""
+    return {
+        "BarsStored": sum(one.stored for one in stored),
+        "BarsQuarantined": sum(one.quarantined for one in stored),
+        "BarsFlagged": sum(len(one.flagged) for one in stored),
+    }
+
+
 def _incomplete(bronze: Bronze, what: str, failures: dict[str, FiblakeError], files: int) -> FiblakeError:
     symbols = sorted({bronze.parse_source(key).symbol for key in failures})
     logger.error("files not written", extra={"what": what, "symbols": symbols})

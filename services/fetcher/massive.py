@@ -287,8 +287,9 @@ def _explanation(response: httpx.Response) -> tuple[str, str, str]:
     if not isinstance(body, dict):
         return "", "", ""
     key = response.request.headers["Authorization"].removeprefix("Bearer ")
-    message = str(body.get("message") or body.get("error") or "").replace(key, "***")
-    return str(body.get("status", "")), str(body.get("request_id", "")), message
+    message = str(body.get("message") or body.get("error") or "")
+    told = message.replace(key, "***") if key else message
+    return str(body.get("status", "")), str(body.get("request_id", "")), told
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -1,1 +1,1 @@
-"""Clean-up by hand or by month: bronze vacuum and database retention (to come)."""
+"""What the lake can do without: merged source files, by hand or by month."""

@@ -37,6 +37,11 @@ def fiblake(environment: dict[str, str], *arguments: str) -> "subprocess.Complet
     return subprocess.run([*FIBLAKE, *arguments], env=environment, capture_output=True, text=True, check=False)
 
 
+def seen(environment: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [FIBLAKE[0], "status", "--local", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
 def exported(environment: dict[str, str]) -> dict[str, str]:
     lines = fiblake(environment, "env").stdout.splitlines()
     return dict(line.removeprefix("export ").split("=", 1) for line in lines)
@@ -56,16 +61,17 @@ def test_a_stack_that_is_up_resamples_whatever_any_s3_client_puts_until_it_is_do
     s3.put_object(Bucket=variables["S3_BUCKET"], Key=key, Body=parquet([bar("ANY", session, 7)]))
 
     def status() -> dict[str, dict[str, dict[str, str]]]:
-        found: dict[str, dict[str, dict[str, str]]] = json.loads(fiblake(environment, "status", "--json").stdout)
+        found: dict[str, dict[str, dict[str, str]]] = json.loads(seen(environment, "--json").stdout)
         return found
 
-    wait_until(lambda: len(status()["intervals"]) == len(INTERVALS), "all intervals have a checkpoint")
+    wait_until(lambda: all(status()["intervals"].values()), "all intervals have a checkpoint")
+    assert status()["intervals"].keys() == {f"{n}d" for n in INTERVALS}
     assert {c["last_processed_date"] for c in status()["intervals"].values()} == {"2012-07-03"}
-    assert "silver_34d" in fiblake(environment, "status").stdout
+    assert "silver_34d" in seen(environment).stdout
     twice = fiblake(environment, "up")
     assert (twice.returncode, "is up already" in twice.stderr) == (1, True)
     assert fiblake(environment, "down").returncode == 0
-    gone = fiblake(environment, "status")
+    gone = seen(environment)
     assert (gone.returncode, gone.stderr) == (1, "fiblake: no local stack is up: start one with `fiblake local up`\n")
 
 
@@ -76,7 +82,7 @@ def test_a_stack_that_is_interrupted_while_it_starts_leaves_nothing_running(envi
         up.send_signal(signal.SIGINT)
 
     assert up.returncode != 0
-    assert fiblake(environment, "status").returncode == 1
+    assert seen(environment).returncode == 1
     wait_until(lambda: processes_that_name(folder) == [], "all its parts have ended")
 
 

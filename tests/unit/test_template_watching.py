@@ -165,7 +165,7 @@ def test_the_dashboards_gb_seconds_count_every_function_with_its_memory(resource
         name: int(re.search(rf"FILL\({options['id']},0\)\*(\d+)", formula["expression"])[1])  # type: ignore[index]
         for *_, name, options in durations
     }
-    functions = properties(resources, "AWS::Lambda::Function").values()
+    functions = properties(deployed(EVERYTHING), "AWS::Lambda::Function").values()
     assert memory == {function["FunctionName"]: function["MemorySize"] for function in functions}
 
 

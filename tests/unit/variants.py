@@ -34,7 +34,8 @@ GIVEN = {
 }  # fmt: skip
 EVERYTHING = {
     "ApiKeySecretArn": f"{SECRETS}key", "WithBatch": "true", "WorkerImage": "worker:1", "CreateNetwork": "true",
-    "NatGateway": "true", "CustomerKey": "true", "Versioning": "true", "AlarmEmail": "me@example.com",
+    "NatGateway": "true", "CustomerKey": "true", "Versioning": "true",
+    "AlarmEmail": "me@example.com", "MonthlyVacuum": "true",
 }  # fmt: skip
 VARIANTS = {"local": LOCAL, "in a given network": GIVEN, "with everything": EVERYTHING}
 

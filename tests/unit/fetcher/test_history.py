@@ -198,7 +198,7 @@ def load_all(world: World, runner: asyncio.Runner, *messages: Received) -> dict[
     opened = world.fetcher()
     fetcher = runner.run(opened.__aenter__())
     try:
-        return load_requested(runner, fetcher, messages, FRIDAY)
+        return load_requested(runner, fetcher, messages, FRIDAY)[1]
     finally:
         runner.run(opened.__aexit__(None, None, None))
 

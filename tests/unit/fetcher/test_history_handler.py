@@ -8,7 +8,7 @@ from services.fetcher import history_handler
 from shared.errors import UpstreamError
 from shared.events import HistoryRequest
 from shared.queues import queue_of_arn
-from tests.fakes import LAKE
+from tests.fakes import LAKE, sample
 from tests.unit.conftest import Metrics
 from tests.unit.fetcher.deployed import DAY, Context, Deployed
 from tests.unit.fetcher.test_history import record
@@ -54,6 +54,18 @@ def test_a_request_leads_to_one_range_file_and_is_done(deployed: Deployed) -> No
     assert deployed.database.loaded == {"AAPL": DAY}
 
 
+@pytest.mark.usefixtures("dead_letters")
+def test_the_sample_event_leads_to_the_same_and_is_counted(
+    deployed: Deployed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deployed.vendor.answers = [page([range_row(DAY)])]
+    context: Any = Context()
+    assert history_handler.handler(sample("history-request"), context) == {"batchItemFailures": []}
+    assert deployed.database.loaded == {"AAPL": DAY}
+    [metrics] = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
+    assert (metrics["HistoriesLoaded"], metrics["BarsStored"], metrics["BarsQuarantined"]) == ([1], [1], [0])
+
+
 def test_a_poison_message_is_dead_lettered_with_its_reason_while_its_mates_are_done(
     deployed: Deployed,
     dead_letters: Any,  # noqa: ANN401
@@ -87,6 +99,6 @@ def test_histories_and_their_bars_are_metrics_and_so_are_dead_letters(deployed: 
     deployed.vendor.answers = [page([range_row(DAY)])]
     invoke(asking("AAPL"), asking("NOBODY"))
     assert metrics() == [
-        {"HistoriesLoaded": 1, "BarsStored": 1, "BarsQuarantined": 0},
+        {"HistoriesLoaded": 1, "BarsStored": 1, "BarsQuarantined": 0, "BarsFlagged": 0},
         {"MessagesDeadLettered": 1, "MessagesRetried": 0},
     ]

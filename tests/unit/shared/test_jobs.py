@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import boto3
@@ -23,6 +24,11 @@ class Batch:
     def lists(self, **by_status: list[dict[str, Any]]) -> None:
         for status in ("SUBMITTED", "PENDING", "RUNNABLE"):
             answer = {"jobSummaryList": by_status.get(status.lower(), [])}
+            self.stub.add_response("list_jobs", answer, {"jobQueue": QUEUE, "jobStatus": status})
+
+    def lists_every_status(self, **by_status: list[dict[str, Any]]) -> None:
+        for status in ("SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING", "SUCCEEDED", "FAILED"):
+            answer = {"jobSummaryList": by_status.get(status, [])}
             self.stub.add_response("list_jobs", answer, {"jobQueue": QUEUE, "jobStatus": status})
 
     def describes(self, *parents: dict[str, Any]) -> None:
@@ -151,3 +157,21 @@ def test_when_batch_fails_it_is_an_upstream_error(batch: Batch) -> None:
     batch.stub.add_client_error("submit_job", "ClientException")
     with pytest.raises(UpstreamError, match=f"does not take a job of {DEFINITION}"):
         batch.jobs.submit("name", 1)
+
+
+def test_the_newest_jobs_of_the_definition_are_given_with_their_fate(batch: Batch) -> None:
+    def job(name: str, status: str, created: int, **more: Any) -> dict[str, Any]:  # noqa: ANN401
+        return {**summary(name=name), "jobId": name, "status": status, "createdAt": created, **more}
+
+    other = {**job("other", "RUNNING", 9_000), "jobDefinition": "arn:aws:batch:us-east-1:0:job-definition/other:1"}
+    batch.lists_every_status(
+        RUNNING=[job("drain-2", "RUNNING", 2_000, arrayProperties={"size": 3}), other],
+        SUCCEEDED=[job("drain-1", "SUCCEEDED", 1_000, stoppedAt=1_500)],
+        FAILED=[job("by-hand", "FAILED", 3_000, stoppedAt=4_000)],
+    )
+    found = batch.jobs.recent(2)
+    assert [(one.name, one.status, one.size) for one in found] == [("by-hand", "FAILED", 1), ("drain-2", "RUNNING", 3)]
+    assert (found[0].created_at, found[0].stopped_at) == (
+        datetime.fromtimestamp(3, UTC), datetime.fromtimestamp(4, UTC),
+    )  # fmt: skip
+    assert found[1].stopped_at is None

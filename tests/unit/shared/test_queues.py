@@ -1,5 +1,5 @@
 from collections.abc import Iterator
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import boto3
@@ -262,3 +262,18 @@ def test_other_events_carry_no_attributes() -> None:
 
 def test_events_that_sns_never_takes_are_reported_by_their_index() -> None:
     assert Topic(AlwaysFails(), "arn").publish([completion("AAPL"), completion("MSFT")]) == [0, 1]  # type: ignore[arg-type]
+
+
+def test_messages_may_carry_attributes_of_their_own_and_say_when_they_were_sent(queue: Queue) -> None:
+    attributes = [{"replays": {"DataType": "Number", "StringValue": str(n)}} for n in range(12)]
+    assert queue.send([str(n) for n in range(12)], attributes) == []
+    found = queue.receive() + queue.receive()
+    assert {m.body: m.attributes["replays"]["StringValue"] for m in found} == {str(n): str(n) for n in range(12)}
+    assert all(m.sent_at and abs(datetime.now(UTC) - m.sent_at) < timedelta(minutes=1) for m in found)
+
+
+def test_a_receiver_may_say_how_long_others_shall_not_see_what_it_got(queue: Queue) -> None:
+    queue.send(["a"])
+    assert [m.body for m in queue.receive(hidden_seconds=0)] == ["a"]
+    assert [m.body for m in queue.receive()] == ["a"]
+    assert queue.receive() == []

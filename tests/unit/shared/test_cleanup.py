@@ -8,11 +8,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from services.consolidator.cleanup import RUNS_KEPT, clean_up, deletable, recorded
 from services.consolidator.consolidate import Consolidation, Consolidator
 from services.consolidator.merge import merge
 from shared.bars import BRONZE, Consolidated, read_bars
 from shared.calendar import nyse
+from shared.cleanup import RUNS_KEPT, Proof, clean_up, deletable, recorded
 from shared.errors import ContractError, UpstreamError
 from shared.lake import CLEANUP_RECORD_KEY
 from shared.objects import DELETES_PER_REQUEST, ObjectInfo
@@ -36,7 +36,8 @@ def consolidated(store: MemoryObjectStore, symbol: str = "AAPL", now: datetime =
 
 
 def cleaned(store: MemoryObjectStore, *done: Consolidation, run: str = "run-1", now: datetime = NOON) -> int:
-    return clean_up(store, LAKE, done, run, now, RETENTION)
+    proofs = [Proof(one.symbol, one.etag, one.stored.log, one.listing) for one in done]
+    return sum(counts["files"] for counts in clean_up(store, LAKE, proofs, run, now, RETENTION).values())
 
 
 def record(store: MemoryObjectStore) -> list[dict[str, Any]]:

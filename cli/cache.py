@@ -1,0 +1,61 @@
+"""Where do a command's copies of the lake's files lie? Below the user's cache, one a version (ETag) of an object.
+
+Bytes come through our own object store, not through an extension of DuckDB's that would be downloaded at run time: so a
+command reads S3 with the same credentials and endpoint as everything else, and needs no other way out of a network.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING, Final
+
+from shared.batching import chunks
+
+if TYPE_CHECKING:
+    from shared.objects import ObjectStore
+
+AT_ONCE: Final = 64
+
+
+def folder() -> Path:
+    """Give the user's cache folder for fiblake."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "fiblake"
+
+
+def copies(
+    store: "ObjectStore", versions: Mapping[str, str], advance: Callable[[int], None], root: Path | None = None
+) -> list[Path]:
+    """Give a local file for each object (key → ETag), in the order of the keys; fetch those that are not there yet.
+
+    An object that was rewritten meanwhile is taken as it is now, one that is gone is left out. Copies of older versions
+    of these objects are removed.
+    """
+    places = {key: _place(root or folder(), store.bucket, key, etag) for key, etag in sorted(versions.items())}
+    missing = [key for key, place in places.items() if not place.exists()]
+    advance(len(places) - len(missing))
+    for some in chunks(missing, AT_ONCE):
+        for key, found in zip(some, store.get_many(some), strict=True):
+            if found is None:
+                del places[key]
+                continue
+            places[key] = _place(root or folder(), store.bucket, key, found.etag)
+            _keep(places[key], found.data)
+        advance(len(some))
+    return list(places.values())
+
+
+def _place(root: Path, bucket: str, key: str, etag: str) -> Path:
+    return root / bucket / key / f"{''.join(c for c in etag if c.isalnum() or c == '-')}.parquet"
+
+
+def _keep(place: Path, data: bytes) -> None:
+    """Write a copy so that nobody ever sees half of it, and drop those of other versions."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(dir=place.parent, prefix=".", delete=False) as draft:
+        draft.write(data)
+    Path(draft.name).rename(place)
+    for other in place.parent.glob("*.parquet"):
+        if other != place:
+            other.unlink(missing_ok=True)

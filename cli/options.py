@@ -1,0 +1,32 @@
+"""Options that several commands share, and how their values are read."""
+
+from datetime import timedelta
+from re import fullmatch
+from typing import Annotated, Final
+
+import typer
+
+Symbols = Annotated[
+    str | None, typer.Option("--symbols", help="Only these, with commas between them.", metavar="AAPL,MSFT")
+]
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def named(symbols: str | None) -> tuple[str, ...]:
+    """Read the option --symbols: none is all of them."""
+    from shared.settings import listed
+
+    try:
+        return listed(symbols) if symbols is not None else ()
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--symbols") from error
+
+
+def age(value: str | None, option: str) -> timedelta | None:
+    """Read an age such as 90s, 15m, 2h or 3d."""
+    if value is None:
+        return None
+    match = fullmatch(r"(\d+)([smhd])", value)
+    if match is None:
+        raise typer.BadParameter(f"{value!r} is no age: 90s, 15m, 2h and 3d are", param_hint=option)
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})

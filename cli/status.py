@@ -1,0 +1,168 @@
+"""`fiblake status`: is the chain at work, how far is it, and what lags."""
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.output import answer, table, wants_json
+from cli.target import Target, target
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SYMBOLS_SHOWN = 20
+EXAMPLE = "Example: fiblake status --watch\n\nExample: fiblake status --json"
+
+
+def status(
+    context: typer.Context,
+    *,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks.")] = 5,
+    lag: Annotated[bool, typer.Option(help="List symbols that wait to be consolidated (lists all of bronze).")] = True,
+    jobs: Annotated[int, typer.Option(min=0, help="How many of the last jobs to show.")] = 5,
+) -> None:
+    """Show queues, dead letters, the last session fetched, consolidated and resampled, what lags, and the last jobs."""
+    stack = target(context)
+    while True:
+        state = look(stack, jobs=jobs, lag=lag)
+        if watch and not wants_json(context):
+            _clear()
+        answer(context, state, lambda console: _draw(console, stack, state))  # noqa: B023 (called at once)
+        if not watch:
+            return
+        time.sleep(every)
+
+
+def look(stack: Target, *, jobs: int, lag: bool) -> dict[str, Any]:
+    """Give all that can be seen of a stack at one moment; what cannot be seen is null, with the fault beside it."""
+    from shared.errors import FiblakeError
+    from shared.jobs import DRAINS
+    from shared.outcomes import attempt
+
+    faults: dict[str, str] = {}
+
+    def seen(what: str, outcome: Any) -> Any:  # noqa: ANN401
+        if isinstance(outcome, FiblakeError):
+            faults[what] = str(outcome)
+            return None
+        return outcome
+
+    ages = seen("oldest", attempt(stack.queue_ages)) or {}
+    queues = seen("queues", attempt(lambda: _queues(stack, ages)))
+    return {
+        "stack": stack.name,
+        "bucket": stack.bucket,
+        "queues": queues,
+        "dead_letters": seen("dead_letters", attempt(lambda: _dead_letters(stack))),
+        "fetched": seen("fetched", attempt(lambda: _watermark(stack))),
+        "consolidated": seen("consolidated", attempt(lambda: _consolidated(stack))),
+        "intervals": seen("intervals", attempt(lambda: _checkpoints(stack))),
+        "lagging": seen("lagging", attempt(lambda: _lagging(stack))) if lag else None,
+        "jobs": seen("jobs", attempt(lambda: [asdict(run) for run in stack.jobs(DRAINS).recent(jobs)])),
+        "faults": faults,
+    }
+
+
+def _queues(stack: Target, ages: Mapping[str, int]) -> dict[str, dict[str, int | None]]:
+    depths = {name: stack.queue(url).depth() for name, url in stack.queue_urls.items()}
+    return {name: {**asdict(depth), "oldest_seconds": ages.get(name)} for name, depth in depths.items()}
+
+
+def _dead_letters(stack: Target) -> dict[str, int]:
+    queues = {name: stack.queue(url).dead_letters for name, url in stack.queue_urls.items()}
+    queues |= {name.removesuffix("-dlq"): stack.queue(url) for name, url in stack.lone_dead_letter_urls.items()}
+    return {name: queue.depth().visible for name, queue in queues.items()}
+
+
+def _watermark(stack: Target) -> Any:  # noqa: ANN401 (a date, or none yet)
+    from shared.database import connected
+
+    async def asked() -> Any:  # noqa: ANN401
+        async with connected(*stack.database()) as database:
+            return await database.watermark()
+
+    return asyncio.run(asked())
+
+
+def _consolidated(stack: Target) -> dict[str, Any]:
+    from shared.bars import MANIFEST, decode
+    from shared.lake import MANIFEST_KEY
+
+    found = stack.store.find(MANIFEST_KEY)
+    rows = decode(found.data, MANIFEST, MANIFEST_KEY).to_pylist() if found else []
+    newest = max((row["last_consolidated_date"] for row in rows), default=None)
+    return {
+        "symbols": len(rows),
+        "last_session": newest,
+        "symbols_of_last_session": sum(row["last_consolidated_date"] == newest for row in rows),
+        "last_updated": max((row["last_updated"] for row in rows), default=None),
+    }
+
+
+def _checkpoints(stack: Target) -> dict[str, dict[str, Any] | None]:
+    from shared.lake import INTERVALS, checkpoint_key
+
+    found = stack.store.get_many([checkpoint_key(n) for n in INTERVALS])
+    return {f"{n}d": json.loads(one.data) if one else None for n, one in zip(INTERVALS, found, strict=True)}
+
+
+def _lagging(stack: Target) -> list[str]:
+    from services.reconcile.arrived import waiting
+    from shared.lake import Bronze
+
+    bronze = Bronze()
+    return waiting(bronze, stack.store.listed(f"{bronze.prefix}/"))
+
+
+def _clear() -> None:
+    from rich.console import Console
+
+    Console().clear()
+
+
+def _draw(console: "Console", stack: Target, state: Mapping[str, Any]) -> None:
+    dead = state["dead_letters"] or {}
+    rows = [
+        {"queue": name, **counts, "dead_letters": dead.get(name)} for name, counts in (state["queues"] or {}).items()
+    ]
+    rows += [{"queue": name, "dead_letters": count} for name, count in dead.items() if name not in state["queues"]]
+    columns = ["queue", "visible", "in_flight", "delayed", "oldest_seconds", "dead_letters"]
+    console.print(table(f"Stack {stack.name}, bucket {stack.bucket}", rows, columns))
+    console.print(table("How far it is", _progress(state), ["what", "last_session", "when", "symbols"]))
+    if state["jobs"]:
+        console.print(table("Last jobs", state["jobs"], ["name", "status", "size", "created_at", "stopped_at"]))
+    if state["lagging"] is not None:
+        console.print(_lag(state["lagging"]))
+    for what, fault in state["faults"].items():
+        console.print(f"not seen: {what}: {fault}", markup=False)
+
+
+def _progress(state: Mapping[str, Any]) -> list[dict[str, Any]]:
+    done = state["consolidated"] or {}
+    rows = [
+        {"what": "fetched (watermark)", "last_session": state["fetched"]},
+        {
+            "what": "consolidated",
+            "last_session": done.get("last_session"),
+            "when": done.get("last_updated"),
+            "symbols": done.get("symbols"),
+        },
+    ]
+    for name, checkpoint in (state["intervals"] or {}).items():
+        known = checkpoint or {}
+        last, when = known.get("last_processed_date"), known.get("last_run_timestamp")
+        rows.append({"what": f"silver_{name}", "last_session": last, "when": when})
+    return rows
+
+
+def _lag(symbols: list[str]) -> str:
+    if not symbols:
+        return "no symbol waits to be consolidated"
+    more = f" and {len(symbols) - SYMBOLS_SHOWN} more" if len(symbols) > SYMBOLS_SHOWN else ""
+    return f"{len(symbols)} symbols wait to be consolidated: {', '.join(symbols[:SYMBOLS_SHOWN])}{more}"

@@ -1,0 +1,27 @@
+"""Entry point of the vacuum function: a schedule's event (or one with `symbols`, `dry_run`) in, counts out."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from services.vacuum.bronze import Vacuum, check_retention, execute, plan
+from services.vacuum.report import facts
+from services.vacuum.settings import VacuumEvent, VacuumSettings
+from shared.lake import Bronze
+from shared.objects import ObjectStore
+from shared.settings import load
+from shared.telemetry import logger
+
+
+@logger.inject_lambda_context(clear_state=True)
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Delete the merged source files that are older than the retention."""
+    settings, asked = load(VacuumSettings), VacuumEvent.of(event)
+    days = check_retention(asked.retention_days or settings.retention_days, force=settings.force_retention)
+    vacuum = Vacuum(ObjectStore.connect(settings.s3_bucket), Bronze(settings.s3_prefix), settings.max_workers)
+    made = plan(vacuum, asked.symbols, days, datetime.now(UTC))
+    deleted = None if asked.dry_run else execute(vacuum, made, f"vacuum-{context.aws_request_id}")
+    said = facts(vacuum.bronze, made, deleted)
+    logger.info("vacuum ended", extra=said)
+    return said

@@ -1,0 +1,287 @@
+"""What died, of what, and how it lives again: reading, replaying and discarding dead letters.
+
+No message is lost whenever this is cut off: a letter is sent on before it is deleted, and written to the file before it
+is deleted. At worst it is then there twice, and every message may come twice.
+"""
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, Final, TextIO
+from urllib.parse import unquote_plus
+
+from shared.batching import chunks
+from shared.errors import FiblakeError
+from shared.outcomes import attempt
+from shared.queues import BATCH, Attributes, Queue, Received
+
+HIDDEN_SECONDS: Final = 120
+"""How long a letter that was looked at stays invisible, if whoever looked at it is killed."""
+WAIT_SECONDS: Final = 1
+EMPTY_LOOKS: Final = 2
+"""SQS may answer with nothing although there is something; hardly twice in a row."""
+NOTHING_NEW: Final = 20
+"""Receives in a row without a letter that is new to us, after which all have been seen."""
+REPLAYS: Final = "replays"
+_OF_THE_DEATH: Final = ("reason", "error", "source_queue", "receive_count")
+_SYMBOL_OF_KEY: Final = re.compile(r"symbol=([^/]+)/")
+
+Send = Callable[[Sequence["DeadLetter"]], list[int]]
+"""Sends letters back to where they came from; gives the indices of those that did not go."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message in a dead-letter queue, and what its attributes and its body say."""
+
+    queue: str
+    message: Received
+
+    @property
+    def reason(self) -> str:
+        """What it died of; a message that SQS itself moved there carries no reason."""
+        response = self._body.get("responsePayload")  # what Lambda writes of a function that failed
+        failure = response.get("errorMessage") if isinstance(response, dict) else None
+        said = self._text("reason") or failure or self._text("ERROR_MESSAGE") or self._text("ERROR_CODE")
+        return said or "no reason given: received as often as allowed, and nobody answered"
+
+    @property
+    def error(self) -> str:
+        """The kind of the error."""
+        response = self._body.get("responsePayload")
+        failure = response.get("errorType") if isinstance(response, dict) else None
+        return self._text("error") or failure or self._text("ERROR_CODE") or "Unanswered"
+
+    @property
+    def receives(self) -> int:
+        """How often it was received before it died; 0 if unknown."""
+        return self._number("receive_count")
+
+    @property
+    def replays(self) -> int:
+        """How often it was replayed before."""
+        return self._number(REPLAYS)
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """The symbols that its body is about: one of our own messages, or a notification of S3's."""
+        own = self._body.get("symbol")
+        if isinstance(own, str):
+            return (own,)
+        return tuple(dict.fromkeys(_SYMBOL_OF_KEY.findall(unquote_plus(self.message.body))))
+
+    def to_send(self) -> dict[str, Any]:
+        """Give the attributes it is sent back with: its own, without those of its death, and one replay more."""
+        kept = {name: value for name, value in self.message.attributes.items() if name not in _OF_THE_DEATH}
+        return {**kept, REPLAYS: {"DataType": "Number", "StringValue": str(self.replays + 1)}}
+
+    def facts(self) -> dict[str, Any]:
+        """Give all that there is to say, for a person, a program, or a file."""
+        return {
+            "queue": self.queue,
+            "id": self.message.id,
+            "died_at": self.message.sent_at.isoformat() if self.message.sent_at else None,
+            "error": self.error,
+            "reason": self.reason,
+            "receive_count": self.receives,
+            "replays": self.replays,
+            "symbols": list(self.symbols),
+            "body": self.message.body,
+            "attributes": {name: _plain(value) for name, value in self.message.attributes.items()},
+        }
+
+    @property
+    def function(self) -> tuple[str, str] | None:
+        """The function (its ARN) and the event it failed on, if the letter is Lambda's record of that."""
+        context = self._body.get("requestContext")
+        arn = context.get("functionArn") if isinstance(context, dict) else None
+        return (arn, json.dumps(self._body.get("requestPayload"))) if isinstance(arn, str) else None
+
+    @property
+    def _body(self) -> dict[str, Any]:
+        try:
+            body = json.loads(self.message.body)
+        except (ValueError, RecursionError):
+            return {}
+        return body if isinstance(body, dict) else {}
+
+    def _text(self, name: str) -> str:
+        return str(self.message.attributes.get(name, {}).get("StringValue", ""))
+
+    def _number(self, name: str) -> int:
+        text = self._text(name)
+        return int(text) if text.isdecimal() else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which dead letters are meant; what is not said does not matter."""
+
+    symbols: tuple[str, ...] = ()
+    reason: str = ""
+    """Part of the reason or of the error's kind, whatever the case of its letters."""
+    older_than: timedelta | None = None
+    newer_than: timedelta | None = None
+
+    def takes(self, letter: DeadLetter, now: datetime) -> bool:
+        """Tell whether `letter` is meant; one without an age is neither old nor new."""
+        sent = letter.message.sent_at
+        return (
+            (not self.symbols or not set(self.symbols).isdisjoint(letter.symbols))
+            and self.reason.casefold() in f"{letter.error}: {letter.reason}".casefold()
+            and (self.older_than is None or (sent is not None and now - sent >= self.older_than))
+            and (self.newer_than is None or (sent is not None and now - sent <= self.newer_than))
+        )
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of the letters that were meant."""
+
+    done: int = 0
+    exhausted: int = 0
+    """Left where they are: they died again after as many replays as allowed."""
+    unsent: int = 0
+    """Left where they are: the queue did not take them."""
+
+
+@dataclass(slots=True)
+class Reading:
+    """One pass over a dead-letter queue: every letter once."""
+
+    name: str
+    queue: Queue
+    held: dict[str, Received] = field(default_factory=dict)
+    """Those looked at and left in the queue, which others do not see as long as we read."""
+    _known: set[str] = field(default_factory=set)
+
+    def batches(self, most: int | None = None) -> Iterator[list[DeadLetter]]:
+        """Give the letters in batches of up to 10, `most` in all."""
+        empty = stale = given = 0
+        while empty < EMPTY_LOOKS and stale < NOTHING_NEW and (most is None or given < most):
+            messages = self.queue.receive(BATCH, WAIT_SECONDS, HIDDEN_SECONDS)
+            self.held |= {message.id: message for message in messages}
+            new = [message for message in messages if message.id not in self._known]
+            self._known |= {message.id for message in new}
+            empty = 0 if messages else empty + 1
+            stale = 0 if new else stale + 1
+            wanted = new if most is None else new[: most - given]
+            given += len(wanted)
+            if wanted:
+                yield [DeadLetter(self.name, message) for message in wanted]
+
+    def delete(self, letters: Sequence[DeadLetter]) -> None:
+        """Take letters out for good."""
+        self.queue.delete([letter.message for letter in letters])
+        for letter in letters:
+            self.held.pop(letter.message.id, None)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetters:
+    """One dead-letter queue, and the way back from it."""
+
+    name: str
+    """The queue's whose messages died, without the environment."""
+    queue: Queue
+    send: Send
+
+    @contextmanager
+    def reading(self) -> Iterator[Reading]:
+        """Read the queue; whatever was not taken out is visible to others again after the block."""
+        letters = Reading(self.name, self.queue)
+        try:
+            yield letters
+        finally:
+            self.queue.hide(list(letters.held.values()), 0)
+
+    def find(self, wanted: Filter, now: datetime, most: int | None = None) -> list[DeadLetter]:
+        """Give the letters that are meant, among the first `most`; they stay in the queue."""
+        with self.reading() as letters:
+            return [letter for batch in letters.batches(most) for letter in batch if wanted.takes(letter, now)]
+
+    def replay(self, wanted: Filter, now: datetime, most_replays: int, per_second: float | None = None) -> Outcome:
+        """Send the letters that are meant back to where they came from; what went is taken out, and only then.
+
+        A letter that dies again while we read is not replayed a second time, and one that was replayed `most_replays`
+        times already stays. `per_second` is the pace.
+        """
+        outcome = Outcome()
+        sent: set[tuple[str, int]] = set()
+        with self.reading() as letters:
+            for batch in letters.batches():
+                meant = [one for one in batch if wanted.takes(one, now) and (one.message.body, one.replays) not in sent]
+                fresh = [letter for letter in meant if letter.replays < most_replays]
+                outcome.exhausted += len(meant) - len(fresh)
+                for part in chunks(fresh, max(1, min(BATCH, int(per_second or BATCH)))):
+                    started = time.monotonic()
+                    gone = self._sent_back(letters, part)
+                    sent |= {(letter.message.body, letter.replays + 1) for letter in gone}
+                    outcome.done += len(gone)
+                    outcome.unsent += len(part) - len(gone)
+                    _keep_pace(len(part), per_second, started)
+        return outcome
+
+    def discard(self, wanted: Filter, now: datetime, file: TextIO) -> Outcome:
+        """Write the letters that are meant to `file`, one JSON line each, and only then take them out."""
+        outcome = Outcome()
+        with self.reading() as letters:
+            for batch in letters.batches():
+                meant = [letter for letter in batch if wanted.takes(letter, now)]
+                file.writelines(json.dumps(letter.facts()) + "\n" for letter in meant)
+                _to_disk(file)
+                letters.delete(meant)
+                outcome.done += len(meant)
+        return outcome
+
+    def _sent_back(self, letters: Reading, part: Sequence[DeadLetter]) -> list[DeadLetter]:
+        unsent = set(self.send(part))
+        gone = [letter for i, letter in enumerate(part) if i not in unsent]
+        letters.delete(gone)
+        return gone
+
+
+def back_to(queue: Queue) -> Send:
+    """Give what sends letters back into the queue they came from, with their attributes and one replay more."""
+
+    def send(letters: Sequence[DeadLetter]) -> list[int]:
+        attributes: list[Attributes] = [letter.to_send() for letter in letters]
+        return queue.send([letter.message.body for letter in letters], attributes)
+
+    return send
+
+
+def back_to_function(call: Callable[[str, str], None]) -> Send:
+    """Give what hands the events of Lambda's records over to their functions again; other letters do not go.
+
+    Lambda's record has no room for a replay count.
+    """
+
+    def send(letters: Sequence[DeadLetter]) -> list[int]:
+        unsent = []
+        for i, letter in enumerate(letters):
+            if letter.function is None or isinstance(attempt(partial(call, *letter.function)), FiblakeError):
+                unsent.append(i)
+        return unsent
+
+    return send
+
+
+def _keep_pace(count: int, per_second: float | None, started: float) -> None:
+    if per_second:
+        time.sleep(max(0.0, count / per_second - (time.monotonic() - started)))
+
+
+def _to_disk(file: TextIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _plain(value: Mapping[str, Any]) -> str:
+    return str(value.get("StringValue", "(binary)"))

@@ -1,0 +1,33 @@
+"""What AWS measures by itself: CloudWatch, and the one place that talks to it."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from shared.errors import UpstreamError
+
+WINDOW = timedelta(minutes=15)
+"""SQS reports every minute, a few minutes late, and of a queue that was idle for hours not at all."""
+
+
+def oldest_ages(queues: Sequence[str], client: Any = None) -> dict[str, int]:  # noqa: ANN401 (CloudWatch's client)
+    """Give how old the oldest message of each queue is, in seconds; queues of which nothing is known are left out."""
+    now = datetime.now(UTC)
+    try:
+        asked = client or boto3.client("cloudwatch")
+        answer = asked.get_metric_data(
+            MetricDataQueries=[_query(i, name) for i, name in enumerate(queues)], StartTime=now - WINDOW, EndTime=now,
+        )  # fmt: skip
+    except (ClientError, BotoCoreError) as error:
+        raise UpstreamError(f"CloudWatch does not say how old messages are: {error}") from error
+    newest = {int(found["Id"].removeprefix("q")): found["Values"] for found in answer["MetricDataResults"]}
+    return {queues[i]: int(values[0]) for i, values in newest.items() if values}
+
+
+def _query(number: int, queue: str) -> dict[str, Any]:
+    dimensions = [{"Name": "QueueName", "Value": queue}]
+    metric = {"Namespace": "AWS/SQS", "MetricName": "ApproximateAgeOfOldestMessage", "Dimensions": dimensions}
+    return {"Id": f"q{number}", "MetricStat": {"Metric": metric, "Period": 60, "Stat": "Maximum"}}

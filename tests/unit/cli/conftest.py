@@ -1,0 +1,73 @@
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from cli.app import app, exit_code
+from shared.errors import FiblakeError
+from tests.fakes import FakeJobs, FakeQueue, FakeTopic, MemoryObjectStore
+
+
+@dataclass
+class FakeTarget:
+    """A stack without AWS."""
+
+    name: str = "test"
+    store: MemoryObjectStore = field(default_factory=MemoryObjectStore)
+    complete: FakeTopic = field(default_factory=FakeTopic)
+    bucket: str = "lake"
+    outputs: dict[str, str] = field(default_factory=dict)
+    queues: dict[str, FakeQueue] = field(default_factory=dict)
+    lone_dead_letters: dict[str, FakeQueue] = field(default_factory=dict)
+    workers: FakeJobs = field(default_factory=FakeJobs)
+
+    @property
+    def queue_urls(self) -> dict[str, str]:
+        return {name: queue.url for name, queue in self.queues.items()}
+
+    @property
+    def lone_dead_letter_urls(self) -> dict[str, str]:
+        return {name: queue.url for name, queue in self.lone_dead_letters.items()}
+
+    def queue_ages(self) -> dict[str, int]:
+        return {"consolidation": 7}
+
+    def queue(self, url: str) -> FakeQueue:
+        (found,) = [one for one in (*self.queues.values(), *self.lone_dead_letters.values()) if one.url == url]
+        return found
+
+    def jobs(self, _prefix: str) -> FakeJobs:
+        return self.workers
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def stack() -> FakeTarget:
+    return FakeTarget()
+
+
+@pytest.fixture
+def run(stack: FakeTarget, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command line against the fake stack; an error of ours ends it as `main` would."""
+
+    def ran(*arguments: str, input_: str | None = None) -> Result:
+        module = import_module(f"cli.{_module(arguments)}")
+        if hasattr(module, "target"):
+            monkeypatch.setattr(module, "target", lambda _context: stack)
+        result = CliRunner().invoke(app, list(arguments), input=input_)
+        if isinstance(result.exception, FiblakeError):
+            result.exit_code = exit_code(result.exception)
+            result.stderr_bytes = f"fiblake: {result.exception}\n".encode()
+        elif result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return ran
+
+
+def _module(arguments: Sequence[str]) -> str:
+    return {"migrate": "database", "dlq": "dead_letters"}.get(arguments[0], arguments[0])

@@ -1,0 +1,130 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from shared import functions
+from shared.errors import ContractError, FiblakeError, NotFoundError
+from shared.events import ConsolidationRequest
+from shared.queues import Received
+from tests.fakes import FakeQueue
+from tests.unit.cli.conftest import FakeTarget, Run
+from tests.unit.shared.test_dead_letters import Source
+
+RECORD = {"requestContext": {"functionArn": "arn:fetcher"}, "requestPayload": {"as_of": "2025-11-19"}}
+
+
+def request(symbol: str) -> str:
+    return ConsolidationRequest(symbol=symbol).model_dump_json()
+
+
+def bury(queue: Source, body: str, error: FiblakeError) -> None:
+    queue.dead_letter(Received("m", "r", body, 6), error)
+
+
+@pytest.fixture(autouse=True)
+def letters(stack: FakeTarget) -> None:
+    consolidation, arrivals = Source("test-consolidation"), Source("test-bronze-arrivals")
+    stack.queues = {"bronze-arrivals": arrivals, "consolidation": consolidation}
+    stack.lone_dead_letters = {"ohlcv-fetcher-dlq": FakeQueue("test-ohlcv-fetcher-dlq")}
+    for symbol in ("AAPL", "MSFT"):
+        bury(consolidation, request(symbol), NotFoundError(f"{symbol} has no bars"))
+    bury(consolidation, "poison", ContractError("not a ConsolidationRequest"))
+    stack.lone_dead_letters["ohlcv-fetcher-dlq"].put(json.dumps(RECORD))
+
+
+def source(stack: FakeTarget, name: str = "consolidation") -> Source:
+    found = stack.queues[name]
+    assert isinstance(found, Source)
+    return found
+
+
+def test_all_dead_letter_queues_are_listed_with_depth_age_and_reasons(run: Run) -> None:
+    rows = {row["queue"]: row for row in json.loads(run("dlq", "list", "--json").stdout)}
+    assert {name: row["letters"] for name, row in rows.items()} == {
+        "bronze-arrivals": 0, "consolidation": 3, "ohlcv-fetcher": 1,
+    }  # fmt: skip
+    assert rows["consolidation"]["reasons"] == {
+        "NotFoundError: AAPL has no bars": 1,
+        "NotFoundError: MSFT has no bars": 1,
+        "ContractError: not a ConsolidationRequest": 1,
+    }
+    assert rows["consolidation"]["oldest_seconds"] > 0
+    assert rows["bronze-arrivals"]["oldest_seconds"] is None
+    assert "1 of NotFoundError" in run("dlq", "list").stdout
+
+
+def test_a_letter_is_shown_with_its_reason_and_receive_count(run: Run, stack: FakeTarget) -> None:
+    result = run("dlq", "show", "--queue", "consolidation", "--symbols", "AAPL")
+    assert "NotFoundError: AAPL has no bars" in result.stdout
+    assert "after 6 receives" in result.stdout
+    assert request("AAPL") in result.stdout
+    assert "1 letters" in result.stdout
+    (shown,) = json.loads(run("dlq", "show", "--reason", "not a Consol", "--json").stdout)
+    assert (shown["body"], shown["receive_count"]) == ("poison", 6)
+    assert source(stack).dead_letters.depth().visible == 3
+
+
+def test_what_is_replayed_goes_back_and_a_worker_is_started_for_it(run: Run, stack: FakeTarget) -> None:
+    result = run("dlq", "replay", "--queue", "consolidation-dlq", "--reason", "no bars")
+    assert result.exit_code == 0
+    assert "2 letters replayed" in result.stdout
+    assert sorted(source(stack).bodies()) == sorted([request("AAPL"), request("MSFT")])
+    assert source(stack).dead_letters.bodies() == ["poison"]
+    assert [size for _, size in stack.workers.submitted] == [1]
+
+
+def test_a_dry_run_replays_nothing(run: Run, stack: FakeTarget) -> None:
+    result = run("dlq", "replay", "--dry-run", "--json")
+    assert {row["queue"]: row["done"] for row in json.loads(result.stdout)} == {
+        "bronze-arrivals": 0, "consolidation": 3, "ohlcv-fetcher": 1,
+    }  # fmt: skip
+    assert source(stack).bodies() == []
+    assert stack.workers.submitted == []
+
+
+def test_a_functions_event_is_handed_over_to_it_again(
+    run: Run, stack: FakeTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[tuple[str, str]] = []
+    monkeypatch.setattr(functions, "call_later", lambda _client, name, event: called.append((name, event)))
+    assert run("dlq", "replay", "--queue", "ohlcv-fetcher").exit_code == 0
+    assert called == [("arn:fetcher", '{"as_of": "2025-11-19"}')]
+    assert stack.lone_dead_letters["ohlcv-fetcher-dlq"].bodies() == []
+
+
+def test_a_letter_that_died_too_often_is_left_and_is_exit_code_3(run: Run, stack: FakeTarget) -> None:
+    attributes = {"replays": {"DataType": "Number", "StringValue": "3"}}
+    source(stack).dead_letters.put(request("IBM"), attributes=attributes)
+    result = run("dlq", "replay", "--symbols", "IBM")
+    assert result.exit_code == 3
+    assert source(stack).bodies() == []
+    assert run("dlq", "replay", "--symbols", "IBM", "--most-replays", "4").exit_code == 0
+
+
+def test_discarded_letters_are_in_the_file_first(run: Run, stack: FakeTarget, tmp_path: Path) -> None:
+    file = tmp_path / "dropped.jsonl"
+    arguments = ["dlq", "discard", "--reason", "not a Consol", "--to", str(file)]
+    assert "none is discarded" in run(*arguments).stdout
+    assert "none is discarded" in run(*arguments, "--yes", "--dry-run").stdout
+    assert not file.exists()
+    assert json.loads(run(*arguments, "--yes", "--json").stdout) == {"meant": 1, "discarded": 1, "file": str(file)}
+    assert [json.loads(line)["body"] for line in file.read_text().splitlines()] == ["poison"]
+    assert file.stat().st_mode & 0o077 == 0
+    assert source(stack).dead_letters.depth().visible == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["list", "--queue", "nowhere"], "the queues are bronze-arrivals, consolidation"),
+        (["show", "--older-than", "yesterday"], "is no age"),
+        (["show", "--symbols", "../x"], "is not a symbol"),
+        (["replay", "--rate", "0"], "--rate"),
+        (["replay", "--most-replays", "0"], "--most-replays"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_exit_code_2_and_a_sentence(arguments: list[str], said: str, run: Run) -> None:
+    result = run("dlq", *arguments)
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.replace("│", " ").split())

@@ -1,0 +1,23 @@
+import boto3
+import pytest
+from botocore.stub import Stubber
+
+from shared.errors import UpstreamError
+from shared.functions import call_later
+
+
+def test_an_event_is_handed_over_without_waiting_for_the_answer() -> None:
+    client = boto3.client("lambda")
+    with Stubber(client) as stub:
+        asked = {"FunctionName": "f", "InvocationType": "Event", "Payload": "{}"}
+        stub.add_response("invoke", {"StatusCode": 202}, asked)
+        call_later(client, "f", "{}")
+        stub.assert_no_pending_responses()
+
+
+def test_a_function_that_takes_no_event_is_a_fault_that_names_it() -> None:
+    client = boto3.client("lambda")
+    with Stubber(client) as stub:
+        stub.add_client_error("invoke", "TooManyRequestsException")
+        with pytest.raises(UpstreamError, match="Lambda does not take an event for f"):
+            call_later(client, "f", "{}")
