@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from cli import chart, database, dead_letters, local, query, status, vacuum
+from cli import chart, database, dead_letters, local, query, reconcile, status, vacuum
 from cli.target import DEFAULT_STACK, Choice
 from shared.errors import ConfigurationError, FiblakeError, NotFoundError
 
@@ -56,6 +56,7 @@ app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False,
 )  # fmt: skip
 app.command(name="status", epilog=status.EXAMPLE)(status.status)
+app.command(name="reconcile", epilog=reconcile.EXAMPLE)(reconcile.reconcile)
 app.command(name="query", epilog=query.EXAMPLE)(query.query)
 app.command(name="chart", epilog=chart.EXAMPLE)(chart.chart)
 app.add_typer(local.app, name="local")

@@ -179,11 +179,22 @@ def schedules() -> dict[str, Body]:
 def test_only_the_fetcher_and_housekeeping_look_at_a_clock_new_yorks() -> None:
     assert {name: clock["ScheduleExpression"] for name, clock in schedules().items()} == {
         "OhlcvFetcherFunction": "cron(5 16 ? * MON-FRI *)",
+        "ReconcileFunction": "cron(0 5 * * ? *)",
         "VacuumFunction": "cron(0 3 1 * ? *)",
     }
     for clock in schedules().values():
         assert clock["ScheduleExpressionTimezone"] == "America/New_York"
         assert clock["RetryPolicy"]["MaximumRetryAttempts"] > 0
+
+
+def test_the_daily_audit_enqueues_what_lags() -> None:
+    assert schedules()["ReconcileFunction"]["Input"] == '{"fix": true}'
+
+
+def test_the_audit_sees_silver_as_the_resampler_makes_it() -> None:
+    names = ("RESAMPLING_RETENTION_YEARS", "RESAMPLING_ADJUSTED")
+    ours, theirs = (FUNCTIONS[f]["Environment"]["Variables"] for f in ("ReconcileFunction", "ResamplerFunction"))
+    assert [ours[name] for name in names] == [theirs[name] for name in names]
 
 
 def conditional(condition: str) -> set[str]:
@@ -312,6 +323,9 @@ def test_the_outputs_name_what_tools_need() -> None:
         "ResamplerFunctionName",
         "OhlcvFetcherFunctionName",
         "OhlcvFetcherDeadLettersUrl",
+        "ReconcileFunctionName",
+        "ResamplingRetentionYears",
+        "SplitAdjusted",
         "RdsSecretArn",
         "DatabaseTls",
         "BatchJobQueueName",

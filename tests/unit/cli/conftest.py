@@ -31,6 +31,9 @@ class FakeTarget:
     def lone_dead_letter_urls(self) -> dict[str, str]:
         return {name: queue.url for name, queue in self.lone_dead_letters.items()}
 
+    def output(self, name: str) -> str:
+        return self.outputs[name]
+
     def queue_ages(self) -> dict[str, int]:
         return {"consolidation": 7}
 
