@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from cli import chart, database, dead_letters, local, query, reconcile, status, vacuum
+from cli import chart, database, dead_letters, events, local, query, reconcile, status, vacuum
 from cli.target import DEFAULT_STACK, Choice
 from shared.errors import ConfigurationError, FiblakeError, NotFoundError
 
@@ -62,6 +62,7 @@ app.command(name="chart", epilog=chart.EXAMPLE)(chart.chart)
 app.add_typer(local.app, name="local")
 app.add_typer(vacuum.app, name="vacuum")
 app.add_typer(dead_letters.app, name="dlq")
+app.add_typer(events.app, name="events")
 app.command(name="migrate", epilog=database.MIGRATE_EXAMPLE)(database.migrate)
 
 

@@ -9,7 +9,7 @@ import typer
 from cli import options
 from cli.output import answer, progress, table
 from cli.status import watermark
-from cli.target import Target, target
+from cli.target import SYMBOLS_PER_CHILD, Target, target
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 EXAMPLE = "Example: fiblake reconcile\n\nExample: fiblake reconcile --symbols AAPL,MSFT --since 2024-01-01 --fix"
 LAGS_SHOWN: Final = 50
 EVERY: Final = 1_000_000
-SYMBOLS_PER_CHILD: Final = 100
 
 
 def reconcile(

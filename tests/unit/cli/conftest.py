@@ -41,6 +41,9 @@ class FakeTarget:
         (found,) = [one for one in (*self.queues.values(), *self.lone_dead_letters.values()) if one.url == url]
         return found
 
+    def start_workers(self, requests: int) -> None:
+        self.workers.ensure("run", requests)
+
     def jobs(self, _prefix: str) -> FakeJobs:
         return self.workers
 
