@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from cli import chart, database, dead_letters, events, local, query, reconcile, status, vacuum
+from cli import adopt, chart, database, dead_letters, events, local, query, reconcile, status, vacuum
 from cli.target import DEFAULT_STACK, Choice
 from shared.errors import ConfigurationError, FiblakeError, NotFoundError
 
@@ -59,6 +59,7 @@ app.command(name="status", epilog=status.EXAMPLE)(status.status)
 app.command(name="reconcile", epilog=reconcile.EXAMPLE)(reconcile.reconcile)
 app.command(name="query", epilog=query.EXAMPLE)(query.query)
 app.command(name="chart", epilog=chart.EXAMPLE)(chart.chart)
+app.command(name="adopt", epilog=adopt.EXAMPLE)(adopt.adopt)
 app.add_typer(local.app, name="local")
 app.add_typer(vacuum.app, name="vacuum")
 app.add_typer(dead_letters.app, name="dlq")

@@ -37,7 +37,7 @@ def reconcile(
     chosen = options.named(symbols)
     stack = target(context)
     with progress("symbols compared") as advance:
-        report = _auditor(stack).audit(chosen, since.date() if since else None, advance)
+        report = auditor(stack).audit(chosen, since.date() if since else None, advance)
     sent = _fixed(stack, report) if fix and report.lags else None
     note = None if chosen else _behind_the_watermark(stack, report.newest_session)
     answer(context, {**report.facts(sent, EVERY), "note": note}, lambda c: _draw(c, report, sent, note))
@@ -45,7 +45,8 @@ def reconcile(
         raise typer.Exit(3)
 
 
-def _auditor(stack: Target) -> "Reconciler":
+def auditor(stack: Target) -> "Reconciler":
+    """Give what compares the stack's lake as its resamplers make it."""
     from services.reconcile.reconcile import Reconciler
     from services.reconcile.settings import window_start
     from services.reconcile.silver import Grid

@@ -117,6 +117,12 @@ class Reconciler:
             report.lags += self._checkpoints(report, manifest)
         return report
 
+    def symbols_lagging(self, manifest: Mapping[str, dict[str, Any]]) -> list[Lag]:
+        """Compare every symbol's files with its data.parquet, and that with its row in `manifest`; silver is not read."""
+        wanted = sorted({*self.bronze.symbols_in(self.store.folders(f"{self.bronze.prefix}/")), *manifest})
+        parts = chunks(wanted, SYMBOLS_AT_ONCE)
+        return [lag for some in parts for one in self._known(some, manifest) for lag in one.lags]
+
     def _manifest(self) -> dict[str, dict[str, Any]]:
         found = self.store.find(MANIFEST_KEY)
         rows = decode(found.data, MANIFEST, MANIFEST_KEY).to_pylist() if found else []
