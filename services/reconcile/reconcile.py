@@ -118,7 +118,7 @@ class Reconciler:
         return report
 
     def symbols_lagging(self, manifest: Mapping[str, dict[str, Any]]) -> list[Lag]:
-        """Compare every symbol's files with its data.parquet, and that with its row in `manifest`; silver is not read."""
+        """Compare every symbol's files with its data.parquet, and that with `manifest`; silver is not read."""
         wanted = sorted({*self.bronze.symbols_in(self.store.folders(f"{self.bronze.prefix}/")), *manifest})
         parts = chunks(wanted, SYMBOLS_AT_ONCE)
         return [lag for some in parts for one in self._known(some, manifest) for lag in one.lags]
