@@ -113,15 +113,19 @@ ARROW_UNUSED := $(addsuffix *,libarrow_flight libarrow_s3 libarrow_python_flight
 build: setup ## Build the functions for AWS (sam build, no container), into .aws-sam
 	$(SAM) build
 
-.PHONY: build-RouterFunction build-ResamplerFunction build-OhlcvFetcherFunction build-VacuumFunction build-ReconcileFunction
+FUNCTIONS := RouterFunction ResamplerFunction OhlcvFetcherFunction MetadataFetcherFunction HistoryFetcherFunction \
+	VacuumFunction ReconcileFunction
+.PHONY: $(FUNCTIONS:%=build-%)
 build-RouterFunction: PACKAGE := router consolidator
 build-ResamplerFunction: PACKAGE := resampler resampler
 build-OhlcvFetcherFunction: PACKAGE := fetcher fetcher
+build-MetadataFetcherFunction: PACKAGE := fetcher fetcher
+build-HistoryFetcherFunction: PACKAGE := fetcher fetcher
 build-VacuumFunction: PACKAGE := worker vacuum
 build-ReconcileFunction: PACKAGE := worker reconcile
 
 # PACKAGE is the extra that the function carries, then its folder below services/.
-build-RouterFunction build-ResamplerFunction build-OhlcvFetcherFunction build-VacuumFunction build-ReconcileFunction: | .tools/uv/.ready
+$(FUNCTIONS:%=build-%): | .tools/uv/.ready
 	@test -n "$${ARTIFACTS_DIR:-}" || { echo "$@ is for sam build: try make build" >&2; exit 1; }
 	@$(UV) pip install --quiet --target "$(ARTIFACTS_DIR)" \
 		$(LAMBDA_TARGET) --only-binary :all: --require-hashes --no-deps \

@@ -10,7 +10,21 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from cli import adopt, chart, database, dead_letters, events, local, query, reconcile, status, vacuum
+from cli import (
+    adopt,
+    chart,
+    database,
+    dead_letters,
+    events,
+    fetch,
+    local,
+    metadata,
+    quarantine,
+    query,
+    reconcile,
+    status,
+    vacuum,
+)
 from cli.target import DEFAULT_STACK, Choice
 from shared.errors import ConfigurationError, FiblakeError, NotFoundError
 
@@ -55,6 +69,9 @@ app = typer.Typer(
     name="fiblake", cls=GlobalOptionsAnywhere, help="An event-driven lake of daily US-equity bars.", epilog=EPILOG,
     no_args_is_help=True, pretty_exceptions_enable=False,
 )  # fmt: skip
+app.command(name="fetch", epilog=fetch.FETCH_EXAMPLES)(fetch.fetch)
+app.command(name="metadata", epilog=metadata.METADATA_EXAMPLES)(metadata.metadata)
+app.add_typer(quarantine.app, name="quarantine")
 app.command(name="status", epilog=status.EXAMPLE)(status.status)
 app.command(name="reconcile", epilog=reconcile.EXAMPLE)(reconcile.reconcile)
 app.command(name="query", epilog=query.EXAMPLE)(query.query)

@@ -11,9 +11,11 @@ from cli.target import Choice
 if TYPE_CHECKING:
     import typer
     from rich.console import Console
+    from rich.progress import Progress, TaskID
     from rich.table import Table
 
 Advance = Callable[[int], None]
+Show = Callable[[str, int, int], None]
 
 
 def answer(context: "typer.Context", facts: object, show: "Callable[[Console], None]") -> None:
@@ -48,14 +50,26 @@ def table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str])
 @contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Advance]:
     """Show on stderr how far a long work is, if a person watches; give what to call with each step's size."""
+    with _bar(what, total) as (bar, task):
+        yield lambda step: bar.advance(task, step)
+
+
+@contextmanager
+def progress_by_name() -> Iterator[Show]:
+    """Show the same for a work that names its steps; give what to call with what is next, how much is done, and all."""
+    with _bar("starting", None) as (bar, task):
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+
+
+@contextmanager
+def _bar(what: str, total: int | None) -> "Iterator[tuple[Progress, TaskID]]":
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda step: bar.advance(task, step)
+        yield bar, bar.add_task(what, total=total)
 
 
 def confirmed(question: str) -> bool:

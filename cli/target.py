@@ -6,18 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from shared.errors import NotFoundError
 
 if TYPE_CHECKING:
     import typer
+    from pydantic_settings import BaseSettings
 
     from shared.database import DatabaseAddress, Tls
     from shared.jobs import JobQueue
     from shared.objects import ObjectStore
     from shared.queues import Queue, Topic
 
+SettingsT = TypeVar("SettingsT", bound="BaseSettings")
 DEFAULT_STACK: Final = "dev-fiblake"
 """The stack's name in samconfig.toml."""
 SYMBOLS_PER_CHILD: Final = 100
@@ -154,6 +156,20 @@ def target(context: "typer.Context") -> Target:
     return Target(choice.stack, outputs_of(connect(), choice.stack))
 
 
+def settings_of(context: "typer.Context", function: str, settings: "type[SettingsT]") -> "SettingsT":
+    """Read a service's settings as its function in the stack has them; this process's own environment counts more.
+
+    `function` is the stack's output with the function's name. Raises as `target` and shared.settings.load do.
+    """
+    from shared.settings import load
+    from shared.stacks import variables_of
+
+    found = target(context)
+    for name, value in variables_of(found.output(function)).items():
+        os.environ.setdefault(name, value)
+    return load(settings)
+
+
 def _local() -> Target:
     from local import supervisor
 
@@ -174,9 +190,9 @@ def _log_to_stderr() -> None:
 
 
 def _place(name: str) -> tuple[int, int, str]:
-    """Sort queues in the order of the flow: arrivals, consolidation, the intervals by their length, the rest."""
-    flow = ("bronze-arrivals", "consolidation")
+    """Sort queues in the order of the flow, the intervals by their length; the rest comes last."""
+    flow = ("history", "bronze-arrivals", "consolidation")
     interval = name.removeprefix("resample-").removesuffix("d")
     if name in flow:
         return flow.index(name), 0, name
-    return (2, int(interval), name) if interval.isdigit() else (3, 0, name)
+    return (len(flow), int(interval), name) if interval.isdigit() else (len(flow) + 1, 0, name)

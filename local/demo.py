@@ -1,4 +1,4 @@
-"""Does the whole chain work, here and now? History, then sessions day by day, then every row computed once more.
+"""Does the whole chain work, here and now? Companies, histories, sessions, splits; then every row computed once more.
 
 `python -m local.demo [--sessions N]`: exits 0 if every silver row equals the independent recomputation.
 """
@@ -24,15 +24,24 @@ from rich.markup import escape
 from rich.table import Table
 
 from local.emulator import REPOSITORY
-from local.recompute import differences, expected_silver
+from local.market_data.control import Control
+from local.recompute import SampleSplit, differences, expected_silver
 from local.sample_bars import SampleBar, read_sample_bars
-from local.stack import Stack, running
+from local.stack import API_KEY, Stack, running
 from local.watch import StuckError, View, Watcher
 from shared.errors import FiblakeError, PermanentError
-from shared.lake import INTERVALS
+from shared.lake import INTERVALS, MANIFEST_KEY
 
+NEW_SYMBOL: Final = "IBM"
+"""Whom the vendor does not know until half of the sessions are over."""
+EARLY_SPLITS: Final = (
+    SampleSplit("AAPL", date(2000, 6, 21), 1, 2),
+    SampleSplit("AAPL", date(2005, 2, 28), 1, 2),
+)
+LATE_SPLIT: Final = SampleSplit("MSFT", date(2003, 2, 18), 1, 2)
+"""What the vendor reports only after all sessions are over."""
 SHOWN_SYMBOL: Final = "AAPL"
-HISTORY_SECONDS: Final = 180
+CHAIN_SECONDS: Final = 180
 SESSION_SECONDS: Final = 60
 SHOWN_BUCKETS: Final = 2
 _BUCKET_COLUMNS: Final = ("ts", "open", "high", "low", "close", "volume", "bars", "last_date", "is_complete")
@@ -53,26 +62,32 @@ class Demo:
 
     def __post_init__(self) -> None:
         self.watcher = Watcher(self.stack)
+        self.vendor = Control(self.stack.market_data_url, API_KEY)
         self._lambda = self.stack.client("lambda")
 
-    def load_history(self, before: date) -> None:
-        """Fetch all symbols' history up to the session before `before` through the fetcher function."""
-        first = min(bars[0].session for bars in self.bars.values())
-        last = max(bar.session for bars in self.bars.values() for bar in bars if bar.session < before)
-        event = {"backfill": sorted(self.bars), "backfill_from": first.isoformat(), "as_of": last.isoformat()}
-        self._fetch(event)
-        with Live(console=self.console, refresh_per_second=8, transient=True) as live:
-            self.watcher.wait_until_quiet(HISTORY_SECONDS, lambda view: live.update(self._progress(view)))
+    def begin(self, session: date) -> None:
+        """Let the vendor know all but one symbol, and of splits all but one, up to the session before `session`."""
+        last = max(bar.session for bars in self.bars.values() for bar in bars if bar.session < session)
+        self.vendor.as_of(last)
+        self.vendor.hidden([NEW_SYMBOL])
+        self.vendor.splits([_id(split) for split in EARLY_SPLITS])
+        done = self._refresh(last)
+        self._wait()
+        self.console.print(
+            f"  {done['new']} symbols are new, {done['splits_changed']} of them with splits; "
+            f"{done['histories_requested']} histories, each one range file, are in six tables"
+        )
 
     def play(self, session: date) -> None:
         """Fetch one session and wait until its bars stand in all six silver tables; note how long that took."""
-        done = self._fetch({"as_of": session.isoformat()})["done"]
+        self.vendor.as_of(session)
+        done = self._invoke("OhlcvFetcher", {"as_of": session.isoformat()})["done"]
         if [one["what"] for one in done] != [session.isoformat()]:
             raise DemoError(f"the fetcher stored {done}, not just {session}")
         written = datetime.fromisoformat(done[0]["written_at"])
         end = time.monotonic() + SESSION_SECONDS
         with Live(console=self.console, refresh_per_second=8, transient=True) as live:
-            while not all(self._arrived(session, interval) for interval in INTERVALS):
+            while not all(self._arrived(session, done[0]["stored"], interval) for interval in INTERVALS):
                 view = self.watcher.look()
                 live.update(self._progress(view))
                 if view.dead_letters or time.monotonic() > end:
@@ -82,35 +97,83 @@ class Demo:
             f"  {session}: {done[0]['stored']} bars, in six tables after {self.latencies[session]:.1f} s"
         )
 
-    def compare(self) -> dict[int, pd.DataFrame]:
+    def list_new_symbol(self, session: date) -> None:
+        """Let the vendor list the symbol it has not known, and wait until its whole history stands in silver."""
+        self.vendor.hidden([])
+        done = self._refresh(session)
+        if (done["new"], done["histories_requested"]) != (1, 1):
+            raise DemoError(f"the metadata fetcher found {done}, not just {NEW_SYMBOL}")
+        self._wait()
+        manifest = self.watcher.table(MANIFEST_KEY)
+        bars = {row["symbol"]: row["row_count"] for row in manifest.to_pylist()} if manifest else {}
+        rows = sum(len(self._silver(NEW_SYMBOL, interval)) for interval in INTERVALS)
+        self.console.print(
+            f"  {NEW_SYMBOL} is new: its {bars[NEW_SYMBOL]:,} bars came as one range file, {rows:,} rows of silver"
+        )
+
+    def report_split(self, session: date) -> None:
+        """Let the vendor report a split of long ago, and wait until the symbol's silver is adjusted for it."""
+        before = self._around_split()
+        self.vendor.splits(None)
+        done = self._refresh(session, splits_only=True)
+        if done["splits_changed"] != 1:
+            raise DemoError(f"the metadata fetcher found {done}, not just {LATE_SPLIT.symbol}'s split")
+        self._wait()
+        after = self._around_split()
+        self.console.print(
+            f"  {LATE_SPLIT.symbol} split 2-for-1 on {LATE_SPLIT.execution_date}: "
+            f"the close of the 3d bucket before it was {before:.2f}, and is {after:.2f}"
+        )
+
+    def compare(self, splits: Sequence[SampleSplit]) -> dict[int, pd.DataFrame]:
         """Recompute all tables from the CSV and give the lake's; raise DemoError if one row differs."""
         everything = [bar for bars in self.bars.values() for bar in bars]
         tables: dict[int, pd.DataFrame] = {}
         for interval in INTERVALS:
-            table = self.watcher.silver(interval)
-            if table is None:
-                raise DemoError(f"silver_{interval}d has no file")
-            tables[interval] = table.to_pandas().sort_values(["symbol", "ts"], ignore_index=True)
-            wrong = differences(tables[interval], expected_silver(everything, interval))
+            tables[interval] = self._table(interval)
+            wrong = differences(tables[interval], expected_silver(everything, interval, splits))
             if wrong:
                 raise DemoError(f"silver_{interval}d: {wrong} rows differ from the recomputation")
         return tables
 
-    def _fetch(self, event: dict[str, Any]) -> dict[str, Any]:
-        name = self.stack.outputs["OhlcvFetcherFunctionName"]
+    def _refresh(self, session: date, **more: bool) -> dict[str, Any]:
+        return self._invoke("MetadataFetcher", {"as_of": session.isoformat(), **more})
+
+    def _invoke(self, function: str, event: dict[str, Any]) -> dict[str, Any]:
+        name = self.stack.outputs[f"{function}FunctionName"]
         answer = self._lambda.invoke(FunctionName=name, Payload=json.dumps(event))
         payload: dict[str, Any] = json.loads(answer["Payload"].read())
         if "FunctionError" in answer:
-            raise DemoError(f"the fetcher failed on {event}: {payload.get('errorMessage')}; see {self.watcher.log}")
+            raise DemoError(f"{function} failed on {event}: {payload.get('errorMessage')}; see {self.watcher.log}")
         return payload
 
-    def _arrived(self, session: date, interval: int) -> bool:
-        """Whether each symbol that traded in `session` has a bucket that ends with it."""
-        traded = {symbol for symbol, bars in self.bars.items() if any(bar.session == session for bar in bars)}
-        recent = sorted(key for key in self.watcher.keys(f"silver/silver_{interval}d/"))[-3:]
+    def _wait(self) -> None:
+        with Live(console=self.console, refresh_per_second=8, transient=True) as live:
+            self.watcher.wait_until_quiet(CHAIN_SECONDS, lambda view: live.update(self._progress(view)))
+
+    def _table(self, interval: int) -> pd.DataFrame:
+        table = self.watcher.silver(interval)
+        if table is None:
+            raise DemoError(f"silver_{interval}d has no file")
+        rows: pd.DataFrame = table.to_pandas().sort_values(["symbol", "ts"], ignore_index=True)
+        return rows
+
+    def _silver(self, symbol: str, interval: int) -> pd.DataFrame:
+        table = self._table(interval)
+        rows: pd.DataFrame = table[table["symbol"] == symbol]
+        return rows
+
+    def _around_split(self) -> float:
+        """Give the close of the last bucket before the split."""
+        rows = self._silver(LATE_SPLIT.symbol, min(INTERVALS))
+        return float(rows[rows["last_date"] < LATE_SPLIT.execution_date]["close"].iloc[-1])
+
+    def _arrived(self, session: date, symbols: int, interval: int) -> bool:
+        """Whether so many symbols have a bucket that ends with `session`."""
+        recent = sorted(self.watcher.keys(f"silver/silver_{interval}d/"))[-3:]
         tables = [table for key in recent if (table := self.watcher.table(key)) is not None]
         rows = [row for table in tables for row in table.select(["symbol", "last_date"]).to_pylist()]
-        return traded <= {row["symbol"] for row in rows if row["last_date"] == session}
+        return len({row["symbol"] for row in rows if row["last_date"] == session}) == symbols
 
     def _progress(self, view: View) -> Table:
         _Interrupted.check()
@@ -151,14 +214,16 @@ def _run(folder: Path, sessions: int, console: Console) -> None:
     last = sorted({bar.session for some in bars.values() for bar in some})[-sessions:]
     with running(folder, first_session=last[0], say=lambda step: console.print(f"- {step}")) as stack:
         demo = Demo(stack, bars, console)
-        console.print(f"- loading the history of {', '.join(sorted(bars))} up to {last[0]}")
-        demo.load_history(last[0])
+        console.print(f"- reading the vendor's tickers and splits, and loading histories up to {last[0]}")
+        demo.begin(last[0])
         console.print(f"- playing {len(last)} sessions, one by one")
-        for session in last:
+        for number, session in enumerate(last):
             demo.play(session)
-        demo.watcher.wait_until_quiet(SESSION_SECONDS)
+            if number == (len(last) - 1) // 2:
+                demo.list_new_symbol(session)
+        demo.report_split(last[-1])
         console.print("- recomputing all six tables with pandas, straight from the CSV")
-        tables = demo.compare()
+        tables = demo.compare([*EARLY_SPLITS, LATE_SPLIT])
         console.print("- stopping everything")
     _print_result(console, tables, demo.latencies)
 
@@ -175,6 +240,10 @@ def _print_result(console: Console, tables: dict[int, pd.DataFrame], latencies: 
     seconds = sorted(latencies.values())
     median, worst = seconds[len(seconds) // 2], seconds[-1]
     console.print(f"from a session's last S3 put to six silver tables: median {median:.1f} s, worst {worst:.1f} s")
+
+
+def _id(split: SampleSplit) -> str:
+    return f"{split.symbol}-{split.execution_date}"
 
 
 def _shown(value: object) -> str:

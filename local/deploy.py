@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,13 +94,18 @@ def deploy(built: Path, endpoint_url: str, parameters: Mapping[str, str]) -> dic
 
 
 def _fingerprint() -> str:
-    digest = hashlib.sha256()
     code = (path for folder in ("services", "shared") for path in (REPOSITORY / folder).rglob("*"))
-    for path in sorted([*(REPOSITORY / name for name in _INPUTS), *code]):
-        if path.is_file() and "__pycache__" not in path.parts:
-            digest.update(f"{path.relative_to(REPOSITORY)}\0{path.stat().st_size}\0".encode())
+    sources = (path for path in code if "__pycache__" not in path.parts)
+    return _digest(REPOSITORY, [*(REPOSITORY / name for name in _INPUTS), *sources])[:16]
+
+
+def _digest(folder: Path, paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        if path.is_file():
+            digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
             digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -117,9 +122,17 @@ def _build(draft: Path) -> Path:
     environment = os.environ | {"LAMBDA_PYTHON": str(PYTHON)}
     template = REPOSITORY / "template.yaml"
     _sam("build", "--template-file", str(template), "--build-dir", str(raw), environment=environment, folder=REPOSITORY)
-    functions = [path for path in raw.iterdir() if path.is_dir()]
+    # Functions of one service have one and the same content: it is zipped once.
+    by_content: dict[str, list[str]] = {}
+    for function in sorted(path for path in raw.iterdir() if path.is_dir()):
+        # Byte code aside, which names the folder it was compiled in.
+        files = (path for path in function.rglob("*") if path.suffix != ".pyc")
+        by_content.setdefault(_digest(function, files), []).append(function.name)
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda function: _zip(function, done / f"{function.name}.zip"), functions))
+        list(pool.map(lambda names: _zip(raw / names[0], done / f"{names[0]}.zip"), by_content.values()))
+    for first, *others in by_content.values():
+        for name in others:
+            os.link(done / f"{first}.zip", done / f"{name}.zip")
     # `sam build` put each function's folder where the source stood: now it is the folder's zip.
     text = (raw / "template.yaml").read_text()
     (done / "template.yaml").write_text(re.sub(r"^( +CodeUri: \w+Function)$", r"\1.zip", text, flags=re.MULTILINE))

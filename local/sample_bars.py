@@ -31,13 +31,14 @@ class SampleBar:
 def read_sample_bars() -> dict[str, list[SampleBar]]:
     """Give each symbol's bars, sorted by session; raise ConfigurationError if the package is not installed."""
     bars: dict[str, list[SampleBar]] = {}
-    with gzip.open(_sample_file(), "rt", encoding="utf-8", newline="") as lines:
+    with gzip.open(sample_file(), "rt", encoding="utf-8", newline="") as lines:
         for row in csv.DictReader(lines):
             bars.setdefault(row["Ticker"], []).append(_bar(row))
     return {symbol: sorted(series, key=lambda bar: bar.session) for symbol, series in sorted(bars.items())}
 
 
-def _sample_file() -> Path:
+def sample_file() -> Path:
+    """Give the package's file; raise ConfigurationError if the package is not installed."""
     spec = find_spec("bokeh_sampledata")
     if spec is None or not spec.submodule_search_locations:
         raise ConfigurationError("the sample bars are missing: run `pip install --no-deps bokeh-sampledata`")

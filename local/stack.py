@@ -50,7 +50,7 @@ class Stack:
     @property
     def queue_urls(self) -> dict[str, str]:
         """The URL of each queue, by its name without the environment, in the order of the flow."""
-        names = {"bronze-arrivals": "BronzeArrivals", "consolidation": "Consolidation"}
+        names = {"history": "History", "bronze-arrivals": "BronzeArrivals", "consolidation": "Consolidation"}
         names |= {f"resample-{n}d": f"Resample{n}d" for n in INTERVALS}
         return {name: self.outputs[f"{output}QueueUrl"] for name, output in names.items()}
 

@@ -69,6 +69,7 @@ _REQUIRED: Final = ("timestamp", "open", "high", "low", "close", "volume")
 _SHORTENED: Final = ("timestamp", "ingested_at")
 """Columns that others may store more finely (nanoseconds, instants of a day): what is finer is cut off."""
 _LOG: Final = b"fiblake.merged"
+_RELEASED: Final = b"fiblake.released"
 _LAST_UPDATED: Final = b"fiblake.last_updated"
 _REFERENCE: Final = b"fiblake.reference"
 _OLD_SILVER: Final = SILVER.set(SILVER.get_field_index("adjusted"), pa.field("adjusted", pa.bool_()))
@@ -140,6 +141,16 @@ def read_bars(data: bytes, symbol: str, last_modified: datetime) -> pa.Table:
     column is missing or null, the type cannot be converted, or a row is of another symbol or another interval.
     """
     return _read(data, symbol, last_modified)[0]
+
+
+def released(table: pa.Table, by: str) -> pa.Table:
+    """Mark the bars of a source file as let in by a person in spite of the rules of prices."""
+    return table.replace_schema_metadata({_RELEASED: by})
+
+
+def is_released(data: bytes) -> bool:
+    """Tell whether a source file's bytes carry that mark."""
+    return _RELEASED in (pq.ParquetFile(pa.BufferReader(data)).metadata.metadata or {})
 
 
 def encode(table: pa.Table) -> bytes:

@@ -4,6 +4,7 @@ The sessions come from a file generated from pandas_market_calendars (`make cale
 error that names that command, never a guess.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from functools import cache
@@ -92,6 +93,13 @@ class TradingCalendar:
         if day > self.sessions[-1] or closed == 0:
             raise CalendarRangeError(here.date(), self.sessions[0], self.sessions[-1])
         return self.session(int(closed) - 1)
+
+    def end_of_run(self, first: date, sessions: Collection[date]) -> date:
+        """Give the last session that can be reached from `first` by sessions that are all among `sessions`."""
+        ordinal = self.ordinal(first)
+        while ordinal + 1 < len(self.sessions) and self.session(ordinal + 1) in sessions:
+            ordinal += 1
+        return self.session(ordinal)
 
 
 def close_of(session: date) -> datetime:

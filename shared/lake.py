@@ -14,8 +14,10 @@ INTERVALS: Final = (3, 5, 8, 13, 21, 34)
 BRONZE_PREFIX: Final = "bronze/raw_ohlcv"
 SPLITS_PREFIX: Final = "bronze/splits"
 IDENTITIES_PREFIX: Final = "bronze/identities"
+QUARANTINE_PREFIX: Final = "bronze/quarantine"
 MANIFEST_KEY: Final = "processing_metadata/consolidation_manifest.parquet"
 CLEANUP_RECORD_KEY: Final = "processing_metadata/cleanup_manifest.json"
+QUARANTINE_RECORD_KEY: Final = "processing_metadata/quarantine_releases.json"
 UNNAMED: Final = "~"
 """Stands for a symbol that cannot be a key (quarantine only); no valid symbol contains it."""
 
@@ -130,7 +132,7 @@ def parse_reference(key: str) -> str | None:
 def quarantine_key(symbol: str, session: date) -> str:
     """Give the key of the bars of one session that failed validation; an invalid symbol goes under `~`."""
     name = symbol if valid_symbol(symbol) else UNNAMED
-    return f"bronze/quarantine/symbol={name}/date={session.isoformat()}.parquet"
+    return f"{QUARANTINE_PREFIX}/symbol={name}/date={session.isoformat()}.parquet"
 
 
 @dataclass(frozen=True, slots=True, order=True)

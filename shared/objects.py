@@ -28,7 +28,7 @@ from obstore.exceptions import (
 )
 from obstore.store import S3Store
 
-from shared.errors import ConflictError, UpstreamError
+from shared.errors import ConfigurationError, ConflictError, FiblakeError, UpstreamError
 from shared.telemetry import logger
 
 if TYPE_CHECKING:
@@ -146,9 +146,11 @@ class ObjectStore:
         """Write an object whatever stands there; give its ETag."""
         return self._write(key, data, "overwrite")
 
-    def put_many(self, objects: Iterable[tuple[str, bytes]]) -> None:
-        """Write many objects at once; raise the first error after all were tried."""
-        self._in_parallel(lambda pair: self.put(*pair), list(objects))
+    def put_many(self, objects: Iterable[tuple[str, bytes]]) -> dict[str, FiblakeError]:
+        """Write many objects at once; give the errors of those that were not written, by key."""
+        pairs = list(objects)
+        outcomes = self._in_parallel(self._put_one, pairs)
+        return {key: error for (key, _), error in zip(pairs, outcomes, strict=True) if error}
 
     def write_if_unchanged(self, key: str, data: bytes, etag: str | None) -> str:
         """Write only if the object is still version `etag` (None: is still absent); give the new ETag.
@@ -192,6 +194,13 @@ class ObjectStore:
             logger.warning("not deleted", extra={"key": fault["Key"], "reason": fault["Code"]})
         return [entry["Key"] for entry in answer.get("Deleted", [])]
 
+    def _put_one(self, pair: tuple[str, bytes]) -> FiblakeError | None:
+        try:
+            self.put(*pair)
+        except FiblakeError as error:
+            return error
+        return None
+
     def _boto_pages(self, prefix: str, **options: str) -> list[Any]:
         try:
             paginator = self._boto.get_paginator("list_objects_v2")
@@ -218,6 +227,8 @@ class ObjectStore:
         except (PreconditionError, AlreadyExistsError) as error:
             raise ConflictError(f"s3://{self.bucket}/{key} was written by somebody else first") from error
         except FileNotFoundError as error:
+            if "NoSuchBucket" in str(error) or mode == "overwrite":
+                raise ConfigurationError(f"there is no bucket {self.bucket!r}: set S3_BUCKET right") from error
             # S3 answers If-Match on a missing key with 404: the version is gone, which is a conflict to us.
             raise ConflictError(f"s3://{self.bucket}/{key} was deleted by somebody else") from error
         except BaseError as error:

@@ -1,4 +1,4 @@
-"""What a deployed stack gives out: CloudFormation's outputs, and the one place that talks to it."""
+"""What a deployed stack gives out: CloudFormation's outputs, and how its functions are set."""
 
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,20 @@ def outputs_of(client: "CloudFormationClient", stack: str) -> dict[str, str]:
     except BotoCoreError as error:
         raise UpstreamError(f"CloudFormation cannot be asked for stack {stack}: {error}") from error
     return {output["OutputKey"]: output["OutputValue"] for output in found[0].get("Outputs", [])}
+
+
+def variables_of(function: str) -> dict[str, str]:
+    """Give the environment variables of a deployed function, by its name; raises as `outputs_of`."""
+    try:
+        found = boto3.client("lambda").get_function_configuration(FunctionName=function)
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        if code in _REFUSED:
+            raise EntitlementError(f"the credentials may not look at function {function}: {code}") from error
+        raise UpstreamError(f"Lambda does not say how function {function} is set: {code}") from error
+    except BotoCoreError as error:
+        raise UpstreamError(f"Lambda cannot be asked for function {function}: {error}") from error
+    return found.get("Environment", {}).get("Variables", {})
 
 
 def _translated(error: ClientError, stack: str) -> NotFoundError | EntitlementError | UpstreamError:

@@ -4,12 +4,12 @@ import json
 
 from pydantic import SecretStr
 
-from services.fetcher.settings import FetcherSettings
+from services.fetcher.settings import VendorSettings
 from shared.errors import ConfigurationError
 from shared.secrets import read_secret
 
 
-def api_key(settings: FetcherSettings) -> SecretStr:
+def api_key(settings: VendorSettings) -> SecretStr:
     """Give the key: from the environment in a local run, else from Secrets Manager (the string, or JSON with one)."""
     if settings.api_key:
         return settings.api_key

@@ -1,18 +1,50 @@
-"""Which sessions are missing (pure)."""
+"""Which sessions are to be fetched (pure)."""
 
+from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import date, datetime
 
 from shared.calendar import TradingCalendar
 
 
-def missing_sessions(
-    calendar: TradingCalendar, watermark: date | None, first_session: date | None, now: datetime
-) -> list[date]:
-    """Give the sessions to fetch, oldest first: those after `watermark` that have closed at `now`.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The sessions to ask the vendor for, each list oldest first."""
 
-    Without a watermark ingestion begins at `first_session`, or with the last closed session if that is not set.
+    missing: list[date]
+    """Those that are not stored whole."""
+    again: list[date]
+    """Stored ones that are looked at once more: what was restated since is written, the rest is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a run was asked for: nothing (None), or the sessions from `first` to `last`, stored ones too if `again`."""
+
+    first: date | None = None
+    last: date | None = None
+    again: bool = False
+
+    @property
+    def anything(self) -> bool:
+        """Whether sessions were named."""
+        return self.first is not None or self.last is not None
+
+
+def plan(  # noqa: PLR0917
+    calendar: TradingCalendar, asked: Asked, stored: Collection[date], start: date | None, look_back: int, now: datetime
+) -> Plan:
+    """Plan a run at `now`.
+
+    `stored` are the sessions that are stored whole, `start` is where ingestion began or is to begin (None: with the
+    last closed session). A run that was asked for nothing fetches all that is missing since `start`, and looks back at
+    the last `look_back` stored ones. Sessions beyond the calendar raise CalendarRangeError.
     """
-    last = calendar.last_closed(now)
-    if watermark is None:
-        return calendar.between(first_session or last, last)
-    return [session for session in calendar.between(watermark, last) if session > watermark]
+    closed = calendar.last_closed(now)
+    first = asked.first or start or closed
+    sessions = calendar.between(first, min(asked.last or closed, closed))
+    missing = [session for session in sessions if session not in stored]
+    if asked.anything:
+        return Plan(missing, [session for session in sessions if session in stored] if asked.again else [])
+    recent = [session for session in sorted(stored) if session <= closed][-look_back:] if look_back else []
+    return Plan(missing, recent)

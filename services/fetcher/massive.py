@@ -1,32 +1,42 @@
 """What the vendor says: a small client of the Massive (formerly Polygon) REST API.
 
-Shapes are those of the vendor's OpenAPI file. An answer that may be short is an error, never an empty list: counts are
-checked, pages are followed to the end, and a session without results is something to ask for again.
+An answer that may be short is an error, never an empty list: counts are checked, pages are followed to the end, and a
+session without results is something to ask for again.
 """
 
-import math
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Annotated, Any, Final
+from http import HTTPStatus
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
 import httpx
-from pydantic import BaseModel, BeforeValidator, SecretStr, ValidationError
+from aiolimiter import AsyncLimiter
+from pydantic import SecretStr, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
+from services.fetcher import wire
+from services.fetcher.splits import usable, with_factors
 from services.fetcher.validation import VendorBar
 from shared.calendar import NEW_YORK
 from shared.errors import EntitlementError, PermanentError, TransientError, UpstreamError
+from shared.reference import Split
+from shared.telemetry import logger
 
 ATTEMPTS: Final = 5
-PAGE_LIMIT: Final = 50_000
 RATE_PAUSE_SECONDS: Final = 20.0
 """Pause when the vendor limits the rate without saying for how long: the free plan allows 5 requests a minute."""
 LONGEST_PAUSE_SECONDS: Final = 60.0
 TIMEOUT: Final = httpx.Timeout(connect=5, read=60, write=10, pool=60)
+BARS_A_PAGE: Final = 50_000
+TICKERS_A_PAGE: Final = 1000
+SPLITS_A_PAGE: Final = 5000
 _BEFORE_CLOSE: Final = "before end of day"
+_TOO_OLD: Final = "data timeframe"
+
+_Answer = TypeVar("_Answer", bound=wire.Answer)
 
 
 class PendingError(TransientError):
@@ -45,57 +55,63 @@ class BadRequestError(PermanentError):
     """The vendor does not understand the request."""
 
 
-def _number(value: object) -> object:
-    """Let one bar's missing or garbled number be no number, so that validation refuses this bar and not the page."""
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+class UnknownTickerError(BadRequestError):
+    """The vendor knows no such ticker."""
 
 
-def _whole(value: object) -> object:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+class OutOfPlanError(EntitlementError):
+    """The plan's history does not reach back to the sessions asked for."""
 
 
-def _text(value: object) -> object:
-    return value if isinstance(value, str) else ""
+@dataclass(frozen=True, slots=True)
+class Ticker:
+    """One stock as the vendor lists it; `symbol` is not validated yet, and empty if the vendor gives none."""
+
+    symbol: str
+    name: str | None
+    type: str | None
+    exchange: str | None
+    """Market identifier code of the primary exchange."""
+    currency: str | None
+    """ISO 4217."""
+    active: bool
+    composite_figi: str | None
+    share_class_figi: str | None
+    delisted: date | None
 
 
-_Number = Annotated[float, BeforeValidator(_number)]
-_Whole = Annotated[int | None, BeforeValidator(_whole)]
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What the vendor knows of one ticker beyond the list."""
+
+    symbol: str
+    list_date: date | None
+    sic_code: str | None
+    sic_description: str | None
 
 
-class _Row(BaseModel):
-    T: Annotated[str, BeforeValidator(_text)] = ""
-    o: _Number = math.nan
-    h: _Number = math.nan
-    l: _Number = math.nan  # noqa: E741 (the vendor's name)
-    c: _Number = math.nan
-    v: _Number = math.nan
-    t: _Whole = None
-    vw: _Number = math.nan
-    n: _Whole = None
+@dataclass(frozen=True, slots=True)
+class TickerChange:
+    """From `date` on the company's ticker is `symbol`."""
 
-    def bar(self, symbol: str, session: date) -> VendorBar:
-        vwap = self.vw if math.isfinite(self.vw) else None
-        return VendorBar(symbol, session, self.o, self.h, self.l, self.c, self.v, vwap, self.n)
-
-
-class _Page(BaseModel):
-    status: str = ""
-    request_id: str = ""
-    resultsCount: int | None = None  # noqa: N815 (the vendor's name)
-    results: list[_Row] = []
-    next_url: str | None = None
+    date: date
+    symbol: str
 
 
 @dataclass(frozen=True, slots=True)
 class MassiveClient:
-    """Reads daily bars, unadjusted. Raises EntitlementError, PendingError, BadRequestError, or UpstreamError."""
+    """Reads daily bars (unadjusted) and what is known of stocks.
+
+    Raises EntitlementError (OutOfPlanError), PendingError, BadRequestError, or UpstreamError (RateLimitedError).
+    """
 
     http: httpx.AsyncClient
+    pace: AsyncLimiter | None = None
 
     async def grouped_daily(self, session: date) -> list[VendorBar]:
         """Give every ticker's bar of one session (one request); raise UpstreamError if there are none."""
         path = f"/v2/aggs/grouped/locale/us/market/stocks/{session.isoformat()}"
-        page = await self._page(path, {"adjusted": "false", "include_otc": "false"})
+        page = await self._get(wire.Bars, path, {"adjusted": "false", "include_otc": "false"})
         if not page.results:
             raise UpstreamError(f"{path}: no results for a session (request {page.request_id})")
         # The session asked for, not `t`: grouped `t` is the end of the window, range `t` its start.
@@ -104,58 +120,117 @@ class MassiveClient:
 
     async def daily_range(self, symbol: str, first: date, last: date) -> list[VendorBar]:
         """Give one ticker's bars from `first` to `last`, following pages to the end; none is a valid answer."""
-        path = f"/v2/aggs/ticker/{quote(symbol, safe='')}/range/1/day/{first.isoformat()}/{last.isoformat()}"
-        query = {"adjusted": "false", "sort": "asc", "limit": str(PAGE_LIMIT)}
-        rows = [row async for row in self._rows(path, query)]
+        path = f"/v2/aggs/ticker/{_part(symbol)}/range/1/day/{first.isoformat()}/{last.isoformat()}"
+        query = {"adjusted": "false", "sort": "asc", "limit": str(BARS_A_PAGE)}
+        rows = await self._rows(wire.Bars, path, query)
         if any(row.t is None for row in rows):
             raise UpstreamError(f"{path}: a row does not say which session it is of")
         return [row.bar(symbol, _new_york_day(row.t or 0)) for row in rows]
 
-    async def _rows(self, path: str, query: Mapping[str, str]) -> AsyncIterator[_Row]:
-        seen = {(path, tuple(query.items()))}
-        while True:
-            page = await self._page(path, query)
-            for row in page.results:
-                yield row
+    async def tickers(self) -> list[Ticker]:
+        """Give all active US stocks, one a symbol; raise UpstreamError if there are none."""
+        path = "/v3/reference/tickers"
+        rows = await self._rows(wire.Tickers, path, _tickers_query(active=True))
+        if not rows:
+            raise UpstreamError(f"{path}: not one active ticker")
+        # Listed twice, a symbol would count as two stocks: pages that shift under us repeat a row.
+        return list({row.ticker: _ticker(row) for row in rows}.values())
+
+    async def delisted(self, symbol: str) -> Ticker | None:
+        """Give the inactive stock of that symbol, the latest of several; None if there is none."""
+        query = {"ticker": symbol, **_tickers_query(active=False)}
+        rows = await self._rows(wire.Tickers, "/v3/reference/tickers", query)
+        found = [_ticker(row) for row in rows if row.ticker == symbol and row.active is not True]
+        return max(found, key=lambda ticker: ticker.delisted or date.min, default=None)
+
+    async def details(self, symbol: str) -> Details | None:
+        """Give a ticker's details; None if the vendor knows no such ticker."""
+        try:
+            answer = await self._get(wire.OneDetails, f"/v3/reference/tickers/{_part(symbol)}", {})
+        except UnknownTickerError:
+            return None
+        row = answer.results
+        return Details(symbol, row.list_date, row.sic_code, row.sic_description)
+
+    async def ticker_changes(self, symbol: str) -> list[TickerChange]:
+        """Give since when the ticker's company has borne which ticker, oldest first; none if the vendor knows none.
+
+        An event that does not say when it was, or to what the ticker changed, is none.
+        """
+        path = f"/vX/reference/tickers/{_part(symbol)}/events"
+        try:
+            answer = await self._get(wire.OneEvents, path, {"types": "ticker_change"})
+        except UnknownTickerError:
+            return []
+        events = answer.results.events
+        changes = [TickerChange(e.date, e.ticker_change.ticker) for e in events if e.date and e.ticker_change]
+        return sorted((change for change in changes if change.symbol), key=lambda change: (change.date, change.symbol))
+
+    async def splits(self, through: date | None = None) -> list[Split]:
+        """Give all splits (with `through`, those executed until that day), oldest first.
+
+        A cumulative factor that is missing or nonsense is filled in from the ratios. A split that lacks a ticker, a
+        day, or a ratio that can be is left out, and logged.
+        """
+        query = {"limit": str(SPLITS_A_PAGE), "sort": "execution_date.asc"}
+        if through:
+            query["execution_date.lte"] = through.isoformat()
+        rows = await self._rows(wire.Splits, "/stocks/v1/splits", query)
+        return with_factors({split.id: split for row in rows if (split := _split(row))}.values())
+
+    async def _rows(self, shape: type[wire.Page[wire.Row]], path: str, query: Mapping[str, str]) -> list[wire.Row]:
+        """Give the rows of all pages; raise rather than give some of them."""
+        rows: list[wire.Row] = []
+        seen: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
+        while (here := (path, tuple(query.items()))) not in seen:
+            page = await self._get(shape, path, query, further=bool(seen))
+            seen.add(here)
+            rows += page.results or []
             if page.next_url is None:
-                return
+                return rows
             # Only its path and query are taken: the key goes to our own base URL and nowhere else.
             following = urlsplit(page.next_url)
-            path, query = following.path, dict(parse_qsl(following.query))
-            here = (path, tuple(query.items()))
-            if here in seen:
-                raise UpstreamError(f"{path}: the pages go round in a circle (request {page.request_id})")
-            seen.add(here)
+            path, query = following.path, dict(parse_qsl(following.query, keep_blank_values=True))
+        raise UpstreamError(f"{path}: the pages go round in a circle (request {page.request_id})")
 
-    async def _page(self, path: str, query: Mapping[str, str]) -> _Page:
+    async def _get(
+        self, shape: type[_Answer], path: str, query: Mapping[str, str], *, further: bool = False
+    ) -> _Answer:
+        """Ask until there is an answer that can be trusted; `further`: it is a page that another one led to."""
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(UpstreamError), stop=stop_after_attempt(ATTEMPTS), wait=_pause, reraise=True
         )
-        return await retrying(self._page_once, path, query)
+        return await retrying(self._get_once, shape, path, query, further=further)
 
-    async def _page_once(self, path: str, query: Mapping[str, str]) -> _Page:
-        try:
-            response = await self.http.get(path, params=query)
-        except httpx.RequestError as error:
-            raise UpstreamError(f"{path}: {type(error).__name__}") from error
+    async def _get_once(self, shape: type[_Answer], path: str, query: Mapping[str, str], *, further: bool) -> _Answer:
+        async with self.pace or nullcontext():
+            try:
+                response = await self.http.get(path, params=query)
+            except httpx.RequestError as error:
+                raise UpstreamError(f"{path}: {type(error).__name__}") from error
         _check_status(response, path)
         try:
-            page = _Page.model_validate_json(response.content)
+            answer = shape.model_validate_json(response.content)
         except ValidationError as error:
-            raise UpstreamError(f"{path}: answer is not the vendor's shape: {error.error_count()} faults") from error
-        if page.resultsCount is not None and page.resultsCount != len(page.results):
-            raise UpstreamError(
-                f"{path}: {page.resultsCount} results announced, {len(page.results)} came (request {page.request_id})"
-            )
-        return page
+            told = f"status {response.status_code}, the answer is not the vendor's shape: {error.error_count()} faults"
+            raise UpstreamError(f"{path}: {told}") from error
+        if isinstance(answer, wire.Page):
+            _check_whole(answer, path, further=further)
+        return answer
 
 
 @asynccontextmanager
-async def massive(base_url: str, key: SecretStr) -> AsyncIterator[MassiveClient]:
-    """Open a client; the key travels in the Authorization header only."""
+async def massive(
+    base_url: str, key: SecretStr, requests_per_minute: float | None = None
+) -> AsyncIterator[MassiveClient]:
+    """Open a client; the key travels in the Authorization header only.
+
+    With a rate, requests (retries too) leave at even distances: a burst now would be a refusal within the minute.
+    """
     headers = {"Authorization": f"Bearer {key.get_secret_value()}"}
+    pace = AsyncLimiter(1, 60 / requests_per_minute) if requests_per_minute else None
     async with httpx.AsyncClient(base_url=base_url, headers=headers, timeout=TIMEOUT) as http:
-        yield MassiveClient(http)
+        yield MassiveClient(http, pace)
 
 
 _backoff = wait_exponential_jitter(multiplier=0.5, max=20)
@@ -171,27 +246,50 @@ def _pause(state: RetryCallState) -> float:
 def _check_status(response: httpx.Response, path: str) -> None:
     if response.is_success:
         return
-    request_id, message = _explanation(response)
+    status, request_id, message = _explanation(response)
     text = f"{path}: status {response.status_code}, {message or 'no message'} (request {request_id or 'unknown'})"
-    if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+    if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
         raise RateLimitedError(text, _seconds(response.headers.get("Retry-After")))
-    if response.status_code == httpx.codes.FORBIDDEN and _BEFORE_CLOSE in message:
+    if response.status_code == HTTPStatus.FORBIDDEN and _BEFORE_CLOSE in message:
         raise PendingError(text)
-    if response.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
-        raise EntitlementError(text)
+    if response.status_code == HTTPStatus.FORBIDDEN and _TOO_OLD in message:
+        raise OutOfPlanError(
+            f"{text}: raise the first session that is asked for (FIRST_SESSION, HISTORY_FROM) to where the plan begins"
+        )
+    if response.status_code == HTTPStatus.UNAUTHORIZED:
+        raise EntitlementError(
+            "the vendor refuses the API key: set MASSIVE_API_KEY, or the secret that POLYGON_API_KEY_SECRET_ARN names, "
+            f"right ({text})"
+        )
+    if response.status_code == HTTPStatus.FORBIDDEN:
+        raise EntitlementError(f"the API key is not entitled to this: {text}")
+    if response.status_code == HTTPStatus.NOT_FOUND and status == "NOT_FOUND":  # a wrong base URL's 404 does not say so
+        raise UnknownTickerError(text)
     if response.is_server_error:
         raise UpstreamError(text)
     raise BadRequestError(text)
 
 
-def _explanation(response: httpx.Response) -> tuple[str, str]:
+def _check_whole(page: wire.Page[Any], path: str, *, further: bool) -> None:
+    came = len(page.results or [])
+    if page.announced not in (None, came):
+        raise UpstreamError(f"{path}: {page.announced} results announced, {came} came (request {page.request_id})")
+    if page.results is None and (further or not page.says_none):
+        raise UpstreamError(f"{path}: no results, nor a word that there are none (request {page.request_id})")
+
+
+def _explanation(response: httpx.Response) -> tuple[str, str, str]:
+    """Read a refusal's status, request id and message; the key, should the vendor repeat it, is blotted out."""
     try:
         body: Any = response.json()
     except ValueError:
-        return "", ""
+        return "", "", ""
     if not isinstance(body, dict):
-        return "", ""
-    return str(body.get("request_id", "")), str(body.get("message") or body.get("error") or "")
+        return "", "", ""
+    key = response.request.headers["Authorization"].removeprefix("Bearer ")
+    message = str(body.get("message") or body.get("error") or "")
+    told = message.replace(key, "***") if key else message
+    return str(body.get("status", "")), str(body.get("request_id", "")), told
 
 
 def _seconds(retry_after: str | None) -> float | None:
@@ -201,3 +299,28 @@ def _seconds(retry_after: str | None) -> float | None:
 
 def _new_york_day(milliseconds: int) -> date:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).astimezone(NEW_YORK).date()
+
+
+def _part(symbol: str) -> str:
+    return quote(symbol, safe="")
+
+
+def _tickers_query(*, active: bool) -> dict[str, str]:
+    chosen = {"market": "stocks", "active": str(active).lower()}
+    return {**chosen, "sort": "ticker", "order": "asc", "limit": str(TICKERS_A_PAGE)}
+
+
+def _ticker(row: wire.TickerRow) -> Ticker:
+    active = row.delisted_utc is None if row.active is None else row.active
+    currency = row.currency_name and row.currency_name.upper()
+    return Ticker(
+        row.ticker, row.name, row.type, row.primary_exchange, currency,
+        active, row.composite_figi, row.share_class_figi, row.delisted_utc,
+    )  # fmt: skip
+
+
+def _split(row: wire.SplitRow) -> Split | None:
+    split = usable(row)
+    if split is None:
+        logger.warning("split left out", extra={"split": row.model_dump(mode="json")})
+    return split

@@ -1,133 +1,163 @@
-"""How bars get in: session by session, whole, S3 first, then rows and watermark together."""
+"""How sessions get in: one by one, oldest first, each whole; S3 first, then rows, ledger and watermark together."""
 
-import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from datetime import date, datetime
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Final
 
-import pyarrow as pa
-
-from services.fetcher.gaps import missing_sessions
-from services.fetcher.massive import MassiveClient, PendingError
+from services.fetcher.gaps import Asked, Plan, plan
+from services.fetcher.intake import Intake, Stopwatch, Stored, bars_file, logged, put_bars
+from services.fetcher.massive import PendingError
 from services.fetcher.settings import FetchEvent
-from services.fetcher.validation import VendorBar, faults
-from shared.bars import BRONZE, bar_row, encode
-from shared.calendar import TradingCalendar
-from shared.database import Database
-from shared.lake import Bronze, quarantine_key
-from shared.objects import ObjectStore
+from services.fetcher.sifting import Past, Sifted, sift
+from services.fetcher.validation import VendorBar
+from shared.database import SessionCounts
+from shared.errors import ConfigurationError, TransientError
 from shared.telemetry import logger
 
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """What became of the bars of one request."""
-
-    what: str
-    """The session, or the backfilled symbol."""
-    stored: int
-    quarantined: int
-    outside_universe: int
-    written_at: datetime
-    """When the last of the objects was in S3 (UTC)."""
+FAILURES_IN_A_ROW: Final = 2
+"""After so many sessions that failed one after the other, it is not the session that ails."""
+CLOSES_SINCE: Final = timedelta(days=14)
+"""How far back a symbol's previous close is looked for."""
 
 
-@dataclass(frozen=True, slots=True)
+Progress = Callable[[str, int, int], None]
+"""Called with what is next, how much is done, and how much there is."""
+
+
+class IncompleteError(TransientError):
+    """Some sessions could not be stored; those that were are, and the next run takes up the others."""
+
+
+@dataclass(slots=True)
 class Fetched:
-    """What a run did, and the sessions whose data the vendor does not have yet: no failure, the next run asks again."""
+    """What a run did."""
 
-    done: list[Stored]
-    pending: list[date]
+    done: list[Stored] = field(default_factory=list)
+    """Sessions that were missing and now are stored."""
+    looked_at_again: list[Stored] = field(default_factory=list)
+    """Sessions that were stored already; bars that were restated since are written."""
+    pending: list[date] = field(default_factory=list)
+    """Sessions that the vendor does not give out yet: no failure, the next run asks again."""
+    failed: dict[date, str] = field(default_factory=dict)
+    """Sessions that could not be stored, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Universe:
+    """Which symbols are stored: those of these types in symbol_metadata; of them only `only`, if it names any."""
+
+    types: frozenset[str]
+    only: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Fetcher:
-    """What fetching works with."""
+    """What fetching sessions works with."""
 
-    vendor: MassiveClient
-    store: ObjectStore
-    bronze: Bronze
-    database: Database
-    calendar: TradingCalendar
-    universe: frozenset[str]
+    intake: Intake
+    universe: Universe
     first_session: date | None
-    clock: Callable[[], datetime]
+    look_back: int
 
-    async def fetch(self, event: FetchEvent) -> Fetched:
-        """Fetch what `event` asks for; what was done before an error stays done, the next run goes on from there."""
-        now = event.now(self.clock())
-        if event.backfill:
-            last = self.calendar.last_closed(now)
-            return Fetched([await self._backfill(symbol, event.backfill_from, last) for symbol in event.backfill], [])
-        sessions = missing_sessions(self.calendar, await self.database.watermark(), self.first_session, now)
-        done: list[Stored] = []
-        try:
-            for session in sessions:
-                done.append(await self._session(session))  # noqa: PERF401 (kept if a later one is pending)
-        except PendingError as error:
-            logger.info("session pending", extra={"session": str(sessions[len(done)]), "reason": str(error)})
-        return Fetched(done, sessions[len(done) :])
+    async def fetch(self, event: FetchEvent, show: Progress = lambda _what, _done, _all: None) -> Fetched:
+        """Fetch the sessions that `event` asks for, or all that are missing; `show` hears of each.
+
+        What was stored before an error stays stored. Raises IncompleteError, once all that can be done is done, if a
+        session could not be stored; a permanent error (a wrong key, no database) at once.
+        """
+        planned = await self._plan(event)
+        result = Fetched()
+        failures = 0
+        sessions = [*planned.missing, *planned.again]
+        for number, session in enumerate(sessions):
+            show(session.isoformat(), number, len(sessions))
+            try:
+                stored = await self._session(session)
+            except PendingError as error:
+                logger.info("session pending", extra={"session": str(session), "reason": str(error)})
+                result.pending.append(session)
+                continue
+            except TransientError as error:
+                logger.warning("session failed", extra={"session": str(session), "reason": str(error)})
+                result.failed[session] = str(error)
+                failures += 1
+                if failures == FAILURES_IN_A_ROW:
+                    break
+                continue
+            failures = 0
+            (result.done if session in planned.missing else result.looked_at_again).append(stored)
+        if result.failed:
+            raise IncompleteError(_sentence(result))
+        return result
+
+    async def _plan(self, event: FetchEvent) -> Plan:
+        calendar, database = self.intake.calendar, self.intake.database
+        now = event.now(self.intake.clock())
+        closed = calendar.last_closed(now)
+        start = self.first_session or await database.watermark()
+        asked = Asked(event.first, event.last, event.again)
+        stored = await database.stored_sessions(min(filter(None, [start, asked.first, closed])), closed)
+        recent = await database.stored_sessions(closed - 2 * timedelta(days=max(self.look_back, 1) + 5), closed)
+        return plan(calendar, asked, stored | recent, start, self.look_back if event.look_back else 0, now)
 
     async def _session(self, session: date) -> Stored:
-        """Store one session whole: date files, then rows and watermark in one transaction."""
-        bars = await self.vendor.grouped_daily(session)
-        wanted = [bar for bar in bars if not self.universe or bar.symbol in self.universe]
-        rows, refused = await self._split(wanted)
-        files = [(self.bronze.date_key(row["symbol"], session), _file([row])) for row in rows]
-        await asyncio.to_thread(self.store.put_many, files)
-        written_at = self.clock()
-        await self.database.store(rows, session)
-        return _logged(Stored(session.isoformat(), len(rows), refused, len(bars) - len(wanted), written_at))
+        """Store one session whole: date files, then rows, ledger and watermark in one transaction."""
+        intake, watch = self.intake, Stopwatch()
+        with watch.timed("database"):
+            wanted = await self._universe(session)
+            past = await self._past(session)
+        with watch.timed("vendor"):
+            bars = await intake.vendor.grouped_daily(session)
+        ours = [bar for bar in bars if bar.symbol in wanted or self._nameless(bar)]
+        sifted = sift(ours, intake.calendar, past, intake.jump_limit, intake.clock())
+        files = [(intake.bronze.date_key(row["symbol"], session), bars_file([row])) for row in sifted.rows]
+        with watch.timed("s3"):
+            await put_bars(intake, sifted, files, str(session))
+        written_at = intake.clock()
+        counts = SessionCounts(
+            bars=len(sifted.rows) + sifted.unchanged, quarantined=len(sifted.refused),
+            outside_universe=len(bars) - len(ours), flagged=len(sifted.flagged),
+        )  # fmt: skip
+        with watch.timed("database"):
+            await intake.database.store_session(sifted.rows, session, counts, intake.calendar)
+        return logged(_stored(str(session), sifted, counts, written_at, watch))
 
-    async def _backfill(self, symbol: str, first: date, last: date) -> Stored:
-        """Store one symbol's history as one range file and its rows."""
-        rows, refused = await self._split(await self.vendor.daily_range(symbol, first, last))
-        if rows:
-            key = self.bronze.range_key(symbol, rows[0]["timestamp"], rows[-1]["timestamp"])
-            await asyncio.to_thread(self.store.put, key, _file(rows))
-            await self.database.store(rows, None)
-        return _logged(Stored(symbol, len(rows), refused, 0, self.clock()))
+    async def _universe(self, session: date) -> set[str]:
+        """Give the symbols to store in `session`; raise ConfigurationError rather than take none for all there is."""
+        known = await self.intake.database.universe(self.universe.types, session)
+        wanted = known & self.universe.only if self.universe.only else known
+        if not wanted:
+            types = ", ".join(sorted(self.universe.types))
+            only = " that UNIVERSE names" if self.universe.only else ""
+            raise ConfigurationError(
+                f"symbol_metadata knows no symbol of type {types}{only} in {session}: run the metadata fetcher first "
+                "(`fiblake metadata`), or set UNIVERSE_TYPES right"
+            )
+        return wanted
 
-    async def _split(self, bars: Iterable[VendorBar]) -> tuple[list[dict[str, Any]], int]:
-        """Give the rows of the bars that may enter, in order; put the others into quarantine with their reasons."""
-        now = self.clock()
-        rows, refused = [], []
-        known: set[tuple[str, date]] = set()
-        for bar in sorted(bars, key=lambda bar: (bar.session, bar.symbol)):
-            reasons = faults(bar, self.calendar)
-            if (bar.symbol, bar.session) in known:
-                # A second row of one key would make Postgres refuse the whole session, for ever.
-                reasons.append("the vendor reported this session twice")
-            if reasons:
-                refused.append((bar, "; ".join(reasons)))
-            else:
-                known.add((bar.symbol, bar.session))
-                rows.append(_row(bar, now))
-        if refused:
-            await asyncio.to_thread(self.store.put_many, _quarantined(refused, now))
-        return rows, len(refused)
+    async def _past(self, session: date) -> Past:
+        database = self.intake.database
+        rows = {(symbol, session): row for symbol, row in (await database.bars(session)).items()}
+        since = session - CLOSES_SINCE
+        closes = {symbol: close for symbol, (_, close) in (await database.last_closes(since, session)).items()}
+        ratios = await database.split_ratios(since, session)
+        return Past(rows, closes, {(symbol, session): ratio for symbol, ratio in ratios.items()})
 
-
-def _row(bar: VendorBar, now: datetime) -> dict[str, Any]:
-    prices = (bar.open, bar.high, bar.low, bar.close)
-    return bar_row(bar.symbol, bar.session, *prices, bar.volume, bar.vwap, bar.trades, now)
-
-
-def _file(rows: Sequence[dict[str, Any]]) -> bytes:
-    return encode(pa.Table.from_pylist(list(rows), schema=BRONZE))
-
-
-def _quarantined(refused: Sequence[tuple[VendorBar, str]], now: datetime) -> list[tuple[str, bytes]]:
-    """Give one file a symbol and session, with the bars as the vendor reported them and the reason."""
-    files: dict[str, list[dict[str, Any]]] = {}
-    for bar, reason in refused:
-        row = {**asdict(bar), "reason": reason, "ingested_at": now}
-        files.setdefault(quarantine_key(bar.symbol, bar.session), []).append(row)
-        logger.warning("bar quarantined", extra={"symbol": bar.symbol, "session": str(bar.session), "reason": reason})
-    return [(key, encode(pa.Table.from_pylist(rows))) for key, rows in files.items()]
+    @staticmethod
+    def _nameless(bar: VendorBar) -> bool:
+        """Whether the bar is of no ticker at all: it may be one of ours, so it is quarantined and not just counted."""
+        return bar.symbol == ""
 
 
-def _logged(result: Stored) -> Stored:
-    logger.info("bars stored", extra=asdict(result))
-    return result
+def _stored(what: str, sifted: Sifted, counts: SessionCounts, written_at: datetime, watch: Stopwatch) -> Stored:
+    return Stored(
+        what, len(sifted.rows), sifted.unchanged, len(sifted.refused), counts.outside_universe,
+        tuple(sifted.flagged), written_at, watch.seconds,
+    )  # fmt: skip
+
+
+def _sentence(result: Fetched) -> str:
+    failed = "; ".join(f"{session}: {reason}" for session, reason in result.failed.items())
+    done = ", ".join(one.what for one in result.done) or "none"
+    return f"sessions left for the next run: {failed} (stored in this one: {done})"

@@ -26,21 +26,33 @@ from shared.settings import Settings
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
-class FetcherSettings(Settings):
-    """Environment of the OHLCV fetcher."""
+class LakeSettings(Settings):
+    """Where the bars lie."""
 
     s3_bucket: str
     s3_prefix: str = BRONZE_PREFIX
+
+
+class ReleaseSettings(LakeSettings):
+    """Bucket and database: what releasing a bar from quarantine needs."""
+
     rds_secret_arn: str
     database_tls: Literal["verify-full", "disable"] = "verify-full"
     database_ca_file: str | None = None
+
+
+class VendorSettings(ReleaseSettings):
+    """The vendor, and which of its tickers are ours: what all fetchers need."""
+
     market_data_url: str = "https://api.massive.com"
     polygon_api_key_secret_arn: str | None = None
     api_key: SecretStr | None = Field(default=None, validation_alias=AliasChoices("MASSIVE_API_KEY", "POLYGON_API_KEY"))
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    universe_types: Annotated[frozenset[str], NoDecode] = frozenset({"CS", "ADRC", "ETF"})
     universe: Annotated[frozenset[str], NoDecode] = frozenset()
-    first_session: date | None = None
+    price_jump_limit: float = Field(default=3.0, gt=1)
 
-    @field_validator("universe", mode="before")
+    @field_validator("universe", "universe_types", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:  # noqa: ANN401 (what the environment holds)
         return frozenset(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
@@ -52,18 +64,33 @@ class FetcherSettings(Settings):
         return self
 
 
-class FetchEvent(BaseModel):
-    """What an invocation may ask for; the schedule asks for nothing.
+class FetcherSettings(VendorSettings):
+    """Environment of the OHLCV fetcher and the history fetcher."""
 
-    `as_of`: fetch as if it were that instant (with its UTC offset), or the evening of that session. With `backfill`,
-    those symbols' history from `backfill_from` to `as_of` is fetched instead, one range file each; the watermark stays.
+    first_session: date | None = None
+    history_from: date | None = None
+    look_back_sessions: int = Field(default=5, ge=0, le=250)
+    max_receive_count: int = Field(default=6, ge=1)
+
+
+class MetadataSettings(VendorSettings):
+    """Environment of the metadata fetcher."""
+
+    history_queue_url: str
+    metadata_details_days: int = Field(default=30, ge=1)
+    metadata_details_per_run: int = Field(default=1_000, ge=0)
+    history_retry_hours: float = Field(default=24, gt=0)
+
+
+class Event(BaseModel):
+    """What an invocation may ask for.
+
+    `as_of`: work as if it were that instant (with its UTC offset), or the evening of that session.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=False)
 
     as_of: AwareDatetime | None = None
-    backfill: tuple[Symbol, ...] = ()
-    backfill_from: date = date(1962, 1, 2)
 
     @field_validator("as_of", mode="before")
     @classmethod
@@ -75,7 +102,7 @@ class FetchEvent(BaseModel):
         return value
 
     @classmethod
-    def of(cls, event: object) -> "FetchEvent":
+    def of(cls, event: object) -> Self:
         """Read an invocation's event; raise ContractError naming what it may not say.
 
         An event of EventBridge's own (a schedule without an input) asks for nothing.
@@ -83,9 +110,51 @@ class FetchEvent(BaseModel):
         try:
             return cls() if isinstance(event, dict) and "detail-type" in event else cls.model_validate(event)
         except ValidationError as error:
+            known = ", ".join(field.alias or name for name, field in cls.model_fields.items())
             faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'event'}: {e['msg']}" for e in error.errors())
-            raise ContractError(f"not a fetch event ({', '.join(cls.model_fields)} are known): {faults}") from None
+            raise ContractError(f"not a {cls.__name__} ({known} are known): {faults}") from None
 
     def now(self, clock: datetime) -> datetime:
-        """Give the instant to fetch for: `as_of` if that is past, or else what the clock says."""
+        """Give the instant to work for: `as_of` if that is past, or else what the clock says."""
         return min(self.as_of or clock, clock)
+
+
+class FetchEvent(Event):
+    """What may be asked of the OHLCV fetcher; the schedule asks for nothing, and gets all that is missing.
+
+    `from`, `to`: only the missing sessions between the two; `date`: that one session, even if it is stored (what was
+    restated since is written); `again`: the same for all of `from` to `to`. With `symbols`, their history from `from`
+    to `to` instead, one range file each; ledger and watermark stay. `look_back`: whether the last stored sessions are
+    looked at again.
+    """
+
+    first: date | None = Field(default=None, alias="from")
+    last: date | None = Field(default=None, alias="to")
+    day: date | None = Field(default=None, alias="date")
+    again: bool = False
+    symbols: tuple[Symbol, ...] = ()
+    look_back: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_day(cls, data: Any) -> Any:  # noqa: ANN401 (what the event holds)
+        if not isinstance(data, dict) or data.get("date") is None:
+            return data
+        if data.get("from") is not None or data.get("to") is not None:
+            raise ValueError("date is one session, from and to are many: say either")
+        return {**data, "from": data["date"], "to": data["date"], "again": True}
+
+    @model_validator(mode="after")
+    def _forwards(self) -> Self:
+        if self.first and self.last and self.first > self.last:
+            raise ValueError(f"from {self.first} lies after to {self.last}")
+        return self
+
+
+class MetadataEvent(Event):
+    """What may be asked of the metadata fetcher; the schedule asks for nothing, and gets all of it.
+
+    `splits_only`: splits and nothing else. The vendor's lists are today's, whatever `as_of` says.
+    """
+
+    splits_only: bool = False

@@ -1,4 +1,4 @@
-"""Which bars may enter the lake, and why others may not (pure)."""
+"""Which bars may enter the lake, why others may not, and which are worth a look (pure)."""
 
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -33,3 +33,12 @@ def faults(bar: VendorBar, calendar: TradingCalendar) -> list[str]:
     except FiblakeError as error:
         found.append(str(error))
     return found
+
+
+def jumped(close: float, previous: float, split_ratio: float, limit: float) -> bool:
+    """Tell whether `close` is more than `limit` times the previous one, or less than one such part of it.
+
+    A jump that a split between the two explains is none: `split_ratio` is what it makes of a price (2-for-1: 0.5).
+    """
+    changes = [close / expected for expected in (previous, previous * split_ratio)]
+    return all(change > limit or change * limit < 1 for change in changes)

@@ -1,5 +1,6 @@
 """The embedded stack, started once for all tests that need the whole chain, and what they put into and see of it."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -7,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from tempfile import mkdtemp
@@ -18,15 +19,40 @@ import pyarrow as pa
 import pytest
 
 from local.emulator import REPOSITORY
+from local.postgres import postgres
 from local.recompute import SampleSplit, differences, expected_silver
 from local.sample_bars import SampleBar
 from local.stack import Stack, running
 from local.watch import Watcher
+from migrations import schema
 from shared.bars import BRONZE, SILVER, bar_row, encode
+from shared.database import DatabaseAddress, Tls
 from shared.lake import INTERVALS, Bronze, splits_key
 from shared.reference import Split, splits_file
+from tests.integration.databases import ask
 
 FIRST_SESSION = date(2013, 2, 27)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatabaseAddress]:
+    with postgres(tmp_path_factory.mktemp("postgres") / "data") as secret:
+        yield DatabaseAddress.of_secret(json.dumps(secret))
+
+
+@pytest.fixture
+def address(server: DatabaseAddress) -> Iterator[DatabaseAddress]:
+    """A database of one's own, without any table."""
+    name = f"test_{datetime.now(UTC):%H%M%S%f}"
+    asyncio.run(ask(server, f"CREATE DATABASE {name}"))
+    yield replace(server, database=name)
+    asyncio.run(ask(server, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+def migrated(address: DatabaseAddress) -> DatabaseAddress:
+    schema.upgrade(address, Tls(verify=False))
+    return address
 
 
 @pytest.fixture(scope="session")

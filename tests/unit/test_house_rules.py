@@ -111,4 +111,4 @@ def test_a_sample_event_of_the_fetcher_is_one_that_it_understands(name: str) -> 
     asked = FetchEvent.of(sample(name))
     clock = datetime(2025, 11, 20, tzinfo=UTC)
     assert asked.now(clock) == (clock if name == "schedule" else close_of(date(2025, 11, 19)))
-    assert asked.backfill == ()
+    assert (asked.first, asked.symbols) == (None, ())

@@ -70,7 +70,7 @@ def statements() -> list[Body]:
 
 def test_there_is_one_queue_a_stage_and_one_an_interval() -> None:
     names = {queue["QueueName"]["Sub"].removeprefix("${Environment}-") for queue in SOURCE_QUEUES.values()}
-    assert names == {"bronze-arrivals", "consolidation", *(f"resample-{n}d" for n in INTERVALS)}
+    assert names == {"history", "bronze-arrivals", "consolidation", *(f"resample-{n}d" for n in INTERVALS)}
 
 
 @pytest.mark.parametrize("name", SOURCE_QUEUES)
@@ -102,6 +102,10 @@ def test_a_poison_message_does_not_take_its_batch_mates_along(source: tuple[Body
 @pytest.mark.parametrize("source", EVENT_SOURCES, ids=lambda source: queue_of(source[1]))
 def test_an_event_source_takes_large_batches_and_few_at_a_time(source: tuple[Body, Body]) -> None:
     assert source[1]["ScalingConfig"]["MaximumConcurrency"] == 2
+    if queue_of(source[1]) == "HistoryQueue":
+        # A history takes two requests, which take a minute at a free plan's pace; half of the time is left for waiting.
+        assert source[1]["BatchSize"] * 60 <= source[0]["Timeout"] / 2
+        return
     assert source[1]["BatchSize"] >= 1000
     assert source[1]["MaximumBatchingWindowInSeconds"] >= 1, "Lambda demands it of batches over 10"
 
@@ -167,28 +171,32 @@ def test_the_bucket_tells_of_arrivals_is_private_encrypted_and_outlives_the_stac
     assert "BucketEncryption" in properties
 
 
-def schedules() -> dict[str, Body]:
-    return {
-        function: event["Properties"]
-        for function, body in FUNCTIONS.items()
-        for event in body["Events"].values()
-        if event["Type"] == "ScheduleV2"
+def test_only_the_fetchers_and_housekeeping_look_at_a_clock_new_yorks() -> None:
+    clocks = {
+        (name, event["Properties"]["ScheduleExpression"], event["Properties"]["Input"]): event
+        for name, function in FUNCTIONS.items()
+        for event in function["Events"].values()
+        if event["Type"] != "SQS"
     }
-
-
-def test_only_the_fetcher_and_housekeeping_look_at_a_clock_new_yorks() -> None:
-    assert {name: clock["ScheduleExpression"] for name, clock in schedules().items()} == {
-        "OhlcvFetcherFunction": "cron(5 16 ? * MON-FRI *)",
-        "ReconcileFunction": "cron(0 5 * * ? *)",
-        "VacuumFunction": "cron(0 3 1 * ? *)",
+    assert clocks.keys() == {
+        ("MetadataFetcherFunction", "cron(0 7 ? * MON-FRI *)", "{}"),
+        ("OhlcvFetcherFunction", "cron(5 16 ? * MON-FRI *)", "{}"),
+        ("OhlcvFetcherFunction", "cron(35 0 ? * TUE-SAT *)", '{"look_back": false}'),
+        ("ReconcileFunction", "cron(0 5 * * ? *)", '{"fix": true}'),
+        ("VacuumFunction", "cron(0 3 1 * ? *)", "{}"),
     }
-    for clock in schedules().values():
-        assert clock["ScheduleExpressionTimezone"] == "America/New_York"
-        assert clock["RetryPolicy"]["MaximumRetryAttempts"] > 0
+    for clock in clocks.values():
+        assert clock["Type"] == "ScheduleV2"
+        assert clock["Properties"]["ScheduleExpressionTimezone"] == "America/New_York"
+        assert clock["Properties"]["RetryPolicy"]["MaximumRetryAttempts"] > 0
 
 
-def test_the_daily_audit_enqueues_what_lags() -> None:
-    assert schedules()["ReconcileFunction"]["Input"] == '{"fix": true}'
+@pytest.mark.parametrize("name", [name for name, function in FUNCTIONS.items() if "EventInvokeConfig" in function])
+def test_a_function_that_a_clock_starts_leaves_its_failed_events_in_a_queue_of_its_own(name: str) -> None:
+    invoked = FUNCTIONS[name]["EventInvokeConfig"]
+    destination = invoked["DestinationConfig"]["OnFailure"]["Destination"]["GetAtt"].removesuffix(".Arn")
+    assert invoked["MaximumRetryAttempts"] == 2
+    assert QUEUES[destination]["QueueName"]["Sub"] == FUNCTIONS[name]["FunctionName"]["Sub"] + "-dlq"
 
 
 def test_the_audit_sees_silver_as_the_resampler_makes_it() -> None:
@@ -317,15 +325,19 @@ def test_the_outputs_name_what_tools_need() -> None:
         "BronzeArrivalsQueueUrl",
         "ConsolidationQueueUrl",
         "ConsolidationCompleteTopicArn",
+        "HistoryQueueUrl",
         "SilverUpdatedTopicArn",
         *(f"Resample{n}dQueueUrl" for n in INTERVALS),
         "RouterFunctionName",
         "ResamplerFunctionName",
         "OhlcvFetcherFunctionName",
+        "MetadataFetcherFunctionName",
+        "HistoryFetcherFunctionName",
         "OhlcvFetcherDeadLettersUrl",
         "ReconcileFunctionName",
         "ResamplingRetentionYears",
         "SplitAdjusted",
+        "MetadataFetcherDeadLettersUrl",
         "RdsSecretArn",
         "DatabaseTls",
         "BatchJobQueueName",

@@ -1,76 +1,123 @@
 import asyncio
-import json
-from collections.abc import Iterator
 from datetime import UTC, date, datetime
-from pathlib import Path
+from typing import Any
 
-import asyncpg
 import pytest
 
-from local.postgres import postgres
-from migrations.schema import upgrade
-from services.fetcher.ohlcv import Fetcher, Stored
+from services.fetcher.intake import Intake
+from services.fetcher.ohlcv import Fetched, Fetcher, IncompleteError, Universe
 from services.fetcher.settings import FetchEvent
 from services.fetcher.validation import VendorBar
 from shared.calendar import nyse
-from shared.database import DatabaseAddress, Tls, connected
-from shared.errors import UpstreamError
+from shared.database import DatabaseAddress
 from tests.fakes import LAKE, Clock, MemoryObjectStore
+from tests.integration.databases import ask as query
+from tests.integration.databases import know, opened
 
 NOW = datetime(2025, 11, 21, 21, 5, tzinfo=UTC)
 WEDNESDAY, THURSDAY, FRIDAY = date(2025, 11, 19), date(2025, 11, 20), date(2025, 11, 21)
 
 
 class Vendor:
-    """Three tickers each session, one of them unusable, one of them reported twice."""
+    """Three tickers each session, one of them unusable, one of them reported twice, and one that nobody knows."""
+
+    def __init__(self) -> None:
+        self.closes: dict[tuple[str, date], float] = {}
 
     async def grouped_daily(self, session: date) -> list[VendorBar]:
-        good = [VendorBar(symbol, session, 10.0, 12.0, 9.0, 11.0, 1000.5, None, None) for symbol in ("AAPL", "MSFT")]
+        good = [self._bar(symbol, session) for symbol in ("AAPL", "MSFT", "NOBODY")]
         return [*good, VendorBar("BAD", session, -1.0, 12.0, 9.0, 11.0, 1.0, None, None), good[0]]
+
+    def _bar(self, symbol: str, session: date) -> VendorBar:
+        return VendorBar(symbol, session, 10.0, 12.0, 9.0, self.closes.get((symbol, session), 11.0), 1000.5, None, None)
 
 
 @pytest.fixture
-def address(tmp_path: Path) -> Iterator[DatabaseAddress]:
-    with postgres(tmp_path / "data") as secret:
-        found = DatabaseAddress.of_secret(json.dumps(secret))
-        upgrade(found, Tls(verify=False))
-        yield found
+def known(migrated: DatabaseAddress) -> DatabaseAddress:
+    asyncio.run(know(migrated, "AAPL", "MSFT", "BAD"))
+    return migrated
 
 
-async def fetch(address: DatabaseAddress, store: MemoryObjectStore) -> list[Stored]:
-    async with connected(address, Tls(verify=False)) as database:
-        fetcher = Fetcher(
-            Vendor(),  # type: ignore[arg-type]
-            store,
-            LAKE,
-            database,
-            nyse(),
-            frozenset(),
-            WEDNESDAY,
-            Clock(NOW),
-        )
-        return (await fetcher.fetch(FetchEvent())).done
-
-
-async def sessions(address: DatabaseAddress) -> list[tuple[str, date]]:
-    connection = await asyncpg.connect(**address.arguments())
-    try:
-        return [tuple(r) for r in await connection.fetch('SELECT symbol, "timestamp" FROM raw_ohlcv ORDER BY 2, 1')]
-    finally:
-        await connection.close()
-
-
-def test_a_put_that_fails_leaves_watermark_and_rows_at_the_session_before_and_the_next_run_catches_up(
+def fetch(
     address: DatabaseAddress,
+    store: MemoryObjectStore,
+    vendor: Vendor | None = None,
+    look_back: int = 0,
+    **event: object,
+) -> Fetched:
+    async def fetched() -> Fetched:
+        async with opened(address) as database:
+            client: Any = vendor or Vendor()
+            intake = Intake(client, store, LAKE, database, nyse(), 3.0, Clock(NOW))
+            fetcher = Fetcher(intake, Universe(frozenset({"CS"})), WEDNESDAY, look_back)
+            return await fetcher.fetch(FetchEvent.model_validate(event))
+
+    return asyncio.run(fetched())
+
+
+def ask(address: DatabaseAddress, sql: str) -> list[tuple[Any, ...]]:
+    return [tuple(row.values()) for row in asyncio.run(query(address, sql))]
+
+
+def sessions(address: DatabaseAddress) -> list[tuple[Any, ...]]:
+    return ask(address, 'SELECT symbol, "timestamp" FROM raw_ohlcv ORDER BY 2, 1')
+
+
+def test_a_put_that_fails_leaves_the_session_for_the_next_run_and_those_after_it_are_stored(
+    known: DatabaseAddress,
 ) -> None:
     store = MemoryObjectStore()
     store.fail("put", of=lambda key: key == LAKE.date_key("MSFT", THURSDAY))
-    with pytest.raises(UpstreamError):
-        asyncio.run(fetch(address, store))
-    assert asyncio.run(sessions(address)) == [("AAPL", WEDNESDAY), ("MSFT", WEDNESDAY)]
-    done = asyncio.run(fetch(address, store))
-    assert [(one.what, one.stored, one.quarantined) for one in done] == [("2025-11-20", 2, 2), ("2025-11-21", 2, 2)]
-    assert asyncio.run(sessions(address)) == [
-        (symbol, session) for session in (WEDNESDAY, THURSDAY, FRIDAY) for symbol in ("AAPL", "MSFT")
+    with pytest.raises(IncompleteError, match=r"2025-11-20: 1 of 2 files .* \(MSFT\)"):
+        fetch(known, store)
+    both = [(symbol, session) for session in (WEDNESDAY, FRIDAY) for symbol in ("AAPL", "MSFT")]
+    assert sessions(known) == both
+    assert ask(known, "SELECT last_session FROM data_ingestion_watermark") == [(WEDNESDAY,)]
+    done = fetch(known, store).done
+    assert [(one.what, one.stored, one.quarantined, one.outside_universe) for one in done] == [("2025-11-20", 2, 2, 1)]
+    assert len(sessions(known)) == 6
+    assert ask(known, "SELECT last_session FROM data_ingestion_watermark") == [(FRIDAY,)]
+    assert ask(known, "SELECT session, bars, quarantined, outside_universe FROM ingested_sessions ORDER BY 1") == [
+        (session, 2, 2, 1) for session in (WEDNESDAY, THURSDAY, FRIDAY)
     ]
-    assert asyncio.run(fetch(address, store)) == []
+    assert fetch(known, store) == Fetched()
+
+
+def test_a_session_whose_rows_were_deleted_is_missing_again(known: DatabaseAddress) -> None:
+    store = MemoryObjectStore()
+    fetch(known, store)
+    ask(known, "DELETE FROM raw_ohlcv WHERE \"timestamp\" = '2025-11-20'")
+    assert [one.what for one in fetch(known, store).done] == ["2025-11-20"]
+    assert len(sessions(known)) == 6
+
+
+def test_looking_back_writes_a_restated_bar_and_nothing_else(known: DatabaseAddress) -> None:
+    store, vendor = MemoryObjectStore(), Vendor()
+    fetch(known, store, vendor)
+    before = {key: store.etag(key) for key in store.keys("bronze/raw_ohlcv/")}
+    vendor.closes["MSFT", THURSDAY] = 11.5
+    again = fetch(known, store, vendor, look_back=2).looked_at_again
+    assert [(one.what, one.stored, one.unchanged) for one in again] == [("2025-11-20", 1, 1), ("2025-11-21", 0, 2)]
+    after = {key: store.etag(key) for key in store.keys("bronze/raw_ohlcv/")}
+    assert {key for key in after if after[key] != before.get(key)} == {LAKE.date_key("MSFT", THURSDAY)}
+    assert ask(known, "SELECT close FROM raw_ohlcv WHERE symbol = 'MSFT' ORDER BY \"timestamp\"") == [
+        (11.0,), (11.5,), (11.0,),
+    ]  # fmt: skip
+
+
+def test_one_date_ahead_of_a_hole_does_not_move_the_watermark_over_it(known: DatabaseAddress) -> None:
+    store = MemoryObjectStore()
+    fetch(known, store, to="2025-11-19")
+    fetch(known, store, date="2025-11-21")
+    assert ask(known, "SELECT last_session FROM data_ingestion_watermark") == [(WEDNESDAY,)]
+    assert [one.what for one in fetch(known, store).done] == ["2025-11-20"]
+    assert ask(known, "SELECT last_session FROM data_ingestion_watermark") == [(FRIDAY,)]
+
+
+def test_the_run_is_one_session_in_one_transaction(known: DatabaseAddress) -> None:
+    store = MemoryObjectStore()
+    ask(known, "ALTER TABLE ingested_sessions ADD CHECK (session < '2025-11-21')")
+    with pytest.raises(IncompleteError, match="2025-11-21: the database failed: CheckViolationError"):
+        fetch(known, store)
+    assert {session for _, session in sessions(known)} == {WEDNESDAY, THURSDAY}
+    assert ask(known, "SELECT last_session FROM data_ingestion_watermark") == [(THURSDAY,)]

@@ -37,7 +37,7 @@ def _logger_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_queues_are_named_without_the_environment_in_the_order_of_the_flow() -> None:
     found = Target("prod", OUTPUTS)
-    assert list(found.queue_urls) == ["bronze-arrivals", "consolidation", "resample-3d", "resample-34d", "history"]
+    assert list(found.queue_urls) == ["history", "bronze-arrivals", "consolidation", "resample-3d", "resample-34d"]
     assert found.queue_urls["history"] == f"{SQS}/prod-eu-history"
     assert found.lone_dead_letter_urls == {"ohlcv-fetcher-dlq": f"{SQS}/prod-eu-ohlcv-fetcher-dlq"}
     assert found.bucket == "prod-condvest-datalake"

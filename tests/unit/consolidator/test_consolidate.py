@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from services.consolidator.consolidate import ATTEMPTS, Consolidation, Consolidator, ReferenceFileError
 from services.consolidator.merge import merge
 from shared.adjustment import NO_REFERENCE, Reference
-from shared.bars import BRONZE, Consolidated
+from shared.bars import BRONZE, Consolidated, encode, released
 from shared.calendar import nyse
 from shared.errors import ConflictError, ContractError, NotFoundError, UpstreamError
 from shared.lake import identities_key, splits_key
@@ -285,6 +285,17 @@ def test_a_file_that_cannot_be_merged_is_a_fault_while_the_others_are_merged(
     assert str(fault).count(key) == 1
     assert reason in str(fault)
     assert store.peek(key) == data
+
+
+def test_a_bar_that_a_person_released_is_merged_whatever_its_prices_but_not_out_of_its_session(
+    store: MemoryObjectStore,
+) -> None:
+    impossible = table(bar("2025-11-19", volume=-1))
+    store.lay(day("2025-11-19"), encode(released(impossible, "jane")))
+    store.lay(day("2025-11-18"), encode(released(impossible, "jane")))
+    (fault,) = consolidate(store).faults
+    assert "holds session 2025-11-19, which its name does not say" in str(fault)
+    assert [row["volume"] for row in stored(store).bars.to_pylist()] == [-1]
 
 
 def test_a_file_beyond_the_calendar_is_a_fault_that_names_its_key_and_says_what_to_do(store: MemoryObjectStore) -> None:

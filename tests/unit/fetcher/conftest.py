@@ -4,7 +4,10 @@ import asyncio
 
 import pytest
 
+from tests.unit.fetcher.deployed import deployed
 from tests.unit.fetcher.vendor import Vendor
+
+__all__ = ["deployed"]
 
 
 @pytest.fixture(autouse=True)

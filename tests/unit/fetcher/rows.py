@@ -1,33 +1,100 @@
 """The fetcher's database without a server."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from typing import Any
+from uuid import UUID, uuid4
 
-from shared.database import Database
+from shared.calendar import TradingCalendar
+from shared.database import Database, SessionCounts, SymbolRecord
 from shared.errors import UpstreamError
+from shared.reference import Split
 from tests.fakes import Journal
 
 
 @dataclass
 class FakeDatabase(Database):
-    """Rows by symbol and session, and the watermark; the next `failures` calls of store fail."""
+    """Rows by symbol and session, ledger and watermark; the next `failures` writes of bars fail.
+
+    `known` are the symbols of each type that symbol_metadata holds, in every session.
+    """
 
     journal: Journal
     mark: date | None = None
     rows: dict[tuple[str, date], dict[str, Any]] = field(default_factory=dict)
+    ledger: dict[date, SessionCounts] = field(default_factory=dict)
+    known: dict[str, set[str]] = field(default_factory=dict)
+    records: dict[str, SymbolRecord] = field(default_factory=dict)
+    recorded_splits: list[Split] = field(default_factory=list)
+    loaded: dict[str, date] = field(default_factory=dict)
+    runs: dict[UUID, dict[str, Any]] = field(default_factory=dict)
     failures: int = 0
+
+    async def universe(self, types: Collection[str], session: date) -> set[str]:
+        assert isinstance(session, date)
+        return {symbol for kind in types for symbol in self.known.get(kind, ())}
 
     async def watermark(self) -> date | None:
         return self.mark
 
-    async def store(self, rows: Sequence[dict[str, Any]], session: date | None) -> None:
+    async def stored_sessions(self, first: date, last: date) -> set[date]:
+        return {session for session in self.ledger if first <= session <= last}
+
+    async def bars(self, session: date) -> dict[str, dict[str, Any]]:
+        return {symbol: row for (symbol, day), row in self.rows.items() if day == session}
+
+    async def last_closes(self, first: date, before: date) -> dict[str, tuple[date, float]]:
+        places = sorted(place for place in self.rows if first <= place[1] < before)
+        return {symbol: (day, self.rows[symbol, day]["close"]) for symbol, day in places}
+
+    async def split_ratios(self, after: date, through: date) -> dict[str, float]:
+        ratios: dict[str, float] = {}
+        for split in self.recorded_splits:
+            if after < split.execution_date <= through:
+                ratios[split.symbol] = ratios.get(split.symbol, 1.0) * split.split_from / split.split_to
+        return ratios
+
+    async def store(self, rows: Sequence[dict[str, Any]]) -> None:
+        self._write(rows)
+        self.journal.append(("store", ",".join(sorted({row["symbol"] for row in rows}))))
+
+    async def store_session(
+        self, rows: Sequence[dict[str, Any]], session: date, counts: SessionCounts, calendar: TradingCalendar
+    ) -> date:
+        assert calendar.ordinal(session) >= 0
+        self._write(rows)
+        self.ledger[session] = counts
+        self.mark = max(filter(None, [self.mark, session]))
+        self.journal.append(("store", str(session)))
+        return self.mark
+
+    def _write(self, rows: Sequence[dict[str, Any]]) -> None:
         if self.failures:
             self.failures -= 1
             raise UpstreamError("the database fails, as arranged")
         places = [(row["symbol"], row["timestamp"]) for row in rows]
         assert len(places) == len(set(places)), "Postgres refuses to upsert one row twice in one statement"
         self.rows |= dict(zip(places, rows, strict=True))
-        self.mark = max(filter(None, [self.mark, session]), default=None)
-        self.journal.append(("store", str(session)))
+
+    async def current(self, symbol: str) -> SymbolRecord | None:
+        return self.records.get(symbol)
+
+    async def splits(self, symbol: str | None = None) -> dict[str, list[Split]]:
+        found: dict[str, list[Split]] = {}
+        for split in self.recorded_splits:
+            if symbol in {None, split.symbol}:
+                found.setdefault(split.symbol, []).append(split)
+        return found
+
+    async def history_loaded(self, symbol: str, now: datetime, first: date) -> None:
+        assert now.tzinfo
+        self.loaded[symbol] = first
+
+    async def begin_run(self, kind: str, asked: Mapping[str, Any], now: datetime) -> UUID:
+        run = uuid4()
+        self.runs[run] = {"kind": kind, "asked": dict(asked), "started_at": now}
+        return run
+
+    async def end_run(self, run: UUID, status: str, result: Mapping[str, Any], now: datetime) -> None:
+        self.runs[run] |= {"status": status, "result": dict(result), "ended_at": now}

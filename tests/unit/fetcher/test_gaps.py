@@ -4,64 +4,62 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.fetcher.gaps import missing_sessions
+from services.fetcher.gaps import Asked, plan
 from shared.calendar import close_of, nyse
 from shared.errors import ConfigurationError
 
-TUESDAY = date(2025, 11, 25)
+MONDAY, TUESDAY = date(2025, 11, 24), date(2025, 11, 25)
 AFTER_CLOSE = datetime(2025, 11, 25, 21, 5, tzinfo=UTC)
 """16:05 in New York."""
+SINCE_MONDAY_BEFORE = [date(2025, 11, day) for day in (17, 18, 19, 20, 21, 24, 25)]
 
 
-def missing(watermark: date | None, now: datetime = AFTER_CLOSE, first: date | None = None) -> list[str]:
-    return [session.isoformat() for session in missing_sessions(nyse(), watermark, first, now)]
+def missing(start: date | None, now: datetime = AFTER_CLOSE, stored: tuple[date, ...] = ()) -> list[str]:
+    return [session.isoformat() for session in plan(nyse(), Asked(), set(stored), start, 0, now).missing]
 
 
-def test_the_sessions_after_the_watermark_are_missing_oldest_first() -> None:
-    assert missing(date(2025, 11, 20)) == ["2025-11-21", "2025-11-24", "2025-11-25"]
+def asked(*stored: date, look_back: int = 5, **what: object) -> tuple[list[int], list[int]]:
+    planned = plan(nyse(), Asked(**what), set(stored), None, look_back, AFTER_CLOSE)  # type: ignore[arg-type]
+    return [day.day for day in planned.missing], [day.day for day in planned.again]
 
 
-def test_nothing_is_missing_when_the_watermark_is_at_the_last_closed_session() -> None:
-    assert missing(TUESDAY) == []
+# ------------------------------------------------------------------------------------------------------------- missing
 
 
-def test_a_watermark_ahead_of_the_instant_asked_for_leaves_nothing_to_do() -> None:
+def test_the_sessions_since_the_start_that_are_not_stored_are_missing_oldest_first() -> None:
+    assert missing(date(2025, 11, 20), stored=(date(2025, 11, 20),)) == ["2025-11-21", "2025-11-24", "2025-11-25"]
+
+
+def test_a_hole_before_the_last_stored_session_is_missing() -> None:
+    stored = (date(2025, 11, 20), MONDAY, TUESDAY)
+    assert missing(date(2025, 11, 20), stored=stored) == ["2025-11-21"]
+
+
+def test_nothing_is_missing_when_everything_is_stored() -> None:
+    assert missing(MONDAY, stored=(MONDAY, TUESDAY)) == []
+
+
+def test_a_start_ahead_of_the_instant_asked_for_leaves_nothing_to_do() -> None:
     assert missing(date(2025, 12, 31)) == []
 
 
 def test_a_session_is_missing_from_its_close_on() -> None:
     close = datetime(2025, 11, 25, 21, tzinfo=UTC)
-    assert missing(date(2025, 11, 24), close - timedelta(microseconds=1)) == []
-    assert missing(date(2025, 11, 24), close) == ["2025-11-25"]
+    assert missing(MONDAY, close - timedelta(microseconds=1), (MONDAY,)) == []
+    assert missing(MONDAY, close, (MONDAY,)) == ["2025-11-25"]
 
 
 def test_the_close_follows_new_yorks_summer_time() -> None:
-    assert missing(date(2025, 7, 14), datetime(2025, 7, 15, 20, tzinfo=UTC)) == ["2025-07-15"]
-    assert missing(date(2025, 11, 24), datetime(2025, 11, 25, 20, tzinfo=UTC)) == []
+    assert missing(date(2025, 7, 15), datetime(2025, 7, 15, 20, tzinfo=UTC)) == ["2025-07-15"]
+    assert missing(TUESDAY, datetime(2025, 11, 25, 20, tzinfo=UTC)) == []
 
 
 def test_weekends_and_holidays_are_not_missing() -> None:
-    assert missing(date(2025, 11, 26), datetime(2025, 12, 1, 22, tzinfo=UTC)) == ["2025-11-28", "2025-12-01"]
+    assert missing(date(2025, 11, 27), datetime(2025, 12, 1, 22, tzinfo=UTC)) == ["2025-11-28", "2025-12-01"]
 
 
-def test_a_watermark_on_a_day_that_was_no_session_is_understood() -> None:
-    assert missing(date(2025, 11, 22)) == ["2025-11-24", "2025-11-25"]
-
-
-def test_without_a_watermark_ingestion_begins_at_the_first_session_that_was_set() -> None:
-    assert missing(None, first=date(2025, 11, 22)) == ["2025-11-24", "2025-11-25"]
-
-
-def test_without_a_watermark_and_a_first_session_ingestion_begins_with_the_last_closed_session() -> None:
+def test_without_a_start_ingestion_begins_with_the_last_closed_session() -> None:
     assert missing(None) == ["2025-11-25"]
-
-
-def test_a_first_session_in_the_future_leaves_nothing_to_do() -> None:
-    assert missing(None, first=date(2026, 1, 2)) == []
-
-
-def test_a_watermark_counts_more_than_the_first_session() -> None:
-    assert missing(date(2025, 11, 24), first=date(2020, 1, 2)) == ["2025-11-25"]
 
 
 def test_an_instant_beyond_the_calendar_is_an_error_that_says_how_to_refresh_it() -> None:
@@ -70,8 +68,49 @@ def test_an_instant_beyond_the_calendar_is_an_error_that_says_how_to_refresh_it(
 
 
 @given(st.datetimes(datetime(1962, 1, 4), datetime(2029, 12, 30), timezones=st.just(UTC)), st.integers(0, 30))  # noqa: DTZ001 (hypothesis adds the zone)
-def test_what_is_missing_has_closed_and_is_every_session_since_the_watermark(now: datetime, days: int) -> None:
-    watermark = max(now.date() - timedelta(days=days), date(1962, 1, 2))
-    found = missing_sessions(nyse(), watermark, None, now)
-    expected = [day for day in nyse().between(watermark, now.date()) if day > watermark and close_of(day) <= now]
-    assert found == expected
+def test_what_is_missing_has_closed_and_is_every_session_since_the_start(now: datetime, days: int) -> None:
+    start = max(now.date() - timedelta(days=days), date(1962, 1, 2))
+    found = plan(nyse(), Asked(), set(), start, 0, now).missing
+    assert found == [day for day in nyse().between(start, now.date()) if close_of(day) <= now]
+
+
+# --------------------------------------------------------------------------------------------------------- looking back
+
+
+def test_the_last_stored_sessions_are_looked_at_again_after_what_is_missing() -> None:
+    assert asked(*SINCE_MONDAY_BEFORE[:6], look_back=3) == ([25], [20, 21, 24])
+
+
+def test_a_look_back_of_none_looks_at_nothing_again() -> None:
+    assert asked(*SINCE_MONDAY_BEFORE[:6], look_back=0) == ([25], [])
+
+
+def test_nothing_is_looked_at_before_anything_is_stored() -> None:
+    assert asked() == ([25], [])
+
+
+def test_sessions_beyond_the_instant_asked_for_are_not_looked_at() -> None:
+    assert asked(MONDAY, TUESDAY, date(2025, 11, 26)) == ([], [24, 25])
+
+
+# --------------------------------------------------------------------------------------------------- what was asked for
+
+
+def test_sessions_that_are_named_are_fetched_if_they_are_missing() -> None:
+    days = {"first": date(2025, 11, 17), "last": date(2025, 11, 20)}
+    assert asked(date(2025, 11, 18), **days) == ([17, 19, 20], [])
+
+
+def test_stored_ones_are_fetched_again_if_that_is_asked_for() -> None:
+    days = {"first": date(2025, 11, 17), "last": date(2025, 11, 20)}
+    assert asked(date(2025, 11, 18), **days, again=True) == ([17, 19, 20], [18])
+
+
+def test_from_a_session_on_means_up_to_the_last_closed_one_and_up_to_a_session_means_from_the_start() -> None:
+    assert asked(first=date(2025, 11, 21)) == ([21, 24, 25], [])
+    planned = plan(nyse(), Asked(last=MONDAY), set(), date(2025, 11, 20), 5, AFTER_CLOSE)
+    assert [day.day for day in planned.missing] == [20, 21, 24]
+
+
+def test_a_session_that_has_not_closed_is_not_fetched_whoever_asks() -> None:
+    assert asked(first=TUESDAY, last=date(2025, 12, 5)) == ([25], [])

@@ -12,6 +12,7 @@ from services.fetcher.massive import (
     RATE_PAUSE_SECONDS,
     BadRequestError,
     MassiveClient,
+    OutOfPlanError,
     PendingError,
     RateLimitedError,
     massive,
@@ -114,6 +115,19 @@ async def test_an_answer_that_is_not_the_vendors_shape_is_an_error(vendor: Vendo
     assert len(vendor.requests) == ATTEMPTS
 
 
+async def test_a_range_that_has_lost_its_results_is_an_error_and_tried_again(vendor: Vendor) -> None:
+    vendor.answers = [httpx.Response(200, json={"status": "OK", "request_id": "r-2"})]
+    with pytest.raises(UpstreamError, match=r"no results, nor a word that there are none \(request r-2\)"):
+        await daily_range(vendor)
+    assert len(vendor.requests) == ATTEMPTS
+
+
+async def test_a_further_page_without_results_is_an_error_whatever_it_counts(vendor: Vendor) -> None:
+    vendor.answers = [page([range_row(DAY)], next_url="https://x/v2/next?cursor=x"), page(None, resultsCount=0)]
+    with pytest.raises(UpstreamError, match="/v2/next: no results, nor a word"):
+        await daily_range(vendor)
+
+
 async def test_an_answer_that_cannot_be_decompressed_is_an_error_and_tried_again(vendor: Vendor) -> None:
     def broken(_request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(b"no gzip"))
@@ -200,7 +214,6 @@ async def test_a_page_that_fails_in_the_middle_fails_the_whole(vendor: Vendor) -
     [
         (401, "Unknown API Key", EntitlementError),
         (403, NOT_ENTITLED, EntitlementError),
-        (403, TOO_OLD, EntitlementError),
         (403, TOO_EARLY, PendingError),
         (400, "Could not parse the date", BadRequestError),
         (404, "Not found", BadRequestError),
@@ -213,7 +226,33 @@ async def test_an_answer_that_trying_again_now_would_not_change_is_not_tried_aga
     vendor.answers = [refusal(status, message)]
     with pytest.raises(kind) as raised:
         await grouped(vendor)
-    assert str(raised.value) == f"{GROUPED}: status {status}, {message} (request r-9)"
+    assert f"{GROUPED}: status {status}, {message} (request r-9)" in str(raised.value)
+    assert (len(vendor.requests), waits) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [
+        (401, "the vendor refuses the API key: set MASSIVE_API_KEY, or the secret"),
+        (403, "the API key is not entitled to"),
+    ],
+)
+async def test_a_key_that_is_refused_is_said_to_be(vendor: Vendor, status: int, advice: str) -> None:
+    vendor.answers = [refusal(status, NOT_ENTITLED)]
+    with pytest.raises(EntitlementError, match=advice):
+        await grouped(vendor)
+
+
+async def test_sessions_before_the_plans_history_are_refused_for_good_with_what_to_do(
+    vendor: Vendor, waits: list[float]
+) -> None:
+    vendor.answers = [refusal(403, TOO_OLD)]
+    with pytest.raises(OutOfPlanError) as raised:
+        await grouped(vendor)
+    said = f"{GROUPED}: status 403, {TOO_OLD} (request r-9)"
+    advice = "raise the first session that is asked for (FIRST_SESSION, HISTORY_FROM) to where the plan begins"
+    assert str(raised.value) == f"{said}: {advice}"
+    assert issubclass(OutOfPlanError, EntitlementError)
     assert (len(vendor.requests), waits) == (1, [])
 
 
@@ -337,6 +376,12 @@ async def test_the_key_is_in_no_error_no_url_and_no_log(
     for request in vendor.requests:
         assert KEY not in str(request.url)
         assert request.headers["Authorization"] == f"Bearer {KEY}"
+
+
+async def test_a_key_that_the_vendor_repeats_is_blotted_out(vendor: Vendor) -> None:
+    vendor.answers = [refusal(401, f"Unknown API Key {KEY}")]
+    with pytest.raises(EntitlementError, match=r"status 401, Unknown API Key \*\*\* \(request r-9\)"):
+        await grouped(vendor)
 
 
 async def test_the_key_is_in_no_repr_of_the_client(vendor: Vendor) -> None:

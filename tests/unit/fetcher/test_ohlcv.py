@@ -1,6 +1,6 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -9,37 +9,49 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from services.fetcher.ohlcv import Fetched, Fetcher, Stored
+from services.fetcher.intake import Intake, Stored
+from services.fetcher.ohlcv import Fetched, Fetcher, IncompleteError, Universe
 from services.fetcher.settings import FetchEvent
 from shared.bars import BRONZE, read_bars
 from shared.calendar import nyse
-from shared.errors import EntitlementError, UpstreamError
-from tests.fakes import LAKE, Clock, Journal, MemoryObjectStore
+from shared.database import SessionCounts
+from shared.errors import ConfigurationError, EntitlementError
+from shared.reference import Split
+from tests.fakes import BUCKET, LAKE, Clock, Journal, MemoryObjectStore
 from tests.unit.fetcher.rows import FakeDatabase
-from tests.unit.fetcher.vendor import Vendor, client_of, grouped_row, page, range_row, refusal
+from tests.unit.fetcher.vendor import Vendor, client_of, grouped_row, page, refusal
 
 NOW = datetime(2025, 11, 21, 21, 5, tzinfo=UTC)
 """16:05 in New York on a Friday."""
 WEDNESDAY, THURSDAY, FRIDAY = date(2025, 11, 19), date(2025, 11, 20), date(2025, 11, 21)
+CS_AND_ETF = Universe(frozenset({"CS", "ETF"}))
+COUNTS = SessionCounts(bars=1, quarantined=0, outside_universe=0, flagged=0)
+STOCKS = {"AAPL", "MSFT", "BRK.B", "KIMpL", "BAD", "GARB", "BARE", "A/B", "..", "../../x"}
 
 
 @dataclass
 class World:
     vendor: Vendor
     journal: Journal = field(default_factory=list)
-    universe: frozenset[str] = frozenset()
+    universe: Universe = CS_AND_ETF
     first_session: date | None = None
+    look_back: int = 0
 
     def __post_init__(self) -> None:
         self.store = MemoryObjectStore(self.journal)
-        self.database = FakeDatabase(self.journal, WEDNESDAY)
+        self.database = FakeDatabase(self.journal, known={"CS": set(STOCKS), "ETF": {"SPY"}, "WARRANT": {"AAPLW"}})
+        self.store_up_to(WEDNESDAY)
+
+    def store_up_to(self, *sessions: date) -> None:
+        """Let these sessions be stored whole, and no others."""
+        self.database.ledger = dict.fromkeys(sessions, COUNTS)
+        self.database.mark = max(sessions, default=None)
 
     @asynccontextmanager
     async def fetcher(self) -> AsyncIterator[Fetcher]:
         async with client_of(self.vendor) as client:
-            yield Fetcher(
-                client, self.store, LAKE, self.database, nyse(), self.universe, self.first_session, Clock(NOW)
-            )
+            intake = Intake(client, self.store, LAKE, self.database, nyse(), 3.0, Clock(NOW))
+            yield Fetcher(intake, self.universe, self.first_session, self.look_back)
 
     async def fetch(self, **event: object) -> list[Stored]:
         """Fetch, where nothing is pending."""
@@ -71,7 +83,7 @@ def both_days(*rows: tuple[str, float]) -> list[Any]:
 
 
 def done(session: date | str, stored: int, quarantined: int = 0, outside: int = 0) -> Stored:
-    return Stored(str(session), stored, quarantined, outside, NOW)
+    return Stored(str(session), stored, 0, quarantined, outside, (), NOW)
 
 
 # ------------------------------------------------------------------------------------------------- session by session
@@ -90,7 +102,7 @@ async def test_missing_sessions_are_fetched_oldest_first_one_date_file_a_symbol(
 
 
 async def test_a_date_file_and_its_row_hold_the_bar_as_the_vendor_reported_it(world: World) -> None:
-    world.database.mark = THURSDAY
+    world.store_up_to(THURSDAY)
     world.vendor.answers = [page([grouped_row("AAPL", FRIDAY, 268.5)])]
     await world.fetch()
     bar = {
@@ -113,7 +125,7 @@ async def test_files_are_in_s3_before_rows_and_watermark_are_in_the_database(wor
 async def test_a_put_that_fails_leaves_the_watermark_and_the_next_run_goes_on_from_there(world: World) -> None:
     world.vendor.answers = [*both_days(("AAPL", 1.5), ("MSFT", 2.5)), *both_days(("AAPL", 1.5), ("MSFT", 2.5))[1:]]
     world.store.fail("put", of=lambda key: key == LAKE.date_key("MSFT", FRIDAY))
-    with pytest.raises(UpstreamError):
+    with pytest.raises(IncompleteError, match=r"2025-11-21: 1 of 2 files of 2025-11-21 were not written \(MSFT\)"):
         await world.fetch()
     assert (world.database.mark, len(world.database.rows)) == (THURSDAY, 2)
     assert await world.fetch() == [done(FRIDAY, 2)]
@@ -124,10 +136,10 @@ async def test_a_database_that_fails_leaves_the_watermark_and_the_next_run_does_
     world: World,
 ) -> None:
     world.vendor.answers = both_days(("AAPL", 1.5))
-    world.database.failures = 1
-    with pytest.raises(UpstreamError):
+    world.database.failures = 2
+    with pytest.raises(IncompleteError, match="2025-11-20: the database fails"):
         await world.fetch()
-    assert (world.database.mark, world.store.keys()) == (WEDNESDAY, [LAKE.date_key("AAPL", THURSDAY)])
+    assert (world.database.mark, world.store.keys("bronze")[0]) == (WEDNESDAY, LAKE.date_key("AAPL", THURSDAY))
     world.vendor.answers = both_days(("AAPL", 1.5))
     assert await world.fetch() == [done(THURSDAY, 1), done(FRIDAY, 1)]
 
@@ -135,13 +147,13 @@ async def test_a_database_that_fails_leaves_the_watermark_and_the_next_run_does_
 async def test_a_session_that_is_not_there_yet_stays_pending_and_those_before_it_are_kept(world: World) -> None:
     early = refusal(403, "Attempted to request today's data before end of day")
     world.vendor.answers = [both_days(("AAPL", 1.5))[0], early]
-    assert await world.fetched() == Fetched([done(THURSDAY, 1)], [FRIDAY])
+    assert await world.fetched() == Fetched([done(THURSDAY, 1)], pending=[FRIDAY])
     assert world.database.mark == THURSDAY
 
 
 async def test_a_row_that_is_garbled_is_quarantined_and_the_session_is_stored(world: World) -> None:
     garbled = [{"T": "GARB", "o": "1,5", "h": None, "l": 1, "c": 1, "v": 5}, {"T": "BARE"}, {"o": 1}]
-    world.database.mark = THURSDAY
+    world.store_up_to(THURSDAY)
     world.vendor.answers = [page([grouped_row("AAPL", FRIDAY, 1.5), *garbled])]
     assert await world.fetch() == [done(FRIDAY, 1, quarantined=3)]
     assert world.database.mark == FRIDAY
@@ -151,7 +163,7 @@ async def test_a_row_that_is_garbled_is_quarantined_and_the_session_is_stored(wo
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind"), [(refusal(401, "Unknown API Key"), EntitlementError), (page([]), UpstreamError)]
+    ("answer", "kind"), [(refusal(401, "Unknown API Key"), EntitlementError), (page([]), IncompleteError)]
 )
 async def test_a_vendor_that_refuses_leaves_everything_as_it_was(
     world: World, answer: httpx.Response, kind: type[Exception]
@@ -163,7 +175,7 @@ async def test_a_vendor_that_refuses_leaves_everything_as_it_was(
 
 
 async def test_nothing_missing_asks_the_vendor_nothing(world: World) -> None:
-    world.database.mark = FRIDAY
+    world.store_up_to(FRIDAY)
     assert await world.fetch() == []
     assert (world.vendor.requests, world.journal) == ([], [])
 
@@ -175,30 +187,168 @@ async def test_a_past_day_may_be_replayed(world: World) -> None:
 
 async def test_an_empty_database_begins_at_the_first_session_that_was_set(vendor: Vendor) -> None:
     world = World(vendor, first_session=THURSDAY)
-    world.database.mark = None
+    world.store_up_to()
     vendor.answers = both_days(("AAPL", 1.5))
     assert await world.fetch() == [done(THURSDAY, 1), done(FRIDAY, 1)]
 
 
-async def test_tickers_outside_the_universe_are_counted_and_not_stored(vendor: Vendor) -> None:
-    world = World(vendor, universe=frozenset({"AAPL", "KIMpL", "ZZZ"}))
-    vendor.answers = both_days(("AAPL", 1.5), ("KIMPL", 2.5), ("KIMpL", 3.5), ("MSFT", 4.5))
-    assert await world.fetch() == [done(THURSDAY, 2, outside=2), done(FRIDAY, 2, outside=2)]
-    assert {symbol for symbol, _ in world.database.rows} == {"AAPL", "KIMpL"}
+# ------------------------------------------------------------------------------------------------------------ universe
 
 
-async def test_a_session_with_no_ticker_of_the_universe_is_stored_as_whole(vendor: Vendor) -> None:
-    world = World(vendor, universe=frozenset({"ZZZ"}))
-    vendor.answers = both_days(("AAPL", 1.5))
+async def test_tickers_outside_the_universe_are_counted_and_not_stored(world: World) -> None:
+    world.vendor.answers = both_days(("AAPL", 1.5), ("KIMPL", 2.5), ("KIMpL", 3.5), ("AAPLW", 4.5), ("SPY", 600.0))
+    assert await world.fetch() == [done(THURSDAY, 3, outside=2), done(FRIDAY, 3, outside=2)]
+    assert {symbol for symbol, _ in world.database.rows} == {"AAPL", "KIMpL", "SPY"}
+
+
+async def test_a_list_of_tickers_narrows_the_universe_and_does_not_widen_it(vendor: Vendor) -> None:
+    world = World(vendor, universe=Universe(frozenset({"CS"}), frozenset({"AAPL", "SPY", "NOBODY"})))
+    vendor.answers = both_days(("AAPL", 1.5), ("MSFT", 2.5), ("SPY", 600.0), ("NOBODY", 1.0))
+    assert await world.fetch() == [done(THURSDAY, 1, outside=3), done(FRIDAY, 1, outside=3)]
+
+
+async def test_an_empty_universe_is_an_error_that_says_what_to_run_and_not_a_session_without_bars(
+    world: World,
+) -> None:
+    world.database.known = {"WARRANT": {"AAPLW"}}
+    with pytest.raises(ConfigurationError, match="no symbol of type CS, ETF in 2025-11-20: run the metadata fetcher"):
+        await world.fetch()
+    assert (world.vendor.requests, world.journal, world.database.mark) == ([], [], WEDNESDAY)
+
+
+async def test_a_session_with_no_ticker_of_the_universe_is_stored_as_whole(world: World) -> None:
+    world.vendor.answers = both_days(("ZZZ", 1.5))
     assert await world.fetch() == [done(THURSDAY, 0, outside=1), done(FRIDAY, 0, outside=1)]
     assert (world.store.keys(), world.database.mark) == ([], FRIDAY)
+    assert world.database.ledger[FRIDAY] == replace(COUNTS, bars=0, outside_universe=1)
+
+
+# ----------------------------------------------------------------------------------------- what fails, and what goes on
+
+
+async def test_a_session_that_fails_does_not_keep_those_after_it_from_being_stored(world: World) -> None:
+    thursday, friday = both_days(("AAPL", 1.5))
+    world.store_up_to(date(2025, 11, 18))
+    broken = [httpx.Response(500)] * 5
+    world.vendor.answers = [*broken, thursday, friday]
+    with pytest.raises(
+        IncompleteError, match=r"sessions left for the next run: 2025-11-19: .* \(stored in this one: 2025"
+    ) as e:
+        await world.fetch()
+    assert "2025-11-20, 2025-11-21" in str(e.value)
+    assert sorted(world.database.ledger) == [date(2025, 11, 18), THURSDAY, FRIDAY]
+    world.vendor.answers = [page([grouped_row("AAPL", WEDNESDAY)])]
+    world.first_session = date(2025, 11, 18)
+    assert await world.fetch() == [done(WEDNESDAY, 1)]
+
+
+async def test_a_vendor_that_is_down_is_not_asked_for_every_session_there_is(vendor: Vendor) -> None:
+    world = World(vendor, first_session=date(2025, 1, 2))
+    vendor.answers = [httpx.ConnectError("refused")]
+    with pytest.raises(IncompleteError):
+        await world.fetch()
+    assert len(set(vendor.paths)) == 2
+
+
+async def test_an_error_names_the_symbols_whose_files_were_not_written_up_to_twenty(world: World) -> None:
+    names = {f"S{i:02d}" for i in range(30)}
+    world.database.known = {"CS": names}
+    world.store_up_to(THURSDAY)
+    world.vendor.answers = [page([grouped_row(name, FRIDAY) for name in sorted(names)])]
+    world.store.fail("put", times=25, of=lambda key: int(key.split("symbol=S")[1][:2]) < 25)
+    with pytest.raises(IncompleteError, match=r"25 of 30 files .* \(S00, S01, .*, S19 and 5 more\)"):
+        await world.fetch()
+    assert len(world.store.keys()) == 5
+
+
+async def test_a_bucket_that_is_not_there_is_one_sentence_and_no_list_of_symbols(world: World) -> None:
+    world.vendor.answers = both_days(("AAPL", 1.5), ("MSFT", 2.5))
+    gone = ConfigurationError(f"there is no bucket {BUCKET!r}: set S3_BUCKET right")
+    world.store.fail("put", gone, times=2)
+    with pytest.raises(ConfigurationError, match="there is no bucket"):
+        await world.fetch()
+    assert world.database.mark == WEDNESDAY
+
+
+# ------------------------------------------------------------------------------------------------------- looking back
+
+
+async def test_bars_restated_since_are_written_and_the_others_are_not(world: World) -> None:
+    world.vendor.answers = both_days(("AAPL", 1.5), ("MSFT", 2.5))
+    await world.fetch()
+    world.look_back = 5
+    world.journal.clear()
+    restated = [page([grouped_row("AAPL", day, 1.5), grouped_row("MSFT", day, close)]) for day, close in
+                ((WEDNESDAY, 2.25), (THURSDAY, 2.5), (FRIDAY, 2.75))]  # fmt: skip
+    world.vendor.answers = restated
+    fetched = await world.fetched()
+    assert fetched.done == []
+    assert [(one.what, one.stored, one.unchanged) for one in fetched.looked_at_again] == [
+        ("2025-11-19", 2, 0), ("2025-11-20", 0, 2), ("2025-11-21", 1, 1),
+    ]  # fmt: skip
+    assert [key for verb, key in world.journal if verb == "put"][-1] == LAKE.date_key("MSFT", FRIDAY)
+    assert world.database.rows["MSFT", FRIDAY]["close"] == 2.75
+    assert world.database.ledger[FRIDAY].bars == 2
+
+
+async def test_what_is_missing_comes_before_what_is_looked_at_again(vendor: Vendor) -> None:
+    world = World(vendor, look_back=1)
+    vendor.answers = [*both_days(("AAPL", 1.5)), page([grouped_row("AAPL", WEDNESDAY)])]
+    fetched = await world.fetched()
+    assert [one.what for one in fetched.done] == ["2025-11-20", "2025-11-21"]
+    assert [one.what for one in fetched.looked_at_again] == ["2025-11-19"]
+
+
+async def test_a_run_may_be_told_not_to_look_back(vendor: Vendor) -> None:
+    world = World(vendor, look_back=5)
+    world.store_up_to(WEDNESDAY, THURSDAY, FRIDAY)
+    assert await world.fetched(look_back=False) == Fetched()
+    assert vendor.requests == []
+
+
+# ---------------------------------------------------------------------------------------------------- asked for by name
+
+
+async def test_one_date_is_fetched_though_it_is_stored(world: World) -> None:
+    world.store_up_to(WEDNESDAY, THURSDAY, FRIDAY)
+    world.vendor.answers = [page([grouped_row("AAPL", THURSDAY)])]
+    fetched = await world.fetched(date="2025-11-20")
+    assert [one.what for one in fetched.looked_at_again] == ["2025-11-20"]
+    assert [path.rsplit("/", 1)[-1] for path in world.vendor.paths] == ["2025-11-20"]
+
+
+async def test_of_a_range_only_the_missing_sessions_are_fetched_unless_all_are_asked_for(world: World) -> None:
+    world.store_up_to(WEDNESDAY, THURSDAY)
+    world.vendor.answers = [page([grouped_row("AAPL", FRIDAY)])]
+    days = {"from": "2025-11-18", "to": "2025-11-20"}
+    assert [one.what for one in (await world.fetched(**days)).done] == ["2025-11-18"]
+    again = await world.fetched(**days, again=True)
+    assert [one.what for one in again.looked_at_again] == ["2025-11-18", "2025-11-19", "2025-11-20"]
+
+
+# --------------------------------------------------------------------------------------------------------------- jumps
+
+
+async def test_a_jump_against_the_last_close_is_flagged_and_stored(world: World) -> None:
+    world.vendor.answers = both_days(("AAPL", 10.0), ("MSFT", 100.0))
+    world.vendor.answers[1] = page([grouped_row("AAPL", FRIDAY, 100.0), grouped_row("MSFT", FRIDAY, 101.0)])
+    thursday, friday = await world.fetch()
+    assert (thursday.flagged, friday.flagged, friday.stored) == ((), ("AAPL",), 2)
+    assert world.database.ledger[FRIDAY].flagged == 1
+
+
+async def test_a_jump_that_a_recorded_split_explains_is_not_flagged(world: World) -> None:
+    world.database.recorded_splits = [Split("AAPL", FRIDAY, 1.0, 10.0, "forward_split", 0.1, "E1")]
+    world.vendor.answers = both_days(("AAPL", 100.0))
+    world.vendor.answers[1] = page([grouped_row("AAPL", FRIDAY, 10.0)])
+    assert [one.flagged for one in await world.fetch()] == [(), ()]
 
 
 # ---------------------------------------------------------------------------------------------------------- quarantine
 
 
 async def test_a_bar_that_fails_validation_is_quarantined_as_reported_with_its_reasons(world: World) -> None:
-    world.database.mark = THURSDAY
+    world.store_up_to(THURSDAY)
     world.vendor.answers = [page([grouped_row("BAD", FRIDAY, 5.0, o=-1.0, v=-2.0), grouped_row("AAPL", FRIDAY)])]
     assert await world.fetch() == [done(FRIDAY, 1, quarantined=1)]
     assert world.quarantined("BAD", FRIDAY) == [{
@@ -212,7 +362,7 @@ async def test_a_bar_that_fails_validation_is_quarantined_as_reported_with_its_r
 
 
 async def test_bars_that_cannot_be_named_share_one_quarantine_file(world: World) -> None:
-    world.database.mark = THURSDAY
+    world.store_up_to(THURSDAY)
     nameless = grouped_row("", FRIDAY)
     del nameless["T"]
     rows = [grouped_row("../../x", FRIDAY), grouped_row("A/B", FRIDAY), grouped_row("..", FRIDAY), nameless]
@@ -226,7 +376,7 @@ async def test_bars_that_cannot_be_named_share_one_quarantine_file(world: World)
 
 
 async def test_a_second_bar_of_one_ticker_and_session_is_quarantined_and_the_session_is_stored(world: World) -> None:
-    world.database.mark = THURSDAY
+    world.store_up_to(THURSDAY)
     rows = [grouped_row("AAPL", FRIDAY, 5.0), grouped_row("MSFT", FRIDAY), grouped_row("AAPL", FRIDAY, 6.0)]
     world.vendor.answers = [page(rows)]
     assert await world.fetch() == [done(FRIDAY, 2, quarantined=1)]
@@ -239,60 +389,7 @@ async def test_a_second_bar_of_one_ticker_and_session_is_quarantined_and_the_ses
 
 async def test_a_quarantine_that_cannot_be_written_leaves_the_session_to_do(world: World) -> None:
     world.vendor.answers = [page([grouped_row("BAD", THURSDAY, -5.0), grouped_row("AAPL", THURSDAY)])]
-    world.store.fail("put", of=lambda key: "quarantine" in key)
-    with pytest.raises(UpstreamError):
+    world.store.fail("put", times=2, of=lambda key: "quarantine" in key)
+    with pytest.raises(IncompleteError, match="2025-11-20"):
         await world.fetch()
     assert world.database.mark == WEDNESDAY
-
-
-# ------------------------------------------------------------------------------------------------------------ backfill
-
-
-async def test_a_backfill_is_one_range_file_a_symbol_and_leaves_the_watermark(world: World) -> None:
-    world.vendor.answers = [page([range_row(WEDNESDAY, 5.0), range_row(FRIDAY, 6.0)]), page([range_row(FRIDAY, 7.0)])]
-    got = await world.fetch(backfill=["AAPL", "KIMpL"], backfill_from="2025-11-17")
-    assert got == [done("AAPL", 2), done("KIMpL", 1)]
-    assert [path.split("ticker/")[1] for path in world.vendor.paths] == [
-        f"{symbol}/range/1/day/2025-11-17/2025-11-21" for symbol in ("AAPL", "KIMpL")
-    ]
-    assert world.store.keys() == [
-        "bronze/raw_ohlcv/symbol=AAPL/range=2025-11-19_2025-11-21.parquet",
-        "bronze/raw_ohlcv/symbol=KIMpL/range=2025-11-21_2025-11-21.parquet",
-    ]
-    bars = world.bars(LAKE.range_key("AAPL", WEDNESDAY, FRIDAY), "AAPL")
-    assert [(bar["timestamp"], bar["close"]) for bar in bars] == [(WEDNESDAY, 5.0), (FRIDAY, 6.0)]
-    assert (len(world.database.rows), world.database.mark) == (3, WEDNESDAY)
-    assert [verb for verb, _ in world.journal] == ["put", "store", "put", "store"]
-
-
-async def test_a_backfill_in_any_order_is_stored_by_session(world: World) -> None:
-    world.vendor.answers = [page([range_row(FRIDAY), range_row(WEDNESDAY), range_row(THURSDAY)])]
-    await world.fetch(backfill=["AAPL"])
-    bars = world.bars(LAKE.range_key("AAPL", WEDNESDAY, FRIDAY), "AAPL")
-    assert [bar["timestamp"] for bar in bars] == [WEDNESDAY, THURSDAY, FRIDAY]
-
-
-async def test_a_backfill_ends_with_the_last_closed_session_as_of_the_day_asked_for(world: World) -> None:
-    world.vendor.answers = [page([range_row(WEDNESDAY)])]
-    await world.fetch(backfill=["AAPL"], as_of="2025-11-19")
-    assert world.vendor.paths == ["/v2/aggs/ticker/AAPL/range/1/day/1962-01-02/2025-11-19"]
-
-
-async def test_an_empty_backfill_stores_nothing_and_is_no_error(world: World) -> None:
-    world.vendor.answers = [page(None)]
-    assert await world.fetch(backfill=["NEWCO"]) == [done("NEWCO", 0)]
-    assert (world.journal, world.database.rows) == ([], {})
-
-
-async def test_a_backfilled_bar_of_no_session_is_quarantined_and_the_others_are_stored(world: World) -> None:
-    saturday = date(2025, 11, 22)
-    world.vendor.answers = [page([range_row(FRIDAY), range_row(saturday)])]
-    assert await world.fetch(backfill=["AAPL"]) == [done("AAPL", 1, quarantined=1)]
-    [held] = world.quarantined("AAPL", saturday)
-    assert held["reason"] == "2025-11-22 is not a session of the NYSE"
-
-
-async def test_a_backfill_is_not_cut_by_the_universe(vendor: Vendor) -> None:
-    world = World(vendor, universe=frozenset({"MSFT"}))
-    vendor.answers = [page([range_row(FRIDAY)])]
-    assert await world.fetch(backfill=["AAPL"]) == [done("AAPL", 1)]

@@ -11,7 +11,8 @@ ARN = "arn:key"
 NEEDED = {"S3_BUCKET": "a-bucket", "RDS_SECRET_ARN": "arn:rds", "MASSIVE_API_KEY": KEY}
 KNOWN = (
     *NEEDED, "S3_PREFIX", "DATABASE_TLS", "MARKET_DATA_URL", "POLYGON_API_KEY_SECRET_ARN", "POLYGON_API_KEY",
-    "UNIVERSE", "FIRST_SESSION",
+    "UNIVERSE", "UNIVERSE_TYPES", "FIRST_SESSION", "HISTORY_FROM", "REQUESTS_PER_MINUTE", "LOOK_BACK_SESSIONS",
+    "PRICE_JUMP_LIMIT",
 )  # fmt: skip
 
 
@@ -29,6 +30,9 @@ def test_what_is_not_set_has_its_default(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (found.s3_bucket, found.s3_prefix, found.rds_secret_arn) == ("a-bucket", "bronze/raw_ohlcv", "arn:rds")
     assert (found.database_tls, found.market_data_url) == ("verify-full", "https://api.massive.com")
     assert (found.universe, found.first_session, found.polygon_api_key_secret_arn) == (frozenset(), None, None)
+    assert found.universe_types == {"CS", "ADRC", "ETF"}
+    assert (found.requests_per_minute, found.history_from) == (None, None)
+    assert (found.look_back_sessions, found.price_jump_limit) == (5, 3.0)
 
 
 @pytest.mark.parametrize("name", ["S3_BUCKET", "RDS_SECRET_ARN"])
@@ -91,7 +95,7 @@ def event(**fields: object) -> FetchEvent:
 
 def test_a_schedules_event_asks_for_now() -> None:
     asked = FetchEvent.of({"version": "0", "detail-type": "Scheduled Event", "source": "aws.scheduler"})
-    assert (asked.now(CLOCK), asked.backfill) == (CLOCK, ())
+    assert (asked.now(CLOCK), asked.first, asked.symbols, asked.look_back) == (CLOCK, None, (), True)
 
 
 @pytest.mark.parametrize(
@@ -113,26 +117,49 @@ def test_an_instant_without_its_offset_or_a_day_that_is_none_is_refused(as_of: s
         event(as_of=as_of)
 
 
-def test_a_backfill_names_symbols_and_where_to_begin() -> None:
-    assert event(backfill=["BRK.B", "KIMpL"]).backfill_from == date(1962, 1, 2)
-    asked = event(backfill=["AAPL"], backfill_from="2000-01-03")
-    assert (asked.backfill, asked.backfill_from) == (("AAPL",), date(2000, 1, 3))
+def test_sessions_are_named_by_first_and_last() -> None:
+    asked = event(**{"from": "2000-01-03", "to": "2000-01-31"})
+    assert (asked.first, asked.last, asked.again) == (date(2000, 1, 3), date(2000, 1, 31), False)
+
+
+def test_one_date_is_that_session_again() -> None:
+    asked = event(date="2025-11-19")
+    assert (asked.first, asked.last, asked.again) == (date(2025, 11, 19), date(2025, 11, 19), True)
+
+
+def test_symbols_are_named_with_where_their_history_begins() -> None:
+    asked = event(symbols=["BRK.B", "KIMpL"], **{"from": "2000-01-03"})
+    assert (asked.symbols, asked.first) == (("BRK.B", "KIMpL"), date(2000, 1, 3))
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({"date": "2025-11-19", "from": "2025-11-18"}, "say either"),
+        ({"from": "2025-11-19", "to": "2025-11-18"}, "from 2025-11-19 lies after to 2025-11-18"),
+        ({"date": "2025-02-30"}, "date"),
+        ({"from": "soon"}, "from"),
+    ],
+)
+def test_sessions_that_cannot_be_are_refused(fields: dict[str, str], fault: str) -> None:
+    with pytest.raises(ContractError, match=fault):
+        event(**fields)
 
 
 @pytest.mark.parametrize("symbol", ["", "../AAPL", "A B", "X" * 17])
-def test_a_backfill_of_what_is_no_symbol_is_refused(symbol: str) -> None:
+def test_what_is_no_symbol_is_refused(symbol: str) -> None:
     with pytest.raises(ContractError, match="is not a symbol"):
-        event(backfill=[symbol])
+        event(symbols=[symbol])
 
 
 @pytest.mark.parametrize(
     ("event", "fault"),
-    [({"backfil": ["AAPL"]}, "backfil: Extra inputs"), ({"as_of": 20130227}, "is text"), ([], "event")],
+    [({"symbol": ["AAPL"]}, "symbol: Extra inputs"), ({"as_of": 20130227}, "is text"), ([], "event")],
 )
 def test_an_event_that_asks_for_what_is_not_known_is_refused_with_what_is(event: object, fault: str) -> None:
     with pytest.raises(ContractError, match=fault) as raised:
         FetchEvent.of(event)
-    assert "as_of, backfill, backfill_from are known" in str(raised.value)
+    assert "not a FetchEvent (as_of, from, to, date, again, symbols, look_back are known)" in str(raised.value)
 
 
 def test_an_instant_to_come_is_now() -> None:

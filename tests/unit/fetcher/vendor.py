@@ -71,7 +71,9 @@ class Vendor:
 
 
 @asynccontextmanager
-async def client_of(vendor: Vendor, base: str = BASE) -> AsyncIterator[MassiveClient]:
+async def client_of(
+    vendor: Vendor, base: str = BASE, requests_per_minute: float | None = None
+) -> AsyncIterator[MassiveClient]:
     """Open the service's own client upon the arranged answers."""
     real = httpx.AsyncClient
 
@@ -80,5 +82,5 @@ async def client_of(vendor: Vendor, base: str = BASE) -> AsyncIterator[MassiveCl
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(httpx, "AsyncClient", over_the_mock)
-        async with massive(base, SecretStr(KEY)) as client:
+        async with massive(base, SecretStr(KEY), requests_per_minute) as client:
             yield client

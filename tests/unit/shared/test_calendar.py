@@ -127,3 +127,13 @@ def test_a_calendar_can_be_made_of_any_days() -> None:
 
 def test_it_is_loaded_once() -> None:
     assert nyse() is CALENDAR
+
+
+def test_a_run_of_sessions_ends_before_the_first_that_is_missing() -> None:
+    friday, monday, tuesday, thursday = (date(2025, 11, day) for day in (21, 24, 25, 28))
+    assert CALENDAR.end_of_run(friday, {tuesday, monday, thursday}) == tuesday
+    assert CALENDAR.end_of_run(friday, {friday, tuesday}) == friday
+    assert CALENDAR.end_of_run(friday, set()) == friday
+    assert CALENDAR.end_of_run(LAST, {LAST}) == LAST
+    with pytest.raises(NotASessionError):
+        CALENDAR.end_of_run(date(2025, 11, 22), {monday})

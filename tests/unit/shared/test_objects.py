@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from obstore.exceptions import BaseError, GenericError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
 
 from shared import objects
-from shared.errors import ConflictError, UpstreamError
+from shared.errors import ConfigurationError, ConflictError, UpstreamError
 from shared.objects import ATTEMPTS_AT_UPDATE, CONCURRENCY, ObjectInfo, ObjectStore, pauses
 from tests.fakes import BUCKET, MemoryObjectStore
 
@@ -42,6 +42,27 @@ def test_many_are_read_and_written_in_order(store: MemoryObjectStore) -> None:
         key.encode() if n % 2 == 0 else None for n, key in enumerate(keys)
     ]
     assert store.get_many([]) == []
+
+
+def test_of_many_writes_those_that_fail_are_told_by_key_and_the_others_are_done(store: MemoryObjectStore) -> None:
+    keys = [f"a/{n}" for n in range(3 * CONCURRENCY)]
+    store.fail("put", times=2, of=lambda key: key in {"a/1", "a/50"})
+    failures = store.put_many((key, b"data") for key in keys)
+    assert failures.keys() == {"a/1", "a/50"}
+    assert all(isinstance(error, UpstreamError) for error in failures.values())
+    assert len(store.keys("a/")) == len(keys) - 2
+
+
+@pytest.mark.parametrize("etag", [None, "e"])
+def test_a_write_into_a_bucket_that_is_not_there_says_so(monkeypatch: pytest.MonkeyPatch, etag: str | None) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise FileNotFoundError("<Error><Code>NoSuchBucket</Code></Error>")
+
+    monkeypatch.setattr(obstore, "put", fails)
+    store = ObjectStore(MemoryObjectStore().memory, BUCKET, Boto())
+    for call in (lambda: store.put("key", b""), lambda: store.write_if_unchanged("key", b"", etag)):
+        with pytest.raises(ConfigurationError, match=f"there is no bucket '{BUCKET}': set S3_BUCKET right"):
+            call()
 
 
 def test_the_versions_of_many_are_told_in_order_without_reading_them(store: MemoryObjectStore) -> None:
@@ -300,7 +321,7 @@ def test_what_s3_answers_becomes_an_error_that_is_retried_and_names_the_object(
     calls: list[Callable[[], object]] = [
         lambda: store.find("key/"), lambda: store.get_version("key/", "e"), lambda: store.versions(["key/"]),
         lambda: store.listed("key/"), lambda: store.folders("key/"), lambda: store.put("key/", b""),
-        lambda: store.put_many([("key/", b"")]), lambda: store.write_if_unchanged("key/", b"", None),
+        lambda: store.write_if_unchanged("key/", b"", None),
     ]  # fmt: skip
     for call in calls:
         with pytest.raises(UpstreamError) as raised:

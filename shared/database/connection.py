@@ -1,41 +1,19 @@
-"""How rows get into Postgres: the one place that talks to it (asyncpg)."""
+"""Where the database is, how a connection to it is opened and protected, and what its errors mean."""
 
 import json
+import socket
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import date
 from typing import Any, Final, Literal
 
 import asyncpg
 
 from shared.errors import ConfigurationError, EntitlementError, UpstreamError
 
-OHLCV: Final = "ohlcv_1d"
-"""The dataset whose watermark the OHLCV fetcher moves."""
-COLUMNS: Final = (
-    "symbol", "timestamp", "open", "high", "low", "close", "volume", "vwap", "trades", "interval", "ingested_at",
-)  # fmt: skip
 CONNECT_SECONDS: Final = 10
 STATEMENT_SECONDS: Final = 60
-
-_STAGE: Final = "CREATE TEMP TABLE incoming (LIKE raw_ohlcv) ON COMMIT DROP"
-_UPSERT: Final = """
-INSERT INTO raw_ohlcv AS known
-SELECT * FROM incoming
-ON CONFLICT (symbol, "timestamp", "interval") DO UPDATE
-SET open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close, volume = excluded.volume,
-    vwap = excluded.vwap, trades = excluded.trades, ingested_at = excluded.ingested_at
-WHERE excluded.ingested_at >= known.ingested_at
-"""
-_MOVE_WATERMARK: Final = """
-INSERT INTO data_ingestion_watermark AS known (dataset, last_session, updated_at)
-VALUES ($1, $2, now())
-ON CONFLICT (dataset) DO UPDATE
-SET last_session = greatest(known.last_session, excluded.last_session), updated_at = excluded.updated_at
-"""
-_READ_WATERMARK: Final = "SELECT last_session FROM data_ingestion_watermark WHERE dataset = $1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +28,11 @@ class DatabaseAddress:
 
     def __repr__(self) -> str:
         """Give the address without its password."""
-        return f"DatabaseAddress({self.user}@{self.host}:{self.port}/{self.database})"
+        return f"DatabaseAddress({self})"
+
+    def __str__(self) -> str:
+        """Give the address as people write it, without its password."""
+        return f"{self.user}@{self.host}:{self.port}/{self.database}"
 
     @classmethod
     def of_secret(cls, secret: str) -> "DatabaseAddress":
@@ -70,33 +52,6 @@ class DatabaseAddress:
         """Give asyncpg's connection arguments."""
         names = {"host": self.host, "port": self.port, "user": self.user, "database": self.database}
         return {**names, "password": self._password}
-
-
-class Database:
-    """One connection to Postgres. Methods raise UpstreamError if the database fails."""
-
-    def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-        self._connection = connection
-
-    async def watermark(self) -> date | None:
-        """Give the last session that is stored whole, or None if none is."""
-        with _translated():
-            found: date | None = await self._connection.fetchval(_READ_WATERMARK, OHLCV)
-        return found
-
-    async def store(self, rows: Sequence[dict[str, Any]], session: date | None) -> None:
-        """Upsert bars (as rows of BRONZE) and, with `session`, move the watermark there, in one transaction.
-
-        Of two writes of a bar the one with the later `ingested_at` stays; the watermark never goes back.
-        """
-        records = [tuple(row[name] for name in COLUMNS) for row in rows]
-        with _translated():
-            async with self._connection.transaction():
-                await self._connection.execute(_STAGE)
-                await self._connection.copy_records_to_table("incoming", records=records, columns=COLUMNS)
-                await self._connection.execute(_UPSERT)
-                if session is not None:
-                    await self._connection.execute(_MOVE_WATERMARK, OHLCV, session)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,22 +74,34 @@ class Tls:
             raise ConfigurationError(f"the certificates in {self.ca_file} cannot be read: {error}") from error
 
 
+class Connected:
+    """What the tables' methods share: the connection they ask over."""
+
+    def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        self._connection = connection
+
+
 @asynccontextmanager
-async def connected(address: DatabaseAddress, tls: Tls) -> AsyncIterator[Database]:
+async def connection_to(address: DatabaseAddress, tls: Tls) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
     """Open one connection; raise EntitlementError if the credentials are refused, UpstreamError if nobody answers."""
     context = tls.context()
-    with _translated():
-        connection = await asyncpg.connect(
-            **address.arguments(), ssl=context, timeout=CONNECT_SECONDS, command_timeout=STATEMENT_SECONDS,
-            server_settings={"statement_timeout": str(STATEMENT_SECONDS * 1000)},
-        )  # fmt: skip
+    with translated():
+        try:
+            connection = await asyncpg.connect(
+                **address.arguments(), ssl=context, timeout=CONNECT_SECONDS, command_timeout=STATEMENT_SECONDS,
+                server_settings={"statement_timeout": str(STATEMENT_SECONDS * 1000)},
+            )  # fmt: skip
+        except (ConnectionError, FileNotFoundError, TimeoutError, socket.gaierror) as error:
+            raise UpstreamError(
+                f"the database is down, or is not there: nobody answers at {address} ({type(error).__name__})"
+            ) from error
     try:
-        yield Database(connection)
+        yield connection
     finally:
         await connection.close()
 
 
-class _translated:  # noqa: N801 (a context manager, read as a verb)
+class translated:  # noqa: N801 (a context manager, read as a verb)
     """Turn the driver's errors into ours; the driver's texts carry no password."""
 
     def __enter__(self) -> None:

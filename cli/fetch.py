@@ -1,0 +1,67 @@
+"""`fiblake fetch`: bars from the vendor into the lake, as the fetcher function does it, from this machine."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from cli.output import answer, progress_by_name, table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DAY: Final = ["%Y-%m-%d"]
+FETCH_EXAMPLES: Final = """Example: fiblake fetch
+
+Example: fiblake fetch --date 2025-11-19
+
+Example: fiblake fetch --symbols AAPL,BRK.B --from 2000-01-03
+
+The settings are those of the stack's fetcher function; a variable of the same name in the environment counts more."""
+_COLUMNS: Final = ("what", "stored", "unchanged", "quarantined", "outside_universe", "flagged", "seconds")
+
+
+def fetch(
+    context: typer.Context,
+    first: Annotated[datetime | None, typer.Option("--from", formats=DAY, help="First session.")] = None,
+    last: Annotated[datetime | None, typer.Option("--to", formats=DAY, help="Last session.")] = None,
+    day: Annotated[
+        datetime | None, typer.Option("--date", formats=DAY, help="Just this session, also if it is stored.")
+    ] = None,
+    symbols: Annotated[
+        str, typer.Option(help="Only these (AAPL,MSFT): their history, which does not make a session whole.")
+    ] = "",
+    *,
+    again: Annotated[bool, typer.Option("--again", help="With --from or --to: stored sessions, too.")] = False,
+) -> None:
+    """Fetch the sessions that are missing, or what you name; bars that are stored already are not written again."""
+    import asyncio
+
+    from cli.target import settings_of
+    from services.fetcher.assembly import fetch as run
+    from services.fetcher.settings import FetcherSettings, FetchEvent
+
+    event = FetchEvent.of(_event(first, last, day, symbols, again=again))
+    settings = settings_of(context, "OhlcvFetcherFunctionName", FetcherSettings)
+    with progress_by_name() as show:
+        result = asyncio.run(run(settings, event, show))
+    answer(context, result, lambda console: _show(console, result))
+
+
+def _event(
+    first: datetime | None, last: datetime | None, day: datetime | None, symbols: str, *, again: bool
+) -> dict[str, Any]:
+    days = {name: value.date().isoformat() for name, value in (("from", first), ("to", last), ("date", day)) if value}
+    names = [name.strip() for name in symbols.split(",") if name.strip()]
+    return {**days, **({"symbols": names} if names else {}), **({"again": True} if again else {})}
+
+
+def _show(console: "Console", result: dict[str, Any]) -> None:
+    rows = [
+        {**one, "flagged": " ".join(one["flagged"]), "seconds": round(sum(one["seconds"].values()), 1)}
+        for one in (*result["done"], *result["looked_at_again"])
+    ]
+    console.print(table("Bars written, by session or symbol", rows, _COLUMNS))
+    for session in result["pending"]:
+        console.print(f"{session} is pending: the vendor does not give it out yet")
+    console.print(f"stored whole up to {result['watermark'] or '(nothing yet)'}")

@@ -1,0 +1,38 @@
+"""`fiblake metadata`: tickers, companies and splits from the vendor, as the metadata fetcher function does it."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from cli.output import answer, table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+METADATA_EXAMPLES: Final = """Example: fiblake metadata
+
+Example: fiblake metadata --splits-only
+
+The settings are those of the stack's function; a variable of the same name in the environment counts more."""
+
+
+def metadata(
+    context: typer.Context,
+    *,
+    splits_only: Annotated[bool, typer.Option("--splits-only", help="Splits, and nothing else.")] = False,
+) -> None:
+    """Bring symbol_metadata and splits up to date, and ask for the histories of symbols that are new."""
+    import asyncio
+
+    from cli.target import settings_of
+    from services.fetcher.assembly import refresh
+    from services.fetcher.settings import MetadataEvent, MetadataSettings
+
+    settings = settings_of(context, "MetadataFetcherFunctionName", MetadataSettings)
+    result = asyncio.run(refresh(settings, MetadataEvent(splits_only=splits_only)))
+    answer(context, result, lambda console: _show(console, result))
+
+
+def _show(console: "Console", result: dict[str, Any]) -> None:
+    rows = [{"what": name.replace("_", " "), "number": number} for name, number in result.items()]
+    console.print(table("Reference data refreshed", rows, ("what", "number")))

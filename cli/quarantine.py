@@ -1,0 +1,56 @@
+"""`fiblake quarantine list|release`: bars that failed validation, and how a person lets one into the lake."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from cli.output import answer, table
+
+if TYPE_CHECKING:
+    from services.fetcher.quarantine import Held
+
+app = typer.Typer(help="Bars that failed validation: look at them, let one in after all.", no_args_is_help=True)
+_NUMBERS: Final = ("open", "high", "low", "close", "volume")
+
+
+@app.command(name="list", epilog="Example: fiblake quarantine list --symbol AAPL")
+def list_(context: typer.Context, symbol: Annotated[str, typer.Option(help="Only this symbol's.")] = "") -> None:
+    """List the bars in quarantine with the reasons why they are there."""
+    from cli.target import target
+    from services.fetcher.quarantine import held
+    from shared.lake import check_symbol
+
+    rows = [_row(bar) for bar in held(target(context).store, check_symbol(symbol) if symbol else None)]
+    columns = ("symbol", "session", "row", *_NUMBERS, "reason")
+    answer(context, rows, lambda console: console.print(table("Bars in quarantine", rows, columns)))
+
+
+@app.command(epilog="Example: fiblake quarantine release AAPL 2025-11-19 --by jane")
+def release(
+    context: typer.Context,
+    symbol: Annotated[str, typer.Argument(help="The symbol.")],
+    session: Annotated[datetime, typer.Argument(formats=["%Y-%m-%d"], help="The session.")],
+    row: Annotated[int | None, typer.Option(help="Which one, if `list` shows several of the session.")] = None,
+    by: Annotated[str, typer.Option(help="Who answers for it, for the record; empty means the user here.")] = "",
+) -> None:
+    """Let a bar into the lake as the vendor reported it; processing_metadata/quarantine_releases.json records it."""
+    import asyncio
+    import getpass
+
+    from cli.target import settings_of
+    from services.fetcher.assembly import release_bar
+    from services.fetcher.settings import ReleaseSettings
+    from shared.lake import check_symbol
+
+    name = by or getpass.getuser()
+    settings = settings_of(context, "OhlcvFetcherFunctionName", ReleaseSettings)
+    key = asyncio.run(release_bar(settings, check_symbol(symbol), session.date(), row, name))
+    answer(context, {"key": key, "by": name}, lambda console: console.print(f"released by {name}: {key}"))
+
+
+def _row(held: "Held") -> dict[str, Any]:
+    bar = held.bar
+    numbers = {name: getattr(bar, name) for name in _NUMBERS}
+    place = {"symbol": bar.symbol, "session": bar.session.isoformat(), "row": held.row}
+    return {**place, **numbers, "reason": held.reason, "held_since": held.held_since.isoformat(), "key": held.key}

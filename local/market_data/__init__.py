@@ -1,0 +1,1 @@
+"""The parts of the market-data replay, which `local.market_data_server` serves."""

@@ -1,0 +1,101 @@
+"""How are bars answered? Grouped daily, and range aggregates of one day, in the vendor's shapes."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from typing import Final
+from urllib.parse import quote
+
+from local.market_data.bars import Bar
+from local.market_data.query import Json, bad_request, cursor, limit_of, one_of, parameters, parse_date
+from local.market_data.shown import Shown
+from shared.calendar import NEW_YORK
+
+_MIDNIGHT: Final = time(0)
+_CLOSE: Final = time(16)
+_LIMITS: Final = (5000, 50_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """The parameters of one request, with the vendor's defaults."""
+
+    adjusted: bool
+    limit: int
+    descending: bool
+
+    @classmethod
+    def parse(cls, text: str) -> "Query":
+        """Read a query string."""
+        fields = parameters(text)
+        adjusted = one_of(fields, "adjusted", ("true", "false"))
+        sort = one_of(fields, "sort", ("asc", "desc"))
+        return cls(adjusted == "true", limit_of(fields, *_LIMITS), sort == "desc")
+
+    def cursor(self) -> str:
+        """Give these parameters as a cursor."""
+        sort = "desc" if self.descending else "asc"
+        return cursor({"adjusted": str(self.adjusted).lower(), "limit": self.limit, "sort": sort})
+
+
+def grouped(shown: Shown, part: Mapping[str, str], query_text: str, _base_url: str) -> Json:
+    """Give every ticker's bar of one session."""
+    session, query = parse_date(part["session"]), Query.parse(query_text)
+    shown.check(session)
+    return _envelope([{"T": bar.symbol} | _row(bar, _CLOSE) for bar in shown.of_session(session)], query)
+
+
+def one_range(shown: Shown, part: Mapping[str, str], query_text: str, base_url: str) -> Json:
+    """Give one page of a ticker's bars."""
+    if (part["multiplier"], part["timespan"]) != ("1", "day"):
+        raise bad_request("only bars of 1 day are replayed")
+    query = Query.parse(query_text)
+    first, last = parse_date(part["first"]), parse_date(part["last"])
+    if first > last:
+        raise bad_request("'from' must not lie after 'to'")
+    shown.check(first)
+    bars = shown.of_symbol(part["ticker"], first, last)
+    if query.descending:
+        bars = bars[::-1]
+    rows = [_row(bar, _MIDNIGHT) for bar in bars[: query.limit]]
+    body: Json = {"ticker": part["ticker"]} | _envelope(rows, query)
+    if len(bars) > query.limit:
+        body["next_url"] = base_url + _next_page(part["ticker"], bars[query.limit].session, first, last, query)
+    return body
+
+
+def _row(bar: Bar, moment: time) -> Json:
+    """Give a bar as the vendor does; a number that is not one is left out."""
+    typical = (bar.high + bar.low + bar.close) / 3
+    numbers = {
+        "o": bar.open,
+        "h": bar.high,
+        "l": bar.low,
+        "c": bar.close,
+        "v": bar.volume,
+        # Where there are neither trades nor a volume-weighted price: two plausible ones that are the same every time.
+        "n": bar.trades if math.isfinite(bar.trades) else bar.volume // 100,
+        "vw": bar.vwap if math.isfinite(bar.vwap) else round(typical, 4),
+    }
+    row: Json = {name: number for name, number in numbers.items() if math.isfinite(number)}
+    if "n" in row:
+        row["n"] = int(row["n"])
+    return row | {"t": _milliseconds(bar.session, moment)}
+
+
+def _envelope(rows: list[Json], query: Query) -> Json:
+    counts: Json = {"adjusted": query.adjusted, "queryCount": len(rows), "resultsCount": len(rows)}
+    # A day without bars has no `results` at all, as at the vendor.
+    return counts | ({"results": rows} if rows else {}) | {"status": "OK"}
+
+
+def _next_page(ticker: str, resume: date, first: date, last: date, query: Query) -> str:
+    # As at the vendor: the path holds where to go on, in milliseconds; the cursor holds the parameters.
+    stamp = _milliseconds(resume, _MIDNIGHT)
+    part = f"{first}/{stamp}" if query.descending else f"{stamp}/{last}"
+    return f"/v2/aggs/ticker/{quote(ticker, safe='')}/range/1/day/{part}?cursor={query.cursor()}"
+
+
+def _milliseconds(session: date, moment: time) -> int:
+    return int(datetime.combine(session, moment, NEW_YORK).timestamp() * 1000)

@@ -1,0 +1,49 @@
+"""How do tests and the demo change what is served while the replay runs? By these calls."""
+
+import json
+from collections.abc import Collection, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import date
+from http import HTTPStatus
+from http.client import HTTPConnection
+from urllib.parse import urlsplit
+
+from shared.errors import ContractError
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """Sends the changes to a running replay; raises ContractError if it refuses one."""
+
+    url: str
+    key: str = field(repr=False)
+
+    def faults(self, *rules: Mapping[str, object]) -> None:
+        """Let requests go wrong from now on as these rules say (`local.market_data.faults.Rule`); none: all is well."""
+        self._put("faults", rules)
+
+    def hidden(self, symbols: Collection[str]) -> None:
+        """Let the vendor not know these symbols."""
+        self._put("hidden", list(symbols))
+
+    def splits(self, published: Collection[str] | None) -> None:
+        """Let the vendor know the splits of these ids (AAPL-2005-02-28) and no other; None: all."""
+        self._put("splits", None if published is None else list(published))
+
+    def as_of(self, session: date | None) -> None:
+        """Let this be the last session that is over; None: all are."""
+        self._put("as-of", session and session.isoformat())
+
+    def since(self, session: date | None) -> None:
+        """Let the plan's history begin with this session; None: no limit."""
+        self._put("since", session and session.isoformat())
+
+    def _put(self, name: str, body: object) -> None:
+        headers = {"Authorization": f"Bearer {self.key}"}
+        with closing(HTTPConnection(urlsplit(self.url).netloc, timeout=30)) as connection:
+            connection.request("PUT", f"/replay/{name}", json.dumps(body), headers)
+            answer = connection.getresponse()
+            text = answer.read().decode()
+        if answer.status != HTTPStatus.OK:
+            raise ContractError(f"the replay does not take this as {name}: status {answer.status}, {text}")

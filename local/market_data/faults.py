@@ -1,0 +1,128 @@
+"""Which requests go wrong, and how? What a test or the demo has scripted."""
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from http import HTTPStatus
+from random import Random
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from local.market_data.query import (
+    Json,
+    RefusedError,
+    bad_request,
+    before_end_of_day,
+    not_authorized,
+    outside_timeframe,
+    unknown_key,
+)
+
+Kind = Literal[
+    "drop", "cut", "delay", "truncated", "short", "empty", "circle", "DELAYED",
+    "400", "401", "403 not entitled", "403 timeframe", "403 before end of day", "429", "500", "502", "503", "504",
+]  # fmt: skip
+_COUNTS: Final = ("resultsCount", "queryCount", "count")
+
+
+def _listed(value: object) -> object:
+    return value if isinstance(value, list) else [value]
+
+
+class Rule(BaseModel):
+    """One line of the script: requests of `path` (a pattern with *) go wrong in a way of `kind`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Annotated[tuple[Kind, ...], BeforeValidator(_listed), Field(min_length=1)]
+    path: str = "*"
+    times: int | None = Field(None, ge=0)
+    """How often at most (None: always)."""
+    rate: float = Field(1.0, ge=0, le=1)
+    """How many of the requests, by chance."""
+    seed: int = 0
+    """What the chance is drawn with: by request and attempt, so that it is the same whatever comes in between."""
+    seconds: float = Field(1.0, ge=0)
+    """How long `delay` delays."""
+    retry_after: int | None = None
+    """What `429` says in its Retry-After header (None: it has none)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What goes wrong with one request."""
+
+    kind: Kind
+    rule: Rule
+
+
+class Script:
+    """The rules, and how far they have been followed; the first that fits a request decides."""
+
+    def __init__(self, rules: Sequence[Rule] = ()) -> None:
+        self._rules = rules
+        self._lock = threading.Lock()
+        self._done: Counter[int] = Counter()
+        self._attempts: Counter[tuple[int, str]] = Counter()
+
+    def fault(self, path: str, query_text: str) -> Fault | None:
+        """Give what goes wrong with this request, if anything does."""
+        target = f"{path}?{query_text}" if query_text else path
+        with self._lock:
+            for number, rule in enumerate(self._rules):
+                if fnmatchcase(path, rule.path) or fnmatchcase(target, rule.path):
+                    chance = self._chance(number, rule, target)
+                    if (rule.times is None or self._done[number] < rule.times) and chance.random() < rule.rate:
+                        self._done[number] += 1
+                        return Fault(chance.choice(rule.kind), rule)
+        return None
+
+    def _chance(self, number: int, rule: Rule, target: str) -> Random:
+        self._attempts[number, target] += 1
+        return Random(f"{rule.seed} {target} {self._attempts[number, target]}")  # noqa: S311 (no secret)
+
+
+def refuse(fault: Fault) -> None:
+    """Raise RefusedError if the fault is an answer with an error."""
+    wait = {} if fault.rule.retry_after is None else {"Retry-After": str(fault.rule.retry_after)}
+    refusals = {
+        "400": bad_request("scripted"),
+        "401": unknown_key(),
+        "403 not entitled": not_authorized("You are not entitled to this data. Please upgrade your plan."),
+        "403 timeframe": outside_timeframe(),
+        "403 before end of day": before_end_of_day(),
+        "429": RefusedError(
+            HTTPStatus.TOO_MANY_REQUESTS, wait, status="ERROR", error="You've exceeded the maximum requests per minute."
+        ),
+    }
+    if fault.kind in refusals:
+        raise refusals[fault.kind]
+    if fault.kind.startswith("5"):
+        raise RefusedError(HTTPStatus(int(fault.kind)), status="ERROR", error="scripted")
+
+
+def spoilt(body: Json, fault: Fault | None, url: str) -> Json:
+    """Give the answer as the fault makes it; `short`, `empty` and `circle` leave alone what has no list of rows."""
+    if fault is not None and fault.kind == "DELAYED":
+        return body | {"status": "DELAYED"}
+    rows = body.get("results")
+    if fault is None or not isinstance(rows, list):
+        return body
+    if fault.kind == "short" and any(name in body for name in _COUNTS):  # without a count nobody could ever tell
+        return body | {"results": rows[:-1]}
+    if fault.kind == "empty":
+        kept = {name: value for name, value in body.items() if name not in {"results", "next_url"}}
+        return kept | {name: 0 for name in _COUNTS if name in body}
+    if fault.kind == "circle":
+        return body | {"next_url": url}
+    return body
+
+
+def encoded(body: Json, fault: Fault | None) -> bytes:
+    """Give the answer's text, which ends in the middle if the fault is that."""
+    content = json.dumps(body).encode()
+    return content[: len(content) // 2] if fault is not None and fault.kind == "truncated" else content

@@ -1,0 +1,122 @@
+"""How are companies and splits answered? Tickers, details, ticker events and splits, in the vendor's shapes."""
+
+from collections.abc import Callable, Mapping
+from datetime import date
+from typing import Any, Final
+
+from local.market_data.query import (
+    Json,
+    bad_request,
+    limit_of,
+    listing,
+    not_found,
+    one_of,
+    parameters,
+    parse_date,
+)
+from local.market_data.reference import Company, Split, cumulative
+from local.market_data.shown import Shown
+
+_TICKER_LIMITS: Final = (100, 1000)
+_SPLIT_LIMITS: Final = (100, 5000)
+_FILTERS: Final = {"ticker": "ticker", "type": "type", "market": "market", "exchange": "primary_exchange"}
+_SPLIT_SORTS: Final = ("execution_date.desc", "execution_date.asc", "ticker.asc", "ticker.desc")
+_COMPARISONS: Final[dict[str, Callable[[date, date], bool]]] = {
+    "execution_date": lambda day, other: day == other,
+    "execution_date.gt": lambda day, other: day > other,
+    "execution_date.gte": lambda day, other: day >= other,
+    "execution_date.lt": lambda day, other: day < other,
+    "execution_date.lte": lambda day, other: day <= other,
+}
+_LAST_UPDATED: Final = "2026-01-02T00:00:00Z"
+
+
+def tickers(shown: Shown, _part: Mapping[str, str], query_text: str, base_url: str) -> Json:
+    """Give one page of the list of tickers."""
+    fields = parameters(query_text, {*_FILTERS, "active", "sort", "order", "limit", "offset"})
+    active = one_of(fields, "active", ("true", "false")) == "true"
+    one_of(fields, "sort", ("ticker",))
+    descending = one_of(fields, "order", ("asc", "desc")) == "desc"
+    rows = [_ticker(company, active=active) for company in shown.companies() if shown.trades(company) == active]
+    wanted = {field: fields[name] for name, field in _FILTERS.items() if name in fields}
+    chosen = [row for row in rows if all(row.get(field) == value for field, value in wanted.items())]
+    limit = limit_of(fields, *_TICKER_LIMITS)
+    body = listing(chosen[::-1] if descending else chosen, fields, limit, f"{base_url}/v3/reference/tickers")
+    return body | {"count": len(body["results"])}
+
+
+def details(shown: Shown, part: Mapping[str, str], query_text: str, _base_url: str) -> Json:
+    """Give what is known of a ticker that trades (on `date`, if that is asked for)."""
+    fields = parameters(query_text, {"date", "ticker"})  # the official client repeats the ticker in the query
+    day = parse_date(fields["date"]) if "date" in fields else None
+    for company in shown.companies():
+        if company.ticker == part["ticker"] and shown.trades(company, day):
+            return {"results": _ticker(company, active=True) | company.details, "status": "OK"}
+    raise not_found("Ticker not found.")
+
+
+def events(shown: Shown, part: Mapping[str, str], query_text: str, _base_url: str) -> Json:
+    """Give the ticker changes of a company, named by its ticker or its composite FIGI; the latest first."""
+    one_of(parameters(query_text, {"types"}), "types", ("ticker_change",))
+    named = [c for c in shown.companies() if part["ticker"] in (c.ticker, c.fields["composite_figi"])]
+    if not named:
+        raise not_found("Ticker not found.")
+    company = max(named, key=shown.trades)
+    changes = [
+        (change.date, change.changed_to) for change in shown.reference.changes if change.ticker == company.ticker
+    ]
+    if not changes and company.listed is not None:
+        changes = [(company.listed, company.ticker)]
+    results = {name: company.fields.get(name, "") for name in ("name", "composite_figi", "cik")}
+    return {
+        "results": results | {"events": [_event(*change) for change in sorted(changes, reverse=True)]},
+        "status": "OK",
+    }
+
+
+def splits(shown: Shown, _part: Mapping[str, str], query_text: str, base_url: str) -> Json:
+    """Give one page of the list of splits; it has no count, as at the vendor."""
+    exact = {"ticker", "adjustment_type"}
+    lists = {f"{name}.any_of" for name in exact}
+    fields = parameters(query_text, exact | lists | {*_COMPARISONS, "limit", "sort", "offset"})
+    known = shown.splits()
+    factors = cumulative(known)
+    rows = [_split(split, factors[split.id]) for split in known if _in_time(split, fields)]
+    for name in fields.keys() & (exact | lists):
+        allowed = fields[name].split(",") if name in lists else [fields[name]]
+        rows = [row for row in rows if row[name.removesuffix(".any_of")] in allowed]
+    for key in reversed(fields.get("sort", _SPLIT_SORTS[0]).split(",")):
+        rows.sort(key=_sort_field(key), reverse=key.endswith(".desc"))
+    return listing(rows, fields, limit_of(fields, *_SPLIT_LIMITS), f"{base_url}/stocks/v1/splits")
+
+
+def _ticker(company: Company, *, active: bool) -> Json:
+    row: Json = {**company.fields, "active": active, "last_updated_utc": _LAST_UPDATED}
+    return row if active or company.delisted is None else row | {"delisted_utc": f"{company.delisted}T00:00:00Z"}
+
+
+def _event(day: object, ticker: str) -> Json:
+    return {"type": "ticker_change", "date": str(day), "ticker_change": {"ticker": ticker}}
+
+
+def _split(split: Split, factor: float) -> Json:
+    return {
+        "id": split.id,
+        "ticker": split.ticker,
+        "execution_date": str(split.execution_date),
+        "split_from": split.split_from,
+        "split_to": split.split_to,
+        "adjustment_type": split.adjustment_type,
+        "historical_adjustment_factor": factor,
+    }
+
+
+def _in_time(split: Split, fields: Mapping[str, str]) -> bool:
+    asked = {name: parse_date(value) for name, value in fields.items() if name in _COMPARISONS}
+    return all(_COMPARISONS[name](split.execution_date, day) for name, day in asked.items())
+
+
+def _sort_field(key: str) -> Callable[[Json], Any]:
+    if key not in _SPLIT_SORTS:
+        raise bad_request(f"'sort' must be of {', '.join(_SPLIT_SORTS)}, not {key!r}")
+    return lambda row: row[key.partition(".")[0]]

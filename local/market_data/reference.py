@@ -1,0 +1,132 @@
+"""Which companies and splits are replayed? Those of a folder's tickers.csv, splits.csv and ticker_changes.csv.
+
+Without tickers.csv every symbol with bars is a common stock, listed on the day of its first bar.
+"""
+
+import csv
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Final
+
+from local.market_data.bars import Bars
+from local.market_data.query import Json
+from shared.errors import ConfigurationError
+
+FILES: Final = frozenset({"tickers.csv", "splits.csv", "ticker_changes.csv"})
+_LISTED: Final = ("name", "primary_exchange", "type", "currency_name", "cik", "composite_figi", "share_class_figi")
+_DEFAULTS: Final = {"type": "CS", "primary_exchange": "XNAS", "currency_name": "usd"}
+
+
+@dataclass(frozen=True, slots=True)
+class Company:
+    """A company under one ticker, from `listed` to `delisted` (None: always, and still)."""
+
+    ticker: str
+    listed: date | None
+    delisted: date | None
+    fields: Json
+    """What the list of tickers says of it, but for whether it is active."""
+    details: Json
+    """What its details say beyond that."""
+
+    def trades(self, day: date | None) -> bool:
+        """Whether it is listed on that day (None: now)."""
+        if day is None:
+            return self.delisted is None
+        return (self.listed is None or self.listed <= day) and (self.delisted is None or day < self.delisted)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A split, known to /replay/splits by `id`."""
+
+    id: str
+    ticker: str
+    execution_date: date
+    split_from: float
+    split_to: float
+    adjustment_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """From `date` on the company that the vendor is asked for as `ticker` is called `changed_to`."""
+
+    ticker: str
+    date: date
+    changed_to: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """All that the folder says of companies and their splits."""
+
+    companies: list[Company]
+    splits: list[Split]
+    changes: list[Change]
+
+    @classmethod
+    def read(cls, folder: Path, bars: Bars) -> "Reference":
+        """Read the folder's files, as far as they are there; raise ConfigurationError naming the one that is wrong."""
+        rows = _rows(folder / "tickers.csv")
+        if rows is None:
+            rows = [{"ticker": symbol, "list_date": str(bars.first_session(symbol))} for symbol in bars.places]
+        try:
+            return cls(
+                sorted((_company(row) for row in rows), key=lambda company: company.ticker),
+                [_split(row) for row in _rows(folder / "splits.csv") or []],
+                [_change(row) for row in _rows(folder / "ticker_changes.csv") or []],
+            )
+        except (KeyError, ValueError) as error:
+            raise ConfigurationError(f"a file of {', '.join(sorted(FILES))} in {folder} is wrong: {error!r}") from error
+
+
+def _rows(path: Path) -> list[dict[str, str]] | None:
+    """Read a CSV file's rows without their empty cells, or give None if there is no such file."""
+    if not path.exists():
+        return None
+    with path.open(encoding="utf-8", newline="") as lines:
+        return [{name: value for name, value in row.items() if value} for row in csv.DictReader(lines)]
+
+
+def _company(row: Mapping[str, str]) -> Company:
+    ticker = row["ticker"]
+    figis = {"composite_figi": _figi(ticker, "composite"), "share_class_figi": _figi(ticker, "share class")}
+    known = {"name": f"{ticker} Inc.", **_DEFAULTS, **figis, **row}
+    fields: Json = {"ticker": ticker, "market": "stocks", "locale": "us"}
+    fields |= {name: known[name] for name in _LISTED if name in known}
+    details = {name: row[name] for name in ("list_date", "sic_code", "sic_description") if name in row}
+    return Company(ticker, _day(row, "list_date"), _day(row, "delisted_date"), fields, details)
+
+
+def _figi(ticker: str, what: str) -> str:
+    """Give an identifier of FIGI's form that is the same every time and, having a vowel, nobody's."""
+    return f"BBGA{hashlib.sha256(f'{what} {ticker}'.encode()).hexdigest()[:8].upper()}"
+
+
+def _split(row: Mapping[str, str]) -> Split:
+    ticker, day = row["ticker"], date.fromisoformat(row["execution_date"])
+    split_from, split_to = float(row["split_from"]), float(row["split_to"])
+    kind = "forward_split" if split_to > split_from else "reverse_split"
+    return Split(f"{ticker}-{day}", ticker, day, split_from, split_to, row.get("adjustment_type", kind))
+
+
+def _change(row: Mapping[str, str]) -> Change:
+    return Change(row["ticker"], date.fromisoformat(row["date"]), row["changed_to"])
+
+
+def _day(row: Mapping[str, str], name: str) -> date | None:
+    return date.fromisoformat(row[name]) if name in row else None
+
+
+def cumulative(splits: Iterable[Split]) -> dict[str, float]:
+    """Give each split's factor by its id: the product of its own ratio and those of its ticker's later splits."""
+    latest: dict[str, float] = {}
+    factors = {}
+    for split in sorted(splits, key=lambda split: split.execution_date, reverse=True):
+        latest[split.ticker] = latest.get(split.ticker, 1.0) * split.split_from / split.split_to
+        factors[split.id] = latest[split.ticker]
+    return factors

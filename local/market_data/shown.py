@@ -1,0 +1,58 @@
+"""What of the replay can be seen at the moment? That of which the vendor knows, and that is over."""
+
+from dataclasses import dataclass
+from datetime import date
+
+from local.market_data.bars import Bar, Bars
+from local.market_data.query import before_end_of_day, outside_timeframe
+from local.market_data.reference import Company, Reference, Split
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The bars, companies and splits that the vendor has so far."""
+
+    bars: Bars
+    reference: Reference
+    as_of: date | None = None
+    """The last session that is over (None: all are); later ones are refused, companies listed later are unknown."""
+    since: date | None = None
+    """The first session of the plan's history (None: all of it); earlier ones are refused."""
+    hidden: frozenset[str] = frozenset()
+    """Symbols that the vendor does not know yet."""
+    published: frozenset[str] | None = None
+    """Ids of the splits that are known (None: all)."""
+
+    def check(self, session: date) -> None:
+        """Raise RefusedError for a session that is not over, or not in the plan's history."""
+        if self.as_of is not None and session > self.as_of:
+            raise before_end_of_day()
+        if self.since is not None and session < self.since:
+            raise outside_timeframe()
+
+    def of_session(self, session: date) -> list[Bar]:
+        """Give the session's bars, sorted by symbol."""
+        return [bar for bar in self.bars.of_session(session) if bar.symbol not in self.hidden]
+
+    def of_symbol(self, symbol: str, first: date, last: date) -> list[Bar]:
+        """Give the symbol's bars from `first` to `last`, as far as those sessions are over."""
+        end = last if self.as_of is None else min(last, self.as_of)
+        return [] if symbol in self.hidden else self.bars.of_symbol(symbol, first, end)
+
+    def companies(self) -> list[Company]:
+        """Give the companies that the vendor knows, active or not, sorted by ticker."""
+        return [company for company in self.reference.companies if self._knows(company)]
+
+    def trades(self, company: Company, day: date | None = None) -> bool:
+        """Whether the company is listed on that day (None: on the last one that is shown)."""
+        return company.trades(day or self.as_of)
+
+    def splits(self) -> list[Split]:
+        """Give the splits that the vendor knows."""
+        known = self.reference.splits
+        shown = known if self.published is None else [split for split in known if split.id in self.published]
+        return [split for split in shown if split.ticker not in self.hidden]
+
+    def _knows(self, company: Company) -> bool:
+        listed = self.as_of is None or company.listed is None or company.listed <= self.as_of
+        return listed and company.ticker not in self.hidden

@@ -1,0 +1,115 @@
+"""How the fetcher is put together from its settings: one and the same for the functions and the command line."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import asdict
+from datetime import UTC, date, datetime
+from typing import Any
+
+from services.fetcher.credentials import api_key
+from services.fetcher.history import HistoryFetcher
+from services.fetcher.intake import Intake, Stored
+from services.fetcher.massive import massive
+from services.fetcher.metadata import MetadataFetcher, Rules
+from services.fetcher.ohlcv import Fetched, Fetcher, Progress, Universe
+from services.fetcher.quarantine import find, held, release
+from services.fetcher.runs import recorded
+from services.fetcher.settings import (
+    FetcherSettings,
+    FetchEvent,
+    MetadataEvent,
+    MetadataSettings,
+    ReleaseSettings,
+    VendorSettings,
+)
+from shared.calendar import nyse
+from shared.database import Database, DatabaseAddress, Tls, connected
+from shared.lake import Bronze
+from shared.objects import ObjectStore
+from shared.queues import Queue
+from shared.secrets import read_secret
+
+
+def _unseen(_what: str, _done: int, _all: int) -> None:
+    """Show nothing."""
+
+
+def clock() -> datetime:
+    """Give the present instant (UTC)."""
+    return datetime.now(UTC)
+
+
+def database_of(settings: ReleaseSettings) -> AbstractAsyncContextManager[Database]:
+    """Give the database that the settings name, to be opened."""
+    address = DatabaseAddress.of_secret(read_secret(settings.rds_secret_arn))
+    return connected(address, Tls(settings.database_tls == "verify-full", settings.database_ca_file))
+
+
+@asynccontextmanager
+async def opened(settings: VendorSettings) -> AsyncIterator[Intake]:
+    """Open vendor, bucket and database; one connection each, closed when the block ends."""
+    store, bronze = ObjectStore.connect(settings.s3_bucket), Bronze(settings.s3_prefix)
+    async with (
+        massive(settings.market_data_url, api_key(settings), settings.requests_per_minute) as vendor,
+        database_of(settings) as database,
+    ):
+        yield Intake(vendor, store, bronze, database, nyse(), settings.price_jump_limit, clock)
+
+
+async def fetch(settings: FetcherSettings, event: FetchEvent, show: Progress = _unseen) -> dict[str, Any]:
+    """Do one run and give what it did, ready for JSON; a run that fails is recorded, and its error raised."""
+    async with opened(settings) as intake:
+        asked = event.model_dump(mode="json", exclude_defaults=True, by_alias=True)
+        async with recorded(intake.database, "ohlcv", asked, clock) as result:
+            fetched = await _fetched(settings, intake, event, show)
+            result.update(_shown(fetched))
+        watermark = await intake.database.watermark()
+    return {**result, "watermark": watermark.isoformat() if watermark else None}
+
+
+async def refresh(settings: MetadataSettings, event: MetadataEvent, deadline: datetime | None = None) -> dict[str, Any]:
+    """Bring reference data up to date (see `metadata.MetadataFetcher`) and give what was done, ready for JSON."""
+    rules = Rules(
+        settings.universe_types, settings.universe, settings.metadata_details_days, settings.metadata_details_per_run,
+        settings.history_retry_hours,
+    )  # fmt: skip
+    async with opened(settings) as intake:
+        histories = Queue.connect(settings.history_queue_url)
+        fetcher = MetadataFetcher(
+            intake.vendor, intake.store, intake.database, intake.calendar, histories, rules, clock
+        )  # fmt: skip
+        return asdict(await fetcher.refresh(event, deadline))
+
+
+async def release_bar(settings: ReleaseSettings, symbol: str, session: date, row: int | None, by: str) -> str:
+    """Release a bar from quarantine (see `quarantine.release`) and give the key of its date file."""
+    store = ObjectStore.connect(settings.s3_bucket)
+    bar = find(held(store, symbol), symbol, session, row)
+    async with database_of(settings) as database:
+        return await release(store, Bronze(settings.s3_prefix), database, nyse(), bar, by, clock())
+
+
+async def _fetched(settings: FetcherSettings, intake: Intake, event: FetchEvent, show: Progress) -> Fetched:
+    if not event.symbols:
+        universe = Universe(settings.universe_types, settings.universe)
+        fetcher = Fetcher(intake, universe, settings.first_session, settings.look_back_sessions)
+        return await fetcher.fetch(event, show)
+    history = HistoryFetcher(intake, settings.history_from)
+    last = intake.calendar.last_closed(event.now(clock()))
+    fetched = Fetched()
+    for number, symbol in enumerate(event.symbols):
+        show(symbol, number, len(event.symbols))
+        fetched.done.append(await history.load(symbol, event.first, min(event.last or last, last)))
+    return fetched
+
+
+def _shown(fetched: Fetched) -> dict[str, Any]:
+    return {
+        "done": [_shown_one(one) for one in fetched.done],
+        "looked_at_again": [_shown_one(one) for one in fetched.looked_at_again],
+        "pending": [session.isoformat() for session in fetched.pending],
+    }
+
+
+def _shown_one(stored: Stored) -> dict[str, Any]:
+    return {**asdict(stored), "flagged": list(stored.flagged), "written_at": stored.written_at.isoformat()}

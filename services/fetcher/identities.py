@@ -1,0 +1,284 @@
+"""Which company bears which symbol, and since when: what the vendor lists against what is known (pure).
+
+Companies are told apart by their composite FIGI. Nothing is ever deleted: a symbol's records follow one another in
+time, without overlapping, and only the last one may be without an end.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
+from typing import Final, Protocol
+
+from shared.calendar import NEW_YORK, TradingCalendar
+from shared.errors import UpstreamError
+from shared.reference import Identity
+from shared.symbols import BEGINNING, SymbolRecord
+
+NEWS_LATE_BY: Final = timedelta(days=90)
+"""How long a symbol may stay in the vendor's list after it was delisted; an older date is another company's."""
+
+
+class Listed(Protocol):
+    """What the vendor says of an active ticker."""
+
+    @property
+    def symbol(self) -> str:
+        """Its symbol."""
+
+    @property
+    def name(self) -> str | None:
+        """The company's name."""
+
+    @property
+    def type(self) -> str | None:
+        """CS, ADRC, ETF, ..."""
+
+    @property
+    def exchange(self) -> str | None:
+        """The primary exchange (MIC)."""
+
+    @property
+    def currency(self) -> str | None:
+        """What it trades in."""
+
+    @property
+    def composite_figi(self) -> str | None:
+        """Which security it is, in one country."""
+
+    @property
+    def share_class_figi(self) -> str | None:
+        """Which class of shares it is."""
+
+
+class Delisted(Protocol):
+    """What the vendor says of a ticker that is no longer active."""
+
+    @property
+    def composite_figi(self) -> str | None:
+        """Which security it was."""
+
+    @property
+    def delisted(self) -> date | None:
+        """Its last day."""
+
+
+class Change(Protocol):
+    """What the vendor says of a change of ticker."""
+
+    @property
+    def date(self) -> date:
+        """The first day of the new ticker."""
+
+    @property
+    def symbol(self) -> str:
+        """The new ticker."""
+
+
+Pair = tuple[SymbolRecord, Listed]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What became of the symbols, by their last record and the vendor's list."""
+
+    new: list[Listed] = field(default_factory=list)
+    """Never seen before."""
+    kept: list[Pair] = field(default_factory=list)
+    """Still the same company's; its name or exchange may have changed."""
+    back: list[Pair] = field(default_factory=list)
+    """Had vanished, and is the same company's again."""
+    handed_over: list[Pair] = field(default_factory=list)
+    """Another company's now."""
+    vanished: list[SymbolRecord] = field(default_factory=list)
+    """No longer listed."""
+    renamed: frozenset[str] = frozenset()
+    """Of the new and the handed over: those whose company is known by another symbol."""
+
+    @property
+    def unsettled(self) -> list[str]:
+        """Symbols that began to be a company's, and only the vendor knows when: first those where it matters most."""
+        symbols = [ticker.symbol for ticker in [*(ticker for _, ticker in self.handed_over), *self.new]]
+        handed_over = {ticker.symbol for _, ticker in self.handed_over}
+        return sorted(symbols, key=lambda symbol: symbol not in handed_over | self.renamed)
+
+    @property
+    def successors(self) -> dict[str, str]:
+        """Give, by vanished symbol, the symbol that its company bears now, if that is known."""
+        listed = [*self.new, *(ticker for _, ticker in self.handed_over)]
+        by_figi = {ticker.composite_figi: ticker.symbol for ticker in listed if ticker.composite_figi}
+        return {r.symbol: by_figi[r.composite_figi] for r in self.vanished if r.composite_figi in by_figi}
+
+
+@dataclass(frozen=True, slots=True)
+class Days:
+    """When a run takes place: its day in New York, and the sessions around it."""
+
+    today: date
+    closed: date
+    """The last session that has closed."""
+    session: date
+    """The first session that is not before today: the one whose bars come next, or just came."""
+    calendar: TradingCalendar
+
+    @classmethod
+    def of(cls, calendar: TradingCalendar, now: datetime) -> "Days":
+        """Give the days of a run at `now`."""
+        today = now.astimezone(NEW_YORK).date()
+        session = calendar.session(calendar.ordinal_on_or_after(today))
+        return cls(today, calendar.last_closed(now), session, calendar)
+
+    def before(self, session: date) -> date:
+        """Give the session before `session`."""
+        return self.calendar.session(self.calendar.ordinal(session) - 1)
+
+
+def compare(known: Iterable[SymbolRecord], listed: Iterable[Listed]) -> Comparison:
+    """Compare the vendor's list of active tickers with all records there are.
+
+    Raises UpstreamError if fewer than half of the symbols that were active are listed: such a list is not trusted.
+    """
+    last = {record.symbol: record for record in sorted(known, key=lambda record: record.valid_from)}
+    tickers = {ticker.symbol: ticker for ticker in listed}
+    _check_complete([symbol for symbol, record in last.items() if record.valid_to is None], tickers)
+    found = Comparison(vanished=[r for s, r in last.items() if r.valid_to is None and s not in tickers])
+    for symbol, ticker in tickers.items():
+        if symbol not in last:
+            found.new.append(ticker)
+            continue
+        record = last[symbol]
+        if another_company(record.composite_figi, ticker.composite_figi):
+            found.handed_over.append((record, ticker))
+        else:
+            (found.kept if record.valid_to is None else found.back).append((record, ticker))
+    elsewhere: dict[str | None, set[str]] = {}
+    for record in last.values():
+        elsewhere.setdefault(record.composite_figi, set()).add(record.symbol)
+    renamed = [s for s in found.unsettled if (figi := tickers[s].composite_figi) and elsewhere.get(figi, set()) - {s}]
+    return replace(found, renamed=frozenset(renamed))
+
+
+def another_company(one: str | None, other: str | None) -> bool:
+    """Tell whether two FIGIs are of two companies; a missing one says nothing."""
+    return one is not None and other is not None and one != other
+
+
+def began(symbol: str, changes: Iterable[Change], days: Days) -> date | None:
+    """Give the first session in which the company bore `symbol`, by the vendor's changes of ticker; None: unknown."""
+    dates = [change.date for change in changes if change.symbol == symbol and change.date <= days.today]
+    if not dates or max(dates) < BEGINNING:
+        return None
+    return days.calendar.session(days.calendar.ordinal_on_or_after(max(dates)))
+
+
+def renamed_on(symbol: str, changes: Iterable[Change]) -> date | None:
+    """Give the day on which a company that bore another symbol before took this one; None if it did not."""
+    by_day = sorted(changes, key=lambda change: change.date)
+    others = [change.date for change in by_day if change.symbol != symbol]
+    taken = [change.date for change in by_day if change.symbol == symbol]
+    return max(taken) if taken and others and min(others) < max(taken) else None
+
+
+def ended(record: SymbolRecord, ticker: Delisted | None, days: Days) -> date:
+    """Give the last day of a symbol that vanished: the vendor's, unless that is of another company, or unknown."""
+    day = ticker.delisted if ticker else None
+    if ticker is None or day is None or another_company(record.composite_figi, ticker.composite_figi):
+        return max(days.closed, record.valid_from)
+    earliest = max(record.valid_from, record.last_seen.astimezone(NEW_YORK).date() - NEWS_LATE_BY)
+    return day if day >= earliest else max(days.closed, record.valid_from)
+
+
+def updated(
+    found: Comparison, beginnings: Mapping[str, date], ends: Mapping[str, date], days: Days, now: datetime
+) -> list[SymbolRecord]:
+    """Give the records that are new or change; `beginnings` and `ends` are what the vendor knows, by symbol.
+
+    A symbol handed over, or a new one of a company that had another, begins with the run's session if the vendor does
+    not know better: what the symbol stood for before may be another company. Any other new one reaches back as far as
+    there are bars.
+    """
+    records = [_seen(record, ticker, now) for record, ticker in [*found.kept, *found.back]]
+    for ticker in found.new:
+        unknown = days.session if ticker.symbol in found.renamed else BEGINNING
+        records.append(_record(ticker, beginnings.get(ticker.symbol, unknown), now))
+    for record, ticker in found.handed_over:
+        records += _handed_over(record, ticker, beginnings.get(ticker.symbol), days, now)
+    successors = found.successors
+    for record in found.vanished:
+        begins = beginnings.get(successors.get(record.symbol, ""))
+        end = days.before(begins) if begins and begins > record.valid_from else ends[record.symbol]
+        records.append(_over(record, end))
+    return records
+
+
+def changed(pair: Pair) -> bool:
+    """Tell whether the vendor says anything new of a symbol that is still the same company's."""
+    record, ticker = pair
+    return _seen(record, ticker, record.last_seen) != record
+
+
+def identities_of(records: Iterable[SymbolRecord]) -> dict[str, tuple[Identity, ...]]:
+    """Give the companies that have borne each symbol, oldest first."""
+    found: dict[str, list[Identity]] = {}
+    for r in sorted(records, key=lambda r: r.valid_from):
+        found.setdefault(r.symbol, []).append(Identity(r.symbol, r.valid_from, r.valid_to, r.composite_figi, r.name))
+    return {symbol: tuple(identities) for symbol, identities in found.items()}
+
+
+def merged(known: Iterable[SymbolRecord], records: Iterable[SymbolRecord]) -> list[SymbolRecord]:
+    """Give all records as they are once `records` are saved."""
+    by_key = {(record.symbol, record.valid_from): record for record in [*known, *records]}
+    return list(by_key.values())
+
+
+def details_due(records: Iterable[SymbolRecord], types: Collection[str], stale_before: datetime) -> list[SymbolRecord]:
+    """Give the current records whose details are missing or from before `stale_before`: the universe's first.
+
+    Among them those without details come first, then the oldest.
+    """
+    due = [r for r in records if r.valid_to is None and (r.details_at is None or r.details_at < stale_before)]
+    known = {r.symbol: r.details_at.timestamp() if r.details_at else 0.0 for r in due}
+    return sorted(due, key=lambda r: (r.type not in types, known[r.symbol], r.symbol))
+
+
+def _check_complete(active: Sequence[str], tickers: Mapping[str, Listed]) -> None:
+    back = sum(symbol in tickers for symbol in active)
+    if 2 * back < len(active):
+        raise UpstreamError(
+            f"the vendor lists {back} of the {len(active)} symbols that were active, fewer than half: nothing is "
+            "deactivated on such a list; if it is right, set the symbols inactive in symbol_metadata"
+        )
+
+
+def _handed_over(
+    record: SymbolRecord, ticker: Listed, begins: date | None, days: Days, now: datetime
+) -> list[SymbolRecord]:
+    start = begins if begins and begins > record.valid_from else days.session
+    if start <= record.valid_from:
+        # It became the last company's in this very session: the vendor has corrected itself.
+        return [_record(ticker, record.valid_from, now)]
+    last = days.before(start)
+    return [_over(record, min(record.valid_to or last, last)), _record(ticker, start, now)]
+
+
+def _over(record: SymbolRecord, end: date) -> SymbolRecord:
+    return replace(record, valid_to=end, delisted_date=end, active=False)
+
+
+def _seen(record: SymbolRecord, ticker: Listed, now: datetime) -> SymbolRecord:
+    """Take what the vendor says; what it leaves out stays as it was."""
+    return replace(
+        record, valid_to=None, delisted_date=None, active=True, last_seen=now,
+        composite_figi=ticker.composite_figi or record.composite_figi,
+        share_class_figi=ticker.share_class_figi or record.share_class_figi,
+        name=ticker.name or record.name, exchange=ticker.exchange or record.exchange,
+        type=ticker.type or record.type, currency=ticker.currency or record.currency,
+    )  # fmt: skip
+
+
+def _record(ticker: Listed, valid_from: date, now: datetime) -> SymbolRecord:
+    return SymbolRecord(
+        symbol=ticker.symbol, valid_from=valid_from, valid_to=None, composite_figi=ticker.composite_figi,
+        share_class_figi=ticker.share_class_figi, name=ticker.name or None, industry=None, sector=None, sic_code=None,
+        exchange=ticker.exchange or None, type=ticker.type or None, currency=ticker.currency or None, list_date=None,
+        delisted_date=None, active=True, first_seen=now, last_seen=now,
+    )  # fmt: skip

@@ -1,0 +1,117 @@
+"""How bars that came in get into the lake: quarantine and files in S3 first, the database by the caller afterwards."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+import pyarrow as pa
+
+from services.fetcher.massive import MassiveClient
+from services.fetcher.quarantine import hold
+from services.fetcher.sifting import Sifted
+from shared.bars import BRONZE, encode
+from shared.calendar import TradingCalendar
+from shared.database import Database
+from shared.errors import FiblakeError, PermanentError, UpstreamError
+from shared.lake import Bronze
+from shared.objects import ObjectStore
+from shared.telemetry import logger
+
+NAMED_AT_MOST: Final = 20
+"""Symbols that an error's sentence names; the logs name all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What getting bars in works with."""
+
+    vendor: MassiveClient
+    store: ObjectStore
+    bronze: Bronze
+    database: Database
+    calendar: TradingCalendar
+    jump_limit: float
+    clock: Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What became of the bars of one session, or of one symbol's history."""
+
+    what: str
+    """The session, or the symbol."""
+    stored: int
+    """Bars written: new ones, and those that differ from what was stored."""
+    unchanged: int
+    quarantined: int
+    outside_universe: int
+    flagged: tuple[str, ...]
+    """Symbols whose price jumped; their bars are stored all the same."""
+    written_at: datetime
+    """When the last of the objects was in S3 (UTC)."""
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)
+    """What the time went into: vendor, s3, database."""
+
+
+class Stopwatch:
+    """Seconds by what they went into."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Add the time that the block takes."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[what] = round(self.seconds.get(what, 0.0) + time.perf_counter() - started, 3)
+
+
+async def put_bars(intake: Intake, sifted: Sifted, files: Sequence[tuple[str, bytes]], what: str) -> None:
+    """Put refused bars into quarantine and the others' files into bronze, many at a time.
+
+    Raises, once all were tried, an error that names the symbols whose files could not be written.
+    """
+    if sifted.refused:
+        await asyncio.to_thread(hold, intake.store, sifted.refused, intake.clock())
+    failures = await asyncio.to_thread(intake.store.put_many, files)
+    if failures:
+        raise _incomplete(intake.bronze, what, failures, len(files))
+
+
+def bars_file(rows: Sequence[dict[str, Any]]) -> bytes:
+    """Give bars of one symbol (rows of BRONZE) as the bytes of a source file."""
+    return encode(pa.Table.from_pylist(list(rows), schema=BRONZE))
+
+
+def logged(stored: Stored) -> Stored:
+    """Log what was stored, in one line."""
+    fields = asdict(stored) | {"flagged": list(stored.flagged)}
+    logger.info("bars stored", extra=fields)
+    return stored
+
+
+def counted(stored: Sequence[Stored]) -> dict[str, int]:
+    """Give what was stored in numbers, by the names of the metrics."""
+    return {
+        "BarsStored": sum(one.stored for one in stored),
+        "BarsQuarantined": sum(one.quarantined for one in stored),
+        "BarsFlagged": sum(len(one.flagged) for one in stored),
+    }
+
+
+def _incomplete(bronze: Bronze, what: str, failures: dict[str, FiblakeError], files: int) -> FiblakeError:
+    symbols = sorted({bronze.parse_source(key).symbol for key in failures})
+    logger.error("files not written", extra={"what": what, "symbols": symbols})
+    first = next((e for e in failures.values() if isinstance(e, PermanentError)), next(iter(failures.values())))
+    if isinstance(first, PermanentError) and len(failures) == files:
+        return first
+    more = "" if len(symbols) <= NAMED_AT_MOST else f" and {len(symbols) - NAMED_AT_MOST} more"
+    named = ", ".join(symbols[:NAMED_AT_MOST])
+    return UpstreamError(f"{len(failures)} of {files} files of {what} were not written ({named}{more}): {first}")

@@ -1,0 +1,283 @@
+"""How reference data get in, daily: who bears which symbol, details, splits; and new symbols' histories are asked for.
+
+Files in S3 come first, then rows in Postgres. What a run that was cut off had stored stays, and the next run finds the
+rest still different from what the vendor says.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import date, datetime, timedelta
+from typing import Final
+from uuid import uuid4
+
+from services.fetcher.identities import (
+    Comparison,
+    Days,
+    began,
+    changed,
+    compare,
+    details_due,
+    ended,
+    identities_of,
+    merged,
+    updated,
+)
+from services.fetcher.massive import BadRequestError, Details, MassiveClient
+from services.fetcher.reference_files import put_identities, put_splits
+from services.fetcher.runs import recorded
+from services.fetcher.sectors import sector_of
+from services.fetcher.settings import MetadataEvent
+from services.fetcher.split_changes import split_changes
+from shared.batching import chunks
+from shared.calendar import TradingCalendar
+from shared.database import Database
+from shared.errors import FiblakeError, UpstreamError
+from shared.events import HistoryRequest
+from shared.lake import valid_symbol
+from shared.objects import ObjectStore
+from shared.queues import Queue
+from shared.symbols import SymbolRecord
+from shared.telemetry import logger
+
+KIND: Final = "metadata"
+"""What these runs are called in the table runs."""
+ASKED_AT_ONCE: Final = 10
+"""Requests about single symbols under way at once; the client paces them."""
+SPLITS_AT_ONCE: Final = 500
+REQUESTS_AT_ONCE: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How often details are asked for, and whose histories."""
+
+    universe_types: frozenset[str]
+    only: frozenset[str] = frozenset()
+    """Of those types only these symbols, if any are named."""
+    details_days: int = 30
+    details_per_run: int = 1_000
+    history_retry_hours: float = 24
+
+
+@dataclass(slots=True)
+class Refreshed:
+    """What a run did, in numbers of symbols."""
+
+    listed: int = 0
+    left_out: int = 0
+    """Listed, but such a symbol cannot be a key."""
+    new: int = 0
+    renamed: int = 0
+    """Of the new and the handed over: their company is known by another symbol."""
+    handed_over: int = 0
+    """Another company's now."""
+    back: int = 0
+    """Had vanished, and are listed again."""
+    changed: int = 0
+    """Another name, type, exchange, currency, or a FIGI that was missing."""
+    vanished: int = 0
+    identities_written: int = 0
+    details: int = 0
+    details_left: int = 0
+    """Due, and left for the next runs."""
+    splits_changed: int = 0
+    splits_refused: int = 0
+    """Splits (not symbols) that cannot be."""
+    histories_requested: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    now: datetime
+    days: Days
+    deadline: datetime | None
+    correlation_id: str
+    done: Refreshed
+    clock: Callable[[], datetime]
+
+    @property
+    def late(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and self.clock() >= self.deadline
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataFetcher:
+    """What refreshing reference data works with."""
+
+    vendor: MassiveClient
+    store: ObjectStore
+    database: Database
+    calendar: TradingCalendar
+    histories: Queue
+    rules: Rules
+    clock: Callable[[], datetime]
+
+    async def refresh(self, event: MetadataEvent, deadline: datetime | None = None) -> Refreshed:
+        """Bring reference data up to date; the vendor is not asked about single symbols any more after `deadline`.
+
+        Details that are left then wait for the next run. The run is recorded with what it did, also if it fails. Raises
+        UpstreamError if the vendor's lists cannot be trusted, or if a history could not be asked for.
+        """
+        now, started, done = event.now(self.clock()), time.perf_counter(), Refreshed()
+        run = _Run(now, Days.of(self.calendar, now), deadline, str(uuid4()), done, self.clock)
+        logger.append_keys(correlation_id=run.correlation_id)
+        asked = event.model_dump(mode="json", exclude_defaults=True)
+        async with recorded(self.database, KIND, asked, self.clock) as result:
+            try:
+                await (self._splits(run) if event.splits_only else self._all(run))
+            finally:
+                done.seconds = round(time.perf_counter() - started, 3)
+                result.update(asdict(done))
+        logger.info("metadata refreshed", extra=asdict(done))
+        return done
+
+    async def _all(self, run: _Run) -> None:
+        await self._identities(run)
+        try:
+            await self._splits(run)
+            await self._details(run)
+        finally:
+            # A vendor that fails on details does not keep new symbols from their bars.
+            await self._histories(run)
+
+    # ------------------------------------------------------------------------------------------------------- identities
+
+    async def _identities(self, run: _Run) -> None:
+        """Take over the vendor's list of active tickers: identity files first, then all records in one transaction."""
+        done, days = run.done, run.days
+        known = await self.database.metadata()
+        tickers = await self.vendor.tickers()
+        listed = [ticker for ticker in tickers if valid_symbol(ticker.symbol)]
+        found = compare(known, listed)
+        # Of the very first list all that is known is that it is so now, and asking of each would take hours.
+        beginnings = await self._beginnings(found, run) if known else {}
+        records = updated(found, beginnings, await self._ends(found, run), days, run.now)
+        done.listed, done.left_out = len(listed), len(tickers) - len(listed)
+        written = await put_identities(self.store, identities_of(merged(known, records)))
+        await self.database.save_metadata(records)
+        done.new, done.renamed, done.handed_over = len(found.new), len(found.renamed), len(found.handed_over)
+        done.back, done.vanished = len(found.back), len(found.vanished)
+        done.changed, done.identities_written = sum(map(changed, found.kept)), len(written)
+        _log_changes(found)
+
+    async def _beginnings(self, found: Comparison, run: _Run) -> dict[str, date]:
+        """Give, by symbol, the first session in which its new company bore it, where the vendor knows.
+
+        Whom there is no time to ask about counts as unknown: the list as a whole must get in, however much is new.
+        """
+
+        async def ask(symbol: str) -> date | None:
+            return began(symbol, await self.vendor.ticker_changes(symbol), run.days)
+
+        beginnings: dict[str, date] = {}
+        for symbols in chunks(found.unsettled, ASKED_AT_ONCE):
+            if run.late:
+                break
+            answers = await asyncio.gather(*map(ask, symbols))
+            beginnings |= {symbol: day for symbol, day in zip(symbols, answers, strict=True) if day}
+        return beginnings
+
+    async def _ends(self, found: Comparison, run: _Run) -> dict[str, date]:
+        """Give the last day of each symbol that vanished, by the vendor where there is time to ask."""
+
+        async def ask(record: SymbolRecord) -> date:
+            return ended(record, await self.vendor.delisted(record.symbol), run.days)
+
+        ends = {record.symbol: ended(record, None, run.days) for record in found.vanished}
+        for records in chunks(found.vanished, ASKED_AT_ONCE):
+            if run.late:
+                break
+            answers = await asyncio.gather(*map(ask, records))
+            ends |= {record.symbol: day for record, day in zip(records, answers, strict=True)}
+        return ends
+
+    # ----------------------------------------------------------------------------------------------------------- splits
+
+    async def _splits(self, run: _Run) -> None:
+        """Take over the vendor's splits: of each symbol that differs the file first, then its rows."""
+        symbols = {record.symbol for record in await self.database.metadata()}
+        known = await self.database.splits()
+        found = split_changes(known, await self.vendor.splits(), symbols, run.days.today)
+        for split in found.refused:
+            logger.warning("split refused", extra={"symbol": split.symbol, "split": str(split)})
+        run.done.splits_refused = len(found.refused)
+        for batch in chunks(found.changed.items(), SPLITS_AT_ONCE):
+            splits = dict(batch)
+            await put_splits(self.store, splits)
+            await self.database.replace_splits(splits)
+            run.done.splits_changed += len(splits)
+
+    # ---------------------------------------------------------------------------------------------------------- details
+
+    async def _details(self, run: _Run) -> None:
+        """Ask for details that are missing or old, batch by batch; what came is saved even if others failed."""
+        stale_before = run.now - timedelta(days=self.rules.details_days)
+        due = details_due(await self.database.metadata(), self.rules.universe_types, stale_before)
+        run.done.details_left = len(due)
+        for batch in chunks(due[: self.rules.details_per_run], ASKED_AT_ONCE):
+            if run.late:
+                return
+            answers = await asyncio.gather(*(self._detailed(record, run.now) for record in batch))
+            records = [answer for answer in answers if isinstance(answer, SymbolRecord)]
+            await self.database.save_metadata(records)
+            run.done.details += len(records)
+            run.done.details_left -= len(records)
+            for answer in answers:
+                if isinstance(answer, FiblakeError):
+                    raise answer
+
+    async def _detailed(self, record: SymbolRecord, now: datetime) -> SymbolRecord | FiblakeError:
+        try:
+            details = await self.vendor.details(record.symbol)
+        except BadRequestError as error:
+            # Of this one symbol there are none, now or tomorrow: it must not stand in the others' way.
+            logger.warning("no details", extra={"symbol": record.symbol, "reason": str(error)})
+            details = None
+        except FiblakeError as error:
+            return error
+        return _with_details(record, details, now)
+
+    # -------------------------------------------------------------------------------------------------------- histories
+
+    async def _histories(self, run: _Run) -> None:
+        """Ask for the history of each symbol that has none yet; one that was asked for lately is on its way."""
+        asked_before = run.now - timedelta(hours=self.rules.history_retry_hours)
+        known = await self.database.history_due(self.rules.universe_types, asked_before)
+        due = [symbol for symbol in known if not self.rules.only or symbol in self.rules.only]
+        failed = 0
+        for symbols in chunks(due, REQUESTS_AT_ONCE):
+            bodies = [HistoryRequest(symbol=s, correlation_id=run.correlation_id).model_dump_json() for s in symbols]
+            unsent = set(await asyncio.to_thread(self.histories.send, bodies))
+            sent = [symbol for i, symbol in enumerate(symbols) if i not in unsent]
+            await self.database.history_requested(sent, run.now)
+            run.done.histories_requested += len(sent)
+            failed += len(unsent)
+        if failed:
+            raise UpstreamError(
+                f"the histories of {failed} of {len(due)} symbols could not be asked for: SQS did not take the "
+                f"messages for {self.histories.url}; the next run asks again"
+            )
+
+
+def _with_details(record: SymbolRecord, details: Details | None, now: datetime) -> SymbolRecord:
+    """Take what the vendor says; what it leaves out stays as it was."""
+    if details is None:
+        return replace(record, details_at=now)
+    sic_code = details.sic_code or record.sic_code
+    return replace(
+        record, details_at=now, list_date=details.list_date or record.list_date, sic_code=sic_code,
+        sector=sector_of(sic_code), industry=details.sic_description or record.industry,
+    )  # fmt: skip
+
+
+def _log_changes(found: Comparison) -> None:
+    """Log each symbol that changed hands, one line each: it is rare, and cuts the symbol's bars in two."""
+    for record, ticker in found.handed_over:
+        extra = {"symbol": record.symbol, "was": record.composite_figi, "is": ticker.composite_figi}
+        logger.info("symbol handed over", extra=extra)
+    for symbol, successor in found.successors.items():
+        logger.info("symbol renamed", extra={"symbol": symbol, "is": successor})

@@ -1,0 +1,23 @@
+"""Entry point of the metadata fetcher function: a schedule's event (or one with `splits_only`) in, counts out."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from services.fetcher.assembly import refresh
+from services.fetcher.settings import MetadataEvent, MetadataSettings
+from shared.settings import load
+from shared.telemetry import logger
+
+TO_FINISH: Final = timedelta(minutes=3)
+"""What is kept of a function's time for what comes after the details."""
+
+
+@logger.inject_lambda_context(clear_state=True)
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Bring reference data up to date, within the function's time."""
+    left = timedelta(milliseconds=context.get_remaining_time_in_millis())
+    deadline = datetime.now(UTC) + left - TO_FINISH
+    return asyncio.run(refresh(load(MetadataSettings), MetadataEvent.of(event), deadline))

@@ -1,0 +1,25 @@
+"""Entry point of the OHLCV fetcher function: a schedule's event (or one that asks for sessions) in, counts out."""
+
+import asyncio
+from typing import Any
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from services.fetcher.assembly import fetch
+from services.fetcher.settings import FetcherSettings, FetchEvent
+from shared.settings import load
+from shared.telemetry import count, logger
+
+
+@logger.inject_lambda_context(clear_state=True)
+def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
+    """Fetch the sessions that are missing, oldest first."""
+    answer = asyncio.run(fetch(load(FetcherSettings), FetchEvent.of(event)))
+    stored = [*answer["done"], *answer["looked_at_again"]]
+    count(
+        BarsStored=sum(one["stored"] for one in stored),
+        BarsQuarantined=sum(one["quarantined"] for one in stored),
+        BarsFlagged=sum(len(one["flagged"]) for one in stored),
+        SessionsPending=len(answer["pending"]),
+    )
+    return answer

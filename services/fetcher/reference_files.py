@@ -1,0 +1,50 @@
+"""How splits and identities get into bronze, where the consolidator takes them up: one small file a symbol."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from shared.errors import ContractError
+from shared.lake import IDENTITIES_PREFIX, identities_key, splits_key
+from shared.objects import ObjectStore
+from shared.reference import Identity, Split, identities_file, read_identities, splits_file
+
+Identities = tuple[Identity, ...]
+
+
+async def put_splits(store: ObjectStore, splits: Mapping[str, Sequence[Split]]) -> None:
+    """Write each symbol's splits; a symbol that has none any more gets a file that says so."""
+    await _put(store, {splits_key(symbol): splits_file(of_symbol) for symbol, of_symbol in splits.items()})
+
+
+async def put_identities(store: ObjectStore, identities: Mapping[str, Identities]) -> list[str]:
+    """Bring the files up to date with the companies that have borne each symbol; give the symbols that differed.
+
+    A symbol that only ever was one company's needs no file. If it has one (a run wrote it and ended before the
+    database knew, and the vendor has thought better of it since) that is brought up to date as well.
+    """
+    keys = {identities_key(symbol): symbol for symbol in identities}
+    listing = await asyncio.to_thread(store.listed, f"{IDENTITIES_PREFIX}/")
+    there = {info.key for info in listing}
+    wanted = [key for key, symbol in keys.items() if key in there or len(identities[symbol]) > 1]
+    found = await asyncio.to_thread(store.get_many, wanted)
+    differing = [
+        keys[key]
+        for key, file in zip(wanted, found, strict=True)
+        if _read(file.data if file else None, keys[key]) != identities[keys[key]]
+    ]
+    await _put(store, {identities_key(symbol): identities_file(identities[symbol]) for symbol in differing})
+    return differing
+
+
+async def _put(store: ObjectStore, files: Mapping[str, bytes]) -> None:
+    failures = await asyncio.to_thread(store.put_many, files.items())
+    for error in failures.values():
+        raise error
+
+
+def _read(data: bytes | None, symbol: str) -> Identities | None:
+    """Read a file; what cannot be read is to be written anew."""
+    try:
+        return read_identities(data, symbol) if data is not None else None
+    except ContractError:
+        return None

@@ -1,0 +1,26 @@
+"""What each run was asked for and how it ended: a row in the table `runs`, also if it failed."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
+from typing import Any
+
+from shared.database import Database
+from shared.errors import FiblakeError
+
+
+@asynccontextmanager
+async def recorded(
+    database: Database, kind: str, asked: Mapping[str, Any], clock: Callable[[], datetime]
+) -> AsyncIterator[dict[str, Any]]:
+    """Record the block as a run; what it puts into the dictionary it is given becomes the run's result."""
+    run = await database.begin_run(kind, asked, clock())
+    result: dict[str, Any] = {}
+    try:
+        yield result
+    except FiblakeError as error:
+        # The database itself may be what failed: the error that ended the run counts.
+        with suppress(FiblakeError):
+            await database.end_run(run, "failed", {**result, "error": str(error)}, clock())
+        raise
+    await database.end_run(run, "done", result, clock())

@@ -1,0 +1,77 @@
+"""What becomes of the bars of one answer: rows to write, known ones, refused ones, and those to look at (pure)."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any, Final
+
+from services.fetcher.validation import VendorBar, faults, jumped
+from shared.bars import bar_row
+from shared.calendar import TradingCalendar
+
+TWICE: Final = "the vendor reported this session twice"
+_COMPARED: Final = ("open", "high", "low", "close", "volume", "vwap", "trades")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What the lake knows already: rows by symbol and session, last closes before the answer, splits in between."""
+
+    rows: Mapping[tuple[str, date], Mapping[str, Any]] = field(default_factory=dict)
+    closes: Mapping[str, float] = field(default_factory=dict)
+    split_ratios: Mapping[tuple[str, date], float] = field(default_factory=dict)
+    """By symbol and session: what splits since the previous bar make of a price."""
+
+
+@dataclass(slots=True)
+class Sifted:
+    """The bars of one answer, sorted by session and symbol."""
+
+    rows: list[Row] = field(default_factory=list)
+    """Rows of BRONZE that are new or differ from what is stored."""
+    unchanged: int = 0
+    refused: list[tuple[VendorBar, str]] = field(default_factory=list)
+    """With the reasons, for quarantine."""
+    flagged: list[str] = field(default_factory=list)
+    """Symbols whose price jumped; their bars are among the rows all the same."""
+
+
+def sift(bars: Iterable[VendorBar], calendar: TradingCalendar, past: Past, jump_limit: float, now: datetime) -> Sifted:
+    """Sort the bars of one answer; rows are ingested at `now`."""
+    result = Sifted()
+    closes = dict(past.closes)
+    seen: set[tuple[str, date]] = set()
+    for bar in sorted(bars, key=lambda bar: (bar.session, bar.symbol)):
+        place = (bar.symbol, bar.session)
+        row = _row(bar, now)
+        if place not in seen and _same(row, past.rows.get(place)):
+            # As it is stored, and so it may stay: also one that an operator has released from quarantine.
+            seen.add(place)
+            closes[bar.symbol] = bar.close
+            result.unchanged += 1
+            continue
+        reasons = faults(bar, calendar)
+        if place in seen:
+            # A second row of one key would make Postgres refuse the whole session, for ever.
+            reasons.append(TWICE)
+        if reasons:
+            result.refused.append((bar, "; ".join(reasons)))
+            continue
+        seen.add(place)
+        result.rows.append(row)
+        previous = closes.get(bar.symbol)
+        if previous and previous > 0 and jumped(bar.close, previous, past.split_ratios.get(place, 1.0), jump_limit):
+            result.flagged.append(bar.symbol)
+        closes[bar.symbol] = bar.close
+    return result
+
+
+def _row(bar: VendorBar, now: datetime) -> Row:
+    prices = (bar.open, bar.high, bar.low, bar.close)
+    return bar_row(bar.symbol, bar.session, *prices, bar.volume, bar.vwap, bar.trades, now)
+
+
+def _same(row: Row, known: Mapping[str, Any] | None) -> bool:
+    return known is not None and all(row[name] == known[name] for name in _COMPARED)

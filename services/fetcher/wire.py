@@ -1,0 +1,207 @@
+"""What the vendor's answers look like on the wire, after its OpenAPI file.
+
+One field of one row that is missing or garbled never costs the page: it is read as no number, or as no text, and
+whoever uses the row refuses it by name. A page that is not of the vendor's shape is refused whole.
+"""
+
+import math
+from datetime import UTC, date, datetime, time
+from typing import Annotated, Generic, TypeVar
+
+from pydantic import BaseModel, BeforeValidator
+
+from services.fetcher.validation import VendorBar
+from shared.calendar import NEW_YORK
+
+
+def _number(value: object) -> object:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+
+
+def _whole(value: object) -> object:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _text(value: object) -> object:
+    return value if isinstance(value, str) and value else None
+
+
+def _flag(value: object) -> object:
+    return value if isinstance(value, bool) else None
+
+
+def _name(value: object) -> object:
+    return value if isinstance(value, str) else ""
+
+
+def _day(value: object) -> object:
+    try:
+        return date.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _day_of_instant(value: object) -> object:
+    """Read the day of an instant, which the vendor writes as midnight of that day, in UTC or in New York."""
+    try:
+        instant = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    if instant is None or instant.tzinfo is None or instant.astimezone(UTC).time() == time(0):
+        return instant and instant.date()
+    return instant.astimezone(NEW_YORK).date()
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+Whole = Annotated[int | None, BeforeValidator(_whole)]
+Text = Annotated[str | None, BeforeValidator(_text)]
+Flag = Annotated[bool | None, BeforeValidator(_flag)]
+Name = Annotated[str, BeforeValidator(_name)]
+Day = Annotated[date | None, BeforeValidator(_day)]
+DayOfInstant = Annotated[date | None, BeforeValidator(_day_of_instant)]
+Row = TypeVar("Row", bound=BaseModel)
+
+
+class Answer(BaseModel):
+    """What every answer has."""
+
+    request_id: str = ""
+
+
+class Page(Answer, Generic[Row]):
+    """One page of a list."""
+
+    results: list[Row] | None = None
+    next_url: str | None = None
+
+    @property
+    def announced(self) -> int | None:
+        """How many rows the page says it has, if it says so."""
+        return None
+
+    @property
+    def says_none(self) -> bool:
+        """Whether a page without `results` says that there are none; otherwise it may have lost them."""
+        return False
+
+
+class BarRow(BaseModel):
+    """A daily bar; `T` is in grouped daily only."""
+
+    T: Name = ""
+    o: Number = math.nan
+    h: Number = math.nan
+    l: Number = math.nan  # noqa: E741 (the vendor's name)
+    c: Number = math.nan
+    v: Number = math.nan
+    t: Whole = None
+    vw: Number = math.nan
+    n: Whole = None
+
+    def bar(self, symbol: str, session: date) -> VendorBar:
+        """Give the bar under its session: what `t` means is different from endpoint to endpoint."""
+        vwap = self.vw if math.isfinite(self.vw) else None
+        return VendorBar(symbol, session, self.o, self.h, self.l, self.c, self.v, vwap, self.n)
+
+
+class Bars(Page[BarRow]):
+    """Grouped daily, and a page of a range."""
+
+    queryCount: int | None = None  # noqa: N815 (the vendor's name)
+    resultsCount: int | None = None  # noqa: N815 (the vendor's name)
+
+    @property
+    def announced(self) -> int | None:
+        """How many rows the page says it has."""
+        return self.resultsCount
+
+    @property
+    def says_none(self) -> bool:
+        """Whether one of its counts is 0."""
+        return 0 in (self.queryCount, self.resultsCount)
+
+
+class TickerRow(BaseModel):
+    """One ticker of the list."""
+
+    ticker: Name = ""
+    name: Text = None
+    type: Text = None
+    primary_exchange: Text = None
+    currency_name: Text = None
+    active: Flag = None
+    composite_figi: Text = None
+    share_class_figi: Text = None
+    delisted_utc: DayOfInstant = None
+
+
+class Tickers(Page[TickerRow]):
+    """A page of the list of tickers."""
+
+    count: int | None = None
+
+    @property
+    def announced(self) -> int | None:
+        """How many rows the page says it has."""
+        return self.count
+
+    @property
+    def says_none(self) -> bool:
+        """Whether it counts no row; the count may be absent then."""
+        return not self.count
+
+
+class SplitRow(BaseModel):
+    """One split."""
+
+    id: Name = ""
+    ticker: Name = ""
+    execution_date: Day = None
+    split_from: Number = math.nan
+    split_to: Number = math.nan
+    adjustment_type: Name = ""
+    historical_adjustment_factor: Number = math.nan
+
+
+class Splits(Page[SplitRow]):
+    """A page of the list of splits, which has no count."""
+
+
+class DetailsRow(BaseModel):
+    """What is known of one ticker beyond the list."""
+
+    list_date: Day = None
+    sic_code: Text = None
+    sic_description: Text = None
+
+
+class OneDetails(Answer):
+    """The details of one ticker."""
+
+    results: DetailsRow
+
+
+class ChangedTo(BaseModel):
+    """The ticker that a change led to."""
+
+    ticker: Name = ""
+
+
+class EventRow(BaseModel):
+    """One event of a company; of the type `ticker_change` it has what the ticker changed to."""
+
+    type: Name = ""
+    date: Day = None
+    ticker_change: ChangedTo | None = None
+
+
+class EventsRow(BaseModel):
+    """The events of one company."""
+
+    events: list[EventRow] = []
+
+
+class OneEvents(Answer):
+    """The events of one ticker's company."""
+
+    results: EventsRow

@@ -1,0 +1,61 @@
+"""Which daily bars are in Postgres: the table raw_ohlcv."""
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Any, Final
+
+from shared.bars import DAILY
+from shared.database.connection import Connected, translated
+
+COLUMNS: Final = (
+    "symbol", "timestamp", "open", "high", "low", "close", "volume", "vwap", "trades", "interval", "ingested_at",
+)  # fmt: skip
+Row = dict[str, Any]
+
+_STAGE: Final = "CREATE TEMP TABLE incoming_bars (LIKE raw_ohlcv) ON COMMIT DROP"
+# In one order, so that of two writers that meet each waits for the other once, and not both for each other.
+_UPSERT: Final = """
+INSERT INTO raw_ohlcv AS known
+SELECT * FROM incoming_bars ORDER BY symbol, "timestamp"
+ON CONFLICT (symbol, "timestamp", "interval") DO UPDATE
+SET open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close, volume = excluded.volume,
+    vwap = excluded.vwap, trades = excluded.trades, ingested_at = excluded.ingested_at
+WHERE excluded.ingested_at >= known.ingested_at
+"""
+_OF_SESSION: Final = 'SELECT * FROM raw_ohlcv WHERE "timestamp" = $1 AND "interval" = $2'
+_LAST_CLOSES: Final = """
+SELECT DISTINCT ON (symbol) symbol, "timestamp", close
+FROM raw_ohlcv
+WHERE "timestamp" >= $1 AND "timestamp" < $2 AND "interval" = $3
+ORDER BY symbol, "timestamp" DESC
+"""
+
+
+class BarTable(Connected):
+    """Daily bars as rows of BRONZE."""
+
+    async def store(self, rows: Sequence[Row]) -> None:
+        """Upsert bars, all or none: of two writes of a bar the one with the later `ingested_at` stays."""
+        with translated():
+            async with self._connection.transaction():
+                await self._upsert_bars(rows)
+
+    async def bars(self, session: date) -> dict[str, Row]:
+        """Give the bars of one session by symbol."""
+        with translated():
+            found = await self._connection.fetch(_OF_SESSION, session, DAILY)
+        return {record["symbol"]: dict(record) for record in found}
+
+    async def last_closes(self, first: date, before: date) -> dict[str, tuple[date, float]]:
+        """Give, by symbol, session and close of the last bar from session `first` on and before session `before`."""
+        with translated():
+            found = await self._connection.fetch(_LAST_CLOSES, first, before, DAILY)
+        return {record["symbol"]: (record["timestamp"], record["close"]) for record in found}
+
+    async def _upsert_bars(self, rows: Sequence[Row]) -> None:
+        if not rows:
+            return
+        records = [tuple(row[name] for name in COLUMNS) for row in rows]
+        await self._connection.execute(_STAGE)
+        await self._connection.copy_records_to_table("incoming_bars", records=records, columns=COLUMNS)
+        await self._connection.execute(_UPSERT)

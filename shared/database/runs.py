@@ -1,0 +1,28 @@
+"""What each run was asked for, and how it ended: the table runs."""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from shared.database.connection import Connected, translated
+
+_BEGIN: Final = "INSERT INTO runs (run, kind, asked, started_at, status) VALUES ($1, $2, $3, $4, 'running')"
+_END: Final = "UPDATE runs SET status = $2, result = $3, ended_at = $4 WHERE run = $1"
+
+
+class RunTable(Connected):
+    """One row a run; one that was killed stays `running`, without an end."""
+
+    async def begin_run(self, kind: str, asked: Mapping[str, Any], now: datetime) -> UUID:
+        """Record that a run begins; `asked` is what JSON can hold."""
+        run = uuid4()
+        with translated():
+            await self._connection.execute(_BEGIN, run, kind, json.dumps(asked), now)
+        return run
+
+    async def end_run(self, run: UUID, status: str, result: Mapping[str, Any], now: datetime) -> None:
+        """Record how a run ended."""
+        with translated():
+            await self._connection.execute(_END, run, status, json.dumps(result), now)

@@ -1,0 +1,88 @@
+"""Which sessions are stored whole: the ledger (ingested_sessions) and the watermark (data_ingestion_watermark)."""
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from datetime import date
+from typing import Final
+
+from shared.calendar import TradingCalendar
+from shared.database.bars import BarTable, Row
+from shared.database.connection import translated
+
+OHLCV: Final = "ohlcv_1d"
+"""The dataset whose watermark the OHLCV fetcher moves."""
+
+_READ_WATERMARK: Final = "SELECT last_session FROM data_ingestion_watermark WHERE dataset = $1"
+# Two that store sessions at once take turns here, so that the second one sees the first one's entry in the ledger.
+_LOCK_WATERMARK: Final = """
+INSERT INTO data_ingestion_watermark AS known (dataset, last_session, updated_at)
+VALUES ($1, $2, now())
+ON CONFLICT (dataset) DO UPDATE SET updated_at = excluded.updated_at
+RETURNING last_session
+"""
+_MOVE_WATERMARK: Final = "UPDATE data_ingestion_watermark SET last_session = $2, updated_at = now() WHERE dataset = $1"
+_ENTER: Final = """
+INSERT INTO ingested_sessions (session, bars, quarantined, outside_universe, flagged, stored_at)
+VALUES ($1, $2, $3, $4, $5, now())
+ON CONFLICT (session) DO UPDATE
+SET bars = excluded.bars, quarantined = excluded.quarantined, outside_universe = excluded.outside_universe,
+    flagged = excluded.flagged, stored_at = excluded.stored_at
+"""
+_ENTERED_SINCE: Final = "SELECT session FROM ingested_sessions WHERE session >= $1"
+_FIRST_ENTERED: Final = "SELECT min(session) FROM ingested_sessions"
+# An entry whose rows are gone without having been archived is of no use: the session is to be fetched again.
+_STORED: Final = """
+SELECT session FROM ingested_sessions
+WHERE session BETWEEN $1 AND $2
+  AND (bars = 0 OR archived_at IS NOT NULL OR EXISTS (SELECT FROM raw_ohlcv WHERE "timestamp" = session))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionCounts:
+    """What became of the bars of one session, for the ledger; `bars` are those that are stored."""
+
+    bars: int
+    quarantined: int
+    outside_universe: int
+    flagged: int
+
+
+class SessionTables(BarTable):
+    """The ledger of sessions stored whole, and the watermark: up to which session there is no hole."""
+
+    async def watermark(self) -> date | None:
+        """Give the last session up to which all are stored whole since ingestion began, or None if none is."""
+        with translated():
+            found: date | None = await self._connection.fetchval(_READ_WATERMARK, OHLCV)
+        return found
+
+    async def stored_sessions(self, first: date, last: date) -> set[date]:
+        """Give the sessions from `first` to `last` that are stored whole, their rows still there or archived."""
+        with translated():
+            found = await self._connection.fetch(_STORED, first, last)
+        return {record["session"] for record in found}
+
+    async def first_stored_session(self) -> date | None:
+        """Give the ledger's first session, or None if it is empty."""
+        with translated():
+            found: date | None = await self._connection.fetchval(_FIRST_ENTERED)
+        return found
+
+    async def store_session(
+        self, rows: Sequence[Row], session: date, counts: SessionCounts, calendar: TradingCalendar
+    ) -> date:
+        """Store one session whole: rows, ledger and watermark in one transaction; give the watermark.
+
+        Rows are upserted as by `store`. The watermark begins with the session stored first; it never goes back, and
+        moves on only over sessions that all stand in the ledger.
+        """
+        with translated():
+            async with self._connection.transaction():
+                mark: date = await self._connection.fetchval(_LOCK_WATERMARK, OHLCV, session)
+                await self._upsert_bars(rows)
+                await self._connection.execute(_ENTER, session, *astuple(counts))
+                entered = await self._connection.fetch(_ENTERED_SINCE, mark)
+                moved = calendar.end_of_run(mark, {record["session"] for record in entered})
+                await self._connection.execute(_MOVE_WATERMARK, OHLCV, moved)
+        return moved

@@ -1,0 +1,54 @@
+"""Which splits are known: the table splits."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from datetime import date
+from operator import attrgetter
+from typing import Final
+
+from shared.database.connection import Connected, translated
+from shared.reference import Split
+
+_COLUMNS: Final = tuple(field.name for field in fields(Split))
+_row: Final = attrgetter(*_COLUMNS)
+_ALL: Final = "SELECT * FROM splits WHERE $1::text IS NULL OR symbol = $1 ORDER BY symbol, execution_date, id"
+_BETWEEN: Final = """
+SELECT symbol, split_from, split_to FROM splits
+WHERE execution_date > $1 AND execution_date <= $2
+ORDER BY symbol, execution_date, id
+"""
+_FORGET: Final = "DELETE FROM splits WHERE symbol = ANY($1)"
+
+
+class SplitTable(Connected):
+    """Splits by symbol."""
+
+    async def splits(self, symbol: str | None = None) -> dict[str, list[Split]]:
+        """Give the splits of `symbol`, or of all, oldest first; a symbol without any is left out."""
+        with translated():
+            found = await self._connection.fetch(_ALL, symbol)
+        by_symbol: dict[str, list[Split]] = {}
+        for record in found:
+            by_symbol.setdefault(record["symbol"], []).append(Split(**record))
+        return by_symbol
+
+    async def split_ratios(self, after: date, through: date) -> dict[str, float]:
+        """Give, by symbol, what all splits executed after `after` and up to `through` make of one share's price.
+
+        That is the product of `split_from` / `split_to`: 0.5 for a 2-for-1.
+        """
+        with translated():
+            found = await self._connection.fetch(_BETWEEN, after, through)
+        ratios: dict[str, float] = {}
+        for record in found:
+            ratio = record["split_from"] / record["split_to"]
+            ratios[record["symbol"]] = ratios.get(record["symbol"], 1.0) * ratio
+        return ratios
+
+    async def replace_splits(self, splits: Mapping[str, Sequence[Split]]) -> None:
+        """Let each symbol named have exactly these splits, all symbols in one transaction."""
+        records = [_row(split) for of_symbol in splits.values() for split in of_symbol]
+        with translated():
+            async with self._connection.transaction():
+                await self._connection.execute(_FORGET, list(splits))
+                await self._connection.copy_records_to_table("splits", records=records, columns=_COLUMNS)

@@ -1,0 +1,99 @@
+"""Who bears which symbol, and whose history is loaded: the table symbol_metadata."""
+
+from collections.abc import Collection, Sequence
+from datetime import date, datetime
+from operator import attrgetter
+from typing import Final
+
+from shared.database.connection import Connected, translated
+from shared.symbols import RECORD_FIELDS, SymbolRecord
+
+_HISTORY: Final = ("history_requested_at", "history_loaded_at", "history_from")
+_KEY: Final = ("symbol", "valid_from")
+_row: Final = attrgetter(*RECORD_FIELDS)
+
+_UNIVERSE: Final = """
+SELECT symbol FROM symbol_metadata
+WHERE type = ANY($1) AND valid_from <= $2 AND (valid_to IS NULL OR valid_to >= $2)
+"""
+_ALL: Final = "SELECT * FROM symbol_metadata ORDER BY symbol, valid_from"
+_CURRENT: Final = "SELECT * FROM symbol_metadata WHERE symbol = $1 AND valid_to IS NULL"
+_STAGE: Final = "CREATE TEMP TABLE incoming_symbols (LIKE symbol_metadata) ON COMMIT DROP"
+_REPLACED: Final = ", ".join(f"{name} = excluded.{name}" for name in RECORD_FIELDS if name not in {*_KEY, *_HISTORY})
+_REQUESTED_ANEW: Final = ", ".join(
+    f"{name} = CASE WHEN known.valid_to IS NOT NULL AND excluded.valid_to IS NULL THEN NULL ELSE known.{name} END"
+    for name in _HISTORY
+)
+# Periods that end come first: a symbol has one row without an end at any time, also within the statement.
+_UPSERT: Final = f"""
+INSERT INTO symbol_metadata AS known
+SELECT * FROM incoming_symbols ORDER BY valid_to IS NULL, symbol, valid_from
+ON CONFLICT (symbol, valid_from) DO UPDATE SET {_REPLACED}, {_REQUESTED_ANEW}
+"""  # noqa: S608 (names of our own columns)
+_HISTORY_DUE: Final = """
+SELECT symbol FROM symbol_metadata
+WHERE valid_to IS NULL AND active AND type = ANY($1) AND history_loaded_at IS NULL
+  AND (history_requested_at IS NULL OR history_requested_at < $2)
+ORDER BY symbol
+"""
+_HISTORY_REQUESTED: Final = """
+UPDATE symbol_metadata SET history_requested_at = $2 WHERE symbol = ANY($1) AND valid_to IS NULL
+"""
+# The last company's row: the symbol may have vanished while its history was loaded.
+_HISTORY_LOADED: Final = """
+UPDATE symbol_metadata SET history_loaded_at = $2, history_from = $3
+WHERE symbol = $1 AND valid_from = (SELECT max(valid_from) FROM symbol_metadata WHERE symbol = $1)
+"""
+
+
+class SymbolTable(Connected):
+    """One row a company that bears, or bore, a symbol."""
+
+    async def universe(self, types: Collection[str], session: date) -> set[str]:
+        """Give the symbols of these types that some company bore in `session`."""
+        with translated():
+            found = await self._connection.fetch(_UNIVERSE, list(types), session)
+        return {record["symbol"] for record in found}
+
+    async def metadata(self) -> list[SymbolRecord]:
+        """Give all records, by symbol, a symbol's oldest first."""
+        with translated():
+            return [SymbolRecord(**record) for record in await self._connection.fetch(_ALL)]
+
+    async def current(self, symbol: str) -> SymbolRecord | None:
+        """Give the record of the company that bears `symbol` now, or None if none does."""
+        with translated():
+            found = await self._connection.fetchrow(_CURRENT, symbol)
+        return SymbolRecord(**found) if found else None
+
+    async def save_metadata(self, records: Sequence[SymbolRecord]) -> None:
+        """Upsert records by symbol and `valid_from`, all in one transaction.
+
+        What a known record says of its history stays, except for a symbol that comes back after it had vanished: bars
+        are missing in between, so its history is due again.
+        """
+        if not records:
+            return
+        with translated():
+            async with self._connection.transaction():
+                await self._connection.execute(_STAGE)
+                await self._connection.copy_records_to_table(
+                    "incoming_symbols", records=map(_row, records), columns=RECORD_FIELDS
+                )
+                await self._connection.execute(_UPSERT)
+
+    async def history_due(self, types: Collection[str], asked_before: datetime) -> list[str]:
+        """Give the symbols of these types whose history is not loaded, and was not asked for since `asked_before`."""
+        with translated():
+            found = await self._connection.fetch(_HISTORY_DUE, list(types), asked_before)
+        return [record["symbol"] for record in found]
+
+    async def history_requested(self, symbols: Sequence[str], now: datetime) -> None:
+        """Record that these symbols' histories were asked for."""
+        with translated():
+            await self._connection.execute(_HISTORY_REQUESTED, list(symbols), now)
+
+    async def history_loaded(self, symbol: str, now: datetime, first: date) -> None:
+        """Record that the symbol's history is loaded; its first bar is of session `first`."""
+        with translated():
+            await self._connection.execute(_HISTORY_LOADED, symbol, now, first)

@@ -1,0 +1,54 @@
+"""A database of a test's own, seen past the services."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+
+from shared.database import Database, DatabaseAddress, SymbolRecord, Tls, connected
+from shared.symbols import BEGINNING
+
+
+async def ask(address: DatabaseAddress, sql: str, *values: object) -> list[dict[str, Any]]:
+    connection = await asyncpg.connect(**address.arguments(), timeout=30)
+    try:
+        return [dict(record) for record in await connection.fetch(sql, *values)]
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def opened(address: DatabaseAddress) -> AsyncIterator[Database]:
+    async with connected(address, Tls(verify=False)) as database:
+        yield database
+
+
+async def know(address: DatabaseAddress, *symbols: str) -> None:
+    """Let symbol_metadata know these symbols as common stock, of no company that is known by its FIGI."""
+    now = datetime.now(UTC)
+    records = [
+        SymbolRecord(
+            symbol=symbol,
+            valid_from=BEGINNING,
+            valid_to=None,
+            composite_figi=None,
+            share_class_figi=None,
+            name=symbol,
+            industry=None,
+            sector=None,
+            sic_code=None,
+            exchange="XNAS",
+            type="CS",
+            currency="usd",
+            list_date=None,
+            delisted_date=None,
+            active=True,
+            first_seen=now,
+            last_seen=now,
+        )
+        for symbol in symbols
+    ]
+    async with opened(address) as database:
+        await database.save_metadata(records)

@@ -1,0 +1,148 @@
+"""Reference data without a network and without a server: the vendor's lists, the tables, and a run that is cut off."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from services.fetcher.massive import Details, Ticker, TickerChange
+from shared.database import Database
+from shared.errors import FiblakeError
+from shared.reference import Split
+from shared.symbols import SymbolRecord
+
+
+class KilledError(Exception):
+    """The process ends here, and nothing of ours may catch it."""
+
+
+@dataclass
+class Fate:
+    """Counts the steps of a run, and ends it right before step `end` (0: never): no step is done from then on."""
+
+    end: int = 0
+    steps: int = 0
+
+    def ends(self) -> bool:
+        """Take a step; tell whether the process has ended before it."""
+        self.steps += 1
+        return 0 < self.end <= self.steps
+
+    def step(self) -> None:
+        if self.ends():
+            raise KilledError
+
+
+def ticker(symbol: str, figi: str | None = None, **more: Any) -> Ticker:  # noqa: ANN401 (a ticker's fields)
+    plain = Ticker(symbol, f"{symbol} Inc.", "CS", "XNAS", "USD", True, figi, None, None)  # noqa: FBT003
+    return replace(plain, **more)
+
+
+@dataclass
+class ReferenceVendor:
+    """What the vendor says, as a test arranges it; `asked` holds every question about a single symbol."""
+
+    listed: list[Ticker] = field(default_factory=list)
+    gone: dict[str, Ticker] = field(default_factory=dict)
+    changes: dict[str, list[TickerChange]] = field(default_factory=dict)
+    known: dict[str, Details | FiblakeError] = field(default_factory=dict)
+    reported: list[Split] = field(default_factory=list)
+    error: dict[str, FiblakeError] = field(default_factory=dict)
+    """By method: what it fails with."""
+    asked: list[tuple[str, str]] = field(default_factory=list)
+
+    async def tickers(self) -> list[Ticker]:
+        self._fail("tickers")
+        return list(self.listed)
+
+    async def delisted(self, symbol: str) -> Ticker | None:
+        self._ask("delisted", symbol)
+        return self.gone.get(symbol)
+
+    async def ticker_changes(self, symbol: str) -> list[TickerChange]:
+        self._ask("ticker_changes", symbol)
+        return self.changes.get(symbol, [])
+
+    async def details(self, symbol: str) -> Details | None:
+        self._ask("details", symbol)
+        found = self.known.get(symbol)
+        if isinstance(found, FiblakeError):
+            raise found
+        return found
+
+    async def splits(self) -> list[Split]:
+        self._fail("splits")
+        return list(self.reported)
+
+    def questions(self, kind: str) -> list[str]:
+        return [symbol for asked, symbol in self.asked if asked == kind]
+
+    def _ask(self, kind: str, symbol: str) -> None:
+        self.asked.append((kind, symbol))
+        self._fail(kind)
+
+    def _fail(self, kind: str) -> None:
+        if kind in self.error:
+            raise self.error[kind]
+
+
+@dataclass
+class ReferenceDatabase(Database):
+    """The tables symbol_metadata, splits and runs, with their constraints; every write is a step of the run."""
+
+    fate: Fate = field(default_factory=Fate)
+    records: dict[tuple[str, date], SymbolRecord] = field(default_factory=dict)
+    stored: dict[str, list[Split]] = field(default_factory=dict)
+    runs: dict[UUID, dict[str, Any]] = field(default_factory=dict)
+
+    async def metadata(self) -> list[SymbolRecord]:
+        return [self.records[key] for key in sorted(self.records)]
+
+    async def save_metadata(self, records: Sequence[SymbolRecord]) -> None:
+        self.fate.step()
+        saved = self.records | {(r.symbol, r.valid_from): self._with_history(r) for r in records}
+        current = [r.symbol for r in saved.values() if r.valid_to is None]
+        assert len(current) == len(set(current)), "Postgres takes one current record a symbol"
+        self.records = saved
+        self.fate.step()
+
+    async def history_due(self, types: Collection[str], asked_before: datetime) -> list[str]:
+        return [
+            r.symbol for r in await self.metadata()
+            if r.valid_to is None and r.active and r.type in types and r.history_loaded_at is None
+            and (r.history_requested_at is None or r.history_requested_at < asked_before)
+        ]  # fmt: skip
+
+    async def history_requested(self, symbols: Sequence[str], now: datetime) -> None:
+        self.fate.step()
+        for key, record in self.records.items():
+            if record.symbol in symbols and record.valid_to is None:
+                self.records[key] = replace(record, history_requested_at=now)
+        self.fate.step()
+
+    async def splits(self, symbol: str | None = None) -> dict[str, list[Split]]:
+        return {name: splits for name, splits in self.stored.items() if symbol in {None, name} and splits}
+
+    async def replace_splits(self, splits: Mapping[str, Sequence[Split]]) -> None:
+        self.fate.step()
+        self.stored = self.stored | {symbol: list(of) for symbol, of in splits.items()}
+        self.fate.step()
+
+    async def begin_run(self, kind: str, asked: Mapping[str, Any], now: datetime) -> UUID:
+        run = uuid4()
+        self.runs[run] = {"kind": kind, "asked": asked, "started_at": now, "status": "running"}
+        return run
+
+    async def end_run(self, run: UUID, status: str, result: Mapping[str, Any], now: datetime) -> None:
+        self.runs[run] |= {"status": status, "result": dict(result), "ended_at": now}
+
+    def _with_history(self, record: SymbolRecord) -> SymbolRecord:
+        known = self.records.get((record.symbol, record.valid_from))
+        if known is None:
+            return record
+        back = known.valid_to is not None and record.valid_to is None
+        kept = (None, None, None) if back else (
+            known.history_requested_at, known.history_loaded_at, known.history_from
+        )  # fmt: skip
+        return replace(record, history_requested_at=kept[0], history_loaded_at=kept[1], history_from=kept[2])

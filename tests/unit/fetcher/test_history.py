@@ -1,0 +1,219 @@
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+
+import httpx
+import pytest
+
+from services.fetcher.history import HistoryFetcher, load_requested
+from services.fetcher.intake import Intake, Stored
+from shared.bars import read_bars
+from shared.calendar import nyse
+from shared.database import SymbolRecord
+from shared.errors import ContractError, EntitlementError, FiblakeError, NotFoundError, UpstreamError
+from shared.events import HistoryRequest
+from shared.queues import Received
+from shared.reference import Split
+from shared.symbols import BEGINNING
+from tests.fakes import LAKE, Clock, Journal, MemoryObjectStore
+from tests.unit.fetcher.rows import FakeDatabase
+from tests.unit.fetcher.vendor import Vendor, client_of, page, range_row, refusal
+
+NOW = datetime(2025, 11, 21, 21, 5, tzinfo=UTC)
+WEDNESDAY, THURSDAY, FRIDAY = date(2025, 11, 19), date(2025, 11, 20), date(2025, 11, 21)
+
+
+def record(symbol: str, valid_from: date = date(1990, 1, 2), list_date: date | None = None) -> SymbolRecord:
+    return SymbolRecord(
+        symbol=symbol, valid_from=valid_from, valid_to=None, composite_figi="BBG1", share_class_figi=None, name=symbol,
+        industry=None, sector=None, sic_code=None, exchange="XNAS", type="CS", currency="usd", list_date=list_date,
+        delisted_date=None, active=True, first_seen=NOW, last_seen=NOW,
+    )  # fmt: skip
+
+
+@dataclass
+class World:
+    vendor: Vendor
+    journal: Journal = field(default_factory=list)
+    earliest: date | None = None
+
+    def __post_init__(self) -> None:
+        self.store = MemoryObjectStore(self.journal)
+        self.database = FakeDatabase(self.journal, records={"AAPL": record("AAPL"), "NEWCO": record("NEWCO")})
+
+    @asynccontextmanager
+    async def fetcher(self) -> AsyncIterator[HistoryFetcher]:
+        async with client_of(self.vendor) as client:
+            intake = Intake(client, self.store, LAKE, self.database, nyse(), 3.0, Clock(NOW))
+            yield HistoryFetcher(intake, self.earliest)
+
+    async def load(self, symbol: str, first: date | None = None, last: date = FRIDAY) -> Stored:
+        async with self.fetcher() as fetcher:
+            return await fetcher.load(symbol, first, last)
+
+    def asked(self) -> list[str]:
+        return [path.split("ticker/")[1].replace("/range/1/day/", " ") for path in self.vendor.paths]
+
+
+@pytest.fixture
+def world(vendor: Vendor) -> World:
+    return World(vendor)
+
+
+def stored(symbol: str, bars: int, quarantined: int = 0, flagged: tuple[str, ...] = ()) -> Stored:
+    return Stored(symbol, bars, 0, quarantined, 0, flagged, NOW)
+
+
+async def test_a_history_is_one_range_file_with_its_rows_and_is_noted_as_loaded(world: World) -> None:
+    world.vendor.answers = [page([range_row(WEDNESDAY, 5.0), range_row(FRIDAY, 6.0)])]
+    assert await world.load("AAPL") == stored("AAPL", 2)
+    assert world.asked() == ["AAPL 1990-01-02/2025-11-21"]
+    assert world.store.keys() == ["bronze/raw_ohlcv/symbol=AAPL/range=2025-11-19_2025-11-21.parquet"]
+    bars = read_bars(world.store.peek(world.store.keys()[0]) or b"", "AAPL", NOW).to_pylist()
+    assert [(bar["timestamp"], bar["close"]) for bar in bars] == [(WEDNESDAY, 5.0), (FRIDAY, 6.0)]
+    assert list(world.database.rows) == [("AAPL", WEDNESDAY), ("AAPL", FRIDAY)]
+    assert (world.database.loaded, world.database.mark) == ({"AAPL": WEDNESDAY}, None)
+    assert [verb for verb, _ in world.journal] == ["put", "store"]
+
+
+async def test_a_history_of_many_pages_is_still_one_file(world: World) -> None:
+    following = "https://api.massive.test/v2/aggs/ticker/AAPL/range/1/day/1763600000000/2025-11-21?cursor=x"
+    world.vendor.answers = [page([range_row(WEDNESDAY)], next_url=following), page([range_row(FRIDAY)])]
+    assert await world.load("AAPL") == stored("AAPL", 2)
+    assert len(world.store.keys()) == 1
+
+
+def changes(*events: tuple[str, str]) -> httpx.Response:
+    """The vendor's answer about a company's tickers: (day, ticker from then on)."""
+    told = [{"type": "ticker_change", "date": day, "ticker_change": {"ticker": ticker}} for day, ticker in events]
+    return httpx.Response(200, json={"results": {"name": "A Company", "events": told}, "status": "OK"})
+
+
+async def test_bars_from_before_the_symbol_was_this_companys_are_not_asked_for(world: World) -> None:
+    world.database.records["META"] = record("META", valid_from=date(2022, 6, 9))
+    world.vendor.answers = [page([range_row(FRIDAY)])]
+    await world.load("META")
+    assert world.asked() == ["META 2022-06-09/2025-11-21"]
+
+
+@pytest.mark.parametrize(
+    ("events", "list_date", "first"),
+    [
+        ([("2012-05-18", "FB"), ("2022-06-09", "META")], date(2012, 5, 18), "2022-06-09"),
+        ([("2003-09-10", "META")], date(2001, 3, 1), "2001-03-01"),
+        ([("2003-09-10", "META")], None, "1962-01-02"),
+        ([], date(2012, 5, 18), "2012-05-18"),
+        ([], None, "1962-01-02"),
+    ],
+    ids=["renamed", "never renamed", "never renamed, listed nobody knows when", "listed", "nobody knows"],
+)
+async def test_where_it_is_not_known_when_a_symbol_began_the_vendor_is_asked_since_when_its_company_bears_it(
+    world: World, events: list[tuple[str, str]], list_date: date | None, first: str
+) -> None:
+    world.database.records["META"] = record("META", BEGINNING, list_date)
+    world.vendor.answers = [changes(*events), page([range_row(FRIDAY)])]
+    await world.load("META")
+    assert world.vendor.paths[0] == "/vX/reference/tickers/META/events"
+    assert world.vendor.paths[1] == f"/v2/aggs/ticker/META/range/1/day/{first}/2025-11-21"
+
+
+async def test_sessions_that_the_plan_does_not_give_are_not_asked_for(vendor: Vendor) -> None:
+    world = World(vendor, earliest=date(2023, 11, 21))
+    vendor.answers = [page([range_row(FRIDAY)])]
+    await world.load("AAPL")
+    await world.load("AAPL", first=date(2025, 1, 2))
+    assert world.asked() == ["AAPL 2023-11-21/2025-11-21", "AAPL 2025-01-02/2025-11-21"]
+
+
+async def test_a_symbol_that_nobody_knows_is_an_error_unless_it_is_said_where_to_begin(world: World) -> None:
+    world.vendor.answers = [page([range_row(FRIDAY)])]
+    with pytest.raises(NotFoundError, match=r"symbol_metadata does not know NOBODY: run .* \(--from\)"):
+        await world.load("NOBODY")
+    assert await world.load("NOBODY", first=FRIDAY) == stored("NOBODY", 1)
+
+
+async def test_a_history_without_bars_does_not_count_as_loaded_and_is_asked_for_again(world: World) -> None:
+    world.vendor.answers = [page(None)]
+    assert await world.load("NEWCO") == stored("NEWCO", 0)
+    assert (world.store.keys(), world.database.rows, world.database.loaded) == ([], {}, {})
+
+
+async def test_a_symbol_whose_first_session_is_yet_to_close_asks_the_vendor_nothing(world: World) -> None:
+    world.database.records["SOON"] = record("SOON", valid_from=date(2025, 11, 24))
+    assert await world.load("SOON") == stored("SOON", 0)
+    assert (world.vendor.requests, world.database.loaded) == ([], {})
+
+
+async def test_bars_that_cannot_be_are_quarantined_and_the_others_are_stored(world: World) -> None:
+    world.vendor.answers = [page([range_row(FRIDAY), range_row(date(2025, 11, 22)), range_row(THURSDAY, -5.0)])]
+    assert await world.load("AAPL") == stored("AAPL", 1, quarantined=2)
+    assert [key.rsplit("date=", 1)[1] for key in world.store.keys("bronze/quarantine/")] == [
+        "2025-11-20.parquet", "2025-11-22.parquet",
+    ]  # fmt: skip
+
+
+async def test_a_jump_is_flagged_unless_a_split_explains_it(world: World) -> None:
+    rows = [range_row(WEDNESDAY, 100.0), range_row(FRIDAY, 10.0)]
+    world.vendor.answers = [page(rows)]
+    assert await world.load("AAPL") == stored("AAPL", 2, flagged=("AAPL",))
+    # A split on a day without a bar takes effect with the next one.
+    world.database.recorded_splits = [Split("AAPL", THURSDAY, 1.0, 10.0, "forward_split", 0.1, "E1")]
+    assert await world.load("AAPL") == stored("AAPL", 2)
+
+
+@pytest.mark.parametrize("fails", ["put", "database"])
+async def test_a_load_that_is_cut_off_is_not_noted_and_the_next_one_completes_it(world: World, fails: str) -> None:
+    world.vendor.answers = [page([range_row(WEDNESDAY), range_row(FRIDAY)])]
+    if fails == "put":
+        world.store.fail("put")
+    else:
+        world.database.failures = 1
+    with pytest.raises(UpstreamError):
+        await world.load("AAPL")
+    assert world.database.loaded == {}
+    assert await world.load("AAPL") == stored("AAPL", 2)
+    assert (len(world.store.keys()), len(world.database.rows)) == (1, 2)
+
+
+# ------------------------------------------------------------------------------------------------------------ messages
+
+
+def message(number: int, body: str) -> Received:
+    return Received(f"m{number}", f"r{number}", body, 1)
+
+
+def asking(number: int, symbol: str) -> Received:
+    return message(number, HistoryRequest(symbol=symbol).model_dump_json())
+
+
+@pytest.fixture
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+def load_all(world: World, runner: asyncio.Runner, *messages: Received) -> dict[str, FiblakeError]:
+    opened = world.fetcher()
+    fetcher = runner.run(opened.__aenter__())
+    try:
+        return load_requested(runner, fetcher, messages, FRIDAY)[1]
+    finally:
+        runner.run(opened.__aexit__(None, None, None))
+
+
+def test_each_message_ends_by_itself(world: World, runner: asyncio.Runner) -> None:
+    world.vendor.answers = [page([range_row(FRIDAY)]), refusal(403, "not entitled"), page([range_row(FRIDAY)])]
+    messages = [asking(1, "AAPL"), message(2, "no JSON"), asking(3, "NOBODY"), asking(4, "NEWCO"), asking(5, "AAPL")]
+    errors = load_all(world, runner, *messages)
+    kinds = {i: type(error) for i, error in errors.items()}
+    assert kinds == {"m2": ContractError, "m3": NotFoundError, "m4": EntitlementError}
+    assert world.database.loaded == {"AAPL": FRIDAY}
+
+
+def test_a_request_may_say_where_to_begin(world: World, runner: asyncio.Runner) -> None:
+    world.vendor.answers = [httpx.Response(200, json={"status": "OK", "resultsCount": 0})]
+    request = HistoryRequest(symbol="AAPL", first=date(2024, 1, 2)).model_dump_json()
+    assert load_all(world, runner, message(1, request)) == {}
+    assert world.asked() == ["AAPL 2024-01-02/2025-11-21"]

@@ -1,0 +1,344 @@
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.fetcher.identities import (
+    Comparison,
+    Days,
+    began,
+    changed,
+    compare,
+    details_due,
+    ended,
+    identities_of,
+    merged,
+    updated,
+)
+from services.fetcher.massive import Ticker, TickerChange
+from shared.calendar import nyse
+from shared.errors import UpstreamError
+from shared.reference import Identity
+from shared.symbols import BEGINNING, SymbolRecord
+
+THU, FRI, SAT, MON, TUE = (date(2025, 11, day) for day in (20, 21, 22, 24, 25))
+MORNING = datetime(2025, 11, 21, 11, tzinfo=UTC)
+"""Six o'clock in New York on a Friday."""
+META, BALL = "BBG000MM2P62", "BBG011R4SVD7"
+
+
+def ticker(
+    symbol: str = "META", figi: str | None = META, name: str | None = "Meta Platforms", **more: object
+) -> Ticker:
+    plain = Ticker(symbol, name, "CS", "XNAS", "USD", True, figi, None, None)  # noqa: FBT003
+    return replace(plain, **more)  # type: ignore[arg-type]
+
+
+def known(symbol: str = "META", figi: str | None = META, valid_from: date = BEGINNING, **more: object) -> SymbolRecord:
+    seen = MORNING - timedelta(days=1)
+    plain = SymbolRecord(
+        symbol=symbol, valid_from=valid_from, valid_to=None, composite_figi=figi, share_class_figi=None,
+        name="Meta Platforms", industry=None, sector=None, sic_code=None, exchange="XNAS", type="CS", currency="USD",
+        list_date=None, delisted_date=None, active=True, first_seen=seen, last_seen=seen,
+    )  # fmt: skip
+    return replace(plain, **more)  # type: ignore[arg-type]
+
+
+@dataclass
+class Told:
+    """What the vendor says of single symbols."""
+
+    changes: Mapping[str, Sequence[TickerChange]] = field(default_factory=dict)
+    delisted: Mapping[str, Ticker] = field(default_factory=dict)
+
+
+def days(now: datetime = MORNING) -> Days:
+    return Days.of(nyse(), now)
+
+
+def taken_over(
+    records: Sequence[SymbolRecord], listed: Sequence[Ticker], told: Told | None = None, now: datetime = MORNING
+) -> list[SymbolRecord]:
+    """Give the table after a run, by symbol and age."""
+    told = told or Told()
+    found, when = compare(records, listed), days(now)
+    begins = {s: began(s, told.changes.get(s, ()), when) for s in found.unsettled} if records else {}
+    ends = {r.symbol: ended(r, told.delisted.get(r.symbol), when) for r in found.vanished}
+    new = updated(found, {s: day for s, day in begins.items() if day}, ends, when, now)
+    return sorted(merged(records, new), key=lambda record: (record.symbol, record.valid_from))
+
+
+def periods(records: Sequence[SymbolRecord]) -> list[tuple[str, date, date | None, str | None]]:
+    return [(r.symbol, r.valid_from, r.valid_to, r.composite_figi) for r in records]
+
+
+# ----------------------------------------------------------------------------------------------------- what is compared
+
+
+def test_a_first_list_is_all_new_and_reaches_back_to_the_beginning() -> None:
+    [record] = taken_over([], [ticker()])
+    assert record == known(first_seen=MORNING, last_seen=MORNING)
+
+
+def test_a_symbol_that_is_listed_again_was_seen_again() -> None:
+    assert taken_over([known()], [ticker()]) == [known(last_seen=MORNING)]
+    assert not changed((known(), ticker()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"name": "Meta"}, {"exchange": "XNYS"}, {"type": "ADRC"}, {"currency": "EUR"}, {"share_class_figi": "BBGX"}],
+)
+def test_what_the_vendor_says_anew_is_taken_over(change: dict[str, str]) -> None:
+    assert changed((known(), ticker(**change)))  # type: ignore[arg-type]
+    assert taken_over([known()], [ticker(**change)]) == [known(last_seen=MORNING, **change)]  # type: ignore[arg-type]
+
+
+def test_what_the_vendor_leaves_out_stays() -> None:
+    bare = ticker(figi=None, name=None, exchange=None, type=None, currency=None)
+    assert taken_over([known()], [bare]) == [known(last_seen=MORNING)]
+    assert not changed((known(), bare))
+
+
+def test_details_and_history_stay_what_they_are() -> None:
+    detailed = known(sic_code="7370", industry="SERVICES", sector="Services", list_date=FRI, details_at=MORNING)
+    assert taken_over([detailed], [ticker()]) == [replace(detailed, last_seen=MORNING)]
+
+
+@pytest.mark.parametrize(("before", "now"), [(None, META), (META, None), (None, None)])
+def test_a_figi_that_is_missing_on_either_side_is_no_other_company(before: str | None, now: str | None) -> None:
+    [record] = taken_over([known(figi=before)], [ticker(figi=now)])
+    assert record.composite_figi == (before or now)
+    assert record.valid_to is None
+
+
+def test_a_list_of_fewer_than_half_of_the_active_symbols_is_not_trusted() -> None:
+    records = [known(s, s) for s in "ABC"] + [known(s, s, valid_to=THU, active=False) for s in "DEFGH"]
+    with pytest.raises(UpstreamError, match=r"lists 1 of the 3 symbols that were active, fewer than half"):
+        compare(records, [ticker("A", "A"), ticker("D", "D"), ticker("NEW", "N")])
+    assert [r.symbol for r in compare(records, [ticker("A", "A"), ticker("B", "B")]).vanished] == ["C"]
+    with pytest.raises(UpstreamError, match="lists 0 of the 3"):
+        compare(records, [])
+
+
+def test_symbols_are_told_apart_by_case() -> None:
+    found = compare([known("KIMPL", "F1")], [ticker("KIMpL", "F2"), ticker("KIMPL", "F1")])
+    assert [one.symbol for one in found.new] == ["KIMpL"]
+
+
+# ------------------------------------------------------------------------------------------------- vanished, and back
+
+
+def gone(symbol: str = "OLD", day: date | None = THU, figi: str | None = None) -> Told:
+    return Told(delisted={symbol: ticker(symbol, figi, active=False, delisted=day)})
+
+
+OTHERS = [known("A", "FA"), known("OLD", "FOLD", valid_from=date(2020, 1, 2))]
+
+
+@pytest.mark.parametrize(
+    ("told", "end"),
+    [
+        (gone(day=date(2025, 11, 18)), date(2025, 11, 18)),
+        (gone(day=date(2025, 11, 18), figi="FOLD"), date(2025, 11, 18)),
+        (gone(day=None), THU),
+        (Told(), THU),
+        (gone(day=date(2025, 11, 18), figi="ANOTHER"), THU),
+        (gone(day=date(2021, 5, 3)), THU),
+        (gone(day=date(2019, 5, 3)), THU),
+    ],
+    ids=[
+        "the vendor's day",
+        "of that FIGI",
+        "no day",
+        "unknown",
+        "another company's",
+        "years before",
+        "before it began",
+    ],
+)
+def test_a_symbol_that_vanished_is_inactive_from_the_vendors_day_or_the_last_closed_session(
+    told: Told, end: date
+) -> None:
+    [_, old] = taken_over(OTHERS, [ticker("A", "FA")], told)
+    assert old == replace(OTHERS[1], valid_to=end, delisted_date=end, active=False)
+
+
+def test_a_symbol_that_began_today_and_vanished_today_ends_today() -> None:
+    [_, old] = taken_over([OTHERS[0], known("OLD", valid_from=FRI)], [ticker("A", "FA")])
+    assert (old.valid_from, old.valid_to) == (FRI, FRI)
+
+
+def test_a_symbol_that_comes_back_with_its_figi_is_the_same_company_again() -> None:
+    old = known("OLD", "FOLD", valid_to=THU, delisted_date=THU, active=False)
+    [back] = taken_over([old], [ticker("OLD", "FOLD")])
+    assert back == known("OLD", "FOLD", last_seen=MORNING)
+
+
+# ------------------------------------------------------------------------------------------- another company, a rename
+
+
+def test_a_symbol_of_another_company_begins_on_the_day_of_the_ticker_change_and_the_old_one_ends_before() -> None:
+    told = Told({"META": [TickerChange(date(2012, 5, 18), "FB"), TickerChange(MON, "META")]})
+    now = datetime(2025, 11, 25, 11, tzinfo=UTC)
+    assert periods(taken_over([known(figi=BALL)], [ticker()], told, now)) == [
+        ("META", BEGINNING, FRI, BALL), ("META", MON, None, META),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [(), [TickerChange(date(2012, 5, 18), "FB")], [TickerChange(date(2026, 1, 5), "META")]],
+    ids=["unknown", "of another ticker", "announced"],
+)
+def test_without_a_day_of_change_it_begins_with_the_session_of_the_run(changes: Sequence[TickerChange]) -> None:
+    assert periods(taken_over([known(figi=BALL)], [ticker()], Told({"META": changes}))) == [
+        ("META", BEGINNING, THU, BALL), ("META", FRI, None, META),
+    ]  # fmt: skip
+
+
+def test_a_day_of_change_before_the_old_company_began_is_no_day_it_can_have_ended() -> None:
+    told = Told({"META": [TickerChange(date(2022, 6, 9), "META")]})
+    records = taken_over([known(figi=BALL, valid_from=date(2023, 1, 3))], [ticker()], told)
+    assert periods(records) == [("META", date(2023, 1, 3), THU, BALL), ("META", FRI, None, META)]
+
+
+def test_a_change_at_the_weekend_begins_with_mondays_session() -> None:
+    sunday = datetime(2025, 11, 23, 18, tzinfo=UTC)
+    for told in (Told({"META": [TickerChange(SAT, "META")]}), Told()):
+        assert periods(taken_over([known(figi=BALL)], [ticker()], told, sunday)) == [
+            ("META", BEGINNING, FRI, BALL), ("META", MON, None, META),
+        ]  # fmt: skip
+
+
+def test_a_vanished_companys_symbol_goes_to_another_and_their_times_do_not_overlap() -> None:
+    old = known(figi=BALL, valid_to=THU, delisted_date=THU, active=False)
+    told = Told({"META": [TickerChange(date(2025, 11, 18), "META")]})
+    assert periods(taken_over([old], [ticker()], told)) == [
+        ("META", BEGINNING, date(2025, 11, 17), BALL), ("META", date(2025, 11, 18), None, META),
+    ]  # fmt: skip
+    earlier = replace(old, valid_to=date(2025, 11, 3))
+    assert periods(taken_over([earlier], [ticker()])) == [
+        ("META", BEGINNING, date(2025, 11, 3), BALL), ("META", FRI, None, META),
+    ]  # fmt: skip
+
+
+def test_a_vendor_that_corrects_itself_within_a_session_leaves_one_record_of_it() -> None:
+    records = taken_over([known(figi=BALL)], [ticker()])
+    corrected = taken_over(records, [ticker(figi="THIRD")], now=MORNING + timedelta(hours=3))
+    assert periods(corrected) == [("META", BEGINNING, THU, BALL), ("META", FRI, None, "THIRD")]
+
+
+def test_a_rename_is_a_new_symbol_that_does_not_reach_further_back_and_the_old_one_ends_before() -> None:
+    told = Told({"META": [TickerChange(date(2012, 5, 18), "FB"), TickerChange(THU, "META")]})
+    records = [known("A", "FA"), known("FB")]
+    found = compare(records, [ticker("A", "FA"), ticker()])
+    assert found.renamed == {"META"}
+    assert found.successors == {"FB": "META"}
+    after = taken_over(records, [ticker("A", "FA"), ticker()], told)
+    assert periods(after)[1:] == [("FB", BEGINNING, date(2025, 11, 19), META), ("META", THU, None, META)]
+
+
+def test_a_rename_whose_day_nobody_knows_begins_with_the_session_of_the_run() -> None:
+    records = [known("A", "FA"), known("FB")]
+    after = taken_over(records, [ticker("A", "FA"), ticker()])
+    assert periods(after)[1:] == [("FB", BEGINNING, THU, META), ("META", FRI, None, META)]
+
+
+def test_two_companies_that_swap_their_symbols_are_each_cut_there() -> None:
+    records = [known("AA", "F1"), known("BB", "F2")]
+    found = compare(records, [ticker("AA", "F2"), ticker("BB", "F1")])
+    assert found.renamed == {"AA", "BB"}
+    assert periods(taken_over(records, [ticker("AA", "F2"), ticker("BB", "F1")])) == [
+        ("AA", BEGINNING, THU, "F1"), ("AA", FRI, None, "F2"), ("BB", BEGINNING, THU, "F2"), ("BB", FRI, None, "F1"),
+    ]  # fmt: skip
+
+
+def test_a_new_symbol_begins_when_the_vendor_says_and_otherwise_reaches_back_to_the_beginning() -> None:
+    told = Told({"NEWCO": [TickerChange(THU, "NEWCO")], "AGED": [TickerChange(date(1950, 1, 3), "AGED")]})
+    listed = [ticker(), ticker("NEWCO", "F1"), ticker("OTHER", None), ticker("AGED", "F2")]
+    after = {r.symbol: r.valid_from for r in taken_over([known()], listed, told)}
+    assert after == {"META": BEGINNING, "NEWCO": THU, "OTHER": BEGINNING, "AGED": BEGINNING}
+
+
+def test_the_companies_of_a_symbol_are_given_oldest_first() -> None:
+    records = [known(valid_from=FRI), known("A", None), known(figi=BALL, valid_to=THU)]
+    assert identities_of(records) == {
+        "META": (
+            Identity("META", BEGINNING, THU, BALL, "Meta Platforms"),
+            Identity("META", FRI, None, META, "Meta Platforms"),
+        ),
+        "A": (Identity("A", BEGINNING, None, None, "Meta Platforms"),),
+    }  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------------------------- details
+
+
+def test_details_are_due_for_the_universe_first_then_those_without_then_the_oldest() -> None:
+    hour = timedelta(hours=1)
+    records = [
+        known("FRESH", details_at=MORNING), known("STALE", details_at=MORNING - 3 * hour),
+        known("STALER", details_at=MORNING - 5 * hour), known("ZNEW"), known("WARRANT", type="WARRANT"),
+        known("GONE", valid_to=THU, active=False),
+    ]  # fmt: skip
+    due = details_due(records, {"CS"}, MORNING - hour)
+    assert [record.symbol for record in due] == ["ZNEW", "STALER", "STALE", "WARRANT"]
+
+
+# ------------------------------------------------------------------------------------------------ any sequence of lists
+
+FIGIS = st.sampled_from([None, "F1", "F2", "F3", "F4"])
+SYMBOLS = ("A", "B", "C", "D")
+DATES = st.none() | st.dates(date(2025, 10, 1), date(2026, 2, 1)) | st.just(date(1950, 1, 1))
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> list[tuple[datetime, list[Ticker], Told]]:
+    now, found = datetime(2025, 11, 3, 11, tzinfo=UTC), []
+    for _ in range(draw(st.integers(1, 7))):
+        now += timedelta(hours=draw(st.sampled_from([0, 1, 12, 24, 48, 72])))
+        listed = [ticker(symbol, draw(FIGIS)) for symbol in draw(st.sets(st.sampled_from(SYMBOLS)))]
+        changes = {s: [TickerChange(day, s)] for s in SYMBOLS if (day := draw(DATES))}
+        delisted = {
+            s: ticker(s, draw(FIGIS), active=False, delisted=draw(DATES)) for s in SYMBOLS if draw(st.booleans())
+        }
+        found.append((now, listed, Told(changes, delisted)))
+    return found
+
+
+@given(runs=runs())
+def test_no_symbol_is_deleted_has_two_companies_at_once_or_changes_without_need(
+    runs: list[tuple[datetime, list[Ticker], Told]],
+) -> None:
+    records: list[SymbolRecord] = []
+    for now, listed, told in runs:
+        before = {(r.symbol, r.valid_from) for r in records}
+        try:
+            records = taken_over(records, listed, told, now)
+        except UpstreamError:
+            continue
+        assert before <= {(r.symbol, r.valid_from) for r in records}
+        check_times(records)
+        current = {r.symbol: r for r in records if r.valid_to is None}
+        assert current.keys() == {one.symbol for one in listed}
+        assert all(one.composite_figi in {None, current[one.symbol].composite_figi} for one in listed)
+        assert taken_over(records, listed, told, now) == records
+        assert compare(records, listed) == Comparison(kept=[(current[one.symbol], one) for one in listed])
+
+
+def check_times(records: Sequence[SymbolRecord]) -> None:
+    """One follows the other, in sessions, and only the last may be without an end."""
+    for record in records:
+        assert record.valid_to is None or record.valid_to >= record.valid_from
+        assert record.active == (record.valid_to is None)
+        assert record.delisted_date == record.valid_to
+        assert nyse().ordinal(record.valid_from) >= 0
+    for one, other in pairwise(records):
+        if one.symbol == other.symbol:
+            assert one.valid_to is not None
+            assert one.valid_to < other.valid_from

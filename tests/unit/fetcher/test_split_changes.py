@@ -1,0 +1,119 @@
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.fetcher.split_changes import split_changes
+from shared.errors import UpstreamError
+from shared.reference import Split
+
+TODAY = date(2005, 2, 28)
+BEFORE, TOMORROW = date(2000, 6, 21), TODAY + timedelta(days=1)
+OURS = {"AAPL", "MSFT"}
+
+
+def split(symbol: str = "AAPL", day: date = TODAY, factor: float = 0.5, to: float = 2.0, name: str = "") -> Split:
+    return Split(symbol, day, 1.0, to, "forward_split", factor, name or f"{symbol}-{day}")
+
+
+APPLE = [split(day=BEFORE, factor=0.25), split()]
+
+
+def changes(known: dict[str, list[Split]], reported: Sequence[Split], today: date = TODAY) -> dict[str, list[Split]]:
+    found = split_changes(known, reported, OURS, today)
+    assert found.refused == []
+    return found.changed
+
+
+def test_a_new_symbols_splits_are_all_of_them_oldest_first() -> None:
+    assert changes({}, APPLE[::-1]) == {"AAPL": APPLE}
+
+
+def test_splits_as_they_are_known_are_no_change() -> None:
+    assert changes({"AAPL": APPLE}, APPLE[::-1]) == {}
+
+
+def test_a_new_split_changes_its_symbol_and_no_other() -> None:
+    known = {"AAPL": [split(day=BEFORE)], "MSFT": [split("MSFT")]}
+    assert changes(known, [*APPLE, split("MSFT")]) == {"AAPL": APPLE}
+
+
+def test_a_factor_that_differs_is_a_change() -> None:
+    restated = [replace(APPLE[0], historical_adjustment_factor=0.2), APPLE[1]]
+    assert changes({"AAPL": APPLE}, restated) == {"AAPL": restated}
+
+
+def test_a_symbol_whose_splits_are_withdrawn_has_none() -> None:
+    known = {"AAPL": APPLE, "MSFT": [split("MSFT")]}
+    assert changes(known, APPLE) == {"MSFT": []}
+
+
+def test_a_split_of_a_symbol_that_is_not_ours_is_left_out() -> None:
+    assert changes({}, [split("OTC")]) == {}
+
+
+def test_a_split_reported_twice_counts_once() -> None:
+    assert changes({}, [*APPLE, APPLE[0]]) == {"AAPL": APPLE}
+
+
+def test_a_split_waits_for_its_day() -> None:
+    known = {"AAPL": [split(day=BEFORE)]}
+    reported = [split(day=BEFORE), split(day=TOMORROW, name="announced")]
+    assert changes(known, reported) == {}
+    assert changes(known, reported, TOMORROW) == {"AAPL": reported}
+
+
+def test_the_factor_of_a_split_that_is_announced_is_not_in_those_before_it() -> None:
+    # 7-for-1 announced, and every factor multiplied by 1/7 already.
+    sevenfold = split(day=TOMORROW, factor=1 / 7, to=7.0)
+    ahead = [replace(one, historical_adjustment_factor=one.historical_adjustment_factor / 7) for one in APPLE]
+    found = changes({}, [*ahead, sevenfold])["AAPL"]
+    assert [one.historical_adjustment_factor for one in found] == pytest.approx([0.25, 0.5])
+    assert changes({}, [*ahead, sevenfold], TOMORROW) == {"AAPL": [*ahead, sevenfold]}
+
+
+def test_factors_that_do_not_know_of_the_announced_split_stay_as_they_are() -> None:
+    assert changes({}, [*APPLE, split(day=TOMORROW, factor=1 / 7, to=7.0)]) == {"AAPL": APPLE}
+
+
+@pytest.mark.parametrize("number", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("field", ["split_from", "split_to", "historical_adjustment_factor"])
+def test_a_split_that_cannot_be_is_refused_and_its_symbol_keeps_what_is_known(field: str, number: float) -> None:
+    broken = replace(split(), **{field: number})
+    found = split_changes({"AAPL": [split(day=BEFORE)]}, [split(day=BEFORE), broken, split("MSFT")], OURS, TODAY)
+    assert found.changed == {"MSFT": [split("MSFT")]}
+    assert [str(one) for one in found.refused] == [str(broken)]
+
+
+def test_a_list_of_fewer_than_half_of_the_known_splits_is_not_trusted() -> None:
+    known = {"AAPL": APPLE, "MSFT": [split("MSFT")]}
+    with pytest.raises(UpstreamError, match=r"reports 1 splits where 3 are known, fewer than half"):
+        split_changes(known, APPLE[:1], OURS, TODAY)
+    assert changes(known, APPLE) == {"MSFT": []}
+
+
+SPLITS = st.lists(
+    st.builds(
+        split, st.sampled_from(["AAPL", "MSFT", "OTC"]), st.dates(BEFORE, TOMORROW), st.floats(0.01, 100),
+        st.floats(0.01, 100), st.sampled_from(["a", "b", "c", "d"]),
+    ),
+    max_size=8,
+)  # fmt: skip
+
+
+@given(first=SPLITS, second=SPLITS)
+def test_what_is_taken_over_is_what_is_reported_and_then_nothing_is_left_to_change(
+    first: list[Split], second: list[Split]
+) -> None:
+    known = split_changes({}, first, OURS, TODAY).changed
+    try:
+        now = {symbol: splits for symbol, splits in (known | changes(known, second)).items() if splits}
+    except UpstreamError:
+        return
+    assert now == split_changes({}, second, OURS, TODAY).changed
+    assert changes(now, second) == {}
+    assert all(one.symbol == symbol and one.execution_date <= TODAY for symbol, of in now.items() for one in of)
