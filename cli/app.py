@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from cli import (
     adopt,
     chart,
+    consolidate,
     database,
     dead_letters,
     events,
@@ -73,6 +74,7 @@ app.command(name="fetch", epilog=fetch.FETCH_EXAMPLES)(fetch.fetch)
 app.command(name="metadata", epilog=metadata.METADATA_EXAMPLES)(metadata.metadata)
 app.add_typer(quarantine.app, name="quarantine")
 app.command(name="status", epilog=status.EXAMPLE)(status.status)
+app.command(name="consolidate", epilog=consolidate.EXAMPLE)(consolidate.consolidate)
 app.command(name="reconcile", epilog=reconcile.EXAMPLE)(reconcile.reconcile)
 app.command(name="query", epilog=query.EXAMPLE)(query.query)
 app.command(name="chart", epilog=chart.EXAMPLE)(chart.chart)

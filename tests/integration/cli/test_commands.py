@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,47 @@ def _taken(chain: Chain, url: str) -> list[str]:
     return bodies
 
 
+def test_consolidate_asks_the_workers_or_works_here(chain: Chain, fiblake: Fiblake) -> None:
+    bars = [bar("CONS", session, 50 + i) for i, session in enumerate(SESSIONS[:10])]
+    with _deaf(chain):
+        chain.put(bars[:5])
+
+    assert told(fiblake("consolidate", "--symbols", "CONS", "--json")) == {"enqueued": 1}
+    chain.wait_for_silver(bars[:5])
+
+    with _deaf(chain):
+        chain.put(bars[5:])
+    assert fiblake("consolidate", "--symbols", "CONS", "--full").returncode == 0
+    chain.wait_for_silver(bars)
+
+
+def test_an_event_sent_by_hand_is_worked_on(chain: Chain, fiblake: Fiblake, tmp_path: Path) -> None:
+    bars = [bar("HAND", session, 50 + i) for i, session in enumerate(SESSIONS[:10])]
+    with _deaf(chain):
+        chain.put(bars)
+    request = tmp_path / "request.json"
+    request.write_text(json.dumps({"schema_version": "1.0", "symbol": "HAND"}))
+
+    assert told(fiblake("events", "send", str(request), "--queue", "consolidation", "--json"))["sent"] == 1
+
+    chain.wait_for_silver(bars)
+
+
+def test_old_rows_leave_the_database_for_the_bucket(chain: Chain, fiblake: Fiblake) -> None:
+    chain.invoke_fetcher(as_of="2013-02-27")
+    arguments = ("vacuum", "rds", "--days", "730", "--json")
+    shown = told(fiblake(*arguments, "--dry-run"))
+    assert shown["retired"] is None
+    assert shown["due"]["rows"] >= 5
+
+    done = told(fiblake(*arguments, "--yes"))
+
+    assert done["retired"] == {"sessions": shown["due"]["sessions"], "rows": shown["due"]["rows"], "kept": 0}
+    assert chain.objects("archive/raw_ohlcv/")
+    assert told(fiblake(*arguments, "--dry-run"))["due"]["rows"] == 0
+    assert fiblake("vacuum", "rds", "--days", "30").returncode == 2
+
+
 def test_query_and_chart_read_the_lake(chain: Chain, fiblake: Fiblake, tmp_path: Path) -> None:
     bars = [bar("QUER", session, 50 + i) for i, session in enumerate(SESSIONS[:60])]
     chain.put(bars)
@@ -220,23 +262,20 @@ def test_reconcile_heals_what_a_fifth_of_lost_events_left_behind(chain: Chain, f
     chance = random.Random(5)  # noqa: S311 (no secret)
     files = [one for own in bars.values() for one in own]
     lost = set(chance.sample(range(len(files)), len(files) // 5))
-    rules = chain.stack.client("events")
-    (rule,) = [one["Name"] for one in rules.list_rules()["Rules"] if "object" in one["EventPattern"]]
-
     for i, one in enumerate(files):
         if i not in lost and one.symbol != "HEAL4":
             chain.put([one])
     chain.drained()
     # Last, because a file that nobody was told of is merged with whatever arrives of its symbol afterwards.
-    rules.disable_rule(Name=rule)
-    for i in lost:
-        chain.put([files[i]])
+    with _deaf(chain):
+        for i in lost:
+            chain.put([files[i]])
     # Of one symbol the completion was lost instead: consolidated by hand, with a topic that nobody hears.
     topic = chain.stack.client("sns").create_topic(Name=f"deaf-{uuid.uuid4().hex}")["TopicArn"]
-    for one in bars["HEAL4"]:
-        chain.put([one])
+    with _deaf(chain):
+        for one in bars["HEAL4"]:
+            chain.put([one])
     assert chain.worker("--symbols", "HEAL4", CONSOLIDATION_COMPLETE_TOPIC_ARN=topic).wait(60) == 0
-    rules.enable_rule(Name=rule)
 
     report = fiblake("reconcile", "--symbols", ",".join(symbols), "--json")
     assert report.returncode == 3
@@ -250,6 +289,18 @@ def test_reconcile_heals_what_a_fifth_of_lost_events_left_behind(chain: Chain, f
         chain.wait_for_silver(own)
     chain.drained()
     assert told(fiblake("reconcile", "--symbols", ",".join(symbols), "--json"))["lags"] == []
+
+
+@contextmanager
+def _deaf(chain: Chain) -> Iterator[None]:
+    """Let nobody be told of what is put in the block."""
+    rules = chain.stack.client("events")
+    (rule,) = [one["Name"] for one in rules.list_rules()["Rules"] if "object" in one.get("EventPattern", "")]
+    rules.disable_rule(Name=rule)
+    try:
+        yield
+    finally:
+        rules.enable_rule(Name=rule)
 
 
 @pytest.mark.parametrize(
