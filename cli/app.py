@@ -23,6 +23,7 @@ from cli import (
     quarantine,
     query,
     reconcile,
+    resample,
     status,
     vacuum,
 )
@@ -78,6 +79,7 @@ app.command(name="consolidate", epilog=consolidate.EXAMPLE)(consolidate.consolid
 app.command(name="reconcile", epilog=reconcile.EXAMPLE)(reconcile.reconcile)
 app.command(name="query", epilog=query.EXAMPLE)(query.query)
 app.command(name="chart", epilog=chart.EXAMPLE)(chart.chart)
+app.command(name="resample", epilog=resample.RESAMPLE_EXAMPLES)(resample.resample)
 app.command(name="adopt", epilog=adopt.EXAMPLE)(adopt.adopt)
 app.add_typer(local.app, name="local")
 app.add_typer(vacuum.app, name="vacuum")

@@ -94,7 +94,7 @@ def running(
             "FirstSession": first, **secrets,
         })  # fmt: skip
         stack = Stack(folder, endpoint_url, batch_url, market_data_url, database_secret, outputs)
-        _register_job_definition(stack)
+        _register_job_definitions(stack)
         yield stack
 
 
@@ -158,16 +158,35 @@ def job_environment(stack: Stack) -> dict[str, str]:
     }
 
 
-def _register_job_definition(stack: Stack) -> None:
+def full_resample_environment(stack: Stack) -> dict[str, str]:
+    """Give the same of the full-history resample's jobs."""
+    return {
+        **stack.environment(),
+        "S3_BUCKET": stack.bucket,
+        "S3_PREFIX": BRONZE_PREFIX,
+        "SILVER_UPDATED_TOPIC_ARN": stack.outputs["SilverUpdatedTopicArn"],
+        "RESAMPLING_RETENTION_YEARS": "0",
+        "RESAMPLING_ADJUSTED": "true",
+        "MEMORY_MB": "3000",
+        "LOG_LEVEL": "INFO",
+        "POWERTOOLS_SERVICE_NAME": "full-resampler",
+    }
+
+
+def _register_job_definitions(stack: Stack) -> None:
     """Register with the Batch stand-in what the template registers with AWS (its Batch resources are left out here)."""
-    environment = job_environment(stack)
-    stack.client("batch").register_job_definition(
-        jobDefinitionName=stack.outputs["BatchJobDefinitionName"],
-        type="container",
-        retryStrategy={"attempts": 3},
-        containerProperties={
-            "image": "local",
-            "command": ["python", "-m", "services.consolidator"],
-            "environment": [{"name": name, "value": value} for name, value in environment.items()],
-        },
-    )
+    jobs = {
+        "BatchJobDefinitionName": ("services.consolidator", job_environment(stack)),
+        "FullResampleJobDefinitionName": ("services.resampler", full_resample_environment(stack)),
+    }
+    for output, (module, environment) in jobs.items():
+        stack.client("batch").register_job_definition(
+            jobDefinitionName=stack.outputs[output],
+            type="container",
+            retryStrategy={"attempts": 3},
+            containerProperties={
+                "image": "local",
+                "command": ["python", "-m", module],
+                "environment": [{"name": name, "value": value} for name, value in environment.items()],
+            },
+        )

@@ -1,5 +1,6 @@
 """What a bucket says: open of its first bar, close of its last, extremes and sum of all (pure)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
@@ -8,12 +9,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from shared.adjustment import NO_REFERENCE, Factors, Reference
-from shared.bars import SILVER
+from shared.bars import SILVER, read_prices
 from shared.calendar import Days, Ordinals, TradingCalendar
+from shared.errors import ContractError
 
 Values = npt.NDArray[np.float64]
+Places = npt.NDArray[np.int32]
 _PRICES: Final = ("open", "high", "low", "close")
 _VALUES: Final = (*_PRICES, "volume")
+_PLACES: Final = 5
+"""Rows of Buckets.places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,14 @@ class Bars:
             **values,
         )  # fmt: skip
 
+    @classmethod
+    def read(cls, data: bytes, symbol: str, calendar: TradingCalendar, *, adjusted: bool) -> "Bars":
+        """Take the bars of a data.parquet's bytes; raise ContractError if it holds none, or cannot be read."""
+        table, reference = read_prices(data, symbol)
+        if table.num_rows == 0:
+            raise ContractError(f"data.parquet of {symbol} holds no bars")
+        return cls.of(symbol, table, calendar, reference, adjusted=adjusted)
+
     def since(self, ordinal: int) -> "Bars":
         """Give the bars from the session with this ordinal on."""
         rows = slice(int(np.searchsorted(self.ordinals, ordinal)), None)
@@ -66,6 +79,122 @@ def _adjusted(values: dict[str, Any], factors: Factors) -> dict[str, Any]:
     return {**prices, "volume": values["volume"] / factors}
 
 
+@dataclass(frozen=True, slots=True)
+class Market:
+    """Daily bars of many symbols, one symbol after the other: all of them are cut into buckets at once.
+
+    `owner` is each bar's symbol, by its place among them; `values` has a row each for open, high, low, close, volume.
+    """
+
+    owner: Places
+    ordinals: Places
+    values: Values
+    lasts: Places
+    """The ordinal of each symbol's last bar."""
+    tenure: tuple[Places, Places] | None
+    """The first and the last ordinal of the time of each bar's company; None if no symbol was ever handed over."""
+
+    @classmethod
+    def of(cls, many: Sequence[Bars]) -> "Market":
+        """Join the bars of distinct symbols, each of which has some."""
+        counts = [bars.ordinals.size for bars in many]
+        values = np.empty((len(_VALUES), sum(counts)))
+        for row, name in zip(values, _VALUES, strict=True):
+            _join([getattr(bars, name) for bars in many], row)
+        ordinals = _join([bars.ordinals for bars in many], np.empty(sum(counts), np.int32))
+        owner = np.repeat(np.arange(len(many), dtype=np.int32), counts)
+        lasts = np.array([bars.ordinals[-1] for bars in many], dtype=np.int32)
+        return cls(owner, ordinals, values, lasts, _tenure(many))
+
+    def buckets(self, interval: int) -> "Buckets":
+        """Cut all bars into buckets of `interval` sessions, in the order of symbols and sessions.
+
+        A bucket in which a symbol was handed over is two.
+        """
+        if self.ordinals.size == 0:
+            return Buckets.joined([])
+        begins = self.ordinals // np.int32(interval) * np.int32(interval)
+        ends = begins + np.int32(interval - 1)
+        if self.tenure:
+            begins, ends = np.maximum(begins, self.tenure[0]), np.minimum(ends, self.tenure[1])
+        changes = begins[1:] != begins[:-1]
+        changes |= self.owner[1:] != self.owner[:-1]
+        firsts = np.append(0, np.flatnonzero(changes) + 1)
+        lasts = np.append(firsts[1:], begins.size) - 1
+        open_, high, low, close, volume = self.values
+        values = np.empty((len(_VALUES), firsts.size))
+        np.take(open_, firsts, out=values[0])
+        np.maximum.reduceat(high, firsts, out=values[1])
+        np.minimum.reduceat(low, firsts, out=values[2])
+        np.take(close, lasts, out=values[3])
+        np.add.reduceat(volume, firsts, out=values[4])
+        places = np.empty((_PLACES, firsts.size), np.int32)
+        places[0], places[1], places[2] = self.owner[firsts], begins[firsts], self.ordinals[lasts]
+        places[3], places[4] = lasts - firsts + 1, self.lasts[places[0]] >= ends[firsts]
+        return Buckets(values, places)
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """Buckets of many symbols, as two arrays with a column a bucket: small, and quick to take apart and join.
+
+    `values`: open, high, low, close, volume. `places`: the symbol (a place in some list of symbols), the ordinals of
+    the bucket's first session and of its last bar, the number of bars, and whether it is complete.
+    """
+
+    values: Values
+    places: Places
+
+    @property
+    def begins(self) -> Places:
+        """The ordinals of the buckets' first sessions."""
+        begins: Places = self.places[1]
+        return begins
+
+    @property
+    def size(self) -> int:
+        """How many buckets there are."""
+        return int(self.places.shape[1])
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory they take."""
+        return self.values.nbytes + self.places.nbytes
+
+    def taken(self, which: slice | npt.NDArray[np.intp]) -> "Buckets":
+        """Give the buckets that `which` (a slice, or their positions) names, in that order."""
+        if isinstance(which, slice):
+            return Buckets(self.values[:, which], self.places[:, which])
+        return Buckets(self.values.take(which, axis=1), self.places.take(which, axis=1))
+
+    def renumber(self, first: int) -> None:
+        """Make them refer to a longer list of symbols, in which theirs begin at `first`."""
+        self.places[0] += np.int32(first)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Buckets"]) -> "Buckets":
+        """Give all parts' buckets in order."""
+        if not parts:
+            return cls(np.empty((len(_VALUES), 0)), np.empty((_PLACES, 0), np.int32))
+        return cls(np.concatenate([p.values for p in parts], 1), np.concatenate([p.places for p in parts], 1))
+
+    def table(self, symbols: pa.Array, calendar: TradingCalendar, *, adjusted: bool) -> pa.Table:
+        """Give them as rows (schema SILVER), in the same order."""
+        owner, begins, lasts, counts, complete = self.places
+        columns = [
+            symbols.take(pa.array(owner)),
+            pa.array(calendar.sessions[begins], pa.date32()),
+            *self.values,
+            counts,
+            pa.array(calendar.sessions[lasts], pa.date32()),
+            complete.astype(bool),
+            pa.repeat(pa.scalar(adjusted), self.size),
+        ]
+        return pa.Table.from_arrays(
+            [pa.array(column, field.type) for column, field in zip(columns, SILVER, strict=True)], schema=SILVER
+        )
+
+
 def aggregate(bars: Bars, interval: int, first: int, calendar: TradingCalendar) -> pa.Table:
     """Give the buckets (schema SILVER, by `ts`) of `bars` that start at ordinal `first`, a bucket's start, or later.
 
@@ -74,34 +203,20 @@ def aggregate(bars: Bars, interval: int, first: int, calendar: TradingCalendar) 
     tail = bars.since(first)
     if tail.ordinals.size == 0:
         return SILVER.empty_table()
-    begins, lasts = _extents(tail, interval)
-    starts = np.flatnonzero(np.diff(begins, prepend=-1))
-    ends = np.append(starts[1:], begins.size) - 1
-    columns = [
-        pa.repeat(pa.scalar(bars.symbol), starts.size),
-        pa.array(calendar.sessions[begins[starts]], pa.date32()),
-        tail.open[starts],
-        np.maximum.reduceat(tail.high, starts),
-        np.minimum.reduceat(tail.low, starts),
-        tail.close[ends],
-        np.add.reduceat(tail.volume, starts),
-        pa.array(ends - starts + 1, pa.int32()),
-        pa.array(tail.sessions[ends], pa.date32()),
-        tail.ordinals[-1] >= lasts[starts],
-        pa.repeat(pa.scalar(bars.adjusted), starts.size),
-    ]
-    return pa.Table.from_arrays(
-        [pa.array(column, field.type) for column, field in zip(columns, SILVER, strict=True)], schema=SILVER
-    )
+    return Market.of([tail]).buckets(interval).table(pa.array([bars.symbol]), calendar, adjusted=bars.adjusted)
 
 
-def _extents(bars: Bars, interval: int) -> tuple[Ordinals, Ordinals]:
-    """Give, for each bar, the first and the last ordinal of the row it belongs to: its bucket, cut at handovers."""
-    begins = bars.ordinals - bars.ordinals % interval
-    lasts = begins + interval - 1
-    if bars.handovers.size == 0:
-        return begins, lasts
-    company = np.searchsorted(bars.handovers, bars.ordinals, side="right")
-    taken_over = np.append(-1, bars.handovers)[company]
-    handed_over = np.append(bars.handovers, np.iinfo(np.int64).max)[company]
-    return np.maximum(begins, taken_over), np.minimum(lasts, handed_over - 1)
+def _join(arrays: Sequence[Any], out: Any) -> Any:  # noqa: ANN401 (numpy's arrays)
+    return np.concatenate(arrays, out=out, casting="same_kind") if arrays else out
+
+
+def _tenure(many: Sequence[Bars]) -> tuple[Places, Places] | None:
+    if not any(bars.handovers.size for bars in many):
+        return None
+    since = [np.append(-1, bars.handovers)[_company(bars)] for bars in many]
+    until = [np.append(bars.handovers - 1, np.iinfo(np.int32).max)[_company(bars)] for bars in many]
+    return np.concatenate(since).astype(np.int32), np.concatenate(until).astype(np.int32)
+
+
+def _company(bars: Bars) -> Ordinals:
+    return np.searchsorted(bars.handovers, bars.ordinals, side="right")

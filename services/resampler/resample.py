@@ -13,10 +13,10 @@ from services.resampler import checkpoint
 from services.resampler.aggregate import Bars, aggregate
 from services.resampler.buckets import first_to_recompute, window_start
 from services.resampler.silver import by_month, replaced
-from shared.bars import SILVER, Consolidated, decode_silver, encode
+from shared.bars import SILVER, decode_silver, encode
 from shared.batching import chunks
 from shared.calendar import TradingCalendar
-from shared.errors import ConflictError, ContractError, FiblakeError, NotFoundError, UpstreamError
+from shared.errors import ConflictError, FiblakeError, NotFoundError, UpstreamError
 from shared.events import SYMBOLS_PER_EVENT, SilverUpdated
 from shared.lake import Bronze, Month, parse_silver_key, silver_key, silver_prefix
 from shared.objects import ObjectStore, StoredObject, pauses
@@ -151,17 +151,14 @@ class Resampler:
     def _buckets(self, change: Change, found: StoredObject | None, today: date, result: _Recomputed) -> pa.Table:
         if found is None:
             raise NotFoundError(f"{change.symbol} has no data.parquet: consolidate it first")
-        stored = Consolidated.decode(found.data, change.symbol, found.last_modified)
-        if stored.bars.num_rows == 0:
-            raise ContractError(f"data.parquet of {change.symbol} holds no bars")
-        bars = Bars.of(change.symbol, stored.bars, self.calendar, stored.reference, adjusted=self.adjusted)
+        bars = Bars.read(found.data, change.symbol, self.calendar, adjusted=self.adjusted)
         changed = self.calendar.ordinal_on_or_after(change.changed_from)
         window = window_start(self.calendar, today, self.retention_years, self.interval)
         first = max(window, first_to_recompute(bars.ordinals, changed, self.interval))
         rows = aggregate(bars, self.interval, first, self.calendar)
         result.cuts[change.symbol] = self.calendar.session(first)
         result.sources[change.symbol] = found.etag
-        result.last_session = max(result.last_session, stored.last_session)
+        result.last_session = max(result.last_session, self.calendar.session(bars.ordinals[-1]))
         return rows
 
     def _write(self, new: _Recomputed, versions: Mapping[Month, str], only: set[Month] | None) -> set[Month]:

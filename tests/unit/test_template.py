@@ -1,12 +1,13 @@
 """What must hold in template.yaml, above all where the emulator drops or ignores a property."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from local.stack import Stack, job_environment
+from local.stack import Stack, full_resample_environment, job_environment
 from shared.lake import INTERVALS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -51,6 +52,7 @@ EVENT_SOURCES = [
     if event["Type"] == "SQS"
 ]
 WORKER = of_type("AWS::Batch::JobDefinition")["WorkerJobDefinition"]
+FULL_RESAMPLE = of_type("AWS::Batch::JobDefinition")["FullResampleJobDefinition"]
 
 
 def queue_of(event: Body) -> str:
@@ -219,6 +221,9 @@ def test_one_condition_takes_away_all_of_batch_and_one_the_vacuum_and_nothing_el
         "WorkerLogGroup",
         "WorkerRole",
         "WorkerExecutionRole",
+        "FullResampleJobDefinition",
+        "FullResampleLogGroup",
+        "FullResampleRole",
     }
     assert batch >= {name for name, body in RESOURCES.items() if body["Type"].startswith("AWS::Batch::")}
     assert vacuum == {"VacuumFunction", "VacuumLogGroup", "VacuumRole"}
@@ -230,8 +235,12 @@ def test_the_vacuum_may_write_nothing_but_its_record() -> None:
     assert [s["Resource"]["Sub"].rsplit("/", 1)[-1] for s in writes] == ["cleanup_manifest.json"]
 
 
+def variables_of(job: Body) -> Body:
+    return {pair["Name"]: pair["Value"] for pair in job["ContainerProperties"]["Environment"]}
+
+
 def worker_variables() -> Body:
-    return {pair["Name"]: pair["Value"] for pair in WORKER["ContainerProperties"]["Environment"]}
+    return variables_of(WORKER)
 
 
 def test_the_job_definition_is_what_users_know() -> None:
@@ -251,31 +260,36 @@ def test_the_job_definition_is_what_users_know() -> None:
     assert (variables["S3_PREFIX"], variables["MODE"]) == ("bronze/raw_ohlcv", "incremental")
 
 
-def test_the_embedded_stacks_jobs_get_the_environment_that_the_template_gives_them() -> None:
-    names = ("BucketName", "ConsolidationQueueUrl", "ConsolidationCompleteTopicArn")
+def test_the_full_resample_is_a_job_of_the_workers_size_that_leaves_room_beside_its_memory() -> None:
+    container = FULL_RESAMPLE["ContainerProperties"]
+    assert FULL_RESAMPLE["JobDefinitionName"] == {"Sub": "${Environment}-batch-duckdb-resampler"}
+    assert container["Command"] == ["python", "-m", "services.resampler"]
+    assert FULL_RESAMPLE["RetryStrategy"] == WORKER["RetryStrategy"]
+    size = {r["Type"]: int(r["Value"]) for r in container["ResourceRequirements"]}
+    assert size["VCPU"] == 2
+    assert 512 <= int(variables_of(FULL_RESAMPLE)["MEMORY_MB"]) <= 0.75 * size["MEMORY"]
+
+
+def test_the_full_resample_computes_what_the_function_computes() -> None:
+    function = FUNCTIONS["ResamplerFunction"]["Environment"]["Variables"]
+    job = variables_of(FULL_RESAMPLE)
+    shared = {name: value for name, value in function.items() if name != "POWERTOOLS_SERVICE_NAME"}
+    assert {name: job[name] for name in shared} == shared
+
+
+@pytest.mark.parametrize(
+    ("environment", "job"), [(job_environment, WORKER), (full_resample_environment, FULL_RESAMPLE)]
+)
+def test_the_embedded_stacks_jobs_get_the_environment_that_the_template_gives_them(
+    environment: Callable[[Stack], dict[str, str]], job: Body
+) -> None:
+    names = ("BucketName", "ConsolidationQueueUrl", "ConsolidationCompleteTopicArn", "SilverUpdatedTopicArn")
     stack = Stack(Path(), "http://127.0.0.1:1", "http://127.0.0.1:2", "", "", {name: name for name in names})
-    local, template = job_environment(stack), worker_variables()
+    local, template = environment(stack), variables_of(job)
     assert template.keys() <= local.keys()
     fixed = {name: value for name, value in template.items() if isinstance(value, str)}
     assert fixed
     assert {name: local[name] for name in fixed} == fixed
-
-
-def test_the_worker_may_read_splits_and_identities_and_not_change_them() -> None:
-    (policy,) = RESOURCES["WorkerRole"]["Properties"]["Policies"]
-    about = [
-        (statement["Action"], [place["Sub"].removeprefix("${DataLakeBucket.Arn}/") for place in statement["Resource"]])
-        for statement in policy["PolicyDocument"]["Statement"]
-        if "bronze/splits" in str(statement["Resource"]) or "bronze/identities" in str(statement["Resource"])
-    ]
-    assert about == [("s3:GetObject", ["bronze/splits/*", "bronze/identities/*"])]
-
-
-def test_silver_is_split_adjusted_unless_the_deployment_says_otherwise() -> None:
-    parameter = TEMPLATE["Parameters"]["SplitAdjusted"]
-    assert (parameter["Default"], parameter["AllowedValues"]) == ("true", ["true", "false"])
-    variables = FUNCTIONS["ResamplerFunction"]["Environment"]["Variables"]
-    assert variables["RESAMPLING_ADJUSTED"] == {"Ref": "SplitAdjusted"}
 
 
 def test_the_router_submits_to_the_queue_and_definition_that_exist_by_their_names() -> None:
@@ -342,4 +356,5 @@ def test_the_outputs_name_what_tools_need() -> None:
         "DatabaseTls",
         "BatchJobQueueName",
         "BatchJobDefinitionName",
+        "FullResampleJobDefinitionName",
     }

