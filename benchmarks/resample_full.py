@@ -149,12 +149,13 @@ def polars_group_by() -> Work:
 
 def polars_group_by_dynamic() -> Work:
     """Give polars with group_by_dynamic over the sessions' ordinals: windows of n that begin at multiples of n."""
-    import polars as pl  # noqa: PLC0415
 
     def work(lake: str, out: str) -> None:
         bars = _polars_bars(lake).set_sorted("symbol")
         for n in INTERVALS:
-            windows = bars.group_by_dynamic("ordinal", every=f"{n}i", group_by="symbol", label="left", start_by="window")
+            windows = bars.group_by_dynamic(
+                "ordinal", every=f"{n}i", group_by="symbol", label="left", start_by="window"
+            )
             rows = windows.agg(*_polars_aggregates(last="place")).rename({"ordinal": "begins"})
             _write_polars(rows, n, Path(out))
 

@@ -20,13 +20,19 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def _of_interval(n: int, one: Path, other: Path) -> list[str]:
-    names = [sorted(str(p.relative_to(root)) for p in (root / silver_prefix(n)).rglob("*.parquet")) for root in (one, other)]
+    names = [
+        sorted(str(p.relative_to(root)) for p in (root / silver_prefix(n)).rglob("*.parquet")) for root in (one, other)
+    ]
     if names[0] != names[1]:
         return [f"silver_{n}d: {len(set(names[0]) ^ set(names[1]))} month files are in one of the two only"]
     left, right = (_table(root, names[0]) for root in (one, other))
     if left.num_rows != right.num_rows:
         return [f"silver_{n}d: {left.num_rows} and {right.num_rows} rows"]
     return [f"silver_{n}d: column {name} differs" for name in COLUMNS if not _same(name, left[name], right[name])]
+
+
+def _files(root: Path, n: int) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in (root / silver_prefix(n)).rglob("*.parquet"))
 
 
 def _table(root: Path, names: list[str]) -> pa.Table:
