@@ -76,6 +76,7 @@ def message(body: str, queue: str) -> dict[str, Any]:
     return event
 
 
+@pytest.mark.timeout(1_200)
 def test_a_stack_is_deployed_updated_invoked_and_deleted(account: Account) -> None:
     """One long test, long because each step needs the one before it."""
     create = account.client("secretsmanager").create_secret
