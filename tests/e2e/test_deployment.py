@@ -130,11 +130,12 @@ def invoke_each(account: Account) -> set[str]:
         assert account.invoke(function, event) == (ANSWERS[function], False)
     answer, failed = account.invoke("life-freshness", {})
     assert (answer["not_consolidated"], failed) == (None, False)
-    _, failed = account.invoke("life-vacuum", {})
-    assert not failed
+    for housekeeping in ("life-vacuum", "life-reconcile"):
+        answer, failed = account.invoke(housekeeping, {})
+        assert not failed, answer
     for fetcher in ("life-ohlcv-fetcher", "life-metadata-fetcher"):
         error, failed = account.invoke(fetcher, {})
         assert failed
         assert "127.0.0.1:9" in error["errorMessage"], error
         assert "hidden" not in json.dumps(error)
-    return {*ANSWERS, "life-freshness", "life-vacuum", "life-ohlcv-fetcher", "life-metadata-fetcher"}
+    return {*ANSWERS, "life-freshness", "life-vacuum", "life-reconcile", "life-ohlcv-fetcher", "life-metadata-fetcher"}
