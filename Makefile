@@ -114,10 +114,12 @@ ARROW_UNUSED := $(addsuffix *,libarrow_flight libarrow_s3 libarrow_python_flight
 	_flight _s3fs _gcsfs _azurefs _hdfs _orc _dataset_orc _substrait _cuda _pyarrow_cpp_tests _parquet_encryption \
 	_dataset_parquet_encryption flight orc cuda conftest) include includes src libarrow_python.so libarrow_python.so.*.*.*
 
+# One du a function below: the files are hard links, of which du counts each once.
 .PHONY: build
 build: setup ## Build the functions for AWS (sam build, no container), into .aws-sam
 	$(SAM) build
-	@du -sm .aws-sam/build/*Function | awk '{ sub(".*/", "", $$2); print $$2 ": " $$1 " MB of $(LAMBDA_LIMIT_MB) MB unzipped" }'
+	@for function in $(FUNCTIONS); do \
+		echo "$$function: $$(du -sm ".aws-sam/build/$$function" | cut -f1) MB of $(LAMBDA_LIMIT_MB) MB unzipped"; done
 	@$(VENV_PYTHON) -m local.packages
 
 FUNCTIONS := RouterFunction ResamplerFunction FreshnessFunction OhlcvFetcherFunction MetadataFetcherFunction \

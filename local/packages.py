@@ -2,10 +2,13 @@
 
     python -m local.packages [.aws-sam/build]
 
-Prints a line a function. Packages for another version of Python or another machine are not imported, which is said.
+Prints a line a function. Needs an interpreter of the functions' version (`python3.13` on the PATH, if it is not this
+one) on their kind of machine; where there is none, nothing is imported, which is said.
 """
 
+import platform
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +19,7 @@ from local.emulator import REPOSITORY
 from shared.errors import PermanentError
 
 _HANDLER: Final = re.compile(r"^  (\w+Function):\n(?:    .*\n)*?      Handler: (\S+)$", re.MULTILINE)
-_RUNTIME: Final = re.compile(r"^    Runtime: python(\d+)\.(\d+)$", re.MULTILINE)
+_RUNTIME: Final = re.compile(r"^    Runtime: python(\d+\.\d+)$", re.MULTILINE)
 # Isolated, and without site-packages: there is the standard library, and there is the package.
 _PROGRAM: Final = """
 import importlib, sys
@@ -47,16 +50,30 @@ def check_imports(package: Path, handler: str, python: Path) -> None:
         raise PackageError(f"{package.name} does not import {handler} by itself: {done.stderr[-500:]}")
 
 
+def _interpreter(version: str) -> Path | None:
+    """Give an interpreter of that version on the functions' kind of machine, if there is one."""
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        return None
+    show = "import sys; print('%d.%d' % sys.version_info[:2], sys.executable)"
+    for candidate in filter(None, (sys.executable, shutil.which(f"python{version}"))):
+        done = subprocess.run([candidate, "-c", show], capture_output=True, text=True, check=False)
+        found, _, path = done.stdout.strip().partition(" ")
+        if done.returncode == 0 and found == version:
+            return Path(path)
+    return None
+
+
 def _checked(build: Path) -> Iterator[str]:
     template = (REPOSITORY / "template.yaml").read_text(encoding="utf-8")
     runtime = _RUNTIME.search(template)
     if runtime is None:
         raise PackageError("template.yaml names no runtime")
-    if sys.version_info[:2] != tuple(map(int, runtime.groups())):
-        yield f"not imported: packages for Python {'.'.join(runtime.groups())}, and this is {sys.version.split()[0]}"
+    python = _interpreter(runtime[1])
+    if python is None:
+        yield f"not imported: no Python {runtime[1]} for x86_64 here"
         return
     for function, handler in handlers(template).items():
-        check_imports(build / function, handler, Path(sys.executable))
+        check_imports(build / function, handler, python)
         yield f"{function} imports {handler} from its package alone"
 
 
