@@ -39,8 +39,9 @@ class Result:
 
 
 def contest(
-    benchmark: str, contestant: str, options: Mapping[str, Any], *, runs: int = 1, environment: Mapping[str, str] | None = None,
-    interpreter: str = sys.executable, before: Callable[[], object] = lambda: None,
+    benchmark: str, contestant: str, options: Mapping[str, Any], *, runs: int = 1,
+    environment: Mapping[str, str] | None = None, interpreter: str = sys.executable,
+    before: Callable[[], object] = lambda: None,
 ) -> Result:  # fmt: skip
     """Run a contestant some times, each in a process of its own after `before`, and give the medians.
 
@@ -59,10 +60,8 @@ def _one(
 ) -> dict[str, Any]:
     command = [interpreter, "-m", "benchmarks.contestant", benchmark, contestant, json.dumps(options, default=str)]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    done = subprocess.run(
-        command, cwd=REPOSITORY, env={**inherited, "LOG_LEVEL": "WARNING", **environment}, stdout=subprocess.PIPE, text=True,
-        check=False,
-    )  # fmt: skip
+    child = {**inherited, "LOG_LEVEL": "WARNING", **environment}
+    done = subprocess.run(command, cwd=REPOSITORY, env=child, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{benchmark}, {contestant}: exit code {done.returncode}")
     measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

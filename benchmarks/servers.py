@@ -20,7 +20,7 @@ from local.processes import Child, free_port
 
 BUCKET: Final = "bench-condvest-datalake"
 WEED: Final = Path(sys.prefix) / "bin/weed"
-_KEYS: Final = ("test", "test")
+KEYS: Final = ("test", "test")
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def seaweedfs(folder: Path) -> Iterator[str]:
     config = folder / "s3.json"
     identity = {
         "name": "bench",
-        "credentials": [{"accessKey": _KEYS[0], "secretKey": _KEYS[1]}],
+        "credentials": [{"accessKey": KEYS[0], "secretKey": KEYS[1]}],
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
     config.write_text(json.dumps({"identities": [identity]}))
@@ -59,7 +59,7 @@ def s3_and_queues(folder: Path) -> Iterator[dict[str, str]]:
 def client(service: str, environment: Mapping[str, str]) -> Any:  # noqa: ANN401 (boto's clients share no type)
     """Give a boto3 client of the servers that `environment` names."""
     url = environment.get(f"AWS_ENDPOINT_URL_{service.upper()}", environment["AWS_ENDPOINT_URL"])
-    return boto3.Session(*_KEYS, region_name="us-east-1").client(service, endpoint_url=url)
+    return boto3.Session(*KEYS, region_name="us-east-1").client(service, endpoint_url=url)
 
 
 def _answers(url: str) -> bool:

@@ -31,6 +31,10 @@ def _of_interval(n: int, one: Path, other: Path) -> list[str]:
     return [f"silver_{n}d: column {name} differs" for name in COLUMNS if not _same(name, left[name], right[name])]
 
 
+def _files(root: Path, n: int) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in (root / silver_prefix(n)).rglob("*.parquet"))
+
+
 def _table(root: Path, names: list[str]) -> pa.Table:
     tables = [pq.ParquetFile(root / name).read(columns=list(COLUMNS)) for name in names]
     target = pa.schema([(name, _plain(tables[0].schema.field(name).type, name)) for name in COLUMNS])

@@ -2,8 +2,11 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any, Final
 
-PRICES = ("open", "high", "low", "close")
+import numpy as np
+
+PRICES: Final = ("open", "high", "low", "close")
 
 
 def broken_rules(bar: Mapping[str, float]) -> list[str]:
@@ -16,6 +19,16 @@ def broken_rules(bar: Mapping[str, float]) -> list[str]:
     if not broken and bar["low"] > min(bar["open"], bar["close"]):
         broken.append(f"low {bar['low']} is above another price")
     return broken
+
+
+def any_broken(bars: Mapping[str, Any]) -> bool:
+    """Tell whether any of many bars breaks a rule of `broken_rules`; `bars` has an array a column."""
+    open_, high, low, close = (np.asarray(bars[name]) for name in PRICES)
+    volume = np.asarray(bars["volume"])
+    highest, lowest = np.maximum(open_, close), np.minimum(open_, close)
+    # Comparisons with what is no number are false, and so is the whole.
+    fine = (low > 0) & (low <= lowest) & (highest <= high) & (high < np.inf) & (volume >= 0) & (volume < np.inf)
+    return not fine.all()
 
 
 def _positive(value: float) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from services.consolidator.consolidate import Consolidation
 from shared.bars import MANIFEST, decode, encode
@@ -22,17 +23,17 @@ def entered(data: bytes | None, done: Sequence[Consolidation]) -> bytes | None:
 
     A row gives way only to a later version of its data.parquet, so workers may enter their rows in any order.
     """
-    rows = {} if data is None else {row["symbol"]: row for row in _rows(data)}
-    newer = [row for row in map(_row, done) if _is_newer(row, rows.get(row["symbol"]))]
-    if not newer:
-        return None
-    rows |= {row["symbol"]: row for row in newer}
-    return encode(pa.Table.from_pylist([rows[symbol] for symbol in sorted(rows)], schema=MANIFEST))
-
-
-def _rows(data: bytes) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = decode(data, MANIFEST, MANIFEST_KEY).to_pylist()
-    return rows
+    known = MANIFEST.empty_table() if data is None else decode(data, MANIFEST, MANIFEST_KEY)
+    new = pa.Table.from_pylist([_row(one) for one in done], schema=MANIFEST)
+    rows = pa.concat_tables([known, new]).combine_chunks()
+    # By symbol and version; of equal versions the known row comes last, and the last row of each symbol stays.
+    place = pa.array(range(rows.num_rows - 1, -1, -1), pa.int64())
+    keys = [("symbol", "ascending"), ("last_updated", "ascending"), ("place", "ascending")]
+    order = pc.sort_indices(rows.append_column("place", place), sort_keys=keys)
+    symbols = rows["symbol"].take(order).combine_chunks()
+    is_last = pc.not_equal(symbols.slice(0, len(symbols) - 1), symbols.slice(1))
+    wanted = rows.take(order.filter(pa.concat_arrays([is_last, pa.array([True])])))
+    return None if wanted.equals(known) else encode(wanted)
 
 
 def _row(done: Consolidation) -> dict[str, Any]:
@@ -42,7 +43,3 @@ def _row(done: Consolidation) -> dict[str, Any]:
         "row_count": done.stored.bars.num_rows,
         "last_updated": done.stored.last_updated,
     }
-
-
-def _is_newer(row: dict[str, Any], known: dict[str, Any] | None) -> bool:
-    return known is None or row["last_updated"] > known["last_updated"]

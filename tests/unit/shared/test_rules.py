@@ -1,8 +1,10 @@
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from shared.rules import broken_rules
+from shared.rules import any_broken, broken_rules
 
 BAR = {"open": 10.0, "high": 12.0, "low": 9.0, "close": 11.0, "volume": 0.0}
 
@@ -34,3 +36,13 @@ def test_a_volume_that_is_no_number_of_shares_is_named(volume: float) -> None:
 )
 def test_extremes_that_other_prices_pass_are_named(wrong: dict[str, float], reason: str) -> None:
     assert reason in broken_rules(BAR | wrong)
+
+
+NUMBERS = st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from([0.0, -0.0, 1.0, 2.0, 3.0])
+BARS = st.fixed_dictionaries(dict.fromkeys(("open", "high", "low", "close", "volume"), NUMBERS))
+
+
+@given(bars=st.lists(BARS, max_size=4))
+def test_many_bars_at_once_are_judged_as_one_by_one(bars: list[dict[str, float]]) -> None:
+    columns = {name: [bar[name] for bar in bars] for name in ("open", "high", "low", "close", "volume")}
+    assert any_broken(columns) == any(broken_rules(bar) for bar in bars)

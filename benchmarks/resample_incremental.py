@@ -1,0 +1,85 @@
+"""One new session of all symbols into six silver tables: the resampler's real code on a real S3 server.
+
+The six queues' messages are worked on by two processes, as many as the machine has cores; on AWS each queue has its own.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from typing import Any, Final
+
+from benchmarks.lake import BRONZE_LAKE, NEXT, SIZES, symbols
+from benchmarks.measure import Work
+from shared.lake import INTERVALS
+
+MESSAGES: Final = 1_000
+"""A batch of the function's event sources."""
+PROCESSES: Final = 2
+
+
+def ours() -> Work:
+    """Give the function's work, batch by batch, for the changes that the environment's bucket holds."""
+
+    def work(size: str, batch: int = MESSAGES) -> Mapping[str, Any]:
+        names = symbols(SIZES[size])
+        with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn"), initializer=_ready) as pool:
+            list(pool.map(_ready_again, range(PROCESSES)))
+            started = _now()
+            list(pool.map(_resample, [(interval, names, batch) for interval in INTERVALS]))
+            return {"wall": _now() - started, "symbols": len(names), "intervals": len(INTERVALS)}
+
+    return work
+
+
+def _now() -> float:
+    import time  # noqa: PLC0415
+
+    return time.perf_counter()
+
+
+def _ready() -> None:
+    from services.resampler import batch  # noqa: PLC0415 (a start is measured by itself)
+
+    assert batch  # noqa: S101
+
+
+def _ready_again(_number: int) -> int:
+    return os.getpid()
+
+
+def _resample(task: tuple[int, list[str], int]) -> None:
+    from services.resampler.batch import resample_batch  # noqa: PLC0415
+    from services.resampler.resample import Resampler  # noqa: PLC0415
+    from shared.calendar import nyse  # noqa: PLC0415
+    from shared.objects import ObjectStore  # noqa: PLC0415
+
+    interval, names, batch = task
+    store = ObjectStore.connect(os.environ["S3_BUCKET"])
+    resampler = Resampler(store, BRONZE_LAKE, nyse(), _Nobody(), interval, 0)  # type: ignore[arg-type]
+    for messages in _messages(names, batch):
+        errors = resample_batch(resampler, messages, datetime.now(UTC))
+        if errors:
+            raise RuntimeError(f"{interval}d: {errors}")
+
+
+def _messages(names: list[str], batch: int) -> Iterator[list[Any]]:
+    from shared.events import ConsolidationComplete  # noqa: PLC0415
+    from shared.queues import Received  # noqa: PLC0415
+
+    for start in range(0, len(names), batch):
+        events = [
+            ConsolidationComplete(symbol=s, changed_from=NEXT, last_session=NEXT) for s in names[start : start + batch]
+        ]
+        yield [Received(str(i), str(i), event.model_dump_json(), 1) for i, event in enumerate(events)]
+
+
+class _Nobody:
+    """A topic that nobody listens to."""
+
+    def publish(self, _events: object) -> list[int]:
+        return []
+
+
+CONTESTANTS: Final[dict[str, Callable[[], Work]]] = {"fiblake": ours}
