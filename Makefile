@@ -67,6 +67,11 @@ export NO_PYTHON NO_VENV
 	$(UV) pip install --quiet --no-deps --no-build-isolation --python $(VENV_PYTHON) --editable .
 	@touch $@
 
+.tools/bench/.ready: requirements/bench.txt | .tools/uv/.ready
+	$(UV) venv --quiet --allow-existing --python .tools/uv/bin/python .tools/bench
+	$(UV) pip sync --quiet --require-hashes --python .tools/bench/bin/python requirements/bench.txt
+	@touch $@
+
 # The locks. They name no package index, so that everybody's own setting of pip and uv holds.
 EXTRAS := router worker resampler fetcher image cli local
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
@@ -186,6 +191,14 @@ demo: setup ## Run the whole chain on real bars, from an S3 put to six silver ta
 .PHONY: demo-short
 demo-short: setup ## The demo with 3 sessions instead of 10
 	$(VENV_PYTHON) -m local.demo --sessions 3
+
+# The full size writes docs/performance.md, its picture and its JSON anew; SIZE=small is for a look, and for CI.
+SIZE ?= full
+BENCH_OPTIONS := $(if $(filter small,$(SIZE)),--runs 1,--docs)
+
+.PHONY: bench
+bench: setup .tools/bench/.ready ## Measure speed side by side with others (an hour; SIZE=small: minutes)
+	.tools/bench/bin/python -m benchmarks --size $(SIZE) $(BENCH_OPTIONS)
 
 .PHONY: test
 test: setup ## Run all tests (unit, property, integration, end to end)

@@ -41,18 +41,19 @@ def lay_new_files(size: Size, days: int) -> None:
     ObjectStore.connect(BUCKET).put_many(new_files(size, days))
 
 
-def send_requests(size: Size) -> None:
-    """Make queue and topic, and send one request a symbol."""
+def send_requests(size: Size) -> str:
+    """Make the queue, send one request a symbol, and give the queue's URL."""
     from shared.events import ConsolidationRequest  # noqa: PLC0415
     from shared.queues import Queue  # noqa: PLC0415
 
     sqs = client("sqs", os.environ)
+    url = ""
     for name in (f"{QUEUE}-dlq", QUEUE):
         url = sqs.create_queue(QueueName=name, Attributes={"VisibilityTimeout": "300"})["QueueUrl"]
-        sqs.purge_queue(QueueUrl=url)
-    client("sns", os.environ).create_topic(Name=TOPIC)
     requests = [ConsolidationRequest(symbol=symbol, changed_from=NEXT).model_dump_json() for symbol in symbols(size)]
-    Queue.connect(url).send(requests)
+    if Queue.connect(url).send(requests):
+        raise RuntimeError("the queue did not take all requests")
+    return str(url)
 
 
 def ours() -> Work:

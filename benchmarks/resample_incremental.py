@@ -1,6 +1,6 @@
 """One new session of all symbols into six silver tables: the resampler's real code on a real S3 server.
 
-The six queues' messages are worked on by two processes, as many as the machine has cores; on AWS each queue has its own.
+The six queues' messages are worked on by two processes, one a core of the machine; on AWS each queue has its own.
 """
 
 import os

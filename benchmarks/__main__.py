@@ -1,0 +1,173 @@
+"""`make bench`: all benchmarks, one after the other, each contestant in a process of its own; then table, JSON and picture.
+
+python -m benchmarks [--size small|full] [--runs N] [--only NAME ...] [--out FOLDER] [--docs]
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks import consolidate, imports, resample_full, silver_outputs
+from benchmarks.lake import FOLDER, FULL, SIZES, Size, generated
+from benchmarks.measure import PROJECT, Result, contest, plain, surroundings
+from benchmarks.report import drawn, markdown, printed, written_into_docs
+from benchmarks.servers import client, s3_and_queues
+
+FRACTIONS: Final = ("quarter", "half")
+SLOW: Final = {"published (ROW_NUMBER, self-join)"}
+"""What takes minutes a run is run once when the others are run several times."""
+TOPICS: Final = {
+    "CONSOLIDATION_COMPLETE_TOPIC_ARN": consolidate.TOPIC,
+    "SILVER_UPDATED_TOPIC_ARN": "bench-silver-updated",
+}
+MANY_FILES: Final = 30
+NAMES: Final = ("resample_full", "s3", "chain", "fetch", "imports")
+
+
+def main() -> int:
+    """Run what was asked for; give 1 if two contestants' outputs differ."""
+    options = _options()
+    size, faults, results = SIZES[options.size], [], []
+    # Not before the lake is there: what makes it, and what draws, must not be measured.
+    facts = {**surroundings(), "size": size.name, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+    for name in options.only or NAMES:
+        for result in BENCHMARKS[name](size, options.runs, faults):
+            sys.stderr.write(f"{result.benchmark}: {result.contestant}: {result.wall:.2f} s\n")
+            results.append(result)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "results.json").write_text(
+        json.dumps({"facts": facts, "results": plain(results)}, indent=1, default=str)
+    )
+    printed(results, facts)
+    drawn(results, facts, options.out / "performance.png")
+    (options.out / "performance.md").write_text(markdown(results, facts))
+    if options.docs:
+        written_into_docs(options.out)
+    for fault in faults:
+        sys.stderr.write(f"outputs differ: {fault}\n")
+    return 1 if faults else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure fiblake beside its peers.")
+    parser.add_argument("--size", choices=("small", "full"), default="full")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each contestant, of which the median counts")
+    parser.add_argument("--only", nargs="+", choices=NAMES, help="only these")
+    parser.add_argument("--out", type=Path, default=FOLDER / "results", help="where JSON, picture and Markdown go")
+    parser.add_argument("--docs", action="store_true", help="put the table and the picture into docs/ as well")
+    return parser.parse_args()
+
+
+def _resample_full(size: Size, runs: int, faults: list[str]) -> Iterator[Result]:
+    """Measure all contestants on local disk, and compare what they wrote; then ours with less memory, and on less."""
+    lake, reference = generated(size), FOLDER / "out/reference"
+    for contestant in resample_full.CONTESTANTS:
+        if contestant == "fiblake through S3":
+            continue
+        out = FOLDER / "out/contestant"
+        yield contest(
+            "resample_full", contestant, {"lake": lake, "out": out}, runs=1 if contestant in SLOW else runs,
+            before=partial(shutil.rmtree, out, ignore_errors=True),
+        )  # fmt: skip
+        if contestant == "fiblake":
+            shutil.rmtree(reference, ignore_errors=True)
+            out.rename(reference)
+        else:
+            faults += [f"{contestant}: {fault}" for fault in silver_outputs.differences(reference, out)]
+    yield _ours("fiblake, memory 1 GB", lake, runs, memory_mb=1000)
+    for fraction in FRACTIONS if size == FULL else ():
+        yield _ours(f"fiblake, {fraction}", generated(SIZES[fraction]), runs)
+
+
+def _ours(name: str, lake: Path, runs: int, **options: Any) -> Result:  # noqa: ANN401 (of the contestant)
+    out = FOLDER / "out/contestant"
+    result = contest(
+        "resample_full", "fiblake", {"lake": lake, "out": out, **options}, runs=runs,
+        before=partial(shutil.rmtree, out, ignore_errors=True),
+    )  # fmt: skip
+    return replace(result, contestant=name)
+
+
+def _through_s3(size: Size, runs: int, faults: list[str]) -> Iterator[Result]:
+    """Measure on a real S3 server: the full resample, consolidation and what follows from it, and other formats."""
+    yield from _on_one_server(size, runs, faults, peers=True)
+    for fraction in FRACTIONS if size == FULL else ():
+        for result in _on_one_server(SIZES[fraction], runs, faults, peers=False):
+            yield replace(result, contestant=f"{result.contestant}, {fraction}")
+
+
+def _on_one_server(size: Size, runs: int, faults: list[str], *, peers: bool) -> Iterator[Result]:
+    measured: dict[tuple[str, str], list[Result]] = {}
+    for run in range(runs):
+        with s3_and_queues(FOLDER / "servers") as servers:
+            environment = servers | _topics(servers)
+            os.environ.update(environment)
+            consolidate.lay_lake(size)
+            for result in _steps(size, environment, faults, peers=peers and run == 0):
+                measured.setdefault((result.benchmark, result.contestant), []).append(result)
+    yield from (_median(results) for results in measured.values())
+
+
+def _topics(servers: Mapping[str, str]) -> dict[str, str]:
+    sns = client("sns", servers)
+    return {variable: sns.create_topic(Name=name)["TopicArn"] for variable, name in TOPICS.items()}
+
+
+def _steps(size: Size, environment: dict[str, str], faults: list[str], *, peers: bool) -> Iterator[Result]:
+    """Fill silver, let one session arrive, consolidate it, resample it; a full resample must then find nothing to write."""
+    yield contest("resample_full", "fiblake through S3", {}, environment=environment)
+    yield _consolidated(size, 1, environment)
+    yield contest("resample_incremental", "fiblake", {"size": size.name}, environment=environment)
+    check = contest("resample_full", "fiblake through S3", {}, environment=environment)
+    if check.facts["written"]:
+        faults.append(f"the incremental resample left {check.facts['written']} month files other than the full one's")
+    yield replace(check, contestant="fiblake through S3, nothing to write")
+    if peers:
+        for contestant in list(consolidate.CONTESTANTS)[1:]:
+            yield contest("consolidate", contestant, {"size": size.name, "days": 1}, environment=environment)
+        many = _consolidated(size, MANY_FILES, environment)
+        yield replace(many, contestant=f"fiblake, {MANY_FILES} files a symbol")
+
+
+def _consolidated(size: Size, days: int, environment: dict[str, str]) -> Result:
+    consolidate.lay_new_files(size, days)
+    environment["CONSOLIDATION_QUEUE_URL"] = consolidate.send_requests(size)
+    return contest("consolidate", "fiblake", {"size": size.name, "days": days}, environment=environment)
+
+
+def _median(results: Sequence[Result]) -> Result:
+    ordered = sorted(results, key=lambda result: result.wall)
+    return replace(ordered[len(ordered) // 2], runs=len(results))
+
+
+def _chain(size: Size, _runs: int, _faults: list[str]) -> Iterator[Result]:
+    few = {"puts": 5, "crowd": 50, "crowds": 1}
+    yield contest("chain", "fiblake", {} if size == FULL else few, interpreter=PROJECT)
+
+
+def _fetch(size: Size, runs: int, _faults: list[str]) -> Iterator[Result]:
+    with s3_and_queues(FOLDER / "servers") as environment:
+        options = {"size": size.name}
+        yield contest("fetch", "fiblake", options, runs=runs, environment=environment, interpreter=PROJECT)
+
+
+def _imports(_size: Size, runs: int, _faults: list[str]) -> Iterator[Result]:
+    for name in imports.HANDLERS:
+        yield contest("imports", name, {}, runs=max(runs, 3), interpreter=PROJECT)
+
+
+BENCHMARKS: Final = {
+    "resample_full": _resample_full, "s3": _through_s3, "chain": _chain, "fetch": _fetch, "imports": _imports,
+}  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""From an S3 put to six silver tables, on the embedded stack: one symbol, again and again; and 500 at once.
+
+The stack is settled: histories are loaded, functions are warm. Event source mappings of the emulator have no batching
+window, so the template's (5 s and 10 s) come on top on AWS. That silver is there is seen from outside, by polling.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks.lake import BRONZE_LAKE, NEXT, bars
+from benchmarks.measure import Work
+from shared.bars import SILVER, decode, encode
+from shared.calendar import nyse
+from shared.lake import INTERVALS, Month, silver_key
+
+PATIENCE_SECONDS: Final = 300
+POLL_SECONDS: Final = 0.05
+HISTORY: Final = 250
+
+
+def ours() -> Work:
+    """Give the chain."""
+    from local.emulator import REPOSITORY  # noqa: PLC0415
+    from local.stack import running  # noqa: PLC0415
+
+    def work(puts: int = 20, crowd: int = 500, crowds: int = 3) -> Mapping[str, Any]:
+        (REPOSITORY / ".local").mkdir(exist_ok=True)
+        with TemporaryDirectory(prefix="chain-", dir=REPOSITORY / ".local") as folder:
+            with running(Path(folder) / "stack") as stack:
+                probe = _Probe(stack)
+                one = [probe.seconds(["ONE"], session) for session in probe.sessions(puts + 3)][3:]
+                names = [f"X{number:04d}" for number in range(crowd)]
+                many = [probe.seconds(names, session) for session in probe.sessions(crowds + 1)][1:] if crowds else []
+        return {
+            "wall": float(np.median(one)), "cpu": 0.0, "puts": puts, **_quantiles("one", one), **_quantiles("crowd", many),
+            "crowd_size": crowd,
+        }  # fmt: skip
+
+    return work
+
+
+def _quantiles(name: str, seconds: Sequence[float]) -> dict[str, float]:
+    if not seconds:
+        return {}
+    return {
+        f"{name}_p50": round(float(np.median(seconds)), 2),
+        f"{name}_p95": round(float(np.quantile(seconds, 0.95)), 2),
+    }
+
+
+class _Probe:
+    """Puts bars into a stack, and waits until silver shows them."""
+
+    def __init__(self, stack: Any) -> None:  # noqa: ANN401 (the stack is not in the benchmarks' environment)
+        self._stack, self._s3 = stack, stack.client("s3")
+        self._histories: set[str] = set()
+
+    def sessions(self, count: int) -> list[date]:
+        """Give the newest sessions up to NEXT."""
+        return nyse().between(NEXT - timedelta(days=2 * count + 10), NEXT)[-count:]
+
+    def seconds(self, names: Sequence[str], session: date) -> float:
+        """Put one bar a symbol, and give the seconds from the last put until all six tables have all of them."""
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda name: self._put(name, session), names))
+        started = time.perf_counter()
+        waiting = set(INTERVALS)
+        while waiting:
+            waiting = {n for n in waiting if not self._there(n, names, session)}
+            if time.perf_counter() - started > PATIENCE_SECONDS:
+                raise RuntimeError(
+                    f"silver of {sorted(waiting)} sessions does not show {session}; {self._stack.folder}"
+                )
+            time.sleep(POLL_SECONDS)
+        return time.perf_counter() - started
+
+    def _put(self, name: str, session: date) -> None:
+        for key, body in self._files(name, session):
+            self._s3.put_object(Bucket=self._stack.bucket, Key=key, Body=body)
+
+    def _files(self, name: str, session: date) -> Iterator[tuple[str, bytes]]:
+        last = nyse().ordinal(session)
+        if name not in self._histories:
+            self._histories.add(name)
+            history = nyse().sessions[last - HISTORY : last]
+            key = BRONZE_LAKE.range_key(name, history[0].item(), history[-1].item())
+            yield key, encode(bars(name, history, last))
+        rows = bars(name, np.array([session], dtype="datetime64[D]"), last)
+        yield BRONZE_LAKE.date_key(name, session), encode(rows)
+
+    def _there(self, n: int, names: Sequence[str], session: date) -> bool:
+        ordinal = nyse().ordinal(session)
+        key = silver_key(n, Month.of(nyse().session(ordinal - ordinal % n)))
+        try:
+            data = self._s3.get_object(Bucket=self._stack.bucket, Key=key)["Body"].read()
+        except self._s3.exceptions.NoSuchKey:
+            return False
+        rows = decode(data, SILVER, key).select(["symbol", "last_date"]).to_pylist()
+        return set(names) <= {row["symbol"] for row in rows if row["last_date"] == session}
+
+
+CONTESTANTS: Final[dict[str, Callable[[], Work]]] = {"fiblake": ours}

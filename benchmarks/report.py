@@ -1,0 +1,135 @@
+"""What is shown of the results? A table at the terminal, the same as Markdown, and a picture; targets beside the figures."""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measure import Result
+from local.emulator import REPOSITORY
+
+DOCS: Final = REPOSITORY / "docs"
+BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+COLUMNS: Final = ("what", "contestant", "wall s", "CPU s", "peak MB", "ratio", "result", "target")
+OURS: Final = "fiblake"
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What the full size is held to, on two cores."""
+
+    sentence: str
+    met: Callable[[Result], bool]
+
+
+TARGETS: Final = {
+    ("resample_full", OURS): _Target(
+        "≤ 14 s, ≤ 20 CPU s, ≤ 1,500 MB", lambda r: r.wall <= 14 and r.cpu <= 20 and r.rss_mb <= 1_500  # noqa: PLR2004
+    ),
+    ("resample_full", "fiblake through S3"): _Target("≤ 45 s", lambda r: r.wall <= 45),  # noqa: PLR2004
+    ("resample_incremental", OURS): _Target("≤ 30 s", lambda r: r.wall <= 30),  # noqa: PLR2004
+    ("consolidate", OURS): _Target("≥ 180 symbols/s", lambda r: r.facts["symbols_per_second"] >= 180),  # noqa: PLR2004
+    ("chain", OURS): _Target("p95 ≤ 3 s", lambda r: r.facts["one_p95"] <= 3),  # noqa: PLR2004
+    ("fetch", OURS): _Target("≤ 15 s", lambda r: r.wall <= 15),  # noqa: PLR2004
+    **{("imports", name): _Target("≤ 0.6 s", lambda r: r.wall <= 0.6) for name in (  # noqa: PLR2004
+        "router", "resampler", "OHLCV fetcher", "history fetcher", "metadata fetcher",
+    )},
+}  # fmt: skip
+
+
+def printed(results: Sequence[Result], facts: Mapping[str, Any]) -> None:
+    """Print the table, and what it depends on."""
+    table = Table(*COLUMNS, title=_title(facts))
+    for row in _rows(results, facts):
+        table.add_row(*row)
+    console = Console(width=160)
+    console.print(table)
+    console.print(_versions(facts))
+
+
+def markdown(results: Sequence[Result], facts: Mapping[str, Any]) -> str:
+    """Give the same, ready for docs/performance.md."""
+    lines = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
+    lines += [f"| {' | '.join(row)} |" for row in _rows(results, facts)]
+    return "\n".join([f"{_title(facts)}.", "", *lines, "", _versions(facts), ""])
+
+
+def written_into_docs(out: Path) -> None:
+    """Put table and picture into docs/, between the page's marks."""
+    page = DOCS / "performance.md"
+    head, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    tail = rest.partition(END)[2]
+    page.write_text(
+        f"{head}{BEGIN}\n{(out / 'performance.md').read_text(encoding='utf-8')}{END}{tail}", encoding="utf-8"
+    )
+    shutil.copy(out / "performance.png", DOCS / "performance.png")
+    shutil.copy(out / "results.json", DOCS / "performance.json")
+
+
+def drawn(results: Sequence[Result], facts: Mapping[str, Any], path: Path) -> None:
+    """Draw what has peers: seconds of the full resample, symbols a second of consolidation."""
+    import matplotlib as mpl  # noqa: PLC0415 (a second, and only at the end)
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    resample = [r for r in results if r.benchmark == "resample_full" and not r.contestant.startswith("fiblake,")]
+    merge = [r for r in results if r.benchmark == "consolidate" and not r.contestant.startswith("fiblake,")]
+    panels = [
+        ("All of silver anew: seconds", resample, lambda r: r.wall),
+        ("Consolidation: symbols a second", merge, lambda r: r.facts["symbols_per_second"]),
+    ]
+    figure, axes = plt.subplots(len(panels), 1, figsize=(9, 6.5), height_ratios=[7, 4], layout="constrained")
+    for axis, (title, some, value) in zip(axes, panels, strict=True):
+        values = [value(result) for result in some]
+        colours = ["#1f6f8b" if result.contestant.startswith(OURS) else "#b8b8b8" for result in some]
+        bars = axis.barh([result.contestant for result in some], values, color=colours)
+        axis.bar_label(bars, fmt="{:,.1f}", padding=3)
+        axis.set_title(title, loc="left")
+        axis.invert_yaxis()
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.margins(x=0.12)
+    figure.suptitle(_title(facts), fontsize=9, x=0.01, ha="left")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _rows(results: Sequence[Result], facts: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    ours = {r.benchmark: r for r in results if r.contestant == OURS}
+    for result in results:
+        target = TARGETS.get((result.benchmark, result.contestant)) if facts["size"] == "full" else None
+        said = f"{target.sentence}: {'met' if target.met(result) else 'MISSED'}" if target else ""
+        yield (
+            result.benchmark, result.contestant, f"{result.wall:.2f}", f"{result.cpu:.1f}" if result.cpu else "",
+            f"{result.rss_mb:,.0f}", _ratio(result, ours.get(result.benchmark)), _said(result.facts), said,
+        )  # fmt: skip
+
+
+def _ratio(result: Result, ours: Result | None) -> str:
+    """Say how many times as long it takes as ours; of rates, how many times as slow it is."""
+    if ours is None or result.contestant.startswith(OURS):
+        return ""
+    rates = [r.facts.get("symbols_per_second") for r in (ours, result)]
+    ratio = rates[0] / rates[1] if rates[0] and rates[1] else result.wall / ours.wall
+    return f"{ratio:.2f}x"
+
+
+def _said(facts: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value:,}" for name, value in facts.items() if not isinstance(value, str)
+    )
+
+
+def _title(facts: Mapping[str, Any]) -> str:
+    return (
+        f"Lake of size {facts['size']}; {facts['cpu']}, {facts['cores']} cores, {facts['memory_gb']} GB, load "
+        f"{facts['load_before']} before; Python {facts['python']}; {facts['at'][:10]}"
+    )
+
+
+def _versions(facts: Mapping[str, Any]) -> str:
+    return "Versions: " + ", ".join(f"{name} {version}" for name, version in facts["versions"].items()) + "."
