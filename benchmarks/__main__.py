@@ -1,4 +1,4 @@
-"""`make bench`: all benchmarks, one after the other, each contestant in a process of its own; then table, JSON and picture.
+"""All benchmarks, one after the other, each contestant in a process of its own; then table, JSON and picture.
 
 python -m benchmarks [--size small|full] [--runs N] [--only NAME ...] [--out FOLDER] [--docs]
 """
@@ -122,7 +122,7 @@ def _topics(servers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _steps(size: Size, environment: dict[str, str], faults: list[str], *, peers: bool) -> Iterator[Result]:
-    """Fill silver, let one session arrive, consolidate it, resample it; a full resample must then find nothing to write."""
+    """Fill silver, let one session arrive, consolidate and resample it; a full resample then finds nothing to write."""
     yield contest("resample_full", "fiblake through S3", {}, environment=environment)
     yield _consolidated(size, 1, environment)
     yield contest("resample_incremental", "fiblake", {"size": size.name}, environment=environment)

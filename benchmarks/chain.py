@@ -32,34 +32,28 @@ def ours() -> Work:
 
     def work(puts: int = 20, crowd: int = 500, crowds: int = 3) -> Mapping[str, Any]:
         (REPOSITORY / ".local").mkdir(exist_ok=True)
-        with TemporaryDirectory(prefix="chain-", dir=REPOSITORY / ".local") as folder:
-            with running(Path(folder) / "stack") as stack:
-                probe = _Probe(stack)
-                one = [probe.seconds(["ONE"], session) for session in probe.sessions(puts + 3)][3:]
-                names = [f"X{number:04d}" for number in range(crowd)]
-                many = [probe.seconds(names, session) for session in probe.sessions(crowds + 1)][1:] if crowds else []
-        return {
-            "wall": float(np.median(one)), "cpu": 0.0, "puts": puts, **_quantiles("one", one), **_quantiles("crowd", many),
-            "crowd_size": crowd,
-        }  # fmt: skip
+        place = TemporaryDirectory(prefix="chain-", dir=REPOSITORY / ".local")
+        with place as folder, running(Path(folder) / "stack") as stack:
+            probe = _Probe(stack)
+            # The first ones find cold functions and load the histories.
+            one = [probe.seconds(["ONE"], session) for session in probe.sessions(puts + 3)][3:]
+            names = [f"X{number:04d}" for number in range(crowd)]
+            many = [probe.seconds(names, session) for session in probe.sessions(crowds + 1)][1:]
+        said = {**_quantiles("one", one), **_quantiles("crowd", many), "puts": puts, "crowd_size": crowd}
+        return {"wall": float(np.median(one)), "cpu": 0.0, **said}
 
     return work
 
 
 def _quantiles(name: str, seconds: Sequence[float]) -> dict[str, float]:
-    if not seconds:
-        return {}
-    return {
-        f"{name}_p50": round(float(np.median(seconds)), 2),
-        f"{name}_p95": round(float(np.quantile(seconds, 0.95)), 2),
-    }
+    return {f"{name}_p{q}": round(float(np.quantile(seconds, q / 100)), 2) for q in (50, 95)}
 
 
 class _Probe:
     """Puts bars into a stack, and waits until silver shows them."""
 
     def __init__(self, stack: Any) -> None:  # noqa: ANN401 (the stack is not in the benchmarks' environment)
-        self._stack, self._s3 = stack, stack.client("s3")
+        self._bucket, self._s3 = stack.bucket, stack.client("s3")
         self._histories: set[str] = set()
 
     def sessions(self, count: int) -> list[date]:
@@ -75,15 +69,13 @@ class _Probe:
         while waiting:
             waiting = {n for n in waiting if not self._there(n, names, session)}
             if time.perf_counter() - started > PATIENCE_SECONDS:
-                raise RuntimeError(
-                    f"silver of {sorted(waiting)} sessions does not show {session}; {self._stack.folder}"
-                )
+                raise RuntimeError(f"silver of {sorted(waiting)} sessions does not show {session}")
             time.sleep(POLL_SECONDS)
         return time.perf_counter() - started
 
     def _put(self, name: str, session: date) -> None:
         for key, body in self._files(name, session):
-            self._s3.put_object(Bucket=self._stack.bucket, Key=key, Body=body)
+            self._s3.put_object(Bucket=self._bucket, Key=key, Body=body)
 
     def _files(self, name: str, session: date) -> Iterator[tuple[str, bytes]]:
         last = nyse().ordinal(session)
@@ -99,7 +91,7 @@ class _Probe:
         ordinal = nyse().ordinal(session)
         key = silver_key(n, Month.of(nyse().session(ordinal - ordinal % n)))
         try:
-            data = self._s3.get_object(Bucket=self._stack.bucket, Key=key)["Body"].read()
+            data = self._s3.get_object(Bucket=self._bucket, Key=key)["Body"].read()
         except self._s3.exceptions.NoSuchKey:
             return False
         rows = decode(data, SILVER, key).select(["symbol", "last_date"]).to_pylist()

@@ -1,8 +1,8 @@
 """New date files into each symbol's bars, through S3 and SQS: ours, and the ways others do it. Symbols a second.
 
-All of them work on one S3 server. Ours is the real worker: two children of an array job, one a core. Of the per-symbol
-loop only some symbols are done, because all of them would take minutes. A table format does not rewrite a file a symbol:
-its files are those of the year that the new rows belong to.
+All of them work on one S3 server. Ours is the real worker: two children of an array job, one a core. Of the
+per-symbol loop only some symbols are done, because all of them would take minutes. A table format does not rewrite a
+file a symbol: its files are those of the year that the new rows belong to.
 """
 
 import os

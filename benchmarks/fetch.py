@@ -1,7 +1,7 @@
 """One evening's fetch: a grouped response of all symbols into date files in S3 and rows in Postgres.
 
-The vendor is a server in this process that answers in its shapes; S3 is the server that the environment names; Postgres is
-the embedded stack's. The fetcher is the service's own, with its validation, ledger and watermark.
+The vendor is a server in this process that answers in its shapes; S3 is the server that the environment names;
+Postgres is the embedded stack's. The fetcher is the service's own, with its validation, ledger and watermark.
 """
 
 import asyncio

@@ -1,6 +1,7 @@
 """How long does each function take to import? Every cold start of a Lambda waits for it.
 
-Each is imported by a fresh interpreter of the project's environment; `python -X importtime -c "import ..."` says of what.
+Each is imported by a fresh interpreter of the project's environment; `python -X importtime -c "import ..."` says which
+module costs what.
 """
 
 import subprocess
