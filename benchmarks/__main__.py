@@ -160,7 +160,7 @@ def _fetch(size: Size, runs: int, _faults: list[str]) -> Iterator[Result]:
 
 
 def _imports(_size: Size, runs: int, _faults: list[str]) -> Iterator[Result]:
-    for name in imports.HANDLERS:
+    for name in imports.FUNCTIONS:
         yield contest("imports", name, {}, runs=max(runs, 3), interpreter=PROJECT)
 
 

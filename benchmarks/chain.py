@@ -1,8 +1,8 @@
 """From an S3 put to six silver tables, on the embedded stack: one symbol, again and again; and 500 at once.
 
 The stack is settled: histories are loaded, functions are warm, and nothing is at work, so that each put starts a job of
-its own. Event source mappings of the emulator have no batching
-window, so the template's (5 s and 10 s) come on top on AWS. That silver is there is seen from outside, by polling.
+its own. Event source mappings of the emulator have no batching window, so the template's (5 s and 10 s) come on top on
+AWS. That silver is there is seen from outside, by polling.
 """
 
 import time
