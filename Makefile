@@ -73,7 +73,7 @@ export NO_PYTHON NO_VENV
 	@touch $@
 
 # The locks. They name no package index, so that everybody's own setting of pip and uv holds.
-EXTRAS := router worker resampler fetcher cli local
+EXTRAS := router worker resampler fetcher image cli local
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command 'make lock' $(UPGRADE)
 
@@ -117,12 +117,15 @@ ARROW_UNUSED := $(addsuffix *,libarrow_flight libarrow_s3 libarrow_python_flight
 .PHONY: build
 build: setup ## Build the functions for AWS (sam build, no container), into .aws-sam
 	$(SAM) build
+	@du -sm .aws-sam/build/*Function | awk '{ sub(".*/", "", $$2); print $$2 ": " $$1 " MB of $(LAMBDA_LIMIT_MB) MB unzipped" }'
+	@$(VENV_PYTHON) -m local.packages
 
-FUNCTIONS := RouterFunction ResamplerFunction OhlcvFetcherFunction MetadataFetcherFunction HistoryFetcherFunction \
-	VacuumFunction ReconcileFunction
+FUNCTIONS := RouterFunction ResamplerFunction FreshnessFunction OhlcvFetcherFunction MetadataFetcherFunction \
+	HistoryFetcherFunction VacuumFunction ReconcileFunction
 .PHONY: $(FUNCTIONS:%=build-%)
 build-RouterFunction: PACKAGE := router consolidator
 build-ResamplerFunction: PACKAGE := resampler resampler
+build-FreshnessFunction: PACKAGE := resampler resampler
 build-OhlcvFetcherFunction: PACKAGE := fetcher fetcher
 build-MetadataFetcherFunction: PACKAGE := fetcher fetcher
 build-HistoryFetcherFunction: PACKAGE := fetcher fetcher
@@ -143,6 +146,34 @@ $(FUNCTIONS:%=build-%): | .tools/uv/.ready
 	@$(LAMBDA_COMPILE) "$(ARTIFACTS_DIR)"
 	@size=$$(du -sm "$(ARTIFACTS_DIR)" | cut -f1); echo "$@: $$size MB of $(LAMBDA_LIMIT_MB) MB unzipped"; \
 		[ "$$size" -lt $(LAMBDA_LIMIT_MB) ] || { echo "$@: too large for Lambda" >&2; exit 1; }
+
+# ------------------------------------------------------------------------------------------------- the Batch jobs' image
+
+CONTAINER ?= docker
+IMAGE ?= fiblake
+TAG ?= $(shell git describe --always --dirty)
+
+.PHONY: image
+image: ## Build the Batch jobs' image (CONTAINER=podman for another engine)
+	$(CONTAINER) build --tag $(IMAGE):$(TAG) .
+	@$(CONTAINER) image inspect --format '$(IMAGE):$(TAG): {{.Size}} bytes' $(IMAGE):$(TAG)
+
+define NO_REGISTRY
+Where to? make push REGISTRY=123456789012.dkr.ecr.us-east-1.amazonaws.com
+endef
+export NO_REGISTRY
+
+.PHONY: push
+push: image ## Push the image to ECR (REGISTRY=ACCOUNT.dkr.ecr.REGION.amazonaws.com) and print the parameter for sam deploy
+	@test -n "$(REGISTRY)" || { echo "$$NO_REGISTRY" >&2; exit 1; }
+	@region=$$(echo "$(REGISTRY)" | cut -d. -f4); \
+		aws ecr describe-repositories --region "$$region" --repository-names $(IMAGE) > /dev/null 2>&1 \
+		|| aws ecr create-repository --region "$$region" --repository-name $(IMAGE) --image-tag-mutability IMMUTABLE \
+			--image-scanning-configuration scanOnPush=true > /dev/null; \
+		aws ecr get-login-password --region "$$region" | $(CONTAINER) login --username AWS --password-stdin $(REGISTRY)
+	$(CONTAINER) tag $(IMAGE):$(TAG) $(REGISTRY)/$(IMAGE):$(TAG)
+	$(CONTAINER) push $(REGISTRY)/$(IMAGE):$(TAG)
+	@echo "WorkerImage=$(REGISTRY)/$(IMAGE):$(TAG)"
 
 # Files are only ever deleted, not edited: they may be hard links into uv's cache.
 define strip_package

@@ -23,6 +23,7 @@ import boto3
 
 from local.emulator import PYTHON, REGION, REPOSITORY, client_environment
 from shared.errors import PermanentError
+from shared.lake import INTERVALS
 from shared.stacks import outputs_of
 
 BUILDS: Final = REPOSITORY / ".local/build"
@@ -35,6 +36,7 @@ _INPUTS: Final = (
     "Makefile",
     "template.yaml",
     "samconfig.toml",
+    "local/deploy.py",
     "requirements/router.txt",
     "requirements/resampler.txt",
     "requirements/fetcher.txt",
@@ -133,9 +135,15 @@ def _build(draft: Path) -> Path:
     for first, *others in by_content.values():
         for name in others:
             os.link(done / f"{first}.zip", done / f"{name}.zip")
-    # `sam build` put each function's folder where the source stood: now it is the folder's zip.
+    # `sam build` put each function's folder where the source stood: now it is the folder's zip. And CloudFormation makes
+    # a number of a parameter where one is due, the emulator does not.
     text = (raw / "template.yaml").read_text()
-    (done / "template.yaml").write_text(re.sub(r"^( +CodeUri: \w+Function)$", r"\1.zip", text, flags=re.MULTILINE))
+    text = re.sub(r"^( +CodeUri: \w+Function)$", r"\1.zip", text, flags=re.MULTILINE)
+    asked = re.compile(r"^( +MaximumConcurrency:)\s+Ref: IntervalConcurrency$", re.MULTILINE)
+    text, numbers = asked.subn(r"\1 2", text)
+    if numbers != len(INTERVALS):
+        raise DeployError(f"the built template has {numbers} event sources with IntervalConcurrency: look at _build")
+    (done / "template.yaml").write_text(text)
     return done
 
 

@@ -7,7 +7,7 @@ events are parsed with Powertools' models where they are received. JSON Schemas 
 from datetime import date
 from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shared.errors import ContractError
 from shared.lake import INTERVALS, check_symbol
@@ -55,6 +55,9 @@ class ConsolidationRequest(Message):
     reference_changed: bool = Field(
         default=False, description="The symbol's splits or identities arrived: they are to be read anew"
     )
+    put_at: AwareDatetime | None = Field(
+        default=None, description="When the oldest of these files was put, by S3's clock; absent means nobody put any"
+    )
 
 
 class HistoryRequest(Message):
@@ -72,6 +75,7 @@ class ConsolidationComplete(Message):
     symbol: Symbol
     changed_from: date = Field(description="Earliest session that changed")
     last_session: date = Field(description="Last session in data.parquet")
+    put_at: AwareDatetime | None = Field(default=None, description="The request's: how long it took from there")
     intervals: tuple[int, ...] = INTERVALS
 
 

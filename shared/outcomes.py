@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from shared.errors import FiblakeError, PermanentError, TransientError, UpstreamError
 from shared.queues import Queue, Received, queue_of_arn
-from shared.telemetry import logger
+from shared.telemetry import count, logger
 
 ResultT = TypeVar("ResultT")
 
@@ -44,7 +44,11 @@ def settle(
     `errors` maps a message's id to what it failed with; the others are done. Gives the messages that may be deleted:
     done ones and dead-lettered ones. The rest become visible again after a growing pause.
     """
-    return [m for m in messages if m.id not in errors or _dead_lettered(queue, m, errors[m.id], most_receives)]
+    ended = [m for m in messages if m.id not in errors or _dead_lettered(queue, m, errors[m.id], most_receives)]
+    if errors:
+        dead = sum(message.id in errors for message in ended)
+        count(MessagesDeadLettered=dead, MessagesRetried=len(messages) - len(ended))
+    return ended
 
 
 def batch_response(

@@ -1,16 +1,33 @@
 """What the services write about themselves: structured log lines and metrics (Powertools, JSON to stdout)."""
 
+import os
+from typing import Final
+
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
 logger = Logger()
 """Name and level come from POWERTOOLS_SERVICE_NAME and LOG_LEVEL."""
 
-_metrics = Metrics(namespace="fiblake")
+# One namespace an environment, so that the alarms of one do not count what another one does.
+_metrics = Metrics(namespace=os.environ.get("POWERTOOLS_METRICS_NAMESPACE") or "fiblake")
+_UNITS: Final = {"Seconds": MetricUnit.Seconds, "Percent": MetricUnit.Percent}
 
 
-def count(**counts: int) -> None:
-    """Write counts by name as one line of metrics (CloudWatch's embedded metric format), with the service's name."""
-    for name, value in counts.items():
-        _metrics.add_metric(name, MetricUnit.Count, value)
+def count(*, interval: int | None = None, **values: float) -> None:
+    """Write values by name as one line of metrics (CloudWatch's embedded metric format), with the service's name.
+
+    A name that ends in Seconds or Percent is in that unit, any other is a count. `interval` is a dimension of its own.
+    """
+    if interval is not None:
+        _metrics.add_dimension("interval", f"{interval}d")
+    for name, value in values.items():
+        unit = next((unit for end, unit in _UNITS.items() if name.endswith(end)), MetricUnit.Count)
+        _metrics.add_metric(name, unit, value)
     _metrics.flush_metrics()
+
+
+def joined(symbol: str, correlation_id: str, into: str) -> None:
+    """Log that from here on what has this id is done together with, and under the id of, another message."""
+    if correlation_id != into:
+        logger.info("joined", extra={"symbol": symbol, "correlation_id": correlation_id, "into": into})

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_plus
@@ -30,6 +31,8 @@ class Arrivals:
     """The symbols whose splits or identities arrived."""
     faults: list[ContractError] = field(default_factory=list)
     correlation_id: str = ""
+    put_at: datetime | None = None
+    """By S3's clock; None if the notification does not say."""
 
     @property
     def symbols(self) -> set[str]:
@@ -49,13 +52,16 @@ def read_notification(body: str, bucket: str, bronze: Bronze) -> Arrivals:
             return Arrivals()
         if "Records" in event:
             objects, correlation_id = _objects_of_direct(event)
+            times = [record.get("eventTime") for record in event["Records"]]
         else:
             objects, correlation_id = _objects_of_rule(event)
+            times = [event.get("time")]
         _check_texts(correlation_id, *chain.from_iterable(objects))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         fault = f"{type(error).__name__} {error}"
         raise ContractError(f"neither S3's notification nor EventBridge's of S3: {fault}") from error
-    arrivals = Arrivals(correlation_id=correlation_id)
+    put_at = min((at for at in map(_instant, times) if at), default=None)
+    arrivals = Arrivals(correlation_id=correlation_id, put_at=put_at)
     for kind, place, key in objects:
         _sort_in(arrivals, kind, place, key, bucket=bucket, bronze=bronze)
     return arrivals
@@ -69,17 +75,21 @@ def requests(arrivals: Sequence[Arrivals]) -> list[ConsolidationRequest]:
     references = {symbol for arrival in arrivals for symbol in arrival.references}
     earliest: dict[str, date] = {}
     correlation: dict[str, str] = {}
+    put_at: dict[str, datetime] = {}
     for arrival in arrivals:
         for file in arrival.files:
             earliest[file.symbol] = min(file.first, earliest.get(file.symbol, file.first))
         for symbol in arrival.symbols:
             correlation.setdefault(symbol, arrival.correlation_id)
+            if arrival.put_at:
+                put_at[symbol] = min(arrival.put_at, put_at.get(symbol, arrival.put_at))
     return [
         ConsolidationRequest(
             symbol=symbol,
             changed_from=None if symbol in references else earliest[symbol],
             reference_changed=symbol in references,
             correlation_id=correlation[symbol],
+            put_at=put_at.get(symbol),
         )
         for symbol in sorted(correlation)
     ]
@@ -95,6 +105,15 @@ def _objects_of_rule(event: dict[str, Any]) -> tuple[list[tuple[str, str, str]],
     notice = S3EventBridgeNotificationEvent(event)
     # Not `.object.key`: Powertools decodes it, but through EventBridge S3 sends keys as they are.
     return [(notice.detail_type, notice.detail.bucket.name, notice.detail.object["key"])], notice.get_id
+
+
+def _instant(text: object) -> datetime | None:
+    """Read S3's instant; None rather than an error, because only a metric needs it."""
+    try:
+        at = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return at if at and at.tzinfo else None
 
 
 def _check_texts(*values: object) -> None:

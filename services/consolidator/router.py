@@ -1,7 +1,7 @@
 """From files that arrived to work that waits: one message a symbol, and a job to drain them."""
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -12,7 +12,7 @@ from shared.jobs import JobQueue
 from shared.lake import Bronze
 from shared.outcomes import attempt
 from shared.queues import Queue, Received
-from shared.telemetry import logger
+from shared.telemetry import count, joined, logger
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,7 @@ class Router:
             if error:
                 errors[message_id] = error
         self._log(wanted, unsent, errors)
+        self._log_joined(wanted, arrivals.values())
         return errors
 
     def _read(self, message: Received) -> Arrivals | FiblakeError:
@@ -79,6 +80,14 @@ class Router:
                 extra = {"symbol": request.symbol, "correlation_id": request.correlation_id}
                 logger.info("consolidation requested", extra=extra)
         logger.info("arrivals routed", extra={"symbols": len(wanted), "unsent": len(unsent), "failed": len(errors)})
+        count(SymbolsRequested=len(wanted) - len(unsent), ArrivalsFailed=len(errors))
+
+    @staticmethod
+    def _log_joined(wanted: Sequence[ConsolidationRequest], arrivals: Iterable[Arrivals]) -> None:
+        into = {request.symbol: request.correlation_id for request in wanted}
+        for arrival in arrivals:
+            for symbol in sorted(arrival.symbols):
+                joined(symbol, arrival.correlation_id, into[symbol])
 
 
 def _all_in_one(faults: Sequence[PermanentError]) -> PermanentError | None:

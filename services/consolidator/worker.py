@@ -15,7 +15,7 @@ from shared.errors import ContractError, FiblakeError, NotFoundError, TransientE
 from shared.events import ConsolidationComplete, ConsolidationRequest, parse
 from shared.outcomes import attempt, settle
 from shared.queues import BATCH, Queue, Received, Topic, retry_seconds
-from shared.telemetry import logger
+from shared.telemetry import count, joined, logger
 
 HEARTBEAT_SECONDS: Final = 30
 HIDDEN_SECONDS: Final = 180
@@ -39,6 +39,14 @@ class Summary:
     dead_lettered: int = 0
     released: int = 0
     failed: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """Which put a symbol is consolidated for."""
+
+    correlation_id: str
+    put_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -130,11 +138,13 @@ class Worker:
         failures = {symbol: o for symbol, o in zip(hints, outcomes, strict=True) if isinstance(o, FiblakeError)}
         done = [o for o in outcomes if isinstance(o, Consolidation)]
         failures |= {one.symbol: _joined(one.faults) for one in done if one.faults}
-        failures |= self._tell(done, {r.symbol: r.correlation_id for r in requests})
+        failures |= self._tell(done, _origins(requests))
         told = [one for one in done if not isinstance(failures.get(one.symbol), TransientError)]
         self._clean_up(told)
+        files = sum(one.merged_files for one in told)
         self.summary.symbols += len(told)
-        self.summary.files += sum(one.merged_files for one in told)
+        self.summary.files += files
+        count(SymbolsConsolidated=len(told), FilesMerged=files, SymbolsFailed=len(failures))
         return failures
 
     def _one(self, symbol: str, hint: date | None, *, full: bool) -> Consolidation | FiblakeError:
@@ -142,9 +152,9 @@ class Worker:
             return StoppedError(f"stopped before {symbol}")
         return attempt(lambda: self.consolidator.consolidate(symbol, hint, self.clock(), full=full))
 
-    def _tell(self, done: Sequence[Consolidation], correlation: Mapping[str, str]) -> dict[str, FiblakeError]:
+    def _tell(self, done: Sequence[Consolidation], origins: Mapping[str, _Origin]) -> dict[str, FiblakeError]:
         """Publish the completion events and enter the manifest; give the errors of the symbols not told of."""
-        events = [_event(one, correlation[one.symbol]) for one in done]
+        events = [_event(one, origins[one.symbol]) for one in done]
         unsent = {done[i].symbol for i in self.complete.publish(events)}
         for event in (event for event in events if event.symbol not in unsent):
             logger.info("consolidated", extra=event.model_dump(mode="json", exclude={"intervals", "schema_version"}))
@@ -193,12 +203,24 @@ def _hints(requests: Sequence[ConsolidationRequest]) -> dict[str, date | None]:
     return hints
 
 
-def _event(one: Consolidation, correlation_id: str) -> ConsolidationComplete:
+def _origins(requests: Sequence[ConsolidationRequest]) -> dict[str, _Origin]:
+    """Give each symbol's origin: the first request's id, and the oldest put of all of them."""
+    origins: dict[str, _Origin] = {}
+    for request in requests:
+        known = origins.setdefault(request.symbol, _Origin(request.correlation_id, request.put_at))
+        joined(request.symbol, request.correlation_id, known.correlation_id)
+        puts = [at for at in (known.put_at, request.put_at) if at]
+        origins[request.symbol] = _Origin(known.correlation_id, min(puts, default=None))
+    return origins
+
+
+def _event(one: Consolidation, origin: _Origin) -> ConsolidationComplete:
     return ConsolidationComplete(
         symbol=one.symbol,
         changed_from=one.changed_from,
         last_session=one.stored.last_session,
-        correlation_id=correlation_id,
+        correlation_id=origin.correlation_id,
+        put_at=origin.put_at,
     )
 
 

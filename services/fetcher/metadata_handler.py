@@ -9,7 +9,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from services.fetcher.assembly import refresh
 from services.fetcher.settings import MetadataEvent, MetadataSettings
 from shared.settings import load
-from shared.telemetry import logger
+from shared.telemetry import count, logger
 
 TO_FINISH: Final = timedelta(minutes=3)
 """What is kept of a function's time for what comes after the details."""
@@ -20,4 +20,12 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Bring reference data up to date, within the function's time."""
     left = timedelta(milliseconds=context.get_remaining_time_in_millis())
     deadline = datetime.now(UTC) + left - TO_FINISH
-    return asyncio.run(refresh(load(MetadataSettings), MetadataEvent.of(event), deadline))
+    answer = asyncio.run(refresh(load(MetadataSettings), MetadataEvent.of(event), deadline))
+    count(
+        TickersListed=answer["listed"],
+        SymbolsNew=answer["new"],
+        SymbolsVanished=answer["vanished"],
+        SplitsChanged=answer["splits_changed"],
+        HistoriesRequested=answer["histories_requested"],
+    )
+    return answer

@@ -11,15 +11,24 @@ from shared.settings import load
 from shared.telemetry import count, logger
 
 
+def _measure(answer: dict[str, Any]) -> None:
+    stored = [*answer["done"], *answer["looked_at_again"]]
+    quarantined = sum(one["quarantined"] for one in stored)
+    bars = quarantined + sum(one["stored"] + one["unchanged"] for one in stored)
+    count(
+        SessionsStored=len(answer["done"]),
+        SessionsPending=len(answer["pending"]),
+        BarsStored=sum(one["stored"] for one in stored),
+        BarsQuarantined=quarantined,
+        BarsFlagged=sum(len(one["flagged"]) for one in stored),
+    )
+    if bars:
+        count(BarsQuarantinedPercent=100 * quarantined / bars)
+
+
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     """Fetch the sessions that are missing, oldest first."""
     answer = asyncio.run(fetch(load(FetcherSettings), FetchEvent.of(event)))
-    stored = [*answer["done"], *answer["looked_at_again"]]
-    count(
-        BarsStored=sum(one["stored"] for one in stored),
-        BarsQuarantined=sum(one["quarantined"] for one in stored),
-        BarsFlagged=sum(len(one["flagged"]) for one in stored),
-        SessionsPending=len(answer["pending"]),
-    )
+    _measure(answer)
     return answer

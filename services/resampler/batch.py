@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
@@ -11,6 +12,7 @@ from shared.events import ConsolidationComplete, parse
 from shared.lake import INTERVALS
 from shared.outcomes import attempt
 from shared.queues import Received
+from shared.telemetry import joined
 
 _QUEUE: Final = re.compile(r".*resample-(\d+)d")
 
@@ -35,10 +37,18 @@ def resample_batch(resampler: Resampler, messages: Sequence[Received], now: date
 
 
 def distinct(events: Sequence[ConsolidationComplete]) -> list[Change]:
-    """Give each symbol once, with its earliest change and the correlation id of that event."""
+    """Give each symbol once, with its earliest change, the correlation id of that event, and the oldest put."""
     changes: dict[str, Change] = {}
     for event in events:
         known = changes.get(event.symbol)
-        if known is None or event.changed_from < known.changed_from:
-            changes[event.symbol] = Change(event.symbol, event.changed_from, event.correlation_id)
+        new = Change(event.symbol, event.changed_from, event.correlation_id, event.put_at)
+        changes[event.symbol] = _both(known, new) if known else new
+    for event in events:
+        joined(event.symbol, event.correlation_id, changes[event.symbol].correlation_id)
     return [changes[symbol] for symbol in sorted(changes)]
+
+
+def _both(known: Change, new: Change) -> Change:
+    earlier = new if new.changed_from < known.changed_from else known
+    puts = [at for at in (known.put_at, new.put_at) if at]
+    return replace(earlier, put_at=min(puts, default=None))

@@ -1,10 +1,11 @@
 """How silver follows bronze: whole buckets recomputed, month files rewritten only if nobody else did meanwhile."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime
+from itertools import zip_longest
 from typing import Final
 
 import pyarrow as pa
@@ -22,7 +23,7 @@ from shared.lake import Bronze, Month, parse_silver_key, silver_key, silver_pref
 from shared.objects import ObjectStore, StoredObject, pauses
 from shared.outcomes import attempt
 from shared.queues import Topic
-from shared.telemetry import logger
+from shared.telemetry import count, logger
 
 ATTEMPTS: Final = 30
 MONTHS_AT_ONCE: Final = 8
@@ -36,6 +37,8 @@ class Change:
     symbol: str
     changed_from: date
     correlation_id: str = ""
+    put_at: datetime | None = None
+    """When the oldest file that led here was put."""
 
 
 @dataclass(slots=True)
@@ -63,6 +66,7 @@ class Resampler:
     retention_years: int
     adjusted: bool = True
     """Whether splits are applied; else silver is as traded."""
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def resample(self, changes: Sequence[Change], now: datetime) -> dict[str, FiblakeError]:
         """Bring the interval's table up to date with the changed symbols; give the errors by symbol.
@@ -89,6 +93,7 @@ class Resampler:
                 rows = _count(done.rows.values())
                 checkpoint.advance(self.store, self.interval, done.last_session, rows, now)
                 self._tell(fresh, done, changes)
+                self._measure(fresh, rows, done.written, changes)
             left = [change for change in left if change.symbol in stale]
             if not left:
                 return errors
@@ -137,16 +142,29 @@ class Resampler:
         """Read each symbol's bars once and aggregate what may have changed; keep only the buckets."""
         result = _Recomputed()
         tables = [SILVER.empty_table()]
-        for some in chunks(changes, SYMBOLS_AT_ONCE):
-            objects = self.store.get_many([self.bronze.data_key(change.symbol) for change in some])
-            for change, found in zip(some, objects, strict=True):
-                outcome = attempt(lambda c=change, f=found: self._buckets(c, f, today, result))  # type: ignore[misc]
-                if isinstance(outcome, FiblakeError):
-                    result.errors[change.symbol] = outcome
-                else:
-                    tables.append(outcome)
+        for change, found in self._read(changes):
+            outcome = attempt(lambda c=change, f=found: self._buckets(c, f, today, result))  # type: ignore[misc]
+            if isinstance(outcome, FiblakeError):
+                result.errors[change.symbol] = outcome
+            else:
+                tables.append(outcome)
         result.rows = by_month(pa.concat_tables(tables).combine_chunks())
         return result
+
+    def _read(self, changes: Sequence[Change]) -> Iterator[tuple[Change, StoredObject | None]]:
+        """Give each change with its data.parquet; while some are worked on, the next ones are on their way."""
+
+        def get(some: Sequence[Change]) -> list[StoredObject | None]:
+            return self.store.get_many([self.bronze.data_key(change.symbol) for change in some])
+
+        parts = list(chunks(changes, SYMBOLS_AT_ONCE))
+        with ThreadPoolExecutor(1) as pool:
+            coming = [pool.submit(get, part) for part in parts[:1]]
+            for part, following in zip_longest(parts, parts[1:]):
+                objects = coming.pop().result()
+                if following:
+                    coming.append(pool.submit(get, following))
+                yield from zip(part, objects, strict=True)
 
     def _buckets(self, change: Change, found: StoredObject | None, today: date, result: _Recomputed) -> pa.Table:
         if found is None:
@@ -199,6 +217,14 @@ class Resampler:
         for symbol in fresh:
             extra = {"symbol": symbol, "interval": self.interval, "correlation_id": correlation[symbol]}
             logger.info("resampled", extra={**extra, "changed_from": done.cuts[symbol].isoformat()})
+
+    def _measure(self, fresh: Sequence[str], rows: int, months: int, changes: Sequence[Change]) -> None:
+        count(interval=self.interval, SymbolsResampled=len(fresh), RowsComputed=rows, MonthsWritten=months)
+        oldest = min((c.put_at for c in changes if c.put_at and c.symbol in fresh), default=None)
+        if oldest:
+            # What S3 calls the instant of a put is to the second: a quick chain could be there before it.
+            seconds = max(0.0, (self.clock() - oldest).total_seconds())
+            count(interval=self.interval, PutToSilverSeconds=seconds)
 
 
 def _count(tables: Iterable[pa.Table]) -> int:

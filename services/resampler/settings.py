@@ -18,6 +18,12 @@ class ResamplerSettings(Settings):
     max_receive_count: int = Field(default=6, ge=1)
 
 
+class FreshnessSettings(Settings):
+    """Environment of the freshness function."""
+
+    s3_bucket: str
+
+
 class FullResamplerSettings(Settings):
     """The job's command line; each option is an environment variable of the same name as well."""
 

@@ -1,9 +1,11 @@
 """Unit tests open no socket, wait for nothing, and know no AWS account."""
 
+import json
 import os
 import socket
 import time
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -43,3 +45,27 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     asked: list[float] = []
     monkeypatch.setattr(time, "sleep", asked.append)
     return asked
+
+
+Metrics = Callable[[], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def metrics(capsys: pytest.CaptureFixture[str]) -> Metrics:
+    """Give what was written as metrics since the last look: a dictionary of names and values a line, `interval` too."""
+
+    def read() -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith('{"_aws"')]
+        return [_values(line) for line in lines]
+
+    return read
+
+
+def _values(line: dict[str, Any]) -> dict[str, Any]:
+    """Read one line of the embedded metric format, as CloudWatch does: only what it declares is a metric."""
+    [declared] = line["_aws"]["CloudWatchMetrics"]
+    [dimensions] = declared["Dimensions"]
+    assert all(name in line for name in dimensions)
+    values = {metric["Name"]: line[metric["Name"]] for metric in declared["Metrics"]}
+    shown = {name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in values.items()}
+    return shown | {name: line[name] for name in dimensions if name != "service"}

@@ -1,6 +1,6 @@
 import json
 from collections.abc import Callable
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -204,3 +204,24 @@ def test_with_splits_or_identities_among_its_arrivals_a_symbols_request_is_of_al
     assert found == [
         ("AAPL", "None", True, "one"), ("IBM", "None", True, "two"), ("MSFT", "2025-11-19", False, "one"),
     ]  # fmt: skip
+
+
+PUT_AT = datetime(2025, 11, 19, 21, 5, 4, tzinfo=UTC)
+
+
+def test_an_arrival_says_when_it_was_put() -> None:
+    assert read(body_of("s3-put-via-eventbridge")).put_at == PUT_AT
+    assert read(body_of("s3-put-direct-to-sqs")).put_at == PUT_AT + timedelta(seconds=0.5)
+
+
+@pytest.mark.parametrize("time", [None, "", "yesterday", "2025-11-19T21:05:04", 1763586304])
+def test_a_time_that_cannot_be_read_is_no_fault_because_only_a_metric_needs_it(time: object) -> None:
+    arrivals = read(by_rule(AAPL) | {"time": time})
+    assert ([file.symbol for file in arrivals.files], arrivals.faults, arrivals.put_at) == (["AAPL"], [], None)
+
+
+def test_a_request_carries_the_oldest_put_of_its_symbol() -> None:
+    puts = [PUT_AT + timedelta(minutes=2), PUT_AT, PUT_AT + timedelta(minutes=1)]
+    arrivals = [read(by_rule(AAPL) | {"time": at.isoformat()}) for at in puts]
+    [request] = requests([*arrivals, read(by_rule(AAPL) | {"time": None})])
+    assert request.put_at == PUT_AT

@@ -10,7 +10,8 @@ from shared.events import ConsolidationRequest, parse
 from shared.jobs import LARGEST_ARRAY
 from shared.lake import identities_key, splits_key
 from shared.queues import Received
-from tests.fakes import BUCKET, LAKE, FakeJobs, FakeQueue
+from tests.fakes import BUCKET, LAKE, FakeJobs, FakeQueue, sample
+from tests.unit.conftest import Metrics
 
 
 def notice(*keys: str) -> str:
@@ -22,6 +23,12 @@ def notice(*keys: str) -> str:
 
 def arrival(*symbols: str, session: str = "2025-11-19") -> str:
     return notice(*(LAKE.date_key(symbol, date.fromisoformat(session)) for symbol in symbols))
+
+
+def by_rule(symbol: str, name: str) -> str:
+    body: dict[str, object] = json.loads(sample("s3-put-via-eventbridge")["Records"][0]["body"])
+    key = LAKE.date_key(symbol, date(2025, 11, 19))
+    return json.dumps(body | {"id": name, "detail": {"bucket": {"name": BUCKET}, "object": {"key": key}}})
 
 
 def received(*bodies: str) -> list[Received]:
@@ -148,3 +155,18 @@ def test_splits_and_identities_are_requested_like_bars_and_retried_like_them() -
     routed.queue.refuse_sends = lambda _body: True
     errors = routed.route(notice(splits_key("AAPL")))
     assert errors == {"m0": "UpstreamError: SQS did not take the request for AAPL"}
+
+
+def test_what_was_routed_and_what_failed_are_metrics(metrics: Metrics) -> None:
+    Routed().route(arrival("AAPL", "MSFT"), "no notification")
+    assert metrics() == [{"SymbolsRequested": 2, "ArrivalsFailed": 1}]
+
+
+def test_an_arrival_that_joins_anothers_request_says_under_which_id_it_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first, second = by_rule("AAPL", "first"), by_rule("AAPL", "second")
+    with caplog.at_level("INFO"):
+        Routed().route(first, second)
+    joins = [vars(record) for record in caplog.records if record.message == "joined"]
+    assert [(j["symbol"], j["correlation_id"], j["into"]) for j in joins] == [("AAPL", "second", "first")]

@@ -13,7 +13,20 @@ from shared.lake import CLEANUP_RECORD_KEY, MANIFEST_KEY, splits_key
 from shared.outcomes import ExhaustedError
 from shared.queues import Depth
 from shared.reference import splits_file
-from tests.fakes import LAKE, NOON, FakeQueue, FakeTopic, Journal, MemoryObjectStore, bar, parquet, sample, splits
+from tests.fakes import (
+    LAKE,
+    NOON,
+    FakeQueue,
+    FakeTopic,
+    Journal,
+    MemoryObjectStore,
+    bar,
+    later,
+    parquet,
+    sample,
+    splits,
+)
+from tests.unit.conftest import Metrics
 
 ROUND, MOST_RECEIVES, IDLE = 100, 6, 4
 OLD = "2025-06-02"
@@ -600,3 +613,23 @@ def test_a_worker_that_died_after_it_took_the_splits_in_is_made_good_by_the_rede
     assert [event.changed_from for event in lake.complete.published[told:]] == [date(2001, 1, 2)]
     assert lake.store.done("write").count(LAKE.data_key("AAPL")) == 2
     assert lake.queue.bodies() == []
+
+
+def test_what_a_round_did_is_metrics(lake: Lake, metrics: Metrics) -> None:
+    lake.arrive("AAPL")
+    lake.put("AAPL", "2025-11-18")
+    lake.arrive("MSFT")
+    lake.request("NONE", "2025-11-19", receives=MOST_RECEIVES - 1)
+    lake.drained()
+    written = metrics()
+    assert {"SymbolsConsolidated": 2, "FilesMerged": 3, "SymbolsFailed": 0} in written
+    assert {"MessagesDeadLettered": 1, "MessagesRetried": 0} in written
+
+
+def test_the_event_carries_the_first_requests_id_and_the_oldest_put(lake: Lake) -> None:
+    lake.put("AAPL", "2025-11-19")
+    for name, put_at in (("one", later(5)), ("two", NOON), ("three", None)):
+        request = ConsolidationRequest(symbol="AAPL", correlation_id=name, put_at=put_at)
+        lake.queue.put(request.model_dump_json())
+    lake.drained()
+    assert (lake.told["AAPL"].correlation_id, lake.told["AAPL"].put_at) == ("one", NOON)

@@ -9,6 +9,7 @@ from shared.errors import UpstreamError
 from shared.events import HistoryRequest
 from shared.queues import queue_of_arn
 from tests.fakes import LAKE, sample
+from tests.unit.conftest import Metrics
 from tests.unit.fetcher.deployed import DAY, Context, Deployed
 from tests.unit.fetcher.test_history import record
 from tests.unit.fetcher.vendor import page, range_row
@@ -91,3 +92,13 @@ def test_an_answer_that_cannot_be_trusted_is_asked_for_again_later(deployed: Dep
     deployed.vendor.answers = [page([range_row(DAY)], resultsCount=2)]
     assert invoke(asking("AAPL")) == ["m1"]
     assert (deployed.store.keys(), dead_letters.receive_messages()) == ([], [])
+
+
+@pytest.mark.usefixtures("dead_letters")
+def test_histories_and_their_bars_are_metrics_and_so_are_dead_letters(deployed: Deployed, metrics: Metrics) -> None:
+    deployed.vendor.answers = [page([range_row(DAY)])]
+    invoke(asking("AAPL"), asking("NOBODY"))
+    assert metrics() == [
+        {"HistoriesLoaded": 1, "BarsStored": 1, "BarsQuarantined": 0, "BarsFlagged": 0},
+        {"MessagesDeadLettered": 1, "MessagesRetried": 0},
+    ]

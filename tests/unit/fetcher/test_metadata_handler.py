@@ -14,6 +14,7 @@ from shared.lake import splits_key
 from shared.queues import Queue
 from shared.reference import Split
 from tests.fakes import FakeQueue, sample
+from tests.unit.conftest import Metrics
 from tests.unit.fetcher.deployed import DAY, Context, Deployed
 from tests.unit.fetcher.reference import ReferenceDatabase, ReferenceVendor, ticker
 from tests.unit.fetcher.vendor import KEY
@@ -145,3 +146,10 @@ def test_an_event_that_asks_for_what_is_not_known_is_refused_with_what_is(refere
     with pytest.raises(ContractError, match=r"\(as_of, splits_only are known\): splits"):
         invoke({"splits": True})
     assert reference.paces == []
+
+
+@pytest.mark.usefixtures("reference")
+def test_what_a_run_did_is_metrics(metrics: Metrics) -> None:
+    invoke({})
+    counts = {"TickersListed": 3, "SymbolsNew": 3, "SymbolsVanished": 0, "SplitsChanged": 0, "HistoriesRequested": 2}
+    assert metrics() == [counts]

@@ -6,6 +6,7 @@ import pytest
 from services.fetcher import ohlcv_handler
 from shared.errors import ConfigurationError, EntitlementError, UpstreamError
 from tests.fakes import LAKE
+from tests.unit.conftest import Metrics
 from tests.unit.fetcher.deployed import DAY, PASSWORD, Context, Deployed
 from tests.unit.fetcher.vendor import KEY, grouped_row, page, range_row, refusal
 
@@ -49,15 +50,12 @@ def test_symbols_that_are_named_get_their_history_and_the_watermark_stays(deploy
 
 
 def test_an_invocation_counts_what_it_stored_refused_and_flagged_as_metrics(
-    deployed: Deployed, capsys: pytest.CaptureFixture[str]
+    deployed: Deployed, metrics: Metrics
 ) -> None:
     deployed.vendor.answers = [page([grouped_row("AAPL", DAY), grouped_row("BAD", DAY, -1.0)])]
     invoke(as_of="2025-11-20", look_back=False)
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    [metrics] = [line for line in lines if "_aws" in line]
-    assert metrics["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "fiblake"
-    counted = {name: metrics[name] for name in ("BarsStored", "BarsQuarantined", "BarsFlagged", "SessionsPending")}
-    assert counted == {"BarsStored": [1], "BarsQuarantined": [1], "BarsFlagged": [0], "SessionsPending": [0]}
+    counts = {"SessionsStored": 1, "SessionsPending": 0, "BarsStored": 1, "BarsQuarantined": 1, "BarsFlagged": 0}
+    assert metrics() == [counts, {"BarsQuarantinedPercent": 50}]
 
 
 def test_each_run_is_recorded_with_what_it_was_asked_and_how_it_ended(deployed: Deployed) -> None:

@@ -1,4 +1,5 @@
-from datetime import date
+from dataclasses import replace
+from datetime import date, timedelta
 from itertools import count
 
 import pytest
@@ -12,8 +13,9 @@ from shared.events import ConsolidationComplete
 from shared.lake import INTERVALS
 from shared.queues import Received
 from tests.fakes import LAKE, FakeTopic, MemoryObjectStore
+from tests.unit.conftest import Metrics
 from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS, numbered
-from tests.unit.resampler.silver_lake import lay, silver, whole_silver
+from tests.unit.resampler.silver_lake import lay, resampler, silver, whole_silver
 
 START = ORDINAL[date(2025, 10, 1)]
 DAYS = SESSIONS[START : START + 30]
@@ -127,3 +129,37 @@ def test_a_batch_of_many_events_reads_each_symbols_bars_once(
         LAKE.data_key("AAPL"), LAKE.data_key("MSFT"),
     ]  # fmt: skip
     assert [event.symbols for event in topic.published] == [("AAPL", "MSFT")]
+
+
+def test_what_was_resampled_and_how_long_after_the_put_are_metrics_of_the_interval(metrics: Metrics) -> None:
+    store, put_at = MemoryObjectStore(), NOW - timedelta(minutes=10)
+    lay(store, "AAPL", HISTORY)
+    lay(store, "MSFT", HISTORY)
+    events = [
+        complete("AAPL", DAYS[-1]).model_copy(update={"put_at": put_at}),
+        complete("MSFT", DAYS[-1]).model_copy(update={"put_at": put_at + timedelta(minutes=9)}),
+        complete("NONE", DAYS[-1]).model_copy(update={"put_at": put_at - timedelta(days=1)}),
+    ]
+    own = replace(resampler(store, 5), clock=lambda: NOW + timedelta(seconds=3))
+    errors = resample_batch(own, [received(event.model_dump_json()) for event in events], NOW)
+    assert len(errors) == 1
+    done, latency = metrics()
+    buckets = len({row["ts"] for row in silver(store, 5) if row["last_date"] >= DAYS[-1]})
+    assert done["SymbolsResampled"] == 2
+    assert done["RowsComputed"] >= 2 * buckets
+    assert (done["MonthsWritten"] >= 1, done["interval"]) == (True, "5d")
+    assert latency == {"PutToSilverSeconds": 603, "interval": "5d"}
+
+
+def test_a_put_that_nobody_knows_the_instant_of_has_no_latency(metrics: Metrics) -> None:
+    store = MemoryObjectStore()
+    lay(store, "AAPL", HISTORY)
+    assert resample_batch(resampler(store, 5), [received(complete("AAPL", DAYS[-1]).model_dump_json())], NOW) == {}
+    assert [names for line in metrics() for names in line if "Seconds" in names] == []
+
+
+def test_of_several_events_the_oldest_put_counts() -> None:
+    late = complete("AAPL", DAYS[2], "a").model_copy(update={"put_at": NOW})
+    early = complete("AAPL", DAYS[9], "b").model_copy(update={"put_at": NOW - timedelta(hours=1)})
+    for events in ([late, early], [early, late, complete("AAPL", DAYS[5])]):
+        assert distinct(events) == [Change("AAPL", DAYS[2], "a", NOW - timedelta(hours=1))]

@@ -1,0 +1,28 @@
+# The Batch jobs: `python -m services.consolidator` (the default), `python -m services.resampler`, `python -m migrations`.
+#
+# Every command is in exec form, so that the job is process 1 and Batch's SIGTERM reaches it: the worker then finishes what
+# it has begun and gives back the rest.
+
+ARG PYTHON_IMAGE=python:3.13.7-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS packages
+RUN python -m venv --without-pip /opt/venv
+COPY requirements/image.txt /build/
+RUN python -m pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check \
+    --only-binary :all: --require-hashes --no-deps --requirement /build/image.txt \
+    && find /opt/venv -type d -name tests -prune -exec rm -rf {} +
+
+FROM ${PYTHON_IMAGE}
+RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin fiblake
+COPY --from=packages /opt/venv /opt/venv
+COPY migrations /opt/fiblake/migrations
+COPY shared /opt/fiblake/shared
+COPY services/__init__.py /opt/fiblake/services/
+COPY services/consolidator /opt/fiblake/services/consolidator
+COPY services/resampler /opt/fiblake/services/resampler
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
+RUN python -m compileall -q /opt/fiblake /opt/venv
+WORKDIR /opt/fiblake
+USER fiblake
+STOPSIGNAL SIGTERM
+CMD ["python", "-m", "services.consolidator"]

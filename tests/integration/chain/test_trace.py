@@ -1,0 +1,53 @@
+"""What an operator can find out about one put: one correlation id in every stage's logs, and how long it took."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from shared.calendar import nyse
+from shared.lake import INTERVALS
+from tests.integration.conftest import Chain, bar, wait_until
+
+DAY = nyse().last_closed(datetime(2012, 5, 1, tzinfo=UTC))
+
+
+def logged(chain: Chain) -> Iterator[dict[str, Any]]:
+    """Give every JSON line that the functions (the emulator's log) and the jobs (a log each) have written."""
+    folder = chain.stack.folder
+    for path in [folder / "aws/emulator.log", *(folder / "jobs").rglob("*.log")]:
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            _, brace, rest = line.partition("{")
+            try:
+                found = json.loads(brace + rest)
+            except ValueError:
+                continue
+            if isinstance(found, dict):
+                yield found
+
+
+def test_one_correlation_id_leads_from_a_put_through_the_logs_of_every_stage_to_silver(chain: Chain) -> None:
+    bars = [bar("TRACED", DAY, 50)]
+    chain.put(bars)
+    chain.wait_for_silver(bars)
+
+    def about_it() -> list[tuple[str, str, str]]:
+        ours = [line for line in logged(chain) if line.get("symbol") == "TRACED"]
+        return [(line["service"], line["message"], line.get("correlation_id", "")) for line in ours]
+
+    wait_until(lambda: sum(message == "resampled" for _, message, _ in about_it()) == len(INTERVALS), "all six logged")
+    stages = [(service, message) for service, message, _ in about_it()]
+    assert sorted(stages) == sorted([
+        ("consolidation-router", "consolidation requested"),
+        ("consolidator", "consolidated"),
+        *[("resampler", "resampled")] * len(INTERVALS),
+    ])  # fmt: skip
+    [correlation_id] = {name for _, _, name in about_it()}
+    assert correlation_id
+
+    # And the same lines are what CloudWatch makes its metrics of, in the environment's own namespace.
+    measured = [line for line in logged(chain) if "_aws" in line]
+    assert {line["_aws"]["CloudWatchMetrics"][0]["Namespace"] for line in measured} == {"fiblake/local"}
+    took = {line["interval"]: line["PutToSilverSeconds"] for line in measured if "PutToSilverSeconds" in line}
+    assert took.keys() == {f"{interval}d" for interval in INTERVALS}
+    assert {line["service"] for line in measured if "SymbolsConsolidated" in line} == {"consolidator"}

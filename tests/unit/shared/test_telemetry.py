@@ -1,0 +1,52 @@
+"""What CloudWatch gets to read: written by a process that is started like a function, with its variables set."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from tests.fakes import REPOSITORY
+
+
+def written(program: str, namespace: str = "") -> list[dict[str, Any]]:
+    environment = os.environ | {"POWERTOOLS_METRICS_NAMESPACE": namespace, "POWERTOOLS_SERVICE_NAME": "resampler"}
+    done = subprocess.run(
+        [sys.executable, "-c", f"from shared.telemetry import count; {program}"],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def declared(line: dict[str, Any]) -> dict[str, Any]:
+    [found] = line["_aws"]["CloudWatchMetrics"]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_a_count_is_one_line_that_cloudwatch_reads_as_metrics_of_the_service() -> None:
+    [line] = written("count(SymbolsConsolidated=3, PutToSilverSeconds=1.5, BarsQuarantinedPercent=0.25)")
+    assert (declared(line)["Namespace"], declared(line)["Dimensions"], line["service"]) == (
+        "fiblake", [["service"]], "resampler",
+    )  # fmt: skip
+    units = {metric["Name"]: metric["Unit"] for metric in declared(line)["Metrics"]}
+    assert units == {
+        "SymbolsConsolidated": "Count", "PutToSilverSeconds": "Seconds", "BarsQuarantinedPercent": "Percent",
+    }  # fmt: skip
+    assert (line["SymbolsConsolidated"], line["PutToSilverSeconds"]) == ([3.0], [1.5])
+
+
+def test_an_interval_is_a_dimension_of_that_line_only() -> None:
+    of_interval, after = written("count(interval=21, SymbolsResampled=1); count(SymbolsResampled=1)")
+    assert [sorted(dimensions) for dimensions in declared(of_interval)["Dimensions"]] == [["interval", "service"]]
+    assert of_interval["interval"] == "21d"
+    assert declared(after)["Dimensions"] == [["service"]]
+
+
+def test_each_environment_has_a_namespace_of_its_own() -> None:
+    [line] = written("count(SymbolsConsolidated=1)", "fiblake/prod")
+    assert declared(line)["Namespace"] == "fiblake/prod"

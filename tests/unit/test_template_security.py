@@ -1,0 +1,212 @@
+"""Who may do what, and what is open to whom, in every variant of the deployed template."""
+
+import pytest
+
+from tests.unit.variants import EVERYTHING, LOCAL, VARIANTS, Body, deployed, listed, properties, statements
+
+EVERY_RESOURCE = {
+    frozenset({"batch:DescribeJobs", "batch:ListJobs"}): "Batch knows no resource for them",
+    frozenset({"ecr:GetAuthorizationToken"}): "ECR knows no resource for it",
+    frozenset({"xray:PutTelemetryRecords", "xray:PutTraceSegments"}): "X-Ray knows no resource for them",
+    frozenset({
+        "ec2:AssignPrivateIpAddresses", "ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface",
+        "ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets", "ec2:UnassignPrivateIpAddresses",
+    }): "Lambda makes network interfaces with its function's role, in a VPC only",
+}  # fmt: skip
+"""The only actions that a role may do with every resource, and why."""
+DAYS_14 = 14 * 24 * 3600
+
+
+@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())
+def resources(request: pytest.FixtureRequest) -> Body:
+    return deployed(request.param)
+
+
+def test_no_role_may_touch_everything_but_for_a_reason(resources: Body) -> None:
+    everywhere = [
+        (name, frozenset(listed(statement["Action"])))
+        for name, statement in statements(resources)
+        if "*" in listed(statement["Resource"])
+    ]
+    assert everywhere
+    assert [(name, actions) for name, actions in everywhere if actions not in EVERY_RESOURCE] == []
+
+
+def test_every_statement_of_a_role_names_its_actions_and_allows_them(resources: Body) -> None:
+    for name, statement in statements(resources):
+        assert statement["Effect"] == "Allow", name
+        assert [action for action in listed(statement["Action"]) if "*" in action] == [], name
+
+
+def test_only_the_exact_place_in_the_bucket_can_be_read_or_written(resources: Body) -> None:
+    for name, statement in statements(resources):
+        actions = listed(statement["Action"])
+        places = [str(place) for place in listed(statement["Resource"])]
+        if any(action in {"s3:GetObject", "s3:PutObject", "s3:DeleteObject"} for action in actions):
+            assert all(place.split("DataLakeBucket.Arn}")[1].count("/") >= 2 for place in places), (name, places)
+        if "s3:ListBucket" in actions:
+            assert "s3:prefix" in statement["Condition"]["StringLikeIfExists"], name
+
+
+def test_roles_carry_no_policies_that_somebody_else_wrote(resources: Body) -> None:
+    foreign = {name: role["ManagedPolicyArns"] for name, role in properties(resources, "AWS::IAM::Role").items()
+               if role.get("ManagedPolicyArns")}  # fmt: skip
+    assert foreign == {}
+
+
+def test_every_function_and_every_job_has_a_role_of_its_own(resources: Body) -> None:
+    roles = [str(function["Role"]) for function in properties(resources, "AWS::Lambda::Function").values()]
+    jobs = properties(resources, "AWS::Batch::JobDefinition").values()
+    roles += [str(job["ContainerProperties"]["JobRoleArn"]) for job in jobs]
+    assert len(set(roles)) == len(roles)
+
+
+def test_only_aws_services_may_take_on_a_role(resources: Body) -> None:
+    for role in properties(resources, "AWS::IAM::Role").values():
+        [statement] = role["AssumeRolePolicyDocument"]["Statement"]
+        services = listed(statement["Principal"]["Service"])
+        known = {"lambda.amazonaws.com", "ecs-tasks.amazonaws.com", "scheduler.amazonaws.com"}
+        assert set(services) <= known
+
+
+def test_every_queue_is_encrypted(resources: Body) -> None:
+    own_key = "Key" in resources
+    for queue in properties(resources, "AWS::SQS::Queue").values():
+        assert ("KmsMasterKeyId" in queue) == own_key
+        assert queue.get("SqsManagedSseEnabled", False) != own_key
+
+
+def test_every_topic_is_encrypted_but_that_of_the_alarms_which_cloudwatch_could_not_reach(resources: Body) -> None:
+    plain = {name for name, topic in properties(resources, "AWS::SNS::Topic").items() if "KmsMasterKeyId" not in topic}
+    assert plain == (set() if "Key" in resources else {"AlarmsTopic"})
+
+
+def test_every_log_group_forgets(resources: Body) -> None:
+    groups = properties(resources, "AWS::Logs::LogGroup").values()
+    assert {group["RetentionInDays"] for group in groups} == {30}
+    assert all(("KmsKeyId" in group) == ("Key" in resources) for group in groups)
+
+
+def test_every_function_and_job_logs_into_a_group_of_the_template(resources: Body) -> None:
+    groups = properties(resources, "AWS::Logs::LogGroup").keys()
+    for function in properties(resources, "AWS::Lambda::Function").values():
+        assert function["LoggingConfig"]["LogGroup"]["Ref"] in groups
+    for job in properties(resources, "AWS::Batch::JobDefinition").values():
+        assert job["ContainerProperties"]["LogConfiguration"]["Options"]["awslogs-group"]["Ref"] in groups
+
+
+def test_every_queue_gives_up_into_another_one_which_keeps_for_two_weeks(resources: Body) -> None:
+    queues = properties(resources, "AWS::SQS::Queue")
+    last = {name for name, queue in queues.items() if queue["QueueName"].endswith("-dlq")}
+    for name in queues.keys() - last:
+        assert queues[name]["RedrivePolicy"]["deadLetterTargetArn"]["Fn::GetAtt"][0] in last, name
+    assert {queues[name]["MessageRetentionPeriod"] for name in last} == {DAYS_14}
+
+
+def test_whatever_a_clock_or_a_rule_sends_has_a_dead_letter_queue(resources: Body) -> None:
+    queues = properties(resources, "AWS::SQS::Queue")
+    for rule in properties(resources, "AWS::Events::Rule").values():
+        assert all(target["DeadLetterConfig"]["Arn"]["Fn::GetAtt"][0] in queues for target in rule["Targets"])
+    configured = {
+        config["FunctionName"]["Ref"]: config["DestinationConfig"]["OnFailure"]["Destination"]["Fn::GetAtt"][0]
+        for config in properties(resources, "AWS::Lambda::EventInvokeConfig").values()
+    }
+    started = {
+        schedule["Target"]["Arn"]["Fn::GetAtt"][0]
+        for schedule in properties(resources, "AWS::Scheduler::Schedule").values()
+    }
+    assert started <= configured.keys()
+    assert set(configured.values()) <= queues.keys()
+
+
+def test_a_queue_hides_a_message_six_times_as_long_as_its_function_may_take(resources: Body) -> None:
+    queues = properties(resources, "AWS::SQS::Queue")
+    functions = properties(resources, "AWS::Lambda::Function")
+    for source in properties(resources, "AWS::Lambda::EventSourceMapping").values():
+        queue = queues[source["EventSourceArn"]["Fn::GetAtt"][0]]
+        assert queue["VisibilityTimeout"] >= 6 * functions[source["FunctionName"]["Ref"]]["Timeout"]
+
+
+def test_the_bucket_takes_nothing_but_tls_and_is_closed_to_the_public(resources: Body) -> None:
+    [bucket] = properties(resources, "AWS::S3::Bucket").values()
+    assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
+    assert bucket["OwnershipControls"]["Rules"] == [{"ObjectOwnership": "BucketOwnerEnforced"}]
+    [policy] = properties(resources, "AWS::S3::BucketPolicy").values()
+    [statement] = policy["PolicyDocument"]["Statement"]
+    assert (statement["Effect"], statement["Principal"], statement["Action"]) == ("Deny", "*", "s3:*")
+    assert statement["Condition"] == {"Bool": {"aws:SecureTransport": False}}
+    assert statement["Resource"] == [{"Fn::GetAtt": ["DataLakeBucket", "Arn"]}, "${DataLakeBucket.Arn}/*"]
+
+
+def test_the_bucket_is_encrypted_with_the_stacks_key_if_there_is_one() -> None:
+    def algorithm(parameters: dict[str, str]) -> str:
+        [bucket] = properties(deployed(parameters), "AWS::S3::Bucket").values()
+        [rule] = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+        found: str = rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"]
+        return found
+
+    assert (algorithm(LOCAL), algorithm(EVERYTHING)) == ("AES256", "aws:kms")
+
+
+def test_versions_that_are_not_current_and_quarantine_are_forgotten_and_the_archive_is_kept_cheaply() -> None:
+    [bucket] = properties(deployed(EVERYTHING), "AWS::S3::Bucket").values()
+    assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
+    rules = {rule["Id"]: rule for rule in bucket["LifecycleConfiguration"]["Rules"]}
+    assert rules["forget-what-is-not-current"]["NoncurrentVersionExpiration"] == {"NoncurrentDays": 30}
+    quarantine, archive = rules["forget-quarantine"], rules["keep-the-archive-cheaply"]
+    assert (quarantine["Prefix"], quarantine["ExpirationInDays"]) == ("bronze/quarantine/", 730)
+    assert (archive["Prefix"], "ExpirationInDays" in archive) == ("archive/", False)
+    # Bars, silver and what is known of them never expire.
+    assert {rule.get("Prefix") for rule in rules.values() if "ExpirationInDays" in rule} == {"bronze/quarantine/"}
+    [plain] = properties(deployed(LOCAL), "AWS::S3::Bucket").values()
+    assert "VersioningConfiguration" not in plain
+
+
+def test_only_named_sources_of_this_account_may_send_to_queues_and_topics(resources: Body) -> None:
+    policies = properties(resources, "AWS::SQS::QueuePolicy") | properties(resources, "AWS::SNS::TopicPolicy")
+    for name, policy in policies.items():
+        for statement in policy["PolicyDocument"]["Statement"]:
+            assert set(statement["Principal"]) == {"Service"}, name
+            assert statement["Condition"]["StringEquals"] == {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}, name
+            [source] = [c["aws:SourceArn"] for c in statement["Condition"].values() if "aws:SourceArn" in c]
+            assert source not in ("*", ""), name
+
+
+def test_the_database_is_encrypted_private_and_takes_nothing_but_tls() -> None:
+    resources = deployed(EVERYTHING)
+    [database] = properties(resources, "AWS::RDS::DBInstance").values()
+    assert (database["StorageEncrypted"], database["PubliclyAccessible"]) == (True, False)
+    assert "resolve:secretsmanager" in database["MasterUserPassword"]
+    [parameters] = properties(resources, "AWS::RDS::DBParameterGroup").values()
+    assert parameters["Parameters"] == {"rds.force_ssl": "1"}
+    assert resources["Database"]["DeletionPolicy"] == "Snapshot"
+    [subnets] = properties(resources, "AWS::RDS::DBSubnetGroup").values()
+    assert subnets["SubnetIds"] == [{"Ref": "PrivateSubnetA"}, {"Ref": "PrivateSubnetB"}]
+
+
+def test_nothing_comes_into_the_network_but_what_carries_its_own_security_group() -> None:
+    resources = deployed(EVERYTHING)
+    [group] = properties(resources, "AWS::EC2::SecurityGroup").values()
+    assert "SecurityGroupIngress" not in group
+    [ingress] = properties(resources, "AWS::EC2::SecurityGroupIngress").values()
+    assert ingress["SourceSecurityGroupId"] == ingress["GroupId"]
+    assert not {"CidrIp", "CidrIpv6"} & ingress.keys()
+    assert {rule["ToPort"] for rule in group["SecurityGroupEgress"]} == {443}
+
+
+def test_with_a_key_of_its_own_every_role_that_works_may_use_it() -> None:
+    resources = deployed(EVERYTHING)
+    [policy] = [p for p in properties(resources, "AWS::IAM::ManagedPolicy").values() if "kms:" in str(p)]
+    may = {role["Ref"] for role in policy["Roles"]}
+    functions = properties(resources, "AWS::Lambda::Function").values()
+    jobs = properties(resources, "AWS::Batch::JobDefinition").values()
+    working = [f["Role"] for f in functions] + [job["ContainerProperties"]["JobRoleArn"] for job in jobs]
+    assert may == {role["Fn::GetAtt"][0] for role in working}
+    assert resources["Key"]["DeletionPolicy"] == "Retain"
+    assert resources["Key"]["Properties"]["EnableKeyRotation"] is True
+
+
+def test_no_secret_and_no_key_stands_in_a_variable(resources: Body) -> None:
+    for function in properties(resources, "AWS::Lambda::Function").values():
+        names = {name for name in function["Environment"]["Variables"] if "PASSWORD" in name or name.endswith("_KEY")}
+        assert names == set()

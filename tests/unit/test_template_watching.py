@@ -1,0 +1,183 @@
+"""What is watched: each way in which the chain may fail has an alarm, and each alarm says where to read what to do."""
+
+import json
+import re
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from shared.lake import INTERVALS
+from tests.fakes import REPOSITORY
+from tests.unit.variants import EVERYTHING, LOCAL, VARIANTS, Body, deployed, properties
+
+ALARM = "AWS::CloudWatch::Alarm"
+SOURCES = [
+    path.read_text(encoding="utf-8")
+    for folder in ("services", "shared")
+    for path in (REPOSITORY / folder).rglob("*.py")
+]
+PAGE = (REPOSITORY / "docs/alarms.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())
+def resources(request: pytest.FixtureRequest) -> Body:
+    return deployed(request.param)
+
+
+def watched(resources: Body, namespace: str, metric: str) -> list[dict[str, Any]]:
+    """Give the dimensions of every alarm on a metric."""
+    return [
+        {dimension["Name"]: dimension["Value"] for dimension in alarm["Dimensions"]}
+        for alarm in properties(resources, ALARM).values()
+        if (alarm["Namespace"], alarm["MetricName"]) == (namespace, metric)
+    ]
+
+
+def queues(resources: Body, *, dead: bool) -> set[str]:
+    found = properties(resources, "AWS::SQS::Queue")
+    return {name for name, queue in found.items() if queue["QueueName"].endswith("-dlq") == dead}
+
+
+def test_every_dead_letter_queue_that_is_not_empty_is_an_alarm(resources: Body) -> None:
+    about = watched(resources, "AWS/SQS", "ApproximateNumberOfMessagesVisible")
+    assert Counter(one["QueueName"]["Fn::GetAtt"][0] for one in about) == Counter(queues(resources, dead=True))
+
+
+def test_every_queue_whose_oldest_message_waits_too_long_is_an_alarm(resources: Body) -> None:
+    about = watched(resources, "AWS/SQS", "ApproximateAgeOfOldestMessage")
+    assert Counter(one["QueueName"]["Fn::GetAtt"][0] for one in about) == Counter(queues(resources, dead=False))
+
+
+@pytest.mark.parametrize("metric", ["Errors", "Throttles"])
+def test_every_function_that_fails_or_is_throttled_is_an_alarm(resources: Body, metric: str) -> None:
+    about = watched(resources, "AWS/Lambda", metric)
+    functions = properties(resources, "AWS::Lambda::Function")
+    assert Counter(one["FunctionName"]["Ref"] for one in about) == Counter(functions.keys())
+
+
+def test_a_lake_that_is_not_fresh_is_an_alarm_by_step_and_interval(resources: Body) -> None:
+    namespace = f"fiblake/{environment(resources)}"
+    assert watched(resources, namespace, "SessionsNotConsolidated") == [{"service": "freshness"}]
+    assert watched(resources, namespace, "SessionsNotResampled") == [
+        {"service": "freshness", "interval": f"{n}d"} for n in INTERVALS
+    ]
+    alarms = properties(resources, ALARM)
+    # Measured once a day: until the next time, what was measured holds.
+    assert {a["TreatMissingData"] for a in alarms.values() if a["MetricName"].startswith("SessionsNot")} == {"ignore"}
+
+
+def test_too_much_quarantine_is_an_alarm(resources: Body) -> None:
+    namespace = f"fiblake/{environment(resources)}"
+    assert watched(resources, namespace, "BarsQuarantinedPercent") == [{"service": "ohlcv-fetcher"}]
+
+
+def environment(resources: Body) -> str:
+    [bucket] = properties(resources, "AWS::S3::Bucket").values()
+    return str(bucket["BucketName"]).removesuffix("-condvest-datalake")
+
+
+def test_a_batch_job_that_failed_for_good_is_told_with_its_reason() -> None:
+    rule = properties(deployed(EVERYTHING), "AWS::Events::Rule")["FailedJobsRule"]
+    assert rule["EventPattern"] == {
+        "source": ["aws.batch"],
+        "detail-type": ["Batch Job State Change"],
+        "detail": {"status": ["FAILED"], "jobQueue": [{"Ref": "WorkerJobQueue"}]},
+    }
+    [target] = rule["Targets"]
+    assert target["Arn"] == {"Ref": "AlarmsTopic"}
+    assert "<reason>" in target["InputTransformer"]["InputTemplate"]
+    assert "alarms.md#failed-jobs" in target["InputTransformer"]["InputTemplate"]
+    assert "FailedJobsRule" not in deployed(LOCAL)
+
+
+def test_every_alarm_goes_to_one_topic_when_it_comes_and_when_it_goes(resources: Body) -> None:
+    for alarm in properties(resources, ALARM).values():
+        assert alarm["AlarmActions"] == alarm["OKActions"] == [{"Ref": "AlarmsTopic"}]
+        assert alarm["AlarmName"].startswith(f"{environment(resources)}-"), "the topic takes no others"
+        assert "Metrics" not in alarm, "the emulator refuses metric math"
+
+
+def test_every_alarm_names_a_section_of_the_page_that_says_what_to_do(resources: Body) -> None:
+    headings = {
+        re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^## (.+)$", PAGE, re.MULTILINE)
+    }
+    named = {
+        anchor
+        for alarm in properties(resources, ALARM).values()
+        for anchor in re.findall(r"docs/alarms\.md#([a-z-]+)$", alarm["AlarmDescription"])
+    }
+    assert len(named) == len(
+        {alarm["AlarmDescription"].rpartition("#")[2] for alarm in properties(resources, ALARM).values()}
+    )
+    assert named | {"failed-jobs"} == headings
+
+
+def test_an_email_address_that_is_given_gets_the_alarms() -> None:
+    [subscription] = [
+        one for one in properties(deployed(EVERYTHING), "AWS::SNS::Subscription").values() if one["Protocol"] == "email"
+    ]
+    assert (subscription["TopicArn"], subscription["Endpoint"]) == ({"Ref": "AlarmsTopic"}, "me@example.com")
+    assert "AlarmsByEmail" not in deployed(LOCAL)
+
+
+def test_every_metric_of_ours_that_an_alarm_or_the_dashboard_shows_is_one_that_the_code_writes(resources: Body) -> None:
+    shown = set(re.findall(r'MetricName="(\w+)"', json.dumps(dashboard(resources)).replace('\\"', '"')))
+    shown |= {metric[1] for widget in dashboard(resources) for metric in widget["properties"].get("metrics", [])
+              if isinstance(metric[0], str) and metric[0].startswith("fiblake/")}  # fmt: skip
+    shown |= {a["MetricName"] for a in properties(resources, ALARM).values() if a["Namespace"].startswith("fiblake/")}
+    ours = {name for name in shown if not name.startswith(("Approximate", "NumberOf")) and name not in AWS_NAMES}
+    assert len(ours) > 10
+    assert {name for name in ours if not any(f"{name}=" in source for source in SOURCES)} == set()
+
+
+AWS_NAMES = {"Errors", "Throttles", "Invocations", "Duration"}
+
+
+def dashboard(resources: Body) -> list[dict[str, Any]]:
+    body = resources["Dashboard"]["Properties"]["DashboardBody"]
+    widgets: list[dict[str, Any]] = json.loads(body.replace("${AWS::Region}", "us-east-1"))["widgets"]
+    return widgets
+
+
+def test_the_dashboard_shows_flow_queues_latency_freshness_failures_and_costs(resources: Body) -> None:
+    titles = " / ".join(widget["properties"].get("title", "") for widget in dashboard(resources)).lower()
+    for subject in (
+        "flow",
+        "messages in queues",
+        "age",
+        "symbols a second",
+        "put to silver",
+        "behind",
+        "failures",
+        "cost",
+    ):
+        assert subject in titles
+    places = [(w["x"], w["y"]) for w in dashboard(resources)]
+    assert len(set(places)) == len(places)
+
+
+def test_the_dashboards_gb_seconds_count_every_function_with_its_memory(resources: Body) -> None:
+    [cost] = [w for w in dashboard(resources) if "GB-s" in w["properties"].get("title", "")]
+    (formula,), *durations = cost["properties"]["metrics"]
+    memory = {
+        name: int(re.search(rf"FILL\({options['id']},0\)\*(\d+)", formula["expression"])[1])  # type: ignore[index]
+        for *_, name, options in durations
+    }
+    functions = properties(deployed(EVERYTHING), "AWS::Lambda::Function").values()
+    assert memory == {function["FunctionName"]: function["MemorySize"] for function in functions}
+
+
+def test_every_function_is_traced_and_counts_into_its_environments_namespace(resources: Body) -> None:
+    [trace] = [p for p in properties(resources, "AWS::IAM::ManagedPolicy").values() if "xray:" in str(p)]
+    functions = properties(resources, "AWS::Lambda::Function").values()
+    assert {role["Ref"] for role in trace["Roles"]} == {function["Role"]["Fn::GetAtt"][0] for function in functions}
+    for function in functions:
+        assert function["TracingConfig"] == {"Mode": "Active"}
+        assert (
+            function["Environment"]["Variables"]["POWERTOOLS_METRICS_NAMESPACE"] == f"fiblake/{environment(resources)}"
+        )
+    for job in properties(resources, "AWS::Batch::JobDefinition").values():
+        variables = {pair["Name"]: pair["Value"] for pair in job["ContainerProperties"]["Environment"]}
+        assert variables["POWERTOOLS_METRICS_NAMESPACE"] == f"fiblake/{environment(resources)}"

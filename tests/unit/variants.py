@@ -1,0 +1,135 @@
+"""What CloudFormation would make of template.yaml: SAM's transform done, conditions decided for given parameters."""
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from tests.fakes import REPOSITORY
+
+Body = dict[str, Any]
+SECRETS = "arn:aws:secretsmanager:us-east-1:123456789012:secret:"
+
+# In the environment that has the SAM CLI's own transform; the local code is said to lie in S3, as after packaging.
+_TRANSFORM = """
+import json, sys
+from samcli.yamlhelper import yaml_parse
+from samtranslator.parser.parser import Parser
+from samtranslator.translator.translator import Translator
+
+template = yaml_parse(open("template.yaml").read())
+template["Globals"]["Function"]["CodeUri"] = "s3://bucket/code.zip"
+del template["Rules"]
+json.dump(Translator({}, Parser()).translate(template, {}), sys.stdout)
+"""
+_NOTHING = object()
+
+LOCAL = {"WithBatch": "false", "RdsSecretArn": f"{SECRETS}rds", "ApiKeySecretArn": f"{SECRETS}key"}
+GIVEN = {
+    **LOCAL, "WithBatch": "true", "WorkerImage": "worker:1", "SubnetIds": "subnet-1,subnet-2",
+    "SecurityGroupIds": "sg-1",
+}  # fmt: skip
+EVERYTHING = {
+    "ApiKeySecretArn": f"{SECRETS}key", "WithBatch": "true", "WorkerImage": "worker:1", "CreateNetwork": "true",
+    "NatGateway": "true", "CustomerKey": "true", "Versioning": "true",
+    "AlarmEmail": "me@example.com", "MonthlyVacuum": "true",
+}  # fmt: skip
+VARIANTS = {"local": LOCAL, "in a given network": GIVEN, "with everything": EVERYTHING}
+
+
+@cache
+def _transformed() -> str:
+    done = subprocess.run(
+        [".tools/sam/bin/python", "-c", _TRANSFORM],
+        cwd=REPOSITORY,
+        env={**os.environ, "AWS_DEFAULT_REGION": "us-east-1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def deployed(parameters: Mapping[str, str]) -> Body:
+    """Give the resources that a deployment with these parameters has, by name, with every condition decided."""
+    template: Body = json.loads(_transformed())
+    known = template["Parameters"].keys()
+    assert parameters.keys() <= known
+    values = {name: parameters.get(name, body.get("Default")) for name, body in template["Parameters"].items()}
+    decider = _Decider(values, template["Conditions"])
+    return {
+        name: decider.resolved({key: part for key, part in body.items() if key != "Condition"})
+        for name, body in template["Resources"].items()
+        if "Condition" not in body or decider.holds(body["Condition"])
+    }
+
+
+def properties(resources: Body, kind: str) -> Body:
+    """Give the properties of all resources of a type, by name."""
+    return {name: body.get("Properties", {}) for name, body in resources.items() if body["Type"] == kind}
+
+
+def statements(resources: Body) -> Iterator[tuple[str, Body]]:
+    """Give every statement of every policy of a role, with the name of the resource that it stands in."""
+    for name, body in resources.items():
+        inside = body.get("Properties", {})
+        documents = [policy["PolicyDocument"] for policy in inside.get("Policies", [])]
+        documents += [inside["PolicyDocument"]] if body["Type"] == "AWS::IAM::ManagedPolicy" else []
+        for document in documents:
+            for statement in document["Statement"]:
+                yield name, statement
+
+
+def listed(value: Any) -> list[Any]:  # noqa: ANN401 (one or many)
+    """Give what may be one or many as many."""
+    return value if isinstance(value, list) else [value]
+
+
+class _Decider:
+    def __init__(self, values: Mapping[str, Any], conditions: Mapping[str, Any]) -> None:
+        self._values, self._conditions = values, conditions
+
+    def holds(self, condition: Any) -> bool:  # noqa: ANN401 (JSON)
+        if isinstance(condition, str):
+            return self.holds(self._conditions[condition])
+        [(function, inside)] = condition.items()
+        match function:
+            case "Condition":
+                return self.holds(inside)
+            case "Fn::Not":
+                return not self.holds(inside[0])
+            case "Fn::And":
+                return all(map(self.holds, inside))
+            case "Fn::Or":
+                return any(map(self.holds, inside))
+            case "Fn::Equals":
+                first, second = map(self.resolved, inside)
+                return bool(first == second)
+        raise AssertionError(f"{function} is no condition")
+
+    def resolved(self, value: Any) -> Any:  # noqa: ANN401, PLR0911 (JSON, a case each)
+        """Decide every Fn::If, and put in the parameters' values; references to resources stay."""
+        match value:
+            case {"Fn::If": [condition, yes, no]}:
+                return self.resolved(yes if self.holds(condition) else no)
+            case {"Ref": "AWS::NoValue"}:
+                return _NOTHING
+            case {"Ref": str(name)} if name in self._values:
+                return self._values[name]
+            case {"Fn::Join": [separator, parts]}:
+                parts = self.resolved(parts)
+                return separator.join(parts) if all(isinstance(part, str) for part in listed(parts)) else value
+            case {"Fn::Sub": str(text)}:
+                return self._substituted(text)
+            case dict():
+                found = {key: self.resolved(part) for key, part in value.items()}
+                return {key: part for key, part in found.items() if part is not _NOTHING}
+            case list():
+                return [part for part in map(self.resolved, value) if part is not _NOTHING]
+        return value
+
+    def _substituted(self, text: str) -> str:
+        return re.sub(r"\$\{(\w+)\}", lambda match: str(self._values.get(match[1], match[0])), text)
