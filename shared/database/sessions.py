@@ -29,7 +29,6 @@ SET bars = excluded.bars, quarantined = excluded.quarantined, outside_universe =
     flagged = excluded.flagged, stored_at = excluded.stored_at
 """
 _ENTERED_SINCE: Final = "SELECT session FROM ingested_sessions WHERE session >= $1"
-_FIRST_ENTERED: Final = "SELECT min(session) FROM ingested_sessions"
 # An entry whose rows are gone without having been archived is of no use: the session is to be fetched again.
 _STORED: Final = """
 SELECT session FROM ingested_sessions
@@ -62,12 +61,6 @@ class SessionTables(BarTable):
         with translated():
             found = await self._connection.fetch(_STORED, first, last)
         return {record["session"] for record in found}
-
-    async def first_stored_session(self) -> date | None:
-        """Give the ledger's first session, or None if it is empty."""
-        with translated():
-            found: date | None = await self._connection.fetchval(_FIRST_ENTERED)
-        return found
 
     async def store_session(
         self, rows: Sequence[Row], session: date, counts: SessionCounts, calendar: TradingCalendar

@@ -56,7 +56,6 @@ async def test_stored_sessions_are_those_of_the_ledger_whose_rows_are_there_or_a
     migrated: DatabaseAddress,
 ) -> None:
     async with opened(migrated) as database:
-        assert await database.first_stored_session() is None
         for session in (MON, TUE, THU, FRI):
             await whole(database, session)
         await whole(database, WED, ())
@@ -65,7 +64,6 @@ async def test_stored_sessions_are_those_of_the_ledger_whose_rows_are_there_or_a
         await ask(migrated, "UPDATE ingested_sessions SET archived_at = now() WHERE session = $1", THU)
         assert await database.stored_sessions(MON, MON2) == {MON, WED, THU, FRI}
         assert await database.stored_sessions(TUE, THU) == {WED, THU}
-        assert await database.first_stored_session() == MON
 
 
 async def test_a_day_that_is_no_session_is_not_stored(migrated: DatabaseAddress) -> None:
