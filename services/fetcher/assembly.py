@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from services.fetcher.credentials import api_key
+from services.fetcher.gaps import Asked
 from services.fetcher.history import HistoryFetcher
 from services.fetcher.intake import Intake, Stored
 from services.fetcher.massive import massive
@@ -95,11 +96,11 @@ async def _fetched(settings: FetcherSettings, intake: Intake, event: FetchEvent,
         fetcher = Fetcher(intake, universe, settings.first_session, settings.look_back_sessions)
         return await fetcher.fetch(event, show)
     history = HistoryFetcher(intake, settings.history_from)
-    last = intake.calendar.last_closed(event.now(clock()))
+    closed = intake.calendar.last_closed(event.now(clock()))
     fetched = Fetched()
     for number, symbol in enumerate(event.symbols):
         show(symbol, number, len(event.symbols))
-        fetched.done.append(await history.load(symbol, event.first, min(event.last or last, last)))
+        fetched.done.append(await history.load(symbol, Asked(event.first, event.last), closed))
     return fetched
 
 

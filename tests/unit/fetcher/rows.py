@@ -1,7 +1,7 @@
 """The fetcher's database without a server."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -90,6 +90,8 @@ class FakeDatabase(Database):
     async def history_loaded(self, symbol: str, now: datetime, first: date) -> None:
         assert now.tzinfo
         self.loaded[symbol] = first
+        if symbol in self.records:
+            self.records[symbol] = replace(self.records[symbol], history_loaded_at=now, history_from=first)
 
     async def begin_run(self, kind: str, asked: Mapping[str, Any], now: datetime) -> UUID:
         run = uuid4()
