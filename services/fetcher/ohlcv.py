@@ -1,6 +1,6 @@
 """How sessions get in: one by one, oldest first, each whole; S3 first, then rows, ledger and watermark together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Final
@@ -12,13 +12,15 @@ from services.fetcher.settings import FetchEvent
 from services.fetcher.sifting import Past, Sifted, sift
 from services.fetcher.validation import VendorBar
 from shared.database import SessionCounts
-from shared.errors import ConfigurationError, TransientError
+from shared.errors import ConfigurationError, TransientError, UpstreamError
 from shared.telemetry import logger
 
 FAILURES_IN_A_ROW: Final = 2
 """After so many sessions that failed one after the other, it is not the session that ails."""
 CLOSES_SINCE: Final = timedelta(days=14)
 """How far back a symbol's previous close is looked for."""
+MANY: Final = 100
+"""So many symbols trade on every session, or at least half of them do."""
 
 
 Progress = Callable[[str, int, int], None]
@@ -82,7 +84,8 @@ class Fetcher:
                 logger.warning("session failed", extra={"session": str(session), "reason": str(error)})
                 result.failed[session] = str(error)
                 failures += 1
-                if failures == FAILURES_IN_A_ROW:
+                # The watermark begins with the session stored first: one that comes before it would be a hole.
+                if failures == FAILURES_IN_A_ROW or not (result.done or await self.intake.database.watermark()):
                     break
                 continue
             failures = 0
@@ -109,6 +112,7 @@ class Fetcher:
             past = await self._past(session)
         with watch.timed("vendor"):
             bars = await intake.vendor.grouped_daily(session)
+        _check_not_short(session, bars, wanted & past.closes.keys())
         ours = [bar for bar in bars if bar.symbol in wanted or self._nameless(bar)]
         sifted = sift(ours, intake.calendar, past, intake.jump_limit, intake.clock())
         files = [(intake.bronze.date_key(row["symbol"], session), bars_file([row])) for row in sifted.rows]
@@ -148,6 +152,19 @@ class Fetcher:
     def _nameless(bar: VendorBar) -> bool:
         """Whether the bar is of no ticker at all: it may be one of ours, so it is quarantined and not just counted."""
         return bar.symbol == ""
+
+
+def _check_not_short(session: date, bars: Sequence[VendorBar], expected: set[str]) -> None:
+    """Raise UpstreamError if fewer than half of the symbols that traded lately have a bar: not all of them are there.
+
+    Of a few symbols it says nothing: some do not trade every day.
+    """
+    came = len(expected & {bar.symbol for bar in bars})
+    if len(expected) >= MANY and 2 * came < len(expected):
+        raise UpstreamError(
+            f"the vendor has bars of {came} of the {len(expected)} symbols that traded in the days before {session}, "
+            "fewer than half: it is not taken as whole on such an answer"
+        )
 
 
 def _stored(what: str, sifted: Sifted, counts: SessionCounts, written_at: datetime, watch: Stopwatch) -> Stored:
