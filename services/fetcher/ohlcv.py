@@ -75,7 +75,8 @@ class Fetcher:
         for number, session in enumerate(sessions):
             show(session.isoformat(), number, len(sessions))
             try:
-                stored = await self._session(session)
+                async with self.intake.database.alone(session):
+                    stored = await self._session(session)
             except PendingError as error:
                 logger.info("session pending", extra={"session": str(session), "reason": str(error)})
                 result.pending.append(session)

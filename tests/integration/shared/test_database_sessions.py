@@ -101,6 +101,47 @@ async def test_sessions_stored_at_once_by_many_leave_the_watermark_at_the_last(m
         assert await database.watermark() == WED2
 
 
+OURS = "FROM pg_locks JOIN pg_database ON oid = database WHERE datname = current_database() AND locktype = 'advisory'"
+
+
+async def until_one_waits(address: DatabaseAddress) -> None:
+    for _ in range(1_000):
+        if await ask(address, f"SELECT {OURS} AND NOT granted"):
+            return
+    raise AssertionError("nobody waits")
+
+
+async def test_of_two_that_work_on_one_session_the_second_waits_and_on_another_nobody_does(
+    migrated: DatabaseAddress,
+) -> None:
+    done: list[str] = []
+
+    async def second() -> None:
+        async with opened(migrated) as database, database.alone(MON):
+            done.append("second")
+
+    async with opened(migrated) as one, opened(migrated) as other:
+        async with one.alone(MON), other.alone(TUE):
+            waiting = asyncio.create_task(second())
+            await until_one_waits(migrated)
+            done.append("first")
+        await waiting
+    assert done == ["first", "second"]
+
+
+async def test_who_ends_without_a_word_holds_nobody_up(migrated: DatabaseAddress) -> None:
+    async def cut_off(database: Database) -> None:
+        async with database.alone(MON):
+            await ask(migrated, f"SELECT pg_terminate_backend(pid) {OURS}")
+            await database.watermark()
+
+    async with opened(migrated) as one, opened(migrated) as other:
+        with pytest.raises(UpstreamError):
+            await cut_off(one)
+        async with other.alone(MON):
+            assert await ask(migrated, f"SELECT {OURS} AND granted") == [{}]
+
+
 @given(order=st.lists(st.sampled_from(WEEK), min_size=1, max_size=12))
 @settings(
     max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
