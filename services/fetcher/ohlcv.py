@@ -43,6 +43,8 @@ class Fetched:
     """Sessions that the vendor does not give out yet: no failure, the next run asks again."""
     failed: dict[date, str] = field(default_factory=dict)
     """Sessions that could not be stored, and why."""
+    left: list[date] = field(default_factory=list)
+    """Missing sessions for which there was no time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +63,25 @@ class Fetcher:
     universe: Universe
     first_session: date | None
     look_back: int
+    deadline: datetime | None = None
 
-    async def fetch(self, event: FetchEvent, show: Progress = lambda _what, _done, _all: None) -> Fetched:
+    async def fetch(
+        self, event: FetchEvent, show: Progress = lambda _what, _done, _all: None, result: Fetched | None = None
+    ) -> Fetched:
         """Fetch the sessions that `event` asks for, or all that are missing; `show` hears of each.
 
-        What was stored before an error stays stored. Raises IncompleteError, once all that can be done is done, if a
-        session could not be stored; a permanent error (a wrong key, no database) at once.
+        What was stored before an error stays stored, and stands in `result`, if one is given to be filled. After the
+        deadline no session is begun. Raises IncompleteError, once all that can be done is done, if a session could not
+        be stored; a permanent error (a wrong key, no database) at once.
         """
         planned = await self._plan(event)
-        result = Fetched()
+        result = Fetched() if result is None else result
         failures = 0
         sessions = [*planned.missing, *planned.again]
         for number, session in enumerate(sessions):
+            if self.deadline and self.intake.clock() >= self.deadline:
+                result.left = planned.missing[number:]
+                break
             show(session.isoformat(), number, len(sessions))
             try:
                 async with self.intake.database.alone(session):
@@ -91,7 +100,7 @@ class Fetcher:
                 continue
             failures = 0
             (result.done if session in planned.missing else result.looked_at_again).append(stored)
-        if result.failed:
+        if result.failed or result.left:
             raise IncompleteError(_sentence(result))
         return result
 
@@ -176,6 +185,8 @@ def _stored(what: str, sifted: Sifted, counts: SessionCounts, written_at: dateti
 
 
 def _sentence(result: Fetched) -> str:
-    failed = "; ".join(f"{session}: {reason}" for session, reason in result.failed.items())
+    reasons = [f"{session}: {reason}" for session, reason in result.failed.items()]
+    if result.left:
+        reasons.append(f"{len(result.left)} from {result.left[0]} on: there was no time for them")
     done = ", ".join(one.what for one in result.done) or "none"
-    return f"sessions left for the next run: {failed} (stored in this one: {done})"
+    return f"sessions left for the next run: {'; '.join(reasons)} (stored in this one: {done})"

@@ -169,6 +169,7 @@ async def test_a_range_asks_for_daily_bars_oldest_first_unadjusted_in_the_larges
         (1762146000000, "2025-11-03"),  # midnight EST, the first one after
         (-252356400000, "1962-01-02"),  # midnight EST, before the epoch
         (-126212400000, "1966-01-01"),
+        (1763600400000, "2025-11-19"),  # an evening in New York is the next day in UTC
     ],
 )
 async def test_a_range_bar_belongs_to_its_day_in_new_york(vendor: Vendor, instant: int, session: str) -> None:

@@ -251,6 +251,14 @@ async def test_an_empty_lake_begins_with_the_first_session_or_with_none(vendor: 
     assert (world.database.mark, world.database.ledger) == (None, {})
 
 
+async def test_when_time_is_over_nothing_is_looked_at_again_and_that_is_no_failure(vendor: Vendor) -> None:
+    world = World(vendor, look_back=5)
+    world.store_up_to(WEDNESDAY, THURSDAY, FRIDAY)
+    async with world.fetcher() as fetcher:
+        assert await replace(fetcher, deadline=NOW).fetch(FetchEvent()) == Fetched()
+    assert vendor.requests == []
+
+
 async def test_a_vendor_that_is_down_is_not_asked_for_every_session_there_is(vendor: Vendor) -> None:
     world = World(vendor, first_session=date(2025, 1, 2))
     vendor.answers = [httpx.ConnectError("refused")]
