@@ -35,7 +35,9 @@ NAMES: Final = ("resample_full", "s3", "chain", "fetch", "imports")
 def main() -> int:
     """Run what was asked for; give 1 if two contestants' outputs differ."""
     options = _options()
-    size, faults, results = SIZES[options.size], [], []
+    size = SIZES[options.size]
+    faults: list[str] = []
+    results: list[Result] = []
     # Not before the lake is there: what makes it, and what draws, must not be measured.
     facts = {**surroundings(), "size": size.name, "at": datetime.now(UTC).isoformat(timespec="seconds")}
     for name in options.only or NAMES:
@@ -160,7 +162,7 @@ def _fetch(size: Size, runs: int, _faults: list[str]) -> Iterator[Result]:
 
 
 def _imports(_size: Size, runs: int, _faults: list[str]) -> Iterator[Result]:
-    for name in imports.HANDLERS:
+    for name in imports.FUNCTIONS:
         yield contest("imports", name, {}, runs=max(runs, 3), interpreter=PROJECT)
 
 

@@ -1,7 +1,8 @@
 """From an S3 put to six silver tables, on the embedded stack: one symbol, again and again; and 500 at once.
 
-The stack is settled: histories are loaded, functions are warm. Event source mappings of the emulator have no batching
-window, so the template's (5 s and 10 s) come on top on AWS. That silver is there is seen from outside, by polling.
+The stack is settled: histories are loaded, functions are warm, and nothing is at work, so that each put starts a job of
+its own. Event source mappings of the emulator have no batching window, so the template's (5 s and 10 s) come on top on
+AWS. That silver is there is seen from outside, by polling.
 """
 
 import time
@@ -29,12 +30,13 @@ def ours() -> Work:
     """Give the chain."""
     from local.emulator import REPOSITORY  # noqa: PLC0415
     from local.stack import running  # noqa: PLC0415
+    from local.watch import Watcher  # noqa: PLC0415
 
     def work(puts: int = 20, crowd: int = 500, crowds: int = 3) -> Mapping[str, Any]:
         (REPOSITORY / ".local").mkdir(exist_ok=True)
         place = TemporaryDirectory(prefix="chain-", dir=REPOSITORY / ".local")
         with place as folder, running(Path(folder) / "stack") as stack:
-            probe = _Probe(stack)
+            probe = _Probe(stack, Watcher(stack))
             # The first ones find cold functions and load the histories.
             one = [probe.seconds(["ONE"], session) for session in probe.sessions(puts + 3)][3:]
             names = [f"X{number:04d}" for number in range(crowd)]
@@ -52,8 +54,8 @@ def _quantiles(name: str, seconds: Sequence[float]) -> dict[str, float]:
 class _Probe:
     """Puts bars into a stack, and waits until silver shows them."""
 
-    def __init__(self, stack: Any) -> None:  # noqa: ANN401 (the stack is not in the benchmarks' environment)
-        self._bucket, self._s3 = stack.bucket, stack.client("s3")
+    def __init__(self, stack: Any, watcher: Any) -> None:  # noqa: ANN401 (neither is in the benchmarks' environment)
+        self._bucket, self._s3, self._watcher = stack.bucket, stack.client("s3"), watcher
         self._histories: set[str] = set()
 
     def sessions(self, count: int) -> list[date]:
@@ -62,6 +64,7 @@ class _Probe:
 
     def seconds(self, names: Sequence[str], session: date) -> float:
         """Put one bar a symbol, and give the seconds from the last put until all six tables have all of them."""
+        self._watcher.wait_until_quiet(PATIENCE_SECONDS)
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(lambda name: self._put(name, session), names))
         started = time.perf_counter()

@@ -84,15 +84,15 @@ def _drain(start: Barrier, ends: Any) -> None:  # noqa: ANN401 (a multiprocessin
     asked = [0.0]
     receive = Queue.receive
 
-    def watched(queue: Queue, *arguments: Any) -> list[Received]:  # noqa: ANN401
+    def watched(queue: Queue, *arguments: Any, **options: Any) -> list[Received]:  # noqa: ANN401
         # The worker waits for more before it ends. What it waits in vain for is not work.
         asked[0] = time.time()
-        found = receive(queue, *arguments)
+        found = receive(queue, *arguments, **options)
         idle_since.append(asked[0]) if not found else idle_since.clear()
         return found
 
     idle_since: list[float] = []
-    Queue.receive = watched  # type: ignore[method-assign]
+    Queue.receive = watched  # type: ignore[method-assign, assignment]
     start.wait()
     code = main(["--idle-seconds", "0", "--skip-cleanup", "--max-workers", "4"])
     if code:
@@ -136,7 +136,6 @@ def _loop_once(duckdb: Any, s3: Any, symbol: str, folder: Path) -> None:  # noqa
 
 def delta() -> Work:
     """Give Delta Lake, by year: one append of all new rows, then the compaction of their year."""
-    import pyarrow as pa  # noqa: PLC0415
     from deltalake import DeltaTable, write_deltalake  # noqa: PLC0415
 
     options = {
@@ -153,7 +152,6 @@ def delta() -> Work:
         year = str(NEXT.year)
         DeltaTable(uri, storage_options=options).optimize.compact(partition_filters=[("year", "=", year)])
         wall = time.perf_counter() - started
-        assert isinstance(new, pa.Table)  # noqa: S101 (for the type checker)
         return {"wall": wall, "symbols": SIZES[size].symbols, "new_files": 1, **_rate(SIZES[size].symbols, wall)}
 
     return work

@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import product
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -129,5 +129,5 @@ def _write(task: tuple[Path, int, str, int]) -> None:
     sessions = nyse().sessions[last + 1 - count : last + 1][there]
     path = folder / BRONZE_LAKE.data_key(symbol)
     path.parent.mkdir(parents=True, exist_ok=True)
-    stored = Consolidated(bars(symbol, sessions, seed), {}, cast("datetime", NOW - timedelta(days=1)))
+    stored = Consolidated(bars(symbol, sessions, seed), {}, NOW - timedelta(days=1))
     path.write_bytes(stored.encode())

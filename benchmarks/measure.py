@@ -74,7 +74,7 @@ def timed(work: Work, options: Mapping[str, Any]) -> dict[str, Any]:
     facts = dict(work(**options) or {})
     spent = {"wall": time.perf_counter() - started, "cpu": _cpu() - before}
     peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    own = {name: facts.pop(name) for name in ("wall", "cpu") if name in facts}
+    own: dict[str, Any] = {name: facts.pop(name) for name in ("wall", "cpu") if name in facts}
     return {**spent, **own, "rss_mb": max(peaks) / 1024, "facts": facts}
 
 

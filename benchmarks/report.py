@@ -79,7 +79,7 @@ def drawn(results: Sequence[Result], facts: Mapping[str, Any], path: Path) -> No
 
     resample = [r for r in results if r.benchmark == "resample_full" and not r.contestant.startswith("fiblake,")]
     merge = [r for r in results if r.benchmark == "consolidate" and not r.contestant.startswith("fiblake,")]
-    panels = [
+    panels: list[tuple[str, list[Result], Callable[[Result], float]]] = [
         ("All of silver anew: seconds", resample, lambda r: r.wall),
         ("Consolidation: symbols a second", merge, lambda r: r.facts["symbols_per_second"]),
     ]

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from benchmarks.lake import BRONZE_LAKE, NEXT, SIZES, symbols
 from benchmarks.measure import Work
+from benchmarks.servers import Nobody
 from shared.lake import INTERVALS
 
 MESSAGES: Final = 1_000
@@ -57,7 +58,7 @@ def _resample(task: tuple[int, list[str], int]) -> None:
 
     interval, names, batch = task
     store = ObjectStore.connect(os.environ["S3_BUCKET"])
-    resampler = Resampler(store, BRONZE_LAKE, nyse(), _Nobody(), interval, 0)  # type: ignore[arg-type]
+    resampler = Resampler(store, BRONZE_LAKE, nyse(), Nobody(), interval, 0)
     for messages in _messages(names, batch):
         errors = resample_batch(resampler, messages, datetime.now(UTC))
         if errors:
@@ -73,13 +74,6 @@ def _messages(names: list[str], batch: int) -> Iterator[list[Any]]:
             ConsolidationComplete(symbol=s, changed_from=NEXT, last_session=NEXT) for s in names[start : start + batch]
         ]
         yield [Received(str(i), str(i), event.model_dump_json(), 1) for i, event in enumerate(events)]
-
-
-class _Nobody:
-    """A topic that nobody listens to."""
-
-    def publish(self, _events: object) -> list[int]:
-        return []
 
 
 CONTESTANTS: Final[dict[str, Callable[[], Work]]] = {"fiblake": ours}

@@ -8,7 +8,7 @@ import shutil
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -17,10 +17,24 @@ import boto3
 
 from local.emulator import client_environment, emulator
 from local.processes import Child, free_port
+from shared.events import Message
+from shared.queues import Topic
 
 BUCKET: Final = "bench-condvest-datalake"
 WEED: Final = Path(sys.prefix) / "bin/weed"
 KEYS: Final = ("test", "test")
+
+
+class Nobody(Topic):
+    """A topic that nobody listens to, for what is measured without SNS."""
+
+    def __init__(self) -> None:
+        self.arn = "nobody"
+
+    def publish(self, events: Sequence[Message]) -> list[int]:
+        """Take all events, and pass none on."""
+        del events
+        return []
 
 
 @contextmanager
@@ -59,7 +73,7 @@ def s3_and_queues(folder: Path) -> Iterator[dict[str, str]]:
 def client(service: str, environment: Mapping[str, str]) -> Any:  # noqa: ANN401 (boto's clients share no type)
     """Give a boto3 client of the servers that `environment` names."""
     url = environment.get(f"AWS_ENDPOINT_URL_{service.upper()}", environment["AWS_ENDPOINT_URL"])
-    return boto3.Session(*KEYS, region_name="us-east-1").client(service, endpoint_url=url)
+    return boto3.Session(*KEYS, region_name="us-east-1").client(service, endpoint_url=url)  # type: ignore[call-overload]
 
 
 def _answers(url: str) -> bool:

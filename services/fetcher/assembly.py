@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from services.fetcher.credentials import api_key
+from services.fetcher.gaps import Asked
 from services.fetcher.history import HistoryFetcher
 from services.fetcher.intake import Intake, Stored
 from services.fetcher.massive import massive
@@ -56,13 +57,21 @@ async def opened(settings: VendorSettings) -> AsyncIterator[Intake]:
         yield Intake(vendor, store, bronze, database, nyse(), settings.price_jump_limit, clock)
 
 
-async def fetch(settings: FetcherSettings, event: FetchEvent, show: Progress = _unseen) -> dict[str, Any]:
-    """Do one run and give what it did, ready for JSON; a run that fails is recorded, and its error raised."""
+async def fetch(
+    settings: FetcherSettings, event: FetchEvent, show: Progress = _unseen, deadline: datetime | None = None
+) -> dict[str, Any]:
+    """Do one run and give what it did, ready for JSON; a run that fails is recorded, and its error raised.
+
+    No session is begun after `deadline`.
+    """
     async with opened(settings) as intake:
         asked = event.model_dump(mode="json", exclude_defaults=True, by_alias=True)
         async with recorded(intake.database, "ohlcv", asked, clock) as result:
-            fetched = await _fetched(settings, intake, event, show)
-            result.update(_shown(fetched))
+            fetched = Fetched()
+            try:
+                await _fetch(settings, intake, event, show, deadline, fetched)
+            finally:
+                result.update(_shown(fetched))
         watermark = await intake.database.watermark()
     return {**result, "watermark": watermark.isoformat() if watermark else None}
 
@@ -89,18 +98,20 @@ async def release_bar(settings: ReleaseSettings, symbol: str, session: date, row
         return await release(store, Bronze(settings.s3_prefix), database, nyse(), bar, by, clock())
 
 
-async def _fetched(settings: FetcherSettings, intake: Intake, event: FetchEvent, show: Progress) -> Fetched:
+async def _fetch(  # noqa: PLR0917
+    settings: FetcherSettings, intake: Intake, event: FetchEvent, show: Progress, deadline: datetime | None,
+    fetched: Fetched,
+) -> None:  # fmt: skip
     if not event.symbols:
         universe = Universe(settings.universe_types, settings.universe)
-        fetcher = Fetcher(intake, universe, settings.first_session, settings.look_back_sessions)
-        return await fetcher.fetch(event, show)
+        fetcher = Fetcher(intake, universe, settings.first_session, settings.look_back_sessions, deadline)
+        await fetcher.fetch(event, show, fetched)
+        return
     history = HistoryFetcher(intake, settings.history_from)
-    last = intake.calendar.last_closed(event.now(clock()))
-    fetched = Fetched()
+    closed = intake.calendar.last_closed(event.now(clock()))
     for number, symbol in enumerate(event.symbols):
         show(symbol, number, len(event.symbols))
-        fetched.done.append(await history.load(symbol, event.first, min(event.last or last, last)))
-    return fetched
+        fetched.done.append(await history.load(symbol, Asked(event.first, event.last), closed))
 
 
 def _shown(fetched: Fetched) -> dict[str, Any]:

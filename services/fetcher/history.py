@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 
+from services.fetcher.gaps import Asked
 from services.fetcher.identities import renamed_on
 from services.fetcher.intake import Intake, Stopwatch, Stored, bars_file, logged, put_bars
+from services.fetcher.massive import PendingError
 from services.fetcher.sifting import Past, sift
 from services.fetcher.validation import VendorBar
 from shared.errors import FiblakeError, NotFoundError
@@ -24,20 +26,20 @@ class HistoryFetcher:
     intake: Intake
     earliest: date | None
 
-    async def load(self, symbol: str, first: date | None, last: date) -> Stored:
-        """Store the symbol's bars from `first` (None: from when it became the present company's) to `last`.
+    async def load(self, symbol: str, asked: Asked, closed: date) -> Stored:
+        """Store the symbol's bars from the first session asked for to the last, or all up to session `closed`.
 
-        Earlier bars under the same ticker may be another company's. All of it is one file, however long; doing it
-        again is harmless. Without any bars it does not count as loaded, and is asked for again: the symbol may not have
-        traded yet, or the vendor may have lost them. Raises NotFoundError if symbol_metadata does not know the symbol
-        and `first` is not given.
+        All begins when the symbol became the present company's: earlier bars under the same ticker may be another's. It
+        is one file, however long; doing it again is harmless. A part of it does not count as loaded, nor does a history
+        without any bars, which is asked for again: the symbol may not have traded yet, or the vendor may have lost
+        them. Raises NotFoundError if symbol_metadata does not know the symbol and no first session is given.
         """
         intake, watch = self.intake, Stopwatch()
         with watch.timed("database"):
-            start = max(filter(None, [first or await self._beginning(symbol), self.earliest]))
+            start = max(filter(None, [asked.first or await self._beginning(symbol), self.earliest]))
             splits = (await intake.database.splits(symbol)).get(symbol, [])
         with watch.timed("vendor"):
-            bars = await intake.vendor.daily_range(symbol, start, last) if start <= last else []
+            bars = await self._bars(symbol, start, min(asked.last or closed, closed))
         past = Past(split_ratios=_ratios(symbol, bars, splits))
         sifted = sift(bars, intake.calendar, past, intake.jump_limit, intake.clock())
         rows = sifted.rows
@@ -50,11 +52,30 @@ class HistoryFetcher:
         written_at = intake.clock()
         with watch.timed("database"):
             await intake.database.store(rows)
-            if rows:
+            if rows and not asked.anything:
                 await intake.database.history_loaded(symbol, written_at, rows[0]["timestamp"])
         return logged(
             Stored(symbol, len(rows), 0, len(sifted.refused), 0, tuple(sifted.flagged), written_at, watch.seconds)
         )
+
+    async def load_unless_there(self, request: HistoryRequest, closed: date) -> Stored | None:
+        """Load what a message asks for; None if it was asked for twice, as happens when the queue is long."""
+        known = await self.intake.database.current(request.symbol)
+        if known and known.history_loaded_at and request.first is None:
+            return None
+        return await self.load(request.symbol, Asked(request.first), closed)
+
+    async def _bars(self, symbol: str, first: date, last: date) -> list[VendorBar]:
+        """Ask the vendor, which before the day is over may give nothing of a range that reaches into it.
+
+        Such a session is pending for the OHLCV fetcher as well, which brings it.
+        """
+        try:
+            return await self.intake.vendor.daily_range(symbol, first, last) if first <= last else []
+        except PendingError:
+            calendar = self.intake.calendar
+            before = calendar.session(calendar.ordinal_on_or_after(last) - 1)
+            return await self.intake.vendor.daily_range(symbol, first, before) if first <= before else []
 
     async def _beginning(self, symbol: str) -> date:
         """Give the first day on which the symbol was the present company's, as well as it is known."""
@@ -71,17 +92,16 @@ class HistoryFetcher:
 
 
 def load_requested(
-    runner: asyncio.Runner, fetcher: HistoryFetcher, messages: Iterable[Received], last: date
+    runner: asyncio.Runner, fetcher: HistoryFetcher, messages: Iterable[Received], closed: date
 ) -> tuple[list[Stored], dict[str, FiblakeError]]:
     """Load the history each message asks for; give what was stored, and the errors by message id."""
-    outcomes = {m.id: attempt(lambda m=m: _requested(runner, fetcher, m, last)) for m in messages}  # type: ignore[misc]
+    outcomes = {m.id: attempt(lambda m=m: _requested(runner, fetcher, m, closed)) for m in messages}  # type: ignore[misc]
     stored = [outcome for outcome in outcomes.values() if isinstance(outcome, Stored)]
     return stored, {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, FiblakeError)}
 
 
-def _requested(runner: asyncio.Runner, fetcher: HistoryFetcher, message: Received, last: date) -> Stored:
-    request = parse(HistoryRequest, message.body)
-    return runner.run(fetcher.load(request.symbol, request.first, last))
+def _requested(runner: asyncio.Runner, fetcher: HistoryFetcher, message: Received, closed: date) -> Stored | None:
+    return runner.run(fetcher.load_unless_there(parse(HistoryRequest, message.body), closed))
 
 
 def _ratios(symbol: str, bars: Iterable[VendorBar], splits: Iterable[Split]) -> Mapping[tuple[str, date], float]:

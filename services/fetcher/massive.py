@@ -166,17 +166,15 @@ class MassiveClient:
         changes = [TickerChange(e.date, e.ticker_change.ticker) for e in events if e.date and e.ticker_change]
         return sorted((change for change in changes if change.symbol), key=lambda change: (change.date, change.symbol))
 
-    async def splits(self, through: date | None = None) -> list[Split]:
-        """Give all splits (with `through`, those executed until that day), oldest first.
+    async def splits(self) -> list[Split]:
+        """Give all splits, announced ones too, oldest first.
 
         A cumulative factor that is missing or nonsense is filled in from the ratios. A split that lacks a ticker, a
         day, or a ratio that can be is left out, and logged.
         """
         query = {"limit": str(SPLITS_A_PAGE), "sort": "execution_date.asc"}
-        if through:
-            query["execution_date.lte"] = through.isoformat()
         rows = await self._rows(wire.Splits, "/stocks/v1/splits", query)
-        return with_factors({split.id: split for row in rows if (split := _split(row))}.values())
+        return with_factors({(split.symbol, split.id): split for row in rows if (split := _split(row))}.values())
 
     async def _rows(self, shape: type[wire.Page[wire.Row]], path: str, query: Mapping[str, str]) -> list[wire.Row]:
         """Give the rows of all pages; raise rather than give some of them."""

@@ -6,10 +6,10 @@ rest still different from what the vendor says.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime, timedelta
-from typing import Final
+from typing import Final, TypeVar
 from uuid import uuid4
 
 from services.fetcher.identities import (
@@ -47,6 +47,8 @@ ASKED_AT_ONCE: Final = 10
 """Requests about single symbols under way at once; the client paces them."""
 SPLITS_AT_ONCE: Final = 500
 REQUESTS_AT_ONCE: Final = 500
+
+AnswerT = TypeVar("AnswerT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,15 @@ class _Run:
     def late(self) -> bool:
         """Whether the deadline has passed."""
         return self.deadline is not None and self.clock() >= self.deadline
+
+    async def in_time(self, answer: Awaitable[AnswerT]) -> AnswerT | None:
+        """Wait for an answer until the deadline; None: it did not come. At a slow pace ten of them take minutes."""
+        left = None if self.deadline is None else (self.deadline - self.clock()).total_seconds()
+        try:
+            async with asyncio.timeout(left):
+                return await answer
+        except TimeoutError:
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,28 +182,37 @@ class MetadataFetcher:
         """
 
         async def ask(symbol: str) -> date | None:
-            return began(symbol, await self.vendor.ticker_changes(symbol), run.days)
+            try:
+                return began(symbol, await self.vendor.ticker_changes(symbol), run.days)
+            except (BadRequestError, UpstreamError) as error:
+                # One symbol that ails the vendor must not keep the whole list out for ever.
+                logger.warning("no ticker changes", extra={"symbol": symbol, "reason": str(error)})
+                return None
 
         beginnings: dict[str, date] = {}
         for symbols in chunks(found.unsettled, ASKED_AT_ONCE):
             if run.late:
                 break
-            answers = await asyncio.gather(*map(ask, symbols))
+            answers = await asyncio.gather(*(run.in_time(ask(symbol)) for symbol in symbols))
             beginnings |= {symbol: day for symbol, day in zip(symbols, answers, strict=True) if day}
         return beginnings
 
     async def _ends(self, found: Comparison, run: _Run) -> dict[str, date]:
         """Give the last day of each symbol that vanished, by the vendor where there is time to ask."""
 
-        async def ask(record: SymbolRecord) -> date:
-            return ended(record, await self.vendor.delisted(record.symbol), run.days)
+        async def ask(record: SymbolRecord) -> date | None:
+            try:
+                return ended(record, await self.vendor.delisted(record.symbol), run.days)
+            except (BadRequestError, UpstreamError) as error:
+                logger.warning("no delisting", extra={"symbol": record.symbol, "reason": str(error)})
+                return None
 
         ends = {record.symbol: ended(record, None, run.days) for record in found.vanished}
         for records in chunks(found.vanished, ASKED_AT_ONCE):
             if run.late:
                 break
-            answers = await asyncio.gather(*map(ask, records))
-            ends |= {record.symbol: day for record, day in zip(records, answers, strict=True)}
+            answers = await asyncio.gather(*(run.in_time(ask(record)) for record in records))
+            ends |= {record.symbol: day for record, day in zip(records, answers, strict=True) if day}
         return ends
 
     # ----------------------------------------------------------------------------------------------------------- splits
@@ -221,7 +241,7 @@ class MetadataFetcher:
         for batch in chunks(due[: self.rules.details_per_run], ASKED_AT_ONCE):
             if run.late:
                 return
-            answers = await asyncio.gather(*(self._detailed(record, run.now) for record in batch))
+            answers = await asyncio.gather(*(run.in_time(self._detailed(record, run.now)) for record in batch))
             records = [answer for answer in answers if isinstance(answer, SymbolRecord)]
             await self.database.save_metadata(records)
             run.done.details += len(records)

@@ -11,8 +11,8 @@ from services.fetcher.settings import MetadataEvent, MetadataSettings
 from shared.settings import load
 from shared.telemetry import count, logger
 
-TO_FINISH: Final = timedelta(minutes=3)
-"""What is kept of a function's time for what comes after the details."""
+TO_FINISH: Final = timedelta(minutes=5)
+"""What is kept of a function's time for what comes after single symbols: at a free plan's pace splits take three."""
 
 
 @logger.inject_lambda_context(clear_state=True)

@@ -1,6 +1,6 @@
 """How sessions get in: one by one, oldest first, each whole; S3 first, then rows, ledger and watermark together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Final
@@ -12,13 +12,15 @@ from services.fetcher.settings import FetchEvent
 from services.fetcher.sifting import Past, Sifted, sift
 from services.fetcher.validation import VendorBar
 from shared.database import SessionCounts
-from shared.errors import ConfigurationError, TransientError
+from shared.errors import ConfigurationError, TransientError, UpstreamError
 from shared.telemetry import logger
 
 FAILURES_IN_A_ROW: Final = 2
 """After so many sessions that failed one after the other, it is not the session that ails."""
 CLOSES_SINCE: Final = timedelta(days=14)
 """How far back a symbol's previous close is looked for."""
+MANY: Final = 100
+"""So many symbols trade on every session, or at least half of them do."""
 
 
 Progress = Callable[[str, int, int], None]
@@ -41,6 +43,8 @@ class Fetched:
     """Sessions that the vendor does not give out yet: no failure, the next run asks again."""
     failed: dict[date, str] = field(default_factory=dict)
     """Sessions that could not be stored, and why."""
+    left: list[date] = field(default_factory=list)
+    """Missing sessions for which there was no time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +63,29 @@ class Fetcher:
     universe: Universe
     first_session: date | None
     look_back: int
+    deadline: datetime | None = None
 
-    async def fetch(self, event: FetchEvent, show: Progress = lambda _what, _done, _all: None) -> Fetched:
+    async def fetch(
+        self, event: FetchEvent, show: Progress = lambda _what, _done, _all: None, result: Fetched | None = None
+    ) -> Fetched:
         """Fetch the sessions that `event` asks for, or all that are missing; `show` hears of each.
 
-        What was stored before an error stays stored. Raises IncompleteError, once all that can be done is done, if a
-        session could not be stored; a permanent error (a wrong key, no database) at once.
+        What was stored before an error stays stored, and stands in `result`, if one is given to be filled. After the
+        deadline no session is begun. Raises IncompleteError, once all that can be done is done, if a session could not
+        be stored; a permanent error (a wrong key, no database) at once.
         """
         planned = await self._plan(event)
-        result = Fetched()
+        result = Fetched() if result is None else result
         failures = 0
         sessions = [*planned.missing, *planned.again]
         for number, session in enumerate(sessions):
+            if self.deadline and self.intake.clock() >= self.deadline:
+                result.left = planned.missing[number:]
+                break
             show(session.isoformat(), number, len(sessions))
             try:
-                stored = await self._session(session)
+                async with self.intake.database.alone(session):
+                    stored = await self._session(session)
             except PendingError as error:
                 logger.info("session pending", extra={"session": str(session), "reason": str(error)})
                 result.pending.append(session)
@@ -82,12 +94,13 @@ class Fetcher:
                 logger.warning("session failed", extra={"session": str(session), "reason": str(error)})
                 result.failed[session] = str(error)
                 failures += 1
-                if failures == FAILURES_IN_A_ROW:
+                # The watermark begins with the session stored first: one that comes before it would be a hole.
+                if failures == FAILURES_IN_A_ROW or not (result.done or await self.intake.database.watermark()):
                     break
                 continue
             failures = 0
             (result.done if session in planned.missing else result.looked_at_again).append(stored)
-        if result.failed:
+        if result.failed or result.left:
             raise IncompleteError(_sentence(result))
         return result
 
@@ -109,6 +122,7 @@ class Fetcher:
             past = await self._past(session)
         with watch.timed("vendor"):
             bars = await intake.vendor.grouped_daily(session)
+        _check_not_short(session, bars, wanted & past.closes.keys())
         ours = [bar for bar in bars if bar.symbol in wanted or self._nameless(bar)]
         sifted = sift(ours, intake.calendar, past, intake.jump_limit, intake.clock())
         files = [(intake.bronze.date_key(row["symbol"], session), bars_file([row])) for row in sifted.rows]
@@ -150,6 +164,19 @@ class Fetcher:
         return bar.symbol == ""
 
 
+def _check_not_short(session: date, bars: Sequence[VendorBar], expected: set[str]) -> None:
+    """Raise UpstreamError if fewer than half of the symbols that traded lately have a bar: not all of them are there.
+
+    Of a few symbols it says nothing: some do not trade every day.
+    """
+    came = len(expected & {bar.symbol for bar in bars})
+    if len(expected) >= MANY and 2 * came < len(expected):
+        raise UpstreamError(
+            f"the vendor has bars of {came} of the {len(expected)} symbols that traded in the days before {session}, "
+            "fewer than half: it is not taken as whole on such an answer"
+        )
+
+
 def _stored(what: str, sifted: Sifted, counts: SessionCounts, written_at: datetime, watch: Stopwatch) -> Stored:
     return Stored(
         what, len(sifted.rows), sifted.unchanged, len(sifted.refused), counts.outside_universe,
@@ -158,6 +185,8 @@ def _stored(what: str, sifted: Sifted, counts: SessionCounts, written_at: dateti
 
 
 def _sentence(result: Fetched) -> str:
-    failed = "; ".join(f"{session}: {reason}" for session, reason in result.failed.items())
+    reasons = [f"{session}: {reason}" for session, reason in result.failed.items()]
+    if result.left:
+        reasons.append(f"{len(result.left)} from {result.left[0]} on: there was no time for them")
     done = ", ".join(one.what for one in result.done) or "none"
-    return f"sessions left for the next run: {failed} (stored in this one: {done})"
+    return f"sessions left for the next run: {'; '.join(reasons)} (stored in this one: {done})"

@@ -1,14 +1,18 @@
 """Entry point of the OHLCV fetcher function: a schedule's event (or one that asks for sessions) in, counts out."""
 
 import asyncio
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from services.fetcher.assembly import fetch
+from services.fetcher.assembly import clock, fetch
 from services.fetcher.settings import FetcherSettings, FetchEvent
 from shared.settings import load
 from shared.telemetry import count, logger
+
+FOR_A_SESSION: Final = timedelta(minutes=3)
+"""What the last session of a run may take, with a vendor that is slow to answer."""
 
 
 def _measure(answer: dict[str, Any]) -> None:
@@ -27,8 +31,10 @@ def _measure(answer: dict[str, Any]) -> None:
 
 
 @logger.inject_lambda_context(clear_state=True)
-def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
-    """Fetch the sessions that are missing, oldest first."""
-    answer = asyncio.run(fetch(load(FetcherSettings), FetchEvent.of(event)))
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Fetch the sessions that are missing, oldest first, within the function's time."""
+    left = timedelta(milliseconds=context.get_remaining_time_in_millis())
+    deadline = clock() + left - FOR_A_SESSION
+    answer = asyncio.run(fetch(load(FetcherSettings), FetchEvent.of(event), deadline=deadline))
     _measure(answer)
     return answer

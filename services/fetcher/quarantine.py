@@ -68,8 +68,9 @@ async def release(  # noqa: PLR0917
     row = _releasable(bar, calendar, now)
     _as_it_was_read(store, bar)
     key = bronze.date_key(bar.bar.symbol, bar.bar.session)
-    store.put(key, encode(released(pa.Table.from_pylist([row], schema=BRONZE), by)))
-    await database.store([row])
+    async with database.alone(bar.bar.session):
+        store.put(key, encode(released(pa.Table.from_pylist([row], schema=BRONZE), by)))
+        await database.store([row])
     entry = {
         "released_at": now.isoformat(), "by": by, "key": key, "quarantine_key": bar.key, "reason": bar.reason,
         "bar": {**asdict(bar.bar), "session": bar.bar.session.isoformat()},

@@ -43,10 +43,9 @@ def sift(bars: Iterable[VendorBar], calendar: TradingCalendar, past: Past, jump_
     result = Sifted()
     closes = dict(past.closes)
     seen: set[tuple[str, date]] = set()
-    for bar in sorted(bars, key=lambda bar: (bar.session, bar.symbol)):
+    for bar, row, known in _in_order(bars, past, now):
         place = (bar.symbol, bar.session)
-        row = _row(bar, now)
-        if place not in seen and _same(row, past.rows.get(place)):
+        if place not in seen and known:
             # As it is stored, and so it may stay: also one that an operator has released from quarantine.
             seen.add(place)
             closes[bar.symbol] = bar.close
@@ -66,6 +65,16 @@ def sift(bars: Iterable[VendorBar], calendar: TradingCalendar, past: Past, jump_
             result.flagged.append(bar.symbol)
         closes[bar.symbol] = bar.close
     return result
+
+
+def _in_order(bars: Iterable[VendorBar], past: Past, now: datetime) -> list[tuple[VendorBar, Row, bool]]:
+    """Give each bar with its row, and whether it is stored as it is.
+
+    Of two bars of one session that one comes first: it stays, in whatever order the vendor reports the two.
+    """
+    rows = [(bar, _row(bar, now)) for bar in bars]
+    found = [(bar, row, _same(row, past.rows.get((bar.symbol, bar.session)))) for bar, row in rows]
+    return sorted(found, key=lambda one: (one[0].session, one[0].symbol, not one[2]))
 
 
 def _row(bar: VendorBar, now: datetime) -> Row:

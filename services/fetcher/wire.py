@@ -6,24 +6,39 @@ whoever uses the row refuses it by name. A page that is not of the vendor's shap
 
 import math
 from datetime import UTC, date, datetime, time
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Final, Generic, TypeVar
 
 from pydantic import BaseModel, BeforeValidator
 
 from services.fetcher.validation import VendorBar
 from shared.calendar import NEW_YORK
 
+_TOO_LARGE: Final = 2**63
+_TOO_FAR: Final = 6 * 10**13
+"""Milliseconds from 1970 that lie beyond what a date can be."""
+
 
 def _number(value: object) -> object:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
 
 
 def _whole(value: object) -> object:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    # What 64 bits do not hold fits into no file and no table.
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _TOO_LARGE else None
+
+
+def _milliseconds(value: object) -> object:
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _TOO_FAR else None
 
 
 def _text(value: object) -> object:
-    return value if isinstance(value, str) and value else None
+    # A text with a zero in it is one that Postgres takes in no column.
+    return value if isinstance(value, str) and value and "\0" not in value else None
 
 
 def _flag(value: object) -> object:
@@ -31,7 +46,7 @@ def _flag(value: object) -> object:
 
 
 def _name(value: object) -> object:
-    return value if isinstance(value, str) else ""
+    return value if isinstance(value, str) and "\0" not in value else ""
 
 
 def _day(value: object) -> object:
@@ -45,15 +60,16 @@ def _day_of_instant(value: object) -> object:
     """Read the day of an instant, which the vendor writes as midnight of that day, in UTC or in New York."""
     try:
         instant = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
+        if instant is None or instant.tzinfo is None or instant.astimezone(UTC).time() == time(0):
+            return instant and instant.date()
+        return instant.astimezone(NEW_YORK).date()
+    except (ValueError, OverflowError):
         return None
-    if instant is None or instant.tzinfo is None or instant.astimezone(UTC).time() == time(0):
-        return instant and instant.date()
-    return instant.astimezone(NEW_YORK).date()
 
 
 Number = Annotated[float, BeforeValidator(_number)]
 Whole = Annotated[int | None, BeforeValidator(_whole)]
+Milliseconds = Annotated[int | None, BeforeValidator(_milliseconds)]
 Text = Annotated[str | None, BeforeValidator(_text)]
 Flag = Annotated[bool | None, BeforeValidator(_flag)]
 Name = Annotated[str, BeforeValidator(_name)]
@@ -94,7 +110,7 @@ class BarRow(BaseModel):
     l: Number = math.nan  # noqa: E741 (the vendor's name)
     c: Number = math.nan
     v: Number = math.nan
-    t: Whole = None
+    t: Milliseconds = None
     vw: Number = math.nan
     n: Whole = None
 

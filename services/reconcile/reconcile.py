@@ -39,7 +39,7 @@ from shared.outcomes import attempt
 from shared.queues import Queue, Topic
 from shared.reference import read_identities, read_splits, reference_of
 
-SYMBOLS_AT_ONCE: Final = 1_000
+SYMBOLS_AT_ONCE: Final = 500
 """Bounds the memory: so many symbols' bars and buckets are held at a time."""
 KEYS_NAMED: Final = 3
 Advance = Callable[[int], None]

@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def resample(settings: FullResamplerSettings, watch: Watch = unwatched) -> Summary:
     """Compute all of silver anew, or this child's share of it."""
-    _return_what_is_freed()
+    return_what_is_freed()
     resampler = FullResampler(
         store=ObjectStore.connect(settings.s3_bucket),
         bronze=Bronze(settings.s3_prefix),
@@ -61,7 +61,7 @@ def resample(settings: FullResamplerSettings, watch: Watch = unwatched) -> Summa
     return resampler.run(now, settings.aws_batch_job_array_index, settings.aws_batch_job_array_size)
 
 
-def _return_what_is_freed() -> None:
+def return_what_is_freed() -> None:
     """Let large arrays go back to the system when they are freed (malloc(3), M_MMAP_THRESHOLD).
 
     Otherwise glibc keeps those below 32 MB, and no limit on what is in use would limit the process.

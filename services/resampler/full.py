@@ -31,7 +31,7 @@ from shared.lake import INTERVALS, Bronze, Month, parse_silver_key, silver_key, 
 from shared.objects import ObjectStore, StoredObject, pauses
 from shared.outcomes import attempt
 from shared.queues import Topic
-from shared.telemetry import logger
+from shared.telemetry import count, logger
 
 ATTEMPTS: Final = 30
 SYMBOLS_AT_ONCE: Final = 128
@@ -277,6 +277,7 @@ class FullResampler:
         events = [SilverUpdated(interval=interval, changed_from=first, symbols=tuple(part)) for part in parts]
         if self.updated.publish(events):
             raise UpstreamError("SNS did not take the SilverUpdated event")
+        count(interval=interval, SymbolsResampled=len(summary.symbols), RowsComputed=summary.rows[interval])
 
 
 def _note(summary: Summary, reading: _Reading, written: int) -> None:

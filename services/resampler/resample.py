@@ -1,10 +1,11 @@
 """How silver follows bronze: whole buckets recomputed, month files rewritten only if nobody else did meanwhile."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
+from itertools import zip_longest
 from typing import Final
 
 import pyarrow as pa
@@ -141,16 +142,29 @@ class Resampler:
         """Read each symbol's bars once and aggregate what may have changed; keep only the buckets."""
         result = _Recomputed()
         tables = [SILVER.empty_table()]
-        for some in chunks(changes, SYMBOLS_AT_ONCE):
-            objects = self.store.get_many([self.bronze.data_key(change.symbol) for change in some])
-            for change, found in zip(some, objects, strict=True):
-                outcome = attempt(lambda c=change, f=found: self._buckets(c, f, today, result))  # type: ignore[misc]
-                if isinstance(outcome, FiblakeError):
-                    result.errors[change.symbol] = outcome
-                else:
-                    tables.append(outcome)
+        for change, found in self._read(changes):
+            outcome = attempt(lambda c=change, f=found: self._buckets(c, f, today, result))  # type: ignore[misc]
+            if isinstance(outcome, FiblakeError):
+                result.errors[change.symbol] = outcome
+            else:
+                tables.append(outcome)
         result.rows = by_month(pa.concat_tables(tables).combine_chunks())
         return result
+
+    def _read(self, changes: Sequence[Change]) -> Iterator[tuple[Change, StoredObject | None]]:
+        """Give each change with its data.parquet; while some are worked on, the next ones are on their way."""
+
+        def get(some: Sequence[Change]) -> list[StoredObject | None]:
+            return self.store.get_many([self.bronze.data_key(change.symbol) for change in some])
+
+        parts = list(chunks(changes, SYMBOLS_AT_ONCE))
+        with ThreadPoolExecutor(1) as pool:
+            coming = [pool.submit(get, part) for part in parts[:1]]
+            for part, following in zip_longest(parts, parts[1:]):
+                objects = coming.pop().result()
+                if following:
+                    coming.append(pool.submit(get, following))
+                yield from zip(part, objects, strict=True)
 
     def _buckets(self, change: Change, found: StoredObject | None, today: date, result: _Recomputed) -> pa.Table:
         if found is None:

@@ -1,6 +1,7 @@
 """Which sessions are stored whole: the ledger (ingested_sessions) and the watermark (data_ingestion_watermark)."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import astuple, dataclass
 from datetime import date, datetime
 from typing import Final
@@ -8,6 +9,7 @@ from typing import Final
 from shared.calendar import TradingCalendar
 from shared.database.bars import BarTable, Row
 from shared.database.connection import translated
+from shared.errors import UpstreamError
 
 OHLCV: Final = "ohlcv_1d"
 """The dataset whose watermark the OHLCV fetcher moves."""
@@ -28,8 +30,9 @@ ON CONFLICT (session) DO UPDATE
 SET bars = excluded.bars, quarantined = excluded.quarantined, outside_universe = excluded.outside_universe,
     flagged = excluded.flagged, stored_at = excluded.stored_at
 """
+_LOCK_SESSION: Final = "SELECT pg_advisory_lock(hashtext('fiblake session'), $1)"
+_UNLOCK_SESSION: Final = "SELECT pg_advisory_unlock(hashtext('fiblake session'), $1)"
 _ENTERED_SINCE: Final = "SELECT session FROM ingested_sessions WHERE session >= $1"
-_FIRST_ENTERED: Final = "SELECT min(session) FROM ingested_sessions"
 # An entry whose rows are gone without having been archived is of no use: the session is to be fetched again.
 _STORED: Final = """
 SELECT session FROM ingested_sessions
@@ -58,17 +61,27 @@ class SessionTables(BarTable):
             found: date | None = await self._connection.fetchval(_READ_WATERMARK, OHLCV)
         return found
 
+    @asynccontextmanager
+    async def alone(self, session: date) -> AsyncIterator[None]:
+        """Let nobody else work on the session's bars within the block; wait for whoever does, as for any answer.
+
+        Whoever writes date files and then their rows does it within such a block: files that overtook each other would
+        say otherwise than the rows. The lock is the connection's, and ends with it.
+        """
+        with translated():
+            await self._connection.execute(_LOCK_SESSION, session.toordinal())
+        try:
+            yield
+        finally:
+            # If the connection is broken the lock is gone with it, and what broke it is what is to be told.
+            with suppress(UpstreamError), translated():
+                await self._connection.execute(_UNLOCK_SESSION, session.toordinal())
+
     async def stored_sessions(self, first: date, last: date) -> set[date]:
         """Give the sessions from `first` to `last` that are stored whole, their rows still there or archived."""
         with translated():
             found = await self._connection.fetch(_STORED, first, last)
         return {record["session"] for record in found}
-
-    async def first_stored_session(self) -> date | None:
-        """Give the ledger's first session, or None if it is empty."""
-        with translated():
-            found: date | None = await self._connection.fetchval(_FIRST_ENTERED)
-        return found
 
     async def mark_archived(self, session: date, now: datetime) -> None:
         """Note in the ledger, if the session stands there, that its rows are in the archive and may leave the table."""

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from local.sample_bars import read_sample_bars
 from services.fetcher import massive as client
+from services.fetcher.gaps import Asked
 from services.fetcher.history import HistoryFetcher
 from services.fetcher.intake import Intake
 from services.fetcher.metadata import MetadataFetcher, Rules
@@ -81,7 +82,7 @@ class Lot:
             fetcher = HistoryFetcher(Intake(vendor, self.store, LAKE, database, nyse(), 3.0, Clock(NOW)), None)
             while due := await database.history_due({"CS"}, NOW):
                 for symbol in due:
-                    await fetcher.load(symbol, None, SESSIONS[-1])
+                    await fetcher.load(symbol, Asked(), SESSIONS[-1])
 
     async def _sessions(self) -> None:
         async with client.massive(self.market.url, SecretStr(KEY)) as vendor, opened(self.address) as database:

@@ -1,7 +1,10 @@
 import asyncio
+import threading
 from datetime import UTC, date, datetime
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from services.fetcher.intake import Intake
@@ -112,6 +115,50 @@ def test_one_date_ahead_of_a_hole_does_not_move_the_watermark_over_it(known: Dat
     assert ask(known, "SELECT last_session FROM data_ingestion_watermark") == [(WEDNESDAY,)]
     assert [one.what for one in fetch(known, store).done] == ["2025-11-20"]
     assert ask(known, "SELECT last_session FROM data_ingestion_watermark") == [(FRIDAY,)]
+
+
+class SlowStore(MemoryObjectStore):
+    """Lets bars that closed at 11 wait for those of the other fetcher, if these come within a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.under_way, self.overtaken = threading.Event(), threading.Event()
+
+    def put(self, key: str, data: bytes) -> str:
+        if not LAKE.is_source(key):
+            return super().put(key, data)
+        if pq.read_table(pa.BufferReader(data))["close"][0].as_py() == 11.0:
+            self.under_way.set()
+            self.overtaken.wait(1)
+            return super().put(key, data)
+        etag = super().put(key, data)
+        self.overtaken.set()
+        return etag
+
+
+def test_two_fetchers_of_one_session_leave_the_same_bar_in_bucket_and_database(known: DatabaseAddress) -> None:
+    store, started = SlowStore(), datetime.now(UTC)
+    ask(known, "DELETE FROM symbol_metadata WHERE symbol = 'MSFT'")
+
+    async def fetched(close: float) -> None:
+        vendor: Any = Vendor()
+        vendor.closes["AAPL", FRIDAY] = close
+        async with opened(known) as database:
+            intake = Intake(
+                vendor, store, LAKE, database, nyse(), 3.0, lambda: NOW + (datetime.now(UTC) - started)
+            )  # fmt: skip
+            await Fetcher(intake, Universe(frozenset({"CS"})), FRIDAY, 0).fetch(FetchEvent(date=FRIDAY))
+
+    async def both() -> None:
+        first = asyncio.create_task(fetched(11.0))
+        await asyncio.to_thread(store.under_way.wait)
+        await fetched(11.5)
+        await first
+
+    asyncio.run(both())
+    file = pq.read_table(pa.BufferReader(store.peek(LAKE.date_key("AAPL", FRIDAY))))
+    assert file["close"].to_pylist() == [11.5]
+    assert ask(known, "SELECT symbol, close FROM raw_ohlcv") == [("AAPL", 11.5)]
 
 
 def test_the_run_is_one_session_in_one_transaction(known: DatabaseAddress) -> None:

@@ -108,7 +108,6 @@ async def test_all_splits_are_read_with_their_cumulative_factors(client: Massive
     assert found == [
         ("AAPL-2000-06-21", 1.0, 2.0, 0.25), ("MSFT-2003-02-18", 1.0, 2.0, 0.5), ("AAPL-2005-02-28", 1.0, 2.0, 0.5),
     ]  # fmt: skip
-    assert [one.id for one in await client.splits(date(2005, 2, 27))] == ["AAPL-2000-06-21", "MSFT-2003-02-18"]
 
 
 async def test_no_split_published_is_no_error(market: Market, client: MassiveClient) -> None:

@@ -132,7 +132,6 @@ async def test_rows_alone_leave_ledger_and_watermark(migrated: DatabaseAddress) 
     async with opened(migrated) as database:
         await database.store([row()])
         assert await database.watermark() is None
-        assert await database.first_stored_session() is None
 
 
 async def test_a_session_without_rows_moves_the_watermark(migrated: DatabaseAddress) -> None:

@@ -56,7 +56,6 @@ async def test_stored_sessions_are_those_of_the_ledger_whose_rows_are_there_or_a
     migrated: DatabaseAddress,
 ) -> None:
     async with opened(migrated) as database:
-        assert await database.first_stored_session() is None
         for session in (MON, TUE, THU, FRI):
             await whole(database, session)
         await whole(database, WED, ())
@@ -65,7 +64,6 @@ async def test_stored_sessions_are_those_of_the_ledger_whose_rows_are_there_or_a
         await ask(migrated, "UPDATE ingested_sessions SET archived_at = now() WHERE session = $1", THU)
         assert await database.stored_sessions(MON, MON2) == {MON, WED, THU, FRI}
         assert await database.stored_sessions(TUE, THU) == {WED, THU}
-        assert await database.first_stored_session() == MON
 
 
 async def test_a_day_that_is_no_session_is_not_stored(migrated: DatabaseAddress) -> None:
@@ -101,6 +99,47 @@ async def test_sessions_stored_at_once_by_many_leave_the_watermark_at_the_last(m
     await asyncio.gather(*(store(session) for session in reversed(WEEK[1:])))
     async with opened(migrated) as database:
         assert await database.watermark() == WED2
+
+
+OURS = "FROM pg_locks JOIN pg_database ON oid = database WHERE datname = current_database() AND locktype = 'advisory'"
+
+
+async def until_one_waits(address: DatabaseAddress) -> None:
+    for _ in range(1_000):
+        if await ask(address, f"SELECT {OURS} AND NOT granted"):
+            return
+    raise AssertionError("nobody waits")
+
+
+async def test_of_two_that_work_on_one_session_the_second_waits_and_on_another_nobody_does(
+    migrated: DatabaseAddress,
+) -> None:
+    done: list[str] = []
+
+    async def second() -> None:
+        async with opened(migrated) as database, database.alone(MON):
+            done.append("second")
+
+    async with opened(migrated) as one, opened(migrated) as other:
+        async with one.alone(MON), other.alone(TUE):
+            waiting = asyncio.create_task(second())
+            await until_one_waits(migrated)
+            done.append("first")
+        await waiting
+    assert done == ["first", "second"]
+
+
+async def test_who_ends_without_a_word_holds_nobody_up(migrated: DatabaseAddress) -> None:
+    async def cut_off(database: Database) -> None:
+        async with database.alone(MON):
+            await ask(migrated, f"SELECT pg_terminate_backend(pid) {OURS}")
+            await database.watermark()
+
+    async with opened(migrated) as one, opened(migrated) as other:
+        with pytest.raises(UpstreamError):
+            await cut_off(one)
+        async with other.alone(MON):
+            assert await ask(migrated, f"SELECT {OURS} AND granted") == [{}]
 
 
 @given(order=st.lists(st.sampled_from(WEEK), min_size=1, max_size=12))

@@ -4,7 +4,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -39,6 +39,10 @@ class Context:
     memory_limit_in_mb: int = 1024
     invoked_function_arn: str = "arn:aws:lambda:us-east-1:123456789012:function:fetcher"
     aws_request_id: str = "request-1"
+    left: timedelta = timedelta(minutes=15)
+
+    def get_remaining_time_in_millis(self) -> int:
+        return self.left // timedelta(milliseconds=1)
 
 
 class Deployed:

@@ -1,7 +1,8 @@
 """The fetcher's database without a server."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -30,6 +31,7 @@ class FakeDatabase(Database):
     loaded: dict[str, date] = field(default_factory=dict)
     runs: dict[UUID, dict[str, Any]] = field(default_factory=dict)
     failures: int = 0
+    locked: set[date] = field(default_factory=set)
 
     async def universe(self, types: Collection[str], session: date) -> set[str]:
         assert isinstance(session, date)
@@ -37,6 +39,15 @@ class FakeDatabase(Database):
 
     async def watermark(self) -> date | None:
         return self.mark
+
+    @asynccontextmanager
+    async def alone(self, session: date) -> AsyncIterator[None]:
+        assert session not in self.locked, "waits for itself, for ever"
+        self.locked.add(session)
+        try:
+            yield
+        finally:
+            self.locked.remove(session)
 
     async def stored_sessions(self, first: date, last: date) -> set[date]:
         return {session for session in self.ledger if first <= session <= last}
@@ -63,6 +74,7 @@ class FakeDatabase(Database):
         self, rows: Sequence[dict[str, Any]], session: date, counts: SessionCounts, calendar: TradingCalendar
     ) -> date:
         assert calendar.ordinal(session) >= 0
+        assert session in self.locked, "files and rows of two fetchers overtake each other"
         self._write(rows)
         self.ledger[session] = counts
         self.mark = max(filter(None, [self.mark, session]))
@@ -90,6 +102,8 @@ class FakeDatabase(Database):
     async def history_loaded(self, symbol: str, now: datetime, first: date) -> None:
         assert now.tzinfo
         self.loaded[symbol] = first
+        if symbol in self.records:
+            self.records[symbol] = replace(self.records[symbol], history_loaded_at=now, history_from=first)
 
     async def begin_run(self, kind: str, asked: Mapping[str, Any], now: datetime) -> UUID:
         run = uuid4()

@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 import httpx
 import pytest
 
+from services.fetcher.gaps import Asked
 from services.fetcher.history import HistoryFetcher, load_requested
 from services.fetcher.intake import Intake, Stored
 from shared.bars import read_bars
@@ -49,9 +50,9 @@ class World:
             intake = Intake(client, self.store, LAKE, self.database, nyse(), 3.0, Clock(NOW))
             yield HistoryFetcher(intake, self.earliest)
 
-    async def load(self, symbol: str, first: date | None = None, last: date = FRIDAY) -> Stored:
+    async def load(self, symbol: str, first: date | None = None, last: date | None = None) -> Stored:
         async with self.fetcher() as fetcher:
-            return await fetcher.load(symbol, first, last)
+            return await fetcher.load(symbol, Asked(first, last), FRIDAY)
 
     def asked(self) -> list[str]:
         return [path.split("ticker/")[1].replace("/range/1/day/", " ") for path in self.vendor.paths]
@@ -140,6 +141,30 @@ async def test_a_history_without_bars_does_not_count_as_loaded_and_is_asked_for_
     assert (world.store.keys(), world.database.rows, world.database.loaded) == ([], {}, {})
 
 
+@pytest.mark.parametrize("part", [{"first": THURSDAY}, {"last": FRIDAY}, {"first": WEDNESDAY, "last": THURSDAY}])
+async def test_a_part_of_a_history_is_stored_and_does_not_count_as_loaded(world: World, part: dict[str, date]) -> None:
+    world.vendor.answers = [page([range_row(THURSDAY)])]
+    assert await world.load("AAPL", **part) == stored("AAPL", 1)
+    assert (len(world.store.keys()), world.database.loaded) == (1, {})
+
+
+async def test_a_history_comes_without_the_day_that_the_vendor_does_not_give_out_before_it_is_over(
+    world: World,
+) -> None:
+    early = refusal(403, "Attempted to request today's data before end of day")
+    world.vendor.answers = [early, page([range_row(THURSDAY)])]
+    assert await world.load("AAPL") == stored("AAPL", 1)
+    assert world.asked() == ["AAPL 1990-01-02/2025-11-21", "AAPL 1990-01-02/2025-11-20"]
+    assert world.database.loaded == {"AAPL": THURSDAY}
+
+
+async def test_a_symbol_that_began_on_a_day_that_is_not_over_has_no_history_yet(world: World) -> None:
+    world.database.records["SOON"] = record("SOON", valid_from=FRIDAY)
+    world.vendor.answers = [refusal(403, "Attempted to request today's data before end of day")]
+    assert await world.load("SOON") == stored("SOON", 0)
+    assert (len(world.vendor.requests), world.database.loaded) == (1, {})
+
+
 async def test_a_symbol_whose_first_session_is_yet_to_close_asks_the_vendor_nothing(world: World) -> None:
     world.database.records["SOON"] = record("SOON", valid_from=date(2025, 11, 24))
     assert await world.load("SOON") == stored("SOON", 0)
@@ -210,6 +235,12 @@ def test_each_message_ends_by_itself(world: World, runner: asyncio.Runner) -> No
     kinds = {i: type(error) for i, error in errors.items()}
     assert kinds == {"m2": ContractError, "m3": NotFoundError, "m4": EntitlementError}
     assert world.database.loaded == {"AAPL": FRIDAY}
+
+
+def test_a_history_that_was_asked_for_twice_is_loaded_once(world: World, runner: asyncio.Runner) -> None:
+    world.vendor.answers = [page([range_row(FRIDAY)])]
+    assert load_all(world, runner, asking(1, "AAPL"), asking(2, "AAPL")) == {}
+    assert (world.asked(), len(world.store.keys())) == (["AAPL 1990-01-02/2025-11-21"], 1)
 
 
 def test_a_request_may_say_where_to_begin(world: World, runner: asyncio.Runner) -> None:

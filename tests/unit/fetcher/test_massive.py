@@ -1,4 +1,5 @@
 import logging
+import math
 import traceback
 from datetime import date
 
@@ -64,6 +65,17 @@ async def test_average_price_and_number_of_trades_may_be_absent(vendor: Vendor) 
     vendor.answers = [page([row])]
     [bar] = await grouped(vendor)
     assert (bar.symbol, bar.vwap, bar.trades) == ("BRK.B", None, None)
+
+
+@pytest.mark.parametrize("huge", [2**63, 10**30, 10**400])
+async def test_a_number_that_fits_into_no_column_costs_neither_the_page_nor_the_bar_next_to_it(
+    vendor: Vendor, huge: int
+) -> None:
+    vendor.answers = [page([grouped_row("AAPL", DAY, n=huge), grouped_row("HUGE", DAY, v=huge, t=huge)])]
+    one, other = await grouped(vendor)
+    assert (one.symbol, one.trades) == ("AAPL", None)
+    assert other.symbol == "HUGE"
+    assert math.isnan(other.volume) or other.volume == float(huge)
 
 
 async def test_a_grouped_bar_belongs_to_the_session_asked_for_whatever_its_instant_says(vendor: Vendor) -> None:
@@ -157,6 +169,7 @@ async def test_a_range_asks_for_daily_bars_oldest_first_unadjusted_in_the_larges
         (1762146000000, "2025-11-03"),  # midnight EST, the first one after
         (-252356400000, "1962-01-02"),  # midnight EST, before the epoch
         (-126212400000, "1966-01-01"),
+        (1763600400000, "2025-11-19"),  # an evening in New York is the next day in UTC
     ],
 )
 async def test_a_range_bar_belongs_to_its_day_in_new_york(vendor: Vendor, instant: int, session: str) -> None:
@@ -322,8 +335,9 @@ async def test_pages_that_go_round_in_a_circle_are_an_error(vendor: Vendor) -> N
         await daily_range(vendor)
 
 
-async def test_a_range_row_without_its_time_cannot_be_placed_and_is_an_error(vendor: Vendor) -> None:
-    vendor.answers = [page([{**range_row(DAY), "t": None}])]
+@pytest.mark.parametrize("t", [None, "1763586000000", 9 * 10**18, -(10**17), 10**40])
+async def test_a_range_row_without_its_time_cannot_be_placed_and_is_an_error(vendor: Vendor, t: object) -> None:
+    vendor.answers = [page([{**range_row(DAY), "t": t}])]
     with pytest.raises(UpstreamError, match="does not say which session"):
         await daily_range(vendor)
 

@@ -48,9 +48,9 @@ async def ticker_changes(vendor: Vendor, symbol: str = "META") -> list[TickerCha
         return await client.ticker_changes(symbol)
 
 
-async def splits(vendor: Vendor, through: date | None = None) -> list[Split]:
+async def splits(vendor: Vendor) -> list[Split]:
     async with client_of(vendor) as client:
-        return await client.splits(through)
+        return await client.splits()
 
 
 # -------------------------------------------------------------------------------------------------------------- tickers
@@ -83,6 +83,11 @@ async def test_what_the_vendor_does_not_know_of_a_ticker_is_none(vendor: Vendor)
         Ticker(symbol, name, None, None, None, active=True, composite_figi=None, share_class_figi=None, delisted=None)
         for symbol, name in (("X", None), ("", "Nameless"))
     ]
+
+
+async def test_a_text_that_no_column_takes_is_none_and_a_symbol_with_it_no_symbol(vendor: Vendor) -> None:
+    vendor.answers = [listing([{"ticker": "AAPL", "name": "App\0le"}, {"ticker": "A\0B", "name": "A B"}])]
+    assert [(ticker.symbol, ticker.name) for ticker in await tickers(vendor)] == [("AAPL", None), ("", "A B")]
 
 
 async def test_every_page_of_the_list_comes_and_a_symbol_that_two_pages_repeat_comes_once(vendor: Vendor) -> None:
@@ -169,6 +174,14 @@ async def test_a_delisting_is_on_the_day_whose_midnight_it_names(vendor: Vendor,
     found = await delisted(vendor)
     assert found is not None
     assert (found.delisted, found.active) == (date.fromisoformat(day), False)
+
+
+@pytest.mark.parametrize("instant", ["soon", "", 20251224, "0001-01-01T00:00:00+14:00", "9999-12-31T23:30:00-05:00"])
+async def test_a_delisting_on_a_day_that_cannot_be_is_on_nobody_knows_which(vendor: Vendor, instant: object) -> None:
+    vendor.answers = [listing([{"ticker": "OLD", "active": False, "delisted_utc": instant}])]
+    found = await delisted(vendor)
+    assert found is not None
+    assert found.delisted is None
 
 
 @pytest.mark.parametrize("answer", [listing([]), listing(None), listing(None, count=0), listing([APPLE], count=1)])
@@ -259,10 +272,9 @@ async def test_all_splits_are_asked_for_oldest_first_in_the_largest_pages(vendor
     assert vendor.requests[0].url == f"{BASE}/stocks/v1/splits?limit=5000&sort=execution_date.asc"
 
 
-async def test_splits_that_are_only_announced_can_be_left_out(vendor: Vendor) -> None:
-    vendor.answers = [listing([])]
-    assert await splits(vendor, date(2025, 11, 19)) == []
-    assert vendor.requests[0].url.params["execution_date.lte"] == "2025-11-19"
+async def test_two_symbols_whose_splits_bear_one_id_keep_both(vendor: Vendor) -> None:
+    vendor.answers = [listing([FIRST_SPLIT, FIRST_SPLIT | {"ticker": "AAPB"}])]
+    assert [split.symbol for split in await splits(vendor)] == ["AAPB", "AAPL"]
 
 
 @pytest.mark.parametrize("answer", [listing(None), listing([FIRST_SPLIT], next_url="https://x/stocks/v1/splits?c=a")])

@@ -1,3 +1,4 @@
+import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -7,11 +8,11 @@ from typing import Any
 import pytest
 
 from services.fetcher import metadata
-from services.fetcher.massive import BadRequestError, Details, TickerChange
+from services.fetcher.massive import BadRequestError, Details, Ticker, TickerChange
 from services.fetcher.metadata import MetadataFetcher, Refreshed, Rules
 from services.fetcher.settings import MetadataEvent
 from shared.calendar import nyse
-from shared.errors import EntitlementError, UpstreamError
+from shared.errors import EntitlementError, FiblakeError, UpstreamError
 from shared.events import HistoryRequest, parse
 from shared.lake import identities_key, splits_key
 from shared.reference import Identity, Split, identities_file, read_identities, read_splits
@@ -184,6 +185,51 @@ async def test_a_list_with_more_news_than_there_is_time_to_ask_about_gets_in_all
     assert world.vendor.asked == []
     assert world.periods("AAPL") == [(BEGINNING, THU), (FRI, None)]
     assert world.periods("SPY") == [(BEGINNING, THU)]
+
+
+@pytest.mark.parametrize("error", [BadRequestError("no such ticker can be"), UpstreamError("the vendor fails")])
+@pytest.mark.parametrize("question", ["ticker_changes", "delisted"])
+async def test_a_vendor_that_has_no_answer_about_one_symbol_does_not_keep_the_list_out(
+    world: World, question: str, error: FiblakeError
+) -> None:
+    await world.refresh()
+    world.vendor.listed = [ticker("AAPL", "F-OTHER"), ticker("MSFT", "F-MSFT"), ticker("NEWCO")]
+    world.vendor.error[question] = error
+    done = await world.refresh()
+    assert (done.new, done.handed_over, done.vanished) == (1, 1, 1)
+    assert world.periods("AAPL") == [(BEGINNING, THU), (FRI, None)]
+    assert world.periods("SPY") == [(BEGINNING, THU)]
+    assert "NEWCO" in world.requested()
+
+
+class StuckVendor(ReferenceVendor):
+    """Answers no question about a single symbol."""
+
+    async def ticker_changes(self, symbol: str) -> list[TickerChange]:
+        return await self._never(symbol)
+
+    async def delisted(self, symbol: str) -> Ticker | None:
+        return await self._never(symbol)
+
+    async def details(self, symbol: str) -> Details | None:
+        return await self._never(symbol)
+
+    async def _never(self, symbol: str) -> Any:  # noqa: ANN401 (there is no answer)
+        self.asked.append(("never", symbol))
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_vendor_whose_answers_do_not_come_before_the_deadline_is_not_waited_for(
+    world: World, *, known: bool
+) -> None:
+    if known:
+        await world.refresh()
+        world.queue.sent.clear()
+    world.vendor = StuckVendor([ticker("AAPL", "F-OTHER"), ticker("MSFT", "F-MSFT"), ticker("NEWCO")])
+    done = await world.refresh(deadline=NOW + timedelta(milliseconds=20))
+    assert (done.listed, done.details) == (3, 0)
+    assert "NEWCO" in world.requested()
 
 
 async def test_where_another_company_may_have_borne_the_symbol_the_vendor_is_asked_first(

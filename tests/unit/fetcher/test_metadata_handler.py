@@ -1,7 +1,7 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,16 +21,6 @@ from tests.unit.fetcher.vendor import KEY
 
 QUEUE = "https://sqs.us-east-1.amazonaws.com/000000000000/test-history"
 MINE = ("METADATA_DETAILS_DAYS", "METADATA_DETAILS_PER_RUN", "HISTORY_RETRY_HOURS")
-
-
-@dataclass
-class InTime(Context):
-    """A context with so much time left."""
-
-    left: timedelta = timedelta(minutes=15)
-
-    def get_remaining_time_in_millis(self) -> int:
-        return self.left // timedelta(milliseconds=1)
 
 
 class Reference:
@@ -66,7 +56,7 @@ def reference(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> Reference:
 
 
 def invoke(event: dict[str, Any], left: timedelta = timedelta(minutes=15)) -> Any:  # noqa: ANN401 (JSON)
-    context: Any = InTime(left=left)
+    context: Any = Context(left=left)
     return json.loads(json.dumps(metadata_handler.handler(event, context)))
 
 

@@ -242,12 +242,47 @@ async def test_a_session_that_fails_does_not_keep_those_after_it_from_being_stor
     assert await world.fetch() == [done(WEDNESDAY, 1)]
 
 
+async def test_an_empty_lake_begins_with_the_first_session_or_with_none(vendor: Vendor) -> None:
+    world = World(vendor, first_session=WEDNESDAY)
+    world.store_up_to()
+    vendor.answers = [*[httpx.Response(500)] * 5, *both_days(("AAPL", 1.5))]
+    with pytest.raises(IncompleteError, match="2025-11-19"):
+        await world.fetch()
+    assert (world.database.mark, world.database.ledger) == (None, {})
+
+
+async def test_when_time_is_over_nothing_is_looked_at_again_and_that_is_no_failure(vendor: Vendor) -> None:
+    world = World(vendor, look_back=5)
+    world.store_up_to(WEDNESDAY, THURSDAY, FRIDAY)
+    async with world.fetcher() as fetcher:
+        assert await replace(fetcher, deadline=NOW).fetch(FetchEvent()) == Fetched()
+    assert vendor.requests == []
+
+
 async def test_a_vendor_that_is_down_is_not_asked_for_every_session_there_is(vendor: Vendor) -> None:
     world = World(vendor, first_session=date(2025, 1, 2))
     vendor.answers = [httpx.ConnectError("refused")]
     with pytest.raises(IncompleteError):
         await world.fetch()
     assert len(set(vendor.paths)) == 2
+
+
+@pytest.mark.parametrize(("came", "whole"), [(49, False), (50, True), (100, True)])
+async def test_an_answer_with_fewer_than_half_of_the_symbols_that_traded_before_makes_no_session_whole(
+    world: World, came: int, *, whole: bool
+) -> None:
+    names = [f"S{i:02d}" for i in range(100)]
+    world.database.known = {"CS": {*names, "NEWCO"}}
+    world.store_up_to(WEDNESDAY)
+    others = [grouped_row(f"W{i}", FRIDAY) for i in range(100)]
+    short = [*(grouped_row(name, FRIDAY) for name in names[:came]), *others]
+    world.vendor.answers = [page([grouped_row(name, THURSDAY) for name in names]), page(short)]
+    if whole:
+        assert await world.fetch() == [done(THURSDAY, 100), done(FRIDAY, came, outside=100)]
+        return
+    with pytest.raises(IncompleteError, match=r"2025-11-21: the vendor has bars of 49 of the 100 symbols that traded"):
+        await world.fetch()
+    assert (sorted(world.database.ledger), len(world.store.keys())) == ([WEDNESDAY, THURSDAY], 100)
 
 
 async def test_an_error_names_the_symbols_whose_files_were_not_written_up_to_twenty(world: World) -> None:

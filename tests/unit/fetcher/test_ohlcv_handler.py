@@ -1,10 +1,11 @@
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from services.fetcher import ohlcv_handler
-from shared.errors import ConfigurationError, EntitlementError, UpstreamError
+from shared.errors import ConfigurationError, EntitlementError, TransientError, UpstreamError
 from tests.fakes import LAKE
 from tests.unit.conftest import Metrics
 from tests.unit.fetcher.deployed import DAY, PASSWORD, Context, Deployed
@@ -68,6 +69,25 @@ def test_each_run_is_recorded_with_what_it_was_asked_and_how_it_ended(deployed: 
     assert (done["kind"], done["asked"], done["status"]) == ("ohlcv", asked, "done")
     assert done["result"]["done"][0]["what"] == "2025-11-20"
     assert (failed["status"], "Unknown API Key" in failed["result"]["error"]) == ("failed", True)
+
+
+def test_a_run_that_fails_is_recorded_with_what_it_stored_until_then(deployed: Deployed) -> None:
+    deployed.vendor.answers = [page([grouped_row("AAPL", DAY)]), refusal(401, "Unknown API Key")]
+    with pytest.raises(EntitlementError):
+        invoke(as_of="2025-11-21", look_back=False)
+    [run] = deployed.database.runs.values()
+    assert (run["status"], [one["what"] for one in run["result"]["done"]]) == ("failed", ["2025-11-20"])
+
+
+def test_a_function_begins_no_session_that_it_has_no_time_for_and_the_next_run_goes_on(
+    deployed: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FIRST_SESSION", "2025-11-17")
+    context: Any = Context(left=timedelta(minutes=2))
+    with pytest.raises(TransientError, match=r"run: 3 from 2025-11-17 on: there was no time for them \(stored in this"):
+        ohlcv_handler.handler({"as_of": "2025-11-20"}, context)
+    assert (deployed.vendor.requests, deployed.store.keys()) == ([], [])
+    assert [one["what"] for one in invoke(as_of="2025-11-20")["done"]] == ["2025-11-17", "2025-11-18", "2025-11-20"]
 
 
 @pytest.mark.parametrize("name", ["S3_BUCKET", "RDS_SECRET_ARN"])

@@ -92,6 +92,17 @@ async def test_the_order_is_file_row_record_and_only_then_the_end_of_the_quarant
     assert [verb for verb, _ in store.journal if verb not in {"get", "list"}] == ["put", "store", "write", "delete"]
 
 
+async def test_nobody_else_works_on_the_session_while_a_bar_of_it_is_let_in(
+    store: MemoryObjectStore, database: FakeDatabase
+) -> None:
+    hold(store, [(BAD, REASON)], NOW)
+    [bar] = held(store)
+    async with database.alone(DAY):
+        with pytest.raises(AssertionError, match="waits"):
+            await let_in(store, database, bar)
+    assert (database.rows, len(held(store)), store.keys("bronze/raw_ohlcv/")) == ({}, 1, [])
+
+
 async def test_a_release_that_is_cut_off_can_be_done_again(store: MemoryObjectStore, database: FakeDatabase) -> None:
     hold(store, [(BAD, REASON)], NOW)
     database.failures = 1

@@ -1,6 +1,7 @@
 import math
 from dataclasses import replace
 from datetime import UTC, date, datetime
+from random import Random
 from typing import Any
 
 from hypothesis import given
@@ -64,6 +65,11 @@ def test_a_second_bar_of_one_symbol_and_session_is_refused_also_if_the_first_is_
         assert (bar.close, reason) == (11.0, "the vendor reported this session twice")
 
 
+def test_of_two_bars_of_one_session_the_one_that_is_stored_stays_in_whatever_order_they_come() -> None:
+    found = sifted(vendor_bar(close=11.0), vendor_bar(), rows=known(vendor_bar()))
+    assert (found.rows, found.unchanged, [bar.close for bar, _ in found.refused]) == ([], 1, [11.0])
+
+
 # --------------------------------------------------------------------------------------------------------------- jumps
 
 
@@ -115,8 +121,9 @@ def test_every_bar_is_a_row_or_refused_or_unchanged_and_no_two_rows_share_a_plac
     assert len(places) == len(set(places))
 
 
-@given(bars=BARS)
-def test_what_was_stored_once_is_not_stored_again(bars: list[VendorBar]) -> None:
+@given(bars=BARS, order=st.randoms())
+def test_what_was_stored_once_is_not_stored_again_in_whatever_order(bars: list[VendorBar], order: Random) -> None:
     first = sifted(*bars)
+    order.shuffle(bars)
     again = sifted(*bars, rows={(row["symbol"], row["timestamp"]): row for row in first.rows})
     assert (again.rows, again.unchanged) == ([], len(first.rows))

@@ -1,0 +1,65 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks.silver_outputs import differences
+from services.resampler.aggregate import aggregate
+from shared.bars import encode
+from shared.lake import INTERVALS, Month, silver_key
+from tests.unit.resampler.daily import SESSIONS, bars, numbered, nyse
+
+MONTH = Month(1962, 1)
+
+
+def lay(root: Path, change: Callable[[pa.Table], pa.Table] = lambda table: table) -> Path:
+    for n in INTERVALS:
+        path = root / silver_key(n, MONTH)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(encode(change(aggregate(bars("AAPL", numbered(SESSIONS[:20])), n, 0, nyse()))))
+    return root
+
+
+def with_column(name: str, value: Callable[[Any], Any]) -> Callable[[pa.Table], pa.Table]:
+    def change(table: pa.Table) -> pa.Table:
+        place = table.schema.get_field_index(name)
+        values = pa.array([value(old) for old in table[name].to_pylist()], table.schema.field(name).type)
+        return table.set_column(place, table.schema.field(name), values)
+
+    return change
+
+
+def test_two_that_say_the_same_do_not_differ(tmp_path: Path) -> None:
+    assert differences(lay(tmp_path / "a"), lay(tmp_path / "b")) == []
+
+
+def test_prices_may_differ_by_what_rounding_does(tmp_path: Path) -> None:
+    other = lay(tmp_path / "b", with_column("close", lambda price: price * (1 + 1e-12)))
+    assert differences(lay(tmp_path / "a"), other) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("close", lambda price: price * 1.000001),
+        ("volume", lambda volume: volume + 1),
+        ("is_complete", lambda _: False),
+    ],
+)
+def test_any_other_difference_is_named(tmp_path: Path, name: str, value: Callable[[Any], Any]) -> None:
+    found = differences(lay(tmp_path / "a"), lay(tmp_path / "b", with_column(name, value)))
+    assert found == [f"silver_{n}d: column {name} differs" for n in INTERVALS][: len(found)]
+    assert found
+
+
+def test_a_missing_file_or_row_is_named(tmp_path: Path) -> None:
+    one, other = lay(tmp_path / "a"), lay(tmp_path / "b")
+    (other / silver_key(3, MONTH)).unlink()
+    path = other / silver_key(5, MONTH)
+    path.write_bytes(encode(pq.ParquetFile(path).read().slice(1)))
+    assert differences(one, other) == [
+        "silver_3d: 1 month files are in one of the two only", "silver_5d: 4 and 3 rows",
+    ]  # fmt: skip
