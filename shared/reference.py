@@ -103,11 +103,25 @@ def read_identities(data: bytes, symbol: str) -> tuple[Identity, ...]:
 
 
 def reference_of(splits: Sequence[Split], identities: Sequence[Identity]) -> Reference:
-    """Give what the two files say as it is applied to bars; one company twice in a row hands nothing over."""
-    factors = [(split.execution_date, split.historical_adjustment_factor) for split in sorted(splits, key=_by_day)]
+    """Give what the two files say as it is applied to bars; one company twice in a row hands nothing over.
+
+    A split of a day on which no company bore the symbol is none of theirs.
+    """
     companies = sorted(identities, key=lambda identity: identity.valid_from)
-    handovers = [new.valid_from for old, new in pairwise(companies) if not _same(old, new)]
-    return Reference(tuple(factors), tuple(handovers))
+    handovers = [(old.valid_to, new.valid_from) for old, new in pairwise(companies) if not _same(old, new)]
+    factors = [(split.execution_date, split.historical_adjustment_factor) for split in sorted(splits, key=_by_day)]
+    for ended, begins in handovers:
+        factors = _without(factors, ended, begins) if ended else factors
+    return Reference(tuple(factors), tuple(begins for _, begins in handovers))
+
+
+def _without(factors: Sequence[tuple[date, float]], ended: date, begins: date) -> list[tuple[date, float]]:
+    """Leave out the splits from between two companies' times, here and in the cumulative factors before them."""
+    before = [(day, factor) for day, factor in factors if day <= ended]
+    since = [(day, factor) for day, factor in factors if day >= begins]
+    first_after = factors[len(before)][1] if len(before) < len(factors) else 1.0
+    ratio = (since[0][1] if since else 1.0) / first_after
+    return [*((day, factor * ratio) for day, factor in before), *since]
 
 
 def _by_day(split: Split) -> tuple[date, str]:
