@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from itertools import pairwise
-from math import isfinite
 from typing import Final
 
 import pyarrow as pa
@@ -16,6 +15,7 @@ import pyarrow as pa
 from shared.adjustment import Reference
 from shared.bars import decode, encode
 from shared.errors import ContractError
+from shared.rules import positive
 
 SPLITS: Final = pa.schema(
     [
@@ -81,7 +81,7 @@ def read_splits(data: bytes, symbol: str) -> tuple[Split, ...]:
     splits = tuple(Split(**row) for row in decode(data, SPLITS, f"the splits of {symbol}").to_pylist())
     for split in splits:
         factor = split.historical_adjustment_factor
-        if split.symbol != symbol or not (isfinite(factor) and factor > 0):
+        if split.symbol != symbol or not positive(factor):
             told = f"{split.symbol} on {split.execution_date}, factor {factor}"
             raise ContractError(f"the splits of {symbol} hold one that cannot be: {told}")
     return tuple(sorted(splits, key=_by_day))
