@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from itertools import pairwise
-from math import isfinite
 from typing import Final
 
 import pyarrow as pa
@@ -16,6 +15,7 @@ import pyarrow as pa
 from shared.adjustment import Reference
 from shared.bars import decode, encode
 from shared.errors import ContractError
+from shared.rules import positive
 
 SPLITS: Final = pa.schema(
     [
@@ -81,7 +81,7 @@ def read_splits(data: bytes, symbol: str) -> tuple[Split, ...]:
     splits = tuple(Split(**row) for row in decode(data, SPLITS, f"the splits of {symbol}").to_pylist())
     for split in splits:
         factor = split.historical_adjustment_factor
-        if split.symbol != symbol or not (isfinite(factor) and factor > 0):
+        if split.symbol != symbol or not positive(factor):
             told = f"{split.symbol} on {split.execution_date}, factor {factor}"
             raise ContractError(f"the splits of {symbol} hold one that cannot be: {told}")
     return tuple(sorted(splits, key=_by_day))
@@ -103,11 +103,25 @@ def read_identities(data: bytes, symbol: str) -> tuple[Identity, ...]:
 
 
 def reference_of(splits: Sequence[Split], identities: Sequence[Identity]) -> Reference:
-    """Give what the two files say as it is applied to bars; one company twice in a row hands nothing over."""
-    factors = [(split.execution_date, split.historical_adjustment_factor) for split in sorted(splits, key=_by_day)]
+    """Give what the two files say as it is applied to bars; one company twice in a row hands nothing over.
+
+    A split of a day on which no company bore the symbol is none of theirs.
+    """
     companies = sorted(identities, key=lambda identity: identity.valid_from)
-    handovers = [new.valid_from for old, new in pairwise(companies) if not _same(old, new)]
-    return Reference(tuple(factors), tuple(handovers))
+    handovers = [(old.valid_to, new.valid_from) for old, new in pairwise(companies) if not _same(old, new)]
+    factors = [(split.execution_date, split.historical_adjustment_factor) for split in sorted(splits, key=_by_day)]
+    for ended, begins in handovers:
+        factors = _without(factors, ended, begins) if ended else factors
+    return Reference(tuple(factors), tuple(begins for _, begins in handovers))
+
+
+def _without(factors: Sequence[tuple[date, float]], ended: date, begins: date) -> list[tuple[date, float]]:
+    """Leave out the splits from between two companies' times, here and in the cumulative factors before them."""
+    before = [(day, factor) for day, factor in factors if day <= ended]
+    since = [(day, factor) for day, factor in factors if day >= begins]
+    first_after = factors[len(before)][1] if len(before) < len(factors) else 1.0
+    ratio = (since[0][1] if since else 1.0) / first_after
+    return [*((day, factor * ratio) for day, factor in before), *since]
 
 
 def _by_day(split: Split) -> tuple[date, str]:

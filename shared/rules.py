@@ -11,7 +11,7 @@ PRICES: Final = ("open", "high", "low", "close")
 
 def broken_rules(bar: Mapping[str, float]) -> list[str]:
     """Give every rule that a bar (open, high, low, close in USD; volume in shares) breaks; none: it may be."""
-    broken = [f"{name} {bar[name]} is not a positive number" for name in PRICES if not _positive(bar[name])]
+    broken = [f"{name} {bar[name]} is not a positive number" for name in PRICES if not positive(bar[name])]
     if not (math.isfinite(bar["volume"]) and bar["volume"] >= 0):
         broken.append(f"volume {bar['volume']} is not a number of shares")
     if not broken and bar["high"] < max(bar["open"], bar["close"], bar["low"]):
@@ -31,5 +31,6 @@ def any_broken(bars: Mapping[str, Any]) -> bool:
     return not fine.all()
 
 
-def _positive(value: float) -> bool:
+def positive(value: float) -> bool:
+    """Tell whether `value` is a number greater than 0, and finite."""
     return math.isfinite(value) and value > 0

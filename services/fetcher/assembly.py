@@ -12,7 +12,7 @@ from services.fetcher.history import HistoryFetcher
 from services.fetcher.intake import Intake, Stored
 from services.fetcher.massive import massive
 from services.fetcher.metadata import MetadataFetcher, Rules
-from services.fetcher.ohlcv import Fetched, Fetcher, Progress, Universe
+from services.fetcher.ohlcv import Fetched, Fetcher, Progress, Universe, unseen
 from services.fetcher.quarantine import find, held, release
 from services.fetcher.runs import recorded
 from services.fetcher.settings import (
@@ -29,10 +29,6 @@ from shared.lake import Bronze
 from shared.objects import ObjectStore
 from shared.queues import Queue
 from shared.secrets import read_secret
-
-
-def _unseen(_what: str, _done: int, _all: int) -> None:
-    """Show nothing."""
 
 
 def clock() -> datetime:
@@ -58,7 +54,7 @@ async def opened(settings: VendorSettings) -> AsyncIterator[Intake]:
 
 
 async def fetch(
-    settings: FetcherSettings, event: FetchEvent, show: Progress = _unseen, deadline: datetime | None = None
+    settings: FetcherSettings, event: FetchEvent, show: Progress = unseen, deadline: datetime | None = None
 ) -> dict[str, Any]:
     """Do one run and give what it did, ready for JSON; a run that fails is recorded, and its error raised.
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import AsyncExitStack
+from datetime import date
 from typing import Any
 
 from aws_lambda_powertools.utilities.data_classes import SQSEvent
@@ -9,13 +10,18 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from services.fetcher.assembly import clock, opened
 from services.fetcher.history import HistoryFetcher, load_requested
-from services.fetcher.intake import counted
+from services.fetcher.intake import Intake, counted
 from services.fetcher.settings import FetcherSettings
 from shared.errors import FiblakeError, UpstreamError
 from shared.outcomes import attempt, batch_response
 from shared.queues import from_lambda
 from shared.settings import load
 from shared.telemetry import count, logger
+
+
+def _opened(runner: asyncio.Runner, stack: AsyncExitStack, settings: FetcherSettings) -> tuple[Intake, date]:
+    intake = runner.run(stack.enter_async_context(opened(settings)))
+    return intake, intake.calendar.last_closed(clock())
 
 
 @logger.inject_lambda_context(clear_state=True)
@@ -25,13 +31,13 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     messages = [from_lambda(record) for record in SQSEvent(event).records]
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
-        intake = attempt(lambda: runner.run(stack.enter_async_context(opened(settings))))
-        if isinstance(intake, FiblakeError):
-            # No message is to blame for a database or a secret: they come again, when that may be mended.
-            errors: dict[str, FiblakeError] = dict.fromkeys((m.id for m in messages), UpstreamError(str(intake)))
+        opening = attempt(lambda: _opened(runner, stack, settings))
+        if isinstance(opening, FiblakeError):
+            # No message is to blame for a database, a secret or the calendar: they come again, when it may be mended.
+            errors: dict[str, FiblakeError] = dict.fromkeys((m.id for m in messages), UpstreamError(str(opening)))
         else:
-            fetcher = HistoryFetcher(intake, settings.history_from)
-            stored, errors = load_requested(runner, fetcher, messages, intake.calendar.last_closed(clock()))
+            intake, closed = opening
+            stored, errors = load_requested(runner, HistoryFetcher(intake, settings.history_from), messages, closed)
             count(HistoriesLoaded=len(stored), **counted(stored))
-            runner.run(stack.aclose())
+        runner.run(stack.aclose())
     return batch_response(event["Records"][0]["eventSourceARN"], messages, errors, settings.max_receive_count)

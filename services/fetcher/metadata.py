@@ -185,10 +185,13 @@ class MetadataFetcher:
             try:
                 return began(symbol, await self.vendor.ticker_changes(symbol), run.days)
             except (BadRequestError, UpstreamError) as error:
-                # One symbol that ails the vendor must not keep the whole list out for ever.
+                if isinstance(error, UpstreamError) and symbol in anothers:
+                    raise  # it would begin too late, for good
+                # Any other reaches back to the beginning, and must not keep the whole list out for ever.
                 logger.warning("no ticker changes", extra={"symbol": symbol, "reason": str(error)})
                 return None
 
+        anothers = found.renamed | {ticker.symbol for _, ticker in found.handed_over}
         beginnings: dict[str, date] = {}
         for symbols in chunks(found.unsettled, ASKED_AT_ONCE):
             if run.late:

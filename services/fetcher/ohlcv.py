@@ -27,6 +27,10 @@ Progress = Callable[[str, int, int], None]
 """Called with what is next, how much is done, and how much there is."""
 
 
+def unseen(_what: str, _done: int, _all: int) -> None:
+    """Show nothing."""
+
+
 class IncompleteError(TransientError):
     """Some sessions could not be stored; those that were are, and the next run takes up the others."""
 
@@ -65,9 +69,7 @@ class Fetcher:
     look_back: int
     deadline: datetime | None = None
 
-    async def fetch(
-        self, event: FetchEvent, show: Progress = lambda _what, _done, _all: None, result: Fetched | None = None
-    ) -> Fetched:
+    async def fetch(self, event: FetchEvent, show: Progress = unseen, result: Fetched | None = None) -> Fetched:
         """Fetch the sessions that `event` asks for, or all that are missing; `show` hears of each.
 
         What was stored before an error stays stored, and stands in `result`, if one is given to be filled. After the

@@ -8,6 +8,7 @@ from typing import Final
 
 from shared.errors import UpstreamError
 from shared.reference import Split
+from shared.rules import positive
 
 SAME: Final = 1e-6
 """How far two factors may be apart, by their size, that are one: the vendor rounds."""
@@ -69,4 +70,4 @@ def _executed(splits: Sequence[Split], today: date) -> list[Split]:
 
 def _possible(split: Split) -> bool:
     numbers = (split.split_from, split.split_to, split.historical_adjustment_factor)
-    return all(math.isfinite(number) and number > 0 for number in numbers)
+    return all(map(positive, numbers))

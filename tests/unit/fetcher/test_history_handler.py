@@ -4,7 +4,8 @@ from typing import Any
 import boto3
 import pytest
 
-from services.fetcher import history_handler
+from services.fetcher import assembly, history_handler
+from shared.calendar import TradingCalendar, nyse
 from shared.errors import UpstreamError
 from shared.events import HistoryRequest
 from shared.queues import queue_of_arn
@@ -86,6 +87,17 @@ def test_a_database_that_is_down_is_no_messages_fault_and_all_come_again(
     deployed.down = UpstreamError("the database failed")
     assert invoke(asking("AAPL"), asking("NOBODY")) == ["m1", "m2"]
     assert dead_letters.receive_messages() == []
+
+
+def test_a_calendar_that_is_too_short_is_no_messages_fault_and_all_come_again(
+    deployed: Deployed,
+    dead_letters: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    short = TradingCalendar(nyse().sessions[:13_000])
+    monkeypatch.setattr(assembly, "nyse", lambda: short)
+    assert invoke(asking("AAPL"), asking("NOBODY")) == ["m1", "m2"]
+    assert (deployed.vendor.requests, dead_letters.receive_messages()) == ([], [])
 
 
 def test_an_answer_that_cannot_be_trusted_is_asked_for_again_later(deployed: Deployed, dead_letters: Any) -> None:  # noqa: ANN401

@@ -193,13 +193,25 @@ async def test_a_vendor_that_has_no_answer_about_one_symbol_does_not_keep_the_li
     world: World, question: str, error: FiblakeError
 ) -> None:
     await world.refresh()
-    world.vendor.listed = [ticker("AAPL", "F-OTHER"), ticker("MSFT", "F-MSFT"), ticker("NEWCO")]
+    world.vendor.listed = [ticker("AAPL", "F-AAPL"), ticker("MSFT", "F-MSFT"), ticker("NEWCO")]
     world.vendor.error[question] = error
     done = await world.refresh()
-    assert (done.new, done.handed_over, done.vanished) == (1, 1, 1)
-    assert world.periods("AAPL") == [(BEGINNING, THU), (FRI, None)]
-    assert world.periods("SPY") == [(BEGINNING, THU)]
+    assert (done.new, done.vanished) == (1, 1)
+    assert (world.periods("NEWCO"), world.periods("SPY")) == ([(BEGINNING, None)], [(BEGINNING, THU)])
     assert "NEWCO" in world.requested()
+
+
+@pytest.mark.parametrize("listed", [ticker("AAPL", "F-OTHER"), ticker("APPL", "F-AAPL")], ids=["another's", "renamed"])
+async def test_a_symbol_that_would_begin_too_late_waits_until_the_vendor_answers(world: World, listed: Ticker) -> None:
+    await world.refresh()
+    world.vendor.listed[0] = listed
+    world.vendor.error["ticker_changes"] = UpstreamError("the vendor fails")
+    with pytest.raises(UpstreamError, match="the vendor fails"):
+        await world.refresh()
+    del world.vendor.error["ticker_changes"]
+    world.vendor.changes[listed.symbol] = [TickerChange(THU, listed.symbol)]
+    await world.refresh()
+    assert world.periods(listed.symbol)[-1] == (THU, None)
 
 
 class StuckVendor(ReferenceVendor):

@@ -3,6 +3,7 @@ from dataclasses import replace
 from datetime import date, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -108,6 +109,24 @@ def test_the_reference_has_each_splits_day_and_factor_and_the_first_session_of_e
         ((date(2000, 6, 21), 0.25), (date(2005, 2, 28), 0.5)), (date(2003, 1, 2),)
     )
     assert reference_of([], TWO[:1]) == NO_REFERENCE
+
+
+def test_a_split_from_between_two_companies_is_neithers_and_in_no_factor() -> None:
+    old, new = TWO[0], replace(TWO[1], valid_from=date(2010, 1, 4))
+    told = splits(("2000-06-21", 1, 2), ("2005-02-28", 10, 1), ("2006-02-28", 3, 1), ("2014-06-09", 1, 7))
+    own = splits(("2000-06-21", 1, 2), ("2014-06-09", 1, 7))
+    ended = replace(old, valid_to=date(2002, 12, 31))
+    reference = reference_of(told, [ended, new])
+    assert reference.handovers == (date(2010, 1, 4),)
+    assert [day for day, _ in reference.splits] == [split.execution_date for split in own]
+    days = np.array(["2000-06-20", "2002-12-31", "2010-01-04", "2014-06-09"], dtype="datetime64[D]")
+    assert reference.factors(days) == pytest.approx([1 / 2, 1.0, 1 / 7, 1.0])
+
+
+def test_a_split_of_a_company_that_gave_the_symbol_up_and_took_it_again_stays_its_own() -> None:
+    again = replace(TWO[0], valid_from=date(2006, 1, 3), valid_to=None)
+    ended = replace(TWO[0], valid_to=date(2004, 12, 31))
+    assert reference_of(AAPL, [ended, again]).splits == ((date(2000, 6, 21), 0.25), (date(2005, 2, 28), 0.5))
 
 
 def test_a_company_that_gave_the_symbol_up_and_took_it_again_hands_nothing_over() -> None:
