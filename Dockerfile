@@ -1,7 +1,7 @@
 # The Batch jobs: `python -m services.consolidator` (the default), `python -m services.resampler`, `python -m migrations`.
 #
 # Every command is in exec form, so that the job is process 1 and Batch's SIGTERM reaches it: the worker then finishes what
-# it has begun and gives back the rest.
+# it has begun and gives back the rest. The code lies where Lambda has it, so that paths in settings are the same.
 
 ARG PYTHON_IMAGE=python:3.13.7-slim-bookworm
 
@@ -15,14 +15,14 @@ RUN python -m pip --python /opt/venv/bin/python install --no-cache-dir --disable
 FROM ${PYTHON_IMAGE}
 RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin fiblake
 COPY --from=packages /opt/venv /opt/venv
-COPY migrations /opt/fiblake/migrations
-COPY shared /opt/fiblake/shared
-COPY services/__init__.py /opt/fiblake/services/
-COPY services/consolidator /opt/fiblake/services/consolidator
-COPY services/resampler /opt/fiblake/services/resampler
+COPY migrations /var/task/migrations
+COPY shared /var/task/shared
+COPY services/__init__.py /var/task/services/
+COPY services/consolidator /var/task/services/consolidator
+COPY services/resampler /var/task/services/resampler
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
-RUN python -m compileall -q /opt/fiblake /opt/venv
-WORKDIR /opt/fiblake
+RUN python -m compileall -q /var/task /opt/venv
+WORKDIR /var/task
 USER fiblake
 STOPSIGNAL SIGTERM
 CMD ["python", "-m", "services.consolidator"]

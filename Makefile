@@ -121,7 +121,7 @@ build: setup ## Build the functions for AWS (sam build, no container), into .aws
 	@$(VENV_PYTHON) -m local.packages
 
 FUNCTIONS := RouterFunction ResamplerFunction FreshnessFunction OhlcvFetcherFunction MetadataFetcherFunction \
-	HistoryFetcherFunction VacuumFunction
+	HistoryFetcherFunction VacuumFunction ReconcileFunction
 .PHONY: $(FUNCTIONS:%=build-%)
 build-RouterFunction: PACKAGE := router consolidator
 build-ResamplerFunction: PACKAGE := resampler resampler
@@ -130,6 +130,7 @@ build-OhlcvFetcherFunction: PACKAGE := fetcher fetcher
 build-MetadataFetcherFunction: PACKAGE := fetcher fetcher
 build-HistoryFetcherFunction: PACKAGE := fetcher fetcher
 build-VacuumFunction: PACKAGE := worker vacuum
+build-ReconcileFunction: PACKAGE := worker reconcile
 
 # PACKAGE is the extra that the function carries, then its folder below services/.
 $(FUNCTIONS:%=build-%): | .tools/uv/.ready

@@ -10,7 +10,23 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from cli import chart, database, dead_letters, fetch, local, metadata, quarantine, query, resample, status, vacuum
+from cli import (
+    adopt,
+    chart,
+    consolidate,
+    database,
+    dead_letters,
+    events,
+    fetch,
+    local,
+    metadata,
+    quarantine,
+    query,
+    reconcile,
+    resample,
+    status,
+    vacuum,
+)
 from cli.target import DEFAULT_STACK, Choice
 from shared.errors import ConfigurationError, FiblakeError, NotFoundError
 
@@ -59,12 +75,16 @@ app.command(name="fetch", epilog=fetch.FETCH_EXAMPLES)(fetch.fetch)
 app.command(name="metadata", epilog=metadata.METADATA_EXAMPLES)(metadata.metadata)
 app.add_typer(quarantine.app, name="quarantine")
 app.command(name="status", epilog=status.EXAMPLE)(status.status)
+app.command(name="consolidate", epilog=consolidate.EXAMPLE)(consolidate.consolidate)
+app.command(name="reconcile", epilog=reconcile.EXAMPLE)(reconcile.reconcile)
 app.command(name="query", epilog=query.EXAMPLE)(query.query)
 app.command(name="chart", epilog=chart.EXAMPLE)(chart.chart)
 app.command(name="resample", epilog=resample.RESAMPLE_EXAMPLES)(resample.resample)
+app.command(name="adopt", epilog=adopt.EXAMPLE)(adopt.adopt)
 app.add_typer(local.app, name="local")
 app.add_typer(vacuum.app, name="vacuum")
 app.add_typer(dead_letters.app, name="dlq")
+app.add_typer(events.app, name="events")
 app.command(name="migrate", epilog=database.MIGRATE_EXAMPLE)(database.migrate)
 
 

@@ -1,12 +1,10 @@
 """`fiblake dlq list|show|replay|discard`: what died, of what, and what becomes of it."""
 
 import os
-import uuid
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from shared.dead_letters import DeadLetter, DeadLetters, Filter, Outcome
 
 app = typer.Typer(help="Dead letters: messages that could not be worked on, with the reason.", no_args_is_help=True)
-SYMBOLS_PER_CHILD = 100
 
 Queues = Annotated[list[str] | None, typer.Option("--queue", help="Only of this queue (say it again for more).")]
 Reason = Annotated[str, typer.Option(help="Only those whose reason, or kind of error, contains this.")]
@@ -100,7 +97,7 @@ def replay(
             continue
         outcomes[place.name] = place.replay(wanted, now, most_replays, rate)
         if place.name == "consolidation" and outcomes[place.name].done:
-            _start_workers(stack, outcomes[place.name].done)
+            stack.start_workers(outcomes[place.name].done)
     _report(context, outcomes, "would be replayed" if dry_run else "replayed")
 
 
@@ -180,13 +177,6 @@ def _would_be_replayed(place: "DeadLetters", wanted: "Filter", now: datetime, mo
     letters = place.find(wanted, now)
     done = sum(letter.replays < most_replays for letter in letters)
     return Outcome(done, exhausted=len(letters) - done)
-
-
-def _start_workers(stack: Target, requests: int) -> None:
-    # The consolidation queue has no function: without a job its messages lie there until the next arrival.
-    from shared.jobs import DRAINS
-
-    stack.jobs(DRAINS).ensure(uuid.uuid4().hex, ceil(requests / SYMBOLS_PER_CHILD))
 
 
 def _report(context: typer.Context, outcomes: "dict[str, Outcome]", verb: str) -> None:

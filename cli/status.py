@@ -13,6 +13,8 @@ from cli.output import answer, table, wants_json
 from cli.target import Target, target
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from rich.console import Console
 
 SYMBOLS_SHOWN = 20
@@ -60,7 +62,7 @@ def look(stack: Target, *, jobs: int, lag: bool) -> dict[str, Any]:
         "bucket": stack.bucket,
         "queues": queues,
         "dead_letters": seen("dead_letters", attempt(lambda: _dead_letters(stack))),
-        "fetched": seen("fetched", attempt(lambda: _watermark(stack))),
+        "fetched": seen("fetched", attempt(lambda: watermark(stack))),
         "consolidated": seen("consolidated", attempt(lambda: _consolidated(stack))),
         "intervals": seen("intervals", attempt(lambda: _checkpoints(stack))),
         "lagging": seen("lagging", attempt(lambda: _lagging(stack))) if lag else None,
@@ -80,10 +82,11 @@ def _dead_letters(stack: Target) -> dict[str, int]:
     return {name: queue.depth().visible for name, queue in queues.items()}
 
 
-def _watermark(stack: Target) -> Any:  # noqa: ANN401 (a date, or none yet)
+def watermark(stack: Target) -> "date | None":
+    """Give the last session that is stored whole, as Postgres says; raise as Database does."""
     from shared.database import connected
 
-    async def asked() -> Any:  # noqa: ANN401
+    async def asked() -> "date | None":
         async with connected(*stack.database()) as database:
             return await database.watermark()
 

@@ -1,9 +1,11 @@
 """Which stack does a command act on? The one that the global options name; and the ways to its parts."""
 
 import os
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import ceil
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from shared.errors import NotFoundError
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 SettingsT = TypeVar("SettingsT", bound="BaseSettings")
 DEFAULT_STACK: Final = "dev-fiblake"
 """The stack's name in samconfig.toml."""
+SYMBOLS_PER_CHILD: Final = 100
 _QUEUE_URL: Final = "QueueUrl"
 _DEAD_LETTERS_URL: Final = "DeadLettersUrl"
 
@@ -111,6 +114,12 @@ class Target:
         from shared.jobs import JobQueue
 
         return JobQueue.connect(self.output("BatchJobQueueName"), self.output("BatchJobDefinitionName"), prefix)
+
+    def start_workers(self, requests: int) -> None:
+        """See to it that a job drains the consolidation queue: it has no function, and waits for the next arrival."""
+        from shared.jobs import DRAINS
+
+        self.jobs(DRAINS).ensure(uuid.uuid4().hex, ceil(requests / SYMBOLS_PER_CHILD))
 
     def database(self) -> "tuple[DatabaseAddress, Tls]":
         """Give where Postgres is and how to speak to it."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import options
+from cli import options, rows
 from cli.output import answer, confirmed, progress, wants_json
 from cli.target import target
 
@@ -49,6 +49,9 @@ def bronze(
     _carry_out(context, vacuum, made, dry_run=dry_run, yes=yes)
     if made.faults:
         raise typer.Exit(3)
+
+
+app.command(name="rds", epilog=rows.EXAMPLE)(rows.rds)
 
 
 def _carry_out(context: typer.Context, vacuum: "Vacuum", made: "Plan", *, dry_run: bool, yes: bool) -> None:

@@ -135,8 +135,8 @@ def _build(draft: Path) -> Path:
     for first, *others in by_content.values():
         for name in others:
             os.link(done / f"{first}.zip", done / f"{name}.zip")
-    # `sam build` put each function's folder where the source stood: now it is the folder's zip. And CloudFormation makes
-    # a number of a parameter where one is due, the emulator does not.
+    # `sam build` put each function's folder where the source stood: now it is the folder's zip. And CloudFormation
+    # makes a number of a parameter where one is due, the emulator does not.
     text = (raw / "template.yaml").read_text()
     text = re.sub(r"^( +CodeUri: \w+Function)$", r"\1.zip", text, flags=re.MULTILINE)
     asked = re.compile(r"^( +MaximumConcurrency:)\s+Ref: IntervalConcurrency$", re.MULTILINE)

@@ -135,6 +135,11 @@ def quarantine_key(symbol: str, session: date) -> str:
     return f"{QUARANTINE_PREFIX}/symbol={name}/date={session.isoformat()}.parquet"
 
 
+def archive_key(session: date) -> str:
+    """Give the key of the rows of one session that have left Postgres (schema BRONZE, by symbol)."""
+    return f"archive/raw_ohlcv/year={session:%Y}/month={session:%m}/date={session.isoformat()}.parquet"
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Month:
     """A calendar month: the unit silver is stored by."""

@@ -29,6 +29,19 @@ FROM raw_ohlcv
 WHERE "timestamp" >= $1 AND "timestamp" < $2 AND "interval" = $3
 ORDER BY symbol, "timestamp" DESC
 """
+_BEFORE: Final = """
+SELECT "timestamp" AS session, count(*) AS bars
+FROM raw_ohlcv
+WHERE "timestamp" < $1 AND "interval" = $2
+GROUP BY 1 ORDER BY 1
+"""
+# A row that was written again since it was read has another `ingested_at`, and stays.
+_DELETE: Final = """
+DELETE FROM raw_ohlcv AS known
+USING unnest($3::text[], $4::timestamptz[]) AS gone (symbol, ingested_at)
+WHERE known."timestamp" = $1 AND known."interval" = $2
+  AND known.symbol = gone.symbol AND known.ingested_at = gone.ingested_at
+"""
 
 
 class BarTable(Connected):
@@ -51,6 +64,19 @@ class BarTable(Connected):
         with translated():
             found = await self._connection.fetch(_LAST_CLOSES, first, before, DAILY)
         return {record["symbol"]: (record["timestamp"], record["close"]) for record in found}
+
+    async def sessions_before(self, before: date) -> dict[date, int]:
+        """Give the sessions before that day of which there are bars, oldest first, with the number of bars."""
+        with translated():
+            found = await self._connection.fetch(_BEFORE, before, DAILY)
+        return {record["session"]: record["bars"] for record in found}
+
+    async def delete_bars(self, session: date, rows: Sequence[Row]) -> int:
+        """Delete bars of one session that are still what `rows` says, by their `ingested_at`; give how many went."""
+        symbols, instants = [row["symbol"] for row in rows], [row["ingested_at"] for row in rows]
+        with translated():
+            said = await self._connection.execute(_DELETE, session, DAILY, symbols, instants)
+        return int(said.rsplit(" ", 1)[-1])
 
     async def _upsert_bars(self, rows: Sequence[Row]) -> None:
         if not rows:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import Final
 
 from shared.calendar import TradingCalendar
@@ -36,6 +36,7 @@ SELECT session FROM ingested_sessions
 WHERE session BETWEEN $1 AND $2
   AND (bars = 0 OR archived_at IS NOT NULL OR EXISTS (SELECT FROM raw_ohlcv WHERE "timestamp" = session))
 """
+_ARCHIVED: Final = "UPDATE ingested_sessions SET archived_at = $2 WHERE session = $1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,11 @@ class SessionTables(BarTable):
         with translated():
             found: date | None = await self._connection.fetchval(_FIRST_ENTERED)
         return found
+
+    async def mark_archived(self, session: date, now: datetime) -> None:
+        """Note in the ledger, if the session stands there, that its rows are in the archive and may leave the table."""
+        with translated():
+            await self._connection.execute(_ARCHIVED, session, now)
 
     async def store_session(
         self, rows: Sequence[Row], session: date, counts: SessionCounts, calendar: TradingCalendar

@@ -178,6 +178,7 @@ def test_only_the_fetchers_housekeeping_and_what_measures_look_at_a_clock_new_yo
         ("OhlcvFetcherFunction", "cron(5 16 ? * MON-FRI *)", "{}"),
         ("OhlcvFetcherFunction", "cron(35 0 ? * TUE-SAT *)", '{"look_back": false}'),
         ("FreshnessFunction", "{'Ref': 'FreshnessSchedule'}", "{}"),
+        ("ReconcileFunction", "cron(0 5 * * ? *)", '{"fix": true}'),
         ("VacuumFunction", "cron(0 3 1 * ? *)", "{}"),
     }
     for clock in clocks.values():
@@ -192,6 +193,12 @@ def test_a_function_that_a_clock_starts_leaves_its_failed_events_in_a_queue_of_i
     destination = invoked["DestinationConfig"]["OnFailure"]["Destination"]["GetAtt"].removesuffix(".Arn")
     assert invoked["MaximumRetryAttempts"] == 2
     assert QUEUES[destination]["QueueName"]["Sub"] == FUNCTIONS[name]["FunctionName"]["Sub"] + "-dlq"
+
+
+def test_the_audit_sees_silver_as_the_resampler_makes_it() -> None:
+    names = ("RESAMPLING_RETENTION_YEARS", "RESAMPLING_ADJUSTED")
+    ours, theirs = (FUNCTIONS[f]["Environment"]["Variables"] for f in ("ReconcileFunction", "ResamplerFunction"))
+    assert [ours[name] for name in names] == [theirs[name] for name in names]
 
 
 def conditional(condition: str) -> set[str]:
@@ -352,6 +359,9 @@ def test_the_outputs_name_what_tools_need() -> None:
         "MetadataFetcherFunctionName",
         "HistoryFetcherFunctionName",
         "OhlcvFetcherDeadLettersUrl",
+        "ReconcileFunctionName",
+        "ResamplingRetentionYears",
+        "SplitAdjusted",
         "MetadataFetcherDeadLettersUrl",
         "RdsSecretArn",
         "DatabaseTls",

@@ -31,12 +31,18 @@ class FakeTarget:
     def lone_dead_letter_urls(self) -> dict[str, str]:
         return {name: queue.url for name, queue in self.lone_dead_letters.items()}
 
+    def output(self, name: str) -> str:
+        return self.outputs[name]
+
     def queue_ages(self) -> dict[str, int]:
         return {"consolidation": 7}
 
     def queue(self, url: str) -> FakeQueue:
         (found,) = [one for one in (*self.queues.values(), *self.lone_dead_letters.values()) if one.url == url]
         return found
+
+    def start_workers(self, requests: int) -> None:
+        self.workers.ensure("run", requests)
 
     def jobs(self, _prefix: str) -> FakeJobs:
         return self.workers

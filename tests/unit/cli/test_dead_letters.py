@@ -71,7 +71,7 @@ def test_what_is_replayed_goes_back_and_a_worker_is_started_for_it(run: Run, sta
     assert "2 letters replayed" in result.stdout
     assert sorted(source(stack).bodies()) == sorted([request("AAPL"), request("MSFT")])
     assert source(stack).dead_letters.bodies() == ["poison"]
-    assert [size for _, size in stack.workers.submitted] == [1]
+    assert [size for _, size in stack.workers.submitted] == [2]
 
 
 def test_a_dry_run_replays_nothing(run: Run, stack: FakeTarget) -> None:

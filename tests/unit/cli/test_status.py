@@ -29,7 +29,7 @@ def _lake(stack: FakeTarget, monkeypatch: pytest.MonkeyPatch) -> None:
     stack.store.lay(checkpoint_key(3), json.dumps({"interval": "3d", "last_processed_date": "2025-11-19"}).encode())
     stack.store.lay(LAKE.date_key("LAGS", DAY), parquet(bar(DAY, symbol="LAGS")))
     stack.store.lay(LAKE.data_key("AAPL"), consolidated(bar(DAY)))
-    monkeypatch.setattr(status, "_watermark", lambda _stack: DAY)
+    monkeypatch.setattr(status, "watermark", lambda _stack: DAY)
     monkeypatch.setattr(
         stack.workers, "recent", lambda _most: [JobRun("i", "drain-1", "RUNNING", 2, NOON, None)], raising=False
     )
@@ -64,7 +64,7 @@ def test_what_cannot_be_seen_does_not_hide_the_rest(
     def refused() -> None:
         raise EntitlementError("CloudWatch is refused")
 
-    monkeypatch.setattr(status, "_watermark", unreachable)
+    monkeypatch.setattr(status, "watermark", unreachable)
     monkeypatch.setattr(stack, "queue_ages", refused)
     result = run("status", "--json")
     state = json.loads(result.stdout)

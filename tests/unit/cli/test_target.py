@@ -11,6 +11,7 @@ from local.stack import Stack
 from shared import stacks
 from shared.errors import NotFoundError
 from shared.telemetry import logger
+from tests.fakes import FakeJobs
 
 SQS = "https://sqs.us-east-1.amazonaws.com/000000000000"
 NAMES = ("resample-34d", "history", "consolidation", "resample-3d", "bronze-arrivals")
@@ -84,3 +85,13 @@ def test_without_a_local_stack_the_sentence_says_how_to_start_one(monkeypatch: p
     monkeypatch.setattr(supervisor, "is_running", lambda: False)
     with pytest.raises(supervisor.NotRunningError, match="start one with `fiblake local up`"):
         target(context(Choice(local=True)))  # type: ignore[arg-type]
+
+
+def test_workers_are_started_for_requests_unless_some_are_yet_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = FakeJobs()
+    monkeypatch.setattr(Target, "jobs", lambda _self, _prefix: jobs)
+    found = Target("prod", OUTPUTS)
+    found.start_workers(101)
+    jobs.waiting = True
+    found.start_workers(5)
+    assert [size for _, size in jobs.submitted] == [2]

@@ -1,0 +1,78 @@
+"""`fiblake events send FILE --queue NAME`: put a sample event, or one's own, into a queue of the stack."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from cli.output import answer
+from cli.target import target
+from shared.errors import UpstreamError
+
+app = typer.Typer(help="Events by hand, for trying things out.", no_args_is_help=True)
+SAMPLES_BUCKET: Final = "dev-condvest-datalake"
+SEND_EXAMPLE: Final = (
+    "Example: fiblake events send events/consolidation-request.json --queue consolidation --local\n\n"
+    "Example: fiblake events send events/s3-put-via-eventbridge.json --queue bronze-arrivals --own-bucket --local"
+)
+
+
+@app.command(epilog=SEND_EXAMPLE)
+def send(
+    context: typer.Context,
+    file: Annotated[str, typer.Argument(help="A JSON file; - is standard input.")],
+    *,
+    queue: Annotated[str, typer.Option(help="Queue to put it into, without the environment: consolidation.")],
+    own_bucket: Annotated[
+        bool, typer.Option("--own-bucket", help=f"Say the stack's bucket where the sample says {SAMPLES_BUCKET}.")
+    ] = False,
+) -> None:
+    """Send an event: the messages in it, if it is what Lambda gets from a queue; else the whole file as one message."""
+    text = _read(file)
+    stack = target(context)
+    url = stack.queue_urls.get(queue)
+    if url is None:
+        raise typer.BadParameter(f"{queue!r}: the queues are {', '.join(stack.queue_urls)}", param_hint="--queue")
+    bodies, attributes = messages(text.replace(SAMPLES_BUCKET, stack.bucket) if own_bucket else text)
+    unsent = stack.queue(url).send(bodies, attributes)
+    if unsent:
+        raise UpstreamError(f"SQS did not take {len(unsent)} of {len(bodies)} messages")
+    if queue == "consolidation":
+        stack.start_workers(len(bodies))
+    answer(context, {"queue": queue, "sent": len(bodies)}, lambda c: c.print(f"{len(bodies)} messages sent to {queue}"))
+
+
+def messages(text: str) -> tuple[list[str], list[dict[str, Any]]]:
+    """Give the bodies and attributes to send: those of Lambda's records from SQS, or the text itself."""
+    try:
+        event = json.loads(text)
+    except ValueError:
+        return [text], [{}]
+    records = event.get("Records") if isinstance(event, dict) else None
+    if not isinstance(records, list) or not all(_of_a_queue(record) for record in records):
+        return [text], [{}]
+    return [record["body"] for record in records], [_attributes(record) for record in records]
+
+
+def _of_a_queue(record: object) -> bool:
+    return isinstance(record, dict) and record.get("eventSource") == "aws:sqs" and isinstance(record.get("body"), str)
+
+
+def _attributes(record: dict[str, Any]) -> dict[str, Any]:
+    # Lambda writes the names of their parts in lower case, SQS in upper case.
+    return {
+        name: {"DataType": value["dataType"], "StringValue": value["stringValue"]}
+        for name, value in record.get("messageAttributes", {}).items()
+        if "stringValue" in value
+    }
+
+
+def _read(file: str) -> str:
+    if file == "-":
+        return sys.stdin.read()
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{file} cannot be read: {error}", param_hint="FILE") from error

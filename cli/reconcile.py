@@ -1,0 +1,99 @@
+"""`fiblake reconcile`: what lags behind what, of which cause, and `--fix` sets it going again."""
+
+import uuid
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from cli import options
+from cli.output import answer, progress, table
+from cli.status import watermark
+from cli.target import SYMBOLS_PER_CHILD, Target, target
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from services.reconcile.reconcile import Reconciler, Report, Sent
+
+EXAMPLE = "Example: fiblake reconcile\n\nExample: fiblake reconcile --symbols AAPL,MSFT --since 2024-01-01 --fix"
+LAGS_SHOWN: Final = 50
+EVERY: Final = 1_000_000
+
+
+def reconcile(
+    context: typer.Context,
+    *,
+    symbols: options.Symbols = None,
+    since: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Compare only buckets that end on or after this day.")
+    ] = None,
+    fix: Annotated[bool, typer.Option("--fix", help="Enqueue the work that makes good what lags.")] = False,
+) -> None:
+    """Compare bronze, logs, splits, identities, manifest, silver and checkpoints, and list every symbol that lags.
+
+    While the chain is at work, what lags may only be under way. Exit code 3: something lags and was not enqueued.
+    """
+    chosen = options.named(symbols)
+    stack = target(context)
+    with progress("symbols compared") as advance:
+        report = auditor(stack).audit(chosen, since.date() if since else None, advance)
+    sent = _fixed(stack, report) if fix and report.lags else None
+    note = None if chosen else _behind_the_watermark(stack, report.newest_session)
+    answer(context, {**report.facts(sent, EVERY), "note": note}, lambda c: _draw(c, report, sent, note))
+    if note or (report.lags and not fix) or _left_to_a_person(report) or (sent and sent.unsent):
+        raise typer.Exit(3)
+
+
+def auditor(stack: Target) -> "Reconciler":
+    """Give what compares the stack's lake as its resamplers make it."""
+    from services.reconcile.reconcile import Reconciler
+    from services.reconcile.settings import window_start
+    from services.reconcile.silver import Grid
+    from shared.calendar import nyse
+    from shared.lake import Bronze
+
+    window = window_start(datetime.now(UTC).date(), int(stack.output("ResamplingRetentionYears")))
+    return Reconciler(stack.store, Bronze(), Grid(nyse(), stack.output("SplitAdjusted") == "true"), window)
+
+
+def _fixed(stack: Target, report: "Report") -> "Sent":
+    from services.reconcile.reconcile import Outlets
+    from shared.jobs import DRAINS
+
+    queue = stack.queue(stack.queue_urls["consolidation"])
+    outlets = Outlets(queue, stack.complete, stack.jobs(DRAINS), SYMBOLS_PER_CHILD)
+    return outlets.set_going(report.lags, f"reconcile-{uuid.uuid4().hex}")
+
+
+def _behind_the_watermark(stack: Target, newest: date | None) -> str | None:
+    """Say so if Postgres holds a session that bronze has no bar of; nothing if the database cannot be asked."""
+    from shared.errors import FiblakeError
+    from shared.outcomes import attempt
+
+    stored = attempt(lambda: watermark(stack))
+    if stored is None or isinstance(stored, FiblakeError) or (newest and stored <= newest):
+        return None
+    return f"the watermark says {stored} is stored whole, and no data.parquet reaches beyond {newest}: fetch it again"
+
+
+def _left_to_a_person(report: "Report") -> bool:
+    from services.reconcile.lag import NEEDS_A_PERSON
+
+    return any(lag.cause in NEEDS_A_PERSON for lag in report.lags)
+
+
+def _draw(console: "Console", report: "Report", sent: "Sent | None", note: str | None) -> None:
+    rows: list[dict[str, Any]] = [lag.facts() for lag in report.lags[:LAGS_SHOWN]]
+    if rows:
+        console.print(table("What lags", rows, ["symbol", "interval", "what", "detail", "changed_from"]))
+    if len(report.lags) > LAGS_SHOWN:
+        console.print(f"... and {len(report.lags) - LAGS_SHOWN} more: --json lists all")
+    lagging = len({lag.symbol for lag in report.lags})
+    console.print(f"{report.symbols} symbols compared, {lagging} lag")
+    if sent:
+        console.print(f"enqueued: {sent.requests} consolidations, {sent.completions} resamplings")
+    elif report.lags:
+        console.print("nothing is enqueued: --fix does that")
+    if note:
+        console.print(note)

@@ -1,0 +1,64 @@
+"""`fiblake vacuum rds`: rows that are old enough leave Postgres for the archive."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.output import Advance, answer, confirmed, progress, wants_json
+from cli.target import Target, target
+
+if TYPE_CHECKING:
+    from services.vacuum.rows import Due, Retired
+
+EXAMPLE = "Example: fiblake vacuum rds --days 730 --dry-run\n\nExample: fiblake vacuum rds --days 730 --yes"
+
+
+def rds(
+    context: typer.Context,
+    *,
+    days: Annotated[int, typer.Option(min=1, help="Rows of younger sessions stay (60 at the least).")] = 730,
+    batch: Annotated[int, typer.Option(min=1, max=50_000, help="Rows deleted at once.")] = 5_000,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go; do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Archive and delete without asking.")] = False,
+) -> None:
+    """Move rows of raw_ohlcv older than DAYS to archive/raw_ohlcv/ in the bucket.
+
+    Each session's rows are written as Parquet, read back and compared, and only then deleted. A run that is cut off is
+    finished by the next.
+    """
+    stack = target(context)
+    old = asyncio.run(_due(stack, days))
+    sessions = sorted(old.sessions)
+    found = {"before": old.before, "sessions": len(sessions), "rows": old.rows}
+    if not wants_json(context):
+        span = f", {sessions[0]} to {sessions[-1]}" if sessions else ""
+        typer.echo(f"{old.rows:,} rows of {len(sessions)} sessions{span} are older than {days} days")
+    wanted = bool(sessions) and not dry_run
+    if not wanted or not (yes or (not wants_json(context) and confirmed("archive and delete them?"))):
+        answer(context, {"due": found, "retired": None}, lambda console: console.print("nothing is deleted"))
+        return
+    with progress("rows archived", old.rows) as advance:
+        done = asyncio.run(_retired(stack, old, batch, advance))
+    said = f"{done.rows:,} rows of {done.sessions} sessions are in the archive, and no longer in Postgres"
+    facts = {"due": found, "retired": {"sessions": done.sessions, "rows": done.rows, "kept": done.kept}}
+    answer(context, facts, lambda console: console.print(said))
+    if done.kept:
+        raise typer.Exit(3)
+
+
+async def _due(stack: Target, days: int) -> "Due":
+    from services.vacuum.rows import due
+    from shared.database import connected
+
+    async with connected(*stack.database()) as database:
+        return await due(database, datetime.now(UTC).date(), days)
+
+
+async def _retired(stack: Target, old: "Due", batch: int, advance: Advance) -> "Retired":
+    from services.vacuum.rows import retire
+    from shared.database import connected
+
+    async with connected(*stack.database()) as database:
+        return await retire(database, stack.store, old, batch, datetime.now(UTC), advance)

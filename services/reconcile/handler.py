@@ -1,0 +1,41 @@
+"""Entry point of the reconcile function: a schedule's event (or one with `fix`, `symbols`, `days`) in, findings out."""
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from services.reconcile.reconcile import Outlets, Reconciler
+from services.reconcile.settings import ReconcileEvent, ReconcileSettings, window_start
+from services.reconcile.silver import Grid
+from shared.calendar import nyse
+from shared.jobs import DRAINS, JobQueue
+from shared.lake import Bronze
+from shared.objects import ObjectStore
+from shared.queues import Queue, Topic
+from shared.settings import load
+from shared.telemetry import logger
+
+LAGS_TOLD: Final = 100
+
+
+@logger.inject_lambda_context(clear_state=True)
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Find what lags, and set it going again if that is asked for."""
+    settings, asked, today = load(ReconcileSettings), ReconcileEvent.of(event), datetime.now(UTC).date()
+    store, window = ObjectStore.connect(settings.s3_bucket), window_start(today, settings.resampling_retention_years)
+    grid = Grid(nyse(), settings.resampling_adjusted)
+    report = Reconciler(store, Bronze(settings.s3_prefix), grid, window).audit(asked.symbols, asked.since(today))
+    sent = _outlets(settings).set_going(report.lags, context.aws_request_id) if asked.fix and report.lags else None
+    said = report.facts(sent, LAGS_TOLD)
+    logger.info("reconcile ended", extra=said)
+    return said
+
+
+def _outlets(settings: ReconcileSettings) -> Outlets:
+    return Outlets(
+        Queue.connect(settings.consolidation_queue_url),
+        Topic.connect(settings.consolidation_complete_topic_arn),
+        JobQueue.connect(settings.batch_job_queue, settings.batch_job_definition, DRAINS),
+        settings.symbols_per_child,
+    )

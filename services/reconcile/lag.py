@@ -1,0 +1,92 @@
+"""What lags, of which cause, and which message makes it good (pure)."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
+from typing import Any
+
+from shared.events import ConsolidationComplete, ConsolidationRequest
+
+
+class Cause(StrEnum):
+    """Why a symbol lags."""
+
+    NEVER_CONSOLIDATED = "it has files, and no data.parquet"
+    UNMERGED = "files are not merged into data.parquet"
+    ADOPTED = "data.parquet is somebody else's: it carries no log, and its bars were never told of"
+    REFERENCE = "splits or identities are not those that data.parquet carries"
+    MANIFEST = "the manifest is behind data.parquet"
+    SILVER = "silver is not what the bars give"
+    CHECKPOINT = "the checkpoint is behind silver"
+    UNREADABLE = "it cannot be read"
+
+
+NEEDS_A_PERSON = frozenset({Cause.UNREADABLE})
+NEEDS_THE_RESAMPLER = frozenset({Cause.SILVER, Cause.CHECKPOINT})
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """One thing that is behind, of one symbol."""
+
+    symbol: str
+    cause: Cause
+    detail: str
+    changed_from: date | None = None
+    """Earliest session concerned; None: all of the history."""
+    interval: int | None = None
+    last_session: date | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Give all that there is to say."""
+        return {
+            "symbol": self.symbol,
+            "cause": self.cause.name.lower(),
+            "what": str(self.cause),
+            "detail": self.detail,
+            "interval": None if self.interval is None else f"{self.interval}d",
+            "changed_from": self.changed_from.isoformat() if self.changed_from else None,
+        }
+
+
+def requests(lags: Iterable[Lag], correlation_id: str) -> list[ConsolidationRequest]:
+    """Give one request a symbol whose consolidation lags; it covers what lags of its silver too."""
+    by_symbol: dict[str, list[Lag]] = {}
+    for lag in lags:
+        by_symbol.setdefault(lag.symbol, []).append(lag)
+    return [
+        ConsolidationRequest(
+            symbol=symbol,
+            changed_from=_earliest(own),
+            reference_changed=any(lag.cause is Cause.REFERENCE for lag in own),
+            correlation_id=correlation_id,
+        )
+        for symbol, own in by_symbol.items()
+        if any(lag.cause not in NEEDS_A_PERSON | NEEDS_THE_RESAMPLER for lag in own)
+    ]
+
+
+def completions(lags: Sequence[Lag], correlation_id: str) -> list[ConsolidationComplete]:
+    """Give one completion event a symbol of which nothing lags but silver, for the intervals that lag."""
+    requested = {request.symbol for request in requests(lags, correlation_id)}
+    by_symbol: dict[str, list[Lag]] = {}
+    for lag in lags:
+        if lag.cause in NEEDS_THE_RESAMPLER and lag.symbol not in requested:
+            by_symbol.setdefault(lag.symbol, []).append(lag)
+    return [
+        ConsolidationComplete(
+            symbol=symbol,
+            changed_from=min(lag.changed_from for lag in own if lag.changed_from),
+            last_session=max(lag.last_session for lag in own if lag.last_session),
+            intervals=tuple(sorted({lag.interval for lag in own if lag.interval})),
+            correlation_id=correlation_id,
+        )
+        for symbol, own in by_symbol.items()
+    ]
+
+
+def _earliest(lags: Sequence[Lag]) -> date | None:
+    days = [lag.changed_from for lag in lags if lag.cause not in NEEDS_A_PERSON]
+    known = [day for day in days if day]
+    return min(known) if len(known) == len(days) else None

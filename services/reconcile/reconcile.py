@@ -1,0 +1,279 @@
+"""What has been lost on the way from bronze to silver, symbol by symbol, and how it is set going again.
+
+An audit, not the driver: it reads everything that could have been told of, and compares. What it finds it can enqueue;
+everything it enqueues may safely come twice.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from functools import partial
+from math import ceil
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from services.reconcile.lag import Cause, Lag, completions, requests
+from services.reconcile.silver import Grid, first_difference
+from shared.bars import MANIFEST, SILVER, Consolidated, decode, decode_silver
+from shared.batching import chunks
+from shared.errors import FiblakeError, PermanentError, UpstreamError
+from shared.jobs import JobQueue
+from shared.lake import (
+    INTERVALS,
+    MANIFEST_KEY,
+    Bronze,
+    Month,
+    checkpoint_key,
+    identities_key,
+    parse_silver_key,
+    silver_prefix,
+    splits_key,
+)
+from shared.objects import CONCURRENCY, ObjectStore
+from shared.outcomes import attempt
+from shared.queues import Queue, Topic
+from shared.reference import read_identities, read_splits, reference_of
+
+SYMBOLS_AT_ONCE: Final = 1_000
+"""Bounds the memory: so many symbols' bars and buckets are held at a time."""
+KEYS_NAMED: Final = 3
+Advance = Callable[[int], None]
+
+
+@dataclass(slots=True)
+class Report:
+    """What an audit found."""
+
+    symbols: int = 0
+    lags: list[Lag] = field(default_factory=list)
+    newest_session: date | None = None
+    """Last session that any symbol's data.parquet holds."""
+
+    def facts(self, sent: "Sent | None", most: int) -> dict[str, Any]:
+        """Give the audit as JSON can say it: counts by cause, `most` of the lags, and what was enqueued."""
+        causes = Counter(lag.cause.name.lower() for lag in self.lags)
+        return {
+            "symbols": self.symbols,
+            "newest_session": self.newest_session.isoformat() if self.newest_session else None,
+            "lagging": len({lag.symbol for lag in self.lags}),
+            "causes": dict(causes.most_common()),
+            "lags": [lag.facts() for lag in self.lags[:most]],
+            "enqueued": None if sent is None else asdict(sent),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What was enqueued to make good what lags."""
+
+    requests: int
+    completions: int
+    unsent: int
+    job: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    symbol: str
+    stored: Consolidated | None
+    lags: Sequence[Lag]
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciler:
+    """What an audit works with."""
+
+    store: ObjectStore
+    bronze: Bronze
+    grid: Grid
+    window_start: date | None = None
+    """Where the resampler's history window begins; None: it resamples all of it."""
+
+    def audit(self, symbols: Sequence[str], since: date | None, advance: Advance = lambda _: None) -> Report:
+        """Compare all there is of these symbols (none named: of all): bronze, manifest, silver, checkpoints.
+
+        `since` spares buckets that end before it: older ones are not compared. Raises UpstreamError if S3 fails.
+        """
+        manifest = self._manifest()
+        wanted = sorted(symbols) or sorted(
+            {*self.bronze.symbols_in(self.store.folders(f"{self.bronze.prefix}/")), *manifest}
+        )
+        report = Report(len(wanted))
+        for some in chunks(wanted, SYMBOLS_AT_ONCE):
+            known = self._known(some, manifest)
+            report.lags += [lag for one in known for lag in one.lags]
+            consolidated = {one.symbol: one.stored for one in known if one.stored}
+            for interval in INTERVALS:
+                report.lags += self._silver(consolidated, interval, since)
+            last = [stored.last_session for stored in consolidated.values()]
+            report.newest_session = max([*last, *filter(None, [report.newest_session])], default=None)
+            advance(len(some))
+        if not symbols:
+            report.lags += self._checkpoints(report, manifest)
+        return report
+
+    def symbols_lagging(self, manifest: Mapping[str, dict[str, Any]]) -> list[Lag]:
+        """Compare every symbol's files with its data.parquet, and that with `manifest`; silver is not read."""
+        wanted = sorted({*self.bronze.symbols_in(self.store.folders(f"{self.bronze.prefix}/")), *manifest})
+        parts = chunks(wanted, SYMBOLS_AT_ONCE)
+        return [lag for some in parts for one in self._known(some, manifest) for lag in one.lags]
+
+    def _manifest(self) -> dict[str, dict[str, Any]]:
+        found = self.store.find(MANIFEST_KEY)
+        rows = decode(found.data, MANIFEST, MANIFEST_KEY).to_pylist() if found else []
+        return {row["symbol"]: row for row in rows}
+
+    def _known(self, symbols: Sequence[str], manifest: Mapping[str, dict[str, Any]]) -> list[_Known]:
+        with ThreadPoolExecutor(min(CONCURRENCY, len(symbols))) as pool:
+            return list(pool.map(lambda symbol: self._read(symbol, manifest.get(symbol)), symbols))
+
+    def _read(self, symbol: str, entry: Mapping[str, Any] | None) -> _Known:
+        outcome = attempt(partial(self._compared, symbol, entry))
+        if isinstance(outcome, UpstreamError):
+            raise outcome
+        if isinstance(outcome, FiblakeError):
+            return _Known(symbol, None, [Lag(symbol, Cause.UNREADABLE, str(outcome))])
+        return outcome
+
+    def _compared(self, symbol: str, entry: Mapping[str, Any] | None) -> _Known:
+        """Compare a symbol's files with its data.parquet, and that with its manifest's row.
+
+        data.parquet is read before the listing: what is merged in between looks unmerged, and is enqueued in vain.
+        """
+        found = self.store.find(self.bronze.data_key(symbol))
+        listing = [i for i in self.store.listed(self.bronze.symbol_prefix(symbol)) if self.bronze.is_source(i.key)]
+        if found is None:
+            causes = [(Cause.NEVER_CONSOLIDATED, f"{len(listing)} files")] if listing else []
+            if entry and not listing:
+                causes = [(Cause.UNREADABLE, "the manifest has it, and bronze has nothing of it")]
+            return _Known(symbol, None, [Lag(symbol, cause, detail) for cause, detail in causes])
+        stored = Consolidated.decode(found.data, symbol, found.last_modified)
+        unmerged = [info.key for info in listing if stored.log.get(info.key) != info.etag]
+        lags = [self._unmerged(symbol, unmerged)] if unmerged else []
+        if stored.adopted:
+            lags.append(Lag(symbol, Cause.ADOPTED, f"{stored.bars.num_rows} bars"))
+        lags += self._reference_lag(symbol, stored)
+        lags += _manifest_lag(symbol, stored, entry)
+        return _Known(symbol, stored if stored.bars.num_rows else None, lags)
+
+    def _unmerged(self, symbol: str, keys: Sequence[str]) -> Lag:
+        names = [key.rsplit("/", 1)[-1] for key in keys[:KEYS_NAMED]]
+        more = f" and {len(keys) - KEYS_NAMED} more" if len(keys) > KEYS_NAMED else ""
+        first = min(self.bronze.parse_source(key).first for key in keys)
+        return Lag(symbol, Cause.UNMERGED, f"{', '.join(names)}{more}", first)
+
+    def _reference_lag(self, symbol: str, stored: Consolidated) -> list[Lag]:
+        splits, identities = self.store.get_many([splits_key(symbol), identities_key(symbol)])
+        now = reference_of(
+            read_splits(splits.data, symbol) if splits else (),
+            read_identities(identities.data, symbol) if identities else (),
+        )
+        if now == stored.reference:
+            return []
+        return [Lag(symbol, Cause.REFERENCE, f"{len(now.splits)} splits, {len(now.handovers)} handovers")]
+
+    def _silver(self, consolidated: Mapping[str, Consolidated], interval: int, since: date | None) -> Iterator[Lag]:
+        """Compare these symbols' rows of one interval, from the first bucket that is resampled or touches `since`."""
+        if not consolidated:
+            return
+        first = self._first_bucket(interval, since)
+        tables = self._tables(interval, first, list(consolidated))
+        for symbol, stored in consolidated.items():
+            rows = tables.get(symbol, SILVER.empty_table())
+            day = attempt(partial(first_difference, stored, rows, interval, first, self.grid))
+            if isinstance(day, FiblakeError):
+                yield Lag(symbol, Cause.UNREADABLE, str(day), interval=interval)
+            elif day:
+                yield Lag(symbol, Cause.SILVER, f"from bucket {day} on", day, interval, stored.last_session)
+
+    def _first_bucket(self, interval: int, since: date | None) -> int:
+        starts = [day for day in (since, self.window_start) if day]
+        if not starts:
+            return 0
+        ordinal = self.grid.calendar.ordinal_on_or_after(max(starts))
+        return ordinal - ordinal % interval
+
+    def _tables(self, interval: int, first: int, symbols: Sequence[str]) -> dict[str, pa.Table]:
+        """Read the rows of some symbols, from bucket `first` on, and give them by symbol, sorted by `ts`."""
+        day = self.grid.calendar.session(first)
+        months = {
+            info.key: month
+            for info in self.store.listed(silver_prefix(interval))
+            if (month := parse_silver_key(interval, info.key)) and month >= Month.of(day)
+        }
+        wanted = pa.array(symbols, pa.string())
+        parts = [SILVER.empty_table()]
+        for keys in chunks(months, CONCURRENCY):
+            for found in filter(None, self.store.get_many(keys)):
+                rows = decode_silver(found.data, found.key)
+                kept = pc.and_(pc.is_in(rows["symbol"], value_set=wanted), pc.greater_equal(rows["ts"], day))
+                parts.append(rows.filter(kept))
+        return _by_symbol(pa.concat_tables(parts).sort_by([("symbol", "ascending"), ("ts", "ascending")]))
+
+    def _checkpoints(self, report: Report, manifest: Mapping[str, dict[str, Any]]) -> list[Lag]:
+        """Find the checkpoints that are behind silver that is right: the run that wrote it died before it said so."""
+        newest = max(manifest, key=lambda symbol: manifest[symbol]["last_consolidated_date"], default=None)
+        if newest is None:
+            return []
+        last = manifest[newest]["last_consolidated_date"]
+        late = {lag.interval for lag in report.lags if lag.symbol == newest and lag.cause is Cause.SILVER}
+        known = self.store.get_many([checkpoint_key(interval) for interval in INTERVALS])
+        return [
+            Lag(newest, Cause.CHECKPOINT, f"it says {at or 'nothing'}", last, interval, last)
+            for interval, found in zip(INTERVALS, known, strict=True)
+            if (at := _processed(found.data if found else None)) < last.isoformat() and interval not in late
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Outlets:
+    """Where work is enqueued."""
+
+    consolidation: Queue
+    complete: Topic
+    jobs: JobQueue
+    symbols_per_child: int
+
+    def set_going(self, lags: Sequence[Lag], run: str) -> Sent:
+        """Enqueue what makes the lags good: requests and a job that drains them, or events for the resampler.
+
+        Raises UpstreamError if no job can be submitted; the requests are in the queue by then, for the next job.
+        """
+        asked, told = requests(lags, run), completions(lags, run)
+        unsent = self.consolidation.send([request.model_dump_json() for request in asked])
+        untold = self.complete.publish(told)
+        sent = len(asked) - len(unsent)
+        job = self.jobs.ensure(run, ceil(sent / self.symbols_per_child)) if sent else None
+        return Sent(sent, len(told) - len(untold), len(unsent) + len(untold), job)
+
+
+def _manifest_lag(symbol: str, stored: Consolidated, entry: Mapping[str, Any] | None) -> list[Lag]:
+    if stored.adopted or not stored.bars.num_rows:
+        return []
+    is_ = (stored.last_session, stored.bars.num_rows, stored.last_updated)
+    says = entry and (entry["last_consolidated_date"], entry["row_count"], entry["last_updated"])
+    if says == is_:
+        return []
+    detail = f"it says {says[0]} and {says[1]} bars" if says else "it has no row of it"
+    return [Lag(symbol, Cause.MANIFEST, f"{detail}; data.parquet has {is_[0]} and {is_[1]} bars", stored.last_session)]
+
+
+def _by_symbol(rows: pa.Table) -> dict[str, pa.Table]:
+    counts = pc.value_counts(rows["symbol"]).to_pylist()
+    tables, start = {}, 0
+    for count in counts:  # in order of appearance, which is the order of the rows
+        tables[count["values"]] = rows.slice(start, count["counts"])
+        start += count["counts"]
+    return tables
+
+
+def _processed(data: bytes | None) -> str:
+    try:
+        return str(json.loads(data)["last_processed_date"]) if data else ""
+    except (ValueError, KeyError, TypeError) as error:
+        raise PermanentError(f"a checkpoint cannot be read: {error}; move it away and run again") from error

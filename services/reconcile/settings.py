@@ -1,0 +1,56 @@
+"""How an audit is set, and what an invocation may ask for."""
+
+from datetime import date, timedelta
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shared.errors import ContractError
+from shared.events import Symbol
+from shared.jobs import LARGEST_ARRAY
+from shared.lake import BRONZE_PREFIX
+from shared.settings import Settings
+
+
+class ReconcileSettings(Settings):
+    """Environment of the reconcile function."""
+
+    s3_bucket: str
+    s3_prefix: str = BRONZE_PREFIX
+    consolidation_queue_url: str
+    consolidation_complete_topic_arn: str
+    batch_job_queue: str
+    batch_job_definition: str
+    symbols_per_child: int = Field(default=100, ge=1, le=LARGEST_ARRAY)
+    resampling_retention_years: int = Field(default=0, ge=0, le=200)
+    resampling_adjusted: bool = True
+
+
+class ReconcileEvent(BaseModel):
+    """What an invocation may ask for.
+
+    `fix`: enqueue what makes good what lags. `days`: compare the buckets of so many days only, all of them if null.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    symbols: tuple[Symbol, ...] = ()
+    days: int | None = Field(default=400, ge=1)
+    fix: bool = False
+
+    @classmethod
+    def of(cls, event: object) -> "ReconcileEvent":
+        """Read an invocation's event; raise ContractError naming what it may not say."""
+        try:
+            return cls() if isinstance(event, dict) and "detail-type" in event else cls.model_validate(event)
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'event'}: {e['msg']}" for e in error.errors())
+            raise ContractError(f"not a reconcile event ({', '.join(cls.model_fields)} are known): {faults}") from None
+
+    def since(self, today: date) -> date | None:
+        """Give the day from which on buckets are compared."""
+        return today - timedelta(days=self.days) if self.days else None
+
+
+def window_start(today: date, years: int) -> date | None:
+    """Give the day from which on the resampler resamples; None: all of history."""
+    return today.replace(year=today.year - years, day=min(today.day, 28)) if years else None

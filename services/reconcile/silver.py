@@ -1,0 +1,101 @@
+"""Does an interval's table say what the bars say? Whole buckets computed from the bars alone, and compared (pure).
+
+Not the resampler's own code: an audit that shares it would share its faults.
+"""
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Final, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from shared.bars import Consolidated
+from shared.calendar import Ordinals, TradingCalendar
+
+Columns = dict[str, npt.NDArray[Any]]
+PRICES: Final = ("open", "high", "low", "close")
+CLOSE_ENOUGH: Final = 1e-9
+"""Relative; sums may be taken in another order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """How silver is cut and adjusted."""
+
+    calendar: TradingCalendar
+    adjusted: bool
+    """Whether splits are applied."""
+
+
+def first_difference(stored: Consolidated, rows: pa.Table, interval: int, since: int, grid: Grid) -> date | None:
+    """Give the first bucket (its `ts`) that `rows` have wrong, from ordinal `since` (a bucket's start) on, or None.
+
+    `rows` are the symbol's in the table (schema SILVER), sorted by `ts`, from that bucket on.
+    """
+    wanted = buckets(stored, interval, since, grid)
+    found = {name: rows[name].to_numpy() for name in wanted}
+    days = [np.asarray(one["ts"], dtype="datetime64[D]") for one in (wanted, found)]
+    common = min(day.size for day in days)
+    wrong = np.zeros(common, dtype=bool)
+    for name in wanted:
+        wrong |= ~_same(wanted[name][:common], found[name][:common])
+    first = int(np.argmax(wrong)) if wrong.any() else common
+    at = [day[first] for day in days if first < day.size]
+    return cast("date", min(at).item()) if at else None
+
+
+def buckets(stored: Consolidated, interval: int, since: int, grid: Grid) -> Columns:
+    """Compute the rows that the symbol's bars give, from ordinal `since` on, as arrays by SILVER's column names."""
+    sessions = np.asarray(stored.bars["timestamp"].to_numpy(), dtype="datetime64[D]")
+    ordinals = grid.calendar.ordinals(sessions)
+    factors = np.ones(sessions.size)
+    if grid.adjusted and stored.reference.splits and sessions.size:
+        factors = stored.reference.as_of(sessions[-1].item()).factors(sessions)
+    kept = ordinals >= since
+    values = {name: stored.bars[name].to_numpy()[kept] * factors[kept] for name in PRICES}
+    volume = stored.bars["volume"].to_numpy()[kept] / factors[kept]
+    begins, ends = _extents(ordinals, stored, interval, grid.calendar)
+    return _rows(sessions[kept], values, volume, begins[kept], ends[kept] <= ordinals[-1:].max(initial=-1), grid)
+
+
+def _extents(
+    ordinals: Ordinals, stored: Consolidated, interval: int, calendar: TradingCalendar
+) -> tuple[Ordinals, Ordinals]:
+    """Give, for each bar, the first and the last ordinal of its row: its bucket, as far as one company goes."""
+    begins, ends = ordinals // interval * interval, ordinals // interval * interval + interval - 1
+    for handover in stored.reference.handovers:
+        first = int(np.searchsorted(calendar.sessions, np.datetime64(handover, "D")))
+        begins = np.where(ordinals >= first, np.maximum(begins, first), begins)
+        ends = np.where(ordinals < first, np.minimum(ends, first - 1), ends)
+    return begins, ends
+
+
+def _rows(  # noqa: PLR0917
+    sessions: npt.NDArray[Any], values: Columns, volume: npt.NDArray[Any], begins: Ordinals, whole: npt.NDArray[Any],
+    grid: Grid,
+) -> Columns:  # fmt: skip
+    starts = np.flatnonzero(np.diff(begins, prepend=-1))
+    if starts.size == 0:
+        empty = np.array([])
+        return {"ts": empty.astype("datetime64[D]"), "last_date": empty.astype("datetime64[D]")}
+    lasts = np.append(starts[1:], begins.size) - 1
+    return {
+        "ts": grid.calendar.sessions[begins[starts]],
+        "open": values["open"][starts],
+        "high": np.maximum.reduceat(values["high"], starts),
+        "low": np.minimum.reduceat(values["low"], starts),
+        "close": values["close"][lasts],
+        "volume": np.add.reduceat(volume, starts),
+        "bars": lasts - starts + 1,
+        "last_date": sessions[lasts],
+        "is_complete": whole[starts],
+        "adjusted": np.full(starts.size, grid.adjusted),
+    }
+
+
+def _same(wanted: npt.NDArray[Any], found: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    if wanted.dtype.kind == "f":
+        return cast("npt.NDArray[np.bool_]", np.isclose(wanted, found, rtol=CLOSE_ENOUGH, atol=0))
+    return np.asarray(wanted == found, dtype=np.bool_)

@@ -1,0 +1,141 @@
+"""The real template on the emulator, from first to last: it is deployed, updated, invoked everywhere, and deleted."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from local.deploy import STACK, build, deploy
+from local.emulator import REGION, client_environment, emulator
+from local.packages import handlers
+from tests.fakes import REPOSITORY, sample
+
+FIRST = {"Environment": "life", "MarketDataUrl": "http://127.0.0.1:9", "DatabaseTls": "disable"}
+# Every condition that the emulator has resources for: a network of its own it does not make, nor AWS Batch.
+SECOND = {
+    **FIRST, "LogLevel": "DEBUG", "MonthlyVacuum": "true", "Versioning": "true", "CustomerKey": "true",
+    "AlarmEmail": "me@example.com", "AgeAlarmSeconds": "60",
+}  # fmt: skip
+DATABASE = {"host": "127.0.0.1", "port": 9, "username": "u", "password": "hidden", "dbname": "d"}
+
+ANSWERS: dict[str, Any] = {
+    "life-consolidation-router": {"batchItemFailures": []},
+    "life-resampler": {"batchItemFailures": []},
+    "life-history-fetcher": {"batchItemFailures": [{"itemIdentifier": "00000000-0000-4000-8000-000000000001"}]},
+}
+"""Of messages that cannot be: dead letters, but where the database, which is not there, is to blame."""
+
+
+class Account:
+    """The emulator's account, seen with the clients anybody has."""
+
+    def __init__(self, url: str) -> None:
+        keys = client_environment(url)
+        self.url = url
+        self._session = boto3.Session(keys["AWS_ACCESS_KEY_ID"], keys["AWS_SECRET_ACCESS_KEY"], region_name=REGION)
+
+    def client(self, service: str) -> Any:  # noqa: ANN401 (boto's clients share no type)
+        return self._session.client(service, endpoint_url=self.url)  # type: ignore[call-overload]
+
+    def status(self) -> str:
+        [stack] = self.client("cloudformation").describe_stacks(StackName=STACK)["Stacks"]
+        return str(stack["StackStatus"])
+
+    def names(self) -> dict[str, set[str]]:
+        """Give what there is of the stack's environment, by kind."""
+        queues = self.client("sqs").list_queues(QueueNamePrefix="life-").get("QueueUrls", [])
+        alarms = self.client("cloudwatch").describe_alarms(AlarmNamePrefix="life-")["MetricAlarms"]
+        topics = self.client("sns").list_topics()["Topics"]
+        found = {
+            "functions": [one["FunctionName"] for one in self.client("lambda").list_functions()["Functions"]],
+            "queues": [url.rsplit("/", 1)[-1] for url in queues],
+            "alarms": [alarm["AlarmName"] for alarm in alarms],
+            "topics": [topic["TopicArn"].rsplit(":", 1)[-1] for topic in topics],
+            "rules": [rule["Name"] for rule in self.client("events").list_rules()["Rules"]],
+        }
+        return {kind: set(names) for kind, names in found.items()}
+
+    def invoke(self, function: str, event: dict[str, Any]) -> tuple[Any, bool]:
+        """Give what a function answers, or its error, and whether it is one."""
+        answer = self.client("lambda").invoke(FunctionName=function, Payload=json.dumps(event))
+        return json.loads(answer["Payload"].read()), "FunctionError" in answer
+
+
+@pytest.fixture
+def account(tmp_path: Path) -> Iterator[Account]:
+    with emulator(tmp_path / "aws") as url:
+        yield Account(url)
+
+
+def message(body: str, queue: str) -> dict[str, Any]:
+    event = sample("consolidation-complete-3d")
+    event["Records"][0] |= {"body": body, "eventSourceARN": f"arn:aws:sqs:{REGION}:000000000000:{queue}"}
+    return event
+
+
+@pytest.mark.timeout(1_200)
+def test_a_stack_is_deployed_updated_invoked_and_deleted(account: Account) -> None:
+    """One long test, long because each step needs the one before it."""
+    create = account.client("secretsmanager").create_secret
+    secrets = {
+        "RdsSecretArn": create(Name="rds", SecretString=json.dumps(DATABASE))["ARN"],
+        "ApiKeySecretArn": create(Name="key", SecretString="k")["ARN"],
+    }
+
+    outputs = deploy(build(), account.url, FIRST | secrets)
+
+    assert account.status() == "CREATE_COMPLETE"
+    first = account.names()
+    assert "life-vacuum" not in first["functions"]
+    assert first["topics"] >= {"life-consolidation-complete", "life-silver-updated", "life-alarms"}
+    assert first["alarms"] >= {"life-consolidation-dlq-not-empty", "life-resampler-errors", "life-not-consolidated"}
+
+    assert deploy(build(), account.url, SECOND | secrets).keys() == outputs.keys()
+
+    assert account.status() == "UPDATE_COMPLETE"
+    second = account.names()
+    assert {kind: first[kind] - second[kind] for kind in first} == {kind: set() for kind in first}
+    assert second["functions"] - first["functions"] == {"life-vacuum"}
+    [alarm] = account.client("cloudwatch").describe_alarms(AlarmNames=["life-consolidation-too-old"])["MetricAlarms"]
+    assert alarm["Threshold"] == 60
+    versioning = account.client("s3").get_bucket_versioning(Bucket=outputs["BucketName"])
+    assert versioning["Status"] == "Enabled"
+
+    invoked = invoke_each(account)
+
+    assert invoked == second["functions"]
+    assert len(invoked) == len(handlers((REPOSITORY / "template.yaml").read_text(encoding="utf-8")))
+
+    account.client("cloudformation").delete_stack(StackName=STACK)
+    account.client("cloudformation").get_waiter("stack_delete_complete").wait(
+        StackName=STACK, WaiterConfig={"Delay": 1, "MaxAttempts": 120}
+    )
+
+    assert account.names() == {kind: set() for kind in first}
+    buckets = {bucket["Name"] for bucket in account.client("s3").list_buckets()["Buckets"]}
+    assert outputs["BucketName"] in buckets, "the lake outlives its stack"
+
+
+def invoke_each(account: Account) -> set[str]:
+    """Invoke every function with something that it can answer here, and give their names."""
+    arrivals = message("no notification", "life-bronze-arrivals")
+    unread = message('{"symbol": "../x"}', "life-resample-3d")
+    history = message('{"symbol": "AAPL"}', "life-history")
+    for function, event in {
+        "life-consolidation-router": arrivals, "life-resampler": unread, "life-history-fetcher": history,
+    }.items():  # fmt: skip
+        assert account.invoke(function, event) == (ANSWERS[function], False)
+    answer, failed = account.invoke("life-freshness", {})
+    assert (answer["not_consolidated"], failed) == (None, False)
+    for housekeeping in ("life-vacuum", "life-reconcile"):
+        answer, failed = account.invoke(housekeeping, {})
+        assert not failed, answer
+    for fetcher in ("life-ohlcv-fetcher", "life-metadata-fetcher"):
+        error, failed = account.invoke(fetcher, {})
+        assert failed
+        assert "127.0.0.1:9" in error["errorMessage"], error
+        assert "hidden" not in json.dumps(error)
+    return {*ANSWERS, "life-freshness", "life-vacuum", "life-reconcile", "life-ohlcv-fetcher", "life-metadata-fetcher"}

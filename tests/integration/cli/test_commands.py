@@ -1,0 +1,337 @@
+"""What an operator types, against the whole embedded stack."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local.deploy import STACK
+from local.emulator import REPOSITORY
+from shared.bars import BRONZE, bar_row, decode
+from shared.calendar import nyse
+from shared.database import DatabaseAddress
+from shared.events import ConsolidationComplete
+from shared.lake import Bronze, archive_key
+from tests.integration.conftest import Chain, bar, wait_until
+from tests.integration.databases import know, opened
+
+SESSIONS = nyse().between(datetime(2011, 1, 3, tzinfo=UTC).date(), datetime(2011, 12, 30, tzinfo=UTC).date())
+FIBLAKE = str(Path(sys.executable).with_name("fiblake"))
+Result = subprocess.CompletedProcess[str]
+Fiblake = Callable[..., Result]
+
+
+@pytest.fixture
+def fiblake(chain: Chain, tmp_path: Path) -> Fiblake:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    found = {**chain.stack.environment(), "FIBLAKE_STACK": STACK, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+    def ran(*arguments: str) -> Result:
+        command = [FIBLAKE, *arguments]
+        environment = {**inherited, **found, "COLUMNS": "200"}
+        return subprocess.run(
+            command,
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+
+    return ran
+
+
+def told(result: Result) -> Any:  # noqa: ANN401 (JSON)
+    assert result.stdout, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_status_shows_queues_letters_and_how_far_everything_is(chain: Chain, fiblake: Fiblake) -> None:
+    asyncio.run(know(DatabaseAddress.of_secret(chain.stack.database_secret), "AAPL", "FB", "GOOG", "IBM", "MSFT"))
+    bars = [bar("STAT", session, 50 + i) for i, session in enumerate(SESSIONS[:40])]
+    chain.put(bars)
+    chain.wait_for_silver(bars)
+    chain.invoke_fetcher(as_of="2013-02-27")
+    chain.drained()
+
+    state = told(fiblake("status", "--json"))
+
+    assert state["queues"].keys() >= {"bronze-arrivals", "consolidation", "resample-3d", "resample-34d"}
+    assert state["dead_letters"].keys() >= {"consolidation", "ohlcv-fetcher"}
+    assert state["fetched"] >= "2013-02-27"
+    assert state["consolidated"]["symbols"] >= 1
+    assert all(interval["last_processed_date"] for interval in state["intervals"].values())
+    assert "STAT" not in state["lagging"]
+    assert {job["status"] for job in state["jobs"]} <= {"SUCCEEDED", "RUNNING", "FAILED"}
+    assert "silver_34d" in fiblake("status").stdout
+
+
+def test_vacuum_shows_then_deletes_what_is_merged(chain: Chain, fiblake: Fiblake) -> None:
+    session = nyse().last_closed(datetime.now(UTC) - timedelta(days=2))
+    bars = [bar("VACU", session, 50)]
+    key = chain.put(bars)
+    chain.wait_for_silver(bars)
+    chain.drained()
+    arguments = ("vacuum", "--symbols", "VACU", "--retention-days", "0")
+
+    refused = fiblake(*arguments, "--yes")
+    shown = fiblake(*arguments, "--force-retention")
+    assert (refused.returncode, shown.returncode) == (2, 0)
+    assert "below the floor of 7" in refused.stderr
+    assert "nothing is deleted" in shown.stdout
+    assert key in chain.objects(Bronze().symbol_prefix("VACU"))
+
+    done = told(fiblake(*arguments, "--force-retention", "--yes", "--json"))
+    assert done["deleted"]["symbols"]["VACU"]["files"] == 1
+    assert chain.objects(Bronze().symbol_prefix("VACU")).keys() == {Bronze().data_key("VACU")}
+    record = json.loads(chain.watcher.read("processing_metadata/cleanup_manifest.json") or b"{}")
+    assert record["runs"][-1]["symbols"] == done["deleted"]["symbols"]
+
+
+def test_a_dead_letter_is_listed_shown_replayed_and_discarded(chain: Chain, fiblake: Fiblake, tmp_path: Path) -> None:
+    day = SESSIONS[70]
+    chain.send(
+        "resample-8d", ConsolidationComplete(symbol="LETTER", changed_from=day, last_session=day).model_dump_json()
+    )
+
+    def letters() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = told(
+            fiblake("dlq", "show", "--queue", "resample-8d", "--symbols", "LETTER", "--json")
+        )
+        return found
+
+    wait_until(lambda: len(letters()) == 1, "the message is a dead letter")
+    (row,) = told(fiblake("dlq", "list", "--queue", "resample-8d", "--json"))
+    assert row["letters"] >= 1
+    assert any("LETTER has no data.parquet" in reason for reason in row["reasons"])
+
+    replayed = fiblake("dlq", "replay", "--queue", "resample-8d", "--symbols", "LETTER")
+    assert "1 letters replayed" in replayed.stdout
+    wait_until(lambda: [one["replays"] for one in letters()] == [1], "it died again, and its replay was counted")
+
+    file = tmp_path / "dropped.jsonl"
+    gone = told(fiblake("dlq", "discard", "--symbols", "LETTER", "--to", str(file), "--yes", "--json"))
+    assert gone["discarded"] == 1
+    assert json.loads(file.read_text())["symbols"] == ["LETTER"]
+    assert letters() == []
+
+
+REPLAY = """
+import sys
+from datetime import UTC, datetime
+from shared import dead_letters
+from shared.queues import Queue
+dead_letters.HIDDEN_SECONDS = 5
+source = Queue.connect(sys.argv[1])
+letters = dead_letters.DeadLetters("q", source.dead_letters, dead_letters.back_to(source))
+print(letters.replay(dead_letters.Filter(reason="second kind"), datetime.now(UTC), 3).done)
+"""
+
+
+def test_a_replay_of_one_kind_among_a_thousand_that_is_killed_half_way_loses_none(chain: Chain) -> None:
+    source = chain.new_queue(f"kill-{uuid.uuid4().hex}", visibility_seconds=1)
+    dead = f"{source}-dlq"
+    kinds = ("first kind", "second kind", "third kind")
+    bodies = {str(n): kinds[n % 3] for n in range(1_000)}
+    names = list(bodies)
+    for start in range(0, 1_000, 10):
+        entries = [
+            {
+                "Id": name, "MessageBody": name,
+                "MessageAttributes": {"reason": {"DataType": "String", "StringValue": bodies[name]}},
+            }
+            for name in names[start : start + 10]
+        ]  # fmt: skip
+        chain.sqs.send_message_batch(QueueUrl=dead, Entries=entries)
+    wanted = {name for name, kind in bodies.items() if kind == "second kind"}
+
+    with _replay(chain, source) as killed:
+        wait_until(lambda: _depth(chain, source) >= 100, "a part of them is replayed")
+        killed.send_signal(signal.SIGKILL)
+    assert killed.returncode == -signal.SIGKILL
+    assert 100 <= _depth(chain, source) < len(wanted), "it was killed half-way"
+    wait_until(lambda: _visible(chain, dead) == _depth(chain, dead), "what it held is visible again")
+
+    with _replay(chain, source) as second:
+        assert second.wait(120) == 0
+
+    moved, left = _taken(chain, source), _taken(chain, dead)
+    assert set(moved) == wanted
+    assert len(moved) - len(wanted) <= 10, "a batch that was sent and not yet deleted may come twice"
+    assert set(left) == bodies.keys() - wanted
+    assert len(left) == len(bodies) - len(wanted)
+
+
+def _replay(chain: Chain, source: str) -> "subprocess.Popen[bytes]":
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    environment = {**inherited, **chain.stack.environment()}
+    return subprocess.Popen([sys.executable, "-c", REPLAY, source], cwd=REPOSITORY, env=environment)
+
+
+def _visible(chain: Chain, url: str) -> int:
+    return _attributes(chain, url)[0]
+
+
+def _depth(chain: Chain, url: str) -> int:
+    return sum(_attributes(chain, url))
+
+
+def _attributes(chain: Chain, url: str) -> tuple[int, int]:
+    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    found = chain.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+    return int(found[names[0]]), int(found[names[1]])
+
+
+def _taken(chain: Chain, url: str) -> list[str]:
+    bodies: list[str] = []
+    while messages := chain.sqs.receive_message(
+        QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=300, WaitTimeSeconds=1
+    ).get("Messages", []):
+        bodies += [message["Body"] for message in messages]
+    return bodies
+
+
+def test_consolidate_asks_the_workers_or_works_here(chain: Chain, fiblake: Fiblake) -> None:
+    bars = [bar("CONS", session, 50 + i) for i, session in enumerate(SESSIONS[:10])]
+    with _deaf(chain):
+        chain.put(bars[:5])
+
+    assert told(fiblake("consolidate", "--symbols", "CONS", "--json")) == {"enqueued": 1}
+    chain.wait_for_silver(bars[:5])
+
+    with _deaf(chain):
+        chain.put(bars[5:])
+    assert fiblake("consolidate", "--symbols", "CONS", "--full").returncode == 0
+    chain.wait_for_silver(bars)
+
+
+def test_an_event_sent_by_hand_is_worked_on(chain: Chain, fiblake: Fiblake, tmp_path: Path) -> None:
+    bars = [bar("HAND", session, 50 + i) for i, session in enumerate(SESSIONS[:10])]
+    with _deaf(chain):
+        chain.put(bars)
+    request = tmp_path / "request.json"
+    request.write_text(json.dumps({"schema_version": "1.0", "symbol": "HAND"}))
+
+    assert told(fiblake("events", "send", str(request), "--queue", "consolidation", "--json"))["sent"] == 1
+
+    chain.wait_for_silver(bars)
+
+
+def test_old_rows_leave_the_database_for_the_bucket(chain: Chain, fiblake: Fiblake) -> None:
+    session = date(1990, 1, 2)
+    rows = [bar_row("OLDROW", session, 9, 10, 8, 9, 1, None, None, datetime.now(UTC))]
+
+    async def stored() -> int:
+        async with opened(DatabaseAddress.of_secret(chain.stack.database_secret)) as database:
+            await database.store(rows)
+            return len(await database.bars(session))
+
+    assert asyncio.run(stored()) == 1
+    arguments = ("vacuum", "rds", "--days", "12000", "--json")  # nobody else's rows are so old
+
+    shown = told(fiblake(*arguments, "--dry-run"))
+    done = told(fiblake(*arguments, "--yes"))
+
+    assert (shown["due"]["rows"], shown["retired"]) == (1, None)
+    assert done["retired"] == {"sessions": 1, "rows": 1, "kept": 0}
+    found = decode(chain.watcher.read(archive_key(session)) or b"", BRONZE, "the archive").to_pylist()
+    assert found == rows
+    assert told(fiblake(*arguments, "--dry-run"))["due"]["rows"] == 0
+    assert fiblake("vacuum", "rds", "--days", "30").returncode == 2
+
+
+def test_query_and_chart_read_the_lake(chain: Chain, fiblake: Fiblake, tmp_path: Path) -> None:
+    bars = [bar("QUER", session, 50 + i) for i, session in enumerate(SESSIONS[:60])]
+    chain.put(bars)
+    chain.wait_for_silver(bars)
+
+    sql = "SELECT count(*) AS n, max(close) AS close FROM {} WHERE symbol = 'QUER'"
+    assert told(fiblake("query", sql.format("bronze"), "--symbols", "QUER", "--json")) == [{"n": 60, "close": 110}]
+    assert told(fiblake("query", sql.format("silver_21d"), "--json"))[0]["close"] == 110
+    assert told(fiblake("query", "SELECT row_count FROM manifest WHERE symbol = 'QUER'", "--json")) == [
+        {"row_count": 60}
+    ]
+
+    picture = tmp_path / "quer.png"
+    assert told(fiblake("chart", "QUER", "3d", "-o", str(picture), "--json"))["bars"] >= 20
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_reconcile_heals_what_a_fifth_of_lost_events_left_behind(chain: Chain, fiblake: Fiblake) -> None:
+    symbols = [f"HEAL{n}" for n in range(5)]
+    bars = {symbol: [bar(symbol, session, 50 + i) for i, session in enumerate(SESSIONS[:20])] for symbol in symbols}
+    chance = random.Random(5)  # noqa: S311 (no secret)
+    files = [one for own in bars.values() for one in own]
+    lost = set(chance.sample(range(len(files)), len(files) // 5))
+    for i, one in enumerate(files):
+        if i not in lost and one.symbol != "HEAL4":
+            chain.put([one])
+    chain.drained()
+    # Last, because a file that nobody was told of is merged with whatever arrives of its symbol afterwards.
+    with _deaf(chain):
+        for i in lost:
+            chain.put([files[i]])
+    # Of one symbol the completion was lost instead: consolidated by hand, with a topic that nobody hears.
+    topic = chain.stack.client("sns").create_topic(Name=f"deaf-{uuid.uuid4().hex}")["TopicArn"]
+    with _deaf(chain):
+        for one in bars["HEAL4"]:
+            chain.put([one])
+    assert chain.worker("--symbols", "HEAL4", CONSOLIDATION_COMPLETE_TOPIC_ARN=topic).wait(60) == 0
+
+    report = fiblake("reconcile", "--symbols", ",".join(symbols), "--json")
+    assert report.returncode == 3
+    causes = {(lag["symbol"], lag["cause"]) for lag in told(report)["lags"]}
+    assert ("HEAL4", "silver") in causes
+    assert any(cause in {"unmerged", "never_consolidated"} for _, cause in causes)
+
+    fixed = fiblake("reconcile", "--symbols", ",".join(symbols), "--fix", "--json")
+    assert fixed.returncode == 0, fixed.stderr
+    for own in bars.values():
+        chain.wait_for_silver(own)
+    chain.drained()
+    assert told(fiblake("reconcile", "--symbols", ",".join(symbols), "--json"))["lags"] == []
+
+
+@contextmanager
+def _deaf(chain: Chain) -> Iterator[None]:
+    """Let nobody be told of what is put in the block."""
+    rules = chain.stack.client("events")
+    (rule,) = [one["Name"] for one in rules.list_rules()["Rules"] if "object" in one.get("EventPattern", "")]
+    rules.disable_rule(Name=rule)
+    try:
+        yield
+    finally:
+        rules.enable_rule(Name=rule)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["status", "--stack", "nowhere"], 2, "there is no stack nowhere"),
+        (["status", "--endpoint-url", "http://127.0.0.1:9"], 1, "cannot be asked"),
+        (["vacuum", "--symbols", "GHOST"], 2, "the lake has no bars of GHOST"),
+        (["chart", "GHOST", "3d", "-o", "x.png"], 2, "no 3d bars of GHOST"),
+        (["reconcile", "--since", "2011-13-01"], 2, "--since"),
+        (["dlq", "list", "--queue", "nowhere"], 2, "the queues are"),
+        (["query", "DROP TABLE bronze"], 2, "one SELECT"),
+        (["status", "--profile", "nobody"], 2, "nobody"),
+    ],
+)
+def test_what_cannot_be_is_a_sentence_and_an_exit_code(
+    fiblake: Fiblake, arguments: list[str], code: int, said: str
+) -> None:
+    result = fiblake(*arguments)
+    assert (result.returncode, "Traceback" in result.stderr) == (code, False), result.stderr
+    assert said in " ".join(result.stderr.replace("│", " ").split())

@@ -1,0 +1,40 @@
+import json
+from datetime import date
+
+import pyarrow as pa
+import pytest
+
+from services.reconcile.adopt import ARCHIVE_PREFIX
+from shared.bars import encode
+from shared.events import ConsolidationRequest
+from shared.lake import Month, silver_key
+from tests.fakes import LAKE, FakeQueue, bar, table
+from tests.unit.cli.conftest import FakeTarget, Run
+
+KEY = silver_key(3, Month(2025, 10))
+
+
+@pytest.fixture(autouse=True)
+def _lake(stack: FakeTarget) -> None:
+    stack.outputs = {"ResamplingRetentionYears": "0", "SplitAdjusted": "true"}
+    stack.queues = {"consolidation": FakeQueue("test-consolidation")}
+    stack.store.lay(LAKE.data_key("AAPL"), encode(table(bar(date(2025, 11, 19)))))
+    stack.store.lay(KEY, encode(pa.table({"symbol": ["AAPL"]})))
+
+
+def test_without_consent_it_only_says_what_it_would_do(run: Run, stack: FakeTarget) -> None:
+    said = run("adopt").stdout
+    assert KEY in said
+    assert "1 symbols have a data.parquet that is to be adopted" in said
+    assert "nothing is changed" in said
+    assert json.loads(run("adopt", "--json").stdout)["moved"] == 0
+    assert stack.store.done("write", "delete") == []
+
+
+def test_with_consent_what_is_in_the_way_is_moved_and_the_bars_are_consolidated(run: Run, stack: FakeTarget) -> None:
+    done = json.loads(run("adopt", "--yes", "--json").stdout)
+    assert (done["moved"], done["enqueued"], done["unreadable"]) == (1, 1, [KEY])
+    assert stack.store.keys("archive") == [f"{ARCHIVE_PREFIX}{KEY}"]
+    (body,) = stack.queues["consolidation"].sent
+    assert ConsolidationRequest.model_validate_json(body).symbol == "AAPL"
+    assert len(stack.workers.submitted) == 1

@@ -1,0 +1,143 @@
+"""A lake of another make: data.parquet without logs, silver, manifest and checkpoints of another shape."""
+
+import json
+from datetime import date
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from services.reconcile.adopt import ARCHIVE_PREFIX, foreign, move_away
+from services.reconcile.lag import Cause, requests
+from services.reconcile.reconcile import Reconciler
+from services.reconcile.silver import Grid
+from shared.bars import Consolidated
+from shared.calendar import nyse
+from shared.errors import ConflictError, UpstreamError
+from shared.lake import CLEANUP_RECORD_KEY, INTERVALS, MANIFEST_KEY, Month, checkpoint_key, silver_key
+from tests.fakes import LAKE
+from tests.unit.reconcile.test_heals import audited, healed
+from tests.unit.resampler.daily import NOW
+from tests.unit.resampler.silver_lake import silver, whole_silver
+from tests.unit.test_put_to_silver import World
+
+OCTOBER = Month(2025, 10)
+
+
+def written(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+@pytest.fixture
+def old() -> World:
+    """Two symbols' bars in data.parquet files as pandas writes them, and the silver of other jobs."""
+    world = World(0)
+    for symbol in ("AAPL", "BRK.B"):
+        world.history(symbol)
+    world.consolidate(world.open_requests)
+    for symbol in ("AAPL", "BRK.B"):
+        key = LAKE.data_key(symbol)
+        bars = Consolidated.decode(world.store.peek(key) or b"", symbol, NOW).bars
+        stamps = bars["timestamp"].cast(pa.timestamp("ns"))
+        plain = bars.select(["symbol", "open", "high", "low", "close", "volume"]).append_column("timestamp", stamps)
+        for name in world.store.keys(LAKE.symbol_prefix(symbol)):
+            world.store.take_away(name)
+        world.store.lay(key, written(plain.replace_schema_metadata(None)))
+    world.events.clear()
+    theirs = written(pa.table({"symbol": ["AAPL", "GONE"], "date": ["2025-10-01", "2025-10-01"], "close": [1.0, 2.0]}))
+    for interval in INTERVALS:
+        world.store.lay(silver_key(interval, OCTOBER), theirs)
+        world.store.lay(checkpoint_key(interval), b'{"last_date": "2025-10-01"}')
+    world.store.lay(MANIFEST_KEY, written(pa.table({"symbol": ["AAPL"], "rows": [9]})))
+    world.store.lay(CLEANUP_RECORD_KEY, b"[]")
+    return world
+
+
+def versions(world: World) -> dict[str, str | None]:
+    names = world.store.keys()
+    return {name: world.store.etag(name) for name in names}
+
+
+def reconciler(world: World) -> Reconciler:
+    return Reconciler(world.store, LAKE, Grid(nyse(), adjusted=True))
+
+
+def test_what_is_somebody_elses_is_seen_and_nothing_is_changed(old: World) -> None:
+    before = versions(old)
+    found = foreign(reconciler(old))
+    silver_files = [silver_key(n, OCTOBER) for n in INTERVALS]
+    checkpoints = [checkpoint_key(n) for n in INTERVALS]
+    assert sorted(key for key, _ in found.unreadable) == sorted(
+        [*silver_files, *checkpoints, MANIFEST_KEY, CLEANUP_RECORD_KEY]
+    )
+    assert {(lag.symbol, lag.cause) for lag in found.symbols} == {("AAPL", Cause.ADOPTED), ("BRK.B", Cause.ADOPTED)}
+    assert versions(old) == before
+
+
+def test_an_adopted_lake_has_every_bar_right_silver_and_every_byte_of_before(old: World) -> None:
+    before = {key: old.store.peek(key) for key in versions(old)}
+    found = foreign(reconciler(old))
+    assert move_away(old.store, found.unreadable) == len(found.unreadable)
+    old.consolidate([request.model_dump_json() for request in requests(found.symbols, "adopt")])
+    for interval in INTERVALS:
+        old.resample(interval, old.events)
+    assert audited(old).lags == []
+    for interval in INTERVALS:
+        assert silver(old.store, interval) == whole_silver(old.bronze, interval, {})
+    for key, _ in found.unreadable:
+        assert old.store.peek(f"{ARCHIVE_PREFIX}{key}") == before[key]
+    for symbol, days in old.bronze.items():
+        stored = Consolidated.decode(old.store.peek(LAKE.data_key(symbol)) or b"", symbol, NOW)
+        assert stored.bars["timestamp"].to_pylist() == sorted(days)
+        assert not stored.adopted
+
+
+def test_adopting_twice_changes_nothing_more(old: World) -> None:
+    found = foreign(reconciler(old))
+    move_away(old.store, found.unreadable)
+    old.consolidate([request.model_dump_json() for request in requests(found.symbols, "adopt")])
+    again = foreign(reconciler(old))
+    assert (again.unreadable, again.symbols) == ([], [])
+
+
+def test_a_lake_of_our_own_has_nothing_to_adopt() -> None:
+    world = World(None)
+    world.history("AAPL")
+    healed(world, audited(world))
+    found = foreign(reconciler(world))
+    assert (found.unreadable, found.symbols) == ([], [])
+
+
+def test_what_was_rewritten_since_is_left_where_it_is(old: World) -> None:
+    found = foreign(reconciler(old))
+    key = silver_key(3, OCTOBER)
+    old.store.lay(key, b"newer")
+    assert move_away(old.store, found.unreadable) == len(found.unreadable) - 1
+    assert old.store.peek(key) == b"newer"
+    assert old.store.peek(f"{ARCHIVE_PREFIX}{key}") is None
+
+
+def test_something_else_in_the_archives_place_stops_before_anything_of_it_is_deleted(old: World) -> None:
+    key = silver_key(3, OCTOBER)
+    old.store.lay(f"{ARCHIVE_PREFIX}{key}", b"of another adoption")
+    with pytest.raises(ConflictError, match="move one of the two away first"):
+        move_away(old.store, [(key, old.store.etag(key) or "")])
+    assert old.store.peek(key)
+
+
+def test_a_copy_that_is_not_written_deletes_nothing(old: World) -> None:
+    key = silver_key(3, OCTOBER)
+    old.store.fail("write", UpstreamError("S3 is away"))
+    with pytest.raises(UpstreamError):
+        move_away(old.store, [(key, old.store.etag(key) or "")])
+    assert old.store.peek(key)
+    assert move_away(old.store, [(key, old.store.etag(key) or "")]) == 1
+
+
+def test_a_checkpoint_of_ours_is_known_by_its_fields() -> None:
+    world = World(None)
+    world.store.lay(checkpoint_key(3), json.dumps({"last_processed_date": str(date(2025, 10, 1))}).encode())
+    assert foreign(reconciler(world)).unreadable == []

@@ -1,0 +1,192 @@
+"""Events are lost at random; an audit and what it enqueues bring the lake to where it would have been."""
+
+import random
+from datetime import date
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.reconcile.lag import Cause
+from services.reconcile.reconcile import Outlets, Reconciler, Report
+from services.reconcile.silver import Grid
+from shared.bars import Consolidated
+from shared.calendar import nyse
+from shared.events import ConsolidationComplete
+from shared.lake import INTERVALS
+from tests.fakes import LAKE, FakeJobs, FakeQueue, FakeTopic
+from tests.unit.resampler.daily import NOW
+from tests.unit.resampler.silver_lake import silver, whole_silver
+from tests.unit.test_put_to_silver import NEARBY, SYMBOLS, World
+
+ARRIVAL = st.one_of(
+    st.tuples(st.just("bar"), SYMBOLS, NEARBY, st.integers(2, 9)),
+    st.tuples(st.just("bar"), SYMBOLS, NEARBY, st.integers(2, 9)),
+    st.tuples(
+        st.just("splits"), SYMBOLS, st.dictionaries(NEARBY, st.sampled_from([(1, 2), (4, 1)]), max_size=2)
+    ),
+    st.tuples(st.just("companies"), SYMBOLS, st.sets(NEARBY, max_size=1)),
+)  # fmt: skip
+LOSS = 0.2
+
+
+def audited(world: World, since: date | None = None) -> Report:
+    return Reconciler(world.store, LAKE, Grid(nyse(), adjusted=True)).audit((), since)
+
+
+def healed(world: World, report: Report) -> int:
+    """Do what the audit enqueues; give how many messages that were."""
+    queue, topic, jobs = FakeQueue(), FakeTopic(), FakeJobs()
+    sent = Outlets(queue, topic, jobs, 100).set_going(report.lags, "audit")
+    assert (sent.requests, sent.completions, sent.unsent) == (len(queue.sent), len(topic.published), 0)
+    assert [size for _, size in jobs.submitted] == ([1] if queue.sent else [])
+    world.consolidate(queue.sent)
+    for event in topic.published:
+        assert isinstance(event, ConsolidationComplete)
+        for interval in event.intervals:
+            world.resample(interval, [event.model_dump_json()])
+    for interval in INTERVALS:
+        world.resample(interval, world.events)
+    return sent.requests + sent.completions
+
+
+def let_some_through(world: World, chance: random.Random) -> None:
+    """Consolidate and resample what has come, but for a fifth of the messages to either, which are lost."""
+    world.consolidate([body for body in world.open_requests if chance.random() >= LOSS])
+    world.open_requests.clear()
+    for interval in INTERVALS:
+        world.resample(interval, [body for body in world.events if chance.random() >= LOSS])
+    world.events.clear()
+
+
+def arrive(world: World, kind: str, *about: object) -> None:
+    if kind == "bar":
+        world.bar(*about)  # type: ignore[arg-type]
+    elif kind == "splits":
+        world.splits(*about)  # type: ignore[arg-type]
+    else:
+        world.companies(*about)  # type: ignore[arg-type]
+
+
+@settings(max_examples=25)
+@given(
+    batches=st.lists(st.lists(ARRIVAL, min_size=1, max_size=5), min_size=1, max_size=4),
+    retention=st.sampled_from([None, 0]),
+    seed=st.integers(0, 2**16),
+)
+def test_whatever_events_are_lost_an_audit_heals_the_lake(
+    batches: list[list[tuple[object, ...]]], retention: int | None, seed: int
+) -> None:
+    world, chance = World(retention), random.Random(seed)  # noqa: S311 (no secret)
+    for batch in batches:
+        for kind, *about in batch:
+            arrive(world, str(kind), *about)
+        let_some_through(world, chance)
+    for symbol in world.facts.keys() - world.bronze.keys():
+        world.history(symbol)  # splits of a symbol without bars are nothing to heal
+    healed(world, audited(world))
+    assert audited(world).lags == []
+    for interval in INTERVALS:
+        assert silver(world.store, interval) == whole_silver(world.bronze, interval, world.facts)
+
+
+def test_a_lake_without_loss_lags_nowhere_and_nothing_is_enqueued() -> None:
+    world = World(None)
+    for symbol in ("AAPL", "BRK.B"):
+        world.history(symbol)
+    world.splits("AAPL", {date(2025, 9, 25): (1, 2)})
+    world.consolidate(world.open_requests)
+    for interval in INTERVALS:
+        world.resample(interval, world.events)
+    report = audited(world)
+    assert (report.lags, report.symbols) == ([], 2)
+    assert report.newest_session == date(2025, 9, 30)
+    assert healed(world, report) == 0
+
+
+def test_each_stages_loss_is_told_by_its_cause() -> None:
+    world = World(None)
+    for symbol in ("AAPL", "BRK.B"):
+        world.history(symbol)
+    assert {lag.cause for lag in audited(world).lags} == {Cause.NEVER_CONSOLIDATED}
+    world.consolidate(world.open_requests)
+    assert {(lag.cause, lag.interval) for lag in audited(world).lags} == {
+        (Cause.SILVER, n) for n in INTERVALS
+    }  # fmt: skip
+    world.resample(3, world.events)
+    assert {lag.interval for lag in audited(world).lags} == set(INTERVALS) - {3}
+    for interval in INTERVALS:
+        world.resample(interval, world.events)
+    world.bar("AAPL", date(2025, 9, 30), 7)
+    world.splits("BRK.B", {date(2025, 9, 25): (1, 2)})
+    (late, split) = sorted(audited(world).lags, key=lambda lag: lag.symbol)
+    assert (late.cause, late.changed_from, late.detail) == (
+        Cause.UNMERGED, date(2025, 9, 30), "date=2025-09-30.parquet",
+    )  # fmt: skip
+    assert (split.symbol, split.cause, split.detail) == ("BRK.B", Cause.REFERENCE, "1 splits, 0 handovers")
+
+
+def test_a_restated_bar_whose_completion_was_lost_is_seen_in_silver_alone() -> None:
+    world = World(0)
+    world.history("AAPL")
+    world.catch_up(3)
+    for interval in INTERVALS:
+        world.resample(interval, world.events)
+    world.events.clear()
+    world.bar("AAPL", date(2025, 9, 25), 77)
+    world.consolidate(world.open_requests)
+    lags = audited(world).lags
+    assert {(lag.cause, lag.interval) for lag in lags} == {(Cause.SILVER, n) for n in INTERVALS}
+    assert all(lag.changed_from and lag.changed_from <= date(2025, 9, 25) for lag in lags)
+    assert audited(world, since=date(2025, 11, 19)).lags == [], "older buckets were not asked for"
+    assert healed(world, audited(world)) == 1
+    assert audited(world).lags == []
+
+
+def test_a_data_parquet_that_cannot_be_read_is_left_to_a_person() -> None:
+    world = World(None)
+    world.history("AAPL")
+    world.store.lay(LAKE.data_key("BRK.B"), b"no Parquet")
+    lags = [lag for lag in audited(world).lags if lag.symbol == "BRK.B"]
+    assert [lag.cause for lag in lags] == [Cause.UNREADABLE]
+    assert healed(world, Report(1, lags)) == 0
+
+
+def test_somebody_elses_data_parquet_is_told_of() -> None:
+    world = World(None)
+    world.history("AAPL")
+    world.consolidate(world.open_requests)
+    key = LAKE.data_key("AAPL")
+    stored = Consolidated.decode(world.store.peek(key) or b"", "AAPL", NOW)
+    sink = pa.BufferOutputStream()
+    pq.write_table(stored.bars.replace_schema_metadata(None), sink)
+    world.store.lay(key, sink.getvalue().to_pybytes())
+    assert Cause.ADOPTED in {lag.cause for lag in audited(world).lags}
+    healed(world, audited(world))
+    assert audited(world).lags == []
+
+
+def test_a_checkpoint_that_was_lost_is_written_again() -> None:
+    world = World(None)
+    world.history("AAPL")
+    world.consolidate(world.open_requests)
+    for interval in INTERVALS:
+        world.resample(interval, world.events)
+    world.store.take_away("processing_metadata/silver_8d_checkpoint.json")
+    (lag,) = audited(world).lags
+    assert (lag.cause, lag.interval, lag.detail) == (Cause.CHECKPOINT, 8, "it says nothing")
+    assert healed(world, audited(world)) == 1
+    assert audited(world).lags == []
+
+
+def test_a_manifest_that_was_lost_is_written_again() -> None:
+    world = World(None)
+    world.history("AAPL")
+    world.consolidate(world.open_requests)
+    for interval in INTERVALS:
+        world.resample(interval, world.events)
+    world.store.take_away("processing_metadata/consolidation_manifest.parquet")
+    assert {lag.cause for lag in audited(world).lags} == {Cause.MANIFEST}
+    healed(world, audited(world))
+    assert audited(world).lags == []
