@@ -51,10 +51,10 @@ def ours_through_s3() -> Work:
     """Give the same through S3: the bucket that the environment names."""
     from services.resampler.__main__ import resample  # noqa: PLC0415
     from services.resampler.settings import FullResamplerSettings  # noqa: PLC0415
+    from shared.settings import load  # noqa: PLC0415
 
     def work(memory_mb: int = MEMORY_MB) -> Mapping[str, Any]:
-        topic = "arn:aws:sns:us-east-1:000000000000:bench"
-        summary = resample(FullResamplerSettings(silver_updated_topic_arn=topic, memory_mb=memory_mb))
+        summary = resample(load(FullResamplerSettings).model_copy(update={"memory_mb": memory_mb}))
         return {"rows": sum(summary.rows.values()), "written": summary.written}
 
     return work
