@@ -1,5 +1,6 @@
 """How sessions get in: one by one, oldest first, each whole; S3 first, then rows, ledger and watermark together."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -80,11 +81,13 @@ class Fetcher:
         result = Fetched() if result is None else result
         failures = 0
         sessions = [*planned.missing, *planned.again]
-        for number, session in enumerate(sessions):
+        turn = deque(sessions)
+        while turn:
             if self.deadline and self.intake.clock() >= self.deadline:
-                result.left = planned.missing[number:]
+                result.left = [session for session in turn if session in planned.missing]
                 break
-            show(session.isoformat(), number, len(sessions))
+            session = turn.popleft()
+            show(session.isoformat(), len(sessions) - len(turn) - 1, len(sessions))
             try:
                 async with self.intake.database.alone(session):
                     stored = await self._session(session)
@@ -97,8 +100,11 @@ class Fetcher:
                 result.failed[session] = str(error)
                 failures += 1
                 # The watermark begins with the session stored first: one that comes before it would be a hole.
-                if failures == FAILURES_IN_A_ROW or not (result.done or await self.intake.database.watermark()):
+                if not (result.done or await self.intake.database.watermark()):
                     break
+                if failures == FAILURES_IN_A_ROW:
+                    # Old sessions that fail for ever must not keep today's out: that one is tried before giving up.
+                    turn = deque(day for day in turn if day == planned.missing[-1])
                 continue
             failures = 0
             (result.done if session in planned.missing else result.looked_at_again).append(stored)

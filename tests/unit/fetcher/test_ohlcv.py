@@ -264,7 +264,15 @@ async def test_a_vendor_that_is_down_is_not_asked_for_every_session_there_is(ven
     vendor.answers = [httpx.ConnectError("refused")]
     with pytest.raises(IncompleteError):
         await world.fetch()
-    assert len(set(vendor.paths)) == 2
+    assert {path.rsplit("/", 1)[-1] for path in vendor.paths} == {"2025-01-02", "2025-01-03", "2025-11-21"}
+
+
+async def test_old_sessions_that_always_fail_do_not_keep_the_newest_one_out(vendor: Vendor) -> None:
+    world = World(vendor, first_session=date(2025, 1, 2))
+    vendor.answers = [*[httpx.Response(500)] * 10, page([grouped_row("AAPL", FRIDAY)])]
+    with pytest.raises(IncompleteError, match=r"2025-01-02: .*; 2025-01-03: .* \(stored in this one: 2025-11-21\)"):
+        await world.fetch()
+    assert sorted(world.database.ledger) == [WEDNESDAY, FRIDAY]
 
 
 @pytest.mark.parametrize(("came", "whole"), [(49, False), (50, True), (100, True)])
