@@ -1,6 +1,7 @@
 """What the services write about themselves: structured log lines and metrics (Powertools, JSON to stdout)."""
 
 import os
+import threading
 from typing import Final
 
 from aws_lambda_powertools import Logger, Metrics
@@ -11,6 +12,8 @@ logger = Logger()
 
 # One namespace an environment, so that the alarms of one do not count what another one does.
 _metrics = Metrics(namespace=os.environ.get("POWERTOOLS_METRICS_NAMESPACE") or "fiblake")
+_one_line = threading.Lock()
+"""What one thread adds must not stand in another one's line."""
 _UNITS: Final = {"Seconds": MetricUnit.Seconds, "Percent": MetricUnit.Percent}
 
 
@@ -19,12 +22,13 @@ def count(*, interval: int | None = None, **values: float) -> None:
 
     A name that ends in Seconds or Percent is in that unit, any other is a count. `interval` is a dimension of its own.
     """
-    if interval is not None:
-        _metrics.add_dimension("interval", f"{interval}d")
-    for name, value in values.items():
-        unit = next((unit for end, unit in _UNITS.items() if name.endswith(end)), MetricUnit.Count)
-        _metrics.add_metric(name, unit, value)
-    _metrics.flush_metrics()
+    with _one_line:
+        if interval is not None:
+            _metrics.add_dimension("interval", f"{interval}d")
+        for name, value in values.items():
+            unit = next((unit for end, unit in _UNITS.items() if name.endswith(end)), MetricUnit.Count)
+            _metrics.add_metric(name, unit, value)
+        _metrics.flush_metrics()
 
 
 def joined(symbol: str, correlation_id: str, into: str) -> None:

@@ -47,6 +47,18 @@ def test_an_interval_is_a_dimension_of_that_line_only() -> None:
     assert declared(after)["Dimensions"] == [["service"]]
 
 
+def test_lines_of_threads_that_count_at_once_stay_apart() -> None:
+    lines = written("""
+from concurrent.futures import ThreadPoolExecutor
+import warnings
+warnings.simplefilter("error")
+with ThreadPoolExecutor(8) as pool:
+    list(pool.map(lambda n: count(interval=n, Rows=n), [3, 5, 8, 13] * 50))
+""")
+    assert [line["interval"] for line in lines] == [f"{int(line['Rows'][0])}d" for line in lines]
+    assert len(lines) == 200
+
+
 def test_each_environment_has_a_namespace_of_its_own() -> None:
     [line] = written("count(SymbolsConsolidated=1)", "fiblake/prod")
     assert declared(line)["Namespace"] == "fiblake/prod"
