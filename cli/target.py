@@ -147,7 +147,7 @@ def target(context: "typer.Context") -> Target:
     if the local one is not up.
     """
     choice = context.find_object(Choice) or Choice()
-    _log_to_stderr()
+    _keep_stdout_clean()
     if choice.local:
         return _local()
     from shared.stacks import connect, outputs_of
@@ -180,13 +180,14 @@ def _local() -> Target:
     return Target("local", stack.outputs, stack.database_secret)
 
 
-def _log_to_stderr() -> None:
+def _keep_stdout_clean() -> None:
     # What a command answers goes to stdout, for a program to read; what happens on the way must not.
     import sys
 
     from shared.telemetry import logger
 
     logger.registered_handler.setStream(sys.stderr)  # type: ignore[attr-defined]
+    os.environ["POWERTOOLS_METRICS_DISABLED"] = "true"  # they are for whoever watches the functions
 
 
 def _place(name: str) -> tuple[int, int, str]:

@@ -20,6 +20,7 @@ AWS = {
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_REGION": "us-east-1",
     "POWERTOOLS_SERVICE_NAME": "test",
+    "POWERTOOLS_METRICS_DISABLED": "false",
 }
 
 

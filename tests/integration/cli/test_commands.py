@@ -14,16 +14,17 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from local.deploy import STACK
 from local.emulator import REPOSITORY
-from shared.bars import BRONZE, bar_row, decode
+from shared.bars import BRONZE, bar_row, decode, encode
 from shared.calendar import nyse
 from shared.database import DatabaseAddress
 from shared.events import ConsolidationComplete
-from shared.lake import Bronze, archive_key
-from tests.integration.conftest import Chain, bar, wait_until
+from shared.lake import Bronze, archive_key, quarantine_key
+from tests.integration.conftest import Chain, bar, parquet, wait_until
 from tests.integration.databases import know, opened
 
 SESSIONS = nyse().between(datetime(2011, 1, 3, tzinfo=UTC).date(), datetime(2011, 12, 30, tzinfo=UTC).date())
@@ -250,6 +251,83 @@ def test_old_rows_leave_the_database_for_the_bucket(chain: Chain, fiblake: Fibla
     assert found == rows
     assert told(fiblake(*arguments, "--dry-run"))["due"]["rows"] == 0
     assert fiblake("vacuum", "rds", "--days", "30").returncode == 2
+
+
+def test_metadata_reads_the_vendors_lists_and_asks_for_the_histories_of_who_is_new(
+    chain: Chain, fiblake: Fiblake
+) -> None:
+    first = told(fiblake("metadata", "--json"))
+    again = told(fiblake("metadata", "--json"))
+
+    assert (first["listed"], first["details"] + first["details_left"]) == (5, 5)
+    assert (again["new"], again["splits_changed"], again["histories_requested"]) == (0, 0, 0)
+    assert told(fiblake("metadata", "--splits-only", "--json"))["listed"] == 0
+    wait_until(lambda: {"AAPL", "IBM"} <= chain.watcher.consolidated().keys(), "the histories are consolidated")
+
+
+def test_migrate_may_be_done_again(chain: Chain, fiblake: Fiblake) -> None:
+    done = fiblake("migrate", "--secret", chain.stack.outputs["RdsSecretArn"], "--no-tls")
+    refused = fiblake("migrate", "--secret", "arn:aws:secretsmanager:us-east-1:000000000000:secret:nobody", "--no-tls")
+
+    assert (done.returncode, "is up to date" in done.stdout) == (0, True)
+    assert refused.returncode != 0
+    assert "check its name and the role's policy" in refused.stderr
+
+
+def test_a_bar_in_quarantine_is_listed_and_let_into_the_lake_once(chain: Chain, fiblake: Fiblake) -> None:
+    session = SESSIONS[40]
+    held = {
+        "symbol": "HELD", "session": session, "open": 10.0, "high": 9.0, "low": 8.0, "close": 9.5, "volume": 100.0,
+        "vwap": None, "trades": None, "reason": "high 9.0 is below another price", "ingested_at": datetime.now(UTC),
+    }  # fmt: skip
+    body = encode(pa.Table.from_pylist([held]))
+    chain.s3.put_object(Bucket=chain.stack.bucket, Key=quarantine_key("HELD", session), Body=body)
+
+    (row,) = told(fiblake("quarantine", "list", "--symbol", "HELD", "--json"))
+    released = fiblake("quarantine", "release", "HELD", session.isoformat(), "--by", "jane", "--json")
+    again = fiblake("quarantine", "release", "HELD", session.isoformat())
+
+    assert (row["reason"], row["high"]) == ("high 9.0 is below another price", 9.0)
+    assert told(released) == {"key": Bronze().date_key("HELD", session), "by": "jane"}
+    assert (again.returncode, "no such bar of HELD" in again.stderr) == (2, True)
+    wait_until(lambda: "HELD" in chain.watcher.consolidated(), "the released bar is consolidated")
+    assert told(fiblake("quarantine", "list", "--symbol", "HELD", "--json")) == []
+
+
+def test_all_of_silver_is_computed_anew_where_it_is_not_what_it_should_be(chain: Chain, fiblake: Fiblake) -> None:
+    bars = [bar("FULL", session, 50 + i) for i, session in enumerate(SESSIONS[:60])]
+    chain.put(bars)
+    chain.wait_for_silver(bars)
+    chain.drained()
+    for key in chain.objects("silver/silver_13d/year=2011/"):
+        chain.s3.delete_object(Bucket=chain.stack.bucket, Key=key)
+
+    refused = fiblake("resample")
+    done = told(fiblake("resample", "--full", "--json"))
+
+    assert (refused.returncode, "say --full" in refused.stderr) == (2, True)
+    assert done["month_files_written"] > 0
+    assert done["failed"] == {}
+    chain.wait_for_silver(bars)
+    assert told(fiblake("resample", "--full", "--json"))["month_files_written"] == 0
+
+
+def test_a_data_parquet_of_another_make_is_adopted_and_reaches_silver(chain: Chain, fiblake: Fiblake) -> None:
+    bars = [bar("ADOP", session, 50 + i) for i, session in enumerate(SESSIONS[:40])]
+    key = Bronze().data_key("ADOP")
+    chain.s3.put_object(Bucket=chain.stack.bucket, Key=key, Body=parquet(bars))
+
+    shown = told(fiblake("adopt", "--json"))
+    done = told(fiblake("adopt", "--yes", "--json"))
+
+    assert "ADOP" in {one["symbol"] for one in shown["symbols"]}
+    assert (shown["enqueued"], done["enqueued"] >= 1) == (0, True)
+    chain.wait_for_silver(bars)
+
+    def foreign() -> set[str]:
+        return {one["symbol"] for one in told(fiblake("adopt", "--json"))["symbols"]}
+
+    wait_until(lambda: "ADOP" not in foreign(), "its data.parquet is ours")
 
 
 def test_query_and_chart_read_the_lake(chain: Chain, fiblake: Fiblake, tmp_path: Path) -> None:
