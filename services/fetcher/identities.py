@@ -7,8 +7,9 @@ time, without overlapping, and only the last one may be without an end.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
+from services.fetcher.tickers import Ticker, TickerChange
 from shared.calendar import NEW_YORK, TradingCalendar
 from shared.errors import UpstreamError
 from shared.reference import Identity
@@ -18,70 +19,14 @@ NEWS_LATE_BY: Final = timedelta(days=90)
 """How long a symbol may stay in the vendor's list after it was delisted; an older date is another company's."""
 
 
-class Listed(Protocol):
-    """What the vendor says of an active ticker."""
-
-    @property
-    def symbol(self) -> str:
-        """Its symbol."""
-
-    @property
-    def name(self) -> str | None:
-        """The company's name."""
-
-    @property
-    def type(self) -> str | None:
-        """CS, ADRC, ETF, ..."""
-
-    @property
-    def exchange(self) -> str | None:
-        """The primary exchange (MIC)."""
-
-    @property
-    def currency(self) -> str | None:
-        """What it trades in."""
-
-    @property
-    def composite_figi(self) -> str | None:
-        """Which security it is, in one country."""
-
-    @property
-    def share_class_figi(self) -> str | None:
-        """Which class of shares it is."""
-
-
-class Delisted(Protocol):
-    """What the vendor says of a ticker that is no longer active."""
-
-    @property
-    def composite_figi(self) -> str | None:
-        """Which security it was."""
-
-    @property
-    def delisted(self) -> date | None:
-        """Its last day."""
-
-
-class Change(Protocol):
-    """What the vendor says of a change of ticker."""
-
-    @property
-    def date(self) -> date:
-        """The first day of the new ticker."""
-
-    @property
-    def symbol(self) -> str:
-        """The new ticker."""
-
-
-Pair = tuple[SymbolRecord, Listed]
+Pair = tuple[SymbolRecord, Ticker]
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """What became of the symbols, by their last record and the vendor's list."""
 
-    new: list[Listed] = field(default_factory=list)
+    new: list[Ticker] = field(default_factory=list)
     """Never seen before."""
     kept: list[Pair] = field(default_factory=list)
     """Still the same company's; its name or exchange may have changed."""
@@ -132,7 +77,7 @@ class Days:
         return self.calendar.session(self.calendar.ordinal(session) - 1)
 
 
-def compare(known: Iterable[SymbolRecord], listed: Iterable[Listed]) -> Comparison:
+def compare(known: Iterable[SymbolRecord], listed: Iterable[Ticker]) -> Comparison:
     """Compare the vendor's list of active tickers with all records there are.
 
     Raises UpstreamError if fewer than half of the symbols that were active are listed: such a list is not trusted.
@@ -162,7 +107,7 @@ def another_company(one: str | None, other: str | None) -> bool:
     return one is not None and other is not None and one != other
 
 
-def began(symbol: str, changes: Iterable[Change], days: Days) -> date | None:
+def began(symbol: str, changes: Iterable[TickerChange], days: Days) -> date | None:
     """Give the first session in which the company bore `symbol`, by the vendor's changes of ticker; None: unknown."""
     dates = [change.date for change in changes if change.symbol == symbol and change.date <= days.today]
     if not dates or max(dates) < BEGINNING:
@@ -170,7 +115,7 @@ def began(symbol: str, changes: Iterable[Change], days: Days) -> date | None:
     return days.calendar.session(days.calendar.ordinal_on_or_after(max(dates)))
 
 
-def renamed_on(symbol: str, changes: Iterable[Change]) -> date | None:
+def renamed_on(symbol: str, changes: Iterable[TickerChange]) -> date | None:
     """Give the day on which a company that bore another symbol before took this one; None if it did not."""
     by_day = sorted(changes, key=lambda change: change.date)
     others = [change.date for change in by_day if change.symbol != symbol]
@@ -178,7 +123,7 @@ def renamed_on(symbol: str, changes: Iterable[Change]) -> date | None:
     return max(taken) if taken and others and min(others) < max(taken) else None
 
 
-def ended(record: SymbolRecord, ticker: Delisted | None, days: Days) -> date:
+def ended(record: SymbolRecord, ticker: Ticker | None, days: Days) -> date:
     """Give the last day of a symbol that vanished: the vendor's, unless that is of another company, or unknown."""
     day = ticker.delisted if ticker else None
     if ticker is None or day is None or another_company(record.composite_figi, ticker.composite_figi):
@@ -240,7 +185,7 @@ def details_due(records: Iterable[SymbolRecord], types: Collection[str], stale_b
     return sorted(due, key=lambda r: (r.type not in types, known[r.symbol], r.symbol))
 
 
-def _check_complete(active: Sequence[str], tickers: Mapping[str, Listed]) -> None:
+def _check_complete(active: Sequence[str], tickers: Mapping[str, Ticker]) -> None:
     back = sum(symbol in tickers for symbol in active)
     if 2 * back < len(active):
         raise UpstreamError(
@@ -250,7 +195,7 @@ def _check_complete(active: Sequence[str], tickers: Mapping[str, Listed]) -> Non
 
 
 def _handed_over(
-    record: SymbolRecord, ticker: Listed, begins: date | None, days: Days, now: datetime
+    record: SymbolRecord, ticker: Ticker, begins: date | None, days: Days, now: datetime
 ) -> list[SymbolRecord]:
     start = begins if begins and begins > record.valid_from else days.session
     if start <= record.valid_from:
@@ -264,7 +209,7 @@ def _over(record: SymbolRecord, end: date) -> SymbolRecord:
     return replace(record, valid_to=end, delisted_date=end, active=False)
 
 
-def _seen(record: SymbolRecord, ticker: Listed, now: datetime) -> SymbolRecord:
+def _seen(record: SymbolRecord, ticker: Ticker, now: datetime) -> SymbolRecord:
     """Take what the vendor says; what it leaves out stays as it was."""
     return replace(
         record, valid_to=None, delisted_date=None, active=True, last_seen=now,
@@ -275,7 +220,7 @@ def _seen(record: SymbolRecord, ticker: Listed, now: datetime) -> SymbolRecord:
     )  # fmt: skip
 
 
-def _record(ticker: Listed, valid_from: date, now: datetime) -> SymbolRecord:
+def _record(ticker: Ticker, valid_from: date, now: datetime) -> SymbolRecord:
     return SymbolRecord(
         symbol=ticker.symbol, valid_from=valid_from, valid_to=None, composite_figi=ticker.composite_figi,
         share_class_figi=ticker.share_class_figi, name=ticker.name or None, industry=None, sector=None, sic_code=None,

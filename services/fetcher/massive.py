@@ -19,6 +19,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 
 from services.fetcher import wire
 from services.fetcher.splits import usable, with_factors
+from services.fetcher.tickers import Details, Ticker, TickerChange
 from services.fetcher.validation import VendorBar
 from shared.calendar import NEW_YORK
 from shared.errors import EntitlementError, PermanentError, TransientError, UpstreamError
@@ -61,41 +62,6 @@ class UnknownTickerError(BadRequestError):
 
 class OutOfPlanError(EntitlementError):
     """The plan's history does not reach back to the sessions asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ticker:
-    """One stock as the vendor lists it; `symbol` is not validated yet, and empty if the vendor gives none."""
-
-    symbol: str
-    name: str | None
-    type: str | None
-    exchange: str | None
-    """Market identifier code of the primary exchange."""
-    currency: str | None
-    """ISO 4217."""
-    active: bool
-    composite_figi: str | None
-    share_class_figi: str | None
-    delisted: date | None
-
-
-@dataclass(frozen=True, slots=True)
-class Details:
-    """What the vendor knows of one ticker beyond the list."""
-
-    symbol: str
-    list_date: date | None
-    sic_code: str | None
-    sic_description: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class TickerChange:
-    """From `date` on the company's ticker is `symbol`."""
-
-    date: date
-    symbol: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,12 +24,13 @@ from services.fetcher.identities import (
     merged,
     updated,
 )
-from services.fetcher.massive import BadRequestError, Details, MassiveClient
+from services.fetcher.massive import BadRequestError, MassiveClient
 from services.fetcher.reference_files import put_identities, put_splits
 from services.fetcher.runs import recorded
 from services.fetcher.sectors import sector_of
 from services.fetcher.settings import MetadataEvent
 from services.fetcher.split_changes import split_changes
+from services.fetcher.tickers import Details
 from shared.batching import chunks
 from shared.calendar import TradingCalendar
 from shared.database import Database

@@ -13,15 +13,13 @@ from services.fetcher.massive import (
     LONGEST_PAUSE_SECONDS,
     RATE_PAUSE_SECONDS,
     BadRequestError,
-    Details,
     MassiveClient,
     OutOfPlanError,
     PendingError,
     RateLimitedError,
-    Ticker,
-    TickerChange,
     massive,
 )
+from services.fetcher.tickers import Details, Ticker, TickerChange
 from shared.errors import EntitlementError, FiblakeError, TransientError, UpstreamError
 from tests.integration.market import KEY, Market
 

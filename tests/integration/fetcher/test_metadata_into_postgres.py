@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from services.fetcher import metadata
-from services.fetcher.massive import Details, TickerChange
 from services.fetcher.metadata import MetadataFetcher, Refreshed, Rules
 from services.fetcher.settings import MetadataEvent
+from services.fetcher.tickers import Details, TickerChange
 from shared.calendar import nyse
 from shared.database import DatabaseAddress
 from shared.errors import UpstreamError

@@ -6,7 +6,7 @@ from datetime import date, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from services.fetcher.massive import Details, Ticker, TickerChange
+from services.fetcher.tickers import Details, Ticker, TickerChange
 from shared.database import Database
 from shared.errors import FiblakeError
 from shared.reference import Split

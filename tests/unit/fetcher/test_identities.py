@@ -19,7 +19,7 @@ from services.fetcher.identities import (
     merged,
     updated,
 )
-from services.fetcher.massive import Ticker, TickerChange
+from services.fetcher.tickers import Ticker, TickerChange
 from shared.calendar import nyse
 from shared.errors import UpstreamError
 from shared.reference import Identity

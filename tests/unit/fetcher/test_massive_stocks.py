@@ -5,7 +5,8 @@ from typing import Any
 import httpx
 import pytest
 
-from services.fetcher.massive import ATTEMPTS, BadRequestError, Details, Ticker, TickerChange
+from services.fetcher.massive import ATTEMPTS, BadRequestError
+from services.fetcher.tickers import Details, Ticker, TickerChange
 from shared.errors import UpstreamError
 from shared.reference import Split
 from tests.unit.fetcher.vendor import BASE, Vendor, client_of, refusal

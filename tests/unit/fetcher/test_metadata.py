@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from services.fetcher import metadata
-from services.fetcher.massive import BadRequestError, Details, Ticker, TickerChange
+from services.fetcher.massive import BadRequestError
 from services.fetcher.metadata import MetadataFetcher, Refreshed, Rules
 from services.fetcher.settings import MetadataEvent
+from services.fetcher.tickers import Details, Ticker, TickerChange
 from shared.calendar import nyse
 from shared.errors import EntitlementError, FiblakeError, UpstreamError
 from shared.events import HistoryRequest, parse
