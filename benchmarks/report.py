@@ -83,8 +83,14 @@ def drawn(results: Sequence[Result], facts: Mapping[str, Any], path: Path) -> No
         ("All of silver anew: seconds", resample, lambda r: r.wall),
         ("Consolidation: symbols a second", merge, lambda r: r.facts["symbols_per_second"]),
     ]
-    figure, axes = plt.subplots(len(panels), 1, figsize=(9, 6.5), height_ratios=[7, 4], layout="constrained")
-    for axis, (title, some, value) in zip(axes, panels, strict=True):
+    shown = [panel for panel in panels if panel[1]]
+    if not shown:
+        return
+    heights = [len(some) + 1 for _, some, _ in shown]
+    figure, axes = plt.subplots(
+        len(shown), 1, figsize=(9, 0.5 * sum(heights) + 1), height_ratios=heights, layout="constrained", squeeze=False
+    )
+    for axis, (title, some, value) in zip(axes[:, 0], shown, strict=True):
         values = [value(result) for result in some]
         colours = ["#1f6f8b" if result.contestant.startswith(OURS) else "#b8b8b8" for result in some]
         bars = axis.barh([result.contestant for result in some], values, color=colours)
