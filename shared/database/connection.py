@@ -4,7 +4,7 @@ import json
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -97,8 +97,19 @@ async def connection_to(address: DatabaseAddress, tls: Tls) -> AsyncIterator["as
             ) from error
     try:
         yield connection
-    finally:
+    except BaseException:
+        # A broken connection fails at saying good-bye too; what broke it is what is to be told.
+        with suppress(UpstreamError), translated():
+            await connection.close()
+        raise
+    with translated():
         await connection.close()
+
+
+# The driver calls it an internal error of its own if the server hangs up just when it is to be asked something.
+_DRIVER_ERRORS: Final = (
+    asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError,
+)  # fmt: skip
 
 
 class translated:  # noqa: N801 (a context manager, read as a verb)
@@ -117,5 +128,5 @@ class translated:  # noqa: N801 (a context manager, read as a verb)
                 f"the database's certificate is not trusted ({error.verify_message}): "
                 "name the file with RDS's authorities in DATABASE_CA_FILE"
             ) from error
-        if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError | TimeoutError):
+        if isinstance(error, _DRIVER_ERRORS):
             raise UpstreamError(f"the database failed: {type(error).__name__} {error}") from error
