@@ -50,6 +50,8 @@ class Received:
     attributes: Attributes = field(default_factory=dict)
     sent_at: datetime | None = None
     """When it was put into this queue, if the queue said so."""
+    trace: str | None = None
+    """Its sender's X-Ray header, if that was traced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,8 @@ class Queue:
         try:
             answer = self._client.receive_message(
                 QueueUrl=self.url, MaxNumberOfMessages=most, WaitTimeSeconds=wait_seconds, **hidden,
-                MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"], MessageAttributeNames=["All"],
+                MessageSystemAttributeNames=["ApproximateReceiveCount", "AWSTraceHeader", "SentTimestamp"],
+                MessageAttributeNames=["All"],
             )  # fmt: skip
         except (ClientError, BotoCoreError) as error:
             raise UpstreamError(f"SQS gives no messages from {self.url}: {error}") from error
@@ -249,7 +252,8 @@ def _received(message: Any) -> Received:  # noqa: ANN401 (boto's own shape)
     count = int(system.get("ApproximateReceiveCount", 1))
     sent = datetime.fromtimestamp(int(system["SentTimestamp"]) / 1000, UTC) if "SentTimestamp" in system else None
     body, attributes = message["Body"], message.get("MessageAttributes", {})
-    return Received(message["MessageId"], message["ReceiptHandle"], body, count, attributes, sent)
+    trace = system.get("AWSTraceHeader")
+    return Received(message["MessageId"], message["ReceiptHandle"], body, count, attributes, sent, trace)
 
 
 def _text(value: str) -> dict[str, str]:

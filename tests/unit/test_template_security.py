@@ -8,6 +8,7 @@ EVERY_RESOURCE = {
     frozenset({"batch:DescribeJobs", "batch:ListJobs"}): "Batch knows no resource for them",
     frozenset({"ecr:GetAuthorizationToken"}): "ECR knows no resource for it",
     frozenset({"xray:PutTelemetryRecords", "xray:PutTraceSegments"}): "X-Ray knows no resource for them",
+    frozenset({"xray:PutTraceSegments"}): "the same, for the jobs, which have no daemon to send for them",
     frozenset({
         "ec2:AssignPrivateIpAddresses", "ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface",
         "ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets", "ec2:UnassignPrivateIpAddresses",
