@@ -5,6 +5,7 @@ compared with the work: what X-Ray does not take is given up, and nothing waits 
 """
 
 import json
+import os
 import re
 import secrets
 import time
@@ -24,6 +25,8 @@ from shared.telemetry import logger
 if TYPE_CHECKING:
     from botocore.client import BaseClient
 
+VARIABLE: Final = "_X_AMZN_TRACE_ID"
+"""Where Lambda says which trace an invocation belongs to, and where Powertools' logger and boto3 look for it."""
 MOST_WAITING: Final = 50
 """Segments on their way, and those of one request; if more wait, the oldest are forgotten."""
 IDS_PER_SEGMENT: Final = 500
@@ -46,24 +49,26 @@ class Traces:
 
     @contextmanager
     def segment(self, headers: Iterable[str | None] = (), correlation_ids: Iterable[str] = ()) -> Iterator[Notes]:
-        """Trace the block; what it notes can be searched for in X-Ray.
+        """Trace the block; what it notes can be searched for in X-Ray. One block at a time.
 
         It belongs to the first trace that one of the senders' `headers` names, if that is recorded at all; where no
-        sender says anything, to a trace of its own.
+        sender says anything, to a trace of its own. Log lines carry the trace's id, and so do the events of topics.
         """
         notes: Notes = {}
         place = _place([header for header in headers if header]) if self._name else None
         if place is None:
             yield notes
             return
-        began, fault = time.time(), True
+        began, fault, own_id = time.time(), True, secrets.token_hex(8)
+        os.environ[VARIABLE] = f"Root={place['trace_id']};Parent={own_id};Sampled=1"
         try:
             yield notes
             fault = False
         finally:
+            del os.environ[VARIABLE]
             ids = list(dict.fromkeys(correlation_ids))[:IDS_PER_SEGMENT]
             self._send({
-                **place, "name": self._name, "id": secrets.token_hex(8), "start_time": began, "end_time": time.time(),
+                **place, "name": self._name, "id": own_id, "start_time": began, "end_time": time.time(),
                 "fault": fault, "annotations": notes, "metadata": {"default": {"correlation_ids": ids}},
             })  # fmt: skip
 

@@ -1,10 +1,12 @@
 """What X-Ray is sent: looked at in the HTTP request that boto makes of it."""
 
 import json
+import logging
 import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from typing import Any
 
 import pytest
@@ -13,8 +15,12 @@ from botocore.exceptions import ConnectTimeoutError
 from botocore.httpsession import URLLib3Session
 
 from shared import traces
+from shared.events import ConsolidationComplete
+from shared.queues import Topic
+from shared.telemetry import logger
 from shared.traces import MOST_WAITING, Traces
 
+DAY = date(2025, 11, 19)
 ROOT, PARENT = "1-6924f3a0-0123456789abcdef01234567", "89abcdef01234567"
 SENT = f"Root={ROOT};Parent={PARENT};Sampled=1;Lineage=1:5a2f1b3c:0"
 
@@ -82,6 +88,30 @@ def test_it_belongs_to_the_trace_of_the_first_sender_that_was_traced(xray: XRay)
         pass
     [segment] = xray.documents
     assert (segment["trace_id"], segment["parent_id"]) == (ROOT, PARENT)
+
+
+def test_log_lines_and_events_of_the_block_carry_its_trace_and_later_ones_do_not(
+    monkeypatch: pytest.MonkeyPatch, xray: XRay
+) -> None:
+    headers: list[str | None] = []
+    topic = Topic.connect("arn:aws:sns:us-east-1:123456789012:dev-consolidation-complete")
+
+    def publish(request: AWSPreparedRequest) -> AWSResponse:
+        told = request.headers.get("X-Amzn-Trace-Id")
+        headers.append(told.decode() if isinstance(told, bytes) else told)
+        return Answer(request.url, b"<PublishBatchResponse><PublishBatchResult/></PublishBatchResponse>")
+
+    record = logging.LogRecord("", logging.INFO, "", 0, "consolidated", None, None)
+    lines = []
+    with Traces("dev-worker").segment([SENT]):
+        lines.append(json.loads(logger.registered_formatter.format(record)))
+        with monkeypatch.context() as patched:
+            patched.setattr(URLLib3Session, "send", lambda _self, request: publish(request))
+            topic.publish([ConsolidationComplete(symbol="AAPL", changed_from=DAY, last_session=DAY)])
+    lines.append(json.loads(logger.registered_formatter.format(record)))
+    [segment] = xray.documents
+    assert headers == [f"Root={ROOT};Parent={segment['id']};Sampled=1"]
+    assert [line.get("xray_trace_id") for line in lines] == [ROOT, None]
 
 
 def test_what_the_senders_do_not_record_is_not_recorded_here_either(xray: XRay) -> None:
