@@ -3,7 +3,7 @@
 # Every command is in exec form, so that the job is process 1 and Batch's SIGTERM reaches it: the worker then finishes what
 # it has begun and gives back the rest. The code lies where Lambda has it, so that paths in settings are the same.
 
-ARG PYTHON_IMAGE=python:3.13.7-slim-bookworm
+ARG PYTHON_IMAGE=python:3.13.16-slim-trixie
 
 FROM ${PYTHON_IMAGE} AS packages
 RUN python -m venv --without-pip /opt/venv

@@ -157,7 +157,7 @@ TAG ?= $(shell git describe --always --dirty)
 
 .PHONY: image
 image: ## Build the Batch jobs' image (CONTAINER=podman for another engine)
-	$(CONTAINER) build --tag $(IMAGE):$(TAG) .
+	$(CONTAINER) build --platform linux/amd64 --tag $(IMAGE):$(TAG) .
 	@$(CONTAINER) image inspect --format '$(IMAGE):$(TAG): {{.Size}} bytes' $(IMAGE):$(TAG)
 
 define NO_REGISTRY

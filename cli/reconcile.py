@@ -53,8 +53,9 @@ def auditor(stack: Target) -> "Reconciler":
     from shared.calendar import nyse
     from shared.lake import Bronze
 
-    window = window_start(datetime.now(UTC).date(), int(stack.output("ResamplingRetentionYears")))
-    return Reconciler(stack.store, Bronze(), Grid(nyse(), stack.output("SplitAdjusted") == "true"), window)
+    today = datetime.now(UTC).date()
+    window = window_start(today, int(stack.output("ResamplingRetentionYears")))
+    return Reconciler(stack.store, Bronze(), Grid(nyse(), stack.output("SplitAdjusted") == "true"), today, window)
 
 
 def _fixed(stack: Target, report: "Report") -> "Sent":

@@ -1,17 +1,19 @@
-"""Whether each built function imports its handler from its own package, with nothing else on the path.
+"""Whether each built function's package holds what its handler imports, with nothing else on the path.
 
-    python -m local.packages [.aws-sam/build]
+    [PYTHON313=/path/to/python3.13] python -m local.packages [.aws-sam/build]
 
-Prints a line a function. Needs an interpreter of the functions' version (`python3.13` on the PATH, if it is not this
-one) on their kind of machine; where there is none, nothing is imported, which is said.
+Prints a line a function. What our own modules import, at once or later, is looked up in the package. The handler is
+imported by an interpreter of the functions' version on their kind of machine, if there is one: one that is named, one
+on the PATH, or one that uv or pyenv has installed. Where there is none, the libraries are not tried, which is said.
 """
 
+import ast
+import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +35,9 @@ assert not strange, strange
 _ENVIRONMENT: Final = {"AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
+_OURS: Final = frozenset({"services", "shared"})
+
+
 class PackageError(PermanentError):
     """A function's package does not hold what its handler imports."""
 
@@ -50,17 +55,84 @@ def check_imports(package: Path, handler: str, python: Path) -> None:
         raise PackageError(f"{package.name} does not import {handler} by itself: {done.stderr[-500:]}")
 
 
-def _interpreter(version: str) -> Path | None:
-    """Give an interpreter of that version on the functions' kind of machine, if there is one."""
-    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+def check_graph(package: Path, handler: str) -> int:
+    """Look up all that our modules import from the handler on; give how many modules of ours those are.
+
+    Raises PackageError naming what is not there. A library counts as there if its folder or file is: what it imports
+    itself is not looked up.
+    """
+    todo, seen = [handler.rpartition(".")[0]], set[str]()
+    while todo:
+        module = todo.pop()
+        source = _source(package, module)
+        if module in seen or (source is None and _is_there(package, module)):
+            continue
+        if source is None:
+            raise PackageError(f"{package.name} lacks {module}, which {handler} imports")
+        seen.add(module)
+        # `from a import b`: b may be a module of ours, or just a name in one. The folder above has a say before either.
+        named = [(module.rpartition(".")[0], False), *_imported(ast.parse(source.read_bytes()))]
+        todo += [one for one, sure in named if sure or _source(package, one)]
+    return len(seen)
+
+
+def _source(package: Path, module: str) -> Path | None:
+    """Give our own module's file in the package."""
+    if module.partition(".")[0] not in _OURS:
         return None
-    show = "import sys; print('%d.%d' % sys.version_info[:2], sys.executable)"
-    for candidate in filter(None, (sys.executable, shutil.which(f"python{version}"))):
-        done = subprocess.run([candidate, "-c", show], capture_output=True, text=True, check=False)
-        found, _, path = done.stdout.strip().partition(" ")
-        if done.returncode == 0 and found == version:
-            return Path(path)
-    return None
+    place = package.joinpath(*module.split("."))
+    return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
+
+
+def _is_there(package: Path, module: str) -> bool:
+    top = module.partition(".")[0]
+    if top in _OURS:
+        return False
+    return top in sys.stdlib_module_names or (package / top).is_dir() or any(package.glob(f"{top}.*"))
+
+
+def _imported(node: ast.AST) -> Iterator[tuple[str, bool]]:
+    """Give what is imported anywhere in the code but for the type checker, and whether it is surely a module."""
+    for child in ast.iter_child_nodes(node):
+        match child:
+            case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+                for other in child.orelse:
+                    yield from _imported(other)
+            case ast.Import():
+                yield from ((alias.name, True) for alias in child.names)
+            case ast.ImportFrom(module=str(module)):
+                yield module, True
+                yield from ((f"{module}.{alias.name}", False) for alias in child.names)
+            case _:
+                yield from _imported(child)
+
+
+def interpreter(version: str, environment: Mapping[str, str]) -> Path | None:
+    """Give an interpreter of that version, if there is one; one that does not start is passed over.
+
+    Raises PackageError if one is named (as PYTHON313, say) that is not what it should be.
+    """
+    variable = f"PYTHON{version.replace('.', '')}"
+    if named := environment.get(variable):
+        if _is_version(Path(named), version):
+            return Path(named)
+        raise PackageError(f"{variable}={named} is no Python {version} that starts")
+    home = Path(environment.get("HOME", "/"))
+    folders = [Path(folder) for folder in environment.get("PATH", "").split(os.pathsep) if folder]
+    folders += [
+        *Path(environment.get("UV_PYTHON_INSTALL_DIR", home / ".local/share/uv/python")).glob("*/bin"),
+        *Path(environment.get("PYENV_ROOT", home / ".pyenv")).glob("versions/*/bin"),
+    ]
+    candidates = [Path(sys.executable), *(folder / f"python{version}" for folder in folders)]
+    return next((candidate for candidate in candidates if _is_version(candidate, version)), None)
+
+
+def _is_version(python: Path, version: str) -> bool:
+    if not os.access(python, os.X_OK):
+        return False
+    show = "import sys; print('%d.%d' % sys.version_info[:2])"
+    done = subprocess.run([python, "-I", "-c", show], capture_output=True, text=True, check=False)
+    return (done.returncode, done.stdout.strip()) == (0, version)
 
 
 def _checked(build: Path) -> Iterator[str]:
@@ -68,13 +140,22 @@ def _checked(build: Path) -> Iterator[str]:
     runtime = _RUNTIME.search(template)
     if runtime is None:
         raise PackageError("template.yaml names no runtime")
-    python = _interpreter(runtime[1])
-    if python is None:
-        yield f"not imported: no Python {runtime[1]} for x86_64 here"
-        return
+    at_home = (platform.system(), platform.machine()) == ("Linux", "x86_64")
+    python = interpreter(runtime[1], os.environ) if at_home else None
     for function, handler in handlers(template).items():
-        check_imports(build / function, handler, python)
-        yield f"{function} imports {handler} from its package alone"
+        modules = check_graph(build / function, handler)
+        found = f"{function} has the {modules} modules of ours that {handler} needs, and the libraries they name"
+        if python:
+            check_imports(build / function, handler, python)
+            found = f"{function} imports {handler} from its package alone; {modules} modules of ours are there"
+        yield found
+    if python:
+        yield f"imported by {python}"
+    else:
+        wish = (
+            f"PYTHON{runtime[1].replace('.', '')}=/path/to/python{runtime[1]} names one" if at_home else "run it there"
+        )
+        yield f"NOT CHECKED: that the libraries work, for want of a Python {runtime[1]} on Linux, x86_64 ({wish})"
 
 
 def main() -> int:

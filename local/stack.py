@@ -155,6 +155,7 @@ def job_environment(stack: Stack) -> dict[str, str]:
         "IDLE_SECONDS": "4",  # the emulator's counts are exact
         "LOG_LEVEL": "INFO",
         "POWERTOOLS_SERVICE_NAME": "consolidator",
+        "TRACE_NAME": "",  # the emulator has no X-Ray
         "POWERTOOLS_METRICS_NAMESPACE": f"fiblake/{ENVIRONMENT}",
     }
 
@@ -171,6 +172,7 @@ def full_resample_environment(stack: Stack) -> dict[str, str]:
         "MEMORY_MB": "3000",
         "LOG_LEVEL": "INFO",
         "POWERTOOLS_SERVICE_NAME": "full-resampler",
+        "TRACE_NAME": "",  # the emulator has no X-Ray
         "POWERTOOLS_METRICS_NAMESPACE": f"fiblake/{ENVIRONMENT}",
     }
 

@@ -5,6 +5,7 @@ queue with its reason. A queue's dead-letter queue has the queue's name with `-d
 """
 
 import json
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -50,6 +51,8 @@ class Received:
     attributes: Attributes = field(default_factory=dict)
     sent_at: datetime | None = None
     """When it was put into this queue, if the queue said so."""
+    trace: str | None = None
+    """Its sender's X-Ray header, if that was traced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,8 @@ class Queue:
         try:
             answer = self._client.receive_message(
                 QueueUrl=self.url, MaxNumberOfMessages=most, WaitTimeSeconds=wait_seconds, **hidden,
-                MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"], MessageAttributeNames=["All"],
+                MessageSystemAttributeNames=["ApproximateReceiveCount", "AWSTraceHeader", "SentTimestamp"],
+                MessageAttributeNames=["All"],
             )  # fmt: skip
         except (ClientError, BotoCoreError) as error:
             raise UpstreamError(f"SQS gives no messages from {self.url}: {error}") from error
@@ -172,7 +176,9 @@ class Topic:
     @classmethod
     def connect(cls, arn: str) -> "Topic":
         """Open the topic with the credentials, region and endpoint of the environment."""
-        return cls(boto3.client("sns"), arn)
+        client = boto3.client("sns")
+        client.meta.events.register("before-call.sns.PublishBatch", _with_trace)
+        return cls(client, arn)
 
     def publish(self, events: Sequence[Message]) -> list[int]:
         """Publish events in batches of 10; failed entries are tried 4 times. Gives the indices never published."""
@@ -199,6 +205,12 @@ def retry_seconds(receive_count: int) -> int:
 def name_of(arn: str) -> str:
     """Give a queue's name from its ARN."""
     return arn.rsplit(":", 1)[-1]
+
+
+def _with_trace(params: dict[str, Any], **_: object) -> None:
+    """Tell SNS, and with it the queues behind it, of the trace in the environment; in a function boto3 does it."""
+    if trace := os.environ.get("_X_AMZN_TRACE_ID"):
+        params["headers"].setdefault("X-Amzn-Trace-Id", trace)
 
 
 def _filterable(event: Message) -> dict[str, Any]:
@@ -249,7 +261,8 @@ def _received(message: Any) -> Received:  # noqa: ANN401 (boto's own shape)
     count = int(system.get("ApproximateReceiveCount", 1))
     sent = datetime.fromtimestamp(int(system["SentTimestamp"]) / 1000, UTC) if "SentTimestamp" in system else None
     body, attributes = message["Body"], message.get("MessageAttributes", {})
-    return Received(message["MessageId"], message["ReceiptHandle"], body, count, attributes, sent)
+    trace = system.get("AWSTraceHeader")
+    return Received(message["MessageId"], message["ReceiptHandle"], body, count, attributes, sent, trace)
 
 
 def _text(value: str) -> dict[str, str]:

@@ -24,6 +24,7 @@ from shared.lake import Bronze
 from shared.objects import ObjectStore
 from shared.queues import Queue, Topic
 from shared.telemetry import logger
+from shared.traces import Traces
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,6 +55,7 @@ def _built(settings: WorkerSettings) -> Worker:
         clock=lambda: datetime.now(UTC),
         max_workers=settings.max_workers,
         retention_days=None if settings.skip_cleanup else settings.retention_days,
+        traces=Traces(settings.trace_name),
     )
 
 

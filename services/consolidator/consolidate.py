@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Final
 
 import numpy as np
@@ -11,19 +11,17 @@ import pyarrow as pa
 
 from services.consolidator.merge import Merged, merge
 from shared.adjustment import NO_REFERENCE, Reference
-from shared.bars import Consolidated, is_released, read_bars
+from shared.bars import Consolidated
 from shared.calendar import TradingCalendar
 from shared.errors import ConflictError, ContractError, FiblakeError, NotFoundError, PermanentError, TransientError
-from shared.lake import Bronze, SourceFile, identities_key, splits_key
+from shared.lake import Bronze, identities_key, splits_key
 from shared.objects import ObjectInfo, ObjectStore, StoredObject, pauses
 from shared.outcomes import attempt
 from shared.reference import read_identities, read_splits, reference_of
-from shared.rules import PRICES, any_broken, broken_rules
+from shared.source_files import bars_of_source, check_sessions
 
 ATTEMPTS: Final = 20
 TICK: Final = timedelta(microseconds=1)
-CLOCK_SKEW: Final = timedelta(days=1)
-"""How far a writer's clock may be ahead of S3's: no later write could win over an instant of the far future."""
 
 
 class ReferenceFileError(ContractError):
@@ -90,7 +88,7 @@ class Consolidator:
         pending = [info for info in listing if full or log.get(info.key) != info.etag]
         files, faults = self._read(pending, hint, now)
         if before and before.adopted:
-            self._check_sessions(before.bars, f"{key}: ")
+            self._check_sessions(before.bars, key)
         reference = known = before.reference if before else NO_REFERENCE
         if full or hint is None or before is None or before.adopted:
             # After data.parquet, like the listing: of two readings the later one stands in the later version.
@@ -141,18 +139,16 @@ class Consolidator:
     def _bars_of(self, found: StoredObject, now: datetime) -> _Read:
         source = self.bronze.parse_source(found.key)
         try:
-            bars = read_bars(found.data, source.symbol, found.last_modified)
-            _check_rows(bars, source, found, now.date())
-            self._check_sessions(bars)
+            bars = bars_of_source(found.data, source, found.last_modified, self.calendar, now.date())
         except PermanentError as error:
             raise ContractError(f"{found.key}: {error}") from error
         return _Read(found.key, found.etag, bars)
 
-    def _check_sessions(self, bars: pa.Table, where: str = "") -> None:
+    def _check_sessions(self, bars: pa.Table, key: str) -> None:
         try:
-            self.calendar.ordinals(np.asarray(bars["timestamp"].to_numpy(), dtype="datetime64[D]"))
+            check_sessions(bars, self.calendar)
         except PermanentError as error:
-            raise ContractError(f"{where}{error}") from error
+            raise ContractError(f"{key}: {error}") from error
 
     def _changed_from(self, after: Consolidated, merged: Merged, hint: date | None) -> date:
         """Give the earliest session that readers may not know of yet.
@@ -180,40 +176,6 @@ def _meets_a_split(after: Consolidated, changed_from: date) -> bool:
     before = int(np.searchsorted(sessions, np.datetime64(changed_from, "D")))
     told = sessions[before - 1].item() if before else date.min
     return any(told < day <= after.last_session for day, _ in after.reference.splits)
-
-
-def _check_rows(bars: pa.Table, source: SourceFile, found: StoredObject, today: date) -> None:
-    """Raise ContractError if a row is of a session its file's name does not say, of the future, or cannot be.
-
-    A bar that a person has released from quarantine may break the rules of prices.
-    """
-    last_modified = found.last_modified
-    if _all_well(bars, source, last_modified, today):
-        return
-    for row in bars.to_pylist():
-        session = row["timestamp"]
-        if not source.first <= session <= source.last:
-            raise ContractError(f"holds session {session}, which its name does not say")
-        if session > today:
-            raise ContractError(f"holds session {session}, which is yet to come")
-        if row["ingested_at"] > last_modified + CLOCK_SKEW:
-            raise ContractError(f"ingested_at {row['ingested_at']} of session {session} is after the file was stored")
-        if (broken := broken_rules(row)) and not is_released(found.data):
-            raise ContractError(f"session {session}: {'; '.join(broken)}")
-
-
-def _all_well(bars: pa.Table, source: SourceFile, last_modified: datetime, today: date) -> bool:
-    """Tell whether no row is at fault: the same rules for all rows at once, because nearly always none is."""
-    sessions = bars["timestamp"].to_numpy()
-    if sessions.size == 0:
-        return True
-    newest = np.datetime64((last_modified + CLOCK_SKEW).astimezone(UTC).replace(tzinfo=None), "us")
-    return bool(
-        sessions.min() >= np.datetime64(source.first, "D")
-        and sessions.max() <= np.datetime64(min(source.last, today), "D")
-        and bars["ingested_at"].to_numpy().max() <= newest
-        and not any_broken({name: bars[name].to_numpy() for name in (*PRICES, "volume")})
-    )
 
 
 def _merged(before: Consolidated | None, files: Sequence[_Read]) -> Merged:

@@ -45,5 +45,6 @@ class WorkerSettings(Settings):
     round_size: int = Field(default=100, ge=1, description="messages taken at once")
     idle_seconds: int = Field(default=60, ge=0, description="how long the queue must look empty before the end")
     max_receive_count: int = Field(default=6, ge=1, description="receives after which a message is given up")
+    trace_name: str = Field(default="", description="name of the worker in X-Ray; empty: it is not traced")
     aws_batch_job_array_index: int = Field(default=0, ge=0, description="set by AWS Batch")
     aws_batch_job_array_size: int = Field(default=1, ge=1, description="set by AWS Batch")

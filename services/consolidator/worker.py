@@ -16,6 +16,7 @@ from shared.events import ConsolidationComplete, ConsolidationRequest, parse
 from shared.outcomes import attempt, settle
 from shared.queues import BATCH, Queue, Received, Topic, retry_seconds
 from shared.telemetry import count, joined, logger
+from shared.traces import Traces
 
 HEARTBEAT_SECONDS: Final = 30
 HIDDEN_SECONDS: Final = 180
@@ -60,6 +61,7 @@ class Worker:
     max_workers: int
     retention_days: int | None
     """None: nothing is deleted."""
+    traces: Traces = field(default_factory=Traces)
     stop: threading.Event = field(default_factory=threading.Event)
     summary: Summary = field(default_factory=Summary)
 
@@ -98,7 +100,7 @@ class Worker:
         """
         often = [m for m in messages if m.receive_count >= SUSPECT_RECEIVES]
         rest = [m for m in messages if m not in often]
-        parts = [rest, *([m] for m in often)]
+        parts = [*([rest] if rest else []), *([m] for m in often)]
         left = [[m for part in parts[i:] for m in part] for i in range(len(parts))]
         return max(self._round(queue, *each, most_receives) for each in zip(parts, left, strict=True))
 
@@ -108,7 +110,7 @@ class Worker:
         requests = {i: o for i, o in outcomes.items() if isinstance(o, ConsolidationRequest)}
         errors = {i: o for i, o in outcomes.items() if isinstance(o, FiblakeError)}
         with _kept_hidden(queue, held):
-            failures = self._work(list(requests.values()), full=False)
+            failures = self._work(list(requests.values()), full=False, headers=[m.trace for m in messages])
         errors |= {i: error for i, r in requests.items() if (error := failures.get(r.symbol)) and _concerns(error, r)}
         return self._settle(queue, messages, errors, most_receives)
 
@@ -126,8 +128,23 @@ class Worker:
         self.summary.dead_lettered += sum(m.id in errors for m in ended)
         return max((retry_seconds(m.receive_count) for m in retried), default=0)
 
-    def _work(self, requests: Sequence[ConsolidationRequest], *, full: bool) -> dict[str, FiblakeError]:
-        """Consolidate the requests' symbols, then tell of them, then clean up; give the errors by symbol.
+    def _work(
+        self, requests: Sequence[ConsolidationRequest], *, full: bool, headers: Sequence[str | None] = ()
+    ) -> dict[str, FiblakeError]:
+        """Do what is requested and count it, as one segment of a trace; give the errors by symbol."""
+        with self.traces.segment(headers, [request.correlation_id for request in requests]) as notes:
+            failures, told = self._consolidated(requests, full=full)
+            files = sum(one.merged_files for one in told)
+            notes.update(run=self.run, symbols=len(told), files=files, failed=len(failures))
+        self.summary.symbols += len(told)
+        self.summary.files += files
+        count(SymbolsConsolidated=len(told), FilesMerged=files, SymbolsFailed=len(failures))
+        return failures
+
+    def _consolidated(
+        self, requests: Sequence[ConsolidationRequest], *, full: bool
+    ) -> tuple[dict[str, FiblakeError], list[Consolidation]]:
+        """Consolidate the requests' symbols, then tell of them, then clean up; give the errors, and what was told of.
 
         The order is the safety: data.parquet first, then event and manifest, and only then the deletions and, by the
         caller, the end of the messages. A crash anywhere repeats the later steps when the message comes again.
@@ -141,11 +158,7 @@ class Worker:
         failures |= self._tell(done, _origins(requests))
         told = [one for one in done if not isinstance(failures.get(one.symbol), TransientError)]
         self._clean_up(told)
-        files = sum(one.merged_files for one in told)
-        self.summary.symbols += len(told)
-        self.summary.files += files
-        count(SymbolsConsolidated=len(told), FilesMerged=files, SymbolsFailed=len(failures))
-        return failures
+        return failures, told
 
     def _one(self, symbol: str, hint: date | None, *, full: bool) -> Consolidation | FiblakeError:
         if self.stop.is_set():

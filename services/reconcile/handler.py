@@ -25,7 +25,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     settings, asked, today = load(ReconcileSettings), ReconcileEvent.of(event), datetime.now(UTC).date()
     store, window = ObjectStore.connect(settings.s3_bucket), window_start(today, settings.resampling_retention_years)
     grid = Grid(nyse(), settings.resampling_adjusted)
-    report = Reconciler(store, Bronze(settings.s3_prefix), grid, window).audit(asked.symbols, asked.since(today))
+    reconciler = Reconciler(store, Bronze(settings.s3_prefix), grid, today, window)
+    report = reconciler.audit(asked.symbols, asked.since(today))
     sent = _outlets(settings).set_going(report.lags, context.aws_request_id) if asked.fix and report.lags else None
     said = report.facts(sent, LAGS_TOLD)
     logger.info("reconcile ended", extra=said)

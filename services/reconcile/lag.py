@@ -19,10 +19,11 @@ class Cause(StrEnum):
     MANIFEST = "the manifest is behind data.parquet"
     SILVER = "silver is not what the bars give"
     CHECKPOINT = "the checkpoint is behind silver"
+    UNMERGEABLE = "a file cannot be merged as it is"
     UNREADABLE = "it cannot be read"
 
 
-NEEDS_A_PERSON = frozenset({Cause.UNREADABLE})
+NEEDS_A_PERSON = frozenset({Cause.UNMERGEABLE, Cause.UNREADABLE})
 NEEDS_THE_RESAMPLER = frozenset({Cause.SILVER, Cause.CHECKPOINT})
 
 

@@ -34,14 +34,17 @@ from shared.lake import (
     silver_prefix,
     splits_key,
 )
-from shared.objects import CONCURRENCY, ObjectStore
+from shared.objects import CONCURRENCY, ObjectStore, StoredObject
 from shared.outcomes import attempt
 from shared.queues import Queue, Topic
 from shared.reference import read_identities, read_splits, reference_of
+from shared.source_files import bars_of_source
 
 SYMBOLS_AT_ONCE: Final = 500
 """Bounds the memory: so many symbols' bars and buckets are held at a time."""
 KEYS_NAMED: Final = 3
+FILES_LOOKED_INTO: Final = 20
+"""Of a symbol with more unmerged files than that, none is looked into: the worker will."""
 Advance = Callable[[int], None]
 
 
@@ -91,6 +94,7 @@ class Reconciler:
     store: ObjectStore
     bronze: Bronze
     grid: Grid
+    today: date
     window_start: date | None = None
     """Where the resampler's history window begins; None: it resamples all of it."""
 
@@ -147,19 +151,35 @@ class Reconciler:
         """
         found = self.store.find(self.bronze.data_key(symbol))
         listing = [i for i in self.store.listed(self.bronze.symbol_prefix(symbol)) if self.bronze.is_source(i.key)]
-        if found is None:
-            causes = [(Cause.NEVER_CONSOLIDATED, f"{len(listing)} files")] if listing else []
+        stored = Consolidated.decode(found.data, symbol, found.last_modified) if found else None
+        log = stored.log if stored else {}
+        unmerged = [info.key for info in listing if log.get(info.key) != info.etag]
+        faults = self._faults(unmerged)
+        lags = [Lag(symbol, Cause.UNMERGEABLE, f"{key}: {fault}") for key, fault in faults.items()]
+        mergeable = [key for key in unmerged if key not in faults]
+        if stored is None:
+            if mergeable:
+                lags.append(Lag(symbol, Cause.NEVER_CONSOLIDATED, f"{len(listing)} files"))
             if entry and not listing:
-                causes = [(Cause.UNREADABLE, "the manifest has it, and bronze has nothing of it")]
-            return _Known(symbol, None, [Lag(symbol, cause, detail) for cause, detail in causes])
-        stored = Consolidated.decode(found.data, symbol, found.last_modified)
-        unmerged = [info.key for info in listing if stored.log.get(info.key) != info.etag]
-        lags = [self._unmerged(symbol, unmerged)] if unmerged else []
+                lags.append(Lag(symbol, Cause.UNREADABLE, "the manifest has it, and bronze has nothing of it"))
+            return _Known(symbol, None, lags)
+        if mergeable:
+            lags.append(self._unmerged(symbol, mergeable))
         if stored.adopted:
             lags.append(Lag(symbol, Cause.ADOPTED, f"{stored.bars.num_rows} bars"))
         lags += self._reference_lag(symbol, stored)
         lags += _manifest_lag(symbol, stored, entry)
         return _Known(symbol, stored if stored.bars.num_rows else None, lags)
+
+    def _faults(self, keys: Sequence[str]) -> dict[str, PermanentError]:
+        """Give why a worker would refuse files: to ask for such a one each day would make a dead letter each day."""
+        objects = self.store.get_many(keys) if len(keys) <= FILES_LOOKED_INTO else []
+        outcomes = {found.key: attempt(partial(self._bars_of, found)) for found in objects if found}
+        return {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, PermanentError)}
+
+    def _bars_of(self, found: StoredObject) -> pa.Table:
+        source = self.bronze.parse_source(found.key)
+        return bars_of_source(found.data, source, found.last_modified, self.grid.calendar, self.today)
 
     def _unmerged(self, symbol: str, keys: Sequence[str]) -> Lag:
         names = [key.rsplit("/", 1)[-1] for key in keys[:KEYS_NAMED]]

@@ -21,6 +21,7 @@ from shared.lake import Bronze
 from shared.objects import ObjectStore
 from shared.queues import Topic
 from shared.telemetry import logger
+from shared.traces import Traces
 
 RESERVED_MB: Final = 450
 """What is needed beside the buckets: interpreter and libraries, the batches in work, files on their way out."""
@@ -57,8 +58,11 @@ def resample(settings: FullResamplerSettings, watch: Watch = unwatched) -> Summa
         most_bytes=(settings.memory_mb - RESERVED_MB) << 20,
         watch=watch,
     )
-    now = datetime.now(UTC)
-    return resampler.run(now, settings.aws_batch_job_array_index, settings.aws_batch_job_array_size)
+    with Traces(settings.trace_name).segment() as notes:
+        now = datetime.now(UTC)
+        summary = resampler.run(now, settings.aws_batch_job_array_index, settings.aws_batch_job_array_size)
+        notes.update(symbols=len(summary.symbols), failed=len(summary.failed), written=summary.written)
+    return summary
 
 
 def return_what_is_freed() -> None:

@@ -169,6 +169,16 @@ def test_the_dashboards_gb_seconds_count_every_function_with_its_memory(resource
     assert memory == {function["FunctionName"]: function["MemorySize"] for function in functions}
 
 
+def test_both_workers_are_traced_under_their_own_names() -> None:
+    everything = deployed(EVERYTHING)
+    roles = properties(everything, "AWS::IAM::Role")
+    for name, role in (("WorkerJobDefinition", "WorkerRole"), ("FullResampleJobDefinition", "FullResampleRole")):
+        job = properties(everything, "AWS::Batch::JobDefinition")[name]
+        variables = {pair["Name"]: pair["Value"] for pair in job["ContainerProperties"]["Environment"]}
+        assert variables["TRACE_NAME"] == job["JobDefinitionName"]
+        assert "xray:PutTraceSegments" in str(roles[role]["Policies"])
+
+
 def test_every_function_is_traced_and_counts_into_its_environments_namespace(resources: Body) -> None:
     [trace] = [p for p in properties(resources, "AWS::IAM::ManagedPolicy").values() if "xray:" in str(p)]
     functions = properties(resources, "AWS::Lambda::Function").values()

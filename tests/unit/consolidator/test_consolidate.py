@@ -348,7 +348,7 @@ def test_a_fault_of_our_own_in_one_file_is_retried_and_not_called_a_breach_of_co
 
     store.lay(DATA, consolidated(bar("2025-11-17", 7)))
     store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 8)))
-    monkeypatch.setattr("services.consolidator.consolidate.read_bars", surprise)
+    monkeypatch.setattr("shared.source_files.read_bars", surprise)
     (fault,) = consolidate(store, "2025-11-18").faults
     assert isinstance(fault, UnexpectedError)
 

@@ -1,7 +1,12 @@
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date, datetime
+from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from services.consolidator.consolidate import Consolidator
 from services.consolidator.worker import WAIT_SECONDS, Worker
@@ -11,8 +16,9 @@ from shared.errors import ContractError, UpstreamError
 from shared.events import ConsolidationComplete, ConsolidationRequest
 from shared.lake import CLEANUP_RECORD_KEY, MANIFEST_KEY, splits_key
 from shared.outcomes import ExhaustedError
-from shared.queues import Depth
+from shared.queues import Depth, Received
 from shared.reference import splits_file
+from shared.traces import Traces
 from tests.fakes import (
     LAKE,
     NOON,
@@ -633,3 +639,66 @@ def test_the_event_carries_the_first_requests_id_and_the_oldest_put(lake: Lake) 
         lake.queue.put(request.model_dump_json())
     lake.drained()
     assert (lake.told["AAPL"].correlation_id, lake.told["AAPL"].put_at) == ("one", NOON)
+
+
+# -------------------------------------------------------------------------------------------------------------- traces
+
+
+@contextmanager
+def traced(worker: Worker) -> Iterator[tuple[Worker, list[dict[str, Any]]]]:
+    """Give the worker with its tracing on, and, when the block is over, the segments that it has sent."""
+    sent: list[str] = []
+    segments: list[dict[str, Any]] = []
+    traces = Traces("dev-worker", sent.extend)
+    yield replace(worker, traces=traces), segments
+    traces._sender.shutdown()  # noqa: SLF001 (what the end of the process does)
+    segments += map(json.loads, sent)
+
+
+def test_a_round_is_one_segment_of_its_senders_trace_however_many_its_symbols(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, parent = "1-6924f3a0-0123456789abcdef01234567", "89abcdef01234567"
+    for symbol in ("AAPL", "MSFT", "GOOG"):
+        lake.put(symbol, "2025-11-19")
+        lake.request(symbol, correlation_id=f"put-of-{symbol}")
+    lake.request("GHOST", correlation_id="put-of-GHOST")
+    receive = lake.queue.receive
+
+    def of_a_traced_sender(most: int, wait_seconds: int = 0) -> list[Received]:
+        return [replace(m, trace=f"Root={root};Parent={parent};Sampled=1") for m in receive(most, wait_seconds)]
+
+    monkeypatch.setattr(lake.queue, "receive", of_a_traced_sender)
+    with traced(lake.worker()) as (worker, segments):
+        lake.drained(worker)
+    [segment] = segments
+    assert (segment["trace_id"], segment["parent_id"]) == (root, parent)
+    assert segment["annotations"] == {"run": "run-1", "symbols": 3, "files": 3, "failed": 1}
+    assert segment["metadata"]["default"]["correlation_ids"] == [
+        "put-of-AAPL", "put-of-MSFT", "put-of-GOOG", "put-of-GHOST",
+    ]  # fmt: skip
+
+
+def test_what_is_worked_on_alone_is_a_segment_of_its_own(lake: Lake) -> None:
+    lake.arrive("AAPL", receives=5)
+    lake.arrive("MSFT", receives=5)
+    with traced(lake.worker()) as (worker, segments):
+        lake.drained(worker)
+    assert [segment["annotations"]["symbols"] for segment in segments] == [1, 1]
+
+
+def test_named_symbols_are_traced_by_round_as_well(lake: Lake) -> None:
+    for symbol in ("AAPL", "MSFT", "GOOG"):
+        lake.put(symbol, "2025-11-19")
+    with traced(lake.worker()) as (worker, segments):
+        worker.consolidate(["AAPL", "MSFT", "GOOG"], 2, full=False)
+    assert [segment["annotations"]["symbols"] for segment in segments] == [2, 1]
+
+
+def test_a_trace_that_cannot_be_sent_changes_nothing(lake: Lake) -> None:
+    def refuse(_documents: object) -> None:
+        raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"}}, "PutTraceSegments")
+
+    lake.arrive("AAPL")
+    worker = lake.drained(replace(lake.worker(), traces=Traces("dev-worker", refuse)))
+    assert (worker.summary.symbols, worker.summary.dead_lettered, lake.queue.bodies()) == (1, 0, [])

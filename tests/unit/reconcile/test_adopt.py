@@ -62,7 +62,7 @@ def versions(world: World) -> dict[str, str | None]:
 
 
 def reconciler(world: World) -> Reconciler:
-    return Reconciler(world.store, LAKE, Grid(nyse(), adjusted=True))
+    return Reconciler(world.store, LAKE, Grid(nyse(), adjusted=True), NOW.date())
 
 
 def test_what_is_somebody_elses_is_seen_and_nothing_is_changed(old: World) -> None:

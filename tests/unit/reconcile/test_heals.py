@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.reconcile.lag import Cause
-from services.reconcile.reconcile import Outlets, Reconciler, Report
+from services.reconcile.reconcile import FILES_LOOKED_INTO, Outlets, Reconciler, Report
 from services.reconcile.silver import Grid
 from shared.bars import Consolidated
 from shared.calendar import nyse
 from shared.events import ConsolidationComplete
 from shared.lake import INTERVALS
-from tests.fakes import LAKE, FakeJobs, FakeQueue, FakeTopic
+from tests.fakes import LAKE, FakeJobs, FakeQueue, FakeTopic, bar, parquet
 from tests.unit.resampler.daily import NOW
 from tests.unit.resampler.silver_lake import silver, whole_silver
 from tests.unit.test_put_to_silver import NEARBY, SYMBOLS, World
@@ -32,7 +32,7 @@ LOSS = 0.2
 
 
 def audited(world: World, since: date | None = None) -> Report:
-    return Reconciler(world.store, LAKE, Grid(nyse(), adjusted=True)).audit((), since)
+    return Reconciler(world.store, LAKE, Grid(nyse(), adjusted=True), NOW.date()).audit((), since)
 
 
 def healed(world: World, report: Report) -> int:
@@ -151,6 +151,38 @@ def test_a_data_parquet_that_cannot_be_read_is_left_to_a_person() -> None:
     lags = [lag for lag in audited(world).lags if lag.symbol == "BRK.B"]
     assert [lag.cause for lag in lags] == [Cause.UNREADABLE]
     assert healed(world, Report(1, lags)) == 0
+
+
+def test_a_file_that_no_worker_would_merge_is_left_to_a_person_and_its_neighbours_are_not() -> None:
+    world = World(None)
+    world.history("AAPL")
+    world.catch_up(3)
+    for interval in INTERVALS:
+        world.resample(interval, world.events)
+    world.events.clear()
+    bad = LAKE.date_key("AAPL", date(2025, 9, 29))
+    world.store.lay(bad, parquet(bar("2025-09-29", -7, symbol="AAPL")))
+    [lag] = audited(world).lags
+    assert (lag.cause, lag.detail.partition(": ")[0]) == (Cause.UNMERGEABLE, bad)
+    assert "is not a positive number" in lag.detail
+    assert healed(world, audited(world)) == 0, "asking for it each day would make a dead letter each day"
+    world.bar("AAPL", date(2025, 9, 30), 7)
+    assert {lag.cause for lag in audited(world).lags} == {Cause.UNMERGEABLE, Cause.UNMERGED}
+    world.open_requests.clear()
+    assert healed(world, audited(world)) == 1
+    assert {lag.cause for lag in audited(world).lags} == {Cause.UNMERGEABLE}
+    world.store.lay(bad, parquet(bar("2025-09-29", 7, symbol="AAPL")))
+    assert healed(world, audited(world)) == 1
+    assert audited(world).lags == []
+
+
+def test_a_symbol_of_which_nothing_can_be_merged_is_not_asked_for() -> None:
+    world = World(None)
+    world.store.lay(LAKE.date_key("AAPL", date(2025, 9, 29)), b"no Parquet")
+    assert [lag.cause for lag in audited(world).lags] == [Cause.UNMERGEABLE]
+    for day in range(1, 1 + FILES_LOOKED_INTO):
+        world.store.lay(LAKE.date_key("AAPL", date(2025, 9, day)), b"no Parquet")
+    assert [lag.cause for lag in audited(world).lags] == [Cause.NEVER_CONSOLIDATED], "so many are the worker's to read"
 
 
 def test_somebody_elses_data_parquet_is_told_of() -> None:

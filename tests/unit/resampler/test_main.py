@@ -1,3 +1,5 @@
+import json
+import threading
 from datetime import date, datetime
 from typing import Any
 
@@ -5,6 +7,7 @@ import pytest
 
 from services.resampler import __main__ as entry
 from services.resampler.settings import FullResamplerSettings
+from shared import traces
 from shared.errors import UpstreamError
 from shared.objects import ObjectStore
 from shared.queues import Topic
@@ -90,3 +93,16 @@ def test_the_settings_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     options = ["--memory-mb", "1000", "--resampling-retention-years", "5", "--no-resampling-adjusted"]
     assert entry.main(options) == 0
     assert seen == {"bytes": (1000 - entry.RESERVED_MB) << 20, "years": 5, "adjusted": False, "share": (0, 1)}
+
+
+def test_a_traced_run_is_one_segment(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(traces, "_put", sent.extend)
+    monkeypatch.setenv("TRACE_NAME", "dev-full-resampler")
+    assert entry.main([]) == 0
+    while not sent:
+        threading.Event().wait(0.01)
+    [segment] = map(json.loads, sent)
+    assert segment["name"] == "dev-full-resampler"
+    assert segment["annotations"]["symbols"] == 1
+    assert segment["annotations"]["written"] > 6

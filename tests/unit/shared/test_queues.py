@@ -277,3 +277,11 @@ def test_a_receiver_may_say_how_long_others_shall_not_see_what_it_got(queue: Que
     assert [m.body for m in queue.receive(hidden_seconds=0)] == ["a"]
     assert [m.body for m in queue.receive()] == ["a"]
     assert queue.receive() == []
+
+
+def test_a_message_brings_its_senders_trace_if_that_was_traced(queue: Queue) -> None:
+    header = {"AWSTraceHeader": {"DataType": "String", "StringValue": "Root=1-6924f3a0-0123456789abcdef01234567"}}
+    boto3.client("sqs").send_message(QueueUrl=queue.url, MessageBody="traced", MessageSystemAttributes=header)  # type: ignore[arg-type]
+    queue.send(["untraced"])
+    found = {message.body: message.trace for message in [*queue.receive(), *queue.receive()]}
+    assert found == {"traced": "Root=1-6924f3a0-0123456789abcdef01234567", "untraced": None}
