@@ -19,6 +19,7 @@ from local.emulator import REGION
 from local.market_data.control import Control
 from local.stack import API_KEY
 from shared.lake import INTERVALS, MANIFEST_KEY
+from shared.metrics import oldest_ages
 from tests.integration.conftest import Chain, bar, wait_until
 
 DEAD_LETTERS, AGE = "ApproximateNumberOfMessagesVisible", "ApproximateAgeOfOldestMessage"
@@ -157,9 +158,13 @@ def test_messages_that_nobody_takes_and_those_that_nobody_can_work_on_are_mailed
         for queue, body in POISON.items():
             chain.send(queue, body)
         mailbox.wait_for(soon_old)
+        ages = oldest_ages([f"local-{queue}" for queue in POISON], chain.stack.client("cloudwatch"))
+        assert [age for age in ages.values() if age > 1] == list(ages.values())
+        assert len(ages) == len(POISON)
 
     assert chain.worker(CONSOLIDATION_QUEUE_URL=chain.stack.queue_urls["consolidation"]).wait(60) == 3
 
+    mailbox.since = datetime.now(UTC)  # what waited in the queues themselves is no dead letter
     mailbox.wait_for({name: dead[name] for name in (f"local-{queue}-dlq-not-empty" for queue in POISON)})
     assert all(chain.dead_letter(queue, body)["reason"] for queue, body in POISON.items())
     chain.drained()
