@@ -1,11 +1,13 @@
 """What runs AWS Batch jobs in the embedded stack: a server with Batch's REST-JSON and child processes.
 
     python -m local.batch_server --port-file PATH --work-dir DIR [--port 0] [--max-running 2] [--kill-after 30]
+                                 [--aws-url URL]
 
 Job definitions of type container, single jobs and arrays, with the states of the AWS Batch User Guide ("Job states",
 "Array jobs"). Any queue's name is accepted. What it does not know it refuses (dependencies, filters), but for
 `evaluateOnExit`: every exit code other than 0 is retried. Requests must be signed as any AWS client's are (the
-signature itself is not verified), because an unsigned one could come from a web page.
+signature itself is not verified), because an unsigned one could come from a web page. What a job that has ended leaves
+behind on AWS, an event and the metrics of its log, the AWS at `--aws-url` gets (local.job_reports).
 
 The main thread is the scheduler: the jobs are its children and end with it, and its failure ends the server.
 """
@@ -27,6 +29,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Final
 
+from local.job_reports import Report, reporting
 from local.processes import Child, LoopbackServer, Termination, listening
 from shared.errors import PermanentError
 
@@ -225,21 +228,22 @@ class Job:
     def detail(self) -> Json:
         """Give it as DescribeJobs does."""
         body = self.submission.detail(self.id)
-        body["container"] |= _without_none({"exitCode": self.exit_code, "logStreamName": self._log_name})
+        body["container"] |= _without_none({"exitCode": self.exit_code, "logStreamName": self.log_name})
         body |= {"status": self.status, "statusReason": self.reason, "attempts": self.attempts}
         body |= {"startedAt": self.started_at, "stoppedAt": self.stopped_at}
         body["arrayProperties"] = None if self.array_index is None else {"index": self.array_index}
         return _without_none(body)
 
     @property
-    def _log_name(self) -> str:
+    def log_name(self) -> str:
+        """The file that its output is in."""
         return f"{self.id.replace(':', '_')}.log"
 
     def _start(self, host: Host) -> None:
         program, *words = self.submission.command
         self.process = Child(
             [sys.executable if program == "python" else program, *words],
-            log=host.work_dir / self._log_name,
+            log=host.work_dir / self.log_name,
             env=os.environ | self.submission.environment | self._batch_environment(),
         )
         self.status = Status.RUNNING
@@ -274,7 +278,7 @@ class Job:
         self.process = None
         self.attempts.append(
             {
-                "container": {"exitCode": self.exit_code, "logStreamName": self._log_name},
+                "container": {"exitCode": self.exit_code, "logStreamName": self.log_name},
                 "startedAt": self.started_at,
                 "stoppedAt": _now(),
             }
@@ -333,8 +337,9 @@ class ArrayJob:
 class Batch:
     """All definitions and jobs. Requests come in any thread; one thread calls `step`, and `stop` when it has ended."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, report: Report) -> None:
         self._host = host
+        self._report = report
         self._lock = threading.Lock()
         self._definitions: dict[str, list[Definition]] = {}
         self._submitted: list[Job | ArrayJob] = []
@@ -371,8 +376,20 @@ class Batch:
                 else:
                     job.advance(self._host)
             moved = before != [job.status for job in self._unfinished]
+            ended = [job for job in self._unfinished if job.status in _FINISHED]
             self._unfinished = [job for job in self._unfinished if job.status not in _FINISHED]
+            self._tell(ended)
             return moved
+
+    def _tell(self, ended: Iterable[Job]) -> None:
+        parents = {}
+        for job in ended:
+            self._report(job.detail(), self._host.work_dir / job.log_name)
+            parent = self._jobs[job.id.partition(":")[0]]
+            if isinstance(parent, ArrayJob) and parent.status in _FINISHED:
+                parents[parent.id] = parent
+        for parent in parents.values():
+            self._report(parent.detail(), None)
 
     def stop(self) -> None:
         """Stop every running process."""
@@ -542,6 +559,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=0, help="port of 127.0.0.1 (default: any free one)")
     parser.add_argument("--max-running", type=int, default=2, help="how many jobs run at once")
     parser.add_argument("--kill-after", type=float, default=30.0, help="seconds a stopped job has until SIGKILL")
+    parser.add_argument("--aws-url", help="the emulator that is told of jobs that have ended (default: nobody is)")
     return parser.parse_args()
 
 
@@ -549,14 +567,15 @@ def main() -> None:
     """Serve until SIGTERM, then stop what runs."""
     arguments = _arguments()
     termination = Termination()
-    batch = Batch(Host(arguments.work_dir, arguments.max_running, arguments.kill_after))
-    try:
-        with listening(BatchServer(arguments.port, batch), arguments.port_file):
-            while not termination.requested:
-                if not batch.step():
-                    time.sleep(_SCHEDULER_PAUSE)
-    finally:
-        batch.stop()
+    with reporting(arguments.aws_url) as report:
+        batch = Batch(Host(arguments.work_dir, arguments.max_running, arguments.kill_after), report)
+        try:
+            with listening(BatchServer(arguments.port, batch), arguments.port_file):
+                while not termination.requested:
+                    if not batch.step():
+                        time.sleep(_SCHEDULER_PAUSE)
+        finally:
+            batch.stop()
 
 
 if __name__ == "__main__":

@@ -1,15 +1,19 @@
 """How does the embedded stack get its AWS? From ministack: one child process, one port of the loopback interface.
 
 It runs the functions on its own interpreter. That is one of an empty virtual environment, so that whatever a function
-needs must come from its zip, as on AWS; the emulator's packages lie in a folder that it alone looks into.
+needs must come from its zip, as on AWS; the emulator's packages lie in a folder that it alone looks into. What it is
+taught there, beside what it can do, is in local.emulator_process.
 """
 
 import http.client
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import boto3
 
 from local.processes import Child, free_port
 
@@ -17,27 +21,12 @@ REPOSITORY: Final = Path(__file__).resolve().parents[1]
 PYTHON: Final = REPOSITORY / ".tools/emulator/bin/python"
 """The emulator's interpreter, which the functions run on: their packages are built for it."""
 
-# It unpacks a function's zip (180 MB) for every process of the function, one after the other: 7 s for eight of them on
-# two cores. So a zip is unpacked once, and the processes get hard links. A function that changes its own files could
-# tell; on AWS it may not. The packages are added to sys.path, not to PYTHONPATH: the functions inherit the environment.
+# The packages are added to sys.path, not to PYTHONPATH: the functions inherit the environment.
 _PROGRAM: Final = """
-import os, shutil, sys, tempfile, threading, zipfile
-
-sys.path.append(sys.argv.pop())
-unpacked, lock, unpack = {}, threading.Lock(), zipfile.ZipFile.extractall
-
-def link(archive, path):
-    content = tuple((member.filename, member.CRC) for member in archive.infolist())
-    with lock:
-        if content not in unpacked:
-            folder = tempfile.mkdtemp(prefix="unpacked-")
-            unpack(archive, folder)
-            unpacked[content] = folder
-    shutil.copytree(unpacked[content], path, copy_function=os.link, dirs_exist_ok=True)
-
-zipfile.ZipFile.extractall = link
-
-from ministack.app import main
+import sys
+sys.path += sys.argv[1:]
+del sys.argv[1:]
+from local.emulator_process import main
 main()
 """
 _PACKAGES: Final = REPOSITORY / ".tools/emulator/packages"
@@ -54,6 +43,18 @@ def client_environment(endpoint_url: str) -> dict[str, str]:
     AWS_PROFILE must not be set beside it.
     """
     return {"AWS_ENDPOINT_URL": endpoint_url, **_credentials()}
+
+
+def client(service: str, url: str) -> Any:  # noqa: ANN401 (boto's clients share no type)
+    """Give a boto3 client of what listens there, whatever this process's own environment says."""
+    return _session().client(service, endpoint_url=url)  # type: ignore[call-overload]
+
+
+@cache
+def _session() -> boto3.Session:
+    # One for all clients: each session reads botocore's data files anew.
+    keys = _credentials()
+    return boto3.Session(keys["AWS_ACCESS_KEY_ID"], keys["AWS_SECRET_ACCESS_KEY"], region_name=REGION)
 
 
 def _credentials() -> dict[str, str]:
@@ -78,7 +79,7 @@ def emulator(folder: Path, extra_env: Mapping[str, str] | None = None) -> Iterat
     """
     folder = folder.resolve()
     port = free_port()
-    argv = (str(PYTHON), "-P", "-c", _PROGRAM, str(_PACKAGES))
+    argv = (str(PYTHON), "-P", "-c", _PROGRAM, str(_PACKAGES), str(REPOSITORY))
     environment = {**_environment(folder, port), **(extra_env or {})}
     with Child(argv, log=folder / "emulator.log", env=environment, cwd=folder) as child:
         child.wait_until(lambda: _is_ready(port), timeout=60)

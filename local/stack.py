@@ -8,16 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import date
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import boto3
-
 from local.deploy import build, deploy
-from local.emulator import REGION, REPOSITORY, client_environment, emulator
+from local.emulator import REPOSITORY, client, client_environment, emulator
 from local.postgres import postgres
-from local.processes import start_server
+from local.processes import free_port, start_server
 from shared.database import DatabaseAddress, Tls
 from shared.errors import ConfigurationError
 from shared.lake import BRONZE_PREFIX, INTERVALS
@@ -61,7 +58,7 @@ class Stack:
     def client(self, service: str) -> Any:  # noqa: ANN401 (boto's clients share no type)
         """Give a boto3 client of this stack, whatever this process's own environment says."""
         url = self.batch_url if service == "batch" else self.endpoint_url
-        return _client(service, url)
+        return client(service, url)
 
 
 @contextmanager
@@ -84,8 +81,12 @@ def running(
         upgrade(DatabaseAddress.of_secret(database_secret), Tls(verify=False))
         say("starting the market-data replay, Batch and the AWS emulator")
         market_data_url = parts.enter_context(_server(folder, "market_data_server", "--api-key", API_KEY))
-        batch_url = parts.enter_context(_server(folder, "batch_server", "--work-dir", str(folder / "jobs")))
+        # Each of the two calls the other. Batch comes later and goes first: its jobs work on what the emulator has.
+        batch_port = free_port()
+        batch_url = f"http://127.0.0.1:{batch_port}"
         endpoint_url = parts.enter_context(emulator(folder / "aws", {"AWS_ENDPOINT_URL_BATCH": batch_url}))
+        batch = ("--port", str(batch_port), "--work-dir", str(folder / "jobs"), "--aws-url", endpoint_url)
+        parts.enter_context(_server(folder, "batch_server", *batch))
         say("deploying template.yaml")
         secrets = _create_secrets(endpoint_url, database_secret)
         first = first_session.isoformat() if first_session else ""
@@ -120,22 +121,11 @@ def _server(folder: Path, module: str, *options: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-def _client(service: str, url: str) -> Any:  # noqa: ANN401
-    return _session().client(service, endpoint_url=url)  # type: ignore[call-overload]
-
-
-@cache
-def _session() -> boto3.Session:
-    # One for all clients: each session reads botocore's data files anew.
-    keys = client_environment("")
-    return boto3.Session(keys["AWS_ACCESS_KEY_ID"], keys["AWS_SECRET_ACCESS_KEY"], region_name=REGION)
-
-
 def _create_secrets(endpoint_url: str, database_secret: str) -> dict[str, str]:
-    client: SecretsManagerClient = _client("secretsmanager", endpoint_url)
+    secrets: SecretsManagerClient = client("secretsmanager", endpoint_url)
     values = {"RdsSecretArn": ("rds", database_secret), "ApiKeySecretArn": ("api-key", API_KEY)}
     return {
-        parameter: client.create_secret(Name=f"{ENVIRONMENT}/{name}", SecretString=value)["ARN"]
+        parameter: secrets.create_secret(Name=f"{ENVIRONMENT}/{name}", SecretString=value)["ARN"]
         for parameter, (name, value) in values.items()
     }
 

@@ -23,8 +23,8 @@ def oldest_ages(queues: Sequence[str], client: Any = None) -> dict[str, int]:  #
         )  # fmt: skip
     except (ClientError, BotoCoreError) as error:
         raise UpstreamError(f"CloudWatch does not say how old messages are: {error}") from error
-    newest = {int(found["Id"].removeprefix("q")): found["Values"] for found in answer["MetricDataResults"]}
-    return {queues[i]: int(values[0]) for i, values in newest.items() if values}
+    found = {queues[int(one["Id"].removeprefix("q"))]: one for one in answer["MetricDataResults"] if one["Values"]}
+    return {queue: int(max(zip(one["Timestamps"], one["Values"], strict=True))[1]) for queue, one in found.items()}
 
 
 def _query(number: int, queue: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from local.market_data.query import (
 )
 
 Kind = Literal[
-    "drop", "cut", "delay", "truncated", "short", "empty", "circle", "DELAYED",
+    "drop", "cut", "delay", "truncated", "short", "empty", "circle", "DELAYED", "nonsense",
     "400", "401", "403 not entitled", "403 timeframe", "403 before end of day", "429", "500", "502", "503", "504",
 ]  # fmt: skip
 _COUNTS: Final = ("resultsCount", "queryCount", "count")
@@ -106,20 +106,26 @@ def refuse(fault: Fault) -> None:
 
 
 def spoilt(body: Json, fault: Fault | None, url: str) -> Json:
-    """Give the answer as the fault makes it; `short`, `empty` and `circle` leave alone what has no list of rows."""
-    if fault is not None and fault.kind == "DELAYED":
-        return body | {"status": "DELAYED"}
+    """Give the answer as the fault makes it; what has no list of rows is only ever DELAYED.
+
+    `nonsense` is bars that close below zero.
+    """
     rows = body.get("results")
-    if fault is None or not isinstance(rows, list):
-        return body
-    if fault.kind == "short" and any(name in body for name in _COUNTS):  # without a count nobody could ever tell
-        return body | {"results": rows[:-1]}
-    if fault.kind == "empty":
-        kept = {name: value for name, value in body.items() if name not in {"results", "next_url"}}
-        return kept | {name: 0 for name in _COUNTS if name in body}
-    if fault.kind == "circle":
-        return body | {"next_url": url}
-    return body
+    changed: Json = {}
+    if fault is not None and fault.kind == "DELAYED":
+        changed = {"status": "DELAYED"}
+    elif fault is None or not isinstance(rows, list):
+        pass
+    elif fault.kind == "short" and any(name in body for name in _COUNTS):  # without a count nobody could ever tell
+        changed = {"results": rows[:-1]}
+    elif fault.kind == "empty":
+        body = {name: value for name, value in body.items() if name not in {"results", "next_url"}}
+        changed = {name: 0 for name in _COUNTS if name in body}
+    elif fault.kind == "nonsense":
+        changed = {"results": [row | {"c": -row["c"]} if "c" in row else row for row in rows]}
+    elif fault.kind == "circle":
+        changed = {"next_url": url}
+    return body | changed
 
 
 def encoded(body: Json, fault: Fault | None) -> bytes:

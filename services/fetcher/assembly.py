@@ -54,16 +54,17 @@ async def opened(settings: VendorSettings) -> AsyncIterator[Intake]:
 
 
 async def fetch(
-    settings: FetcherSettings, event: FetchEvent, show: Progress = unseen, deadline: datetime | None = None
-) -> dict[str, Any]:
+    settings: FetcherSettings, event: FetchEvent, show: Progress = unseen, deadline: datetime | None = None,
+    *, fetched: Fetched | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Do one run and give what it did, ready for JSON; a run that fails is recorded, and its error raised.
 
-    No session is begun after `deadline`.
+    No session is begun after `deadline`. What was done, also before an error, stands in `fetched`, if one is given.
     """
+    fetched = Fetched() if fetched is None else fetched
     async with opened(settings) as intake:
         asked = event.model_dump(mode="json", exclude_defaults=True, by_alias=True)
         async with recorded(intake.database, "ohlcv", asked, clock) as result:
-            fetched = Fetched()
             try:
                 await _fetch(settings, intake, event, show, deadline, fetched)
             finally:

@@ -77,18 +77,19 @@ def environment(resources: Body) -> str:
     return str(bucket["BucketName"]).removesuffix("-condvest-datalake")
 
 
-def test_a_batch_job_that_failed_for_good_is_told_with_its_reason() -> None:
-    rule = properties(deployed(EVERYTHING), "AWS::Events::Rule")["FailedJobsRule"]
+def test_a_batch_job_that_failed_for_good_is_told_with_its_reason_whoever_runs_the_jobs(resources: Body) -> None:
+    rule = properties(resources, "AWS::Events::Rule")["FailedJobsRule"]
+    place = "arn:${AWS::Partition}:batch:${AWS::Region}:${AWS::AccountId}:job-queue"
+    queue = f"{place}/{environment(resources)}-batch-consolidation"
     assert rule["EventPattern"] == {
         "source": ["aws.batch"],
         "detail-type": ["Batch Job State Change"],
-        "detail": {"status": ["FAILED"], "jobQueue": [{"Ref": "WorkerJobQueue"}]},
+        "detail": {"status": ["FAILED"], "jobQueue": [queue]},
     }
     [target] = rule["Targets"]
     assert target["Arn"] == {"Ref": "AlarmsTopic"}
     assert "<reason>" in target["InputTransformer"]["InputTemplate"]
     assert "alarms.md#failed-jobs" in target["InputTransformer"]["InputTemplate"]
-    assert "FailedJobsRule" not in deployed(LOCAL)
 
 
 def test_every_alarm_goes_to_one_topic_when_it_comes_and_when_it_goes(resources: Body) -> None:
@@ -129,7 +130,8 @@ def test_every_metric_of_ours_that_an_alarm_or_the_dashboard_shows_is_one_that_t
     shown |= {a["MetricName"] for a in properties(resources, ALARM).values() if a["Namespace"].startswith("fiblake/")}
     ours = {name for name in shown if not name.startswith(("Approximate", "NumberOf")) and name not in AWS_NAMES}
     assert len(ours) > 10
-    assert {name for name in ours if not any(f"{name}=" in source for source in SOURCES)} == set()
+    written = [(f"{name}=", f'"{name}": ') for name in ours]
+    assert [names for names in written if not any(name in source for source in SOURCES for name in names)] == []
 
 
 AWS_NAMES = {"Errors", "Throttles", "Invocations", "Duration"}

@@ -51,3 +51,13 @@ def test_one_correlation_id_leads_from_a_put_through_the_logs_of_every_stage_to_
     took = {line["interval"]: line["PutToSilverSeconds"] for line in measured if "PutToSilverSeconds" in line}
     assert took.keys() == {f"{interval}d" for interval in INTERVALS}
     assert {line["service"] for line in measured if "SymbolsConsolidated" in line} == {"consolidator"}
+    client = chain.stack.client("cloudwatch")
+
+    def known(name: str, **dimensions: str) -> bool:
+        wanted = [{"Name": name, "Value": value} for name, value in dimensions.items()]
+        found = client.list_metrics(Namespace="fiblake/local", MetricName=name)["Metrics"]
+        return any(sorted(one["Dimensions"], key=lambda d: d["Name"]) == wanted for one in found)
+
+    for interval in INTERVALS:
+        assert known("PutToSilverSeconds", interval=f"{interval}d", service="resampler")
+    wait_until(lambda: known("SymbolsConsolidated", service="consolidator"), "what the job has written counts, too")

@@ -101,6 +101,13 @@ def test_an_empty_answer_has_no_results_and_no_next_page(market: Market, path: s
     assert {body[name] for name in ("resultsCount", "queryCount", "count") if name in body} <= {0}
 
 
+@pytest.mark.parametrize("path", [GROUPED, RANGE])
+def test_nonsense_is_bars_that_close_below_zero_and_are_otherwise_the_same(market: Market, path: str) -> None:
+    told = market.get(path)["results"]
+    market.control.faults({"kind": "nonsense"})
+    assert market.get(path)["results"] == [row | {"c": -row["c"]} for row in told]
+
+
 def test_a_circle_leads_back_to_the_page_itself(market: Market) -> None:
     market.control.faults({"kind": "circle"})
     assert market.get(f"{TICKERS}?limit=2")["next_url"] == f"{market.url}{TICKERS}?limit=2"

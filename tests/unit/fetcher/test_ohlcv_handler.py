@@ -59,6 +59,17 @@ def test_an_invocation_counts_what_it_stored_refused_and_flagged_as_metrics(
     assert metrics() == [counts, {"BarsQuarantinedPercent": 50}]
 
 
+def test_an_invocation_that_fails_counts_what_it_stored_and_refused_until_then(
+    deployed: Deployed, metrics: Metrics
+) -> None:
+    bars = [grouped_row("AAPL", DAY), grouped_row("BAD", DAY, -1.0)]
+    deployed.vendor.answers = [page(bars), refusal(401, "Unknown API Key")]
+    with pytest.raises(EntitlementError):
+        invoke(as_of="2025-11-21", look_back=False)
+    counts = {"SessionsStored": 1, "SessionsPending": 0, "BarsStored": 1, "BarsQuarantined": 1, "BarsFlagged": 0}
+    assert metrics() == [counts, {"BarsQuarantinedPercent": 50}]
+
+
 def test_each_run_is_recorded_with_what_it_was_asked_and_how_it_ended(deployed: Deployed) -> None:
     invoke(date="2025-11-20")
     deployed.vendor.answers = [refusal(401, "Unknown API Key")]

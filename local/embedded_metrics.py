@@ -1,0 +1,47 @@
+"""What does CloudWatch make of a line of a log? The metrics that it declares (embedded metric format)."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What a line says of one metric under one set of dimensions."""
+
+    namespace: str
+    name: str
+    unit: str
+    values: tuple[float, ...]
+    dimensions: Mapping[str, str]
+
+
+def declared(text: str) -> Iterator[Measurement]:
+    """Give all that the lines of a log declare; lines of another kind, or without what they declare, say nothing."""
+    for line in text.splitlines():
+        if line.startswith("{") and '"_aws"' in line:
+            try:
+                found = json.loads(line)
+                yield from _measurements(found, found["_aws"]["CloudWatchMetrics"])
+            except (ValueError, KeyError, TypeError):
+                continue
+
+
+def _measurements(line: Mapping[str, Any], directives: list[Any]) -> list[Measurement]:
+    return [
+        Measurement(
+            directive["Namespace"],
+            metric["Name"],
+            metric.get("Unit", "None"),
+            _values(line[metric["Name"]]),
+            {name: line[name] for name in dimensions},
+        )
+        for directive in directives
+        for dimensions in directive["Dimensions"]
+        for metric in directive["Metrics"]
+    ]
+
+
+def _values(found: Any) -> tuple[float, ...]:  # noqa: ANN401 (a number, or a list of them)
+    return tuple(float(value) for value in (found if isinstance(found, list) else [found]))

@@ -1,0 +1,138 @@
+"""What runs in the emulator's process? ministack, and what AWS does beside the services that it does not do.
+
+- It unpacks a function's zip (180 MB) for every process of the function, one after the other: 7 s for eight of them on
+  two cores. Here a zip is unpacked once, and the processes get hard links. A function that changes its own files could
+  tell; on AWS it may not.
+- It measures no queue, makes no metrics of the functions' logs, and of their invocations counts only some. Here each
+  queue that has held something lately is measured, every line in the embedded metric format counts, and so does every
+  attempt of every invocation. An alarm sees the metric of its own dimensions, not everyone's.
+- It takes AWS's own events from nobody. Here it does: the Batch stand-in tells of its jobs by them.
+
+It is written for the version of ministack that the Makefile names, and reaches into its modules.
+"""
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+import zipfile
+from functools import partial
+from types import FunctionType
+from typing import Any, Final
+
+from ministack.app import main as serve
+from ministack.services import cloudwatch, eventbridge, lambda_svc, sqs
+
+from local.embedded_metrics import declared
+
+_LOOK_SECONDS: Final = 2.0
+_REPORT_SECONDS: Final = 60.0
+"""How often a queue that is empty is reported."""
+_AFTERWARDS_SECONDS: Final = 600.0
+"""For how long it is: until no alarm's period has anything else in it."""
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    _unpack_each_zip_once()
+    _count_every_attempt()
+    _read_metrics_out_of_logs()
+    _evaluate_each_alarm_by_its_own_dimensions()
+    eventbridge._put_events = partial(eventbridge._put_events, allow_aws_source=True)
+    threading.Thread(target=_measure_queues, name="queue metrics", daemon=True).start()
+    serve()
+
+
+def _unpack_each_zip_once() -> None:
+    unpacked: dict[object, str] = {}
+    lock, unpack = threading.Lock(), zipfile.ZipFile.extractall
+
+    def link(archive: zipfile.ZipFile, path: str) -> None:
+        content = tuple((member.filename, member.CRC) for member in archive.infolist())
+        with lock:
+            if content not in unpacked:
+                folder = tempfile.mkdtemp(prefix="unpacked-")
+                unpack(archive, folder)
+                unpacked[content] = folder
+        shutil.copytree(unpacked[content], path, copy_function=os.link, dirs_exist_ok=True)
+
+    zipfile.ZipFile.extractall = link  # type: ignore[method-assign,assignment]
+
+
+def _count_every_attempt() -> None:
+    execute = lambda_svc._execute_function
+
+    def counted(function: dict[str, Any], event: Any) -> Any:  # noqa: ANN401 (JSON)
+        started = time.monotonic()
+        result = execute(function, event)
+        record = partial(_record, "AWS/Lambda", dimensions=_function(function))
+        throttled = bool(result.get("throttle"))
+        record("Throttles", float(throttled), "Count")
+        if not throttled:
+            record("Invocations", 1.0, "Count")
+            record("Errors", float(bool(result.get("error"))), "Count")
+            record("Duration", 1000 * (time.monotonic() - started), "Milliseconds")
+        return result
+
+    lambda_svc._execute_function = counted
+    lambda_svc._emit_lambda_metrics = lambda *_, **__: None  # it counts some of them a second time
+
+
+def _function(function: dict[str, Any]) -> dict[str, str]:
+    return {"FunctionName": (function.get("config") or function)["FunctionName"]}
+
+
+def _read_metrics_out_of_logs() -> None:
+    write = lambda_svc._emit_lambda_logs
+
+    def read(function: dict[str, Any], request_id: str, text: str, *more: object, **named: object) -> None:
+        for one in declared(text):
+            for value in one.values:
+                _record(one.namespace, one.name, value, one.unit, dict(one.dimensions))
+        write(function, request_id, text, *more, **named)
+
+    lambda_svc._emit_lambda_logs = read
+
+
+def _evaluate_each_alarm_by_its_own_dimensions() -> None:
+    # Its own function looks at all points of a metric's name: it gets those of the alarm's dimensions as all there are.
+    evaluate = cloudwatch._evaluate_alarm
+
+    def own(alarm: dict[str, Any]) -> None:
+        dimensions = cloudwatch._dims_from_list(alarm.get("Dimensions") or [])
+        key = (alarm.get("Namespace"), alarm.get("MetricName"), cloudwatch._dims_key(dimensions))
+        points = {key: cloudwatch._metrics.get(key, [])}
+        FunctionType(evaluate.__code__, {**evaluate.__globals__, "_metrics": points})(alarm)
+
+    cloudwatch._evaluate_alarm = own
+
+
+def _measure_queues() -> None:
+    told: dict[str, tuple[float, int]] = {}
+    """When each queue was last reported, and how many messages it held then."""
+    until: dict[str, float] = {}
+    while True:
+        time.sleep(_LOOK_SECONDS)
+        now = time.time()
+        queues = {queue["name"]: list(queue["messages"]) for queue in sqs._queues.values()}
+        for name, messages in queues.items():
+            if messages:
+                until[name] = now + _AFTERWARDS_SECONDS
+            when, held = told.get(name, (0.0, 0))
+            due = messages or held or now >= when + _REPORT_SECONDS
+            if due and now < until.get(name, 0.0):
+                told[name] = (now, len(messages))
+                _report(name, messages, now)
+        cloudwatch._evaluate_all_alarms()
+
+
+def _report(name: str, messages: list[dict[str, Any]], now: float) -> None:
+    record = partial(_record, "AWS/SQS", dimensions={"QueueName": name})
+    oldest = min((message["sent_at"] for message in messages), default=now)
+    record("ApproximateNumberOfMessagesVisible", float(sum(m["visible_at"] <= now for m in messages)), "Count")
+    record("ApproximateAgeOfOldestMessage", float(int(now - oldest)), "Seconds")
+
+
+def _record(namespace: str, name: str, value: float, unit: str, dimensions: dict[str, str]) -> None:
+    cloudwatch.record_metric(namespace, name, value, unit, dimensions)

@@ -1,0 +1,63 @@
+"""What does a Batch job leave behind that has ended? An event on AWS's event bus, and the metrics of its log.
+
+Both are best effort, as they are on AWS: whatever becomes of them, the job has ended.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from local.embedded_metrics import declared
+from local.emulator import client
+from shared.batching import chunks
+
+Report = Callable[[Mapping[str, Any], Path | None], object]
+"""Takes a job's description, as DescribeJobs gives it, and the log, if it has one."""
+
+_DATA_PER_REQUEST: Final = 500
+
+
+@contextmanager
+def reporting(url: str | None) -> Iterator[Report]:
+    """Give what reports to the AWS there (None: to nobody), one job after the other, in a thread of its own."""
+    if url is None:
+        yield lambda _job, _log: None
+        return
+    with ThreadPoolExecutor(1) as thread:
+        yield lambda job, log: thread.submit(_report, url, job, log)
+
+
+def _report(url: str, job: Mapping[str, Any], log: Path | None) -> None:
+    try:
+        client("events", url).put_events(Entries=[_event(job)])
+        if log and log.exists():
+            _measure(url, log.read_text(encoding="utf-8", errors="replace"))
+    except (BotoCoreError, ClientError) as error:
+        sys.stderr.write(f"job {job['jobId']} is not reported: {error}\n")
+
+
+def _event(job: Mapping[str, Any]) -> dict[str, Any]:
+    # The shape is in the AWS Batch User Guide, "AWS Batch events": the detail is the job's description.
+    return {
+        "Source": "aws.batch",
+        "DetailType": "Batch Job State Change",
+        "Resources": [job["jobArn"]],
+        "Detail": json.dumps(job),
+    }
+
+
+def _measure(url: str, text: str) -> None:
+    by_namespace: dict[str, list[dict[str, Any]]] = {}
+    for one in declared(text):
+        dimensions = [{"Name": name, "Value": value} for name, value in one.dimensions.items()]
+        datum = {"MetricName": one.name, "Unit": one.unit, "Values": list(one.values), "Dimensions": dimensions}
+        by_namespace.setdefault(one.namespace, []).append(datum)
+    for namespace, data in by_namespace.items():
+        for chunk in chunks(data, _DATA_PER_REQUEST):
+            client("cloudwatch", url).put_metric_data(Namespace=namespace, MetricData=chunk)
