@@ -21,7 +21,7 @@ from services.resampler import checkpoint
 from services.resampler.aggregate import Bars, Buckets, Market
 from services.resampler.buckets import window_start
 from services.resampler.months import EVERYTHING, ByMonth, Due, Months, halves
-from services.resampler.silver import replaced
+from services.resampler.silver import replaced, revocable
 from shared.bars import decode_silver, encode
 from shared.batching import chunks
 from shared.calendar import TradingCalendar
@@ -119,6 +119,16 @@ class _Reading:
         return {n: self.months.sorted(cut[n].buckets, self.due[i], EVERYTHING) for i, n in enumerate(INTERVALS)}
 
 
+@dataclass(slots=True)
+class _Written:
+    """What writing a reading's month files came to."""
+
+    conflicts: Due
+    """The month files that somebody else wrote first."""
+    files: int = 0
+    revocable: set[str] = field(default_factory=set)
+
+
 @dataclass(frozen=True, slots=True)
 class FullResampler:
     """What computing all of silver needs."""
@@ -161,11 +171,11 @@ class FullResampler:
         versions = {n: self._versions(n) for n in INTERVALS}
         reading = self._read(task, months, since)
         pa.default_memory_pool().release_unused()
-        written, conflicts = self._write(reading, versions, since)
+        written = self._write(reading, versions, since)
         # A newer reading of bronze that found its rows in place already wrote nothing, and so guarded nothing: only the
         # sources tell whether what was written over them is older (rule 5).
-        stale = self._stale(reading) if written else []
-        _note(summary, reading, written)
+        stale, conflicts = self._stale(reading, written.revocable), written.conflicts
+        _note(summary, reading, written.files)
         others = [symbol for symbol in task.symbols if symbol not in reading.errors]
         again = [_Task(others, conflicts, task.attempt + 1), _Task(stale, reading.due, task.attempt + 1)]
         again = [one for one in again if one.symbols and one.due.any()]
@@ -218,30 +228,31 @@ class FullResampler:
     def _bars(self, symbol: str, found: StoredObject) -> Bars:
         return Bars.read(found.data, symbol, self.calendar, adjusted=self.adjusted)
 
-    def _write(self, reading: _Reading, versions: Versions, since: Mapping[int, int]) -> tuple[int, Due]:
-        """Write the month files that change; give how many, and those that somebody else wrote first."""
+    def _write(self, reading: _Reading, versions: Versions, since: Mapping[int, int]) -> _Written:
+        """Write the month files that change."""
         symbols = pa.array(reading.sources, pa.string())
         cuts = {n: dict.fromkeys(reading.sources, self.calendar.session(since[n])) for n in INTERVALS}
         places = self._to_write(reading, versions, since)
 
-        def one(place: tuple[int, int]) -> bool | FiblakeError:
+        def one(place: tuple[int, int]) -> set[str] | FiblakeError | None:
             n, month = INTERVALS[place[0]], reading.months.month(place[1])
             buckets = Buckets.joined([cut[n].of(place[1]) for cut in reading.batches])
             rows = buckets.table(symbols, self.calendar, adjusted=self.adjusted)
             return attempt(lambda: self._write_month(silver_key(n, month), rows, cuts[n], versions[n].get(month)))
 
-        conflicts, written = np.zeros_like(reading.due), 0
+        written = _Written(np.zeros_like(reading.due))
         with ThreadPoolExecutor(WRITES_AT_ONCE) as pool:
             for done, (place, outcome) in enumerate(zip(places, pool.map(one, places), strict=True), 1):
                 if isinstance(outcome, ConflictError):
-                    conflicts[place] = True
+                    written.conflicts[place] = True
                 elif isinstance(outcome, FiblakeError):
                     pool.shutdown(cancel_futures=True)
                     raise outcome
-                else:
-                    written += outcome
+                elif outcome is not None:
+                    written.files += 1
+                    written.revocable |= outcome
                 self.watch("writing month files", done, len(places))
-        return written, conflicts
+        return written
 
     def _to_write(self, reading: _Reading, versions: Versions, since: Mapping[int, int]) -> list[tuple[int, int]]:
         """Give the (interval, month), by their numbers, of the files that are due and have rows, or may lose some."""
@@ -256,20 +267,20 @@ class FullResampler:
             wanted[i, [number for number in there if number is not None]] = True
         return [(int(i), int(m)) for i, m in np.argwhere(wanted & reading.due)]
 
-    def _write_month(self, key: str, rows: pa.Table, cuts: Mapping[str, date], etag: str | None) -> bool:
-        """Write the month if its rows change, and tell whether."""
-        if etag:
-            changed = replaced(decode_silver(self.store.get_version(key, etag).data, key), rows, cuts)
-            if changed is None:
-                return False
-            rows = changed
-        self.store.write_if_unchanged(key, encode(rows), etag)
-        return True
+    def _write_month(self, key: str, rows: pa.Table, cuts: Mapping[str, date], etag: str | None) -> set[str] | None:
+        """Write the month if its rows change, and give the symbols that may have to be taken back; else None."""
+        old = decode_silver(self.store.get_version(key, etag).data, key) if etag else None
+        wanted = rows if old is None else replaced(old, rows, cuts)
+        if wanted is None:
+            return None
+        self.store.write_if_unchanged(key, encode(wanted), etag)
+        return revocable(old, rows, cuts)
 
-    def _stale(self, reading: _Reading) -> list[str]:
-        """Give the symbols whose data.parquet is a newer one by now than the one written from."""
-        versions = self.store.versions([self.bronze.data_key(symbol) for symbol in reading.sources])
-        return [s for (s, etag), new in zip(reading.sources.items(), versions, strict=True) if etag != new]
+    def _stale(self, reading: _Reading, revocable_: set[str]) -> list[str]:
+        """Give, of the symbols that may have to be taken back, those whose data.parquet is a newer one by now."""
+        symbols = [symbol for symbol in reading.sources if symbol in revocable_]
+        versions = self.store.versions([self.bronze.data_key(symbol) for symbol in symbols])
+        return [symbol for symbol, now in zip(symbols, versions, strict=True) if reading.sources[symbol] != now]
 
     def _tell(self, interval: int, first: date, summary: Summary, now: datetime) -> None:
         checkpoint.advance(self.store, interval, summary.last_session, summary.rows[interval], now)

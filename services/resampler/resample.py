@@ -13,7 +13,7 @@ import pyarrow as pa
 from services.resampler import checkpoint
 from services.resampler.aggregate import Bars, aggregate
 from services.resampler.buckets import first_to_recompute, window_start
-from services.resampler.silver import by_month, replaced
+from services.resampler.silver import by_month, replaced, revocable
 from shared.bars import SILVER, decode_silver, encode
 from shared.batching import chunks
 from shared.calendar import TradingCalendar
@@ -51,6 +51,8 @@ class _Recomputed:
     """The version (ETag) of each symbol's data.parquet that was read."""
     errors: dict[str, FiblakeError] = field(default_factory=dict)
     written: int = 0
+    revocable: set[str] = field(default_factory=set)
+    """The symbols that were written in such a way that newer bronze might take it back (`silver.revocable`)."""
     last_session: date = date.min
 
 
@@ -106,6 +108,7 @@ class Resampler:
         conflicts: set[Month] | None = None
         errors: dict[str, FiblakeError] = {}
         sources: dict[str, str] = {}
+        revocable: set[str] = set()
         written = 0
         for pause in pauses(ATTEMPTS):
             # Targets before sources: which versions we are to replace is settled before bronze is read.
@@ -115,10 +118,11 @@ class Resampler:
             conflicts = self._write(recomputed, versions, conflicts)
             errors |= recomputed.errors
             written += recomputed.written
+            revocable |= recomputed.revocable
             # The oldest version counts: the months of the first reading are not written again.
             sources = recomputed.sources | sources
             if not conflicts:
-                return replace(recomputed, errors=errors, written=written, sources=sources)
+                return replace(recomputed, errors=errors, written=written, revocable=revocable, sources=sources)
             logger.info("months rewritten by others", extra={"interval": self.interval, "months": len(conflicts)})
             time.sleep(pause)
         raise ConflictError(
@@ -126,10 +130,8 @@ class Resampler:
         )
 
     def _stale(self, done: _Recomputed) -> set[str]:
-        """Give the symbols whose data.parquet is a newer one by now than the one written from."""
-        if not done.written:
-            return set()
-        symbols = sorted(done.cuts)
+        """Give, of the symbols that may have to be taken back, those whose data.parquet is a newer one by now."""
+        symbols = sorted(done.revocable & done.cuts.keys())
         versions = self.store.versions([self.bronze.data_key(symbol) for symbol in symbols])
         return {symbol for symbol, etag in zip(symbols, versions, strict=True) if etag != done.sources[symbol]}
 
@@ -191,17 +193,21 @@ class Resampler:
         for outcome in outcomes:
             if isinstance(outcome, FiblakeError) and not isinstance(outcome, ConflictError):
                 raise outcome
-        new.written = sum(outcome is True for outcome in outcomes)
+        written = [outcome for outcome in outcomes if isinstance(outcome, set)]
+        new.written = len(written)
+        new.revocable = set().union(*written)
         return {month for month, outcome in zip(wanted, outcomes, strict=True) if isinstance(outcome, ConflictError)}
 
-    def _write_month(self, month: Month, new: _Recomputed, etag: str | None) -> bool:
-        """Write the month if its rows change, and tell whether."""
+    def _write_month(self, month: Month, new: _Recomputed, etag: str | None) -> set[str] | None:
+        """Write the month if its rows change, and give the symbols that may have to be taken back; else None."""
         key = silver_key(self.interval, month)
         old = decode_silver(self.store.get_version(key, etag).data, key) if etag else None
-        rows = replaced(old, new.rows.get(month, SILVER.empty_table()), new.cuts)
-        if rows is not None:
-            self.store.write_if_unchanged(key, encode(rows), etag)
-        return rows is not None
+        recomputed = new.rows.get(month, SILVER.empty_table())
+        rows = replaced(old, recomputed, new.cuts)
+        if rows is None:
+            return None
+        self.store.write_if_unchanged(key, encode(rows), etag)
+        return revocable(old, recomputed, new.cuts)
 
     def _tell(self, fresh: Sequence[str], done: _Recomputed, changes: Sequence[Change]) -> None:
         correlation = {change.symbol: change.correlation_id for change in changes}

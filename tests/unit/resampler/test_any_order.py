@@ -10,7 +10,7 @@ from shared.events import ConsolidationComplete
 from shared.lake import INTERVALS
 from shared.queues import Received
 from tests.fakes import MemoryObjectStore
-from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS, Daily, flat
+from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS, Daily, Facts, flat
 from tests.unit.resampler.silver_lake import lay, resampler, silver, whole_silver
 
 START = ORDINAL[date(2025, 10, 1)]
@@ -27,6 +27,7 @@ class World:
         self.store = MemoryObjectStore()
         self.interval = interval
         self.bronze: dict[str, dict[date, Daily]] = {}
+        self.facts: dict[str, Facts] = {}
         self.events: list[Received] = []
         self.open: set[str] = set()
         """Ids of the events nobody has done yet."""
@@ -35,21 +36,30 @@ class World:
     def arrive(self, symbol: str, session: date, price: int) -> Received:
         """A bar is consolidated, and then the event of it sent."""
         with self._one_consolidator:
-            days = self.bronze.setdefault(symbol, {})
-            days[session] = flat(price)
-            lay(self.store, symbol, days)
-            event = ConsolidationComplete(symbol=symbol, changed_from=session, last_session=max(days))
-            name = str(len(self.events))
-            self.events.append(Received(name, name, event.model_dump_json(), 1))
-            self.open.add(name)
-            return self.events[-1]
+            self.bronze.setdefault(symbol, {})[session] = flat(price)
+            return self._consolidated(symbol, session)
+
+    def learn(self, symbol: str, facts: Facts) -> Received:
+        """What is known of a symbol beside its bars is consolidated, and then the event of it sent."""
+        with self._one_consolidator:
+            self.facts[symbol] = facts
+            return self._consolidated(symbol, min(self.bronze[symbol]))
+
+    def _consolidated(self, symbol: str, changed_from: date) -> Received:
+        days = self.bronze[symbol]
+        lay(self.store, symbol, days, self.facts.get(symbol, Facts()))
+        event = ConsolidationComplete(symbol=symbol, changed_from=changed_from, last_session=max(days))
+        name = str(len(self.events))
+        self.events.append(Received(name, name, event.model_dump_json(), 1))
+        self.open.add(name)
+        return self.events[-1]
 
     def resample(self, events: list[Received]) -> None:
         assert resample_batch(resampler(self.store, self.interval), events, NOW) == {}
         self.open.difference_update(event.id for event in events)
 
     def check(self) -> None:
-        assert silver(self.store, self.interval) == whole_silver(self.bronze, self.interval)
+        assert silver(self.store, self.interval) == whole_silver(self.bronze, self.interval, self.facts)
 
 
 @given(interval=st.sampled_from(INTERVALS), arrivals=ARRIVALS, data=st.data())
@@ -105,3 +115,66 @@ def test_a_bar_that_is_restated_and_restated_back_at_once_ends_as_it_was() -> No
     world.store.interfere(overtake)
     world.resample([world.events[1]])
     world.check()
+
+
+MONTHS_END = SESSIONS[START + 16 : START + 30]
+FACTS = st.builds(
+    Facts,
+    splits=st.sampled_from([(), *(((day, 1, 2),) for day in MONTHS_END[::4])]),
+    handovers=st.sets(st.sampled_from(MONTHS_END), max_size=2).map(lambda days: tuple(sorted(days))),
+)
+Happening = tuple[date, int] | Facts
+HAPPENINGS: st.SearchStrategy[Happening] = st.one_of(st.tuples(st.sampled_from(MONTHS_END), st.integers(1, 2)), FACTS)
+
+
+@given(
+    interval=st.sampled_from(INTERVALS), before=st.lists(HAPPENINGS, max_size=6),
+    older=HAPPENINGS, newer=st.lists(HAPPENINGS, min_size=1, max_size=3), nth=st.integers(1, 2),
+)  # fmt: skip
+def test_whatever_becomes_known_while_an_older_reading_is_written_silver_follows_it(
+    interval: int,
+    before: list[Happening],
+    older: Happening,
+    newer: list[Happening],
+    nth: int,
+) -> None:
+    """Bars that come, are restated and restated back, splits and handovers that are recorded and withdrawn."""
+    world = World(interval)
+
+    def happens(what: Happening) -> Received:
+        return world.learn("AAPL", what) if isinstance(what, Facts) else world.arrive("AAPL", *what)
+
+    world.arrive("AAPL", MONTHS_END[0], 1)
+    for what in before:
+        happens(what)
+    world.resample(world.events)
+    event = happens(older)
+    # The event is worked on; right before it writes, what is newer is consolidated and resampled.
+    world.store.interfere(lambda: [world.resample([happens(what)]) for what in newer], before_write=nth, of=in_silver)
+    world.resample([event])
+    world.resample([event for event in world.events if event.id in world.open])
+    world.check()
+
+
+def in_silver(key: str) -> bool:
+    return key.startswith("silver/")
+
+
+def test_a_handover_that_becomes_known_takes_a_bucket_back_that_has_grown_into_another_month() -> None:
+    world = World(34)
+    october, november, december = date(2025, 10, 30), date(2025, 11, 5), date(2025, 12, 1)
+    for session in (october, december):
+        world.arrive("AAPL", session, 1)
+    world.resample(world.events)
+    grown = world.arrive("AAPL", november, 2)  # late: its bucket is complete
+    # The new company's bar is a row of November; October's, which holds the old company's alone, is found in place.
+    world.store.interfere(lambda: world.resample([world.learn("AAPL", Facts(handovers=(november,)))]), of=in_silver)
+    world.resample([grown])
+    world.check()
+
+
+def test_a_bar_that_is_new_costs_no_look_at_bronze_after_it_was_written() -> None:
+    world = World(34)  # a bucket that reaches from October into November
+    for session in (date(2025, 10, 31), date(2025, 11, 3)):
+        world.resample([world.arrive("AAPL", session, 1)])
+    assert world.store.done("head") == []
