@@ -7,7 +7,7 @@ resamplers of the queues, and be killed and run again: what is in place already 
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -81,6 +81,7 @@ class _Batch:
     """Their buckets, by interval."""
     sources: dict[str, str]
     """The version (ETag) of each symbol's data.parquet that was read, in the order of symbols."""
+    handed_over: set[str]
     errors: dict[str, FiblakeError]
     last_session: date
 
@@ -95,6 +96,7 @@ class _Reading:
     put_off: Due
     batches: list[dict[int, ByMonth]] = field(default_factory=list)
     sources: dict[str, str] = field(default_factory=dict)
+    handed_over: set[str] = field(default_factory=set)
     errors: dict[str, FiblakeError] = field(default_factory=dict)
     last_session: date = date.min
 
@@ -104,6 +106,7 @@ class _Reading:
             one.buckets.renumber(len(self.sources))
         self.batches.append(self._kept(batch.cut) if self.put_off.any() else batch.cut)
         self.sources |= batch.sources
+        self.handed_over |= batch.handed_over
         self.errors |= batch.errors
         self.last_session = max(self.last_session, batch.last_session)
 
@@ -220,10 +223,12 @@ class FullResampler:
         outcomes = {s: attempt(lambda s=s, one=one: self._bars(s, one)) for s, one in stored.items()}  # type: ignore[misc]
         errors = {symbol: outcome for symbol, outcome in outcomes.items() if isinstance(outcome, FiblakeError)}
         sources = {symbol: one.etag for symbol, one in stored.items() if symbol not in errors}
-        market = Market.of([outcome for outcome in outcomes.values() if isinstance(outcome, Bars)])
+        read = [outcome for outcome in outcomes.values() if isinstance(outcome, Bars)]
+        handed_over = {bars.symbol for bars in read if bars.handovers.size}
+        market = Market.of(read)
         cut = {n: months.sorted(market.buckets(n), due[i], since[n]) for i, n in enumerate(INTERVALS)}
         last = self.calendar.session(int(market.lasts.max())) if sources else date.min
-        return _Batch(len(symbols), cut, sources, errors, last)
+        return _Batch(len(symbols), cut, sources, handed_over, errors, last)
 
     def _bars(self, symbol: str, found: StoredObject) -> Bars:
         return Bars.read(found.data, symbol, self.calendar, adjusted=self.adjusted)
@@ -234,11 +239,12 @@ class FullResampler:
         cuts = {n: dict.fromkeys(reading.sources, self.calendar.session(since[n])) for n in INTERVALS}
         places = self._to_write(reading, versions, since)
 
-        def one(place: tuple[int, int]) -> set[str] | FiblakeError | None:
+        def one(place: tuple[int, int]) -> Collection[str] | FiblakeError | None:
             n, month = INTERVALS[place[0]], reading.months.month(place[1])
             buckets = Buckets.joined([cut[n].of(place[1]) for cut in reading.batches])
             rows = buckets.table(symbols, self.calendar, adjusted=self.adjusted)
-            return attempt(lambda: self._write_month(silver_key(n, month), rows, cuts[n], versions[n].get(month)))
+            key, etag = silver_key(n, month), versions[n].get(month)
+            return attempt(lambda: self._write_month(key, rows, cuts[n], etag, reading))
 
         written = _Written(np.zeros_like(reading.due))
         with ThreadPoolExecutor(WRITES_AT_ONCE) as pool:
@@ -250,7 +256,8 @@ class FullResampler:
                     raise outcome
                 elif outcome is not None:
                     written.files += 1
-                    written.revocable |= outcome
+                    if len(written.revocable) < len(reading.sources):
+                        written.revocable.update(outcome)
                 self.watch("writing month files", done, len(places))
         return written
 
@@ -267,14 +274,19 @@ class FullResampler:
             wanted[i, [number for number in there if number is not None]] = True
         return [(int(i), int(m)) for i, m in np.argwhere(wanted & reading.due)]
 
-    def _write_month(self, key: str, rows: pa.Table, cuts: Mapping[str, date], etag: str | None) -> set[str] | None:
+    def _write_month(
+        self, key: str, rows: pa.Table, cuts: Mapping[str, date], etag: str | None, reading: _Reading
+    ) -> Collection[str] | None:
         """Write the month if its rows change, and give the symbols that may have to be taken back; else None."""
-        old = decode_silver(self.store.get_version(key, etag).data, key) if etag else None
-        wanted = rows if old is None else replaced(old, rows, cuts)
+        if etag is None:
+            self.store.write_if_unchanged(key, encode(rows), None)
+            return reading.sources.keys()  # not worth a closer look: a whole history reaches from month to month
+        old = decode_silver(self.store.get_version(key, etag).data, key)
+        wanted = replaced(old, rows, cuts)
         if wanted is None:
             return None
         self.store.write_if_unchanged(key, encode(wanted), etag)
-        return revocable(old, rows, cuts)
+        return revocable(old, rows, cuts, reading.handed_over)
 
     def _stale(self, reading: _Reading, revocable_: set[str]) -> list[str]:
         """Give, of the symbols that may have to be taken back, those whose data.parquet is a newer one by now."""

@@ -49,6 +49,7 @@ class _Recomputed:
     cuts: dict[str, date] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     """The version (ETag) of each symbol's data.parquet that was read."""
+    handed_over: set[str] = field(default_factory=set)
     errors: dict[str, FiblakeError] = field(default_factory=dict)
     written: int = 0
     revocable: set[str] = field(default_factory=set)
@@ -178,6 +179,8 @@ class Resampler:
         rows = aggregate(bars, self.interval, first, self.calendar)
         result.cuts[change.symbol] = self.calendar.session(first)
         result.sources[change.symbol] = found.etag
+        if bars.handovers.size:
+            result.handed_over.add(change.symbol)
         result.last_session = max(result.last_session, self.calendar.session(bars.ordinals[-1]))
         return rows
 
@@ -207,7 +210,7 @@ class Resampler:
         if rows is None:
             return None
         self.store.write_if_unchanged(key, encode(rows), etag)
-        return revocable(old, recomputed, new.cuts)
+        return revocable(old, recomputed, new.cuts, new.handed_over)
 
     def _tell(self, fresh: Sequence[str], done: _Recomputed, changes: Sequence[Change]) -> None:
         correlation = {change.symbol: change.correlation_id for change in changes}

@@ -1,6 +1,6 @@
 """What a month file becomes: recomputed rows of some symbols replace their old ones (pure)."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import date
 from typing import Final
 
@@ -42,13 +42,14 @@ def replaced(old: pa.Table | None, new: pa.Table, cuts: Mapping[str, date]) -> p
     return None if wanted.equals(known.combine_chunks()) else wanted
 
 
-def revocable(old: pa.Table | None, new: pa.Table, cuts: Mapping[str, date]) -> set[str]:
+def revocable(old: pa.Table | None, new: pa.Table, cuts: Mapping[str, date], handed_over: Collection[str]) -> set[str]:
     """Name the symbols whose old rows, once `new` has replaced them, newer bronze might want back (rule 5).
 
     Bars never leave bronze, so a bucket that has grown by a bar never shrinks again: whoever reads newer bronze has to
     write this month file as well, and cannot have found it in place. Unless a handover yet unknown to us leaves it the
     bars it had, and gives the others a row in a later month's file: then it is complete, and can only have been in
-    place if it was complete before.
+    place if it was complete before. Symbols that were `handed_over` as far as we know are all named: of theirs,
+    buckets may be joined again, too.
     """
     symbols = _symbols(cuts)
     known = SILVER.empty_table() if old is None else old
@@ -65,7 +66,7 @@ def revocable(old: pa.Table | None, new: pa.Table, cuts: Mapping[str, date]) -> 
     safe = np.zeros(new.num_rows, dtype=bool)
     safe[successor] = same | (grown & ~_flags(before["is_complete"]))
     taken_back = [owner[~follows], owner[follows][~grown & ~same], new_owner[_reaches_on(new) & ~safe]]
-    return set(symbols.take(pa.array(np.unique(np.concatenate(taken_back)))).to_pylist())
+    return {*symbols.take(pa.array(np.unique(np.concatenate(taken_back)))).to_pylist(), *handed_over}
 
 
 def _symbols(cuts: Mapping[str, date]) -> pa.Array:
