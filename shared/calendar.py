@@ -7,7 +7,7 @@ error that names that command, never a guess.
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from typing import Final, cast
 from zoneinfo import ZoneInfo
@@ -49,15 +49,28 @@ class TradingCalendar:
 
     def ordinals(self, days: Days) -> Ordinals:
         """Give each day's ordinal; raise NotASessionError or CalendarRangeError for the first that has none."""
-        first, last = self.sessions[0], self.sessions[-1]
-        outside = days[(days < first) | (days > last)]
-        if outside.size:
-            raise CalendarRangeError(outside[0], first, last)
-        found = np.searchsorted(self.sessions, days)
-        wrong = days[self.sessions[found] != days]
-        if wrong.size:
-            raise NotASessionError(wrong[0])
-        return found.astype(np.int64)
+        places = self._ordinal_of_day
+        since = (days - self.sessions[0]).astype(np.int64)
+        if since.size and (since.min() < 0 or since.max() >= places.size):
+            outside = days[(since < 0) | (since >= places.size)]
+            raise CalendarRangeError(outside[0], self.sessions[0], self.sessions[-1])
+        found = places[since]
+        if found.size and found.min() < 0:
+            raise NotASessionError(days[found < 0][0])
+        return np.asarray(found)
+
+    @cached_property
+    def days(self) -> npt.NDArray[np.int32]:
+        """The sessions as Arrow and Parquet store dates: days since 1970-01-01."""
+        return self.sessions.astype(np.int64).astype(np.int32)
+
+    @cached_property
+    def _ordinal_of_day(self) -> Ordinals:
+        """By days since the first session: the ordinal, or -1 of a day that is no session."""
+        since = (self.sessions - self.sessions[0]).astype(np.int64)
+        places = np.full(since[-1] + 1, -1, dtype=np.int64)
+        places[since] = np.arange(since.size)
+        return places
 
     def ordinal(self, day: date) -> int:
         """Give one session's ordinal; raise as `ordinals` does."""

@@ -86,6 +86,7 @@ class ObjectStore:
         self.bucket = bucket
         self._backend = backend
         self._boto = boto
+        self._pool = ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="objects")
 
     @classmethod
     def connect(cls, bucket: str) -> "ObjectStore":
@@ -238,8 +239,7 @@ class ObjectStore:
     def _in_parallel(self, work: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> list[ResultT]:
         if len(items) < 2:  # noqa: PLR2004 (a pool for one item is waste)
             return [work(item) for item in items]
-        with ThreadPoolExecutor(min(CONCURRENCY, len(items))) as pool:
-            return list(pool.map(work, items))
+        return list(self._pool.map(work, items))
 
 
 def pauses(attempts: int) -> Iterable[float]:

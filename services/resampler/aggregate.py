@@ -114,12 +114,14 @@ class Market:
         if self.ordinals.size == 0:
             return Buckets.joined([])
         begins = self.ordinals // np.int32(interval) * np.int32(interval)
-        ends = begins + np.int32(interval - 1)
         if self.tenure:
-            begins, ends = np.maximum(begins, self.tenure[0]), np.minimum(ends, self.tenure[1])
+            begins = np.maximum(begins, self.tenure[0])
         changes = begins[1:] != begins[:-1]
         changes |= self.owner[1:] != self.owner[:-1]
         firsts = np.append(0, np.flatnonzero(changes) + 1)
+        ends = self.ordinals[firsts] // np.int32(interval) * np.int32(interval) + np.int32(interval - 1)
+        if self.tenure:
+            ends = np.minimum(ends, self.tenure[1][firsts])
         lasts = np.append(firsts[1:], begins.size) - 1
         open_, high, low, close, volume = self.values
         values = np.empty((len(_VALUES), firsts.size))
@@ -130,7 +132,7 @@ class Market:
         np.add.reduceat(volume, firsts, out=values[4])
         places = np.empty((_PLACES, firsts.size), np.int32)
         places[0], places[1], places[2] = self.owner[firsts], begins[firsts], self.ordinals[lasts]
-        places[3], places[4] = lasts - firsts + 1, self.lasts[places[0]] >= ends[firsts]
+        places[3], places[4] = lasts - firsts + 1, self.lasts[places[0]] >= ends
         return Buckets(values, places)
 
 
@@ -183,10 +185,10 @@ class Buckets:
         owner, begins, lasts, counts, complete = self.places
         columns = [
             symbols.take(pa.array(owner)),
-            pa.array(calendar.sessions[begins], pa.date32()),
+            pa.array(calendar.days[begins]).view(pa.date32()),
             *self.values,
             counts,
-            pa.array(calendar.sessions[lasts], pa.date32()),
+            pa.array(calendar.days[lasts]).view(pa.date32()),
             complete.astype(bool),
             pa.repeat(pa.scalar(adjusted), self.size),
         ]

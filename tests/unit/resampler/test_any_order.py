@@ -36,8 +36,11 @@ class World:
     def arrive(self, symbol: str, session: date, price: int) -> Received:
         """A bar is consolidated, and then the event of it sent."""
         with self._one_consolidator:
-            self.bronze.setdefault(symbol, {})[session] = flat(price)
-            return self._consolidated(symbol, session)
+            days = self.bronze.setdefault(symbol, {})
+            days[session] = flat(price)
+            # A split counts from the first bar that shows it, and then for all before it.
+            splits = self.facts.get(symbol, Facts()).splits
+            return self._consolidated(symbol, min(days) if splits else session)
 
     def learn(self, symbol: str, facts: Facts) -> Received:
         """What is known of a symbol beside its bars is consolidated, and then the event of it sent."""
