@@ -27,8 +27,6 @@ RESERVED_MB: Final = 450
 """What is needed beside the buckets: interpreter and libraries, the batches in work, files on their way out."""
 _M_MMAP_THRESHOLD: Final = -3
 _LARGE: Final = 1 << 20
-_M_TRIM_THRESHOLD: Final = -1
-_SPARE: Final = 16 << 20
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -75,7 +73,6 @@ def return_what_is_freed() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE)
-        mallopt(_M_TRIM_THRESHOLD, _SPARE)
 
 
 if __name__ == "__main__":

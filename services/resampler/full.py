@@ -35,7 +35,6 @@ from shared.telemetry import count, logger
 
 ATTEMPTS: Final = 30
 SYMBOLS_AT_ONCE: Final = 128
-SYMBOLS_CUT_AT_ONCE: Final = 32
 BATCHES_AT_ONCE: Final = 3
 """One more than the job's cores: one batch waits for S3 while the others are computed."""
 WRITES_AT_ONCE: Final = 8
@@ -226,9 +225,9 @@ class FullResampler:
         sources = {symbol: one.etag for symbol, one in stored.items() if symbol not in errors}
         read = [outcome for outcome in outcomes.values() if isinstance(outcome, Bars)]
         handed_over = {bars.symbol for bars in read if bars.handovers.size}
-        buckets = _cut(read)
-        cut = {n: months.sorted(buckets[n], due[i], since[n]) for i, n in enumerate(INTERVALS)}
-        last = self.calendar.session(int(max(bars.ordinals[-1] for bars in read))) if read else date.min
+        market = Market.of(read)
+        cut = {n: months.sorted(market.buckets(n), due[i], since[n]) for i, n in enumerate(INTERVALS)}
+        last = self.calendar.session(int(market.lasts.max())) if sources else date.min
         return _Batch(len(symbols), cut, sources, handed_over, errors, last)
 
     def _bars(self, symbol: str, found: StoredObject) -> Bars:
@@ -302,18 +301,6 @@ class FullResampler:
         if self.updated.publish(events):
             raise UpstreamError("SNS did not take the SilverUpdated event")
         count(interval=interval, SymbolsResampled=len(summary.symbols), RowsComputed=summary.rows[interval])
-
-
-def _cut(many: Sequence[Bars]) -> dict[int, Buckets]:
-    """Cut the bars of these symbols into buckets, by interval; some at a time, so that they stay in the cache."""
-    parts: dict[int, list[Buckets]] = {n: [] for n in INTERVALS}
-    for i, some in enumerate(chunks(many, SYMBOLS_CUT_AT_ONCE)):
-        market = Market.of(some)
-        for n in INTERVALS:
-            buckets = market.buckets(n)
-            buckets.renumber(i * SYMBOLS_CUT_AT_ONCE)
-            parts[n].append(buckets)
-    return {n: Buckets.joined(parts[n]) for n in INTERVALS}
 
 
 def _note(summary: Summary, reading: _Reading, written: int) -> None:
