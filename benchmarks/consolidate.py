@@ -80,6 +80,8 @@ def ours() -> Work:
 
 def _drain(start: Barrier, ends: Any) -> None:  # noqa: ANN401 (a multiprocessing queue)
     """Run the worker until the queue is empty; tell when its last message was done."""
+    import pandas  # noqa: F401, ICN001, PLC0415 (Arrow would import it within what is timed; the worker has none)
+
     from services.consolidator.__main__ import main  # noqa: PLC0415
     from shared.queues import Queue, Received  # noqa: PLC0415
 

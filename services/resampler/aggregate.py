@@ -25,8 +25,7 @@ _PLACES: Final = 5
 class Bars:
     """One symbol's daily bars as arrays, in the order of sessions; `ordinals` place them on the grid.
 
-    `handovers` are the ordinals of the sessions with which another company took the symbol over; `adjusted` tells
-    whether prices and volumes are comparable across splits, or as traded.
+    `handovers` are the ordinals of the sessions with which another company took the symbol over.
     """
 
     symbol: str
@@ -38,7 +37,6 @@ class Bars:
     close: Values
     volume: Values
     handovers: Ordinals
-    adjusted: bool
 
     @classmethod
     def of(
@@ -54,10 +52,7 @@ class Bars:
         if adjusted and reference.splits and sessions.size:
             values = _adjusted(values, reference.as_of(sessions[-1].item()).factors(sessions))
         handovers = np.searchsorted(calendar.sessions, np.array(reference.handovers, dtype="datetime64[D]"))
-        return cls(
-            symbol, sessions, calendar.ordinals(sessions), handovers=handovers.astype(np.int64), adjusted=adjusted,
-            **values,
-        )  # fmt: skip
+        return cls(symbol, sessions, calendar.ordinals(sessions), handovers=handovers.astype(np.int64), **values)
 
     @classmethod
     def read(cls, data: bytes, symbol: str, calendar: TradingCalendar, *, adjusted: bool) -> "Bars":
@@ -197,15 +192,14 @@ class Buckets:
         )
 
 
-def aggregate(bars: Bars, interval: int, first: int, calendar: TradingCalendar) -> pa.Table:
-    """Give the buckets (schema SILVER, by `ts`) of `bars` that start at ordinal `first`, a bucket's start, or later.
+def aggregate(tails: Sequence[Bars], interval: int, calendar: TradingCalendar, *, adjusted: bool) -> pa.Table:
+    """Give the buckets (schema SILVER, by symbol as given, and `ts`) of bars that begin at a bucket's start, or later.
 
     A bucket in which the symbol was handed over is two rows; `ts` of the second is the new company's first session.
     """
-    tail = bars.since(first)
-    if tail.ordinals.size == 0:
-        return SILVER.empty_table()
-    return Market.of([tail]).buckets(interval).table(pa.array([bars.symbol]), calendar, adjusted=bars.adjusted)
+    some = [bars for bars in tails if bars.ordinals.size]
+    symbols = pa.array([bars.symbol for bars in some], pa.string())
+    return Market.of(some).buckets(interval).table(symbols, calendar, adjusted=adjusted)
 
 
 def _join(arrays: Sequence[Any], out: Any) -> Any:  # noqa: ANN401 (numpy's arrays)

@@ -145,17 +145,20 @@ class Resampler:
         """Read each symbol's bars once and aggregate what may have changed; keep only the buckets."""
         result = _Recomputed()
         tables = [SILVER.empty_table()]
-        for change, found in self._read(changes):
-            outcome = attempt(lambda c=change, f=found: self._buckets(c, f, today, result))  # type: ignore[misc]
-            if isinstance(outcome, FiblakeError):
-                result.errors[change.symbol] = outcome
-            else:
-                tables.append(outcome)
+        for part in self._read(changes):
+            tails: list[Bars] = []
+            for change, found in part:
+                outcome = attempt(lambda c=change, f=found: self._tail(c, f, today, result))  # type: ignore[misc]
+                if isinstance(outcome, FiblakeError):
+                    result.errors[change.symbol] = outcome
+                else:
+                    tails.append(outcome)
+            tables.append(aggregate(tails, self.interval, self.calendar, adjusted=self.adjusted))
         result.rows = by_month(pa.concat_tables(tables).combine_chunks())
         return result
 
-    def _read(self, changes: Sequence[Change]) -> Iterator[tuple[Change, StoredObject | None]]:
-        """Give each change with its data.parquet; while some are worked on, the next ones are on their way."""
+    def _read(self, changes: Sequence[Change]) -> Iterator[list[tuple[Change, StoredObject | None]]]:
+        """Give changes with their data.parquet, some at a time; meanwhile the next ones are on their way."""
 
         def get(some: Sequence[Change]) -> list[StoredObject | None]:
             return self.store.get_many([self.bronze.data_key(change.symbol) for change in some])
@@ -167,22 +170,23 @@ class Resampler:
                 objects = coming.pop().result()
                 if following:
                     coming.append(pool.submit(get, following))
-                yield from zip(part, objects, strict=True)
+                yield list(zip(part, objects, strict=True))
 
-    def _buckets(self, change: Change, found: StoredObject | None, today: date, result: _Recomputed) -> pa.Table:
+    def _tail(self, change: Change, found: StoredObject | None, today: date, result: _Recomputed) -> Bars:
+        """Give the symbol's bars from the first bucket on that is to be recomputed."""
         if found is None:
             raise NotFoundError(f"{change.symbol} has no data.parquet: consolidate it first")
         bars = Bars.read(found.data, change.symbol, self.calendar, adjusted=self.adjusted)
         changed = self.calendar.ordinal_on_or_after(change.changed_from)
         window = window_start(self.calendar, today, self.retention_years, self.interval)
         first = max(window, first_to_recompute(bars.ordinals, changed, self.interval))
-        rows = aggregate(bars, self.interval, first, self.calendar)
+        tail = bars.since(first)
         result.cuts[change.symbol] = self.calendar.session(first)
         result.sources[change.symbol] = found.etag
         if bars.handovers.size:
             result.handed_over.add(change.symbol)
         result.last_session = max(result.last_session, self.calendar.session(bars.ordinals[-1]))
-        return rows
+        return tail
 
     def _write(self, new: _Recomputed, versions: Mapping[Month, str], only: set[Month] | None) -> set[Month]:
         """Write the months that change (of `only`, if given); give those that somebody else wrote first."""

@@ -19,7 +19,7 @@ def lay(root: Path, change: Callable[[pa.Table], pa.Table] = lambda table: table
     for n in INTERVALS:
         path = root / silver_key(n, MONTH)
         path.parent.mkdir(parents=True)
-        path.write_bytes(encode(change(aggregate(bars("AAPL", numbered(SESSIONS[:20])), n, 0, nyse()))))
+        path.write_bytes(encode(change(aggregate([bars("AAPL", numbered(SESSIONS[:20]))], n, nyse(), adjusted=True))))
     return root
 
 

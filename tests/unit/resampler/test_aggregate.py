@@ -37,7 +37,7 @@ def silver(
     adjusted: bool = True,
 ) -> list[dict[str, Any]]:
     series = bars("AAPL", days, reference, adjusted=adjusted)
-    found: list[dict[str, Any]] = aggregate(series, interval, first, nyse()).to_pylist()
+    found: list[dict[str, Any]] = aggregate([series.since(first)], interval, nyse(), adjusted=adjusted).to_pylist()
     return found
 
 
@@ -129,7 +129,7 @@ def test_buckets_before_the_first_wanted_are_left_out() -> None:
 
 
 def test_a_first_bucket_after_the_last_bar_gives_no_rows_of_the_right_schema() -> None:
-    table = aggregate(bars("AAPL", numbered(SESSIONS[:3])), 3, 3, nyse())
+    table = aggregate([bars("AAPL", numbered(SESSIONS[:3])).since(3)], 3, nyse(), adjusted=True)
     assert (table.num_rows, table.schema) == (0, SILVER)
 
 
@@ -138,7 +138,7 @@ def test_no_bars_give_no_rows() -> None:
 
 
 def test_silver_has_its_schema() -> None:
-    assert aggregate(bars("AAPL", numbered(SESSIONS[:4])), 3, 0, nyse()).schema == SILVER
+    assert aggregate([bars("AAPL", numbered(SESSIONS[:4]))], 3, nyse(), adjusted=True).schema == SILVER
 
 
 def test_a_bar_on_a_day_that_was_no_session_is_an_error_that_names_it() -> None:

@@ -10,7 +10,7 @@ import pytest
 from moto import mock_aws
 
 from services.resampler import handler as entry
-from services.resampler.aggregate import aggregate
+from services.resampler.aggregate import Bars
 from shared.errors import ConfigurationError
 from shared.events import ConsolidationComplete
 from shared.objects import ObjectStore
@@ -111,12 +111,14 @@ def stack(store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator
 def test_a_thousand_records_are_one_recomputation_with_a_truthful_partial_response(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def faulty(bars: Any, *rest: Any) -> Any:  # noqa: ANN401 (aggregate's own arguments)
+    since = Bars.since
+
+    def faulty(bars: Bars, ordinal: int) -> Bars:
         if bars.symbol == "BUG":
             raise ZeroDivisionError("a fault of our own")
-        return aggregate(bars, *rest)
+        return since(bars, ordinal)
 
-    monkeypatch.setattr("services.resampler.resample.aggregate", faulty)
+    monkeypatch.setattr(Bars, "since", faulty)
     symbols = [f"S{i:02d}" for i in range(20)]
     for symbol in [*symbols, "BUG"]:
         lay(stack.store, symbol, HISTORY)
