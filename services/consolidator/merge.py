@@ -36,7 +36,10 @@ def merge(base: pa.Table | None, arrivals: Sequence[pa.Table]) -> Merged:
     new = pa.concat_tables([BRONZE.empty_table(), *arrivals])
     if new.num_rows == 0:
         return Merged(known, None)
-    untouched, tail = _split(known, pc.min(new["timestamp"]))
+    first = pc.min(new["timestamp"])
+    untouched, tail = _split(known, first)
+    if new.num_rows == 1 and tail.num_rows == 0:  # a day's bar: there is nothing to win against
+        return Merged(pa.concat_tables([known, new]).combine_chunks(), cast("date", first.as_py()))
     winners = _last_writes(tail, new)
     changed = winners.filter(winners[_ARRIVED])
     bars = pa.concat_tables([untouched, winners.drop_columns([_ARRIVED])]).combine_chunks()
