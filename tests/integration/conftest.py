@@ -189,7 +189,7 @@ class Chain:
             "S3_BUCKET": self.stack.bucket,
             "CONSOLIDATION_COMPLETE_TOPIC_ARN": self.stack.outputs["ConsolidationCompleteTopicArn"],
             "POWERTOOLS_SERVICE_NAME": "consolidator",
-            "IDLE_SECONDS": "4",
+            "IDLE_SECONDS": "2",
         }
         env = {**inherited, **self.stack.environment(), **settings, **environment}
         return subprocess.Popen([sys.executable, *start, *arguments], cwd=REPOSITORY, env=env, stdin=subprocess.DEVNULL)
