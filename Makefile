@@ -203,9 +203,12 @@ BENCH_OPTIONS := $(if $(filter small,$(SIZE)),--runs 1,--docs)
 bench: setup .tools/bench/.ready ## Measure speed side by side with others (an hour; SIZE=small: minutes)
 	.tools/bench/bin/python -m benchmarks --size $(SIZE) $(BENCH_OPTIONS)
 
+# The embedded stacks wait more than they compute: with three processes two cores are busy. WORKERS=0: all in one process.
+WORKERS ?= 3
+
 .PHONY: test
 test: setup ## Run all tests (unit, property, integration, end to end)
-	$(VENV_PYTHON) -m pytest
+	$(VENV_PYTHON) -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 .PHONY: lint
 lint: setup ## Check style, types, layers and the template

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,8 +60,8 @@ def show(
 ) -> None:
     """Print dead letters, readable: what they died of, after how many receives, and what they say."""
     wanted, now = _filter(symbols, reason, older_than, newer_than), datetime.now(UTC)
-    places = _places(target(context), queues)
-    letters = [letter.facts() for place in places for letter in place.find(wanted, now, most)]
+    found = _found(_places(target(context), queues), wanted, now, most)
+    letters = [letter.facts() for _, some in found for letter in some]
 
     def draw(console: "Console") -> None:
         for letter in letters:
@@ -116,17 +117,25 @@ def discard(
 ) -> None:
     """Take dead letters out for good, after writing them to a file."""
     wanted, now = _filter(symbols, reason, older_than, newer_than), datetime.now(UTC)
-    places = _places(target(context), queues)
-    count = sum(len(place.find(wanted, now)) for place in places)
+    found = _found(_places(target(context), queues), wanted, now)
+    count = sum(len(letters) for _, letters in found)
     file = to or Path(f"dead-letters-{now:%Y%m%dT%H%M%SZ}.jsonl")
     if dry_run or not count or not (yes or confirmed(f"discard {count} dead letters, after writing them to {file}?")):
         answer(
             context, {"meant": count, "discarded": 0}, lambda c: c.print(f"{count} letters meant; none is discarded")
         )
         return
-    discarded = _discarded(places, wanted, now, file)
+    discarded = _discarded([place for place, letters in found if letters], wanted, now, file)
     facts = {"meant": count, "discarded": discarded, "file": str(file)}
     answer(context, facts, lambda console: console.print(f"{discarded} letters discarded; they are in {file}"))
+
+
+def _found(
+    places: "Sequence[DeadLetters]", wanted: "Filter", now: datetime, most: int | None = None
+) -> "list[tuple[DeadLetters, list[DeadLetter]]]":
+    """Give the letters that are meant, with their queues; all are read at once, for most are empty and let one wait."""
+    with ThreadPoolExecutor(max(1, len(places))) as pool:
+        return list(zip(places, pool.map(lambda place: place.find(wanted, now, most), places), strict=True))
 
 
 def _discarded(places: "Sequence[DeadLetters]", wanted: "Filter", now: datetime, file: Path) -> int:

@@ -6,6 +6,7 @@ Nothing of the services is used here, not even their calendar: sessions come fro
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -35,9 +36,7 @@ def expected_silver(bars: Iterable[SampleBar], interval: int, splits: Sequence[S
     frame = pd.DataFrame([(b.symbol, b.session, b.open, b.high, b.low, b.close, b.volume) for b in bars])
     frame.columns = pd.Index(["symbol", "session", *PRICES, "volume"])
     frame["session"] = pd.to_datetime(frame["session"])
-    grid = (
-        pandas_market_calendars.get_calendar("NYSE").valid_days("1962-01-02", frame["session"].max()).tz_localize(None)
-    )
+    grid = _sessions(frame["session"].max())
     frame["ordinal"] = grid.get_indexer(pd.DatetimeIndex(frame["session"]))
     frame["bucket"] = frame["ordinal"] // interval
     frame = _adjusted(frame.sort_values(["symbol", "session"], ignore_index=True), splits)
@@ -64,6 +63,13 @@ def differences(actual: pd.DataFrame, expected: pd.DataFrame) -> int:
     found, wanted = both[numbers].to_numpy(), both[[f"{name}_expected" for name in numbers]].to_numpy()
     close = np.isclose(found, wanted, rtol=ROUNDING, atol=0).all(axis=1)
     return int((~(there & close)).sum())
+
+
+@cache
+def _sessions(last: pd.Timestamp) -> pd.DatetimeIndex:
+    # Kept, because the calendar works out every holiday since 1962 anew.
+    days: pd.DatetimeIndex = pandas_market_calendars.get_calendar("NYSE").valid_days("1962-01-02", last)
+    return days.tz_localize(None)
 
 
 def _adjusted(frame: pd.DataFrame, splits: Sequence[SampleSplit]) -> pd.DataFrame:

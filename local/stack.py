@@ -142,7 +142,7 @@ def job_environment(stack: Stack) -> dict[str, str]:
         "CONSOLIDATION_QUEUE_URL": stack.outputs["ConsolidationQueueUrl"],
         "CONSOLIDATION_COMPLETE_TOPIC_ARN": stack.outputs["ConsolidationCompleteTopicArn"],
         "MAX_RECEIVE_COUNT": MAX_RECEIVES,
-        "IDLE_SECONDS": "4",  # the emulator's counts are exact
+        "IDLE_SECONDS": "2",  # one look: the emulator's counts are exact
         "LOG_LEVEL": "INFO",
         "POWERTOOLS_SERVICE_NAME": "consolidator",
         "TRACE_NAME": "",  # the emulator has no X-Ray

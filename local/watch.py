@@ -48,6 +48,7 @@ class Watcher:
         self._s3 = stack.client("s3")
         self._batch = stack.client("batch")
         sqs = stack.client("sqs")
+        self._silver: dict[str, tuple[str, pa.Table]] = {}
         self._queues = {name: Queue(sqs, url) for name, url in stack.queue_urls.items()}
 
     def look(self) -> View:
@@ -90,8 +91,12 @@ class Watcher:
 
     def keys(self, prefix: str) -> list[str]:
         """List the keys below `prefix`."""
+        return list(self.objects(prefix))
+
+    def objects(self, prefix: str) -> dict[str, str]:
+        """Give the ETag of each object below `prefix`, by its key."""
         pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._stack.bucket, Prefix=prefix)
-        return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+        return {entry["Key"]: entry["ETag"] for page in pages for entry in page.get("Contents", [])}
 
     def table(self, key: str) -> pa.Table | None:
         """Read a Parquet object, or give None if there is none."""
@@ -100,7 +105,8 @@ class Watcher:
 
     def silver(self, interval: int) -> pa.Table | None:
         """Read a whole silver table, or give None if it has no file yet."""
-        tables = [table for key in self.keys(silver_prefix(interval)) if (table := self.table(key)) is not None]
+        files = self.objects(silver_prefix(interval))
+        tables = [table for key, etag in files.items() if (table := self._silver_file(key, etag)) is not None]
         return pa.concat_tables(tables) if tables else None
 
     def consolidated(self) -> dict[str, date]:
@@ -113,6 +119,13 @@ class Watcher:
         """Give each interval's checkpoint, as far as there are any."""
         found = {interval: self.read(checkpoint_key(interval)) for interval in INTERVALS}
         return {interval: json.loads(data) for interval, data in found.items() if data}
+
+    def _silver_file(self, key: str, etag: str) -> pa.Table | None:
+        # Read again only if it has changed: whoever waits for a table looks at all its files ten times a second.
+        known, table = self._silver.get(key, ("", None))
+        if known != etag and (table := self.table(key)) is not None:
+            self._silver[key] = (etag, table)
+        return table
 
     def _jobs(self) -> int:
         queue = self._stack.outputs["BatchJobQueueName"]

@@ -1,4 +1,4 @@
-"""The embedded stack, started once for all tests that need the whole chain, and what they put into and see of it."""
+"""What is started once for all tests that need it (PostgreSQL, the vendor, the embedded stack), and the stack seen."""
 
 import asyncio
 import json
@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from local.emulator import REPOSITORY
@@ -30,6 +31,7 @@ from shared.database import DatabaseAddress, Tls
 from shared.lake import INTERVALS, Bronze, splits_key
 from shared.reference import Split, splits_file
 from tests.integration.databases import ask
+from tests.integration.market import Market, replaying
 
 FIRST_SESSION = date(2013, 2, 27)
 
@@ -53,6 +55,19 @@ def address(server: DatabaseAddress) -> Iterator[DatabaseAddress]:
 def migrated(address: DatabaseAddress) -> DatabaseAddress:
     schema.upgrade(address, Tls(verify=False))
     return address
+
+
+@pytest.fixture(scope="session")
+def running_market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
+    with replaying(tmp_path_factory.mktemp("market") / "port") as market:
+        yield market
+
+
+@pytest.fixture
+def market(running_market: Market) -> Market:
+    """The built-in sample, all of it shown and nothing going wrong."""
+    running_market.reset()
+    return running_market
 
 
 @pytest.fixture(scope="session")
@@ -118,8 +133,8 @@ class Chain:
     def silver_of(self, symbol: str, interval: int) -> pd.DataFrame:
         """Give a symbol's rows of one table."""
         table = self.watcher.silver(interval)
-        frame = SILVER.empty_table().to_pandas() if table is None else table.to_pandas()
-        return frame[frame["symbol"] == symbol].reset_index(drop=True)
+        whole = SILVER.empty_table() if table is None else table
+        return whole.filter(pc.equal(whole["symbol"], symbol)).to_pandas()
 
     def wait_for_silver(
         self, bars: Sequence[SampleBar], seconds: float = 90, splits: Sequence[SampleSplit] = ()
@@ -174,7 +189,7 @@ class Chain:
             "S3_BUCKET": self.stack.bucket,
             "CONSOLIDATION_COMPLETE_TOPIC_ARN": self.stack.outputs["ConsolidationCompleteTopicArn"],
             "POWERTOOLS_SERVICE_NAME": "consolidator",
-            "IDLE_SECONDS": "4",
+            "IDLE_SECONDS": "2",
         }
         env = {**inherited, **self.stack.environment(), **settings, **environment}
         return subprocess.Popen([sys.executable, *start, *arguments], cwd=REPOSITORY, env=env, stdin=subprocess.DEVNULL)
@@ -188,8 +203,7 @@ class Chain:
 
     def objects(self, prefix: str) -> dict[str, str]:
         """Give the ETag of each object below a prefix."""
-        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.stack.bucket, Prefix=prefix)
-        return {entry["Key"]: entry["ETag"] for page in pages for entry in page.get("Contents", [])}
+        return self.watcher.objects(prefix)
 
     def drained(self) -> None:
         """Wait until nothing is under way any more, dead letters of other tests aside."""

@@ -13,7 +13,7 @@ from shared.database import DatabaseAddress
 from shared.events import ConsolidationComplete
 from shared.lake import MANIFEST_KEY, Bronze, splits_key
 from tests.integration.conftest import Chain, bar, wait_until
-from tests.integration.databases import know
+from tests.integration.databases import ask, know
 
 SESSIONS = nyse().between(datetime(2011, 1, 3, tzinfo=UTC).date(), datetime(2011, 12, 30, tzinfo=UTC).date())
 
@@ -182,7 +182,9 @@ def test_a_key_that_is_not_ours_is_dead_lettered_with_its_reason_while_the_rest_
 
 def test_the_fetcher_stores_the_missing_sessions_oldest_first_and_moves_the_watermark(chain: Chain) -> None:
     symbols = ("AAPL", "FB", "GOOG", "IBM", "MSFT")
-    asyncio.run(know(DatabaseAddress.of_secret(chain.stack.database_secret), *symbols))
+    address = DatabaseAddress.of_secret(chain.stack.database_secret)
+    asyncio.run(know(address, *symbols))
+    asyncio.run(ask(address, "TRUNCATE raw_ohlcv, ingested_sessions, data_ingestion_watermark"))  # of other tests
 
     first = chain.invoke_fetcher(as_of="2013-02-28")
     again = chain.invoke_fetcher(as_of="2013-02-28")

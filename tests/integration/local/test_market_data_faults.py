@@ -1,26 +1,12 @@
-from collections.abc import Iterator
-
 import httpx
 import pytest
 
-from tests.integration.market import Market, replaying
+from tests.integration.market import Market
 
 GROUPED = "/v2/aggs/grouped/locale/us/market/stocks/2013-02-27"
 RANGE = "/v2/aggs/ticker/IBM/range/1/day/2013-02-01/2013-02-28"
 TICKERS = "/v3/reference/tickers"
 SPLITS = "/stocks/v1/splits"
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
-    with replaying(tmp_path_factory.mktemp("market") / "port") as market:
-        yield market
-
-
-@pytest.fixture
-def market(running: Market) -> Market:
-    running.reset()
-    return running
 
 
 def outcome(market: Market, path: str) -> str:

@@ -1,26 +1,13 @@
-from collections.abc import Iterator
 from datetime import date
 
 import pytest
 
 from shared.errors import ContractError
-from tests.integration.market import Market, replaying
+from tests.integration.market import Market
 
 TICKERS = "/v3/reference/tickers"
 SPLITS = "/stocks/v1/splits"
 NAMES = ["AAPL", "FB", "GOOG", "IBM", "MSFT"]
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
-    with replaying(tmp_path_factory.mktemp("market") / "port") as market:
-        yield market
-
-
-@pytest.fixture
-def market(running: Market) -> Market:
-    running.reset()
-    return running
 
 
 def names(market: Market, /, **parameters: str | int) -> list[str]:
