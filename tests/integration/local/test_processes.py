@@ -1,5 +1,6 @@
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -122,5 +123,7 @@ def test_a_server_that_does_not_start_is_stopped_and_its_log_quoted(tmp_path: Pa
         start_server(argv, port_file=tmp_path / "port", log=tmp_path / "log")
 
 
-def test_a_free_port_can_be_listened_on() -> None:
-    assert 1024 <= free_port() <= 65535
+def test_a_free_port_can_be_listened_on_and_no_outgoing_connection_gets_it() -> None:
+    for _ in range(20):
+        with socket.create_server(("127.0.0.1", port := free_port())):
+            assert port < 32_768
