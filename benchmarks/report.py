@@ -110,7 +110,8 @@ def _rows(results: Sequence[Result], facts: Mapping[str, Any]) -> Iterator[tuple
         said = f"{target.sentence}: {'met' if target.met(result) else 'MISSED'}" if target else ""
         yield (
             result.benchmark, result.contestant, f"{result.wall:.2f}", f"{result.cpu:.1f}" if result.cpu else "",
-            f"{result.rss_mb:,.0f}", _ratio(result, ours.get(result.benchmark)), _said(result.facts), said,
+            f"{result.rss_mb:,.0f}" if result.rss_mb else "",
+            _ratio(result, ours.get(result.benchmark)), _said(result.facts), said,
         )  # fmt: skip
 
 
