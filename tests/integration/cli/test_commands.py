@@ -19,6 +19,7 @@ import pytest
 
 from local.deploy import STACK
 from local.emulator import REPOSITORY
+from shared import dead_letters
 from shared.bars import BRONZE, bar_row, decode, encode
 from shared.calendar import nyse
 from shared.database import DatabaseAddress
@@ -134,7 +135,7 @@ import sys
 from datetime import UTC, datetime
 from shared import dead_letters
 from shared.queues import Queue
-dead_letters.HIDDEN_SECONDS = 5
+dead_letters.HIDDEN_SECONDS = int(sys.argv[2])
 source = Queue.connect(sys.argv[1])
 letters = dead_letters.DeadLetters("q", source.dead_letters, dead_letters.back_to(source))
 print(letters.replay(dead_letters.Filter(reason="second kind"), datetime.now(UTC), 3).done)
@@ -158,14 +159,14 @@ def test_a_replay_of_one_kind_among_a_thousand_that_is_killed_half_way_loses_non
         chain.sqs.send_message_batch(QueueUrl=dead, Entries=entries)
     wanted = {name for name, kind in bodies.items() if kind == "second kind"}
 
-    with _replay(chain, source) as killed:
+    with _replay(chain, source, hidden_seconds=5) as killed:
         wait_until(lambda: _depth(chain, source) >= 100, "a part of them is replayed")
         killed.send_signal(signal.SIGKILL)
     assert killed.returncode == -signal.SIGKILL
     assert 100 <= _depth(chain, source) < len(wanted), "it was killed half-way"
     wait_until(lambda: _visible(chain, dead) == _depth(chain, dead), "what it held is visible again")
 
-    with _replay(chain, source) as second:
+    with _replay(chain, source, hidden_seconds=dead_letters.HIDDEN_SECONDS) as second:
         assert second.wait(120) == 0
 
     moved, left = _taken(chain, source), _taken(chain, dead)
@@ -175,10 +176,11 @@ def test_a_replay_of_one_kind_among_a_thousand_that_is_killed_half_way_loses_non
     assert len(left) == len(bodies) - len(wanted)
 
 
-def _replay(chain: Chain, source: str) -> "subprocess.Popen[bytes]":
+def _replay(chain: Chain, source: str, hidden_seconds: int) -> "subprocess.Popen[bytes]":
+    """Replay in a process of its own; what it looked at is visible again that long after it was killed."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     environment = {**inherited, **chain.stack.environment()}
-    return subprocess.Popen([sys.executable, "-c", REPLAY, source], cwd=REPOSITORY, env=environment)
+    return subprocess.Popen([sys.executable, "-c", REPLAY, source, str(hidden_seconds)], cwd=REPOSITORY, env=environment)
 
 
 def _visible(chain: Chain, url: str) -> int:
