@@ -180,7 +180,9 @@ def _replay(chain: Chain, source: str, hidden_seconds: int) -> "subprocess.Popen
     """Replay in a process of its own; what it looked at is visible again that long after it was killed."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     environment = {**inherited, **chain.stack.environment()}
-    return subprocess.Popen([sys.executable, "-c", REPLAY, source, str(hidden_seconds)], cwd=REPOSITORY, env=environment)
+    return subprocess.Popen(
+        [sys.executable, "-c", REPLAY, source, str(hidden_seconds)], cwd=REPOSITORY, env=environment
+    )
 
 
 def _visible(chain: Chain, url: str) -> int:
