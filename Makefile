@@ -208,7 +208,7 @@ WORKERS ?= 3
 
 .PHONY: test
 test: setup ## Run all tests (unit, property, integration, end to end)
-	$(VENV_PYTHON) -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
+	$(VENV_PYTHON) -m pytest --numprocesses $(WORKERS) --no-loadscope-reorder
 
 .PHONY: lint
 lint: setup ## Check style, types, layers and the template
