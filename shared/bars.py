@@ -195,7 +195,8 @@ def decode(data: bytes, schema: pa.Schema, what: str) -> pa.Table:
     Raises ContractError, naming `what`, if they are not that.
     """
     try:
-        table = pq.ParquetFile(pa.BufferReader(data)).read(columns=schema.names)
+        # In one thread: another of Arrow's may still hold our bytes when the process ends, which aborts it.
+        table = pq.ParquetFile(pa.BufferReader(data)).read(columns=schema.names, use_threads=False)
         for field in schema:
             if field.nullable and field.name not in table.column_names:
                 table = table.append_column(field, pa.nulls(table.num_rows, field.type))

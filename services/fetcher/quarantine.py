@@ -123,7 +123,7 @@ def find(bars: Iterable[Held], symbol: str, session: date, row: int | None) -> H
 
 def _read(key: str, etag: str, data: bytes) -> list[Held]:
     try:
-        rows = pq.ParquetFile(pa.BufferReader(data)).read().to_pylist()
+        rows = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False).to_pylist()  # see shared.bars.decode
         return [_held(key, etag, number, row) for number, row in enumerate(rows, start=1)]
     except (pa.ArrowException, OSError, KeyError, TypeError) as error:
         raise ContractError(f"{key} is not a quarantine file: {error}; move it away") from error

@@ -75,6 +75,15 @@ def test_a_stack_that_is_up_resamples_whatever_any_s3_client_puts_until_it_is_do
     assert (gone.returncode, gone.stderr) == (1, "fiblake: no local stack is up: start one with `fiblake local up`\n")
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let what we start hear Ctrl-C: a shell that runs the tests in the background has it ignored, by all below it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_stack_that_is_interrupted_while_it_starts_leaves_nothing_running(environment: dict[str, str]) -> None:
     folder = Path(environment["FIBLAKE_LOCAL_FOLDER"])
     with subprocess.Popen([*FIBLAKE, "up"], env=environment, stdout=subprocess.DEVNULL) as up:
