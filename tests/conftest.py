@@ -3,7 +3,9 @@
 Each run has a folder of its own, and takes it away. Not pytest's: there every run locks the folder that all runs of a
 user share, and a PostgreSQL that another run has started as its own user can no longer reach its data.
 
-With several processes (`make test`), tests that need the whole embedded stack come first: they take longest.
+With several processes (`make test`), a file's tests stay in one, so that what they share is started once. So do those
+that need the whole embedded stack: there are two, for a stack waits more than it computes. They take longest, so they
+come first.
 """
 
 import shutil
