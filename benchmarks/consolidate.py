@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.lake import BRONZE_LAKE, FOLDER, NEXT, SIZES, Size, generated, new_files, symbols
-from benchmarks.measure import Work
+from benchmarks.measure import Work, settle_arrow
 from benchmarks.servers import BUCKET, KEYS, client
 
 CHILDREN: Final = 2
@@ -80,11 +80,10 @@ def ours() -> Work:
 
 def _drain(start: Barrier, ends: Any) -> None:  # noqa: ANN401 (a multiprocessing queue)
     """Run the worker until the queue is empty; tell when its last message was done."""
-    import pandas  # noqa: F401, ICN001, PLC0415 (Arrow would import it within what is timed; the worker has none)
-
     from services.consolidator.__main__ import main  # noqa: PLC0415
     from shared.queues import Queue, Received  # noqa: PLC0415
 
+    settle_arrow()
     asked = [0.0]
     receive = Queue.receive
 

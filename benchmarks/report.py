@@ -77,9 +77,9 @@ def drawn(results: Sequence[Result], facts: Mapping[str, Any], path: Path) -> No
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
     # Of ours without the variants, which are named after a comma.
-    shown_of = [r for r in results if not (r.contestant.startswith(OURS) and "," in r.contestant)]
-    resample = [r for r in shown_of if r.benchmark == "resample_full"]
-    merge = [r for r in shown_of if r.benchmark == "consolidate"]
+    contestants = [r for r in results if not (r.contestant.startswith(OURS) and "," in r.contestant)]
+    resample = [r for r in contestants if r.benchmark == "resample_full"]
+    merge = [r for r in contestants if r.benchmark == "consolidate"]
     panels: list[tuple[str, list[Result], Callable[[Result], float]]] = [
         ("All of silver anew: seconds", resample, lambda r: r.wall),
         ("Consolidation: symbols a second", merge, lambda r: r.facts["symbols_per_second"]),

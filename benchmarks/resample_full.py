@@ -24,8 +24,6 @@ MEMORY_MB: Final = 3000
 
 def ours() -> Work:
     """Give the service's own job, on a folder instead of a bucket."""
-    # pyarrow looks for pandas when it is first used, and imports it if it is there, as it is here and not in the job.
-    import pandas  # noqa: F401, ICN001, PLC0415
     from obstore.store import LocalStore  # noqa: PLC0415 (each process loads what its contestant needs)
 
     from services.resampler.__main__ import RESERVED_MB, return_what_is_freed  # noqa: PLC0415
@@ -160,7 +158,6 @@ def polars_group_by_dynamic() -> Work:
 
 def pandas_group_by() -> Work:
     """Give pandas: a sorted groupby with first, max, min, last and sum."""
-    import pandas  # noqa: F401, ICN001, PLC0415 (Arrow would import it within what is timed)
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 

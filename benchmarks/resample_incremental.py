@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from typing import Any, Final
 
 from benchmarks.lake import BRONZE_LAKE, NEXT, SIZES, symbols
-from benchmarks.measure import Work
+from benchmarks.measure import Work, settle_arrow
 from benchmarks.servers import Nobody
 from shared.lake import INTERVALS
 
@@ -40,8 +40,7 @@ def _now() -> float:
 
 
 def _ready() -> None:
-    import pandas  # noqa: F401, ICN001, PLC0415 (Arrow would import it within what is timed; the function has none)
-
+    settle_arrow()
     import services.resampler.batch  # noqa: F401, PLC0415 (a start is measured by itself)
 
 
