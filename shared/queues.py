@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from shared.batching import chunks
 from shared.errors import FiblakeError, UpstreamError
 from shared.events import ConsolidationComplete, Message
-from shared.telemetry import logger
+from shared.telemetry import TRACE, logger
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
@@ -209,7 +209,7 @@ def name_of(arn: str) -> str:
 
 def _with_trace(params: dict[str, Any], **_: object) -> None:
     """Tell SNS, and with it the queues behind it, of the trace in the environment; in a function boto3 does it."""
-    if trace := os.environ.get("_X_AMZN_TRACE_ID"):
+    if trace := os.environ.get(TRACE):
         params["headers"].setdefault("X-Amzn-Trace-Id", trace)
 
 

@@ -7,6 +7,9 @@ from typing import Final
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
+TRACE: Final = "_X_AMZN_TRACE_ID"
+"""Where Lambda says which trace an invocation belongs to, and where Powertools' logger and boto3 look for it."""
+
 logger = Logger()
 """Name and level come from POWERTOOLS_SERVICE_NAME and LOG_LEVEL."""
 

@@ -20,13 +20,11 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from shared.telemetry import logger
+from shared.telemetry import TRACE, logger
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
 
-VARIABLE: Final = "_X_AMZN_TRACE_ID"
-"""Where Lambda says which trace an invocation belongs to, and where Powertools' logger and boto3 look for it."""
 MOST_WAITING: Final = 50
 """Segments on their way, and those of one request; if more wait, the oldest are forgotten."""
 IDS_PER_SEGMENT: Final = 500
@@ -60,12 +58,12 @@ class Traces:
             yield notes
             return
         began, fault, own_id = time.time(), True, secrets.token_hex(8)
-        os.environ[VARIABLE] = f"Root={place['trace_id']};Parent={own_id};Sampled=1"
+        os.environ[TRACE] = f"Root={place['trace_id']};Parent={own_id};Sampled=1"
         try:
             yield notes
             fault = False
         finally:
-            del os.environ[VARIABLE]
+            del os.environ[TRACE]
             ids = list(dict.fromkeys(correlation_ids))[:IDS_PER_SEGMENT]
             self._send({
                 **place, "name": self._name, "id": own_id, "start_time": began, "end_time": time.time(),
