@@ -232,10 +232,10 @@ def _read(
         table = file.read(columns=[*wanted, *unproven], use_threads=False)
         for name in unproven:
             _check_constant(table, name, constants[name])
-        if table.schema == schema:  # as we write it ourselves
-            bars = table.replace_schema_metadata(None)
-        else:
-            bars = _conformed(table, symbol, constants | {"ingested_at": last_modified}, schema)
+        as_we_write_it = table.schema == schema
+        bars = (
+            table if as_we_write_it else _conformed(table, symbol, constants | {"ingested_at": last_modified}, schema)
+        )
     except (pa.ArrowException, OSError, KeyError) as error:
         raise ContractError(f"file of {symbol} cannot be read as bars: {error}") from error
     return bars, file.metadata.metadata or {}
