@@ -176,6 +176,19 @@ def test_a_handover_that_becomes_known_takes_a_bucket_back_that_has_grown_into_a
     world.check()
 
 
+def test_a_handover_that_is_withdrawn_takes_the_row_of_a_new_bar_back_that_lies_in_another_month() -> None:
+    world = World(3)
+    october, november = date(2025, 10, 23), date(2025, 11, 3)  # whose bucket begins in October
+    world.arrive("AAPL", october, 1)
+    world.learn("AAPL", Facts(handovers=(november,)))
+    world.resample(world.events)
+    begun = world.arrive("AAPL", november, 1)
+    # Joined again, the bucket is a row of October; November, which has none, is found in place.
+    world.store.interfere(lambda: world.resample([world.learn("AAPL", Facts())]), of=in_silver)
+    world.resample([begun])
+    world.check()
+
+
 def test_a_bar_that_is_new_costs_no_look_at_bronze_after_it_was_written() -> None:
     world = World(34)  # a bucket that reaches from October into November
     for session in (date(2025, 10, 31), date(2025, 11, 3)):

@@ -188,6 +188,35 @@ def test_a_newer_reading_that_found_its_rows_in_place_is_not_undone() -> None:
     assert tables(store) == expected(bronze)
 
 
+def learned(store: MemoryObjectStore, days: Mapping[date, Daily], facts: Facts) -> None:
+    """What is known of AAPL beside its bars is consolidated, and the resamplers of all queues run."""
+    lay(store, "AAPL", days, facts)
+    for n in INTERVALS:
+        assert resampler(store, n).resample(changed("AAPL", since=min(days)), NOW) == {}
+
+
+def test_a_handover_that_becomes_known_while_month_files_are_first_written_is_followed() -> None:
+    november = date(2025, 11, 5)  # in a bucket of 34 that begins in October
+    bronze, facts = {"AAPL": {november: flat(1)}}, Facts(handovers=(november,))
+    store = lake(bronze)
+    store.interfere(lambda: learned(store, bronze["AAPL"], facts), of=lambda key: key.startswith("silver/"))
+    full(store).run(NOW)
+    assert tables(store) == expected(bronze, {"AAPL": facts})
+
+
+def test_a_handover_that_is_withdrawn_while_month_files_are_written_is_followed() -> None:
+    october, november = date(2025, 10, 23), date(2025, 11, 3)  # whose bucket of 3 begins in October
+    bronze = {"AAPL": {october: flat(1)}, "IBM": {date(2025, 11, 20): flat(1)}}
+    handed_over = {"AAPL": Facts(handovers=(november,))}
+    store = lake(bronze, handed_over)
+    full(store).run(NOW)
+    bronze["AAPL"][november] = flat(1)
+    lay(store, "AAPL", bronze["AAPL"], handed_over["AAPL"])
+    store.interfere(lambda: learned(store, bronze["AAPL"], Facts()), of=lambda key: key.startswith("silver/"))
+    full(store).run(NOW)
+    assert tables(store) == expected(bronze)
+
+
 def test_files_that_others_rewrite_all_the_time_are_given_up_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.resampler.full.time.sleep", lambda _seconds: None)
     store = lake({"AAPL": BRONZE["AAPL"]})

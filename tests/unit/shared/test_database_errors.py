@@ -3,7 +3,7 @@
 import asyncpg
 import pytest
 
-from shared.database.connection import translated
+from shared.database.connection import DatabaseAddress, Tls, connection_to, translated
 from shared.errors import ConfigurationError, EntitlementError, FiblakeError, UpstreamError
 
 
@@ -29,3 +29,35 @@ def test_an_error_of_the_driver_becomes_one_of_ours(raised: Exception, told: typ
 def test_an_error_that_is_not_the_driver_s_stays_what_it_is() -> None:
     with pytest.raises(ZeroDivisionError), translated():
         raise ZeroDivisionError
+
+
+class Cut:
+    """A connection that is broken, and says so when it is closed."""
+
+    async def close(self) -> None:
+        raise asyncpg.InternalClientError("cannot switch to state 2; another operation (11) is in progress")
+
+
+@pytest.fixture
+def _cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def connect(**_: object) -> Cut:
+        return Cut()
+
+    monkeypatch.setattr(asyncpg, "connect", connect)
+
+
+ADDRESS = DatabaseAddress("localhost", 5432, "someone", "fiblake", "secret")
+
+
+@pytest.mark.usefixtures("_cut_off")
+async def test_what_broke_a_connection_is_told_and_not_that_it_cannot_be_closed_either() -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with connection_to(ADDRESS, Tls(verify=False)):
+            raise ZeroDivisionError
+
+
+@pytest.mark.usefixtures("_cut_off")
+async def test_a_connection_that_cannot_be_closed_is_an_error_of_ours() -> None:
+    with pytest.raises(UpstreamError, match="InternalClientError"):
+        async with connection_to(ADDRESS, Tls(verify=False)):
+            pass
