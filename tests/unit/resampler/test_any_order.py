@@ -178,7 +178,8 @@ def test_a_handover_that_becomes_known_takes_a_bucket_back_that_has_grown_into_a
 
 def test_a_handover_that_is_withdrawn_takes_the_row_of_a_new_bar_back_that_lies_in_another_month() -> None:
     world = World(3)
-    october, november = date(2025, 10, 23), date(2025, 11, 3)  # whose bucket begins in October
+    # October's bar completes its bucket; November's is in one that begins in October.
+    october, november = date(2025, 10, 24), date(2025, 11, 3)
     world.arrive("AAPL", october, 1)
     world.learn("AAPL", Facts(handovers=(november,)))
     world.resample(world.events)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from services.resampler.full import ATTEMPTS, FullResampler
 from shared.calendar import nyse
 from shared.errors import ConflictError, UpstreamError
-from shared.lake import INTERVALS, checkpoint_key, silver_prefix
+from shared.lake import INTERVALS, Month, checkpoint_key, silver_key, silver_prefix
 from tests.fakes import LAKE, FakeTopic, MemoryObjectStore
 from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS, Daily, Facts, flat, numbered
 from tests.unit.resampler.silver_lake import changed, lay, resampler, silver, whole_silver
@@ -199,22 +199,25 @@ def test_a_handover_that_becomes_known_while_month_files_are_first_written_is_fo
     november = date(2025, 11, 5)  # in a bucket of 34 that begins in October
     bronze, facts = {"AAPL": {november: flat(1)}}, Facts(handovers=(november,))
     store = lake(bronze)
-    store.interfere(lambda: learned(store, bronze["AAPL"], facts), of=lambda key: key.startswith("silver/"))
+    first = silver_key(34, Month(2025, 10))
+    store.interfere(lambda: learned(store, bronze["AAPL"], facts), of=lambda key: key == first)
     full(store).run(NOW)
     assert tables(store) == expected(bronze, {"AAPL": facts})
 
 
 def test_a_handover_that_is_withdrawn_while_month_files_are_written_is_followed() -> None:
-    october, november = date(2025, 10, 23), date(2025, 11, 3)  # whose bucket of 3 begins in October
-    bronze = {"AAPL": {october: flat(1)}, "IBM": {date(2025, 11, 20): flat(1)}}
-    handed_over = {"AAPL": Facts(handovers=(november,))}
+    # November's bar is late, so it completes no bucket; its own begins in October. IBM has a row in each November.
+    october, november, december = date(2025, 10, 24), date(2025, 11, 3), date(2025, 12, 30)
+    bronze = {"AAPL": {october: flat(1), december: flat(1)}, "IBM": {date(2025, 11, 10): flat(1)}}
+    handed_over = {"AAPL": Facts(handovers=(november,)), "IBM": Facts(handovers=(date(2025, 11, 10),))}
     store = lake(bronze, handed_over)
     full(store).run(NOW)
     bronze["AAPL"][november] = flat(1)
     lay(store, "AAPL", bronze["AAPL"], handed_over["AAPL"])
-    store.interfere(lambda: learned(store, bronze["AAPL"], Facts()), of=lambda key: key.startswith("silver/"))
+    second = silver_key(3, Month(2025, 11))
+    store.interfere(lambda: learned(store, bronze["AAPL"], Facts()), of=lambda key: key == second)
     full(store).run(NOW)
-    assert tables(store) == expected(bronze)
+    assert tables(store) == expected(bronze, {"IBM": handed_over["IBM"]})
 
 
 def test_files_that_others_rewrite_all_the_time_are_given_up_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
