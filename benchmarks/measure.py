@@ -69,13 +69,13 @@ def _one(
 
 
 def timed(work: Work, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Do the work here, and give what it took; `wall` and `cpu` are the work's own if it says them."""
+    """Do the work here, and give what it took; wall, CPU and peak are the work's own if it says them."""
     settle_arrow()
     started, before = time.perf_counter(), _cpu()
     facts = dict(work(**options) or {})
-    spent = {"wall": time.perf_counter() - started, "cpu": _cpu() - before}
-    own: dict[str, Any] = {name: facts.pop(name) for name in ("wall", "cpu") if name in facts}
-    return {**spent, **own, "rss_mb": _peak_kb() / 1024, "facts": facts}
+    spent = {"wall": time.perf_counter() - started, "cpu": _cpu() - before, "rss_mb": _peak_kb() / 1024}
+    own: dict[str, Any] = {name: facts.pop(name) for name in spent if name in facts}
+    return {**spent, **own, "facts": facts}
 
 
 def settle_arrow() -> None:

@@ -20,9 +20,7 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def _of_interval(n: int, one: Path, other: Path) -> list[str]:
-    names = [
-        sorted(str(p.relative_to(root)) for p in (root / silver_prefix(n)).rglob("*.parquet")) for root in (one, other)
-    ]
+    names = [_files(root, n) for root in (one, other)]
     if names[0] != names[1]:
         return [f"silver_{n}d: {len(set(names[0]) ^ set(names[1]))} month files are in one of the two only"]
     left, right = (_table(root, names[0]) for root in (one, other))
