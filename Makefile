@@ -201,7 +201,7 @@ SIZE ?= full
 BENCH_OPTIONS := $(if $(filter small,$(SIZE)),--runs 1) $(if $(ONLY),--only $(ONLY)) $(if $(filter small,$(SIZE))$(ONLY),,--docs)
 
 .PHONY: bench
-bench: setup .tools/bench/.ready ## Measure speed side by side with others (45 minutes; SIZE=small: five minutes)
+bench: setup .tools/bench/.ready ## Measure speed side by side with others (35 minutes; SIZE=small: five minutes)
 	.tools/bench/bin/python -m benchmarks --size $(SIZE) $(BENCH_OPTIONS)
 
 # The embedded stacks wait more than they compute: with three processes two cores are busy. WORKERS=0: all in one process.
