@@ -198,7 +198,7 @@ demo-short: setup ## The demo with 3 sessions instead of 10
 # The full size writes docs/performance.md, its picture and its JSON anew; SIZE=small is for a look, and for CI. ONLY names
 # some of the benchmarks, which are not enough for docs/.
 SIZE ?= full
-BENCH_OPTIONS := $(if $(filter small,$(SIZE)),--runs 1) $(if $(ONLY),--only $(ONLY)) $(if $(filter small,$(SIZE))$(ONLY),,--docs)
+BENCH_OPTIONS := $(if $(filter small,$(SIZE)),--runs 1) $(if $(ONLY),--only $(ONLY)) $(if $(filter full,$(SIZE)$(ONLY)),--docs)
 
 .PHONY: bench
 bench: setup .tools/bench/.ready ## Measure speed side by side with others (35 minutes; SIZE=small: five minutes)

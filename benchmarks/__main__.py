@@ -162,10 +162,10 @@ def _fetch(size: Size, runs: int, _faults: list[str]) -> Iterator[Result]:
 
 
 def _imports(_size: Size, runs: int, _faults: list[str]) -> Iterator[Result]:
+    runs = max(runs, 3)
     for name in imports.FUNCTIONS:
         # One process that imports several times: it unpacks the function only once.
-        result = contest("imports", name, {"runs": max(runs, 3)}, interpreter=PROJECT)
-        yield replace(result, runs=max(runs, 3))
+        yield replace(contest("imports", name, {"runs": runs}, interpreter=PROJECT), runs=runs)
 
 
 BENCHMARKS: Final = {

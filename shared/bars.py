@@ -232,13 +232,11 @@ def _read(
         table = file.read(columns=[*wanted, *unproven], use_threads=False)
         for name in unproven:
             _check_constant(table, name, constants[name])
-        as_we_write_it = table.schema == schema
-        bars = (
-            table if as_we_write_it else _conformed(table, symbol, constants | {"ingested_at": last_modified}, schema)
-        )
+        if table.schema != schema:  # not as we write it ourselves
+            table = _conformed(table, symbol, constants | {"ingested_at": last_modified}, schema)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise ContractError(f"file of {symbol} cannot be read as bars: {error}") from error
-    return bars, file.metadata.metadata or {}
+    return table, file.metadata.metadata or {}
 
 
 def _is_all(file: pq.ParquetFile, name: str, value: str) -> bool:
