@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -35,6 +36,7 @@ NAMES: Final = ("resample_full", "s3", "chain", "fetch", "imports")
 def main() -> int:
     """Run what was asked for; give 1 if two contestants' outputs differ."""
     options = _options()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as after Ctrl-C: the servers end with their blocks
     size = SIZES[options.size]
     faults: list[str] = []
     results: list[Result] = []
