@@ -4,15 +4,26 @@ Unknown fields are ignored (a newer writer may add some); an unknown major versi
 events are parsed with Powertools' models where they are received. JSON Schemas of these models stand in `events/`.
 """
 
-from datetime import date
+from datetime import date, timedelta
+from itertools import pairwise
 from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    model_validator,
+)
 
 from shared.errors import ContractError
 from shared.lake import INTERVALS, check_symbol
 
-SCHEMA_VERSION: Final = "1.0"
+SCHEMA_VERSION: Final = "1.1"
+"""1.1 added `files` to ConsolidationRequest, `version` and `tail` to ConsolidationComplete; readers take both."""
 SYMBOLS_PER_EVENT: Final = 1_000
 """Keeps a batch of ten SilverUpdated events below the 256 KiB that SNS takes at once."""
 
@@ -45,12 +56,24 @@ class Message(BaseModel):
         return data
 
 
+class SourceObject(BaseModel):
+    """A source file of a symbol, as S3's notification names it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str = Field(description="The key behind the symbol's folder: date=YYYY-MM-DD.parquet or range=...parquet")
+    etag: str = Field(default="", description="The ETag that was put; empty: not known")
+
+
 class ConsolidationRequest(Message):
     """Router → worker: new files lie under this symbol. Only a hint about where to look."""
 
     symbol: Symbol
     changed_from: date | None = Field(
         default=None, description="Earliest session among the files that arrived; absent means all of the history"
+    )
+    files: tuple[SourceObject, ...] = Field(
+        default=(), description="The files that arrived; empty: not known, the symbol's folder is to be listed"
     )
     reference_changed: bool = Field(
         default=False, description="The symbol's splits or identities arrived: they are to be read anew"
@@ -69,12 +92,42 @@ class HistoryRequest(Message):
     )
 
 
+class Tail(BaseModel):
+    """The last bars of a symbol as they stand in data.parquet (prices as traded), by column, oldest first.
+
+    It holds every bar of the symbol from `tail_from` on, and no split or handover counts after `tail_from`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    tail_from: date = Field(description="First session from which on the tail holds every bar")
+    timestamp: tuple[date, ...] = Field(description="Sessions, ascending")
+    open: tuple[FiniteFloat, ...]
+    high: tuple[FiniteFloat, ...]
+    low: tuple[FiniteFloat, ...]
+    close: tuple[FiniteFloat, ...]
+    volume: tuple[FiniteFloat, ...]
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> "Tail":
+        columns = (self.open, self.high, self.low, self.close, self.volume)
+        if any(len(column) != len(self.timestamp) for column in columns):
+            raise ValueError("columns of different lengths")
+        if any(day >= later for day, later in pairwise((self.tail_from - timedelta(days=1), *self.timestamp))):
+            raise ValueError("sessions are not ascending from tail_from on")
+        return self
+
+
 class ConsolidationComplete(Message):
     """Worker → resamplers: this symbol's data.parquet changed, from this session on."""
 
     symbol: Symbol
     changed_from: date = Field(description="Earliest session that changed")
     last_session: date = Field(description="Last session in data.parquet")
+    version: AwareDatetime | None = Field(
+        default=None, description="data.parquet's last_updated; absent (schema 1.0): read it from data.parquet"
+    )
+    tail: Tail | None = Field(default=None, description="The bars that a short change needs; absent: read data.parquet")
     put_at: AwareDatetime | None = Field(default=None, description="The request's: how long it took from there")
     intervals: tuple[int, ...] = INTERVALS
 

@@ -67,7 +67,7 @@ def test_distinct_symbols_are_sorted_and_have_their_earliest_change(events: list
 def test_an_unknown_schema_version_fails_its_message_only(store: MemoryObjectStore, three: Resampler) -> None:
     lay(store, "AAPL", HISTORY)
     good = received(complete("AAPL", DAYS[0]).model_dump_json())
-    newer = received(complete("AAPL", DAYS[0]).model_dump_json().replace('"1.0"', '"2.0"'))
+    newer = received(complete("AAPL", DAYS[0]).model_dump_json().replace('"1.1"', '"2.0"'))
     errors = resample_batch(three, [newer, good], NOW)
     assert list(errors) == [newer.id]
     assert isinstance(errors[newer.id], ContractError)
@@ -77,7 +77,7 @@ def test_an_unknown_schema_version_fails_its_message_only(store: MemoryObjectSto
 
 def test_a_newer_minor_version_and_unknown_fields_are_understood(store: MemoryObjectStore, three: Resampler) -> None:
     lay(store, "AAPL", HISTORY)
-    body = complete("AAPL", DAYS[0]).model_dump_json().replace('"1.0"', '"1.9","colour":"blue"')
+    body = complete("AAPL", DAYS[0]).model_dump_json().replace('"1.1"', '"1.9","colour":"blue"')
     assert resample_batch(three, [received(body)], NOW) == {}
 
 

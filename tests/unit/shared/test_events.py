@@ -10,13 +10,24 @@ from datetime import date
 import pytest
 
 from shared.errors import ContractError
-from shared.events import ConsolidationComplete, ConsolidationRequest, HistoryRequest, Message, SilverUpdated, parse
+from shared.events import (
+    SCHEMA_VERSION,
+    ConsolidationComplete,
+    ConsolidationRequest,
+    HistoryRequest,
+    Message,
+    SilverUpdated,
+    SourceObject,
+    Tail,
+    parse,
+)
 from shared.lake import INTERVALS
-from tests.fakes import REPOSITORY, sample
+from tests.fakes import NOON, REPOSITORY, sample
 
 SCHEMAS = REPOSITORY / "events" / "schemas"
 DAY = date(2025, 11, 19)
 REQUEST = sample("consolidation-request")
+TAIL = Tail(tail_from=DAY, timestamp=(DAY,), open=(0.1,), high=(0.3,), low=(0.1,), close=(1 / 3,), volume=(25933.6,))
 
 
 def test_the_sample_request_is_read() -> None:
@@ -34,7 +45,9 @@ def test_the_sample_completion_is_read() -> None:
     [
         ConsolidationRequest(symbol="AAPL"),
         ConsolidationRequest(symbol="brk.B", changed_from=DAY, correlation_id="c"),
+        ConsolidationRequest(symbol="AAPL", files=(SourceObject(name=f"date={DAY}.parquet", etag='"e"'),)),
         ConsolidationComplete(symbol="AAPL", changed_from=DAY, last_session=DAY),
+        ConsolidationComplete(symbol="AAPL", changed_from=DAY, last_session=DAY, version=NOON, tail=TAIL),
         HistoryRequest(symbol="META", first=DAY),
         SilverUpdated(interval=3, changed_from=DAY, symbols=("AAPL", "MSFT")),
     ],
@@ -43,13 +56,29 @@ def test_a_message_survives_its_way(message: Message) -> None:
     assert parse(type(message), message.model_dump_json()) == message
 
 
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"open": [0.1, 0.2]}, "different lengths"),
+        ({"timestamp": ["2025-11-18"]}, "not ascending"),
+        ({"close": ["NaN"]}, "finite"),
+    ],
+)
+def test_a_tail_that_cannot_be_is_refused(change: dict[str, object], fault: str) -> None:
+    event = ConsolidationComplete(symbol="AAPL", changed_from=DAY, last_session=DAY, version=NOON, tail=TAIL)
+    body = json.loads(event.model_dump_json())
+    body["tail"] |= change
+    with pytest.raises(ContractError, match=fault):
+        parse(ConsolidationComplete, json.dumps(body))
+
+
 def test_unknown_fields_are_ignored() -> None:
     body = json.dumps(REQUEST | {"invented_later": [1, 2]})
     assert parse(ConsolidationRequest, body) == parse(ConsolidationRequest, json.dumps(REQUEST))
 
 
-def test_a_message_without_a_version_is_of_the_first() -> None:
-    assert parse(ConsolidationRequest, '{"symbol": "AAPL"}').schema_version == "1.0"
+def test_a_message_without_a_version_is_of_our_major() -> None:
+    assert parse(ConsolidationRequest, '{"symbol": "AAPL"}').schema_version == SCHEMA_VERSION
 
 
 def test_a_newer_minor_version_is_accepted() -> None:
