@@ -208,8 +208,12 @@ bench: setup .tools/bench/.ready ## Measure speed side by side with others (35 m
 WORKERS ?= 3
 
 .PHONY: test
-test: setup ## Run all tests (unit, property, integration, end to end)
-	$(VENV_PYTHON) -m pytest --numprocesses $(WORKERS) --no-loadscope-reorder
+test: setup ## Run all tests (unit, property, integration, end to end); ARGS="..." is handed to pytest
+	$(VENV_PYTHON) -m pytest --numprocesses $(WORKERS) --no-loadscope-reorder $(ARGS)
+
+.PHONY: unit
+unit: setup ## Run the tests that open no socket, in about a minute; ARGS="-k merge" picks some
+	$(VENV_PYTHON) -m pytest --numprocesses 2 tests/unit $(ARGS)
 
 .PHONY: lint
 lint: setup ## Check style, types, layers and the template
