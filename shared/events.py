@@ -23,7 +23,7 @@ from shared.errors import ContractError
 from shared.lake import INTERVALS, check_symbol
 
 SCHEMA_VERSION: Final = "1.1"
-"""1.1 added `files` to ConsolidationRequest, `version` and `tail` to ConsolidationComplete; readers take both."""
+"""1.1 added `files` and `version_floor` to ConsolidationRequest, `version` and `tail` to ConsolidationComplete; readers take both."""
 SYMBOLS_PER_EVENT: Final = 1_000
 """Keeps a batch of ten SilverUpdated events below the 256 KiB that SNS takes at once."""
 
@@ -77,6 +77,11 @@ class ConsolidationRequest(Message):
     )
     reference_changed: bool = Field(
         default=False, description="The symbol's splits or identities arrived: they are to be read anew"
+    )
+    version_floor: AwareDatetime | None = Field(
+        default=None,
+        description="data.parquet's version is to be greater than this one, and all of the history is to be told; "
+        "absent: whatever it is",
     )
     put_at: AwareDatetime | None = Field(
         default=None, description="When the oldest of these files was put, by S3's clock; absent means nobody put any"

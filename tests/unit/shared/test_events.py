@@ -45,6 +45,7 @@ def test_the_sample_completion_is_read() -> None:
     [
         ConsolidationRequest(symbol="AAPL"),
         ConsolidationRequest(symbol="brk.B", changed_from=DAY, correlation_id="c"),
+        ConsolidationRequest(symbol="AAPL", version_floor=NOON),
         ConsolidationRequest(symbol="AAPL", files=(SourceObject(name=f"date={DAY}.parquet", etag='"e"'),)),
         ConsolidationComplete(symbol="AAPL", changed_from=DAY, last_session=DAY),
         ConsolidationComplete(symbol="AAPL", changed_from=DAY, last_session=DAY, version=NOON, tail=TAIL),
