@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 PRICES: Final = ("open", "high", "low", "close")
 
@@ -21,14 +22,19 @@ def broken_rules(bar: Mapping[str, float]) -> list[str]:
     return broken
 
 
-def any_broken(bars: Mapping[str, Any]) -> bool:
-    """Tell whether any of many bars breaks a rule of `broken_rules`; `bars` has an array a column."""
+def unbroken(bars: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
+    """Return, for each of many bars, whether it breaks no rule of `broken_rules`; `bars` has an array a column."""
     open_, high, low, close = (np.asarray(bars[name]) for name in PRICES)
     volume = np.asarray(bars["volume"])
     highest, lowest = np.maximum(open_, close), np.minimum(open_, close)
     # Comparisons with what is no number are false, and so is the whole.
     fine = (low > 0) & (low <= lowest) & (highest <= high) & (high < np.inf) & (volume >= 0) & (volume < np.inf)
-    return not fine.all()
+    return np.asarray(fine, dtype=np.bool_)
+
+
+def any_broken(bars: Mapping[str, Any]) -> bool:
+    """Return whether any of many bars breaks a rule of `broken_rules`; `bars` has an array a column."""
+    return not unbroken(bars).all()
 
 
 def positive(value: float) -> bool:
