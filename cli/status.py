@@ -94,11 +94,11 @@ def watermark(stack: Target) -> "date | None":
 
 
 def _consolidated(stack: Target) -> dict[str, Any]:
-    from shared.bars import MANIFEST, decode
+    from shared.bars import decode_manifest
     from shared.lake import MANIFEST_KEY
 
     found = stack.store.find(MANIFEST_KEY)
-    rows = decode(found.data, MANIFEST, MANIFEST_KEY).to_pylist() if found else []
+    rows = decode_manifest(found.data).to_pylist() if found else []
     newest = max((row["last_consolidated_date"] for row in rows), default=None)
     return {
         "symbols": len(rows),

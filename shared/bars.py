@@ -5,7 +5,7 @@ nullable ones are null), writers are strict.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Final, cast
@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shared.adjustment import NO_REFERENCE, Reference
-from shared.errors import ContractError
+from shared.errors import ContractError, unreadable
+from shared.lake import MANIFEST_KEY
 
 DAILY: Final = "1d"
 
@@ -194,6 +195,15 @@ def decode(data: bytes, schema: pa.Schema, what: str) -> pa.Table:
 
     Raises ContractError, naming `what`, if they are not that.
     """
+    return _decoded(data, schema, lambda fault: ContractError(f"{what} cannot be read: {fault}"))
+
+
+def decode_manifest(data: bytes) -> pa.Table:
+    """Read the manifest (schema MANIFEST); raise ContractError as `decode_silver` does."""
+    return _decoded(data, MANIFEST, lambda fault: unreadable(MANIFEST_KEY, fault))
+
+
+def _decoded(data: bytes, schema: pa.Schema, refusal: Callable[[Exception], ContractError]) -> pa.Table:
     try:
         # In one thread: another of Arrow's may still hold our bytes when the process ends, which aborts it.
         table = pq.ParquetFile(pa.BufferReader(data)).read(columns=schema.names, use_threads=False)
@@ -202,12 +212,15 @@ def decode(data: bytes, schema: pa.Schema, what: str) -> pa.Table:
                 table = table.append_column(field, pa.nulls(table.num_rows, field.type))
         return table.select(schema.names).cast(schema)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise ContractError(f"{what} cannot be read: {error}") from error
+        raise refusal(error) from error
 
 
 def decode_silver(data: bytes, what: str) -> pa.Table:
-    """Read a month file (schema SILVER); rows that do not say whether they are adjusted are as traded."""
-    rows = decode(data, _OLD_SILVER, what)
+    """Read a month file (schema SILVER); rows that do not say whether they are adjusted are as traded.
+
+    Raises ContractError, with the way to move the file out of the way, if it cannot be read.
+    """
+    rows = _decoded(data, _OLD_SILVER, lambda fault: unreadable(what, fault))
     place = SILVER.get_field_index("adjusted")
     told = pc.fill_null(rows["adjusted"], fill_value=False)
     return rows.set_column(place, SILVER.field(place), told)

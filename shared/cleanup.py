@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Final
 
 from shared.batching import chunks
-from shared.errors import ContractError
+from shared.errors import unreadable
 from shared.lake import CLEANUP_RECORD_KEY, Bronze
 from shared.objects import DELETES_PER_REQUEST, ObjectInfo, ObjectStore
 from shared.telemetry import logger
@@ -49,33 +49,52 @@ def deletable(
 def clean_up(  # noqa: PLR0917
     store: ObjectStore, bronze: Bronze, proofs: Sequence[Proof], run: str, now: datetime, retention_days: int
 ) -> Counts:
-    """Delete what may go of the symbols' source files, record it, and give what was deleted, by symbol.
+    """Record what is to be deleted of the symbols' source files, delete it, and return what was deleted, by symbol.
 
-    Each deletion holds only for the version that was merged: a file restated meanwhile stays. A symbol whose
+    Nothing is deleted that is not recorded: if the record cannot be read or written, all files stay. What then stays
+    for another reason is taken off the record again; a run that is killed in between leaves too much in it, never too
+    little. Each deletion holds only for the version that was merged: a file restated meanwhile stays. A symbol whose
     data.parquet is another one by now is left to whoever wrote that, or to the next run.
     """
-    due = {proof.symbol: proof.deletable(bronze, now.date(), retention_days) for proof in proofs}
-    asked = [proof for proof in proofs if due[proof.symbol]]
-    versions = store.versions([bronze.data_key(proof.symbol) for proof in asked])
-    proven = [proof.symbol for proof, etag in zip(asked, versions, strict=True) if etag == proof.etag]
-    infos = {info.key: info for symbol in proven for info in due[symbol]}
+    due = [(proof, info) for proof in proofs for info in proof.deletable(bronze, now.date(), retention_days)]
     deleted: list[ObjectInfo] = []
-    for batch in chunks(infos.values(), DELETES_PER_REQUEST):
-        gone = store.delete_versions([(info.key, info.etag) for info in batch])
+    for batch in chunks(due, DELETES_PER_REQUEST):
+        infos = {info.key: info for _, info in batch}
+        _record(store, run, now, by_symbol(bronze, infos.values()))
+        gone = _deleted(store, bronze, batch)
         if gone:
             logger.info("merged source files deleted", extra={"run": run, "keys": gone})
-            counts = by_symbol(bronze, [infos[key] for key in gone])
-            store.update(CLEANUP_RECORD_KEY, partial(recorded, run=run, now=now, counts=counts))
-        deleted += [infos[key] for key in gone]
+        deleted += [infos.pop(key) for key in gone]
+        if infos:
+            _record(store, run, now, by_symbol(bronze, infos.values(), sign=-1))
     return by_symbol(bronze, deleted)
 
 
+def _record(store: ObjectStore, run: str, now: datetime, counts: Counts) -> None:
+    store.update(CLEANUP_RECORD_KEY, partial(recorded, run=run, now=now, counts=counts))
+
+
+def _deleted(store: ObjectStore, bronze: Bronze, batch: Sequence[tuple[Proof, ObjectInfo]]) -> list[str]:
+    """Delete the files whose symbols' data.parquet still is the version of the proof; return the keys that went."""
+    keys = {proof.symbol: bronze.data_key(proof.symbol) for proof, _ in batch}
+    versions = dict(zip(keys, store.versions(list(keys.values())), strict=True))
+    proven = [(info.key, info.etag) for proof, info in batch if versions[proof.symbol] == proof.etag]
+    return store.delete_versions(proven) if proven else []
+
+
 def recorded(data: bytes | None, run: str, now: datetime, counts: Counts) -> bytes:
-    """Give the record's bytes with these deletions added to run `run` (the newest 1,000 runs are kept)."""
+    """Return the record's bytes with these counts added to run `run` (the newest 1,000 runs are kept).
+
+    A symbol or a run of which no file is left is not in the record.
+    """
     try:
-        runs: list[dict[str, Any]] = json.loads(data)["runs"] if data else []
-    except (ValueError, KeyError, TypeError) as error:
-        raise ContractError(f"{CLEANUP_RECORD_KEY} cannot be read: {error}; move it away and run again") from error
+        runs = _with_counts(json.loads(data)["runs"] if data else [], run, now, counts)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise unreadable(CLEANUP_RECORD_KEY, error) from error
+    return json.dumps({"runs": runs[-RUNS_KEPT:]}, indent=1).encode()
+
+
+def _with_counts(runs: list[dict[str, Any]], run: str, now: datetime, counts: Counts) -> list[dict[str, Any]]:
     entry = next((entry for entry in runs if entry["run"] == run), None)
     if entry is None:
         entry = {"run": run, "started_at": now.isoformat(), "files": 0, "bytes": 0, "symbols": {}}
@@ -85,15 +104,16 @@ def recorded(data: bytes | None, run: str, now: datetime, counts: Counts) -> byt
         for name, number in added.items():
             known[name] += number
             entry[name] += number
+    entry["symbols"] = {symbol: known for symbol, known in entry["symbols"].items() if known["files"]}
     entry["updated_at"] = now.isoformat()
-    return json.dumps({"runs": runs[-RUNS_KEPT:]}, indent=1).encode()
+    return [other for other in runs if other is not entry or entry["files"]]
 
 
-def by_symbol(bronze: Bronze, infos: Iterable[ObjectInfo]) -> Counts:
-    """Count source files and their bytes by symbol."""
+def by_symbol(bronze: Bronze, infos: Iterable[ObjectInfo], sign: int = 1) -> Counts:
+    """Count source files and their bytes by symbol; `sign` is -1 for those that are to be taken off again."""
     counts: Counts = {}
     for info in infos:
         count = counts.setdefault(bronze.parse_source(info.key).symbol, {"files": 0, "bytes": 0})
-        count["files"] += 1
-        count["bytes"] += info.size
+        count["files"] += sign
+        count["bytes"] += sign * info.size
     return counts

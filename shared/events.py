@@ -23,7 +23,10 @@ from shared.errors import ContractError
 from shared.lake import INTERVALS, check_symbol
 
 SCHEMA_VERSION: Final = "1.1"
-"""1.1 added `files` and `version_floor` to ConsolidationRequest, `version` and `tail` to ConsolidationComplete; readers take both."""
+"""1.1 added `files` and `version_floor` to ConsolidationRequest, `version` and `tail` to ConsolidationComplete.
+
+Readers take both versions.
+"""
 SYMBOLS_PER_EVENT: Final = 1_000
 """Keeps a batch of ten SilverUpdated events below the 256 KiB that SNS takes at once."""
 

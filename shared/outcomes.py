@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from shared.errors import FiblakeError, PermanentError, TransientError, UpstreamError
 from shared.queues import Queue, Received, queue_of_arn
 from shared.telemetry import count, logger
 
 ResultT = TypeVar("ResultT")
+SUSPECT_RECEIVES: Final = 3
+"""From this receive on a message is worked on alone."""
 
 
 class UnexpectedError(TransientError):
@@ -51,13 +53,59 @@ def settle(
     return ended
 
 
+def apart(messages: Sequence[Received]) -> list[list[Received]]:
+    """Return the messages in the groups that are to be worked on one after the other.
+
+    What came often before stands alone and comes last, the greatest body at the end: it may be what killed the process
+    each time, and what is settled before it is safe from that.
+    """
+    suspects = sorted((m for m in messages if m.receive_count >= SUSPECT_RECEIVES), key=lambda m: len(m.body))
+    others = [m for m in messages if m.receive_count < SUSPECT_RECEIVES]
+    return [*([others] if others else []), *([m] for m in suspects)]
+
+
+def worked(
+    source_arn: str, messages: Sequence[Received], work: Callable[[Sequence[Received]], Mapping[str, FiblakeError]],
+    most_receives: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Work on the messages a function got from the queue `source_arn`; return Lambda's partial batch response.
+
+    `work` returns the errors of the messages it was given, by message id. Of each group (see `apart`) what has ended is
+    deleted before the next group is begun: a process that is killed then takes nothing along that is done.
+    """
+    groups, again = apart(messages), list[Received]()
+    for place, group in enumerate(groups, start=1):
+        response = batch_response(source_arn, group, work(group), most_receives)
+        kept = {failure["itemIdentifier"] for failure in response["batchItemFailures"]}
+        again += [message for message in group if message.id in kept]
+        ended = [message for message in group if message.id not in kept]
+        if place < len(groups) and isinstance(queue := _queue(source_arn), Queue):
+            queue.delete(ended)
+    return _response(again)
+
+
 def batch_response(
     source_arn: str, messages: Sequence[Received], errors: Mapping[str, FiblakeError], most_receives: int
 ) -> dict[str, Any]:
-    """Settle the messages a function got from the queue `source_arn`; give Lambda's partial batch response."""
-    ended = settle(queue_of_arn(source_arn), messages, errors, most_receives) if errors else messages
-    over = {message.id for message in ended}
-    return {"batchItemFailures": [{"itemIdentifier": m.id} for m in messages if m.id not in over]}
+    """Settle the messages a function got from the queue `source_arn`; return Lambda's partial batch response.
+
+    If the queue cannot be found, the messages that failed come again, and those that are done end all the same.
+    """
+    failed = [message for message in messages if message.id in errors]
+    queue = _queue(source_arn) if failed else None
+    ended = settle(queue, failed, errors, most_receives) if isinstance(queue, Queue) else []
+    return _response([message for message in failed if message not in ended])
+
+
+def _queue(source_arn: str) -> Queue | FiblakeError:
+    queue = attempt(lambda: queue_of_arn(source_arn))
+    if isinstance(queue, FiblakeError):
+        logger.warning("the queue of these messages is not found", extra={"fault": str(queue)})
+    return queue
+
+
+def _response(again: Sequence[Received]) -> dict[str, Any]:
+    return {"batchItemFailures": [{"itemIdentifier": message.id} for message in again]}
 
 
 def _dead_lettered(queue: Queue, message: Received, error: FiblakeError, most_receives: int) -> bool:

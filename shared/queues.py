@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, cached_property
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
@@ -231,9 +232,16 @@ def _send_all(entries: list[dict[str, Any]], request: Any) -> list[int]:  # noqa
 
 
 def _send_batch(batch: list[dict[str, Any]], request: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+    """Send one batch and return the entries that failed.
+
+    A batch that is refused as a whole (too many bytes, or one entry that cannot be) is sent entry by entry, so that the
+    entry at fault fails alone.
+    """
     try:
         failures = request(batch).get("Failed", [])
     except (ClientError, BotoCoreError) as error:
+        if len(batch) > 1 and _is_refusal(error):
+            return [entry for single in batch for entry in _send_batch([single], request)]
         # None of it is known to have gone. All of it is tried again: sending twice is harmless.
         logger.warning("batch request failed", extra={"error": str(error), "entries": len(batch)})
         return batch
@@ -241,6 +249,14 @@ def _send_batch(batch: list[dict[str, Any]], request: Any) -> list[dict[str, Any
         logger.warning("batch entries failed", extra={"first": failures[0].get("Message"), "entries": len(failures)})
     failed = {failure["Id"] for failure in failures}
     return [entry for entry in batch if entry["Id"] in failed]
+
+
+def _is_refusal(error: ClientError | BotoCoreError) -> bool:
+    """Tell whether the service did not want the request as it was: the same request would be refused again."""
+    if not isinstance(error, ClientError) or "hrottl" in error.response["Error"].get("Code", ""):
+        return False
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return status in {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
 
 
 def from_lambda(record: "SQSRecord") -> Received:

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_plus
 
-from aws_lambda_powertools.utilities.data_classes import S3Event, S3EventBridgeNotificationEvent
+from aws_lambda_powertools.utilities.data_classes import S3EventBridgeNotificationEvent
+from aws_lambda_powertools.utilities.data_classes.s3_event import S3EventRecord
 
 from shared.errors import ContractError
 from shared.events import ConsolidationRequest
@@ -20,6 +20,21 @@ if TYPE_CHECKING:
 _CREATED_BY_RULE: Final = "Object Created"
 _CREATED_DIRECTLY: Final = "ObjectCreated:"
 _TEST: Final = "s3:TestEvent"
+_MALFORMED: Final = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+LONGEST_ID: Final = 128
+"""Characters of a correlation id: one of a megabyte would make the requests of its symbols too large to be sent."""
+LONGEST_FAULT: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class _Put:
+    """What one record of a notification says."""
+
+    kind: str
+    bucket: str
+    key: str
+    request_id: str
+    at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,26 +59,25 @@ def read_notification(body: str, bucket: str, bronze: Bronze) -> Arrivals:
     """Read the body of a `bronze-arrivals` message: S3 through EventBridge, or S3 straight into SQS.
 
     Keys are percent-encoded in the direct shape only. S3's test event and a data.parquet are no arrivals and no fault.
-    Raises ContractError if the body is no S3 notification at all.
+    Raises ContractError if the body is no S3 notification at all; a record that is none is a fault beside the others.
     """
     try:
         event = json.loads(body)
         if event.get("Event") == _TEST:
             return Arrivals()
-        if "Records" in event:
-            objects, correlation_id = _objects_of_direct(event)
-            times = [record.get("eventTime") for record in event["Records"]]
-        else:
-            objects, correlation_id = _objects_of_rule(event)
-            times = [event.get("time")]
-        _check_texts(correlation_id, *chain.from_iterable(objects))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        fault = f"{type(error).__name__} {error}"
-        raise ContractError(f"neither S3's notification nor EventBridge's of S3: {fault}") from error
-    put_at = min((at for at in map(_instant, times) if at), default=None)
-    arrivals = Arrivals(correlation_id=correlation_id, put_at=put_at)
-    for kind, place, key in objects:
-        _sort_in(arrivals, kind, place, key, bucket=bucket, bronze=bronze)
+        records = list(event["Records"]) if "Records" in event else [event]
+    except _MALFORMED as error:
+        raise _no_notification(error) from error
+    outcomes = [_read_record(record) for record in records]
+    puts = [outcome for outcome in outcomes if isinstance(outcome, _Put)]
+    faults = [outcome for outcome in outcomes if isinstance(outcome, ContractError)]
+    if faults and not puts:
+        raise faults[0]
+    correlation_id = next((put.request_id for put in puts if put.request_id), "")
+    times = [put.at for put in puts if put.at]
+    arrivals = Arrivals(faults=faults, correlation_id=correlation_id, put_at=min(times, default=None))
+    for put in puts:
+        _sort_in(arrivals, put.kind, put.bucket, put.key, bucket=bucket, bronze=bronze)
     return arrivals
 
 
@@ -95,16 +109,34 @@ def requests(arrivals: Sequence[Arrivals]) -> list[ConsolidationRequest]:
     ]
 
 
-def _objects_of_direct(event: dict[str, Any]) -> tuple[list[tuple[str, str, str]], str]:
-    records = list(S3Event(event).records)
-    ids = [record["responseElements"].get("x-amz-request-id", "") for record in records if "responseElements" in record]
-    return [(r.event_name, r.s3.bucket.name, unquote_plus(r.s3.get_object.key)) for r in records], next(iter(ids), "")
+def _read_record(record: dict[str, Any]) -> _Put | ContractError:
+    """Read one record of the direct shape, or an event of EventBridge's."""
+    try:
+        put = _put_of_rule(record) if "detail-type" in record else _put_of_direct(record)
+        _check_texts(put.kind, put.bucket, put.key, put.request_id)
+    except _MALFORMED as error:
+        return _no_notification(error)
+    return replace(put, request_id=put.request_id[:LONGEST_ID])
 
 
-def _objects_of_rule(event: dict[str, Any]) -> tuple[list[tuple[str, str, str]], str]:
+def _put_of_direct(record: dict[str, Any]) -> _Put:
+    put = S3EventRecord(record)
+    request_id = record.get("responseElements", {}).get("x-amz-request-id", "")
+    key = unquote_plus(put.s3.get_object.key)
+    return _Put(put.event_name, put.s3.bucket.name, key, request_id, _instant(record.get("eventTime")))
+
+
+def _put_of_rule(event: dict[str, Any]) -> _Put:
     notice = S3EventBridgeNotificationEvent(event)
     # Not `.object.key`: Powertools decodes it, but through EventBridge S3 sends keys as they are.
-    return [(notice.detail_type, notice.detail.bucket.name, notice.detail.object["key"])], notice.get_id
+    key = notice.detail.object["key"]
+    return _Put(notice.detail_type, notice.detail.bucket.name, key, notice.get_id, _instant(event.get("time")))
+
+
+def _no_notification(error: Exception) -> ContractError:
+    return ContractError(
+        f"neither S3's notification nor EventBridge's of S3: {type(error).__name__} {str(error)[:LONGEST_FAULT]}"
+    )
 
 
 def _instant(text: object) -> datetime | None:

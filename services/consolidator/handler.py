@@ -10,7 +10,7 @@ from services.consolidator.router import Router
 from services.consolidator.settings import RouterSettings
 from shared.jobs import DRAINS, JobQueue
 from shared.lake import Bronze
-from shared.outcomes import batch_response
+from shared.outcomes import worked
 from shared.queues import Queue, from_lambda
 from shared.settings import load
 from shared.telemetry import logger
@@ -31,6 +31,4 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     """Route the arrivals of one batch."""
     settings, router = _built()
     messages = [from_lambda(record) for record in SQSEvent(event).records]
-    errors = router.route(messages)
-    source = event["Records"][0]["eventSourceARN"]
-    return batch_response(source, messages, errors, settings.max_receive_count)
+    return worked(event["Records"][0]["eventSourceARN"], messages, router.route, settings.max_receive_count)

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from services.consolidator.consolidate import Consolidation
-from shared.bars import MANIFEST, decode, encode
+from shared.bars import MANIFEST, decode_manifest, encode
 from shared.lake import MANIFEST_KEY
 from shared.objects import ObjectStore
 
@@ -23,7 +23,7 @@ def entered(data: bytes | None, done: Sequence[Consolidation]) -> bytes | None:
 
     A row gives way only to a later version of its data.parquet, so workers may enter their rows in any order.
     """
-    known = MANIFEST.empty_table() if data is None else decode(data, MANIFEST, MANIFEST_KEY)
+    known = MANIFEST.empty_table() if data is None else decode_manifest(data)
     new = pa.Table.from_pylist([_row(one) for one in done], schema=MANIFEST)
     rows = pa.concat_tables([known, new]).combine_chunks()
     # By symbol and version; of equal versions the known row comes last, and the last row of each symbol stays.

@@ -4,15 +4,19 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import Final
 
 from services.consolidator.arrivals import Arrivals, read_notification, requests
-from shared.errors import FiblakeError, PermanentError, UpstreamError
+from shared.errors import ContractError, FiblakeError, UpstreamError
 from shared.events import ConsolidationRequest
 from shared.jobs import JobQueue
 from shared.lake import Bronze
 from shared.outcomes import attempt
 from shared.queues import Queue, Received
 from shared.telemetry import count, joined, logger
+
+FAULTS_NAMED: Final = 3
+"""Of a notification with more faults the others are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,8 @@ class Router:
                 joined(symbol, arrival.correlation_id, into[symbol])
 
 
-def _all_in_one(faults: Sequence[PermanentError]) -> PermanentError | None:
+def _all_in_one(faults: Sequence[ContractError]) -> ContractError | None:
     if len(faults) < 2:  # noqa: PLR2004 (one or none needs no joining)
         return faults[0] if faults else None
-    return PermanentError("; ".join(map(str, faults)))
+    more = f"; and {len(faults) - FAULTS_NAMED} more" if len(faults) > FAULTS_NAMED else ""
+    return ContractError("; ".join(map(str, faults[:FAULTS_NAMED])) + more)

@@ -13,7 +13,7 @@ from services.consolidator.consolidate import Consolidation, Consolidator, Refer
 from shared.cleanup import Proof, clean_up
 from shared.errors import ContractError, FiblakeError, NotFoundError, TransientError, UpstreamError
 from shared.events import ConsolidationComplete, ConsolidationRequest, parse
-from shared.outcomes import attempt, settle
+from shared.outcomes import apart, attempt, settle
 from shared.queues import BATCH, Queue, Received, Topic, retry_seconds
 from shared.telemetry import count, joined, logger
 from shared.traces import Traces
@@ -21,8 +21,6 @@ from shared.traces import Traces
 HEARTBEAT_SECONDS: Final = 30
 HIDDEN_SECONDS: Final = 180
 WAIT_SECONDS: Final = 2
-SUSPECT_RECEIVES: Final = 3
-"""From this receive on a message is worked on alone."""
 
 
 class StoppedError(TransientError):
@@ -98,9 +96,7 @@ class Worker:
 
         What came often before is worked on alone: it may be what killed a worker, and its mates must not go with it.
         """
-        often = [m for m in messages if m.receive_count >= SUSPECT_RECEIVES]
-        rest = [m for m in messages if m not in often]
-        parts = [*([rest] if rest else []), *([m] for m in often)]
+        parts = apart(messages)
         left = [[m for part in parts[i:] for m in part] for i in range(len(parts))]
         return max(self._round(queue, *each, most_receives) for each in zip(parts, left, strict=True))
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from services.reconcile.lag import Cause, Lag
 from services.reconcile.reconcile import Reconciler
-from shared.bars import MANIFEST, decode, decode_silver
+from shared.bars import decode_manifest, decode_silver
 from shared.cleanup import recorded
 from shared.errors import ConflictError, ContractError, FiblakeError
 from shared.lake import CLEANUP_RECORD_KEY, INTERVALS, MANIFEST_KEY, checkpoint_key, silver_prefix
@@ -85,7 +85,7 @@ def _adopted(reconciler: Reconciler) -> list[Lag]:
 
 def _read(found: StoredObject) -> Any:  # noqa: ANN401 (only whether it can be read counts)
     if found.key == MANIFEST_KEY:
-        return decode(found.data, MANIFEST, found.key)
+        return decode_manifest(found.data)
     if found.key == CLEANUP_RECORD_KEY:
         return json.loads(recorded(found.data, "probe", found.last_modified, {}))
     if found.key.endswith(".json"):

@@ -3,7 +3,7 @@
 import json
 from datetime import date, datetime
 
-from shared.errors import ContractError
+from shared.errors import unreadable
 from shared.lake import checkpoint_key
 from shared.objects import ObjectStore
 
@@ -20,9 +20,7 @@ def advanced(data: bytes | None, interval: int, processed: date, rows: int, now:
         last = max(processed.isoformat(), known.get("last_processed_date", ""))
         total = rows + int(known.get("total_records_processed", 0))
     except (ValueError, TypeError, AttributeError) as error:
-        raise ContractError(
-            f"{checkpoint_key(interval)} cannot be read: {error}; move it away and run again"
-        ) from error
+        raise unreadable(checkpoint_key(interval), error) from error
     checkpoint = {
         "interval": f"{interval}d",
         "status": "success",

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from datetime import date, datetime
 from typing import Any
 
-from shared.bars import MANIFEST, decode
+from shared.bars import decode_manifest
 from shared.calendar import TradingCalendar
-from shared.errors import ContractError
+from shared.errors import unreadable
 from shared.lake import INTERVALS, MANIFEST_KEY, checkpoint_key
 from shared.objects import ObjectStore, StoredObject
 from shared.telemetry import count, logger
@@ -47,7 +47,7 @@ def _behind(calendar: TradingCalendar, last: date | None, closed: date) -> int |
 
 
 def _consolidated(found: StoredObject | None) -> date | None:
-    rows = decode(found.data, MANIFEST, MANIFEST_KEY)["last_consolidated_date"].to_pylist() if found else []
+    rows = decode_manifest(found.data)["last_consolidated_date"].to_pylist() if found else []
     return max(rows, default=None)
 
 
@@ -57,4 +57,4 @@ def _processed(found: StoredObject | None) -> date | None:
     try:
         return date.fromisoformat(json.loads(found.data)["last_processed_date"])
     except (ValueError, TypeError, KeyError) as error:
-        raise ContractError(f"{found.key} cannot be read: {error}; move it away and run again") from error
+        raise unreadable(found.key, error) from error

@@ -13,7 +13,7 @@ from services.resampler.settings import ResamplerSettings
 from shared.calendar import nyse
 from shared.lake import Bronze
 from shared.objects import ObjectStore
-from shared.outcomes import batch_response
+from shared.outcomes import worked
 from shared.queues import Topic, from_lambda, name_of
 from shared.settings import load
 from shared.telemetry import logger
@@ -37,5 +37,6 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     """Resample the symbols of one batch; the interval is the queue's."""
     arn = event["Records"][0]["eventSourceARN"]
     messages = [from_lambda(record) for record in SQSEvent(event).records]
-    errors = resample_batch(_resampler(interval_of(name_of(arn))), messages, datetime.now(UTC))
-    return batch_response(arn, messages, errors, _settings().max_receive_count)
+    resampler = _resampler(interval_of(name_of(arn)))
+    most_receives = _settings().max_receive_count
+    return worked(arn, messages, lambda group: resample_batch(resampler, group, datetime.now(UTC)), most_receives)

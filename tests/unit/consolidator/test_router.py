@@ -135,6 +135,26 @@ def test_a_foreign_key_fails_for_good_with_its_reason_while_good_ones_travel() -
     assert "neither S3's notification nor EventBridge's of S3" in str(errors["m1"])
 
 
+def test_of_many_foreign_keys_the_first_are_named_and_the_others_counted() -> None:
+    error = Routed().route(notice(*(f"{n}.csv" for n in range(14))))["m0"]
+    assert all(f"'{n}.csv'" in error for n in range(3))
+    assert error.endswith("; and 11 more")
+
+
+def test_a_record_that_is_none_keeps_no_file_of_its_notification_out() -> None:
+    routed = Routed()
+    records = [*json.loads(arrival("AAPL"))["Records"], {"eventName": "ObjectCreated:Put"}, 5]
+    errors = routed.route(json.dumps({"Records": records}))
+    assert routed.symbols == ["AAPL"]
+    assert errors["m0"].count("neither S3's notification nor EventBridge's of S3") == 2
+
+
+def test_a_correlation_id_is_bounded_because_it_travels_in_every_request() -> None:
+    routed = Routed()
+    assert routed.route(by_rule("AAPL", "x" * 1_000_000)) == {}
+    assert len(routed.queue.sent[0]) < 1_000
+
+
 def test_a_lost_request_outweighs_a_foreign_key_so_that_the_message_is_retried() -> None:
     routed = Routed()
     routed.queue.refuse_sends = lambda _body: True

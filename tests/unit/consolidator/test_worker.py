@@ -358,9 +358,9 @@ def test_data_then_event_then_manifest_then_deletion_then_the_messages_end(lake:
         ("write", LAKE.data_key("AAPL")),
         ("publish", "AAPL"),
         ("write", MANIFEST_KEY),
+        ("write", CLEANUP_RECORD_KEY),
         ("head", LAKE.data_key("AAPL")),
         ("delete", source),
-        ("write", CLEANUP_RECORD_KEY),
     ]
     assert steps[-1][0] == "delete message"
 

@@ -610,7 +610,7 @@ def test_a_checkpoint_that_cannot_be_read_is_an_error_that_says_what_to_do(
     lay(store, "AAPL", HISTORY)
     errors = three.resample(changed("AAPL", since=FIRST), NOW)
     assert isinstance(errors["AAPL"], ContractError)
-    assert "move it away and run again" in str(errors["AAPL"])
+    assert "move it away: `fiblake adopt`" in str(errors["AAPL"])
     assert store.peek(checkpoint_key(3)) == data
 
 

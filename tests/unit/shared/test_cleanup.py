@@ -83,7 +83,8 @@ def test_of_a_symbol_whose_data_parquet_is_gone_nothing_is_deleted() -> None:
     done = consolidated(store)
     store.take_away(LAKE.data_key("AAPL"))
     assert cleaned(store, done) == 0
-    assert store.keys() == [key(OLD[0])]
+    assert store.peek(key(OLD[0]))
+    assert record(store) == []
 
 
 def test_if_the_version_of_a_data_parquet_cannot_be_told_nothing_is_deleted() -> None:
@@ -104,19 +105,56 @@ def test_only_symbols_with_something_to_delete_are_looked_up() -> None:
     assert store.done("head") == [LAKE.data_key("AAPL")]
 
 
-def test_what_was_deleted_is_logged_before_it_is_recorded(caplog: pytest.LogCaptureFixture) -> None:
-    """The record may fail to be written: the log still says what is gone, and under which run."""
+def test_what_was_deleted_is_logged_with_its_run(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     store = MemoryObjectStore()
     for session in OLD[:2]:
         put(store, session)
     done = consolidated(store)
     put(store, OLD[1], close=99)
+    cleaned(store, done)
+    (line,) = [vars(one) for one in caplog.records if one.getMessage() == "merged source files deleted"]
+    assert (line["run"], line["keys"]) == ("run-1", store.done("delete")) == ("run-1", [key(OLD[0])])
+
+
+def test_nothing_is_deleted_whose_deletion_cannot_be_recorded() -> None:
+    store = MemoryObjectStore()
+    put(store, OLD[0])
+    done = consolidated(store)
+    store.lay(CLEANUP_RECORD_KEY, b"damaged")
+    with pytest.raises(ContractError, match="fiblake adopt"):
+        cleaned(store, done)
+    store.take_away(CLEANUP_RECORD_KEY)
     store.fail("write", of=lambda key: key == CLEANUP_RECORD_KEY)
     with pytest.raises(UpstreamError):
         cleaned(store, done)
-    (line,) = [vars(one) for one in caplog.records if one.getMessage() == "merged source files deleted"]
-    assert (line["run"], line["keys"]) == ("run-1", store.done("delete")) == ("run-1", [key(OLD[0])])
+    assert store.done("delete") == []
+    assert cleaned(store, done) == 1
+
+
+def test_a_deletion_is_recorded_before_it_is_done_and_a_file_that_stays_is_taken_off_the_record() -> None:
+    store = MemoryObjectStore()
+    for session in OLD[:2]:
+        put(store, session)
+    done = consolidated(store)
+    put(store, OLD[1], close=99)
+    start = len(store.journal)
+    assert cleaned(store, done) == 1
+    record_write, deletion = ("write", CLEANUP_RECORD_KEY), ("delete", key(OLD[0]))
+    steps = [step for step in store.journal[start:] if step in {record_write, deletion}]
+    assert steps == [record_write, deletion, record_write]
+    assert record(store)[0]["files"] == record(store)[0]["symbols"]["AAPL"]["files"] == 1
+
+
+def test_a_clean_up_that_is_killed_leaves_too_much_in_the_record_never_too_little() -> None:
+    store = MemoryObjectStore()
+    put(store, OLD[0])
+    done = consolidated(store)
+    store.fail("delete")
+    with pytest.raises(UpstreamError):
+        cleaned(store, done)
+    assert store.peek(key(OLD[0]))
+    assert record(store)[0]["files"] == 1
 
 
 def test_a_file_that_cannot_be_merged_is_not_deleted_however_old() -> None:
@@ -147,7 +185,7 @@ def test_a_file_somebody_else_deleted_first_is_not_counted() -> None:
     done = consolidated(store)
     store.take_away(key(OLD[0]))
     assert cleaned(store, done) == 0
-    assert store.peek(CLEANUP_RECORD_KEY) is None
+    assert record(store) == []
 
 
 @pytest.mark.parametrize(("age", "goes"), [(RETENTION - 1, False), (RETENTION, False), (RETENTION + 1, True)])
@@ -179,10 +217,10 @@ def test_deletions_go_a_thousand_at_a_time_and_each_thousand_is_recorded_by_itse
     for session in sessions:
         put(store, session)
     done = consolidated(store)
-    store.fail("write", times=40, of=lambda key: key == CLEANUP_RECORD_KEY and len(store.deleter.requests) > 1)
+    store.fail("write", times=40, of=lambda key: key == CLEANUP_RECORD_KEY and bool(store.deleter.requests))
     with pytest.raises(UpstreamError):
         cleaned(store, done)
-    assert [len(request) for request in store.deleter.requests] == [DELETES_PER_REQUEST, 1]
+    assert [len(request) for request in store.deleter.requests] == [DELETES_PER_REQUEST]
     assert record(store)[0]["files"] == DELETES_PER_REQUEST
 
 
@@ -216,7 +254,7 @@ def test_the_record_keeps_a_rivals_entry_and_the_newest_runs() -> None:
     data = None
     for n in range(RUNS_KEPT + 2):
         if n in {0, 1, RUNS_KEPT, RUNS_KEPT + 1}:
-            data = recorded(data, f"run-{n}", NOON, {})
+            data = recorded(data, f"run-{n}", NOON, {"AAPL": {"files": 1, "bytes": 1}})
         elif n == 2:
             runs = json.loads(data or b"")["runs"] + [{"run": f"run-{m}"} for m in range(2, RUNS_KEPT)]
             data = json.dumps({"runs": runs}).encode()
@@ -224,9 +262,9 @@ def test_the_record_keeps_a_rivals_entry_and_the_newest_runs() -> None:
     assert (len(names), names[0], names[-1]) == (RUNS_KEPT, "run-2", f"run-{RUNS_KEPT + 1}")
 
 
-@pytest.mark.parametrize("data", [b"no JSON", b"[]", b"{}"])
+@pytest.mark.parametrize("data", [b"no JSON", b"[]", b"{}", b'{"runs": [1]}', b'{"runs": {}}', b"[" * 100_000])
 def test_a_record_that_cannot_be_read_is_an_error_that_says_what_to_do(data: bytes) -> None:
-    with pytest.raises(ContractError, match=f"{CLEANUP_RECORD_KEY} cannot be read: .*; move it away and run again"):
+    with pytest.raises(ContractError, match=f"{CLEANUP_RECORD_KEY} cannot be read: .*; move it away: `fiblake adopt`"):
         recorded(data, "run", NOON, {"AAPL": {"files": 1, "bytes": 1}})
 
 

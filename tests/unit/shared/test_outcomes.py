@@ -1,10 +1,11 @@
 import json
 import logging
+from collections.abc import Sequence
 
 import pytest
 
 from shared.errors import ConflictError, ContractError, FiblakeError, UpstreamError
-from shared.outcomes import ExhaustedError, UnexpectedError, attempt, batch_response, settle
+from shared.outcomes import ExhaustedError, UnexpectedError, attempt, batch_response, settle, worked
 from shared.queues import Received
 from tests.fakes import FakeQueue
 
@@ -72,15 +73,65 @@ def test_a_batch_gives_a_transient_failure_up_after_the_last_receive(source: Fak
     assert [letter.reason for letter in source.dead] == [f"gave up after {MOST} receives: later"]
 
 
-def test_for_a_batch_without_errors_the_queue_is_not_even_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_the_queue_cannot_be_found_only_the_messages_that_failed_come_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
     def away(arn: str) -> FakeQueue:
+        asked.append(arn)
         raise UpstreamError(f"SQS has no answer to where {arn} is")
 
     monkeypatch.setattr("shared.outcomes.queue_of_arn", away)
-    messages = received(FakeQueue(), 1, 1)
+    messages = received(FakeQueue(), 1, 1, MOST)
     assert batch_response(ARN, messages, {}, MOST) == {"batchItemFailures": []}
-    with pytest.raises(UpstreamError):
-        batch_response(ARN, messages, {messages[0].id: UpstreamError("later")}, MOST)
+    assert asked == []
+    errors: dict[str, FiblakeError] = {messages[0].id: UpstreamError("later")}
+    assert batch_response(ARN, messages, errors, MOST) == {"batchItemFailures": [{"itemIdentifier": messages[0].id}]}
+    assert worked(ARN, messages, lambda _group: errors, MOST) == {
+        "batchItemFailures": [{"itemIdentifier": messages[0].id}]
+    }
+
+
+class Killed(BaseException):
+    """The process is gone: out of memory, or out of time."""
+
+
+def test_a_message_that_kills_the_process_takes_none_of_its_mates_along(source: FakeQueue) -> None:
+    """Each time it kills whoever works on it; in the end it is alone in the queue."""
+    mates = [source.put(f"mate {n}", receives=n % 4) for n in range(6)]
+    source.put("killer, which is larger than the others")
+    done: list[str] = []
+
+    def work(group: Sequence[Received]) -> dict[str, FiblakeError]:
+        if any(message.body.startswith("killer") for message in group):
+            raise Killed
+        done.extend(message.id for message in group)
+        return {}
+
+    for _ in range(MOST):
+        with pytest.raises(Killed):
+            worked(ARN, source.receive(), work, MOST)
+        source.now += source.visibility_timeout
+    assert source.bodies() == ["killer, which is larger than the others"]
+    assert sorted(done) == sorted(mates)
+
+
+@pytest.mark.usefixtures("source")
+def test_messages_that_came_often_before_are_worked_on_alone_and_last() -> None:
+    messages = [
+        Received("large", "r", "x" * 100, 3), Received("new", "r", "x", 1), Received("small", "r", "x", 5),
+        Received("again", "r", "x", 2),
+    ]  # fmt: skip
+    groups: list[list[str]] = []
+
+    def work(group: Sequence[Received]) -> dict[str, FiblakeError]:
+        groups.append([message.id for message in group])
+        return {"again": UpstreamError("later"), "small": UpstreamError("later")}
+
+    response = worked(ARN, messages, work, MOST)
+    assert groups == [["new", "again"], ["small"], ["large"]]
+    assert response == {"batchItemFailures": [{"itemIdentifier": "again"}, {"itemIdentifier": "small"}]}
 
 
 def logged(caplog: pytest.LogCaptureFixture, body: str, error: FiblakeError) -> dict[str, object]:

@@ -105,6 +105,38 @@ def test_entries_that_always_fail_are_reported_by_their_index(naps: list[float])
     assert naps == [0.2, 0.4, 0.8]
 
 
+class TooLargeTogether:
+    """SQS as it is: a batch of more than so many bytes is refused as a whole, one message above that as well."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.sent: list[str] = []
+
+    def send_message_batch(self, *, QueueUrl: str, Entries: list[dict[str, str]]) -> dict[str, Any]:  # noqa: N803
+        bodies = [entry["MessageBody"] for entry in Entries]
+        if sum(map(len, bodies)) > self.limit:
+            answer = {"Error": {"Code": "BatchRequestTooLong"}, "ResponseMetadata": {"HTTPStatusCode": 400}}
+            raise ClientError(answer, QueueUrl)  # type: ignore[arg-type]
+        self.sent += bodies
+        return {}
+
+
+def test_an_entry_that_makes_its_batch_too_large_keeps_none_of_its_mates() -> None:
+    client = TooLargeTogether(limit=100)
+    bodies = ["a" * 20, "b" * 90, "c" * 101, "d" * 20]
+    assert Queue(client, "url").send(bodies) == [2]  # type: ignore[arg-type]
+    assert sorted(client.sent) == sorted([bodies[0], bodies[1], bodies[3]])
+
+
+def test_a_batch_that_is_throttled_or_fails_is_sent_again_as_it_is() -> None:
+    throttled = {"Error": {"Code": "RequestThrottled"}, "ResponseMetadata": {"HTTPStatusCode": 400}}
+    failed = {"Error": {"Code": "InternalError"}, "ResponseMetadata": {"HTTPStatusCode": 500}}
+    for answer in (throttled, failed):
+        client = SomeFail(ClientError(answer, "SendMessageBatch"))  # type: ignore[arg-type]
+        assert Queue(client, "url").send(["a", "b"]) == []  # type: ignore[arg-type]
+        assert client.batches == [["a", "b"], ["a", "b"]]
+
+
 def test_a_request_that_failed_as_a_whole_is_made_again() -> None:
     client = SomeFail(EndpointConnectionError(endpoint_url="x"))
     assert Queue(client, "url").send(["a"]) == []  # type: ignore[arg-type]
