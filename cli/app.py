@@ -18,6 +18,7 @@ from cli import (
     dead_letters,
     events,
     fetch,
+    load,
     local,
     metadata,
     quarantine,
@@ -73,6 +74,7 @@ app = typer.Typer(
 )  # fmt: skip
 app.command(name="fetch", epilog=fetch.FETCH_EXAMPLES)(fetch.fetch)
 app.command(name="metadata", epilog=metadata.METADATA_EXAMPLES)(metadata.metadata)
+app.add_typer(load.app, name="load")
 app.add_typer(quarantine.app, name="quarantine")
 app.command(name="status", epilog=status.EXAMPLE)(status.status)
 app.command(name="consolidate", epilog=consolidate.EXAMPLE)(consolidate.consolidate)

@@ -32,6 +32,7 @@ from shared.errors import ConfigurationError, ConflictError, FiblakeError, Upstr
 from shared.telemetry import logger
 
 if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
     from obstore.store import ObjectStore as Backend
 
 ItemT = TypeVar("ItemT")
@@ -42,6 +43,7 @@ DELETES_PER_REQUEST: Final = 1_000
 ATTEMPTS_AT_UPDATE: Final = 40
 FIRST_PAUSE_SECONDS: Final = 0.02
 LONGEST_PAUSE_SECONDS: Final = 1.0
+RETRIES: "Final[RetryConfig]" = {"max_retries": 6, "retry_timeout": timedelta(seconds=90)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,20 @@ class ObjectStore:
     def connect(cls, bucket: str) -> "ObjectStore":
         """Open `bucket` with the credentials, region and endpoint that the AWS environment variables name."""
         return cls(_s3_backend(bucket), bucket, boto3.client("s3"))
+
+    @classmethod
+    def connect_to(cls, bucket: str, endpoint_url: str, access_key_id: str, secret_access_key: str) -> "ObjectStore":
+        """Open a bucket of somebody else's S3, with credentials of its own; the environment's are not used."""
+        backend = S3Store(
+            bucket, endpoint=endpoint_url, region="us-east-1", virtual_hosted_style_request=False,
+            client_options=_client_options(allow_http=endpoint_url.startswith("http://")), retry_config=RETRIES,
+            access_key_id=access_key_id, secret_access_key=secret_access_key,
+        )  # fmt: skip
+        boto = boto3.client(
+            "s3", endpoint_url=endpoint_url, region_name="us-east-1",
+            aws_access_key_id=access_key_id, aws_secret_access_key=secret_access_key,
+        )  # fmt: skip
+        return cls(backend, bucket, boto)
 
     def find(self, key: str) -> StoredObject | None:
         """Read an object, or give None if there is none."""
@@ -257,14 +273,14 @@ def _s3_backend(bucket: str) -> S3Store:
         local["credential_provider"] = Boto3CredentialProvider()
     return S3Store(
         bucket,
-        client_options={
-            "allow_http": bool(endpoint),
-            "timeout": timedelta(seconds=60),
-            "connect_timeout": timedelta(seconds=5),
-        },
-        retry_config={"max_retries": 6, "retry_timeout": timedelta(seconds=90)},
+        client_options=_client_options(allow_http=bool(endpoint)),
+        retry_config=RETRIES,
         **local,
     )
+
+
+def _client_options(*, allow_http: bool) -> "ClientConfig":
+    return {"allow_http": allow_http, "timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=5)}
 
 
 def _translated(error: BaseError, bucket: str, key: str) -> UpstreamError:

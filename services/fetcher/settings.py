@@ -2,12 +2,13 @@
 
 import re
 from datetime import date, datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AliasChoices,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -24,6 +25,15 @@ from shared.lake import BRONZE_PREFIX
 from shared.settings import Settings
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+def _split_names(value: Any) -> Any:  # noqa: ANN401 (what the environment holds)
+    return frozenset(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+
+TickerSet = Annotated[frozenset[str], NoDecode, BeforeValidator(_split_names)]
+"""Names with commas between them."""
+DEFAULT_TYPES: Final = frozenset({"CS", "ADRC", "ETF"})
 
 
 class LakeSettings(Settings):
@@ -48,20 +58,31 @@ class VendorSettings(ReleaseSettings):
     polygon_api_key_secret_arn: str | None = None
     api_key: SecretStr | None = Field(default=None, validation_alias=AliasChoices("MASSIVE_API_KEY", "POLYGON_API_KEY"))
     requests_per_minute: float | None = Field(default=None, gt=0)
-    universe_types: Annotated[frozenset[str], NoDecode] = frozenset({"CS", "ADRC", "ETF"})
-    universe: Annotated[frozenset[str], NoDecode] = frozenset()
+    universe_types: TickerSet = DEFAULT_TYPES
+    universe: TickerSet = frozenset()
     price_jump_limit: float = Field(default=3.0, gt=1)
-
-    @field_validator("universe", "universe_types", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:  # noqa: ANN401 (what the environment holds)
-        return frozenset(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _has_key(self) -> Self:
         if not (self.polygon_api_key_secret_arn or self.api_key):
             raise ValueError("set POLYGON_API_KEY_SECRET_ARN, or MASSIVE_API_KEY for a local run")
         return self
+
+
+class FlatFileSettings(ReleaseSettings):
+    """Where flat files come from, and what of them is stored.
+
+    The keys are the flat files' own S3 keys from the vendor's dashboard, not the API key.
+    """
+
+    flat_files_endpoint: str = "https://files.massive.com"
+    flat_files_bucket: str = "flatfiles"
+    flat_files_access_key_id: str | None = None
+    flat_files_secret_access_key: SecretStr | None = None
+    flat_file_max_bytes: int = Field(default=256 << 20, ge=1 << 20)
+    flat_file_memory_mb: int = Field(default=800, ge=1)
+    universe_types: TickerSet = DEFAULT_TYPES
+    universe: TickerSet = frozenset()
 
 
 class FetcherSettings(VendorSettings):

@@ -1,0 +1,184 @@
+"""What a day file holds: decoding one session's gzipped CSV, bounded in memory, one bad row at a time (pure)."""
+
+import csv
+import io
+import re
+import zlib
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+
+from shared.errors import ContractError
+
+TICKER: Final = "ticker"
+NUMBERS: Final = ("open", "high", "low", "close", "volume")
+TRADES: Final = "transactions"
+_NEEDED: Final = (TICKER, *NUMBERS)
+_DAY: Final = re.compile(r"(?:.*/)?(\d{4}-\d{2}-\d{2})\.csv\.gz")
+_GZIP: Final = 31
+"""The window size that makes zlib expect a gzip header."""
+_BLOCK_BYTES: Final = 16 << 20
+NO_COUNT: Final = -1
+"""Stands for a number of trades that the file does not tell."""
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class DayFile:
+    """One day file at its source."""
+
+    session: date
+    """The session in the file's name. The rows' own `window_start` is not read: the vendor's is wrong in some files."""
+    key: str
+    etag: str
+    size: int
+    last_modified: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """One session's bars of all tickers, as traded: arrays of equal length, in the file's order."""
+
+    file: DayFile
+    tickers: list[str]
+    """The file's tickers, each once."""
+    codes: npt.NDArray[np.int32]
+    """Each row's ticker, by its place in `tickers`."""
+    numbers: dict[str, Floats]
+    """`NUMBERS`: prices in USD, volume in shares; NaN where the file has no number."""
+    trades: npt.NDArray[np.int64]
+    """Number of trades, or NO_COUNT."""
+    bad_lines: list[str] = field(default_factory=list)
+    """Lines that are no rows of this table, each with its reason."""
+
+
+def session_of(key: str) -> date | None:
+    """Return the session that a day file's key names, or None if the key is not `.../YYYY-MM-DD.csv.gz`."""
+    match = _DAY.fullmatch(key)
+    try:
+        return date.fromisoformat(match[1]) if match else None
+    except ValueError:
+        return None
+
+
+def day_file(key: str, etag: str, size: int, last_modified: datetime) -> DayFile | None:
+    """Return the day file that lies at `key`, or None if the key names no session."""
+    session = session_of(key)
+    return DayFile(session, key, etag, size, last_modified.astimezone(UTC)) if session else None
+
+
+def decode_day(file: DayFile, data: bytes, most_bytes: int) -> Day:
+    """Decode the file's bytes.
+
+    A line that cannot be read costs that line. Raises ContractError, naming the file and what to do, if the bytes are
+    not gzip, are more than `most_bytes` when unpacked, or are no CSV with the columns
+    `ticker, open, high, low, close, volume`.
+    """
+    text = _unpacked(file, data, most_bytes)
+    bad_lines: list[str] = []
+
+    def skip(row: pa_csv.InvalidRow) -> str:
+        bad_lines.append(f"{row.actual_columns} columns instead of {row.expected_columns}: {row.text[:200]}")
+        return "skip"
+
+    header = _header(file, text)
+    wanted = [*_NEEDED, *([TRADES] if TRADES in header else [])]
+    try:
+        table = _read(text, wanted, skip, numbers=True)
+    except pa.ArrowInvalid:
+        bad_lines.clear()
+        table = _read_leniently(file, text, wanted, skip, bad_lines)
+    ticker = table[TICKER].unify_dictionaries().combine_chunks()
+    codes = np.asarray(ticker.indices.to_numpy(), dtype=np.int32)
+    numbers = {name: np.asarray(table[name].to_numpy(), dtype=np.float64) for name in NUMBERS}
+    counts = table[TRADES] if TRADES in wanted else pa.repeat(NO_COUNT, table.num_rows)
+    trades = np.asarray(pc.fill_null(counts, NO_COUNT).to_numpy(zero_copy_only=False), dtype=np.int64)
+    return Day(file, ticker.dictionary.to_pylist(), codes, numbers, trades, bad_lines)
+
+
+def _unpacked(file: DayFile, data: bytes, most_bytes: int) -> bytes:
+    """Return the text; a gzip file may have several members."""
+    parts: list[bytes] = []
+    size = 0
+    rest = data
+    try:
+        while rest:
+            member = zlib.decompressobj(wbits=_GZIP)
+            part = member.decompress(rest, most_bytes - size + 1)
+            size += len(part)
+            if size > most_bytes:
+                raise ContractError(
+                    f"{file.key}: is more than {most_bytes:,} bytes when unpacked, the limit for a day file "
+                    f"(FLAT_FILE_MAX_BYTES); {len(data):,} bytes as stored. Look at the file, or raise the limit"
+                )
+            if not member.eof:
+                raise ContractError(f"{file.key}: the gzip data end too early; get the file again")
+            parts.append(part)
+            rest = member.unused_data
+    except zlib.error as error:
+        raise ContractError(f"{file.key}: is not gzip ({error}); get the file again") from error
+    return b"".join(parts)
+
+
+def _header(file: DayFile, text: bytes) -> list[str]:
+    names = next(csv.reader([text.partition(b"\n")[0].decode("utf-8-sig", "replace").rstrip("\r")]), [])
+    missing = [name for name in _NEEDED if name not in names]
+    if missing:
+        raise ContractError(
+            f"{file.key}: has no column {', '.join(missing)} (its header: {', '.join(names)[:200]}); "
+            "a day file has the columns ticker, volume, open, close, high, low, window_start, transactions"
+        )
+    return names
+
+
+def _read(text: bytes, names: list[str], skip: object, *, numbers: bool) -> pa.Table:
+    kinds: dict[str, pa.DataType] = {name: pa.float64() if numbers else pa.binary() for name in names}
+    kinds[TRADES] = pa.int64() if numbers else pa.binary()
+    kinds[TICKER] = pa.dictionary(pa.int32(), pa.string()) if numbers else pa.binary()
+    return pa_csv.read_csv(
+        io.BytesIO(text),
+        read_options=pa_csv.ReadOptions(use_threads=False, block_size=max(_BLOCK_BYTES, len(text))),
+        parse_options=pa_csv.ParseOptions(invalid_row_handler=skip),
+        convert_options=pa_csv.ConvertOptions(
+            column_types=kinds,
+            include_columns=names,
+            # A ticker may be called NA or NULL.
+            strings_can_be_null=False,
+        ),
+    )
+
+
+def _read_leniently(file: DayFile, text: bytes, names: list[str], skip: object, bad_lines: list[str]) -> pa.Table:
+    """Read a file of which some row cannot be converted: those rows go to `bad_lines`, the others are kept."""
+    try:
+        rows = _read(text, names, skip, numbers=False).to_pylist()
+    except pa.ArrowInvalid as error:
+        raise ContractError(f"{file.key}: cannot be read as CSV ({error}); get the file again") from error
+    kept: list[dict[str, object]] = []
+    for row in rows:
+        try:
+            kept.append(_converted(row))
+        except (ValueError, UnicodeDecodeError) as error:
+            bad_lines.append(f"{error}: {row}"[:300])
+    kinds = {name: pa.float64() for name in names} | {TICKER: pa.string(), TRADES: pa.int64()}
+    table = pa.Table.from_pylist(kept, schema=pa.schema([(name, kinds[name]) for name in names]))
+    return table.set_column(names.index(TICKER), TICKER, table[TICKER].dictionary_encode())
+
+
+def _converted(row: dict[str, bytes]) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for name, value in row.items():
+        if name == TICKER:
+            values[name] = value.decode()
+        elif name == TRADES:
+            values[name] = int(value) if value else None
+        else:
+            values[name] = float(value) if value else None
+    return values

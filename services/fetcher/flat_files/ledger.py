@@ -1,0 +1,43 @@
+"""Which day files are loaded: one JSON object in the lake, each session with the version that was loaded."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Final, cast
+
+from services.fetcher.flat_files.days import DayFile
+from shared.errors import ContractError
+from shared.objects import ObjectStore
+
+LEDGER_KEY: Final = "processing_metadata/flat_files.json"
+
+
+def loaded_versions(store: ObjectStore) -> dict[date, str]:
+    """Return the version (ETag) of each session's day file that was loaded last."""
+    found = store.find(LEDGER_KEY)
+    return _decode(found.data if found else None)
+
+
+def record_loaded(store: ObjectStore, files: Sequence[DayFile]) -> None:
+    """Add these files to the ledger."""
+    new = {file.session: file.etag for file in files}
+    store.update(LEDGER_KEY, lambda data: _encode(_decode(data) | new))
+
+
+def _decode(data: bytes | None) -> dict[date, str]:
+    if data is None:
+        return {}
+    try:
+        sessions = cast("dict[str, str]", json.loads(data)["sessions"])
+        return {date.fromisoformat(session): str(etag) for session, etag in sessions.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ContractError(
+            f"{LEDGER_KEY} cannot be read: {error}; move it away and run again (every day file is then read again, "
+            "which changes no bar)"
+        ) from error
+
+
+def _encode(versions: Mapping[date, str]) -> bytes:
+    return json.dumps(
+        {"sessions": {str(session): versions[session] for session in sorted(versions)}}, indent=0
+    ).encode()

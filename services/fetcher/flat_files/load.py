@@ -1,0 +1,201 @@
+"""How day files get into the lake: read once, cut by ticker, one range file a ticker and chunk of sessions."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from itertools import islice
+from typing import Any, Final
+
+import pyarrow as pa
+
+from services.fetcher.flat_files.chunk import BYTES_PER_ROW, Chunk, Claims, TickerBars
+from services.fetcher.flat_files.days import Day, DayFile, decode_day
+from services.fetcher.flat_files.ledger import loaded_versions, record_loaded
+from services.fetcher.flat_files.sources import Source
+from services.fetcher.quarantine import hold
+from shared.bars import encode
+from shared.batching import chunks
+from shared.calendar import TradingCalendar
+from shared.errors import FiblakeError, UpstreamError
+from shared.lake import Bronze
+from shared.objects import ObjectStore
+from shared.outcomes import attempt
+from shared.telemetry import logger
+
+UNCLAIMED_PREFIX: Final = "bronze/unclaimed"
+DECODERS: Final = 2
+WRITERS: Final = 2
+TICKERS_PER_REQUEST: Final = 128
+NAMED_AT_MOST: Final = 20
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how many files are done, and how many there are."""
+
+
+@dataclass(slots=True)
+class LoadReport:
+    """What a run did."""
+
+    files: int = 0
+    """Day files that were read and loaded."""
+    unchanged: int = 0
+    """Day files of a version that an earlier run loaded."""
+    rows: int = 0
+    stored: int = 0
+    """Bars that went into range files."""
+    range_files: int = 0
+    quarantined: int = 0
+    unclaimed: int = 0
+    """Bars that belong to no known company, or whose ticker cannot be a symbol."""
+    bad_lines: list[str] = field(default_factory=list)
+    """The first lines that are no rows, by file."""
+    bad_line_count: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    """Files that could not be loaded, with the reason."""
+    missing_sessions: list[date] = field(default_factory=list)
+    """Sessions of the calendar without a day file."""
+    not_sessions: list[date] = field(default_factory=list)
+    """Day files of days that were no sessions; their bars are in quarantine."""
+    unclaimed_tickers: Counter[str] = field(default_factory=Counter)
+    """Bars of each ticker that belong to no known company."""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FlatFileLoader:
+    """Loads day files into bronze.
+
+    `claims`: who bore which ticker when (None: each ticker that can be a symbol is stored).
+    `memory_bytes`: about how much memory the rows of a chunk may take.
+    """
+
+    source: Source
+    store: ObjectStore
+    bronze: Bronze
+    calendar: TradingCalendar
+    claims: Claims | None
+    memory_bytes: int
+    most_bytes_per_file: int
+    clock: Callable[[], datetime]
+
+    def load(self, first: date, last: date, show: Progress, *, again: bool = False) -> LoadReport:
+        """Load the day files of the sessions from `first` to `last` whose version is not loaded yet.
+
+        `again`: all of them. A run that ends early is continued by the next one. A file that cannot be read or decoded
+        is named in the report, and tried again by the next run. Raises UpstreamError if S3 fails.
+        """
+        report = LoadReport()
+        started = time.perf_counter()
+        files = self.source.files(first, last)
+        loaded = {} if again else loaded_versions(self.store)
+        due = [file for file in files if loaded.get(file.session) != file.etag]
+        report.unchanged = len(files) - len(due)
+        self._compare_with_calendar(first, last, files, report)
+        for chunk in self._chunks(due, report, show):
+            self._store(chunk, report, show, len(due))
+            report.files += len(chunk.files)
+            record_loaded(self.store, chunk.files)
+            logger.info("day files loaded", extra=self._line(chunk, report))
+        report.seconds["all"] = round(time.perf_counter() - started, 3)
+        return report
+
+    def _compare_with_calendar(self, first: date, last: date, files: Sequence[DayFile], report: LoadReport) -> None:
+        there = {file.session for file in files}
+        sessions = self.calendar.between(first, min(last, self.calendar.last_closed(self.clock())))
+        report.missing_sessions = [session for session in sessions if session not in there]
+        report.not_sessions = sorted(there - set(self.calendar.between(first, last)))
+
+    def _chunks(self, due: Sequence[DayFile], report: LoadReport, show: Progress) -> Iterator[Chunk]:
+        """Decode the files, some ahead, and yield chunks that fill the memory; a later one reuses nothing of it."""
+        most_rows = max(1, self.memory_bytes // BYTES_PER_ROW)
+        chunk: Chunk | None = None
+        for number, day in enumerate(self._days(due, report)):
+            show(f"reading {day.file.session}", number, len(due))
+            if chunk and not chunk.has_room_for(day):
+                yield chunk
+                chunk = None
+            chunk = chunk or Chunk(most_rows)
+            chunk.add(day)
+        if chunk:
+            yield chunk
+
+    def _days(self, due: Sequence[DayFile], report: LoadReport) -> Iterator[Day]:
+        waiting = iter(due)
+        with ThreadPoolExecutor(DECODERS) as pool:
+
+            def begin(count: int) -> list[tuple[DayFile, Future[Day | FiblakeError]]]:
+                return [
+                    (file, pool.submit(attempt, lambda file=file: self._decode(file)))
+                    for file in islice(waiting, count)
+                ]
+
+            under_way = begin(2 * DECODERS)
+            while under_way:
+                file, future = under_way.pop(0)
+                outcome = future.result()
+                under_way += begin(1)
+                if isinstance(outcome, FiblakeError):
+                    report.failed[file.key] = str(outcome)
+                    logger.warning("day file not loaded", extra={"file": file.key, "reason": str(outcome)})
+                else:
+                    yield outcome
+
+    def _decode(self, file: DayFile) -> Day:
+        return decode_day(file, self.source.read(file), self.most_bytes_per_file)
+
+    def _store(self, chunk: Chunk, report: LoadReport, show: Progress, due: int) -> None:
+        """Put each ticker's range file, and what is refused or unclaimed, before the files count as loaded."""
+        sessions = frozenset(self.calendar.between(chunk.files[0].session, chunk.files[-1].session))
+        report.rows += chunk.rows
+        report.bad_line_count += len(chunk.bad_lines)
+        report.bad_lines += [f"{key}: {line}" for key, line in chunk.bad_lines][: NAMED_AT_MOST - len(report.bad_lines)]
+        unclaimed: list[pa.Table] = []
+        done = 0
+        with ThreadPoolExecutor(WRITERS) as pool:
+            under_way: list[Future[None]] = []
+            for group in chunks(chunk.cut(sessions, self.claims), TICKERS_PER_REQUEST):
+                unclaimed += [one.unclaimed for one in group if one.unclaimed]
+                self._count(group, report)
+                under_way.append(pool.submit(self._put, group))
+                if len(under_way) > WRITERS:
+                    under_way.pop(0).result()
+                done += len(group)
+                show(f"{done:,} tickers, {chunk.files[0].session} to {chunk.files[-1].session}", report.files, due)
+            for future in under_way:
+                future.result()
+        if unclaimed:
+            key = f"{UNCLAIMED_PREFIX}/range={chunk.files[0].session}_{chunk.files[-1].session}.parquet"
+            self.store.put(key, encode(pa.concat_tables(unclaimed)))
+
+    def _put(self, group: Sequence[TickerBars]) -> None:
+        refused = [pair for one in group for pair in one.refused]
+        if refused:
+            hold(self.store, refused, self.clock())
+        files = [(self._key(one), encode(one.bars)) for one in group if one.bars.num_rows]
+        failures = self.store.put_many(files)
+        if failures:
+            key, error = next(iter(failures.items()))
+            raise UpstreamError(f"{len(failures)} range files were not written, {key} first: {error}; run it again")
+
+    def _key(self, one: TickerBars) -> str:
+        sessions = one.bars["timestamp"]
+        return self.bronze.range_key(one.ticker, sessions[0].as_py(), sessions[-1].as_py())
+
+    def _count(self, group: Sequence[TickerBars], report: LoadReport) -> None:
+        for one in group:
+            report.stored += one.bars.num_rows
+            report.range_files += one.bars.num_rows > 0
+            report.quarantined += len(one.refused)
+            if one.unclaimed:
+                report.unclaimed += one.unclaimed.num_rows
+                report.unclaimed_tickers[one.ticker] += one.unclaimed.num_rows
+
+    def _line(self, chunk: Chunk, report: LoadReport) -> dict[str, Any]:
+        return {
+            "first": str(chunk.files[0].session), "last": str(chunk.files[-1].session), "files": len(chunk.files),
+            "rows": chunk.rows, "stored": report.stored, "quarantined": report.quarantined,
+            "unclaimed": report.unclaimed,
+        }  # fmt: skip

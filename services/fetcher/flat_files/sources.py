@@ -1,0 +1,96 @@
+"""Where day files lie: a local folder, or the vendor's bucket."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Final, Protocol
+
+from services.fetcher.flat_files.days import DayFile, day_file
+from shared.errors import ConfigurationError, ConflictError, UpstreamError
+from shared.objects import ObjectStore
+
+PREFIX: Final = "us_stocks_sip/day_aggs_v1"
+
+
+class Source(Protocol):
+    """Where day files come from."""
+
+    def files(self, first: date, last: date) -> list[DayFile]:
+        """Return the day files of the sessions from `first` to `last`, oldest first.
+
+        Raises UpstreamError or ConfigurationError if they cannot be listed.
+        """
+
+    def read(self, file: DayFile) -> bytes:
+        """Return the file's bytes.
+
+        Raises ConflictError if it is another version by now, UpstreamError if it cannot be read.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSource:
+    """A folder with day files, at any depth; a file's version is its size and the instant of its last change."""
+
+    folder: Path
+
+    def files(self, first: date, last: date) -> list[DayFile]:
+        """Return the day files of these sessions, oldest first; of two files of one session the newer one."""
+        if not self.folder.is_dir():
+            raise ConfigurationError(f"{self.folder} is not a folder: name the one that holds YYYY-MM-DD.csv.gz files")
+        return _of_sessions(self._all(), first, last)
+
+    def read(self, file: DayFile) -> bytes:
+        """Return the file's bytes, if it is still the version that was listed."""
+        path = self.folder / file.key
+        try:
+            data = path.read_bytes()
+            now = self._entry(path)
+        except OSError as error:
+            raise UpstreamError(f"{path} cannot be read: {error.strerror}") from error
+        if now is None or now.etag != file.etag:
+            raise ConflictError(f"{path} was changed while it was read")
+        return data
+
+    def _all(self) -> Iterator[DayFile]:
+        for path in self.folder.rglob("*.csv.gz"):
+            entry = self._entry(path)
+            if entry:
+                yield entry
+
+    def _entry(self, path: Path) -> DayFile | None:
+        status = path.stat()
+        changed_at = datetime.fromtimestamp(status.st_mtime_ns // 1_000 / 1e6, UTC)
+        key = path.relative_to(self.folder).as_posix()
+        return day_file(key, f"{status.st_size}-{status.st_mtime_ns}", status.st_size, changed_at)
+
+
+@dataclass(frozen=True, slots=True)
+class BucketSource:
+    """The vendor's bucket of flat files (S3's API): `PREFIX/YYYY/MM/YYYY-MM-DD.csv.gz`."""
+
+    store: ObjectStore
+    prefix: str = PREFIX
+
+    def files(self, first: date, last: date) -> list[DayFile]:
+        """Return the day files of these sessions, oldest first; one listing a year."""
+        listed = [
+            day_file(info.key, info.etag, info.size, info.last_modified)
+            for year in range(first.year, last.year + 1)
+            for info in self.store.listed(f"{self.prefix}/{year}/")
+        ]
+        return _of_sessions((file for file in listed if file), first, last)
+
+    def read(self, file: DayFile) -> bytes:
+        """Return the file's bytes, if it is still the version that was listed."""
+        return self.store.get_version(file.key, file.etag).data
+
+
+def _of_sessions(files: Iterator[DayFile], first: date, last: date) -> list[DayFile]:
+    newest: dict[date, DayFile] = {}
+    for file in files:
+        known = newest.get(file.session)
+        if first <= file.session <= last and (known is None or file.last_modified > known.last_modified):
+            newest[file.session] = file
+    return [newest[session] for session in sorted(newest)]
