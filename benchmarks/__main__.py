@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import consolidate, imports, resample_full, silver_outputs
+from benchmarks import consolidate, flat_files, imports, resample_full, silver_outputs
 from benchmarks.lake import FOLDER, FULL, SIZES, Size, generated
 from benchmarks.measure import PROJECT, Result, contest, plain, surroundings
 from benchmarks.report import drawn, markdown, printed, written_into_docs
@@ -30,7 +30,7 @@ TOPICS: Final = {
     "SILVER_UPDATED_TOPIC_ARN": "bench-silver-updated",
 }
 MANY_FILES: Final = 30
-NAMES: Final = ("resample_full", "s3", "chain", "fetch", "imports")
+NAMES: Final = ("resample_full", "s3", "flat_files", "chain", "fetch", "imports")
 
 
 def main() -> int:
@@ -163,6 +163,13 @@ def _fetch(size: Size, runs: int, _faults: list[str]) -> Iterator[Result]:
         yield contest("fetch", "fiblake", options, runs=runs, environment=environment, interpreter=PROJECT)
 
 
+def _flat_files(size: Size, _runs: int, _faults: list[str]) -> Iterator[Result]:
+    shape = size.name if size.name in flat_files.SHAPES else "small"
+    flat_files.day_files(shape)
+    with s3_and_queues(FOLDER / "servers") as environment:
+        yield contest("flat_files", "fiblake", {"size": shape}, environment=environment)
+
+
 def _imports(_size: Size, runs: int, _faults: list[str]) -> Iterator[Result]:
     runs = max(runs, 3)
     for name in imports.FUNCTIONS:
@@ -171,7 +178,8 @@ def _imports(_size: Size, runs: int, _faults: list[str]) -> Iterator[Result]:
 
 
 BENCHMARKS: Final = {
-    "resample_full": _resample_full, "s3": _through_s3, "chain": _chain, "fetch": _fetch, "imports": _imports,
+    "resample_full": _resample_full, "s3": _through_s3, "flat_files": _flat_files, "chain": _chain, "fetch": _fetch,
+    "imports": _imports,
 }  # fmt: skip
 
 

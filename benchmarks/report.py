@@ -35,6 +35,7 @@ TARGETS: Final = {
     ("resample_incremental", OURS): _Target("≤ 30 s", lambda r: r.wall <= 30),  # noqa: PLR2004
     ("consolidate", OURS): _Target("≥ 180 symbols/s", lambda r: r.facts["symbols_per_second"] >= 180),  # noqa: PLR2004
     ("chain", OURS): _Target("p95 ≤ 3 s", lambda r: r.facts["one_p95"] <= 3),  # noqa: PLR2004
+    ("flat_files", OURS): _Target("≤ 240 s, ≤ 1,500 MB", lambda r: r.wall <= 240 and r.rss_mb <= 1_500),  # noqa: PLR2004
     ("fetch", OURS): _Target("≤ 15 s", lambda r: r.wall <= 15),  # noqa: PLR2004
     **{("imports", name): _Target("≤ 0.6 s", lambda r: r.wall <= 0.6) for name in FUNCTIONS},  # noqa: PLR2004
 }  # fmt: skip
