@@ -68,7 +68,7 @@ async def fetch(
             try:
                 await _fetch(settings, intake, event, show, deadline, fetched)
             finally:
-                result.update(_shown(fetched))
+                result.update(_shown(fetched), rows_left_out=intake.vendor.left_out.total())
         watermark = await intake.database.watermark()
     return {**result, "watermark": watermark.isoformat() if watermark else None}
 

@@ -1,12 +1,16 @@
 """What the vendor says: a small client of the Massive (formerly Polygon) REST API.
 
 An answer that may be short is an error, never an empty list: counts are checked, pages are followed to the end, and a
-session without results is something to ask for again.
+session without results is something to ask for again. An answer is checked against the question: one about another
+session, another ticker, or adjusted prices is an UpstreamError that says what was asked and what came, because a cache
+or a gateway that mixes answers up may give the right one next time. One bad row costs one row: it is left out, logged,
+and counted in `left_out`.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
@@ -14,7 +18,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 import httpx
 from aiolimiter import AsyncLimiter
-from pydantic import SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from services.fetcher import wire
@@ -30,6 +34,12 @@ ATTEMPTS: Final = 5
 RATE_PAUSE_SECONDS: Final = 20.0
 """Pause when the vendor limits the rate without saying for how long: the free plan allows 5 requests a minute."""
 LONGEST_PAUSE_SECONDS: Final = 60.0
+SHORTEST_PAUSE_SECONDS: Final = 1.0
+"""Retry-After: 0 asks for no pause, and would spend all attempts within a second."""
+LONGEST_MESSAGE: Final = 300
+"""Characters of a vendor's message that an error repeats."""
+_SEND_AGAIN: Final = frozenset({408, 425, 499})
+"""Timeout, too early, and a gateway whose client closed first: statuses that say nothing about the request itself."""
 TIMEOUT: Final = httpx.Timeout(connect=5, read=60, write=10, pool=60)
 BARS_A_PAGE: Final = 50_000
 TICKERS_A_PAGE: Final = 1000
@@ -73,6 +83,8 @@ class MassiveClient:
 
     http: httpx.AsyncClient
     pace: AsyncLimiter | None = None
+    left_out: Counter[str] = field(default_factory=Counter)
+    """How many rows were left out because they cannot be used, by kind: bars, tickers, splits, events."""
 
     async def grouped_daily(self, session: date) -> list[VendorBar]:
         """Give every ticker's bar of one session (one request); raise UpstreamError if there are none."""
@@ -80,27 +92,51 @@ class MassiveClient:
         page = await self._get(wire.Bars, path, {"adjusted": "false", "include_otc": "false"})
         if not page.results:
             raise UpstreamError(f"{path}: no results for a session (request {page.request_id})")
-        # The session asked for, not `t`: grouped `t` is the end of the window, range `t` its start.
-        # A row without a ticker is kept as well: validation refuses it by name, nothing is dropped silently.
-        return [row.bar(row.T, session) for row in page.results]
+        # A bar is of the session asked for: grouped `t` is the end of the window, range `t` its start. One whose `t` is
+        # of another day goes to quarantine, as does a row without a ticker: validation refuses them by name.
+        instants = {row.t: _new_york_day(row.t) for row in page.results if row.t is not None}
+        days = [instants.get(row.t) if row.t is not None else None for row in page.results]
+        others = [day for day in days if day not in {None, session}]
+        if 2 * len(others) >= len(days):
+            raise UpstreamError(
+                f"{path}: asked for bars of {session}, and {len(others)} of the {len(days)} that came are of another "
+                f"day ({others[0]}) (request {page.request_id})"
+            )
+        rows = zip(page.results, days, strict=True)
+        return [row.bar(row.T, session, None if day == session else day) for row, day in rows]
 
     async def daily_range(self, symbol: str, first: date, last: date) -> list[VendorBar]:
         """Give one ticker's bars from `first` to `last`, following pages to the end; none is a valid answer."""
         path = f"/v2/aggs/ticker/{_part(symbol)}/range/1/day/{first.isoformat()}/{last.isoformat()}"
         query = {"adjusted": "false", "sort": "asc", "limit": str(BARS_A_PAGE)}
-        rows = await self._rows(wire.Bars, path, query)
-        if any(row.t is None for row in rows):
-            raise UpstreamError(f"{path}: a row does not say which session it is of")
-        return [row.bar(symbol, _new_york_day(row.t or 0)) for row in rows]
+        rows = await self._rows(wire.Bars, path, query, ticker=symbol)
+        bars = [row.bar(symbol, _new_york_day(row.t)) for row in rows if row.t is not None]
+        if rows and not bars:
+            raise UpstreamError(f"{path}: no row says which session it is of")
+        self._leave_out("bars", [row for row in rows if row.t is None], path)
+        outside = [bar.session for bar in bars if not first <= bar.session <= last]
+        if outside:
+            raise UpstreamError(
+                f"{path}: asked for bars from {first} to {last}, and {len(outside)} of the {len(bars)} that came are "
+                f"not of these sessions ({outside[0]})"
+            )
+        return bars
 
     async def tickers(self) -> list[Ticker]:
-        """Give all active US stocks, one a symbol; raise UpstreamError if there are none."""
+        """Give all active US stocks; raise UpstreamError if there are none.
+
+        A symbol comes more than once if the vendor lists it so (`identities.compare` chooses), but a row that two
+        pages repeat comes once: pages shift while they are read. A row without a ticker comes as the symbol "".
+        """
         path = "/v3/reference/tickers"
         rows = await self._rows(wire.Tickers, path, _tickers_query(active=True))
-        if not rows:
+        stocks = [row for row in rows if row.active is not False and row.market in {None, "stocks"}]
+        others = [row for row in rows if row.active is False or row.market not in {None, "stocks"}]
+        self._leave_out("tickers", [*others, *(row for row in stocks if not row.ticker)], path)
+        listed = [_ticker(row) for row in stocks]
+        if not listed:
             raise UpstreamError(f"{path}: not one active ticker")
-        # Listed twice, a symbol would count as two stocks: pages that shift under us repeat a row.
-        return list({row.ticker: _ticker(row) for row in rows}.values())
+        return list(dict.fromkeys(listed))
 
     async def delisted(self, symbol: str) -> Ticker | None:
         """Give the inactive stock of that symbol, the latest of several; None if there is none."""
@@ -116,6 +152,8 @@ class MassiveClient:
         except UnknownTickerError:
             return None
         row = answer.results
+        if row.ticker not in {"", symbol}:
+            raise UpstreamError(f"asked for the details of {symbol}, and those of {row.ticker} came")
         return Details(symbol, row.list_date, row.sic_code, row.sic_description)
 
     async def ticker_changes(self, symbol: str) -> list[TickerChange]:
@@ -128,58 +166,79 @@ class MassiveClient:
             answer = await self._get(wire.OneEvents, path, {"types": "ticker_change"})
         except UnknownTickerError:
             return []
-        events = answer.results.events
-        changes = [TickerChange(e.date, e.ticker_change.ticker) for e in events if e.date and e.ticker_change]
-        return sorted((change for change in changes if change.symbol), key=lambda change: (change.date, change.symbol))
+        events = [event for event in answer.results.events if event.type in {"", "ticker_change"}]
+        changes = [TickerChange(e.date, e.ticker_change.ticker) for e in events if e.date and e.ticker_change.ticker]
+        self._leave_out("events", [e for e in events if not (e.date and e.ticker_change.ticker)], path)
+        return sorted(changes, key=lambda change: (change.date, change.symbol))
 
     async def splits(self) -> list[Split]:
         """Give all splits, announced ones too, oldest first.
 
         A cumulative factor that is missing or nonsense is filled in from the ratios. A split that lacks a ticker, a
-        day, or a ratio that can be is left out, and logged.
+        day, or a ratio that can be is left out.
         """
-        query = {"limit": str(SPLITS_A_PAGE), "sort": "execution_date.asc"}
-        rows = await self._rows(wire.Splits, "/stocks/v1/splits", query)
-        return with_factors({(split.symbol, split.id): split for row in rows if (split := _split(row))}.values())
+        path, query = "/stocks/v1/splits", {"limit": str(SPLITS_A_PAGE), "sort": "execution_date.asc"}
+        rows = await self._rows(wire.Splits, path, query)
+        read = [(row, usable(row)) for row in rows]
+        self._leave_out("splits", [row for row, split in read if split is None], path)
+        return with_factors({(split.symbol, split.id): split for _, split in read if split}.values())
 
-    async def _rows(self, shape: type[wire.Page[wire.Row]], path: str, query: Mapping[str, str]) -> list[wire.Row]:
-        """Give the rows of all pages; raise rather than give some of them."""
+    def _leave_out(self, kind: str, rows: Sequence[BaseModel], path: str) -> None:
+        """Log and count rows of an answer that cannot be used."""
+        for row in rows:
+            logger.warning("row left out", extra={"kind": kind, "path": path, "row": row.model_dump(mode="json")})
+        self.left_out[kind] += len(rows)
+
+    async def _rows(
+        self, shape: type[wire.Page[wire.Row]], path: str, query: Mapping[str, str], ticker: str | None = None
+    ) -> list[wire.Row]:
+        """Give the rows of all pages; raise rather than give some of them. `ticker`: the one that bars are asked of."""
         rows: list[wire.Row] = []
         seen: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
         while (here := (path, tuple(query.items()))) not in seen:
-            page = await self._get(shape, path, query, further=bool(seen))
+            page = await self._get(shape, path, query, further=bool(seen), ticker=ticker)
             seen.add(here)
             rows += page.results or []
             if page.next_url is None:
                 return rows
             # Only its path and query are taken: the key goes to our own base URL and nowhere else.
-            following = urlsplit(page.next_url)
+            try:
+                following = urlsplit(page.next_url)
+            except ValueError as error:
+                raise UpstreamError(f"{path}: the link to the next page is no URL: {error}") from error
             path, query = following.path, dict(parse_qsl(following.query, keep_blank_values=True))
         raise UpstreamError(f"{path}: the pages go round in a circle (request {page.request_id})")
 
     async def _get(
-        self, shape: type[_Answer], path: str, query: Mapping[str, str], *, further: bool = False
-    ) -> _Answer:
+        self, shape: type[_Answer], path: str, query: Mapping[str, str], *, further: bool = False,
+        ticker: str | None = None,
+    ) -> _Answer:  # fmt: skip
         """Ask until there is an answer that can be trusted; `further`: it is a page that another one led to."""
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(UpstreamError), stop=stop_after_attempt(ATTEMPTS), wait=_pause, reraise=True
         )
-        return await retrying(self._get_once, shape, path, query, further=further)
+        return await retrying(self._get_once, shape, path, query, further=further, ticker=ticker)
 
-    async def _get_once(self, shape: type[_Answer], path: str, query: Mapping[str, str], *, further: bool) -> _Answer:
+    async def _get_once(
+        self, shape: type[_Answer], path: str, query: Mapping[str, str], *, further: bool, ticker: str | None
+    ) -> _Answer:
         async with self.pace or nullcontext():
             try:
                 response = await self.http.get(path, params=query)
-            except httpx.RequestError as error:
+            except (httpx.RequestError, httpx.InvalidURL) as error:
                 raise UpstreamError(f"{path}: {type(error).__name__}") from error
         _check_status(response, path)
         try:
-            answer = shape.model_validate_json(response.content)
-        except ValidationError as error:
-            told = f"status {response.status_code}, the answer is not the vendor's shape: {error.error_count()} faults"
-            raise UpstreamError(f"{path}: {told}") from error
+            answer = shape.model_validate(wire.decode(response.content))
+        except ValueError as error:
+            reason = f"{error.error_count()} faults" if isinstance(error, ValidationError) else "it is not JSON"
+            raise UpstreamError(
+                f"{path}: status {response.status_code}, the answer is not the vendor's shape: {reason}"
+            ) from error
         if isinstance(answer, wire.Page):
             _check_whole(answer, path, further=further)
+        if isinstance(answer, wire.Bars):
+            _check_asked(answer, path, ticker)
         return answer
 
 
@@ -203,7 +262,8 @@ _backoff = wait_exponential_jitter(multiplier=0.5, max=20)
 def _pause(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     if isinstance(error, RateLimitedError):
-        return min(LONGEST_PAUSE_SECONDS, RATE_PAUSE_SECONDS if error.retry_after is None else error.retry_after)
+        seconds = error.retry_after or RATE_PAUSE_SECONDS
+        return min(LONGEST_PAUSE_SECONDS, max(SHORTEST_PAUSE_SECONDS, seconds))
     return _backoff(state)
 
 
@@ -229,7 +289,8 @@ def _check_status(response: httpx.Response, path: str) -> None:
         raise EntitlementError(f"the API key is not entitled to this: {text}")
     if response.status_code == HTTPStatus.NOT_FOUND and status == "NOT_FOUND":  # a wrong base URL's 404 does not say so
         raise UnknownTickerError(text)
-    if response.is_server_error:
+    # A redirection is never the vendor's: a gateway or a log-in page stands in between, and may be gone the next time.
+    if response.is_server_error or response.is_redirect or response.status_code in _SEND_AGAIN:
         raise UpstreamError(text)
     raise BadRequestError(text)
 
@@ -242,10 +303,17 @@ def _check_whole(page: wire.Page[Any], path: str, *, further: bool) -> None:
         raise UpstreamError(f"{path}: no results, nor a word that there are none (request {page.request_id})")
 
 
+def _check_asked(page: wire.Bars, path: str, ticker: str | None) -> None:
+    if page.adjusted:
+        raise UpstreamError(f"{path}: asked for bars as traded, and adjusted ones came (request {page.request_id})")
+    if ticker is not None and page.ticker not in {"", ticker}:
+        raise UpstreamError(f"{path}: asked for {ticker}, and {page.ticker} came (request {page.request_id})")
+
+
 def _explanation(response: httpx.Response) -> tuple[str, str, str]:
     """Read a refusal's status, request id and message; the key, should the vendor repeat it, is blotted out."""
     try:
-        body: Any = response.json()
+        body: Any = wire.decode(response.content)
     except ValueError:
         return "", "", ""
     if not isinstance(body, dict):
@@ -253,7 +321,9 @@ def _explanation(response: httpx.Response) -> tuple[str, str, str]:
     key = response.request.headers["Authorization"].removeprefix("Bearer ")
     message = str(body.get("message") or body.get("error") or "")
     told = message.replace(key, "***") if key else message
-    return str(body.get("status", "")), str(body.get("request_id", "")), told
+    texts = (str(body.get("status", "")), str(body.get("request_id", "")), told)
+    status, request_id, told = (wire.readable(text)[:LONGEST_MESSAGE] for text in texts)
+    return status, request_id, told
 
 
 def _seconds(retry_after: str | None) -> float | None:
@@ -281,10 +351,3 @@ def _ticker(row: wire.TickerRow) -> Ticker:
         row.ticker, row.name, row.type, row.primary_exchange, currency,
         active, row.composite_figi, row.share_class_figi, row.delisted_utc,
     )  # fmt: skip
-
-
-def _split(row: wire.SplitRow) -> Split | None:
-    split = usable(row)
-    if split is None:
-        logger.warning("split left out", extra={"split": row.model_dump(mode="json")})
-    return split

@@ -89,6 +89,8 @@ class Refreshed:
     splits_refused: int = 0
     """Splits (not symbols) that cannot be."""
     histories_requested: int = 0
+    rows_left_out: int = 0
+    """Rows of the vendor's answers that cannot be used; the log has each."""
     seconds: float = 0.0
 
 
@@ -142,6 +144,7 @@ class MetadataFetcher:
             try:
                 await (self._splits(run) if event.splits_only else self._all(run))
             finally:
+                done.rows_left_out = self.vendor.left_out.total()
                 done.seconds = round(time.perf_counter() - started, 3)
                 result.update(asdict(done))
         logger.info("metadata refreshed", extra=asdict(done))

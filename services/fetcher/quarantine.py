@@ -41,7 +41,7 @@ def hold(store: ObjectStore, refused: Iterable[tuple[VendorBar, str]], now: date
     """
     files: dict[str, list[dict[str, Any]]] = {}
     for bar, reason in refused:
-        row = {**asdict(bar), "reason": reason, "ingested_at": now}
+        row = {**_as_reported(bar), "reason": reason, "ingested_at": now}
         files.setdefault(quarantine_key(bar.symbol, bar.session), []).append(row)
         logger.warning("bar quarantined", extra={"symbol": bar.symbol, "session": str(bar.session), "reason": reason})
     failures = store.put_many([(key, encode(pa.Table.from_pylist(rows))) for key, rows in files.items()])
@@ -73,7 +73,7 @@ async def release(  # noqa: PLR0917
         await database.store([row])
     entry = {
         "released_at": now.isoformat(), "by": by, "key": key, "quarantine_key": bar.key, "reason": bar.reason,
-        "bar": {**asdict(bar.bar), "session": bar.bar.session.isoformat()},
+        "bar": {**_as_reported(bar.bar), "session": bar.bar.session.isoformat()},
     }  # fmt: skip
     store.update(QUARANTINE_RECORD_KEY, lambda data: _recorded(data, entry))
     _take_out(store, bar)
@@ -105,7 +105,7 @@ def _take_out(store: ObjectStore, bar: Held) -> None:
     if not rest:
         store.delete_versions([(bar.key, bar.etag)])
         return
-    rows = [{**asdict(other.bar), "reason": other.reason, "ingested_at": other.held_since} for other in rest]
+    rows = [{**_as_reported(other.bar), "reason": other.reason, "ingested_at": other.held_since} for other in rest]
     store.write_if_unchanged(bar.key, encode(pa.Table.from_pylist(rows)), bar.etag)
 
 
@@ -129,8 +129,13 @@ def _read(key: str, etag: str, data: bytes) -> list[Held]:
         raise ContractError(f"{key} is not a quarantine file: {error}; move it away") from error
 
 
+def _as_reported(bar: VendorBar) -> dict[str, Any]:
+    """Return the bar's fields as a quarantine file has them; what its instant named stands in the reason."""
+    return {name: value for name, value in asdict(bar).items() if name != "dated"}
+
+
 def _held(key: str, etag: str, number: int, row: dict[str, Any]) -> Held:
-    numbers = {name: math.nan if row[name] is None else float(row[name]) for name in _NUMBERS}
+    numbers: dict[str, Any] = {name: math.nan if row[name] is None else float(row[name]) for name in _NUMBERS}
     vwap = None if row["vwap"] is None else float(row["vwap"])
     bar = VendorBar(row["symbol"], row["session"], **numbers, vwap=vwap, trades=row["trades"])
     return Held(key, etag, number, bar, row["reason"], row["ingested_at"])

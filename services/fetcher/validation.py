@@ -22,12 +22,16 @@ class VendorBar:
     volume: float
     vwap: float | None
     trades: int | None
+    dated: date | None = None
+    """The day that the bar's own instant names, if that is not `session`."""
 
 
 def faults(bar: VendorBar, calendar: TradingCalendar) -> list[str]:
     """Give every reason why `bar` may not enter the lake; none means that it may."""
     found = [] if valid_symbol(bar.symbol) else [f"symbol {bar.symbol!r} cannot be a key"]
     found += broken_rules(asdict(bar))
+    if bar.dated:
+        found.append(f"its instant is of {bar.dated}, and bars of {bar.session} were asked for")
     try:
         calendar.ordinal(bar.session)
     except FiblakeError as error:

@@ -1,12 +1,14 @@
 """What the vendor's answers look like on the wire, after its OpenAPI file.
 
-One field of one row that is missing or garbled never costs the page: it is read as no number, or as no text, and
-whoever uses the row refuses it by name. A page that is not of the vendor's shape is refused whole.
+One bad row costs one row. A field that is missing or garbled is read as no number, or as no text; a row that is null is
+read as a row without fields. Whoever uses the row refuses it by name. A page that is not of the vendor's shape is
+refused whole.
 """
 
+import json
 import math
 from datetime import UTC, date, datetime, time
-from typing import Annotated, Final, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeVar
 
 from pydantic import BaseModel, BeforeValidator
 
@@ -16,6 +18,28 @@ from shared.calendar import NEW_YORK
 _TOO_LARGE: Final = 2**63
 _TOO_FAR: Final = 6 * 10**13
 """Milliseconds from 1970 that lie beyond what a date can be."""
+_LONGEST_NUMBER: Final = 400
+"""Digits; Python refuses to read far longer ones, and with them the page."""
+
+
+def decode(content: bytes) -> Any:  # noqa: ANN401 (what JSON holds)
+    """Return what the answer's JSON says; raise ValueError if it is not JSON.
+
+    Bytes that are not UTF-8 cost the text they stand in and not the page: each becomes U+FFFD.
+    """
+    try:
+        return json.loads(content.decode("utf-8-sig", "replace"), parse_int=_integer)
+    except RecursionError as error:
+        raise ValueError("the JSON is nested too deeply") from error
+
+
+def readable(text: str) -> str:
+    """Return the text with U+FFFD for each half of a surrogate pair: no file, table or log takes a half."""
+    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _LONGEST_NUMBER else math.nan
 
 
 def _number(value: object) -> object:
@@ -38,7 +62,7 @@ def _milliseconds(value: object) -> object:
 
 def _text(value: object) -> object:
     # A text with a zero in it is one that Postgres takes in no column.
-    return value if isinstance(value, str) and value and "\0" not in value else None
+    return readable(value) if isinstance(value, str) and value and "\0" not in value else None
 
 
 def _flag(value: object) -> object:
@@ -46,7 +70,27 @@ def _flag(value: object) -> object:
 
 
 def _name(value: object) -> object:
-    return value if isinstance(value, str) and "\0" not in value else ""
+    return readable(value) if isinstance(value, str) and "\0" not in value else ""
+
+
+def _link(value: object) -> object:
+    # An empty link leads nowhere: it is the end, as an absent one is.
+    return readable(value) if isinstance(value, str) and value else value or None
+
+
+def _fields(value: object) -> object:
+    return value if isinstance(value, dict) else {}
+
+
+def _rows(value: object) -> object:
+    """Read a list of rows; one in which nothing is a row is refused."""
+    if isinstance(value, list) and value and not any(row is None or isinstance(row, dict) for row in value):
+        raise ValueError("none of the results is a row")
+    return value
+
+
+def _each(value: object) -> object:
+    return value if isinstance(value, list) else []
 
 
 def _day(value: object) -> object:
@@ -75,20 +119,21 @@ Flag = Annotated[bool | None, BeforeValidator(_flag)]
 Name = Annotated[str, BeforeValidator(_name)]
 Day = Annotated[date | None, BeforeValidator(_day)]
 DayOfInstant = Annotated[date | None, BeforeValidator(_day_of_instant)]
+Link = Annotated[str | None, BeforeValidator(_link)]
 Row = TypeVar("Row", bound=BaseModel)
 
 
 class Answer(BaseModel):
     """What every answer has."""
 
-    request_id: str = ""
+    request_id: Name = ""
 
 
 class Page(Answer, Generic[Row]):
     """One page of a list."""
 
-    results: list[Row] | None = None
-    next_url: str | None = None
+    results: Annotated[list[Annotated[Row, BeforeValidator(_fields)]] | None, BeforeValidator(_rows)] = None
+    next_url: Link = None
 
     @property
     def announced(self) -> int | None:
@@ -114,15 +159,17 @@ class BarRow(BaseModel):
     vw: Number = math.nan
     n: Whole = None
 
-    def bar(self, symbol: str, session: date) -> VendorBar:
+    def bar(self, symbol: str, session: date, dated: date | None = None) -> VendorBar:
         """Give the bar under its session: what `t` means is different from endpoint to endpoint."""
         vwap = self.vw if math.isfinite(self.vw) else None
-        return VendorBar(symbol, session, self.o, self.h, self.l, self.c, self.v, vwap, self.n)
+        return VendorBar(symbol, session, self.o, self.h, self.l, self.c, self.v, vwap, self.n, dated)
 
 
 class Bars(Page[BarRow]):
-    """Grouped daily, and a page of a range."""
+    """Grouped daily, and a page of a range, which names its `ticker`."""
 
+    ticker: Name = ""
+    adjusted: Flag = None
     queryCount: int | None = None  # noqa: N815 (the vendor's name)
     resultsCount: int | None = None  # noqa: N815 (the vendor's name)
 
@@ -141,6 +188,7 @@ class TickerRow(BaseModel):
     """One ticker of the list."""
 
     ticker: Name = ""
+    market: Text = None
     name: Text = None
     type: Text = None
     primary_exchange: Text = None
@@ -186,6 +234,7 @@ class Splits(Page[SplitRow]):
 class DetailsRow(BaseModel):
     """What is known of one ticker beyond the list."""
 
+    ticker: Name = ""
     list_date: Day = None
     sic_code: Text = None
     sic_description: Text = None
@@ -208,13 +257,13 @@ class EventRow(BaseModel):
 
     type: Name = ""
     date: Day = None
-    ticker_change: ChangedTo | None = None
+    ticker_change: Annotated[ChangedTo, BeforeValidator(_fields)] = ChangedTo()
 
 
 class EventsRow(BaseModel):
     """The events of one company."""
 
-    events: list[EventRow] = []
+    events: Annotated[list[Annotated[EventRow, BeforeValidator(_fields)]], BeforeValidator(_each)] = []
 
 
 class OneEvents(Answer):

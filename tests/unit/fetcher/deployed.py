@@ -17,7 +17,7 @@ from shared.database import Database, DatabaseAddress, SessionCounts, Tls
 from shared.objects import ObjectStore
 from tests.fakes import BUCKET, MemoryObjectStore
 from tests.unit.fetcher.rows import FakeDatabase
-from tests.unit.fetcher.vendor import KEY, Vendor, grouped_row, page
+from tests.unit.fetcher.vendor import KEY, Vendor, grouped_page
 
 if TYPE_CHECKING:
     from shared.errors import FiblakeError
@@ -50,7 +50,7 @@ class Deployed:
 
     def __init__(self) -> None:
         self.store = MemoryObjectStore()
-        self.vendor = Vendor([page([grouped_row("AAPL", DAY)])])
+        self.vendor = Vendor([grouped_page("AAPL")])
         self.database = FakeDatabase(self.store.journal, date(2025, 11, 19), known={"CS": {"AAPL", "BAD"}})
         self.database.ledger[date(2025, 11, 19)] = SessionCounts(0, 0, 0, 0)
         self.addresses: list[DatabaseAddress] = []

@@ -1,5 +1,6 @@
 """Reference data without a network and without a server: the vendor's lists, the tables, and a run that is cut off."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
@@ -50,6 +51,7 @@ class ReferenceVendor:
     reported: list[Split] = field(default_factory=list)
     error: dict[str, FiblakeError] = field(default_factory=dict)
     """By method: what it fails with."""
+    left_out: Counter[str] = field(default_factory=Counter)
     asked: list[tuple[str, str]] = field(default_factory=list)
 
     async def tickers(self) -> list[Ticker]:

@@ -172,10 +172,10 @@ async def test_a_symbol_whose_first_session_is_yet_to_close_asks_the_vendor_noth
 
 
 async def test_bars_that_cannot_be_are_quarantined_and_the_others_are_stored(world: World) -> None:
-    world.vendor.answers = [page([range_row(FRIDAY), range_row(date(2025, 11, 22)), range_row(THURSDAY, -5.0)])]
+    world.vendor.answers = [page([range_row(FRIDAY), range_row(date(2025, 11, 16)), range_row(THURSDAY, -5.0)])]
     assert await world.load("AAPL") == stored("AAPL", 1, quarantined=2)
     assert [key.rsplit("date=", 1)[1] for key in world.store.keys("bronze/quarantine/")] == [
-        "2025-11-20.parquet", "2025-11-22.parquet",
+        "2025-11-16.parquet", "2025-11-20.parquet",
     ]  # fmt: skip
 
 

@@ -1,6 +1,8 @@
+import json
 import logging
 import math
 import traceback
+from collections.abc import Awaitable, Callable
 from datetime import date
 
 import httpx
@@ -18,7 +20,8 @@ from services.fetcher.massive import (
     RateLimitedError,
     massive,
 )
-from services.fetcher.validation import VendorBar
+from services.fetcher.validation import VendorBar, faults
+from shared.calendar import nyse
 from shared.errors import EntitlementError, FiblakeError, PermanentError, TransientError, UpstreamError
 from tests.unit.fetcher.vendor import BASE, KEY, Vendor, client_of, grouped_row, page, range_row, refusal
 
@@ -35,9 +38,11 @@ async def grouped(vendor: Vendor) -> list[VendorBar]:
         return await client.grouped_daily(DAY)
 
 
-async def daily_range(vendor: Vendor, symbol: str = "AAPL") -> list[VendorBar]:
+async def daily_range(
+    vendor: Vendor, symbol: str = "AAPL", first: date = DAY, last: date = NEXT
+) -> list[VendorBar]:  # fmt: skip
     async with client_of(vendor) as client:
-        return await client.daily_range(symbol, DAY, NEXT)
+        return await client.daily_range(symbol, first, last)
 
 
 # ------------------------------------------------------------------------------------------------------ grouped daily
@@ -78,9 +83,56 @@ async def test_a_number_that_fits_into_no_column_costs_neither_the_page_nor_the_
     assert math.isnan(other.volume) or other.volume == float(huge)
 
 
-async def test_a_grouped_bar_belongs_to_the_session_asked_for_whatever_its_instant_says(vendor: Vendor) -> None:
-    vendor.answers = [page([grouped_row("AAPL", DAY), grouped_row("MSFT", NEXT)])]
-    assert [bar.session for bar in await grouped(vendor)] == [DAY, DAY]
+async def test_a_grouped_bar_whose_instant_is_of_another_day_is_kept_for_quarantine_and_named(vendor: Vendor) -> None:
+    rows = [grouped_row("AAPL", DAY), grouped_row("MSFT", NEXT), grouped_row("IBM", DAY, t=None)]
+    vendor.answers = [page(rows)]
+    bars = await grouped(vendor)
+    assert [(bar.symbol, bar.session, bar.dated) for bar in bars] == [
+        ("AAPL", DAY, None), ("MSFT", DAY, NEXT), ("IBM", DAY, None),
+    ]  # fmt: skip
+    assert [faults(bar, nyse()) for bar in bars] == [
+        [], ["its instant is of 2025-11-20, and bars of 2025-11-19 were asked for"], [],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("symbols", [("AAPL",), ("AAPL", "MSFT", "IBM")])
+async def test_grouped_bars_of_another_day_are_an_error_that_says_what_was_asked_and_what_came(
+    vendor: Vendor, symbols: tuple[str, ...]
+) -> None:
+    vendor.answers = [page([grouped_row(symbol, NEXT) for symbol in symbols])]
+    n = len(symbols)
+    with pytest.raises(
+        UpstreamError,
+        match=rf"asked for bars of 2025-11-19, and {n} of the {n} that came are of another day \(2025-11-20\)",
+    ):
+        await grouped(vendor)
+
+
+@pytest.mark.parametrize("ask", [grouped, daily_range])
+async def test_adjusted_bars_are_an_error_because_bars_as_traded_were_asked_for(
+    vendor: Vendor, ask: Callable[[Vendor], Awaitable[list[VendorBar]]]
+) -> None:
+    row = grouped_row("AAPL", DAY) if ask is grouped else range_row(DAY)
+    vendor.answers = [page([row], adjusted=True)]
+    with pytest.raises(UpstreamError, match="asked for bars as traded, and adjusted ones came"):
+        await ask(vendor)
+    assert len(vendor.requests) == ATTEMPTS
+
+
+async def test_a_range_of_another_ticker_is_an_error_on_whichever_page(vendor: Vendor) -> None:
+    further = "https://x/v2/next?cursor=x"
+    vendor.answers = [page([range_row(DAY)], ticker="AAPL", next_url=further), page([range_row(NEXT)], ticker="AAPB")]
+    with pytest.raises(UpstreamError, match="/v2/next: asked for AAPL, and AAPB came"):
+        await daily_range(vendor)
+
+
+@pytest.mark.parametrize("outside", [date(2025, 11, 18), date(2025, 11, 21)])
+async def test_a_range_with_sessions_that_were_not_asked_for_is_an_error(vendor: Vendor, outside: date) -> None:
+    vendor.answers = [page([range_row(DAY), range_row(outside)])]
+    with pytest.raises(
+        UpstreamError, match=rf"from 2025-11-19 to 2025-11-20, and 1 of the 2 that came are not .* \({outside}\)"
+    ):
+        await daily_range(vendor)
 
 
 async def test_fields_the_vendor_adds_later_are_ignored(vendor: Vendor) -> None:
@@ -174,7 +226,8 @@ async def test_a_range_asks_for_daily_bars_oldest_first_unadjusted_in_the_larges
 )
 async def test_a_range_bar_belongs_to_its_day_in_new_york(vendor: Vendor, instant: int, session: str) -> None:
     vendor.answers = [page([range_row(DAY, t=instant)])]
-    assert [bar.session.isoformat() for bar in await daily_range(vendor)] == [session]
+    day = date.fromisoformat(session)
+    assert [bar.session for bar in await daily_range(vendor, first=day, last=day)] == [day]
 
 
 @pytest.mark.parametrize("answer", [page(None), page([]), page(None, resultsCount=0)])
@@ -230,7 +283,6 @@ async def test_a_page_that_fails_in_the_middle_fails_the_whole(vendor: Vendor) -
         (403, TOO_EARLY, PendingError),
         (400, "Could not parse the date", BadRequestError),
         (404, "Not found", BadRequestError),
-        (302, "Moved", BadRequestError),
     ],
 )
 async def test_an_answer_that_trying_again_now_would_not_change_is_not_tried_again(
@@ -292,6 +344,8 @@ async def test_a_refusal_without_a_message_says_so(vendor: Vendor, content: byte
     "fault",
     [
         refusal(500, "oops"), refusal(502, "oops"), refusal(503, "oops"), refusal(504, "oops"),
+        refusal(408, "late"), refusal(425, "early"), refusal(499, "gone"), refusal(302, "log in"),
+        refusal(307, "moved", headers={"Location": "https://elsewhere.test/"}),
         httpx.ConnectError("refused"), httpx.ReadTimeout("too late"), httpx.RemoteProtocolError("cut"),
         httpx.ReadError("reset"),
     ],
@@ -318,15 +372,39 @@ async def test_a_vendor_that_asks_us_to_wait_is_waited_for_as_long_as_it_says(
     vendor: Vendor, waits: list[float]
 ) -> None:
     slow = refusal(429, "slow down", headers={"Retry-After": "12"})
-    vendor.answers = [slow, refusal(429, "slow down", headers={"Retry-After": "0"}), page([grouped_row("AAPL", DAY)])]
+    vendor.answers = [slow, page([grouped_row("AAPL", DAY)])]
     await grouped(vendor)
-    assert waits == [12, 0]
+    assert waits == [12]
+
+
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "0"}, {"Retry-After": "000"}])
+async def test_a_rate_limit_without_a_wait_or_with_none_is_waited_out_all_the_same(
+    vendor: Vendor, waits: list[float], headers: dict[str, str]
+) -> None:
+    vendor.answers = [refusal(429, "slow down", headers=headers), page([grouped_row("AAPL", DAY)])]
+    await grouped(vendor)
+    assert waits == [RATE_PAUSE_SECONDS]
 
 
 async def test_nobody_is_waited_for_longer_than_a_run_can_afford(vendor: Vendor, waits: list[float]) -> None:
     vendor.answers = [refusal(429, "slow", headers={"Retry-After": "86400"}), page([grouped_row("AAPL", DAY)])]
     await grouped(vendor)
     assert waits == [LONGEST_PAUSE_SECONDS]
+
+
+@pytest.mark.parametrize("end", [None, ""])
+async def test_an_empty_link_to_the_next_page_is_the_end(vendor: Vendor, end: str | None) -> None:
+    vendor.answers = [page([range_row(DAY)], next_url=end)]
+    assert len(await daily_range(vendor)) == 1
+    assert len(vendor.requests) == 1
+
+
+@pytest.mark.parametrize("link", ["http://[", "http://x/\ud83d", "//"])
+async def test_a_link_that_leads_nowhere_is_an_error_of_ours(vendor: Vendor, link: str) -> None:
+    answer = json.dumps({"adjusted": False, "resultsCount": 1, "results": [range_row(DAY)], "next_url": link})
+    vendor.answers = [httpx.Response(200, content=answer.encode()), refusal(500, "no such page")]
+    with pytest.raises(UpstreamError):
+        await daily_range(vendor)
 
 
 async def test_pages_that_go_round_in_a_circle_are_an_error(vendor: Vendor) -> None:
@@ -336,10 +414,38 @@ async def test_pages_that_go_round_in_a_circle_are_an_error(vendor: Vendor) -> N
 
 
 @pytest.mark.parametrize("t", [None, "1763586000000", 9 * 10**18, -(10**17), 10**40])
-async def test_a_range_row_without_its_time_cannot_be_placed_and_is_an_error(vendor: Vendor, t: object) -> None:
+async def test_a_range_row_without_its_time_costs_that_row_and_is_counted(vendor: Vendor, t: object) -> None:
+    vendor.answers = [page([range_row(DAY), {**range_row(NEXT), "t": t}])]
+    async with client_of(vendor) as client:
+        assert [bar.session for bar in await client.daily_range("AAPL", DAY, NEXT)] == [DAY]
+        assert client.left_out == {"bars": 1}
     vendor.answers = [page([{**range_row(DAY), "t": t}])]
-    with pytest.raises(UpstreamError, match="does not say which session"):
+    with pytest.raises(UpstreamError, match="no row says which session it is of"):
         await daily_range(vendor)
+
+
+@pytest.mark.parametrize(
+    "garbled",
+    [b"null", b"{}", b"7", b'{"T": "\\ud83d"}', b'{"T": "B\xe9B"}', b'{"T": "BBB", "c": ' + b"9" * 5_000 + b"}"],
+)
+async def test_one_garbled_row_costs_one_row_and_not_the_page(vendor: Vendor, garbled: bytes) -> None:
+    good = json.dumps(grouped_row("AAPL", DAY)).encode()
+    body = b'{"resultsCount": 3, "request_id": null, "results": [%s, %s, %s]}' % (good, garbled, good)
+    vendor.answers = [httpx.Response(200, content=body)]
+    bars = await grouped(vendor)
+    assert [bar.symbol for bar in bars[::2]] == ["AAPL", "AAPL"]
+    assert faults(bars[1], nyse())
+    str(bars[1]).encode()  # no half of a pair is left that a file or a log refuses
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"results": ' * 50_000])
+async def test_an_answer_that_is_nested_without_end_is_an_error_of_ours(vendor: Vendor, content: bytes) -> None:
+    vendor.answers = [httpx.Response(200, content=content)]
+    with pytest.raises(UpstreamError, match="the answer is not the vendor's shape: it is not JSON"):
+        await grouped(vendor)
+    vendor.answers = [httpx.Response(401, content=content)]
+    with pytest.raises(EntitlementError, match="no message"):
+        await grouped(vendor)
 
 
 @pytest.mark.parametrize("value", ["Wed, 21 Oct 2026 07:28:00 GMT", "", "soon", "-3", "1.5", "\u00b2"])

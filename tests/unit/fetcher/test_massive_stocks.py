@@ -91,6 +91,22 @@ async def test_a_text_that_no_column_takes_is_none_and_a_symbol_with_it_no_symbo
     assert [(ticker.symbol, ticker.name) for ticker in await tickers(vendor)] == [("AAPL", None), ("", "A B")]
 
 
+async def test_half_an_emoji_and_bytes_of_another_encoding_cost_one_text_and_not_the_page(vendor: Vendor) -> None:
+    rows = b'{"ticker": "AAA", "name": "Caf\xe9"}, {"ticker": "BBB", "name": "Bright \\ud83d"}, null'
+    vendor.answers = [httpx.Response(200, content=b'{"results": [%s], "count": 3, "request_id": null}' % rows)]
+    async with client_of(vendor) as client:
+        listed = await client.tickers()
+        assert client.left_out == {"tickers": 1}
+    assert [(t.symbol, t.name) for t in listed] == [("AAA", "Caf\ufffd"), ("BBB", "Bright \ufffd"), ("", None)]
+
+
+async def test_a_ticker_that_is_not_active_or_no_stock_was_not_asked_for_and_is_left_out(vendor: Vendor) -> None:
+    vendor.answers = [listing([APPLE, {"ticker": "OLD", "active": False}, {"ticker": "BTC", "market": "crypto"}])]
+    async with client_of(vendor) as client:
+        assert [ticker.symbol for ticker in await client.tickers()] == ["AAPL"]
+        assert client.left_out == {"tickers": 2}
+
+
 async def test_every_page_of_the_list_comes_and_a_symbol_that_two_pages_repeat_comes_once(vendor: Vendor) -> None:
     pages: list[list[dict[str, Any]]] = [
         [APPLE, {"ticker": "FB"}],
@@ -207,6 +223,12 @@ async def test_details_that_are_missing_or_garbled_are_none(vendor: Vendor) -> N
     assert vendor.paths == ["/v3/reference/tickers/a%2Fb"]
 
 
+async def test_details_of_another_ticker_are_an_error(vendor: Vendor) -> None:
+    vendor.answers = [httpx.Response(200, json={"results": {"ticker": "AAPB", "list_date": "1980-12-12"}})]
+    with pytest.raises(UpstreamError, match="asked for the details of AAPL, and those of AAPB came"):
+        await details(vendor)
+
+
 async def test_a_ticker_that_the_vendor_does_not_know_has_no_details_and_no_changes(vendor: Vendor) -> None:
     vendor.answers = [NOT_FOUND]
     assert await details(vendor) is None
@@ -259,6 +281,17 @@ async def test_an_event_that_is_no_change_or_does_not_say_when_or_to_what_is_non
     assert await ticker_changes(vendor) == []
 
 
+@pytest.mark.parametrize("odd", [None, 7, {}, {"date": "2022-06-09", "ticker_change": "META"}, {"ticker_change": []}])
+async def test_an_event_of_another_shape_costs_that_event_and_is_counted(vendor: Vendor, odd: object) -> None:
+    good = {"type": "ticker_change", "date": "2012-05-18", "ticker_change": {"ticker": "FB"}}
+    vendor.answers = [httpx.Response(200, json={"results": {"events": [odd, good]}})]
+    async with client_of(vendor) as client:
+        assert await client.ticker_changes("META") == [TickerChange(date(2012, 5, 18), "FB")]
+        assert client.left_out == {"events": 1}
+    vendor.answers = [httpx.Response(200, json={"results": {"events": odd}})]
+    assert await ticker_changes(vendor) == []
+
+
 # --------------------------------------------------------------------------------------------------------------- splits
 
 
@@ -294,4 +327,4 @@ async def test_a_split_that_cannot_be_used_is_left_out_and_logged(
         listing([*(FIRST_SPLIT | {"id": f"F{n}"} | fault for n, fault in enumerate(faults)), SECOND_SPLIT])
     ]
     assert [split.id for split in await splits(vendor)] == ["E2"]
-    assert [record.message for record in caplog.records] == ["split left out"] * 4
+    assert [record.message for record in caplog.records] == ["row left out"] * 4

@@ -19,7 +19,7 @@ from shared.errors import ConfigurationError, EntitlementError
 from shared.reference import Split
 from tests.fakes import BUCKET, LAKE, Clock, Journal, MemoryObjectStore
 from tests.unit.fetcher.rows import FakeDatabase
-from tests.unit.fetcher.vendor import Vendor, client_of, grouped_row, page, refusal
+from tests.unit.fetcher.vendor import Vendor, client_of, grouped_page, grouped_row, page, refusal
 
 NOW = datetime(2025, 11, 21, 21, 5, tzinfo=UTC)
 """16:05 in New York on a Friday."""
@@ -362,7 +362,7 @@ async def test_one_date_is_fetched_though_it_is_stored(world: World) -> None:
 
 async def test_of_a_range_only_the_missing_sessions_are_fetched_unless_all_are_asked_for(world: World) -> None:
     world.store_up_to(WEDNESDAY, THURSDAY)
-    world.vendor.answers = [page([grouped_row("AAPL", FRIDAY)])]
+    world.vendor.answers = [grouped_page("AAPL")]
     days = {"from": "2025-11-18", "to": "2025-11-20"}
     assert [one.what for one in (await world.fetched(**days)).done] == ["2025-11-18"]
     again = await world.fetched(**days, again=True)

@@ -44,6 +44,16 @@ def page(rows: Sequence[Mapping[str, Any]] | None, **more: object) -> httpx.Resp
     return httpx.Response(200, json=envelope | more)
 
 
+def grouped_page(*symbols: str) -> Callable[[httpx.Request], httpx.Response]:
+    """Answer with a bar of each symbol in whatever session is asked for."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        session = date.fromisoformat(request.url.path.rpartition("/")[2])
+        return page([grouped_row(symbol, session) for symbol in symbols])
+
+    return answer
+
+
 def refusal(status: int, message: str, **more: Any) -> httpx.Response:  # noqa: ANN401 (httpx's own arguments)
     body = {"status": "ERROR", "request_id": "r-9", "message": message}
     return httpx.Response(status, json=body, **more)
