@@ -22,13 +22,12 @@ from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
     InvalidPathError,
-    PermissionDeniedError,
     PreconditionError,
-    UnauthenticatedError,
 )
 from obstore.store import S3Store
 
 from shared.errors import ConfigurationError, ConflictError, FiblakeError, UpstreamError
+from shared.s3_errors import send, translated
 from shared.telemetry import logger
 
 if TYPE_CHECKING:
@@ -80,8 +79,9 @@ class ObjectStore:
     """One bucket.
 
     Every method raises UpstreamError if S3 fails or refuses the credentials (a new role's policy takes a while to hold,
-    so that is tried again as well). A write whose fate is unknown is an UpstreamError too; doing it again is safe,
-    because our writes are conditional or idempotent.
+    so that is tried again as well), and ConfigurationError if there is no such bucket, or the object is in cold
+    storage. A write whose fate is unknown is an UpstreamError too; doing it again is safe, because our writes are
+    conditional or idempotent.
     """
 
     def __init__(self, backend: "Backend", bucket: str, boto: BotoClient) -> None:
@@ -113,10 +113,13 @@ class ObjectStore:
         """Read an object, or give None if there is none."""
         try:
             return self._read(key)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            # The answer to a wrong bucket is a 404 too: taken for an absent object, it would make everything absent.
+            if "NoSuchBucket" in str(error):
+                raise ConfigurationError(f"there is no bucket {self.bucket!r}: set S3_BUCKET right") from error
             return None
         except BaseError as error:
-            raise _translated(error, self.bucket, key) from error
+            raise translated(error, self.bucket, key) from error
 
     def get_version(self, key: str, etag: str) -> StoredObject:
         """Read exactly the version `etag`; raise ConflictError if the object is another one now, or gone."""
@@ -125,7 +128,7 @@ class ObjectStore:
         except (PreconditionError, FileNotFoundError) as error:
             raise ConflictError(f"s3://{self.bucket}/{key} is no longer version {etag}") from error
         except BaseError as error:
-            raise _translated(error, self.bucket, key) from error
+            raise translated(error, self.bucket, key) from error
 
     def get_many(self, keys: Sequence[str]) -> list[StoredObject | None]:
         """Read many objects at once, in the order of `keys`; None where there is no object."""
@@ -138,25 +141,25 @@ class ObjectStore:
     def listed(self, prefix: str) -> list[ObjectInfo]:
         """List all objects below `prefix` (which ends in a slash), in the order of their keys."""
         try:
-            found = [entry for page in obstore.list(self._backend, prefix) for entry in page]
+            found = send(lambda: [entry for page in obstore.list(self._backend, prefix) for entry in page])
         except InvalidPathError:
             # One key with an empty or a dot segment, which anyone can put, and obstore lists nothing of the folder.
             contents = [entry for page in self._boto_pages(prefix) for entry in page.get("Contents", [])]
             return [ObjectInfo(e["Key"], e["ETag"], e["Size"], e["LastModified"]) for e in contents]
         except BaseError as error:
-            raise _translated(error, self.bucket, prefix) from error
+            raise translated(error, self.bucket, prefix) from error
         listing = [ObjectInfo(e["path"], e["e_tag"] or "", e["size"], e["last_modified"]) for e in found]
         return sorted(listing, key=lambda info: info.key)
 
     def folders(self, prefix: str) -> list[str]:
         """List the folders right below `prefix`, as keys with their closing slash."""
         try:
-            result = obstore.list_with_delimiter(self._backend, prefix)
+            result = send(lambda: obstore.list_with_delimiter(self._backend, prefix))
         except InvalidPathError:
             pages = self._boto_pages(prefix, Delimiter="/")
             return sorted(entry["Prefix"] for page in pages for entry in page.get("CommonPrefixes", []))
         except BaseError as error:
-            raise _translated(error, self.bucket, prefix) from error
+            raise translated(error, self.bucket, prefix) from error
         return sorted(f"{folder}/" for folder in result["common_prefixes"])
 
     def put(self, key: str, data: bytes) -> str:
@@ -227,20 +230,23 @@ class ObjectStore:
 
     def _version(self, key: str) -> str | None:
         try:
-            return obstore.head(self._backend, key)["e_tag"]
+            return send(lambda: obstore.head(self._backend, key))["e_tag"]
         except FileNotFoundError:
             return None
         except BaseError as error:
-            raise _translated(error, self.bucket, key) from error
+            raise translated(error, self.bucket, key) from error
 
     def _read(self, key: str, if_match: str | None = None) -> StoredObject:
-        result = obstore.get(self._backend, key, options={"if_match": if_match} if if_match else None)
-        meta = result.meta
-        return StoredObject(key, meta["e_tag"] or "", meta["last_modified"].astimezone(UTC), bytes(result.bytes()))
+        def request() -> StoredObject:
+            result = obstore.get(self._backend, key, options={"if_match": if_match} if if_match else None)
+            meta = result.meta
+            return StoredObject(key, meta["e_tag"] or "", meta["last_modified"].astimezone(UTC), bytes(result.bytes()))
+
+        return send(request)
 
     def _write(self, key: str, data: bytes, mode: Any) -> str:  # noqa: ANN401 (obstore's PutMode exists for checkers only)
         try:
-            result = obstore.put(self._backend, key, data, mode=mode, use_multipart=False)
+            result = send(lambda: obstore.put(self._backend, key, data, mode=mode, use_multipart=False))
         except (PreconditionError, AlreadyExistsError) as error:
             raise ConflictError(f"s3://{self.bucket}/{key} was written by somebody else first") from error
         except FileNotFoundError as error:
@@ -249,7 +255,7 @@ class ObjectStore:
             # S3 answers If-Match on a missing key with 404: the version is gone, which is a conflict to us.
             raise ConflictError(f"s3://{self.bucket}/{key} was deleted by somebody else") from error
         except BaseError as error:
-            raise _translated(error, self.bucket, key) from error
+            raise translated(error, self.bucket, key) from error
         return result["e_tag"] or ""
 
     def _in_parallel(self, work: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> list[ResultT]:
@@ -281,10 +287,3 @@ def _s3_backend(bucket: str) -> S3Store:
 
 def _client_options(*, allow_http: bool) -> "ClientConfig":
     return {"allow_http": allow_http, "timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=5)}
-
-
-def _translated(error: BaseError, bucket: str, key: str) -> UpstreamError:
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
-        return UpstreamError(f"S3 refuses s3://{bucket}/{key}: check the role's policy and the credentials")
-    first_line = str(error).strip().partition("\n")[0]
-    return UpstreamError(f"S3 failed on s3://{bucket}/{key}: {type(error).__name__} {first_line}".strip())
