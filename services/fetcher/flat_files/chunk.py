@@ -7,7 +7,7 @@ once. A ticker's bars are then a slice.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -175,7 +175,7 @@ class Chunk:
 
     def _vendor_bar(self, ticker: str, place: int) -> VendorBar:
         trades = int(self._trades[place])
-        numbers = {name: float(self._numbers[name][place]) for name in NUMBERS}
+        numbers: dict[str, Any] = {name: float(self._numbers[name][place]) for name in NUMBERS}
         session = self.files[self._days[place]].session
         return VendorBar(ticker, session, **numbers, vwap=None, trades=None if trades == NO_COUNT else trades)
 
