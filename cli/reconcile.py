@@ -90,7 +90,7 @@ def _draw(console: "Console", report: "Report", sent: "Sent | None", note: str |
         console.print(table("What lags", rows, ["symbol", "interval", "what", "detail", "changed_from"]))
     if len(report.lags) > LAGS_SHOWN:
         console.print(f"... and {len(report.lags) - LAGS_SHOWN} more: --json lists all")
-    lagging = len({lag.symbol for lag in report.lags})
+    lagging = len({lag.symbol for lag in report.lags} - {""})
     console.print(f"{report.symbols} symbols compared, {lagging} lag")
     if sent:
         console.print(f"enqueued: {sent.requests} consolidations, {sent.completions} resamplings")

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SYMBOLS_SHOWN = 20
+NOT_LOOKED: Final[Mapping[str, Any]] = {"lagging": None, "refused": None}
 EXAMPLE = "Example: fiblake status --watch\n\nExample: fiblake status --json"
 
 
@@ -26,7 +27,7 @@ def status(
     *,
     watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
     every: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks.")] = 5,
-    lag: Annotated[bool, typer.Option(help="List symbols that wait to be consolidated (lists all of bronze).")] = True,
+    lag: Annotated[bool, typer.Option(help="Symbols that wait, and refused files (lists bronze).")] = True,
     jobs: Annotated[int, typer.Option(min=0, help="How many of the last jobs to show.")] = 5,
 ) -> None:
     """Show queues, dead letters, the last session fetched, consolidated and resampled, what lags, and the last jobs."""
@@ -65,7 +66,7 @@ def look(stack: Target, *, jobs: int, lag: bool) -> dict[str, Any]:
         "fetched": seen("fetched", attempt(lambda: watermark(stack))),
         "consolidated": seen("consolidated", attempt(lambda: _consolidated(stack))),
         "intervals": seen("intervals", attempt(lambda: _checkpoints(stack))),
-        "lagging": seen("lagging", attempt(lambda: _lagging(stack))) if lag else None,
+        **(seen("lagging", attempt(lambda: _lagging(stack))) or NOT_LOOKED if lag else NOT_LOOKED),
         "jobs": seen("jobs", attempt(lambda: [asdict(run) for run in stack.jobs(DRAINS).recent(jobs)])),
         "faults": faults,
     }
@@ -115,12 +116,26 @@ def _checkpoints(stack: Target) -> dict[str, dict[str, Any] | None]:
     return {f"{n}d": json.loads(one.data) if one else None for n, one in zip(INTERVALS, found, strict=True)}
 
 
-def _lagging(stack: Target) -> list[str]:
-    from services.reconcile.arrived import waiting
+def _lagging(stack: Target) -> dict[str, Any]:
+    from services.reconcile.arrived import left_out, waiting
     from shared.lake import Bronze
 
     bronze = Bronze()
-    return waiting(bronze, stack.store.listed(f"{bronze.prefix}/"))
+    listing = stack.store.listed(f"{bronze.prefix}/")
+    refused = [(bronze.parse_source(info.key), info) for info in left_out(stack.store, bronze, listing)]
+    return {
+        "lagging": waiting(bronze, listing),
+        "refused": [
+            {
+                "symbol": file.symbol,
+                "first": file.first,
+                "last": file.last,
+                "put_at": i.last_modified,
+                "key": i.key,
+            }
+            for file, i in refused
+        ],
+    }
 
 
 def _clear() -> None:
@@ -142,8 +157,18 @@ def _draw(console: "Console", stack: Target, state: Mapping[str, Any]) -> None:
         console.print(table("Last jobs", state["jobs"], ["name", "status", "size", "created_at", "stopped_at"]))
     if state["lagging"] is not None:
         console.print(_lag(state["lagging"]))
+        _draw_refused(console, state["refused"])
     for what, fault in state["faults"].items():
         console.print(f"not seen: {what}: {fault}", markup=False)
+
+
+def _draw_refused(console: "Console", refused: list[dict[str, Any]]) -> None:
+    if not refused:
+        return
+    title = f"Files that a consolidation has refused: {len(refused)} (`fiblake reconcile` says why)"
+    console.print(table(title, refused[:SYMBOLS_SHOWN], ["symbol", "first", "last", "put_at", "key"]))
+    if len(refused) > SYMBOLS_SHOWN:
+        console.print(f"... and {len(refused) - SYMBOLS_SHOWN} more: --json lists all")
 
 
 def _progress(state: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -121,13 +121,25 @@ class Consolidated:
         """Read an object's bytes; a data.parquet that others wrote has an empty log and no reference."""
         bars, metadata = _read(data, symbol, last_modified, BRONZE)
         try:
-            log = cast("dict[str, str]", json.loads(metadata.get(_LOG, b"{}")))
+            log = _log(metadata, symbol)
             updated = metadata.get(_LAST_UPDATED)
             last_updated = datetime.fromisoformat(updated.decode()) if updated else last_modified
             reference = _reference(metadata)
         except (ValueError, KeyError, TypeError) as error:
             raise ContractError(f"data.parquet of {symbol} carries a log that cannot be read: {error}") from error
         return cls(bars, log, last_updated, reference, adopted=_LOG not in metadata)
+
+
+def read_log(tail: bytes, symbol: str) -> dict[str, str] | None:
+    """Return the log of a data.parquet (none: no log) from its last bytes; None if they do not hold all of the footer.
+
+    Raises ContractError if the log cannot be read.
+    """
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(tail)).metadata or {}
+    except (pa.ArrowException, OSError):
+        return None
+    return _log(metadata, symbol)
 
 
 def read_prices(data: bytes, symbol: str) -> tuple[pa.Table, Reference]:
@@ -224,6 +236,17 @@ def decode_silver(data: bytes, what: str) -> pa.Table:
     place = SILVER.get_field_index("adjusted")
     told = pc.fill_null(rows["adjusted"], fill_value=False)
     return rows.set_column(place, SILVER.field(place), told)
+
+
+def _log(metadata: Mapping[bytes, bytes], symbol: str) -> dict[str, str]:
+    fault: object = "it is no JSON object"
+    try:
+        log = json.loads(metadata.get(_LOG, b"{}"))
+    except (ValueError, RecursionError) as error:
+        log, fault = None, error
+    if not isinstance(log, dict):
+        raise ContractError(f"data.parquet of {symbol} carries a log that cannot be read: {fault}")
+    return log
 
 
 def _reference(metadata: dict[bytes, bytes]) -> Reference:

@@ -1,16 +1,18 @@
 """Where everything lies in the bucket: keys built and parsed, and nowhere else."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import date
+from difflib import get_close_matches
 from typing import Final
 
-from shared.errors import ContractError
+from shared.errors import ContractError, NotFoundError
 
 INTERVALS: Final = (3, 5, 8, 13, 21, 34)
 """Fibonacci intervals, in trading sessions."""
 
+BRONZE_ROOT: Final = "bronze/"
 BRONZE_PREFIX: Final = "bronze/raw_ohlcv"
 SPLITS_PREFIX: Final = "bronze/splits"
 IDENTITIES_PREFIX: Final = "bronze/identities"
@@ -26,6 +28,7 @@ _SOURCE: Final = re.compile(
     r"date=(?P<date>\d{4}-\d{2}-\d{2})\.parquet|range=(?P<first>\d{4}-\d{2}-\d{2})_(?P<last>\d{4}-\d{2}-\d{2})\.parquet"
 )
 _REFERENCE: Final = re.compile(rf"(?:{SPLITS_PREFIX}|{IDENTITIES_PREFIX})/symbol=(.*)\.parquet")
+_QUARANTINE: Final = re.compile(rf"{QUARANTINE_PREFIX}/symbol=[^/]+/date=\d{{4}}-\d{{2}}-\d{{2}}\.parquet")
 _MONTH_FILE: Final = re.compile(r"year=(\d{4})/month=(\d{2})/data_(\d+)d_(\d{4})(\d{2})\.parquet")
 
 
@@ -111,6 +114,56 @@ class Bronze:
         """Tell whether `key` is some symbol's data.parquet (which is nobody's arrival)."""
         match = re.fullmatch(re.escape(self.prefix) + r"/symbol=([^/]+)/data\.parquet", key)
         return match is not None and valid_symbol(match[1])
+
+    def roots(self) -> list[str]:
+        """Return the folders that all of bronze lies in, each with its closing slash."""
+        own = f"{self.prefix}/"
+        return [BRONZE_ROOT] if own.startswith(BRONZE_ROOT) else [own, BRONZE_ROOT]
+
+    def symbol_of(self, key: str) -> str:
+        """Return what stands for the symbol in the key of an object below a symbol's folder; else nothing."""
+        folder, slash, _ = key.removeprefix(f"{self.prefix}/symbol=").partition("/")
+        return folder if slash and key.startswith(f"{self.prefix}/symbol=") else ""
+
+    def stray(self, key: str) -> str | None:
+        """Return what is to be done with an object of bronze that no service reads; None if a service reads it.
+
+        A folder marker (its key ends in a slash) holds nothing, so it is none, unless it is named like a file.
+        """
+        if key.endswith("/"):
+            return "an empty folder that is named like a file: delete it" if key.endswith(".parquet/") else None
+        if self.is_source(key) or self.is_consolidated(key) or _QUARANTINE.fullmatch(key):
+            return None
+        reference = _REFERENCE.fullmatch(key)
+        if reference and valid_symbol(reference[1]):
+            return None
+        if key.startswith(f"{self.prefix}/"):
+            return self._stray_bars(key)
+        if key.startswith((f"{SPLITS_PREFIX}/", f"{IDENTITIES_PREFIX}/")):
+            return "not of the form symbol=SYMBOL.parquet: put it under such a name, and delete this one"
+        return f"no service reads it: move it out of {BRONZE_ROOT}"
+
+    def _stray_bars(self, key: str) -> str:
+        folder, _, name = key.removeprefix(f"{self.prefix}/").partition("/")
+        symbol = folder.removeprefix("symbol=")
+        if not folder.startswith("symbol=") or not valid_symbol(symbol):
+            return f"not below {self.prefix}/symbol=SYMBOL/: put its bars there, and delete this one"
+        lower = name.lower()
+        meant = next((n for n in (lower, f"date={lower}") if self.is_source(f"{self.symbol_prefix(symbol)}{n}")), None)
+        if meant:
+            return f"move it to {self.symbol_prefix(symbol)}{meant}"
+        return "not named date=YYYY-MM-DD.parquet or range=FIRST_LAST.parquet: put its bars so, and delete this one"
+
+
+def check_known(asked: Iterable[str], known: Collection[str]) -> None:
+    """Raise NotFoundError if the lake does not know a symbol that a person asked for; it names the nearest ones."""
+    unknown = sorted(set(asked) - set(known))
+    if not unknown:
+        return
+    capitals = {symbol.upper(): symbol for symbol in known}
+    nearest = {capitals[match]: None for one in unknown for match in get_close_matches(one.upper(), capitals, 1)}
+    hint = f" (did you mean {', '.join(nearest)}?)" if nearest else ""
+    raise NotFoundError(f"the lake has no bars of {', '.join(unknown)}{hint}")
 
 
 def splits_key(symbol: str) -> str:

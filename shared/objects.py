@@ -31,6 +31,7 @@ from shared.s3_errors import send, translated
 from shared.telemetry import logger
 
 if TYPE_CHECKING:
+    from obstore import GetOptions, GetResult
     from obstore.store import ClientConfig, RetryConfig
     from obstore.store import ObjectStore as Backend
 
@@ -134,6 +135,10 @@ class ObjectStore:
         """Read many objects at once, in the order of `keys`; None where there is no object."""
         return self._in_parallel(self.find, keys)
 
+    def tails(self, keys: Sequence[str], size: int) -> list[StoredObject | None]:
+        """Read the last `size` bytes of many objects at once, in the order of `keys`; None where there is no object."""
+        return self._in_parallel(lambda key: self._tail(key, size), keys)
+
     def versions(self, keys: Sequence[str]) -> list[str | None]:
         """Give the ETags of many objects at once, in the order of `keys`; None where there is no object."""
         return self._in_parallel(self._version, keys)
@@ -144,10 +149,12 @@ class ObjectStore:
             found = send(lambda: [entry for page in obstore.list(self._backend, prefix) for entry in page])
         except InvalidPathError:
             # One key with an empty or a dot segment, which anyone can put, and obstore lists nothing of the folder.
-            contents = [entry for page in self._boto_pages(prefix) for entry in page.get("Contents", [])]
-            return [ObjectInfo(e["Key"], e["ETag"], e["Size"], e["LastModified"]) for e in contents]
+            return self._listed_by_boto(prefix)
         except BaseError as error:
             raise translated(error, self.bucket, prefix) from error
+        if any(entry["size"] == 0 for entry in found):
+            # A folder marker, perhaps: obstore drops the slash at the end of its key, and names what is not there.
+            return self._listed_by_boto(prefix)
         listing = [ObjectInfo(e["path"], e["e_tag"] or "", e["size"], e["last_modified"]) for e in found]
         return sorted(listing, key=lambda info: info.key)
 
@@ -221,6 +228,10 @@ class ObjectStore:
             return error
         return None
 
+    def _listed_by_boto(self, prefix: str) -> list[ObjectInfo]:
+        contents = [entry for page in self._boto_pages(prefix) for entry in page.get("Contents", [])]
+        return [ObjectInfo(e["Key"], e["ETag"], e["Size"], e["LastModified"]) for e in contents]
+
     def _boto_pages(self, prefix: str, **options: str) -> list[Any]:
         try:
             paginator = self._boto.get_paginator("list_objects_v2")
@@ -236,13 +247,17 @@ class ObjectStore:
         except BaseError as error:
             raise translated(error, self.bucket, key) from error
 
-    def _read(self, key: str, if_match: str | None = None) -> StoredObject:
-        def request() -> StoredObject:
-            result = obstore.get(self._backend, key, options={"if_match": if_match} if if_match else None)
-            meta = result.meta
-            return StoredObject(key, meta["e_tag"] or "", meta["last_modified"].astimezone(UTC), bytes(result.bytes()))
+    def _tail(self, key: str, size: int) -> StoredObject | None:
+        try:
+            return send(lambda: _stored(key, obstore.get(self._backend, key, options={"range": {"suffix": size}})))
+        except FileNotFoundError:
+            return None
+        except BaseError as error:
+            raise translated(error, self.bucket, key) from error
 
-        return send(request)
+    def _read(self, key: str, if_match: str | None = None) -> StoredObject:
+        options: GetOptions | None = {"if_match": if_match} if if_match else None
+        return send(lambda: _stored(key, obstore.get(self._backend, key, options=options)))
 
     def _write(self, key: str, data: bytes, mode: Any) -> str:  # noqa: ANN401 (obstore's PutMode exists for checkers only)
         try:
@@ -269,6 +284,11 @@ def pauses(attempts: int) -> Iterable[float]:
     for attempt in range(attempts):
         longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**attempt)
         yield random.uniform(0, longest)  # noqa: S311 (no secret)
+
+
+def _stored(key: str, result: "GetResult") -> StoredObject:
+    meta = result.meta
+    return StoredObject(key, meta["e_tag"] or "", meta["last_modified"].astimezone(UTC), bytes(result.bytes()))
 
 
 def _s3_backend(bucket: str) -> S3Store:

@@ -135,6 +135,11 @@ class MemoryObjectStore(ObjectStore):
         """Put an object as somebody else would; give its ETag."""
         return obstore.put(self.memory, key, data, use_multipart=False)["e_tag"] or ""
 
+    def lay_marker(self, folder: str) -> None:
+        """Put an empty object as S3's console does for a folder (its key ends in a slash, which obstore drops)."""
+        self.lay(folder.rstrip("/"), b"")
+        self.deleter.markers.add(folder.rstrip("/"))
+
     def take_away(self, key: str) -> None:
         """Delete an object as somebody else would."""
         obstore.delete(self.memory, key)
@@ -229,11 +234,30 @@ class MemoryObjectStore(ObjectStore):
 
 
 class MemoryDeleter:
-    """DeleteObjects as S3 answers it: an entry whose ETag is not the object's stays and stands under Errors."""
+    """Boto's client: DeleteObjects as S3 answers it (an entry whose ETag is not the object's stays and stands under
+
+    Errors), and ListObjectsV2, which gives keys as they are.
+    """
 
     def __init__(self, store: MemoryObjectStore) -> None:
         self._store = store
         self.requests: list[list[dict[str, str]]] = []
+        self.markers: set[str] = set()
+
+    def get_paginator(self, operation_name: str) -> "MemoryDeleter":
+        assert operation_name == "list_objects_v2"
+        return self
+
+    def paginate(self, *, Bucket: str, Prefix: str) -> Iterator[dict[str, Any]]:  # noqa: N803 (boto's own shape)
+        assert Bucket == BUCKET
+        entries = [entry for page in obstore.list(self._store.memory, Prefix) for entry in page]
+        named = [(f"{e['path']}/" if e["path"] in self.markers else e["path"], e) for e in entries]
+        yield {
+            "Contents": [
+                {"Key": key, "ETag": e["e_tag"], "Size": e["size"], "LastModified": e["last_modified"]}
+                for key, e in sorted(named, key=lambda pair: pair[0])
+            ]
+        }
 
     def delete_objects(self, *, Bucket: str, Delete: dict[str, Any]) -> dict[str, Any]:  # noqa: N803 (boto's own shape)
         assert Bucket == BUCKET

@@ -80,7 +80,7 @@ def _adopted(reconciler: Reconciler) -> list[Lag]:
 
     Silver and manifest are not compared: they may not be readable yet, and both follow from the consolidation.
     """
-    return [lag for lag in reconciler.symbols_lagging({}) if lag.cause in {Cause.ADOPTED, Cause.UNREADABLE}]
+    return [lag for lag in reconciler.symbols_lagging() if lag.cause in {Cause.ADOPTED, Cause.UNREADABLE}]
 
 
 def _read(found: StoredObject) -> Any:  # noqa: ANN401 (only whether it can be read counts)

@@ -21,9 +21,11 @@ class Cause(StrEnum):
     CHECKPOINT = "the checkpoint is behind silver"
     UNMERGEABLE = "a file cannot be merged as it is"
     UNREADABLE = "it cannot be read"
+    STRAY = "objects in bronze that no service reads"
+    TWIN = "another symbol has the same name in capitals"
 
 
-NEEDS_A_PERSON = frozenset({Cause.UNMERGEABLE, Cause.UNREADABLE})
+NEEDS_A_PERSON = frozenset({Cause.UNMERGEABLE, Cause.UNREADABLE, Cause.STRAY, Cause.TWIN})
 NEEDS_THE_RESAMPLER = frozenset({Cause.SILVER, Cause.CHECKPOINT})
 
 
@@ -32,6 +34,7 @@ class Lag:
     """One thing that is behind, of one symbol."""
 
     symbol: str
+    """Empty if it is no symbol's own: the manifest, a month file, a checkpoint."""
     cause: Cause
     detail: str
     changed_from: date | None = None

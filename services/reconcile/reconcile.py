@@ -6,7 +6,7 @@ everything it enqueues may safely come twice.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import date
@@ -19,15 +19,16 @@ import pyarrow.compute as pc
 
 from services.reconcile.lag import Cause, Lag, completions, requests
 from services.reconcile.silver import Grid, first_difference
-from shared.bars import MANIFEST, SILVER, Consolidated, decode, decode_silver
+from shared.bars import SILVER, Consolidated, decode_manifest, decode_silver
 from shared.batching import chunks
-from shared.errors import FiblakeError, PermanentError, UpstreamError
+from shared.errors import FiblakeError, PermanentError, UpstreamError, unreadable
 from shared.jobs import JobQueue
 from shared.lake import (
     INTERVALS,
     MANIFEST_KEY,
     Bronze,
     Month,
+    check_known,
     checkpoint_key,
     identities_key,
     parse_silver_key,
@@ -45,7 +46,10 @@ SYMBOLS_AT_ONCE: Final = 500
 KEYS_NAMED: Final = 3
 FILES_LOOKED_INTO: Final = 20
 """Of a symbol with more unmerged files than that, none is looked into: the worker will."""
+RESTORE: Final = "put an earlier version of it back, or delete it: the source files that are there are merged anew"
 Advance = Callable[[int], None]
+Manifest = Mapping[str, Mapping[str, Any]]
+"""The manifest's rows by symbol."""
 
 
 @dataclass(slots=True)
@@ -63,7 +67,7 @@ class Report:
         return {
             "symbols": self.symbols,
             "newest_session": self.newest_session.isoformat() if self.newest_session else None,
-            "lagging": len({lag.symbol for lag in self.lags}),
+            "lagging": len({lag.symbol for lag in self.lags} - {""}),
             "causes": dict(causes.most_common()),
             "lags": [lag.facts() for lag in self.lags[:most]],
             "enqueued": None if sent is None else asdict(sent),
@@ -101,13 +105,15 @@ class Reconciler:
     def audit(self, symbols: Sequence[str], since: date | None, advance: Advance = lambda _: None) -> Report:
         """Compare all there is of these symbols (none named: of all): bronze, manifest, silver, checkpoints.
 
-        `since` spares buckets that end before it: older ones are not compared. Raises UpstreamError if S3 fails.
+        `since` spares buckets that end before it: older ones are not compared. Raises UpstreamError if S3 fails, and
+        NotFoundError if one of `symbols` is unknown.
         """
-        manifest = self._manifest()
-        wanted = sorted(symbols) or sorted(
-            {*self.bronze.symbols_in(self.store.folders(f"{self.bronze.prefix}/")), *manifest}
-        )
-        report = Report(len(wanted))
+        report = Report()
+        manifest = self._manifest(report)
+        symbols_known = {*self._folders(), *(manifest or ())}
+        check_known(symbols, symbols_known)
+        wanted = sorted(symbols or symbols_known)
+        report.symbols = len(wanted)
         for some in chunks(wanted, SYMBOLS_AT_ONCE):
             known = self._known(some, manifest)
             report.lags += [lag for one in known for lag in one.lags]
@@ -118,33 +124,51 @@ class Reconciler:
             report.newest_session = max([*last, *filter(None, [report.newest_session])], default=None)
             advance(len(some))
         if not symbols:
-            report.lags += self._checkpoints(report, manifest)
+            report.lags += self._checkpoints(report, manifest or {})
+        report.lags += [*_twins(wanted, symbols_known), *self._strays(symbols)]
+        report.lags = list(dict.fromkeys(report.lags))  # an unreadable month file is met once for each part of symbols
         return report
 
-    def symbols_lagging(self, manifest: Mapping[str, dict[str, Any]]) -> list[Lag]:
-        """Compare every symbol's files with its data.parquet, and that with `manifest`; silver is not read."""
-        wanted = sorted({*self.bronze.symbols_in(self.store.folders(f"{self.bronze.prefix}/")), *manifest})
-        parts = chunks(wanted, SYMBOLS_AT_ONCE)
-        return [lag for some in parts for one in self._known(some, manifest) for lag in one.lags]
+    def symbols_lagging(self) -> list[Lag]:
+        """Compare every symbol's files with its data.parquet; manifest and silver are not read."""
+        parts = chunks(sorted(self._folders()), SYMBOLS_AT_ONCE)
+        return [lag for some in parts for one in self._known(some, None) for lag in one.lags]
 
-    def _manifest(self) -> dict[str, dict[str, Any]]:
+    def _folders(self) -> list[str]:
+        return self.bronze.symbols_in(self.store.folders(f"{self.bronze.prefix}/"))
+
+    def _manifest(self, report: Report) -> Manifest | None:
+        """Read the manifest's rows by symbol; None, and a lag in the report, if it cannot be read."""
         found = self.store.find(MANIFEST_KEY)
-        rows = decode(found.data, MANIFEST, MANIFEST_KEY).to_pylist() if found else []
+        rows = attempt(lambda: decode_manifest(found.data).to_pylist()) if found else []
+        if isinstance(rows, FiblakeError):
+            report.lags.append(Lag("", Cause.UNREADABLE, str(rows)))
+            return None
         return {row["symbol"]: row for row in rows}
 
-    def _known(self, symbols: Sequence[str], manifest: Mapping[str, dict[str, Any]]) -> list[_Known]:
-        with ThreadPoolExecutor(min(CONCURRENCY, len(symbols))) as pool:
-            return list(pool.map(lambda symbol: self._read(symbol, manifest.get(symbol)), symbols))
+    def _strays(self, symbols: Sequence[str]) -> list[Lag]:
+        """Name the objects below these symbols' folders (none named: below bronze) that no service reads, by symbol."""
+        prefixes = [self.bronze.symbol_prefix(symbol) for symbol in symbols] or self.bronze.roots()
+        strays: dict[str, list[str]] = {}
+        for info in (info for prefix in prefixes for info in self.store.listed(prefix)):
+            if remedy := self.bronze.stray(info.key):
+                strays.setdefault(self.bronze.symbol_of(info.key), []).append(f"{info.key!r}: {remedy}")
+        return [Lag(symbol, Cause.STRAY, _first_of(remedies, "; ")) for symbol, remedies in strays.items()]
 
-    def _read(self, symbol: str, entry: Mapping[str, Any] | None) -> _Known:
-        outcome = attempt(partial(self._compared, symbol, entry))
+    def _known(self, symbols: Sequence[str], manifest: Manifest | None) -> list[_Known]:
+        with ThreadPoolExecutor(min(CONCURRENCY, len(symbols))) as pool:
+            return list(pool.map(lambda symbol: self._read(symbol, manifest), symbols))
+
+    def _read(self, symbol: str, manifest: Manifest | None) -> _Known:
+        outcome = attempt(partial(self._compared, symbol, manifest))
         if isinstance(outcome, UpstreamError):
             raise outcome
         if isinstance(outcome, FiblakeError):
-            return _Known(symbol, None, [Lag(symbol, Cause.UNREADABLE, str(outcome))])
+            detail = f"{self.bronze.data_key(symbol)}: {outcome}; {RESTORE}"
+            return _Known(symbol, None, [Lag(symbol, Cause.UNREADABLE, detail)])
         return outcome
 
-    def _compared(self, symbol: str, entry: Mapping[str, Any] | None) -> _Known:
+    def _compared(self, symbol: str, manifest: Manifest | None) -> _Known:
         """Compare a symbol's files with its data.parquet, and that with its manifest's row.
 
         data.parquet is read before the listing: what is merged in between looks unmerged, and is enqueued in vain.
@@ -153,6 +177,7 @@ class Reconciler:
         listing = [i for i in self.store.listed(self.bronze.symbol_prefix(symbol)) if self.bronze.is_source(i.key)]
         stored = Consolidated.decode(found.data, symbol, found.last_modified) if found else None
         log = stored.log if stored else {}
+        entry = (manifest or {}).get(symbol)
         unmerged = [info.key for info in listing if log.get(info.key) != info.etag]
         faults = self._faults(unmerged)
         lags = [Lag(symbol, Cause.UNMERGEABLE, f"{key}: {fault}") for key, fault in faults.items()]
@@ -168,7 +193,7 @@ class Reconciler:
         if stored.adopted:
             lags.append(Lag(symbol, Cause.ADOPTED, f"{stored.bars.num_rows} bars"))
         lags += self._reference_lag(symbol, stored)
-        lags += _manifest_lag(symbol, stored, entry)
+        lags += _manifest_lag(symbol, stored, entry) if manifest is not None else []
         return _Known(symbol, stored if stored.bars.num_rows else None, lags)
 
     def _faults(self, keys: Sequence[str]) -> dict[str, PermanentError]:
@@ -182,17 +207,20 @@ class Reconciler:
         return bars_of_source(found.data, source, found.last_modified, self.grid.calendar, self.today)
 
     def _unmerged(self, symbol: str, keys: Sequence[str]) -> Lag:
-        names = [key.rsplit("/", 1)[-1] for key in keys[:KEYS_NAMED]]
-        more = f" and {len(keys) - KEYS_NAMED} more" if len(keys) > KEYS_NAMED else ""
+        names = [key.rsplit("/", 1)[-1] for key in keys]
         first = min(self.bronze.parse_source(key).first for key in keys)
-        return Lag(symbol, Cause.UNMERGED, f"{', '.join(names)}{more}", first)
+        return Lag(symbol, Cause.UNMERGED, _first_of(names, ", "), first)
 
     def _reference_lag(self, symbol: str, stored: Consolidated) -> list[Lag]:
-        splits, identities = self.store.get_many([splits_key(symbol), identities_key(symbol)])
-        now = reference_of(
-            read_splits(splits.data, symbol) if splits else (),
-            read_identities(identities.data, symbol) if identities else (),
-        )
+        keys = (splits_key(symbol), identities_key(symbol))
+        files = self.store.get_many(keys)
+        splits = attempt(lambda: read_splits(files[0].data, symbol) if files[0] else ())
+        identities = attempt(lambda: read_identities(files[1].data, symbol) if files[1] else ())
+        if isinstance(splits, FiblakeError) or isinstance(identities, FiblakeError):
+            outcomes = zip(keys, (splits, identities), strict=True)
+            faults = [f"{key}: {outcome}" for key, outcome in outcomes if isinstance(outcome, FiblakeError)]
+            return [Lag(symbol, Cause.UNREADABLE, fault) for fault in faults]
+        now = reference_of(splits, identities)
         if now == stored.reference:
             return []
         return [Lag(symbol, Cause.REFERENCE, f"{len(now.splits)} splits, {len(now.handovers)} handovers")]
@@ -203,6 +231,9 @@ class Reconciler:
             return
         first = self._first_bucket(interval, since)
         tables = self._tables(interval, first, list(consolidated))
+        if isinstance(tables, Lag):
+            yield tables
+            return
         for symbol, stored in consolidated.items():
             rows = tables.get(symbol, SILVER.empty_table())
             day = attempt(partial(first_difference, stored, rows, interval, first, self.grid))
@@ -218,8 +249,11 @@ class Reconciler:
         ordinal = self.grid.calendar.ordinal_on_or_after(max(starts))
         return ordinal - ordinal % interval
 
-    def _tables(self, interval: int, first: int, symbols: Sequence[str]) -> dict[str, pa.Table]:
-        """Read the rows of some symbols, from bucket `first` on, and give them by symbol, sorted by `ts`."""
+    def _tables(self, interval: int, first: int, symbols: Sequence[str]) -> dict[str, pa.Table] | Lag:
+        """Read the rows of some symbols, from bucket `first` on, and return them by symbol, sorted by `ts`.
+
+        If a month file cannot be read, return the lag that names it: every symbol would lag by what is in it.
+        """
         day = self.grid.calendar.session(first)
         months = {
             info.key: month
@@ -230,24 +264,30 @@ class Reconciler:
         parts = [SILVER.empty_table()]
         for keys in chunks(months, CONCURRENCY):
             for found in filter(None, self.store.get_many(keys)):
-                rows = decode_silver(found.data, found.key)
+                rows = attempt(partial(decode_silver, found.data, found.key))
+                if isinstance(rows, FiblakeError):
+                    detail = f"{rows}; until then this interval is not compared"
+                    return Lag("", Cause.UNREADABLE, detail, interval=interval)
                 kept = pc.and_(pc.is_in(rows["symbol"], value_set=wanted), pc.greater_equal(rows["ts"], day))
                 parts.append(rows.filter(kept))
         return _by_symbol(pa.concat_tables(parts).sort_by([("symbol", "ascending"), ("ts", "ascending")]))
 
-    def _checkpoints(self, report: Report, manifest: Mapping[str, dict[str, Any]]) -> list[Lag]:
+    def _checkpoints(self, report: Report, manifest: Manifest) -> list[Lag]:
         """Find the checkpoints that are behind silver that is right: the run that wrote it died before it said so."""
         newest = max(manifest, key=lambda symbol: manifest[symbol]["last_consolidated_date"], default=None)
         if newest is None:
             return []
         last = manifest[newest]["last_consolidated_date"]
         late = {lag.interval for lag in report.lags if lag.symbol == newest and lag.cause is Cause.SILVER}
-        known = self.store.get_many([checkpoint_key(interval) for interval in INTERVALS])
-        return [
-            Lag(newest, Cause.CHECKPOINT, f"it says {at or 'nothing'}", last, interval, last)
-            for interval, found in zip(INTERVALS, known, strict=True)
-            if (at := _processed(found.data if found else None)) < last.isoformat() and interval not in late
-        ]
+        lags = []
+        keys = [checkpoint_key(interval) for interval in INTERVALS]
+        for interval, found in zip(INTERVALS, self.store.get_many(keys), strict=True):
+            at = attempt(partial(_processed, found)) if found else ""
+            if isinstance(at, FiblakeError):
+                lags.append(Lag("", Cause.UNREADABLE, str(at), interval=interval))
+            elif at < last.isoformat() and interval not in late:
+                lags.append(Lag(newest, Cause.CHECKPOINT, f"it says {at or 'nothing'}", last, interval, last))
+        return lags
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,8 +332,22 @@ def _by_symbol(rows: pa.Table) -> dict[str, pa.Table]:
     return tables
 
 
-def _processed(data: bytes | None) -> str:
+def _processed(found: StoredObject) -> str:
     try:
-        return str(json.loads(data)["last_processed_date"]) if data else ""
-    except (ValueError, KeyError, TypeError) as error:
-        raise PermanentError(f"a checkpoint cannot be read: {error}; move it away and run again") from error
+        return str(json.loads(found.data)["last_processed_date"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise unreadable(found.key, error) from error
+
+
+def _twins(symbols: Sequence[str], symbols_known: Collection[str]) -> list[Lag]:
+    """Point out the symbols without a capital whose name in capitals is a symbol, too."""
+    return [
+        Lag(symbol, Cause.TWIN, f"if its bars are {symbol.upper()}'s: put them below symbol={symbol.upper()}/")
+        for symbol in symbols
+        if symbol == symbol.lower() != symbol.upper() and symbol.upper() in symbols_known
+    ]
+
+
+def _first_of(texts: Sequence[str], joint: str) -> str:
+    more = f" and {len(texts) - KEYS_NAMED} more" if len(texts) > KEYS_NAMED else ""
+    return f"{joint.join(texts[:KEYS_NAMED])}{more}"

@@ -97,5 +97,5 @@ def _rows(  # noqa: PLR0917
 
 def _same(wanted: npt.NDArray[Any], found: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     if wanted.dtype.kind == "f":
-        return cast("npt.NDArray[np.bool_]", np.isclose(wanted, found, rtol=CLOSE_ENOUGH, atol=0))
+        return cast("npt.NDArray[np.bool_]", np.isclose(wanted, found, rtol=CLOSE_ENOUGH, atol=0, equal_nan=True))
     return np.asarray(wanted == found, dtype=np.bool_)

@@ -55,6 +55,16 @@ def test_a_person_sees_the_same(run: Run) -> None:
         assert part in said
 
 
+def test_a_refused_file_is_told_of_with_its_sessions(run: Run, stack: FakeTarget) -> None:
+    key = LAKE.range_key("AAPL", DAY - timedelta(days=400), DAY - timedelta(days=1))
+    stack.store.lay(key, b"refused")
+    stack.store.lay(LAKE.data_key("AAPL"), consolidated(bar(DAY)))
+    (refused,) = json.loads(run("status", "--json").stdout)["refused"]
+    assert (refused["symbol"], refused["first"], refused["last"]) == ("AAPL", "2024-10-15", "2025-11-18")
+    assert refused["key"] == key
+    assert "Files that a consolidation has refused: 1" in run("status").stdout
+
+
 def test_what_cannot_be_seen_does_not_hide_the_rest(
     run: Run, stack: FakeTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,7 +85,7 @@ def test_what_cannot_be_seen_does_not_hide_the_rest(
 
 
 def test_without_lag_bronze_is_not_listed(run: Run, stack: FakeTarget) -> None:
-    assert json.loads(run("status", "--json", "--no-lag").stdout)["lagging"] is None
+    assert json.loads(run("status", "--json", "--no-lag").stdout)["refused"] is None
     assert stack.store.done("list") == []
 
 

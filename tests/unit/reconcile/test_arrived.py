@@ -1,6 +1,11 @@
-from services.reconcile.arrived import waiting
+import time
+from datetime import date
+
+from services.consolidator.consolidate import Consolidator
+from services.reconcile.arrived import FOOTER_BYTES, left_out, waiting
+from shared.calendar import nyse
 from shared.objects import ObjectInfo
-from tests.fakes import LAKE, NOON, later
+from tests.fakes import LAKE, NOON, MemoryObjectStore, bar, consolidated, later, parquet
 
 
 def info(key: str, minutes: float) -> ObjectInfo:
@@ -20,3 +25,37 @@ def test_a_symbol_waits_if_a_file_is_younger_than_its_data_parquet_or_it_has_non
         info(f"{LAKE.prefix}/notes/readme.txt", 9),
     ]  # fmt: skip
     assert waiting(LAKE, listing) == ["LATE", "NEW"]
+
+
+def refused_keys(store: MemoryObjectStore) -> list[str]:
+    return [one.key for one in left_out(store, LAKE, store.listed(f"{LAKE.prefix}/"))]
+
+
+def test_a_refused_file_that_hides_behind_a_good_one_is_found() -> None:
+    store = MemoryObjectStore()
+    store.lay(LAKE.date_key("AAPL", date(2025, 11, 18)), parquet(bar("2025-11-18")))
+    refused = LAKE.range_key("AAPL", date(2024, 1, 2), date(2025, 11, 17))
+    store.lay(refused, parquet(bar("2025-11-19")))
+    assert refused_keys(store) == [], "nothing was consolidated yet: the symbol waits"
+    time.sleep(0.001)
+    Consolidator(store, LAKE, nyse()).consolidate("AAPL", NOON.date(), NOON)
+    store.lay(LAKE.data_key("MSFT"), b"damaged")
+    listing = store.listed(f"{LAKE.prefix}/")
+    assert waiting(LAKE, listing) == []
+    store.journal.clear()
+    assert refused_keys(store) == [refused]
+    assert store.done("get") == [LAKE.data_key("MSFT")], "of AAPL only the end is read"
+    store.take_away(refused)
+    assert left_out(store, LAKE, listing) == [], "it went meanwhile"
+
+
+def test_a_log_that_is_longer_than_the_footer_that_is_read_is_read_whole() -> None:
+    store = MemoryObjectStore()
+    keys = [LAKE.date_key("AAPL", day.item()) for day in nyse().sessions[-1000:]]
+    log = dict.fromkeys(keys, "e" * 60)
+    refused = LAKE.date_key("AAPL", date(2025, 11, 18))
+    store.lay(refused, parquet(bar("2025-11-18")))
+    time.sleep(0.001)
+    store.lay(LAKE.data_key("AAPL"), consolidated(bar("2025-11-19"), log=log))
+    assert len(store.peek(LAKE.data_key("AAPL")) or b"") > FOOTER_BYTES
+    assert refused_keys(store) == [refused]

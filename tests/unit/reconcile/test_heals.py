@@ -1,6 +1,7 @@
 """Events are lost at random; an audit and what it enqueues bring the lake to where it would have been."""
 
 import random
+from collections.abc import Sequence
 from datetime import date
 
 import pyarrow as pa
@@ -31,8 +32,8 @@ ARRIVAL = st.one_of(
 LOSS = 0.2
 
 
-def audited(world: World, since: date | None = None) -> Report:
-    return Reconciler(world.store, LAKE, Grid(nyse(), adjusted=True), NOW.date()).audit((), since)
+def audited(world: World, since: date | None = None, symbols: Sequence[str] = ()) -> Report:
+    return Reconciler(world.store, LAKE, Grid(nyse(), adjusted=True), NOW.date()).audit(symbols, since)
 
 
 def healed(world: World, report: Report) -> int:

@@ -1,0 +1,172 @@
+"""Whatever lies below bronze and is read by nobody is named by the audit, with what is to be done."""
+
+import inspect
+from datetime import date
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.reconcile.lag import Cause, Lag, requests
+from services.reconcile.reconcile import KEYS_NAMED, Report
+from shared import lake
+from shared.bars import encode, released
+from shared.errors import NotFoundError
+from shared.lake import INTERVALS, MANIFEST_KEY, Bronze, Month, checkpoint_key, identities_key, silver_key, splits_key
+from tests.fakes import LAKE, bar, table
+from tests.unit.reconcile.test_heals import audited, healed
+from tests.unit.test_put_to_silver import World
+
+DAY = date(2025, 9, 30)
+
+
+def quiet_world(*symbols: str) -> World:
+    """Return a lake in which nothing lags."""
+    world = World(None)
+    for symbol in symbols or ("AAPL",):
+        world.history(symbol)
+    world.consolidate(world.open_requests)
+    for interval in INTERVALS:
+        world.resample(interval, world.events)
+    world.events.clear()
+    return world
+
+
+def only_lag(report: Report) -> Lag:
+    (lag,) = report.lags
+    return lag
+
+
+@pytest.mark.parametrize(
+    ("key", "symbol", "remedy"),
+    [
+        ("bronze/raw_ohlcv/symbol=N.A/part-0.parquet", "N.A", "put its bars so"),
+        (
+            "bronze/raw_ohlcv/symbol=N.E/2013-02-08.parquet",
+            "N.E",
+            "move it to bronze/raw_ohlcv/symbol=N.E/date=2013",
+        ),
+        ("bronze/raw_ohlcv/symbol=N.F/Date=2013-02-08.parquet", "N.F", "move it to bronze/raw_ohlcv/symbol=N.F/date="),
+        ("bronze/raw_ohlcv/symbol=CAPSX/date=2024-01-02.PARQUET", "CAPSX", "move it to bronze/raw_ohlcv/symbol=CAPSX/"),
+        ("bronze/raw_ohlcv/symbol=AAPL/date=2025-02-30.parquet", "AAPL", "put its bars so"),
+        ("bronze/raw_ohlcv/symbol=AAPL/2013/date=2025-09-30.parquet", "AAPL", "put its bars so"),
+        ("bronze/raw_ohlcv/symbol=A B/date=2025-09-30.parquet", "A B", "not below bronze/raw_ohlcv/symbol=SYMBOL/"),
+        ("bronze/raw_ohlcv/AAPL.parquet", "", "not below bronze/raw_ohlcv/symbol=SYMBOL/"),
+        ("bronze/splits/AAPL.parquet", "", "not of the form symbol=SYMBOL.parquet"),
+        ("bronze/identities/symbol=~.parquet", "", "not of the form symbol=SYMBOL.parquet"),
+        ("bronze/quarantine/symbol=AAPL/part-0.parquet", "", "move it out of bronze/"),
+        ("bronze/readme.txt", "", "move it out of bronze/"),
+    ],
+)
+def test_an_object_that_no_service_reads_is_named_with_what_to_do(key: str, symbol: str, remedy: str) -> None:
+    world = quiet_world()
+    world.store.lay(key, b"x")
+    lag = only_lag(audited(world))
+    assert (lag.cause, lag.symbol) == (Cause.STRAY, symbol)
+    assert repr(key) in lag.detail
+    assert remedy in lag.detail
+    assert healed(world, audited(world)) == 0
+
+
+def test_of_many_objects_a_few_are_named_and_the_others_counted() -> None:
+    world = quiet_world()
+    for number in range(KEYS_NAMED + 11):
+        world.store.lay(f"bronze/raw_ohlcv/symbol=PARTX/part-{number:02}.parquet", b"x")
+    lag = only_lag(audited(world))
+    assert lag.detail.count("part-") == KEYS_NAMED
+    assert lag.detail.endswith(" and 11 more")
+
+
+def test_if_symbols_are_named_only_their_folders_are_looked_through() -> None:
+    world = quiet_world("AAPL", "MSFT")
+    for symbol in ("AAPL", "MSFT"):
+        world.store.lay(f"bronze/raw_ohlcv/symbol={symbol}/part-0.parquet", b"x")
+    assert {lag.symbol for lag in audited(world).lags} == {"AAPL", "MSFT"}
+    assert only_lag(audited(world, symbols=["MSFT"])).symbol == "MSFT"
+
+
+def test_a_folder_marker_named_like_a_file_is_no_file_that_waits() -> None:
+    world = quiet_world()
+    world.store.lay_marker("bronze/raw_ohlcv/symbol=AAPL/")
+    world.store.lay_marker("bronze/raw_ohlcv/symbol=AAPL/2013/")
+    assert audited(world).lags == []
+    world.store.lay_marker("bronze/raw_ohlcv/symbol=AAPL/date=2025-09-29.parquet/")
+    lag = only_lag(audited(world))
+    assert (lag.cause, lag.symbol) == (Cause.STRAY, "AAPL")
+    assert "an empty folder that is named like a file: delete it" in lag.detail
+
+
+def test_every_key_of_bronze_that_a_service_writes_is_none_of_them() -> None:
+    """A new kind of key in shared/lake.py must be known to `stray`, or the audit would complain of our own files."""
+    samples: dict[str, object] = {"symbol": "AAPL", "session": DAY, "first": DAY, "last": DAY}
+    builders = [*vars(lake).items(), *((name, getattr(LAKE, name)) for name in dir(LAKE))]
+    keys = [
+        build(*(samples[name] for name in inspect.signature(build).parameters))
+        for name, build in builders
+        if name.endswith("_key") and callable(build) and set(inspect.signature(build).parameters) <= samples.keys()
+    ]
+    of_bronze = [key for key in keys if key.startswith("bronze/")]
+    assert {LAKE.date_key("AAPL", DAY), splits_key("AAPL"), identities_key("AAPL")} <= set(of_bronze)
+    assert [key for key in of_bronze if LAKE.stray(key)] == []
+    assert LAKE.stray(lake.quarantine_key("not a symbol", DAY)) is None
+
+
+@given(st.text(max_size=40))
+def test_every_key_of_bronze_is_one_that_a_service_reads_or_is_told_of(rest: str) -> None:
+    for prefix in (*LAKE.roots(), "bronze/raw_ohlcv/symbol=AAPL/", "bronze/splits/"):
+        key = f"{prefix}{rest}"
+        told = LAKE.stray(key)
+        assert told or key.endswith("/") or LAKE.is_source(key) or LAKE.is_consolidated(key) or "symbol=" in key
+
+
+def test_a_lake_below_another_prefix_is_looked_through_as_well() -> None:
+    assert Bronze("raw/bars").roots() == ["raw/bars/", "bronze/"]
+    assert "not below raw/bars/symbol=SYMBOL/" in str(Bronze("raw/bars").stray("raw/bars/x.csv"))
+
+
+def test_a_symbol_in_small_letters_is_pointed_out_beside_the_one_in_capitals() -> None:
+    world = quiet_world("AAPL", "aapl")
+    lag = only_lag(audited(world))
+    assert (lag.symbol, lag.cause) == ("aapl", Cause.TWIN)
+    assert "symbol=AAPL/" in lag.detail
+    assert requests([lag], "audit") == []
+
+
+def test_symbols_that_differ_in_a_few_letters_case_are_different_companies() -> None:
+    """TpC is a preferred share of AT&T's, TPC is Tutor Perini."""
+    assert audited(quiet_world("TpC", "TPC", "abc")).lags == []
+
+
+def test_a_symbol_that_the_lake_does_not_know_is_an_error_that_names_the_nearest() -> None:
+    world = quiet_world("AAPL", "MSFT")
+    with pytest.raises(NotFoundError, match=r"the lake has no bars of ZZZZ$"):
+        audited(world, symbols=["ZZZZ"])
+    with pytest.raises(NotFoundError, match=r"no bars of MSTF, aapl \(did you mean MSFT, AAPL\?\)"):
+        audited(world, symbols=["aapl", "MSTF"])
+
+
+@pytest.mark.parametrize(
+    "key", [MANIFEST_KEY, silver_key(5, Month(2025, 9)), checkpoint_key(5), splits_key("MSFT"), identities_key("MSFT")]
+)
+def test_a_file_that_cannot_be_read_is_named_and_costs_nothing_else(key: str) -> None:
+    world = quiet_world("AAPL", "MSFT")
+    world.store.lay(key, b"damaged")
+    world.bar("AAPL", DAY, 7)
+    lags = audited(world).lags
+    assert {(lag.symbol, lag.cause) for lag in lags} == {
+        ("AAPL", Cause.UNMERGED),
+        ("MSFT" if "MSFT" in key else "", Cause.UNREADABLE),
+    }
+    (unreadable,) = [lag for lag in lags if lag.cause is Cause.UNREADABLE]
+    assert key in unreadable.detail
+    assert "MSFT" in key or "`fiblake adopt`" in unreadable.detail
+
+
+def test_a_released_bar_without_a_price_does_not_lag_for_ever() -> None:
+    world = quiet_world()
+    row = bar(DAY, symbol="AAPL") | {"open": float("nan")}
+    world.put(LAKE.date_key("AAPL", DAY), encode(released(table(row), "jane")))
+    world.consolidate(world.open_requests)
+    for interval in INTERVALS:
+        world.resample(interval, world.events)
+    assert audited(world).lags == []
