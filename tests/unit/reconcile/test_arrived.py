@@ -34,6 +34,7 @@ def refused_keys(store: MemoryObjectStore) -> list[str]:
 def test_a_refused_file_that_hides_behind_a_good_one_is_found() -> None:
     store = MemoryObjectStore()
     store.lay(LAKE.date_key("AAPL", date(2025, 11, 18)), parquet(bar("2025-11-18")))
+    store.lay(LAKE.date_key("MSFT", date(2025, 11, 18)), parquet(bar("2025-11-18", symbol="MSFT")))
     refused = LAKE.range_key("AAPL", date(2024, 1, 2), date(2025, 11, 17))
     store.lay(refused, parquet(bar("2025-11-19")))
     assert refused_keys(store) == [], "nothing was consolidated yet: the symbol waits"
@@ -44,7 +45,9 @@ def test_a_refused_file_that_hides_behind_a_good_one_is_found() -> None:
     assert waiting(LAKE, listing) == []
     store.journal.clear()
     assert refused_keys(store) == [refused]
-    assert store.done("get") == [LAKE.data_key("MSFT")], "of AAPL only the end is read"
+    assert store.done("get") == [LAKE.data_key("MSFT")], (
+        "of AAPL only the end is read, and one that is damaged costs its own symbol"
+    )
     store.take_away(refused)
     assert left_out(store, LAKE, listing) == [], "it went meanwhile"
 
