@@ -292,16 +292,19 @@ def _stored(key: str, result: "GetResult") -> StoredObject:
 
 
 def _s3_backend(bucket: str) -> S3Store:
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    local: dict[str, Any] = {"endpoint": endpoint, "virtual_hosted_style_request": False} if endpoint else {}
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+    # AWS wants the bucket in the host's name, where its certificate allows no dot; another S3 may know no such host.
+    options: dict[str, Any] = {"virtual_hosted_style_request": endpoint is None and "." not in bucket}
+    if endpoint:
+        options["endpoint"] = endpoint
     if "AWS_PROFILE" in os.environ:
         # obstore reads no profile: boto finds its credentials, single sign-on included.
-        local["credential_provider"] = Boto3CredentialProvider()
+        options["credential_provider"] = Boto3CredentialProvider()
     return S3Store(
         bucket,
         client_options=_client_options(allow_http=bool(endpoint)),
         retry_config=RETRIES,
-        **local,
+        **options,
     )
 
 

@@ -8,16 +8,19 @@ from typing import Any
 import boto3
 import pytest
 
-from local.deploy import STACK, build, deploy
+from local.deploy import STACK, DeployError, build, deploy
 from local.emulator import REGION, client_environment, emulator
 from local.packages import handlers
 from tests.fakes import REPOSITORY, sample
 
 FIRST = {"Environment": "life", "MarketDataUrl": "http://127.0.0.1:9", "DatabaseTls": "disable"}
 # Every condition that the emulator has resources for: a network of its own it does not make, nor AWS Batch.
-SECOND = {
-    **FIRST, "LogLevel": "DEBUG", "MonthlyVacuum": "true", "Versioning": "true", "CustomerKey": "true",
-    "AlarmEmail": "me@example.com", "AgeAlarmSeconds": "60",
+BATCH = {"WithBatch": "true", "WorkerImage": "worker:1", "SubnetIds": "subnet-1", "SecurityGroupIds": "sg-1"}
+"""What the emulator cannot make: a deployment that fails half way."""
+SWITCHES = {
+    "LogLevel": "DEBUG", "MonthlyVacuum": "true", "Versioning": "true", "CustomerKey": "true",
+    "AlarmEmail": "me@example.com", "AgeAlarmSeconds": "60", "NoncurrentDays": "7", "QuarantineDays": "90",
+    "SplitAdjusted": "false", "ResamplingRetentionYears": "10",
 }  # fmt: skip
 DATABASE = {"host": "127.0.0.1", "port": 9, "username": "u", "password": "hidden", "dbname": "d"}
 
@@ -44,6 +47,19 @@ class Account:
         [stack] = self.client("cloudformation").describe_stacks(StackName=STACK)["Stacks"]
         return str(stack["StackStatus"])
 
+    def delete(self) -> None:
+        """Delete the stack, and wait until it is gone."""
+        formation = self.client("cloudformation")
+        formation.delete_stack(StackName=STACK)
+        formation.get_waiter("stack_delete_complete").wait(
+            StackName=STACK, WaiterConfig={"Delay": 1, "MaxAttempts": 120}
+        )
+
+    def bucket_ids(self) -> set[tuple[str, str]]:
+        """Return what tells each of the stack's buckets from another one of its name."""
+        buckets = self.client("s3").list_buckets()["Buckets"]
+        return {(bucket["Name"], str(bucket["CreationDate"])) for bucket in buckets if "life-" in bucket["Name"]}
+
     def names(self) -> dict[str, set[str]]:
         """Give what there is of the stack's environment, by kind."""
         queues = self.client("sqs").list_queues(QueueNamePrefix="life-").get("QueueUrls", [])
@@ -54,6 +70,7 @@ class Account:
             "queues": [url.rsplit("/", 1)[-1] for url in queues],
             "alarms": [alarm["AlarmName"] for alarm in alarms],
             "topics": [topic["TopicArn"].rsplit(":", 1)[-1] for topic in topics],
+            "buckets": [name for name, _ in self.bucket_ids()],
             "rules": [rule["Name"] for rule in self.client("events").list_rules()["Rules"]],
         }
         return {kind: set(names) for kind, names in found.items()}
@@ -78,24 +95,38 @@ def message(body: str, queue: str) -> dict[str, Any]:
 
 @pytest.mark.timeout(1_200)
 def test_a_stack_is_deployed_updated_invoked_and_deleted(account: Account) -> None:
-    """One long test, long because each step needs the one before it."""
+    """One long test, because each step needs the one before it."""
     create = account.client("secretsmanager").create_secret
     secrets = {
         "RdsSecretArn": create(Name="rds", SecretString=json.dumps(DATABASE))["ARN"],
         "ApiKeySecretArn": create(Name="key", SecretString="k")["ARN"],
     }
 
+    with pytest.raises(DeployError):
+        deploy(build(), account.url, FIRST | BATCH | secrets)
+
+    assert account.status() == "ROLLBACK_COMPLETE"
+    assert account.names() == {kind: set() for kind in account.names()}, "nothing is in the second deployment's way"
+    account.delete()
+
     outputs = deploy(build(), account.url, FIRST | secrets)
 
     assert account.status() == "CREATE_COMPLETE"
+    place = {"Bucket": outputs["BucketName"], "Key": "bronze/raw_ohlcv/symbol=KEPT/notes.txt"}
+    account.client("s3").put_object(**place, Body=b"kept")
     first = account.names()
     assert "life-vacuum" not in first["functions"]
     assert first["topics"] >= {"life-consolidation-complete", "life-silver-updated", "life-alarms"}
     assert first["alarms"] >= {"life-consolidation-dlq-not-empty", "life-resampler-errors", "life-not-consolidated"}
 
-    assert deploy(build(), account.url, SECOND | secrets).keys() == outputs.keys()
+    made = account.bucket_ids()
+    switched: dict[str, str] = {}
+    for switch, value in SWITCHES.items():
+        switched[switch] = value
+        assert deploy(build(), account.url, FIRST | switched | secrets).keys() == outputs.keys()
+        assert (switch, account.status(), account.bucket_ids()) == (switch, "UPDATE_COMPLETE", made)
+    assert account.client("s3").get_object(**place)["Body"].read() == b"kept"
 
-    assert account.status() == "UPDATE_COMPLETE"
     second = account.names()
     assert {kind: first[kind] - second[kind] for kind in first} == {kind: set() for kind in first}
     assert second["functions"] - first["functions"] == {"life-vacuum"}
@@ -109,14 +140,10 @@ def test_a_stack_is_deployed_updated_invoked_and_deleted(account: Account) -> No
     assert invoked == second["functions"]
     assert len(invoked) == len(handlers((REPOSITORY / "template.yaml").read_text(encoding="utf-8")))
 
-    account.client("cloudformation").delete_stack(StackName=STACK)
-    account.client("cloudformation").get_waiter("stack_delete_complete").wait(
-        StackName=STACK, WaiterConfig={"Delay": 1, "MaxAttempts": 120}
-    )
+    account.delete()
 
-    assert account.names() == {kind: set() for kind in first}
-    buckets = {bucket["Name"] for bucket in account.client("s3").list_buckets()["Buckets"]}
-    assert outputs["BucketName"] in buckets, "the lake outlives its stack"
+    left = account.names()
+    assert left == {kind: set() for kind in first} | {"buckets": {outputs["BucketName"]}}, "the lake outlives its stack"
 
 
 def invoke_each(account: Account) -> set[str]:

@@ -116,6 +116,7 @@ def test_an_interval_queue_gets_the_raw_events_of_its_interval_and_no_others(n: 
         "Protocol": "sqs",
         "Endpoint": {"GetAtt": f"Resample{n}dQueue.Arn"},
         "RawMessageDelivery": True,
+        "RedrivePolicy": {"deadLetterTargetArn": {"GetAtt": f"Resample{n}dDeadLetters.Arn"}},
         "FilterPolicy": {"intervals": [{"numeric": ["=", n]}]},
     }
     assert QUEUES[f"Resample{n}dQueue"]["QueueName"]["Sub"] == f"${{Environment}}-resample-{n}d"
@@ -154,12 +155,15 @@ def test_only_the_rule_and_the_topic_may_send_to_the_queues() -> None:
         "ResampleQueuePolicy": [("sns.amazonaws.com", {"Ref": "ConsolidationCompleteTopic"})],
         "FailedJobsDeadLettersPolicy": [("events.amazonaws.com", {"GetAtt": "FailedJobsRule.Arn"})],
     }
-    assert policies["ResampleQueuePolicy"]["Queues"] == [{"Ref": f"Resample{n}dQueue"} for n in INTERVALS]
+    delivered = [f"Resample{n}d{kind}" for kind in ("Queue", "DeadLetters") for n in INTERVALS]
+    assert policies["ResampleQueuePolicy"]["Queues"] == [{"Ref": name} for name in delivered]
+    [statement] = policies["ResampleQueuePolicy"]["PolicyDocument"]["Statement"]
+    assert statement["Resource"] == [{"GetAtt": f"{name}.Arn"} for name in delivered]
 
 
 def test_the_bucket_tells_of_arrivals_is_private_encrypted_and_outlives_the_stack() -> None:
     bucket = RESOURCES["DataLakeBucket"]
-    assert (bucket["DeletionPolicy"], bucket["UpdateReplacePolicy"]) == ("Retain", "Retain")
+    assert (bucket["DeletionPolicy"], bucket["UpdateReplacePolicy"]) == ("RetainExceptOnCreate", "Retain")
     properties = bucket["Properties"]
     assert properties["NotificationConfiguration"]["EventBridgeConfiguration"]["EventBridgeEnabled"] is True
     assert set(properties["PublicAccessBlockConfiguration"].values()) == {True}
@@ -209,6 +213,7 @@ def test_one_condition_takes_away_all_of_batch_and_one_the_vacuum_and_nothing_el
     batch, vacuum = conditional("HasBatch"), conditional("HasVacuum")
     assert batch == {
         "WorkerComputeEnvironment",
+        "WorkerOnDemandComputeEnvironment",
         "WorkerJobQueue",
         "WorkerJobDefinition",
         "WorkerLogGroup",
@@ -330,7 +335,12 @@ def test_a_functions_handler_is_a_module_of_the_service_that_its_package_carries
         ("BatchIsComplete", ("WorkerImage", "SubnetIds", "SecurityGroupIds", "CreateNetwork=true")),
         ("NetworkIsComplete", ("SubnetIds", "SecurityGroupIds")),
         ("OneNetwork", ("CreateNetwork=true", "SubnetIds", "SecurityGroupIds")),
-        ("DatabaseHasNetwork", ("RdsSecretArn", "SubnetIds", "SecurityGroupIds", "CreateNetwork=true")),
+        ("DatabaseIsThere", ("RdsSecretArn", "CreateDatabase=true")),
+        ("DatabaseHasNetwork", ("CreateDatabase=true", "SubnetIds", "SecurityGroupIds", "CreateNetwork=true")),
+        ("DatabaseIsVerified", ("CreateDatabase=true", "DatabaseTls=verify-full")),
+        ("ProtectionHasDatabase", ("DatabaseProtected=true", "CreateDatabase=true")),
+        ("ZonesHaveNetwork", ("AvailabilityZones", "CreateNetwork=true")),
+        ("NatHasNetwork", ("NatGateway=true", "CreateNetwork=true")),
     ],
 )
 def test_a_stack_that_could_not_work_is_refused_with_the_parameters_that_it_lacks(

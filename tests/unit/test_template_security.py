@@ -111,15 +111,15 @@ def test_every_function_and_job_logs_into_a_group_of_the_template(resources: Bod
         assert job["ContainerProperties"]["LogConfiguration"]["Options"]["awslogs-group"]["Ref"] in groups
 
 
-def test_every_queue_gives_up_into_another_one_which_keeps_for_two_weeks(resources: Body) -> None:
+def test_every_queue_keeps_for_two_weeks_and_gives_up_into_one_that_does_too(resources: Body) -> None:
     queues = properties(resources, "AWS::SQS::Queue")
     last = {name for name, queue in queues.items() if queue["QueueName"].endswith("-dlq")}
     for name in queues.keys() - last:
         assert queues[name]["RedrivePolicy"]["deadLetterTargetArn"]["Fn::GetAtt"][0] in last, name
-    assert {queues[name]["MessageRetentionPeriod"] for name in last} == {DAYS_14}
+    assert {queue["MessageRetentionPeriod"] for queue in queues.values()} == {DAYS_14}
 
 
-def test_whatever_a_clock_or_a_rule_sends_has_a_dead_letter_queue(resources: Body) -> None:
+def test_whatever_a_clock_a_rule_or_a_topic_cannot_deliver_goes_to_a_dead_letter_queue(resources: Body) -> None:
     queues = properties(resources, "AWS::SQS::Queue")
     for rule in properties(resources, "AWS::Events::Rule").values():
         assert all(target["DeadLetterConfig"]["Arn"]["Fn::GetAtt"][0] in queues for target in rule["Targets"])
@@ -132,6 +132,13 @@ def test_whatever_a_clock_or_a_rule_sends_has_a_dead_letter_queue(resources: Bod
         for schedule in properties(resources, "AWS::Scheduler::Schedule").values()
     }
     assert started <= configured.keys()
+    undelivered = {
+        schedule["Target"]["Arn"]["Fn::GetAtt"][0]: schedule["Target"]["DeadLetterConfig"]["Arn"]["Fn::GetAtt"][0]
+        for schedule in properties(resources, "AWS::Scheduler::Schedule").values()
+    }
+    assert undelivered == {name: configured[name] for name in started}
+    for name, subscription in properties(resources, "AWS::SNS::Subscription").items():
+        assert subscription["RedrivePolicy"]["deadLetterTargetArn"]["Fn::GetAtt"][0] in queues, name
     assert set(configured.values()) <= queues.keys()
 
 
@@ -218,7 +225,7 @@ def test_with_a_key_of_its_own_every_role_that_works_may_use_it() -> None:
     jobs = properties(resources, "AWS::Batch::JobDefinition").values()
     working = [f["Role"] for f in functions] + [job["ContainerProperties"]["JobRoleArn"] for job in jobs]
     assert may == {role["Fn::GetAtt"][0] for role in working}
-    assert resources["Key"]["DeletionPolicy"] == "Retain"
+    assert resources["Key"]["DeletionPolicy"] == "RetainExceptOnCreate"
     assert resources["Key"]["Properties"]["EnableKeyRotation"] is True
 
 

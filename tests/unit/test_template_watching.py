@@ -74,7 +74,7 @@ def test_too_much_quarantine_is_an_alarm(resources: Body) -> None:
 
 def environment(resources: Body) -> str:
     [bucket] = properties(resources, "AWS::S3::Bucket").values()
-    return str(bucket["BucketName"]).removesuffix("-condvest-datalake")
+    return str(bucket["BucketName"]).removesuffix("-condvest-datalake-${AWS::AccountId}")
 
 
 def test_a_batch_job_that_failed_for_good_is_told_with_its_reason_whoever_runs_the_jobs(resources: Body) -> None:
@@ -84,7 +84,8 @@ def test_a_batch_job_that_failed_for_good_is_told_with_its_reason_whoever_runs_t
     assert rule["EventPattern"] == {
         "source": ["aws.batch"],
         "detail-type": ["Batch Job State Change"],
-        "detail": {"status": ["FAILED"], "jobQueue": [queue]},
+        # Of an array the parent only, which fails with its children: a child has an index.
+        "detail": {"status": ["FAILED"], "arrayProperties": {"index": [{"exists": False}]}, "jobQueue": [queue]},
     }
     [target] = rule["Targets"]
     assert target["Arn"] == {"Ref": "AlarmsTopic"}

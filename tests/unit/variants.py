@@ -34,7 +34,7 @@ GIVEN = {
 }  # fmt: skip
 EVERYTHING = {
     "ApiKeySecretArn": f"{SECRETS}key", "WithBatch": "true", "WorkerImage": "worker:1", "CreateNetwork": "true",
-    "NatGateway": "true", "CustomerKey": "true", "Versioning": "true",
+    "NatGateway": "true", "CreateDatabase": "true", "CustomerKey": "true", "Versioning": "true",
     "AlarmEmail": "me@example.com", "MonthlyVacuum": "true",
 }  # fmt: skip
 VARIANTS = {"local": LOCAL, "in a given network": GIVEN, "with everything": EVERYTHING}
@@ -51,6 +51,12 @@ def _transformed() -> str:
         check=True,
     )
     return done.stdout
+
+
+def parameters_of() -> Body:
+    """Return the template's parameters by name, as they are declared."""
+    declared: Body = json.loads(_transformed())["Parameters"]
+    return declared
 
 
 def deployed(parameters: Mapping[str, str]) -> Body:

@@ -353,3 +353,18 @@ def test_a_profiles_credentials_are_found_by_boto(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(objects, "S3Store", lambda _bucket, **options: asked.update(options))
     objects._s3_backend("b")  # noqa: SLF001 (what connect opens)
     assert asked["credential_provider"]()["access_key_id"] == "of-the-profile"
+
+
+@pytest.mark.parametrize(
+    ("bucket", "endpoint", "in_the_host"),
+    [("lake", None, True), ("lake.of.ours", None, False), ("lake", "http://127.0.0.1:1", False), ("lake", "", True)],
+)
+def test_the_bucket_stands_in_the_hosts_name_on_aws_and_in_the_path_elsewhere(
+    bucket: str, endpoint: str | None, *, in_the_host: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    if endpoint is not None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    config = objects._s3_backend(bucket).config  # noqa: SLF001 (what connect opens)
+    assert str(config["virtual_hosted_style_request"]).lower() == str(in_the_host).lower()
