@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from shared.adjustment import NO_REFERENCE, Reference
 from shared.errors import ContractError, unreadable
 from shared.lake import MANIFEST_KEY
+from shared.source_log import SourceVersion, log_of_json, log_to_json
 
 DAILY: Final = "1d"
 
@@ -87,13 +88,13 @@ _OLD_SILVER: Final = SILVER.set(SILVER.get_field_index("adjusted"), pa.field("ad
 class Consolidated:
     """A symbol's data.parquet: its bars, and the log of the source files merged into them.
 
-    `bars` has schema BRONZE, sorted by `timestamp`, one row a session; `log` maps a source file's key to the ETag that
-    was merged; `last_updated` grows with every version of the object, whatever the writers' clocks say; `reference` is
-    what is to be applied to the bars, which stay as traded.
+    `bars` has schema BRONZE, sorted by `timestamp`, one row a session; `log` maps a source file's key to the version
+    that was merged; `last_updated` is the object's version: it grows along conditional writes, whatever the writers'
+    clocks say; `reference` is what is to be applied to the bars, which stay as traded.
     """
 
     bars: pa.Table
-    log: dict[str, str]
+    log: dict[str, SourceVersion]
     last_updated: datetime
     reference: Reference = NO_REFERENCE
     adopted: bool = False
@@ -111,7 +112,7 @@ class Consolidated:
 
     def encode(self) -> bytes:
         """Give the object's bytes: Parquet, with the log and the reference in its key-value metadata."""
-        metadata = {_LOG: json.dumps(self.log), _LAST_UPDATED: self.last_updated.isoformat()}
+        metadata = {_LOG: json.dumps(log_to_json(self.log)), _LAST_UPDATED: self.last_updated.isoformat()}
         if self.reference != NO_REFERENCE:
             metadata[_REFERENCE] = self.reference.to_json()
         return encode(self.bars.replace_schema_metadata(metadata))
@@ -130,7 +131,7 @@ class Consolidated:
         return cls(bars, log, last_updated, reference, adopted=_LOG not in metadata)
 
 
-def read_log(tail: bytes, symbol: str) -> dict[str, str] | None:
+def read_log(tail: bytes, symbol: str) -> dict[str, SourceVersion] | None:
     """Return the log of a data.parquet (none: no log) from its last bytes; None if they do not hold all of the footer.
 
     Raises ContractError if the log cannot be read.
@@ -238,15 +239,11 @@ def decode_silver(data: bytes, what: str) -> pa.Table:
     return rows.set_column(place, SILVER.field(place), told)
 
 
-def _log(metadata: Mapping[bytes, bytes], symbol: str) -> dict[str, str]:
-    fault: object = "it is no JSON object"
+def _log(metadata: Mapping[bytes, bytes], symbol: str) -> dict[str, SourceVersion]:
     try:
-        log = json.loads(metadata.get(_LOG, b"{}"))
-    except (ValueError, RecursionError) as error:
-        log, fault = None, error
-    if not isinstance(log, dict):
-        raise ContractError(f"data.parquet of {symbol} carries a log that cannot be read: {fault}")
-    return log
+        return log_of_json(json.loads(metadata.get(_LOG, b"{}")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ContractError(f"data.parquet of {symbol} carries a log that cannot be read: {error}") from error
 
 
 def _reference(metadata: dict[bytes, bytes]) -> Reference:

@@ -1,9 +1,9 @@
 """Which source files may go: those that are provably merged and older than the retention; and the record of it."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
 from typing import Any, Final
 
@@ -11,9 +11,12 @@ from shared.batching import chunks
 from shared.errors import unreadable
 from shared.lake import CLEANUP_RECORD_KEY, Bronze
 from shared.objects import DELETES_PER_REQUEST, ObjectInfo, ObjectStore
+from shared.source_log import SourceLog, is_merged
 from shared.telemetry import logger
 
 RUNS_KEPT: Final = 1_000
+FILES_PER_LOT: Final = 20
+"""A symbol's merged files are deleted in lots: one file a day would cost a listing and a look each."""
 
 Counts = dict[str, dict[str, int]]
 """Files and bytes by symbol."""
@@ -25,7 +28,7 @@ class Proof:
 
     symbol: str
     etag: str
-    log: Mapping[str, str]
+    log: SourceLog
     listing: Sequence[ObjectInfo]
 
     def deletable(self, bronze: Bronze, today: date, retention_days: int) -> list[ObjectInfo]:
@@ -34,16 +37,40 @@ class Proof:
 
 
 def deletable(
-    bronze: Bronze, listing: Iterable[ObjectInfo], log: Mapping[str, str], today: date, retention_days: int
+    bronze: Bronze, listing: Iterable[ObjectInfo], log: SourceLog, today: date, retention_days: int
 ) -> list[ObjectInfo]:
-    """Give the source files that may be deleted (pure).
+    """Return the source files that may be deleted (pure).
 
-    `log` is the log of the data.parquet that is in S3: a file is in it with the very ETag it has, or it stays. Of the
-    merged ones those go whose last session is more than `retention_days` before `today`.
+    `log` is the log of the data.parquet that is in S3. A file may go if the log holds it with the ETag and the
+    LastModified that it has, and its last session is more than `retention_days` before `today`. If the log does not say
+    that all bars in it are stamped, it was also put more than `retention_days` ago: such a file wins by the instant of
+    its put, and a deletion names its ETag only, which it keeps when the same bytes are put again.
     """
-    oldest_kept = today - timedelta(days=retention_days)
-    merged = [info for info in listing if log.get(info.key) == info.etag]
-    return [info for info in merged if bronze.parse_source(info.key).last < oldest_kept]
+    oldest_kept = oldest_session_kept(today, retention_days)
+    put_before = datetime.combine(oldest_kept, time(), UTC)
+    return [
+        info
+        for info in listing
+        if is_merged(log, info.key, info.etag, info.last_modified)
+        and bronze.parse_source(info.key).last < oldest_kept
+        and (log[info.key].stamped or info.last_modified < put_before)
+    ]
+
+
+def oldest_session_kept(today: date, retention_days: int) -> date:
+    """Return the first day whose source files are kept."""
+    return today - timedelta(days=retention_days)
+
+
+def is_lot_due(log: SourceLog, oldest_kept: date) -> bool:
+    """Tell whether the log names so many files beyond retention that it is worth a listing to delete them."""
+    if len(log) < FILES_PER_LOT:
+        return False
+    day, put_before = oldest_kept.isoformat(), datetime.combine(oldest_kept, time(), UTC)
+    # Each key ends in its last session; a wrong guess about an odd key only brings a listing forward, or delays it.
+    expired = (v for key, v in log.items() if key[-len("YYYY-MM-DD.parquet") : -len(".parquet")] < day)
+    due = sum(v.stamped or v.last_modified is None or v.last_modified < put_before for v in expired)
+    return due >= FILES_PER_LOT
 
 
 def clean_up(  # noqa: PLR0917

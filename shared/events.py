@@ -30,6 +30,9 @@ Readers take both versions.
 SYMBOLS_PER_EVENT: Final = 1_000
 """Keeps a batch of ten SilverUpdated events below the 256 KiB that SNS takes at once."""
 
+FILES_NAMED: Final = 100
+"""Most files that a request names: of more the symbol's folder is listed, which is one request."""
+
 
 def _checked(symbol: str) -> str:
     try:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 BATCH: Final = 10
 """Most entries of one SQS or SNS batch request."""
+BATCH_BYTES: Final = 240 * 1024
+"""Most bytes of one batch request: SQS and SNS take 256 KiB, attributes included."""
 ATTEMPTS_AT_SENDING: Final = 4
 FIRST_PAUSE_SECONDS: Final = 0.2
 FIRST_RETRY_SECONDS: Final = 10
@@ -221,14 +223,19 @@ def _filterable(event: Message) -> dict[str, Any]:
 
 
 def _send_all(entries: list[dict[str, Any]], request: Any) -> list[int]:  # noqa: ANN401 (any of boto's four batch calls)
-    """Send all entries in batches of 10, the failed ones again after a pause; give the indices that never went."""
+    """Send all entries in batches, the failed ones again after a pause; return the indices that never went."""
     left = entries
     for attempt in range(ATTEMPTS_AT_SENDING):
-        left = [entry for batch in chunks(left, BATCH) for entry in _send_batch(batch, request)]
+        batches = chunks(left, BATCH, BATCH_BYTES, _bytes_of)
+        left = [entry for batch in batches for entry in _send_batch(batch, request)]
         if not left or attempt == ATTEMPTS_AT_SENDING - 1:
             break
         time.sleep(FIRST_PAUSE_SECONDS * 2**attempt)
     return [int(entry["Id"]) for entry in left]
+
+
+def _bytes_of(entry: dict[str, Any]) -> int:
+    return len(json.dumps(entry, ensure_ascii=False, default=repr).encode())
 
 
 def _send_batch(batch: list[dict[str, Any]], request: Any) -> list[dict[str, Any]]:  # noqa: ANN401

@@ -23,6 +23,7 @@ from shared.lake import Bronze
 from shared.objects import ObjectInfo, ObjectStore, StoredObject
 from shared.queues import BATCH, Attributes, Depth, Queue, Received, Topic
 from shared.reference import Identity, Split
+from shared.source_log import SourceVersion
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BUCKET = "test-condvest-datalake"
@@ -56,8 +57,9 @@ def parquet(*rows: dict[str, object]) -> bytes:
 
 
 def consolidated(*rows: dict[str, object], log: dict[str, str] | None = None, at: datetime = NOON) -> bytes:
-    """Give rows (in order, one a session) as the bytes of a data.parquet."""
-    return Consolidated(table(*rows), log or {}, at).encode()
+    """Give rows (in order, one a session) as the bytes of a data.parquet; `log`: the ETag merged of each source key."""
+    versions = {key: SourceVersion(etag, stamped=True) for key, etag in (log or {}).items()}
+    return Consolidated(table(*rows), versions, at).encode()
 
 
 def later(minutes: float = 1) -> datetime:

@@ -11,7 +11,7 @@ from aws_lambda_powertools.utilities.data_classes import S3EventBridgeNotificati
 from aws_lambda_powertools.utilities.data_classes.s3_event import S3EventRecord
 
 from shared.errors import ContractError
-from shared.events import ConsolidationRequest
+from shared.events import FILES_NAMED, ConsolidationRequest, SourceObject
 from shared.lake import Bronze, SourceFile, parse_reference
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class _Put:
     key: str
     request_id: str
     at: datetime | None
+    etag: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Arrivals:
     """What one notification says: the files of ours that arrived, and what is wrong with the rest of it."""
 
     files: list[SourceFile] = field(default_factory=list)
+    etags: dict[str, str] = field(default_factory=dict)
+    """The ETag that was put, by the file's key, if the notification says it."""
     references: list[str] = field(default_factory=list)
     """The symbols whose splits or identities arrived."""
     faults: list[ContractError] = field(default_factory=list)
@@ -78,21 +81,26 @@ def read_notification(body: str, bucket: str, bronze: Bronze) -> Arrivals:
     arrivals = Arrivals(faults=faults, correlation_id=correlation_id, put_at=min(times, default=None))
     for put in puts:
         _sort_in(arrivals, put.kind, put.bucket, put.key, bucket=bucket, bronze=bronze)
+        arrivals.etags[put.key] = put.etag
     return arrivals
 
 
 def requests(arrivals: Sequence[Arrivals]) -> list[ConsolidationRequest]:
-    """Give one request a symbol, from the earliest session among its files, under the first one's correlation id.
+    """Return one request a symbol: its files, the earliest session among them, and the first one's correlation id.
 
-    Splits and identities bear upon all of the history, so with them no session is named.
+    Splits and identities bear upon all of the history, so with them no session is named. Nor are very many files: then
+    the symbol's folder is listed.
     """
     references = {symbol for arrival in arrivals for symbol in arrival.references}
     earliest: dict[str, date] = {}
+    files: dict[str, dict[str, SourceObject]] = {}
     correlation: dict[str, str] = {}
     put_at: dict[str, datetime] = {}
     for arrival in arrivals:
         for file in arrival.files:
             earliest[file.symbol] = min(file.first, earliest.get(file.symbol, file.first))
+            name = file.key.rpartition("/")[2]
+            files.setdefault(file.symbol, {})[name] = SourceObject(name=name, etag=arrival.etags.get(file.key, ""))
         for symbol in arrival.symbols:
             correlation.setdefault(symbol, arrival.correlation_id)
             if arrival.put_at:
@@ -101,6 +109,7 @@ def requests(arrivals: Sequence[Arrivals]) -> list[ConsolidationRequest]:
         ConsolidationRequest(
             symbol=symbol,
             changed_from=None if symbol in references else earliest[symbol],
+            files=tuple(named.values()) if len(named := files.get(symbol, {})) <= FILES_NAMED else (),
             reference_changed=symbol in references,
             correlation_id=correlation[symbol],
             put_at=put_at.get(symbol),
@@ -123,14 +132,16 @@ def _put_of_direct(record: dict[str, Any]) -> _Put:
     put = S3EventRecord(record)
     request_id = record.get("responseElements", {}).get("x-amz-request-id", "")
     key = unquote_plus(put.s3.get_object.key)
-    return _Put(put.event_name, put.s3.bucket.name, key, request_id, _instant(record.get("eventTime")))
+    etag = _text(put.s3.get_object.get("eTag"))
+    return _Put(put.event_name, put.s3.bucket.name, key, request_id, _instant(record.get("eventTime")), etag)
 
 
 def _put_of_rule(event: dict[str, Any]) -> _Put:
     notice = S3EventBridgeNotificationEvent(event)
     # Not `.object.key`: Powertools decodes it, but through EventBridge S3 sends keys as they are.
-    key = notice.detail.object["key"]
-    return _Put(notice.detail_type, notice.detail.bucket.name, key, notice.get_id, _instant(event.get("time")))
+    stored = notice.detail.object
+    bucket, etag = notice.detail.bucket.name, _text(stored.get("etag"))
+    return _Put(notice.detail_type, bucket, stored["key"], notice.get_id, _instant(event.get("time")), etag)
 
 
 def _no_notification(error: Exception) -> ContractError:
@@ -146,6 +157,11 @@ def _instant(text: object) -> datetime | None:
     except ValueError:
         return None
     return at if at and at.tzinfo else None
+
+
+def _text(value: object) -> str:
+    """Return an ETag; nothing rather than an error if it is none, because the worker reads the file as it is."""
+    return value[:LONGEST_ID] if isinstance(value, str) else ""
 
 
 def _check_texts(*values: object) -> None:

@@ -1,24 +1,33 @@
-"""How one symbol's new files get into its data.parquet: list, merge, write conditionally, start over on a conflict."""
+"""How one symbol's new files get into its data.parquet: read, merge, write conditionally, start over on a conflict.
+
+Whoever compares and then writes nothing leaves no version behind that would make a slower writer lose. So each such
+place needs a reason why it is safe; docs/architecture.md lists them all ("Who compares and skips").
+"""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from services.consolidator.merge import Merged, merge
+from services.consolidator.tail import tail_of
 from shared.adjustment import NO_REFERENCE, Reference
 from shared.bars import Consolidated
 from shared.calendar import TradingCalendar
+from shared.cleanup import is_lot_due, oldest_session_kept
 from shared.errors import ConflictError, ContractError, FiblakeError, NotFoundError, PermanentError, TransientError
+from shared.events import FILES_NAMED, ConsolidationRequest, SourceObject, Tail
 from shared.lake import Bronze, identities_key, splits_key
 from shared.objects import ObjectInfo, ObjectStore, StoredObject, pauses
 from shared.outcomes import attempt
 from shared.reference import read_identities, read_splits, reference_of
 from shared.source_files import bars_of_source, check_sessions
+from shared.source_log import SourceVersion, is_merged
 
 ATTEMPTS: Final = 20
 TICK: Final = timedelta(microseconds=1)
@@ -29,28 +38,85 @@ class ReferenceFileError(ContractError):
 
 
 @dataclass(frozen=True, slots=True)
+class Task:
+    """What the requests of one symbol ask for, taken together."""
+
+    symbol: str
+    changed_from: date | None = None
+    """Earliest session that is reported as changed in any case; None: all of the history is."""
+    keys: frozenset[str] = frozenset()
+    """Source files that are read and merged, whatever the log says."""
+    lists: bool = True
+    """Whether the symbol's folder is listed for more files; a listed file is merged unless it is in the log."""
+    reference_changed: bool = False
+    """Whether splits or identities arrived: then a version is written even if nothing changes."""
+    version_floor: datetime | None = None
+    """The version is to be greater than this."""
+    full: bool = False
+    """Whether listed files are merged also if they are in the log."""
+    retention_days: int | None = None
+    """Merged files of older sessions are deleted; None: nothing is deleted."""
+    correlation_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a source or reference file could not be taken in; it stays where it is, the others are taken in."""
+
+    key: str
+    error: FiblakeError
+
+
+@dataclass(frozen=True, slots=True)
 class Consolidation:
-    """What became of one symbol: its data.parquet as it now stands in S3, and what is to be told of it."""
+    """What became of one symbol: its data.parquet as it now stands in S3, and what is to be reported of it."""
 
     symbol: str
     stored: Consolidated
     etag: str
     """The version of data.parquet that `stored` is."""
     listing: Sequence[ObjectInfo]
-    """The source files that were there, merged or not."""
+    """The source files that were there, merged or not; none if the folder was not listed."""
     changed_from: date
     merged_files: int
-    faults: Sequence[FiblakeError]
-    """Why source or reference files could not be taken in; they stay where they are, the others are."""
+    faults: Sequence[Fault] = ()
+    tail: Tail | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
+class _Source:
     """A source file's version and its bars."""
 
     key: str
-    etag: str
+    version: SourceVersion
     bars: pa.Table
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A version of data.parquet that may be written, and what it was made of."""
+
+    before: Consolidated | None
+    etag: str | None
+    """The ETag of `before`."""
+    after: Consolidated
+    listing: Sequence[ObjectInfo]
+    sources: Sequence[_Source]
+    faults: Sequence[Fault]
+    changed_from: date | None
+    """Earliest session that `after` tells differently from `before`; None: it tells nothing else."""
+
+    @property
+    def is_new(self) -> bool:
+        """Whether there is something to write."""
+        return self.after is not self.before
+
+
+Announce = Callable[[ConsolidationRequest], None]
+
+
+def announce_nothing(_request: ConsolidationRequest) -> None:
+    """Announce to nobody: for callers who start over until it is done, and report all of the history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,88 +127,127 @@ class Consolidator:
     bronze: Bronze
     calendar: TradingCalendar
 
-    def consolidate(self, symbol: str, hint: date | None, now: datetime, *, full: bool = False) -> Consolidation:
+    def consolidate(self, task: Task, now: datetime, announce: Announce = announce_nothing) -> Consolidation:
         """Bring the symbol's data.parquet up to date with its source files.
 
-        `hint` is the earliest session the caller knows to have arrived (None: it does not know, so all of the history
-        is reported as changed, and splits and identities are read anew); `full` merges all source files again, also
-        those in the log.
+        `announce` sends a request for the symbol: it is called before a write that changes sessions before
+        `task.changed_from`, because if we die after that write, only a message makes somebody report them.
         Raises NotFoundError if the symbol has no bars at all, ConflictError if 20 attempts met another writer.
         """
         for pause in pauses(ATTEMPTS):
             try:
-                return self._once(symbol, hint, now, full=full)
+                draft = self._read_and_merge(task, now)
+                task = _announced(task, draft, announce)
+                return self._store(task, draft)
             except ConflictError:
                 time.sleep(pause)
-        raise ConflictError(f"data.parquet of {symbol} was rewritten by others {ATTEMPTS} times in a row")
+        raise ConflictError(f"data.parquet of {task.symbol} was rewritten by others {ATTEMPTS} times in a row")
 
-    def _once(self, symbol: str, hint: date | None, now: datetime, *, full: bool) -> Consolidation:
-        key = self.bronze.data_key(symbol)
-        # Read before listing: what another worker logs in between is then in the listing, and is merged again at worst.
-        found = self.store.find(key)
-        before = Consolidated.decode(found.data, symbol, found.last_modified) if found else None
-        listing = [
-            info for info in self.store.listed(self.bronze.symbol_prefix(symbol)) if self.bronze.is_source(info.key)
-        ]
-        log = before.log if before else {}
-        pending = [info for info in listing if full or log.get(info.key) != info.etag]
-        files, faults = self._read(pending, hint, now)
+    def _read_and_merge(self, task: Task, now: datetime) -> _Draft:
+        key = self.bronze.data_key(task.symbol)
+        # Read before the source files: what a rival takes in between makes our write fail, or our look.
+        stored = self.store.find(key)
+        before = Consolidated.decode(stored.data, task.symbol, stored.last_modified) if stored else None
+        etag = stored.etag if stored else None
         if before and before.adopted:
             self._check_sessions(before.bars, key)
-        reference = known = before.reference if before else NO_REFERENCE
-        if full or hint is None or before is None or before.adopted:
-            # After data.parquet, like the listing: of two readings the later one stands in the later version.
-            reference, unread = self._reference(symbol, known)
-            faults += unread if full or hint is None else []
-        merged = _merged(before, files)
+        listing = self._list(task, before, now)
+        sources, faults = self._read(_pending(task, before, listing), now)
+        reference = before.reference if before else NO_REFERENCE
+        if _needs_reference(task, before, sources):
+            # After data.parquet, like the source files: of two readings the later one stands in the later version.
+            reference, reference_faults = self._read_reference(task.symbol, reference)
+            faults += reference_faults
+        merged = _merged(before, sources)
         if merged.bars.num_rows == 0:
-            raise _nothing_to_merge(symbol, faults)
-        after = _with_log(before, merged, files, listing, reference, now)
-        etag = found.etag if found else None
-        if after is not before or etag is None:
-            etag = self.store.write_if_unchanged(key, after.encode(), etag)
-        changed = self._changed_from(after, merged, hint if reference == known else None)
-        return Consolidation(symbol, after, etag, listing, changed, len(files), faults)
+            self._check_unchanged(key, etag)
+            raise _nothing_to_merge(task, faults)
+        after = _next_version(task, before, merged, sources, listing, reference, now)
+        changed_from = merged.changed_from
+        if before is None or before.adopted or reference != before.reference:
+            changed_from = after.first_session
+        return _Draft(before, etag, after, listing or (), sources, faults, changed_from)
 
-    def _read(
-        self, pending: Sequence[ObjectInfo], hint: date | None, now: datetime
-    ) -> tuple[list[_Read], list[FiblakeError]]:
-        """Read the files that can be read, and give the faults of those that cannot and that `hint` may speak of.
+    def _store(self, task: Task, draft: _Draft) -> Consolidation:
+        key = self.bronze.data_key(task.symbol)
+        if draft.is_new:
+            etag = self.store.write_if_unchanged(key, draft.after.encode(), draft.etag)
+            if draft.before is None:
+                self._check_reference(task.symbol, draft.after)
+        else:
+            etag = self._check_unchanged(key, draft.etag)
+        after = draft.after
+        changed = min(day for day in (task.changed_from or after.first_session, draft.changed_from) if day)
+        if _shows_a_split(after, changed):
+            changed = after.first_session
+        tail = tail_of(after, changed, self.calendar) if task.changed_from else None
+        return Consolidation(task.symbol, after, etag, draft.listing, changed, len(draft.sources), draft.faults, tail)
 
-        A file from before `hint` was reported with the message of its own arrival; if it stays where it is, the later
-        messages of its symbol are not to blame. One that was deleted since the listing is nobody's fault.
-        """
-        objects = [found for found in self.store.get_many([info.key for info in pending]) if found]
-        outcomes = [(found.key, attempt(lambda found=found: self._bars_of(found, now))) for found in objects]  # type: ignore[misc]
-        read = [outcome for _, outcome in outcomes if isinstance(outcome, _Read)]
-        faults = [(key, outcome) for key, outcome in outcomes if isinstance(outcome, FiblakeError)]
-        return read, [f for key, f in faults if hint is None or self.bronze.parse_source(key).last >= hint]
+    def _list(self, task: Task, before: Consolidated | None, now: datetime) -> list[ObjectInfo] | None:
+        """List the source files, or return None if what the task names is all that need be looked at."""
+        if before and not (before.adopted or task.lists or task.full):
+            days = task.retention_days
+            if days is None or not is_lot_due(before.log, oldest_session_kept(now.date(), days)):
+                return None
+        infos = self.store.listed(self.bronze.symbol_prefix(task.symbol))
+        return [info for info in infos if self.bronze.is_source(info.key)]
 
-    def _reference(self, symbol: str, known: Reference) -> tuple[Reference, list[FiblakeError]]:
-        """Read the symbol's splits and identities (no file: none), and give the faults of what cannot be read.
+    def _read(self, keys: Sequence[str], now: datetime) -> tuple[list[_Source], list[Fault]]:
+        """Read the files that can be read, and return the faults of the others; one that is gone is no fault."""
+        objects = [stored for stored in self.store.get_many(keys) if stored]
+        outcomes = [(stored.key, attempt(lambda stored=stored: self._decode(stored, now))) for stored in objects]  # type: ignore[misc]
+        faults = [Fault(key, outcome) for key, outcome in outcomes if isinstance(outcome, FiblakeError)]
+        return [outcome for _, outcome in outcomes if isinstance(outcome, _Source)], faults
 
-        Then what is `known` stays.
+    def _decode(self, stored: StoredObject, now: datetime) -> _Source:
+        source = self.bronze.parse_source(stored.key)
+        try:
+            bars = bars_of_source(stored.data, source, stored.last_modified, self.calendar, now.date())
+        except PermanentError as error:
+            raise ContractError(f"{stored.key}: {error}") from error
+        # Bars without an instant took the object's. A stamped bar of that very instant only keeps its file longer.
+        stamped = not pc.any(pc.equal(bars["ingested_at"], stored.last_modified)).as_py()
+        return _Source(stored.key, SourceVersion(stored.etag, stored.last_modified, stamped), bars)
+
+    def _read_reference(self, symbol: str, stored: Reference) -> tuple[Reference, list[Fault]]:
+        """Read the symbol's splits and identities (no file: none), and return the faults of what cannot be read.
+
+        If one of them cannot be read, both stay as `stored` in data.parquet.
         """
         keys = splits_key(symbol), identities_key(symbol)
         files = self.store.get_many(keys)
         splits = attempt(lambda: read_splits(files[0].data, symbol) if files[0] else ())
         identities = attempt(lambda: read_identities(files[1].data, symbol) if files[1] else ())
         faults = [
-            ReferenceFileError(f"{key}: {outcome}") if isinstance(outcome, PermanentError) else outcome
+            Fault(key, ReferenceFileError(f"{key}: {outcome}") if isinstance(outcome, PermanentError) else outcome)
             for key, outcome in zip(keys, (splits, identities), strict=True)
             if isinstance(outcome, FiblakeError)
         ]
         if isinstance(splits, FiblakeError) or isinstance(identities, FiblakeError):
-            return known, faults
+            return stored, faults
         return reference_of(splits, identities), faults
 
-    def _bars_of(self, found: StoredObject, now: datetime) -> _Read:
-        source = self.bronze.parse_source(found.key)
-        try:
-            bars = bars_of_source(found.data, source, found.last_modified, self.calendar, now.date())
-        except PermanentError as error:
-            raise ContractError(f"{found.key}: {error}") from error
-        return _Read(found.key, found.etag, bars)
+    def _check_unchanged(self, key: str, etag: str | None) -> str:
+        """Raise ConflictError if data.parquet (or its absence) is not what we read; return its ETag.
+
+        Whoever writes nothing looks: a rival that held the same message may have merged its file, and died before its
+        event, and a clean-up have deleted the file before we read it.
+        """
+        (now,) = self.store.versions([key])
+        if now != etag:
+            raise ConflictError(f"{key} was written by somebody else")
+        return etag or ""
+
+    def _check_reference(self, symbol: str, created: Consolidated) -> None:
+        """Raise ConflictError if splits or identities are not those that a new data.parquet carries.
+
+        Whoever takes in splits writes a version, so that an older reading loses. Before the first bar there is nothing
+        to write: whoever creates data.parquet looks again. If it dies first, its message comes again, and
+        whoever takes that reads them (`_repeats`).
+        """
+        reference, _ = self._read_reference(symbol, created.reference)
+        if reference != created.reference:
+            raise ConflictError(f"splits or identities of {symbol} were put while its first bars were merged")
 
     def _check_sessions(self, bars: pa.Table, key: str) -> None:
         try:
@@ -150,62 +255,98 @@ class Consolidator:
         except PermanentError as error:
             raise ContractError(f"{key}: {error}") from error
 
-    def _changed_from(self, after: Consolidated, merged: Merged, hint: date | None) -> date:
-        """Give the earliest session that readers may not know of yet.
 
-        If nothing was new, a worker before us may have died between its write and its event; what it merged is in the
-        log for as long as its source files exist, so all of the log counts as changed.
-        """
-        known = [after.first_session if hint is None else hint]
-        if merged.changed_from:
-            known.append(merged.changed_from)
-        else:
-            known += [self.bronze.parse_source(key).first for key in after.log]
-        earliest = min(known)
-        return after.first_session if _meets_a_split(after, earliest) else earliest
+def _pending(task: Task, before: Consolidated | None, listing: Sequence[ObjectInfo] | None) -> list[str]:
+    """Return the keys of the files to merge: those named, and of those listed the ones that are not in the log."""
+    log = before.log if before else {}
+    listed = (
+        info.key for info in listing or () if task.full or not is_merged(log, info.key, info.etag, info.last_modified)
+    )
+    return sorted({*task.keys, *listed})
 
 
-def _meets_a_split(after: Consolidated, changed_from: date) -> bool:
+def _needs_reference(task: Task, before: Consolidated | None, sources: Sequence[_Source]) -> bool:
+    """Tell whether splits and identities are to be read: somebody asked for it, or nobody may have read them yet."""
+    if task.full or task.changed_from is None or before is None or before.adopted:
+        return True
+    return _repeats(task, before.log, sources)
+
+
+def _repeats(task: Task, log: Mapping[str, SourceVersion], sources: Sequence[_Source]) -> bool:
+    """Tell whether a named file is merged already, so that this may be the message of a worker that died."""
+    new = {s.key for s in sources if s.key not in log or log[s.key].etag != s.version.etag}
+    return not new or not task.keys <= new
+
+
+def _announced(task: Task, draft: _Draft, announce: Announce) -> Task:
+    """Announce what the draft changes before the sessions that the task reports; return the task that reports both."""
+    changed = draft.changed_from
+    if not (draft.is_new and changed and task.changed_from and changed < task.changed_from):
+        return task
+    keys = [source.key for source in draft.sources]
+    names = [SourceObject(name=key.rpartition("/")[2]) for key in keys] if len(keys) <= FILES_NAMED else []
+    announce(
+        ConsolidationRequest(
+            symbol=task.symbol, changed_from=changed, files=tuple(names), correlation_id=task.correlation_id
+        )
+    )
+    return replace(task, changed_from=changed)
+
+
+def _shows_a_split(after: Consolidated, changed_from: date) -> bool:
     """Tell whether the bars from `changed_from` on are the first to show a split, so that all before them change too.
 
-    A split counts from the first bar on or after its execution date. Of the bars before `changed_from` readers know.
+    A split counts from the first bar on or after its execution date.
     """
     if not after.reference.splits:
         return False
     sessions = after.bars["timestamp"].to_numpy()
     before = int(np.searchsorted(sessions, np.datetime64(changed_from, "D")))
-    told = sessions[before - 1].item() if before else date.min
-    return any(told < day <= after.last_session for day, _ in after.reference.splits)
+    last_before = sessions[before - 1].item() if before else date.min
+    return any(last_before < day <= after.last_session for day, _ in after.reference.splits)
 
 
-def _merged(before: Consolidated | None, files: Sequence[_Read]) -> Merged:
+def _merged(before: Consolidated | None, sources: Sequence[_Source]) -> Merged:
     """Merge the files; somebody's own data.parquet is an arrival like them: nobody was told of its bars yet."""
-    arrivals = [file.bars for file in files]
+    arrivals = [source.bars for source in sources]
     if before and before.adopted:
         return merge(None, [before.bars, *arrivals])
     return merge(before.bars if before else None, arrivals)
 
 
-def _with_log(  # noqa: PLR0917
-    before: Consolidated | None, merged: Merged, files: Sequence[_Read], listing: Sequence[ObjectInfo],
-    reference: Reference, now: datetime,
+def _next_version(  # noqa: PLR0917
+    task: Task, before: Consolidated | None, merged: Merged, sources: Sequence[_Source],
+    listing: Sequence[ObjectInfo] | None, reference: Reference, now: datetime,
 ) -> Consolidated:  # fmt: skip
-    """Give the object to store: merged bars, a log of what of the listing is merged, a later `last_updated`."""
-    merged_before = before.log if before else {}
-    log = {info.key: merged_before[info.key] for info in listing if info.key in merged_before}
-    log |= {file.key: file.etag for file in files}
-    same = not merged.changed_from and log.items() <= merged_before.items()
-    if before and not before.adopted and same and reference == before.reference:
+    """Return the version to write, or `before` itself if there is nothing to write."""
+    logged = before.log if before else {}
+    if listing is not None:
+        existing = {info.key for info in listing}
+        logged = {key: version for key, version in logged.items() if key in existing}
+    log = logged | {source.key: source.version for source in sources}
+    floor = task.version_floor
+    if (
+        before
+        and not before.adopted
+        and not merged.changed_from
+        and log.items() <= before.log.items()
+        and reference == before.reference
+        and not task.reference_changed
+        and (floor is None or before.last_updated > floor)
+    ):
         return before
-    last_updated = max(now, before.last_updated + TICK) if before else now
-    return Consolidated(merged.bars, log, last_updated, reference)
+    older = [at for at in (before and before.last_updated, floor) if at]
+    return Consolidated(merged.bars, log, max([now, *(at + TICK for at in older)]), reference)
 
 
-def _nothing_to_merge(symbol: str, faults: Sequence[FiblakeError]) -> FiblakeError:
-    transient = [fault for fault in faults if isinstance(fault, TransientError)]
+def _nothing_to_merge(task: Task, faults: Sequence[Fault]) -> FiblakeError:
+    if task.changed_from:  # splits and identities are no business of a message that names a session
+        faults = [fault for fault in faults if not isinstance(fault.error, ReferenceFileError)]
+    errors = [fault.error for fault in faults]
+    transient = [error for error in errors if isinstance(error, TransientError)]
     if transient:
         return transient[0]
-    if faults:
-        kind = ReferenceFileError if all(isinstance(f, ReferenceFileError) for f in faults) else ContractError
-        return kind(f"{symbol} has no file that can be merged: {'; '.join(map(str, faults))}")
-    return NotFoundError(f"{symbol} has no bars: no data.parquet, no date= or range= file with rows")
+    if errors:
+        kind = ReferenceFileError if all(isinstance(error, ReferenceFileError) for error in errors) else ContractError
+        return kind(f"{task.symbol} has no file that can be merged: {'; '.join(map(str, errors))}")
+    return NotFoundError(f"{task.symbol} has no bars: no data.parquet, no date= or range= file with rows")

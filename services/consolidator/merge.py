@@ -14,10 +14,13 @@ import pyarrow.compute as pc
 
 from shared.bars import BRONZE
 
+_FIRST: Final = ("timestamp", "ingested_at", "close")
+_CONSTANT: Final = ("symbol", "interval")
 _ORDER: Final = [
     (name, "ascending", "at_start")
-    for name in ("timestamp", "ingested_at", "close", "open", "high", "low", "volume", "vwap", "trades")
+    for name in (*_FIRST, *(name for name in BRONZE.names if name not in {*_FIRST, *_CONSTANT}))
 ]
+"""Every column of the schema that varies takes part; else which of two rows wins would depend on their order."""
 _ARRIVED: Final = "arrived"
 
 

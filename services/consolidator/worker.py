@@ -5,14 +5,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import datetime
+from functools import partial
 from typing import Final
 
 from services.consolidator import manifest
-from services.consolidator.consolidate import Consolidation, Consolidator, ReferenceFileError
+from services.consolidator.consolidate import (
+    Announce,
+    Consolidation,
+    Consolidator,
+    Fault,
+    ReferenceFileError,
+    Task,
+    announce_nothing,
+)
 from shared.cleanup import Proof, clean_up
 from shared.errors import ContractError, FiblakeError, NotFoundError, TransientError, UpstreamError
 from shared.events import ConsolidationComplete, ConsolidationRequest, parse
+from shared.lake import Bronze, parse_reference
 from shared.outcomes import apart, attempt, settle
 from shared.queues import BATCH, Queue, Received, Topic, retry_seconds
 from shared.telemetry import count, joined, logger
@@ -82,11 +92,15 @@ class Worker:
                 return
 
     def consolidate(self, symbols: Sequence[str], round_size: int, *, full: bool) -> None:
-        """Consolidate these symbols without the queue; what fails stands in the summary."""
+        """Consolidate these symbols without the queue; what fails stands in the summary.
+
+        All of the history is reported. If the run dies, the next one over these symbols reports it again.
+        """
         for start in range(0, len(symbols), round_size):
             part = symbols[start : start + round_size]
             requests = [ConsolidationRequest(symbol=symbol, correlation_id=self.run) for symbol in part]
-            failures = self._work(requests, full=full)
+            errors = self._work(requests, announce_nothing, full=full)
+            failures = {request.symbol: error for request, error in zip(requests, errors, strict=True) if error}
             self.summary.failed += sorted(failures)
             for symbol, error in failures.items():
                 logger.error("symbol failed", extra={"symbol": symbol, "reason": str(error)})
@@ -102,13 +116,22 @@ class Worker:
 
     def _round(self, queue: Queue, messages: Sequence[Received], held: Sequence[Received], most_receives: int) -> int:
         """Work on `messages` and settle them, keeping all that are still `held` hidden; give the longest pause."""
-        outcomes = {m.id: attempt(lambda m=m: parse(ConsolidationRequest, m.body)) for m in messages}  # type: ignore[misc]
+        outcomes = {m.id: attempt(lambda m=m: self._read_request(m.body)) for m in messages}  # type: ignore[misc]
         requests = {i: o for i, o in outcomes.items() if isinstance(o, ConsolidationRequest)}
         errors = {i: o for i, o in outcomes.items() if isinstance(o, FiblakeError)}
         with _kept_hidden(queue, held):
-            failures = self._work(list(requests.values()), full=False, headers=[m.trace for m in messages])
-        errors |= {i: error for i, r in requests.items() if (error := failures.get(r.symbol)) and _concerns(error, r)}
+            failures = self._work(
+                list(requests.values()), partial(_announce, queue), full=False, headers=[m.trace for m in messages]
+            )
+        errors |= {i: error for i, error in zip(requests, failures, strict=True) if error}
         return self._settle(queue, messages, errors, most_receives)
+
+    def _read_request(self, body: str) -> ConsolidationRequest:
+        """Read a request; raise ContractError if it breaks the contract or names a file that is none of its symbol."""
+        request = parse(ConsolidationRequest, body)
+        for key in _keys(request, self.consolidator.bronze):
+            self.consolidator.bronze.parse_source(key)
+        return request
 
     def _settle(
         self, queue: Queue, messages: Sequence[Received], errors: Mapping[str, FiblakeError], most_receives: int
@@ -125,63 +148,92 @@ class Worker:
         return max((retry_seconds(m.receive_count) for m in retried), default=0)
 
     def _work(
-        self, requests: Sequence[ConsolidationRequest], *, full: bool, headers: Sequence[str | None] = ()
-    ) -> dict[str, FiblakeError]:
-        """Do what is requested and count it, as one segment of a trace; give the errors by symbol."""
+        self, requests: Sequence[ConsolidationRequest], announce: Announce, *, full: bool,
+        headers: Sequence[str | None] = (),
+    ) -> list[FiblakeError | None]:  # fmt: skip
+        """Do what is requested and count it, as one segment of a trace; return each request's error, or None."""
         with self.traces.segment(headers, [request.correlation_id for request in requests]) as notes:
-            failures, told = self._consolidated(requests, full=full)
-            files = sum(one.merged_files for one in told)
-            notes.update(run=self.run, symbols=len(told), files=files, failed=len(failures))
-        self.summary.symbols += len(told)
+            errors, published = self._consolidate(requests, announce, full=full)
+            files = sum(consolidation.merged_files for consolidation in published)
+            failed = len({request.symbol for request, error in zip(requests, errors, strict=True) if error})
+            notes.update(run=self.run, symbols=len(published), files=files, failed=failed)
+        self.summary.symbols += len(published)
         self.summary.files += files
-        count(SymbolsConsolidated=len(told), FilesMerged=files, SymbolsFailed=len(failures))
-        return failures
+        count(SymbolsConsolidated=len(published), FilesMerged=files, SymbolsFailed=failed)
+        return errors
 
-    def _consolidated(
-        self, requests: Sequence[ConsolidationRequest], *, full: bool
-    ) -> tuple[dict[str, FiblakeError], list[Consolidation]]:
-        """Consolidate the requests' symbols, then tell of them, then clean up; give the errors, and what was told of.
+    def _consolidate(
+        self, requests: Sequence[ConsolidationRequest], announce: Announce, *, full: bool
+    ) -> tuple[list[FiblakeError | None], list[Consolidation]]:
+        """Consolidate the requests' symbols, publish, clean up; return each request's error, and what was published.
 
         The order is the safety: data.parquet first, then event and manifest, and only then the deletions and, by the
         caller, the end of the messages. A crash anywhere repeats the later steps when the message comes again.
         """
-        hints = _hints(requests)
+        tasks = self._tasks(requests, full=full)
         with ThreadPoolExecutor(self.max_workers) as pool:
-            outcomes = list(pool.map(lambda symbol: self._one(symbol, hints[symbol], full=full), hints))
-        failures = {symbol: o for symbol, o in zip(hints, outcomes, strict=True) if isinstance(o, FiblakeError)}
-        done = [o for o in outcomes if isinstance(o, Consolidation)]
-        failures |= {one.symbol: _joined(one.faults) for one in done if one.faults}
-        failures |= self._tell(done, _origins(requests))
-        told = [one for one in done if not isinstance(failures.get(one.symbol), TransientError)]
-        self._clean_up(told)
-        return failures, told
+            results = list(pool.map(lambda task: self._consolidate_one(task, announce), tasks.values()))
+        outcomes = dict(zip(tasks, results, strict=True))
+        consolidated = [outcome for outcome in results if isinstance(outcome, Consolidation)]
+        unpublished = self._publish(consolidated, _origins(requests))
+        published = [consolidation for consolidation in consolidated if consolidation.symbol not in unpublished]
+        self._clean_up(published)
+        bronze = self.consolidator.bronze
+        errors = [unpublished.get(r.symbol) or _error_of(r, outcomes[r.symbol], bronze) for r in requests]
+        return errors, published
 
-    def _one(self, symbol: str, hint: date | None, *, full: bool) -> Consolidation | FiblakeError:
+    def _tasks(self, requests: Sequence[ConsolidationRequest], *, full: bool) -> dict[str, Task]:
+        """Return one task a symbol: what any of its requests asks for is done."""
+        by_symbol: dict[str, list[ConsolidationRequest]] = {}
+        for request in requests:
+            by_symbol.setdefault(request.symbol, []).append(request)
+        bronze = self.consolidator.bronze
+        return {
+            symbol: Task(
+                symbol=symbol,
+                changed_from=None
+                if any(map(_concerns_all, own))
+                else min(r.changed_from for r in own if r.changed_from),
+                keys=frozenset(key for request in own for key in _keys(request, bronze)),
+                lists=any(not request.files for request in own),
+                reference_changed=any(request.reference_changed for request in own),
+                version_floor=max((r.version_floor for r in own if r.version_floor), default=None),
+                full=full,
+                retention_days=self.retention_days,
+                correlation_id=own[0].correlation_id,
+            )
+            for symbol, own in by_symbol.items()
+        }
+
+    def _consolidate_one(self, task: Task, announce: Announce) -> Consolidation | FiblakeError:
         if self.stop.is_set():
-            return StoppedError(f"stopped before {symbol}")
-        return attempt(lambda: self.consolidator.consolidate(symbol, hint, self.clock(), full=full))
+            return StoppedError(f"stopped before {task.symbol}")
+        return attempt(lambda: self.consolidator.consolidate(task, self.clock(), announce))
 
-    def _tell(self, done: Sequence[Consolidation], origins: Mapping[str, _Origin]) -> dict[str, FiblakeError]:
-        """Publish the completion events and enter the manifest; give the errors of the symbols not told of."""
-        events = [_event(one, origins[one.symbol]) for one in done]
-        unsent = {done[i].symbol for i in self.complete.publish(events)}
+    def _publish(
+        self, consolidated: Sequence[Consolidation], origins: Mapping[str, _Origin]
+    ) -> dict[str, FiblakeError]:
+        """Publish the completion events and enter the manifest; return the errors of the symbols not published."""
+        events = [_event(consolidation, origins[consolidation.symbol]) for consolidation in consolidated]
+        unsent = {consolidated[i].symbol for i in self.complete.publish(events)}
         for event in (event for event in events if event.symbol not in unsent):
-            logger.info("consolidated", extra=event.model_dump(mode="json", exclude={"intervals", "schema_version"}))
-        entered = attempt(lambda: manifest.flush(self.consolidator.store, done))
+            extra = event.model_dump(mode="json", exclude={"intervals", "schema_version", "tail"})
+            logger.info("consolidated", extra=extra)
+        entered = attempt(lambda: manifest.flush(self.consolidator.store, consolidated))
         if isinstance(entered, FiblakeError):
             # Never a dead letter at first sight: no message is to blame for the manifest.
-            return {one.symbol: UpstreamError(f"the manifest was not written: {entered}") for one in done}
+            return {c.symbol: UpstreamError(f"the manifest was not written: {entered}") for c in consolidated}
         return {symbol: UpstreamError(f"SNS did not take the completion of {symbol}") for symbol in unsent}
 
-    def _clean_up(self, done: Sequence[Consolidation]) -> None:
-        if self.retention_days is None or not done:
+    def _clean_up(self, published: Sequence[Consolidation]) -> None:
+        if self.retention_days is None or not published:
             return
         store, bronze = self.consolidator.store, self.consolidator.bronze
         days = self.retention_days
-        proofs = [Proof(one.symbol, one.etag, one.stored.log, one.listing) for one in done]
+        proofs = [Proof(c.symbol, c.etag, c.stored.log, c.listing) for c in published if c.listing]
         outcome = attempt(lambda: clean_up(store, bronze, proofs, self.run, self.clock(), days))
         if isinstance(outcome, FiblakeError):
-            # The files stay and the next run over these symbols deletes them: nothing to retry a message for.
+            # The files stay and a later run over these symbols deletes them: nothing to retry a message for.
             logger.warning("clean-up failed", extra={"reason": str(outcome)})
         else:
             self.summary.deleted += sum(counts["files"] for counts in outcome.values())
@@ -198,18 +250,20 @@ def _take(queue: Queue, most: int) -> list[Received]:
     return taken
 
 
-def _hints(requests: Sequence[ConsolidationRequest]) -> dict[str, date | None]:
-    """Give each symbol once, with the earliest session its requests name.
+def _announce(queue: Queue, request: ConsolidationRequest) -> None:
+    if queue.send([request.model_dump_json()]):
+        raise UpstreamError(f"SQS did not take the request that announces the change of {request.symbol}")
 
-    None if one names none or speaks of splits and identities, which bear upon all of the history.
-    """
-    hints: dict[str, date | None] = {}
-    for request in requests:
-        first = None if request.reference_changed else request.changed_from
-        named = (first, hints.get(request.symbol, first))
-        days = [day for day in named if day]
-        hints[request.symbol] = min(days) if len(days) == len(named) else None
-    return hints
+
+def _keys(request: ConsolidationRequest, bronze: Bronze) -> list[str]:
+    """Return the keys of the files that a request names."""
+    folder = bronze.symbol_prefix(request.symbol)
+    return [f"{folder}{file.name}" for file in request.files]
+
+
+def _concerns_all(request: ConsolidationRequest) -> bool:
+    """Tell whether a request bears upon all of the history: splits and identities do, and a restored data.parquet."""
+    return request.changed_from is None or request.reference_changed or request.version_floor is not None
 
 
 def _origins(requests: Sequence[ConsolidationRequest]) -> dict[str, _Origin]:
@@ -223,33 +277,49 @@ def _origins(requests: Sequence[ConsolidationRequest]) -> dict[str, _Origin]:
     return origins
 
 
-def _event(one: Consolidation, origin: _Origin) -> ConsolidationComplete:
+def _event(consolidation: Consolidation, origin: _Origin) -> ConsolidationComplete:
     return ConsolidationComplete(
-        symbol=one.symbol,
-        changed_from=one.changed_from,
-        last_session=one.stored.last_session,
+        symbol=consolidation.symbol,
+        changed_from=consolidation.changed_from,
+        last_session=consolidation.stored.last_session,
+        version=consolidation.stored.last_updated,
+        tail=consolidation.tail,
         correlation_id=origin.correlation_id,
         put_at=origin.put_at,
     )
 
 
-def _joined(faults: Sequence[FiblakeError]) -> FiblakeError:
-    transient = [fault for fault in faults if isinstance(fault, TransientError)]
-    kind = ReferenceFileError if all(isinstance(fault, ReferenceFileError) for fault in faults) else ContractError
-    return transient[0] if transient else kind("; ".join(map(str, faults)))
+def _error_of(
+    request: ConsolidationRequest, outcome: Consolidation | FiblakeError, bronze: Bronze
+) -> FiblakeError | None:
+    """Return what of its symbol's outcome is this request's failure as well."""
+    if isinstance(outcome, Consolidation):
+        return _joined([fault.error for fault in outcome.faults if _is_about(request, fault, bronze)])
+    if isinstance(outcome, NotFoundError) and request.reference_changed:
+        return None  # splits and identities may come before the first bar, whose consolidation will read them
+    if isinstance(outcome, ReferenceFileError) and not _concerns_all(request):
+        return None
+    return outcome
 
 
-def _concerns(error: FiblakeError, request: ConsolidationRequest) -> bool:
-    """Tell whether what befell the symbol is this request's failure as well.
+def _is_about(request: ConsolidationRequest, fault: Fault, bronze: Bronze) -> bool:
+    """Tell whether a request speaks of the file at fault; the requests of its mates are not to blame.
 
-    Splits and identities may come before the first bar, whose consolidation will read them. A file of them that cannot
-    be read is no fault of the bars that arrived.
+    A request that names no files speaks of all whose last session is not before the one it names.
     """
-    if isinstance(error, NotFoundError):
-        return not request.reference_changed
-    if isinstance(error, ReferenceFileError):
+    if parse_reference(fault.key):
         return request.reference_changed or request.changed_from is None
-    return True
+    if request.files:
+        return fault.key in _keys(request, bronze)
+    return _concerns_all(request) or bronze.parse_source(fault.key).last >= request.changed_from  # type: ignore[operator]
+
+
+def _joined(errors: Sequence[FiblakeError]) -> FiblakeError | None:
+    if not errors:
+        return None
+    transient = [error for error in errors if isinstance(error, TransientError)]
+    kind = ReferenceFileError if all(isinstance(error, ReferenceFileError) for error in errors) else ContractError
+    return transient[0] if transient else kind("; ".join(map(str, errors)))
 
 
 @contextmanager

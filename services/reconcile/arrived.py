@@ -9,6 +9,7 @@ from shared.batching import chunks
 from shared.lake import Bronze
 from shared.objects import CONCURRENCY, ObjectInfo, ObjectStore, StoredObject
 from shared.outcomes import attempt
+from shared.source_log import SourceVersion, is_merged
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -37,8 +38,8 @@ def waiting(bronze: Bronze, listing: Iterable[ObjectInfo]) -> list[str]:
 def left_out(store: ObjectStore, bronze: Bronze, listing: Sequence[ObjectInfo]) -> list[ObjectInfo]:
     """Return the source files that are older than their symbol's data.parquet, whose log does not have them.
 
-    A consolidation has met them, and refused them. `listing` is all of bronze; of each data.parquet only the log is
-    read. One that cannot be read is left to `reconcile`.
+    A consolidation has refused them, or their own messages have yet to be worked on. `listing` is all of bronze; of
+    each data.parquet only the log is read. One that cannot be read is left to `reconcile`.
     """
     consolidated = {bronze.symbol_of(i.key): i for i in listing if bronze.is_consolidated(i.key)}
     older: dict[str, list[ObjectInfo]] = {}
@@ -51,13 +52,13 @@ def left_out(store: ObjectStore, bronze: Bronze, listing: Sequence[ObjectInfo]) 
         for key, tail in zip(keys, store.tails(keys, FOOTER_BYTES), strict=True):
             log = attempt(partial(_log_of, store, bronze, tail)) if tail else {}
             if isinstance(log, dict):
-                candidates += [info for info in older[key] if log.get(info.key) != info.etag]
+                candidates += [i for i in older[key] if not is_merged(log, i.key, i.etag, i.last_modified)]
     # What was merged and cleaned up since the listing is in no log either.
     versions = store.versions([info.key for info in candidates])
     return [info for info, etag in zip(candidates, versions, strict=True) if etag == info.etag]
 
 
-def _log_of(store: ObjectStore, bronze: Bronze, tail: StoredObject) -> dict[str, str] | None:
+def _log_of(store: ObjectStore, bronze: Bronze, tail: StoredObject) -> dict[str, SourceVersion] | None:
     symbol = bronze.symbol_of(tail.key)
     log = read_log(tail.data, symbol)
     if log is None and (found := store.find(tail.key)):

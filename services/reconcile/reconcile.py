@@ -40,6 +40,7 @@ from shared.outcomes import attempt
 from shared.queues import Queue, Topic
 from shared.reference import read_identities, read_splits, reference_of
 from shared.source_files import bars_of_source
+from shared.source_log import is_merged
 
 SYMBOLS_AT_ONCE: Final = 500
 """Bounds the memory: so many symbols' bars and buckets are held at a time."""
@@ -178,7 +179,7 @@ class Reconciler:
         stored = Consolidated.decode(found.data, symbol, found.last_modified) if found else None
         log = stored.log if stored else {}
         entry = (manifest or {}).get(symbol)
-        unmerged = [info.key for info in listing if log.get(info.key) != info.etag]
+        unmerged = [info.key for info in listing if not is_merged(log, info.key, info.etag, info.last_modified)]
         faults = self._faults(unmerged)
         lags = [Lag(symbol, Cause.UNMERGEABLE, f"{key}: {fault}") for key, fault in faults.items()]
         mergeable = [key for key in unmerged if key not in faults]

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.consolidator.consolidate import ATTEMPTS, Consolidation, Consolidator, ReferenceFileError
+from services.consolidator.consolidate import ATTEMPTS, Consolidation, Consolidator, ReferenceFileError, Task
 from services.consolidator.merge import merge
 from shared.adjustment import NO_REFERENCE, Reference
 from shared.bars import BRONZE, Consolidated, encode, released
 from shared.calendar import nyse
-from shared.errors import ConflictError, ContractError, NotFoundError, UpstreamError
+from shared.errors import ConflictError, ContractError, FiblakeError, NotFoundError, UpstreamError
 from shared.lake import identities_key, splits_key
 from shared.outcomes import UnexpectedError
 from shared.reference import identities_file, splits_file
@@ -46,13 +46,22 @@ def consolidate(
     store: MemoryObjectStore, hint: str | None = None, *, full: bool = False, minute: float = 0
 ) -> Consolidation:
     worker = Consolidator(store, LAKE, nyse())
-    return worker.consolidate("AAPL", date.fromisoformat(hint) if hint else None, later(minute), full=full)
+    task = Task("AAPL", date.fromisoformat(hint) if hint else None, full=full)
+    return worker.consolidate(task, later(minute))
 
 
 def stored(store: MemoryObjectStore) -> Consolidated:
     data = store.peek(DATA)
     assert data is not None
     return Consolidated.decode(data, "AAPL", NOON)
+
+
+def merged_etags(store: MemoryObjectStore) -> dict[str, str]:
+    return {key: version.etag for key, version in stored(store).log.items()}
+
+
+def reasons(done: Consolidation) -> list[FiblakeError]:
+    return [fault.error for fault in done.faults]
 
 
 def closes(store: MemoryObjectStore) -> dict[str, float]:
@@ -69,7 +78,7 @@ def test_the_first_file_makes_data_parquet_with_its_log(store: MemoryObjectStore
     etag = store.lay(day("2025-11-19"), parquet(bar("2025-11-19", 10)))
     done = consolidate(store, "2025-11-19")
     assert closes(store) == {"2025-11-19": 10}
-    assert stored(store).log == {day("2025-11-19"): etag}
+    assert merged_etags(store) == {day("2025-11-19"): etag}
     assert (done.symbol, done.changed_from, done.merged_files, done.faults) == ("AAPL", date(2025, 11, 19), 1, [])
     assert done.stored.bars.equals(stored(store).bars)
 
@@ -90,7 +99,7 @@ def test_a_restated_file_is_merged_again_under_its_new_version(store: MemoryObje
     restated = store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 99, later(5))))
     done = consolidate(store, "2025-11-18", minute=6)
     assert closes(store) == {"2025-11-18": 99, "2025-11-19": 10}
-    assert stored(store).log[day("2025-11-18")] == restated
+    assert merged_etags(store)[day("2025-11-18")] == restated
     assert (done.merged_files, done.changed_from) == (1, date(2025, 11, 18))
 
 
@@ -102,13 +111,15 @@ def test_a_range_file_gives_all_its_sessions(store: MemoryObjectStore) -> None:
     assert (done.merged_files, done.changed_from) == (1, date(2025, 11, 17))
 
 
-def test_with_nothing_new_nothing_is_written_but_hint_and_log_are_reported(store: MemoryObjectStore) -> None:
-    """The worker before may have died between its write and its event: what is in the log counts as changed."""
+def test_with_nothing_new_nothing_is_written_but_what_the_message_names_is_reported_again(
+    store: MemoryObjectStore,
+) -> None:
+    """The worker before may have died between its write and its event; each file's own message reports it."""
     store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 9)))
     store.lay(day("2025-11-20"), parquet(bar("2025-11-20", 9)))
     consolidate(store)
     version = store.etag(DATA)
-    assert consolidate(store, "2025-11-20").changed_from == date(2025, 11, 18)
+    assert consolidate(store, "2025-11-20").changed_from == date(2025, 11, 20)
     assert consolidate(store, "2025-11-17").changed_from == date(2025, 11, 17)
     assert consolidate(store, "2025-11-17").merged_files == 0
     assert store.etag(DATA) == version
@@ -135,7 +146,7 @@ def test_a_writer_in_between_makes_us_start_over_and_nothing_is_lost(store: Memo
 
     def others_are_faster() -> None:
         store.lay(day("2025-11-19"), parquet(bar("2025-11-19", 9)))
-        rival.consolidate("AAPL", None, NOON)
+        rival.consolidate(Task("AAPL"), NOON)
 
     store.interfere(others_are_faster)
     done = consolidate(store, "2025-11-18", minute=-5)
@@ -154,7 +165,7 @@ def test_what_a_rival_merges_and_cleans_up_after_our_listing_is_not_lost(store: 
         listing = listed(prefix)
         store.listed = listed  # type: ignore[method-assign]
         store.lay(day("2025-11-17"), parquet(bar("2025-11-17", 7)))
-        rival.consolidate("AAPL", None, NOON)
+        rival.consolidate(Task("AAPL"), NOON)
         store.take_away(day("2025-11-17"))
         return listing
 
@@ -207,7 +218,7 @@ def test_however_writers_interleave_the_result_is_last_write_wins_over_everythin
     def rival(some: list[dict]) -> Callable[[], object]:
         def act() -> None:
             put(some)
-            Consolidator(store, LAKE, nyse()).consolidate("AAPL", None, NOON, full=full)
+            Consolidator(store, LAKE, nyse()).consolidate(Task("AAPL", full=full), NOON)
 
         return act
 
@@ -222,7 +233,7 @@ def test_however_writers_interleave_the_result_is_last_write_wins_over_everythin
     merged = stored(store)
     assert merged.bars.equals(merge(merged.bars, [table(*last_files.values())]).bars)
     assert set(merged.log) == {LAKE.date_key("AAPL", d) for d in last_files}
-    assert all(store.etag(key) == etag for key, etag in merged.log.items())
+    assert all(store.etag(key) == version.etag for key, version in merged.log.items())
 
 
 def test_a_file_without_ingested_at_is_as_new_as_its_object(store: MemoryObjectStore) -> None:
@@ -279,7 +290,7 @@ def test_a_file_that_cannot_be_merged_is_a_fault_while_the_others_are_merged(
     done = consolidate(store)
     assert closes(store) == {"2025-11-18": 8}
     assert set(stored(store).log) == {day("2025-11-18")}
-    (fault,) = done.faults
+    (fault,) = reasons(done)
     assert isinstance(fault, ContractError)
     assert str(fault).startswith(f"{key}: ")
     assert str(fault).count(key) == 1
@@ -293,7 +304,7 @@ def test_a_bar_that_a_person_released_is_merged_whatever_its_prices_but_not_out_
     impossible = table(bar("2025-11-19", volume=-1))
     store.lay(day("2025-11-19"), encode(released(impossible, "jane")))
     store.lay(day("2025-11-18"), encode(released(impossible, "jane")))
-    (fault,) = consolidate(store).faults
+    (fault,) = reasons(consolidate(store))
     assert "holds session 2025-11-19, which its name does not say" in str(fault)
     assert [row["volume"] for row in stored(store).bars.to_pylist()] == [-1]
 
@@ -303,7 +314,7 @@ def test_a_file_beyond_the_calendar_is_a_fault_that_names_its_key_and_says_what_
     store.lay(key, parquet(bar("2030-01-02")))
     store.lay(day("2029-12-31"), parquet(bar("2029-12-31", 8)))
     now = datetime(2030, 1, 3, tzinfo=UTC)
-    (fault,) = Consolidator(store, LAKE, nyse()).consolidate("AAPL", None, now).faults
+    (fault,) = reasons(Consolidator(store, LAKE, nyse()).consolidate(Task("AAPL"), now))
     assert isinstance(fault, ContractError)
     assert str(fault).startswith(f"{key}: 2030-01-02 is outside the trading calendar")
     assert "run `make calendar`" in str(fault)
@@ -315,29 +326,14 @@ DAILY, RANGE = day("2025-11-18"), LAKE.range_key("AAPL", date(2025, 11, 14), dat
 
 
 @pytest.mark.parametrize("bad", [DAILY, RANGE])
-@pytest.mark.parametrize(
-    ("hint", "reported"),
-    [(None, True), ("2025-11-13", True), ("2025-11-18", True), ("2025-11-19", False), ("2025-11-20", False)],
-)
-def test_a_file_that_cannot_be_merged_is_no_fault_of_what_arrived_after_its_last_session(
-    store: MemoryObjectStore,
-    bad: str,
-    hint: str | None,
-    reported: bool,  # noqa: FBT001
-) -> None:
+def test_a_file_that_cannot_be_merged_is_a_fault_with_its_key_and_stays(store: MemoryObjectStore, bad: str) -> None:
     store.lay(bad, b"no Parquet")
     store.lay(day("2025-11-19"), parquet(bar("2025-11-19", 9)))
-    done = consolidate(store, hint)
-    assert [str(fault).partition(": ")[0] for fault in done.faults] == ([bad] if reported else [])
+    done = consolidate(store, "2025-11-19")
+    assert [(fault.key, str(fault.error).partition(": ")[0]) for fault in done.faults] == [(bad, bad)]
     assert closes(store) == {"2025-11-19": 9}
     assert set(stored(store).log) == {day("2025-11-19")}
     assert store.peek(bad) == b"no Parquet"
-
-
-def test_a_range_file_is_reported_to_a_message_from_within_it(store: MemoryObjectStore) -> None:
-    store.lay(RANGE, b"no Parquet")
-    store.lay(day("2025-11-17"), parquet(bar("2025-11-17", 7)))
-    assert len(consolidate(store, "2025-11-17").faults) == 1
 
 
 def test_a_fault_of_our_own_in_one_file_is_retried_and_not_called_a_breach_of_contract(
@@ -349,7 +345,7 @@ def test_a_fault_of_our_own_in_one_file_is_retried_and_not_called_a_breach_of_co
     store.lay(DATA, consolidated(bar("2025-11-17", 7)))
     store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 8)))
     monkeypatch.setattr("shared.source_files.read_bars", surprise)
-    (fault,) = consolidate(store, "2025-11-18").faults
+    (fault,) = reasons(consolidate(store, "2025-11-18"))
     assert isinstance(fault, UnexpectedError)
 
 
@@ -439,7 +435,7 @@ def test_somebody_elses_data_parquet_is_adopted(store: MemoryObjectStore) -> Non
     etag = store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 88, later(1))))
     done = consolidate(store, "2025-11-18", minute=2)
     assert closes(store) == {"2025-11-17": 7, "2025-11-18": 88}
-    assert stored(store).log == {day("2025-11-18"): etag}
+    assert merged_etags(store) == {day("2025-11-18"): etag}
     assert done.changed_from == date(2025, 11, 17), "nobody was told of its bars yet"
     assert not stored(store).adopted
 
@@ -576,7 +572,7 @@ def test_a_reference_file_that_cannot_be_read_is_a_fault_that_names_it_and_the_k
     known.lay(bad, data)
     known.lay(day("2025-11-20"), parquet(bar("2025-11-20", 4)))
     done = consolidate(known)
-    (fault,) = done.faults
+    (fault,) = reasons(done)
     assert isinstance(fault, ReferenceFileError)
     assert str(fault).startswith(f"{bad}: the ")
     assert stored(known).reference == Reference(HALF, (date(2025, 11, 18),))
@@ -591,7 +587,7 @@ def test_a_reference_file_that_cannot_be_read_is_no_fault_of_the_bars_first_cons
     with pytest.raises(ReferenceFileError, match=f"AAPL has no file that can be merged: {SPLITS}: "):
         consolidate(store)
     store.lay(day("2025-11-19"), parquet(bar("2025-11-19", 9)))
-    assert consolidate(store, "2025-11-19").faults == []
+    assert [fault.key for fault in consolidate(store, "2025-11-19").faults] == [SPLITS]
     assert stored(store).reference == NO_REFERENCE
 
 
@@ -609,7 +605,7 @@ def test_an_older_reading_of_the_splits_never_overwrites_a_newer_one(known: Memo
 
     def a_newer_file_is_taken_in_by_a_rival() -> None:
         known.lay(SPLITS, splits_file(splits(("2025-11-19", 1, 4))))
-        Consolidator(known, LAKE, nyse()).consolidate("AAPL", None, NOON)
+        Consolidator(known, LAKE, nyse()).consolidate(Task("AAPL"), NOON)
 
     known.interfere(a_newer_file_is_taken_in_by_a_rival)
     consolidate(known)
@@ -619,7 +615,7 @@ def test_an_older_reading_of_the_splits_never_overwrites_a_newer_one(known: Memo
 
 def test_splits_and_bars_that_two_workers_take_in_at_once_are_both_kept(known: MemoryObjectStore) -> None:
     known.lay(day("2025-11-20"), parquet(bar("2025-11-20", 4)))
-    known.interfere(lambda: Consolidator(known, LAKE, nyse()).consolidate("AAPL", None, NOON))
+    known.interfere(lambda: Consolidator(known, LAKE, nyse()).consolidate(Task("AAPL"), NOON))
     consolidate(known, "2025-11-20")
     assert stored(known).reference == Reference(HALF)
     assert closes(known)["2025-11-20"] == 4
@@ -635,4 +631,5 @@ def test_the_bar_that_is_the_first_to_show_a_split_changes_all_before_it(store: 
     assert consolidate(store, "2025-11-19").changed_from == date(2025, 11, 17)
     store.lay(day("2025-11-20"), parquet(bar("2025-11-20")))
     assert consolidate(store, "2025-11-20").changed_from == date(2025, 11, 20)
-    assert consolidate(store, "2025-11-20").changed_from == date(2025, 11, 17), "nothing new: it may have been untold"
+    assert consolidate(store, "2025-11-20").changed_from == date(2025, 11, 20), "the split is 2025-11-19's to report"
+    assert consolidate(store, "2025-11-19").changed_from == date(2025, 11, 17)

@@ -349,6 +349,30 @@ def test_later_messages_of_a_symbol_with_an_unmergeable_file_are_done_while_the_
     assert lake.store.peek(bad) == b"no Parquet"
 
 
+BAD_FILES = [(date(2025, 11, 18), date(2025, 11, 18)), (date(2025, 11, 14), date(2025, 11, 18))]
+
+
+@pytest.mark.parametrize("sessions", BAD_FILES)
+@pytest.mark.parametrize(
+    ("session", "reported"),
+    [(None, True), ("2025-11-13", True), ("2025-11-18", True), ("2025-11-19", False), ("2025-11-20", False)],
+)
+def test_a_message_without_names_speaks_of_the_files_from_its_session_on(
+    lake: Lake,
+    sessions: tuple[date, date],
+    session: str | None,
+    reported: bool,  # noqa: FBT001
+) -> None:
+    first, last = sessions
+    bad = LAKE.date_key("AAPL", first) if first == last else LAKE.range_key("AAPL", first, last)
+    lake.store.lay(bad, b"no Parquet")
+    lake.put("AAPL", "2025-11-19")
+    lake.request("AAPL", session)
+    lake.drained()
+    assert [letter.reason.partition(": ")[0] for letter in lake.queue.dead] == ([bad] if reported else [])
+    assert lake.sessions("AAPL") == ["2025-11-19"]
+
+
 def test_data_then_event_then_manifest_then_deletion_then_the_messages_end(lake: Lake) -> None:
     source = lake.put("AAPL", OLD)
     lake.request("AAPL", OLD)
@@ -494,7 +518,7 @@ def test_a_worker_that_died_between_data_and_event_is_made_good_by_the_redeliver
     assert lake.complete.published == []
     lake.complete.refuse = lambda _event: False
     lake.drained()
-    assert lake.told["AAPL"].changed_from == date(2025, 11, 18)
+    assert min(event.changed_from for event in lake.complete.published) == date(2025, 11, 18)
     assert lake.store.done("write").count(LAKE.data_key("AAPL")) == 1
     assert lake.queue.bodies() == []
 
@@ -617,7 +641,7 @@ def test_a_worker_that_died_after_it_took_the_splits_in_is_made_good_by_the_rede
     lake.complete.refuse = lambda _event: False
     lake.drained()
     assert [event.changed_from for event in lake.complete.published[told:]] == [date(2001, 1, 2)]
-    assert lake.store.done("write").count(LAKE.data_key("AAPL")) == 2
+    assert lake.store.done("write").count(LAKE.data_key("AAPL")) == 3, "a message about splits always writes"
     assert lake.queue.bodies() == []
 
 

@@ -1,7 +1,7 @@
 import time
 from datetime import date
 
-from services.consolidator.consolidate import Consolidator
+from services.consolidator.consolidate import Consolidator, Task
 from services.reconcile.arrived import FOOTER_BYTES, left_out, waiting
 from shared.calendar import nyse
 from shared.objects import ObjectInfo
@@ -39,7 +39,7 @@ def test_a_refused_file_that_hides_behind_a_good_one_is_found() -> None:
     store.lay(refused, parquet(bar("2025-11-19")))
     assert refused_keys(store) == [], "nothing was consolidated yet: the symbol waits"
     time.sleep(0.001)
-    Consolidator(store, LAKE, nyse()).consolidate("AAPL", NOON.date(), NOON)
+    Consolidator(store, LAKE, nyse()).consolidate(Task("AAPL", NOON.date()), NOON)
     store.lay(LAKE.data_key("MSFT"), b"damaged")
     listing = store.listed(f"{LAKE.prefix}/")
     assert waiting(LAKE, listing) == []

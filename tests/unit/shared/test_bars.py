@@ -9,6 +9,7 @@ import pytest
 from shared.adjustment import NO_REFERENCE, Reference
 from shared.bars import BRONZE, MANIFEST, SILVER, Consolidated, decode, decode_silver, encode, read_bars
 from shared.errors import ContractError
+from shared.source_log import SourceVersion
 from tests.fakes import NOON, bar, later, parquet, table
 
 MODIFIED = datetime(2020, 1, 1, tzinfo=UTC)
@@ -41,7 +42,7 @@ def test_what_is_written_is_read() -> None:
 
 
 def test_consolidated_bars_survive_with_their_log_and_last_update() -> None:
-    log = {"bronze/raw_ohlcv/symbol=AAPL/date=2025-11-19.parquet": '"an etag"'}
+    log = {"bronze/raw_ohlcv/symbol=AAPL/date=2025-11-19.parquet": SourceVersion('"an etag"', NOON, stamped=True)}
     before = Consolidated(table(bar("2025-11-18"), ROW), log, later(5))
     after = Consolidated.decode(before.encode(), "AAPL", MODIFIED)
     assert (after.bars.equals(before.bars), after.log, after.last_updated) == (True, log, later(5))
@@ -49,9 +50,9 @@ def test_consolidated_bars_survive_with_their_log_and_last_update() -> None:
 
 
 def test_the_log_is_parquets_own_metadata_for_anyone_to_see() -> None:
-    data = Consolidated(table(ROW), {"key": "etag"}, NOON).encode()
+    data = Consolidated(table(ROW), {"key": SourceVersion("etag", NOON)}, NOON).encode()
     metadata = pq.ParquetFile(pa.BufferReader(data)).metadata.metadata
-    assert json.loads(metadata[b"fiblake.merged"]) == {"key": "etag"}
+    assert json.loads(metadata[b"fiblake.merged"]) == {"key": ["etag", NOON.isoformat(), False]}
     assert metadata[b"fiblake.last_updated"].decode() == NOON.isoformat()
 
 
@@ -59,8 +60,8 @@ SPLIT = Reference(((date(2005, 2, 28), 0.5),), (date(2003, 1, 2),))
 
 
 def test_the_reference_travels_in_the_metadata_and_the_bars_stay_byte_for_byte_what_they_were() -> None:
-    plain = Consolidated(table(ROW), {"key": "etag"}, NOON)
-    split = Consolidated(table(ROW), {"key": "etag"}, NOON, SPLIT)
+    plain = Consolidated(table(ROW), {"key": SourceVersion("etag", NOON)}, NOON)
+    split = Consolidated(table(ROW), {"key": SourceVersion("etag", NOON)}, NOON, SPLIT)
     assert Consolidated.decode(split.encode(), "AAPL", MODIFIED).reference == SPLIT
     assert Consolidated.decode(plain.encode(), "AAPL", MODIFIED).reference == NO_REFERENCE
     assert pages(split.encode()) == pages(plain.encode())

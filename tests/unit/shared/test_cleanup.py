@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from services.consolidator.consolidate import Consolidation, Consolidator
+from services.consolidator.consolidate import Consolidation, Consolidator, Task
 from services.consolidator.merge import merge
 from shared.bars import BRONZE, Consolidated, read_bars
 from shared.calendar import nyse
@@ -16,10 +16,12 @@ from shared.cleanup import RUNS_KEPT, Proof, clean_up, deletable, recorded
 from shared.errors import ContractError, UpstreamError
 from shared.lake import CLEANUP_RECORD_KEY
 from shared.objects import DELETES_PER_REQUEST, ObjectInfo
+from shared.source_log import SourceVersion
 from tests.fakes import LAKE, NOON, MemoryObjectStore, bar, later, parquet, table
 
 TODAY = NOON.date()
 RETENTION = 30
+MERGED = SourceVersion("e", NOON, stamped=True)
 OLD = [date(2025, 6, 2), date(2025, 6, 3), date(2025, 6, 4)]
 
 
@@ -32,7 +34,7 @@ def put(store: MemoryObjectStore, session: date, close: float = 10, symbol: str 
 
 
 def consolidated(store: MemoryObjectStore, symbol: str = "AAPL", now: datetime = NOON) -> Consolidation:
-    return Consolidator(store, LAKE, nyse()).consolidate(symbol, None, now)
+    return Consolidator(store, LAKE, nyse()).consolidate(Task(symbol), now)
 
 
 def cleaned(store: MemoryObjectStore, *done: Consolidation, run: str = "run-1", now: datetime = NOON) -> int:
@@ -55,8 +57,8 @@ def test_no_source_file_is_deleted_before_it_stands_in_the_log_of_the_data_parqu
     done = consolidated(store)
     merged, restated, unknown = map(key, OLD)
     # What the worker listed may differ from what it merged: another version, or a file it could not read.
-    log = {merged: done.stored.log[merged], restated: '"another version"'}
-    stood = Consolidation("AAPL", Consolidated(done.stored.bars, log, NOON), done.etag, done.listing, OLD[0], 1, [])
+    log = {merged: done.stored.log[merged], restated: SourceVersion('"another version"')}
+    stood = Consolidation("AAPL", Consolidated(done.stored.bars, log, NOON), done.etag, done.listing, OLD[0], 1)
     assert cleaned(store, stood) == 1
     assert store.done("delete") == [merged]
     assert store.keys(LAKE.symbol_prefix("AAPL")) == sorted([LAKE.data_key("AAPL"), restated, unknown])
@@ -192,14 +194,14 @@ def test_a_file_somebody_else_deleted_first_is_not_counted() -> None:
 def test_a_file_goes_when_its_session_is_more_than_the_retention_ago(age: int, goes: bool) -> None:  # noqa: FBT001
     session = TODAY - timedelta(days=age)
     info = ObjectInfo(key(session), "e", 1, NOON)
-    assert deletable(LAKE, [info], {info.key: "e"}, TODAY, RETENTION) == ([info] if goes else [])
+    assert deletable(LAKE, [info], {info.key: MERGED}, TODAY, RETENTION) == ([info] if goes else [])
 
 
 def test_a_range_file_goes_by_its_last_session() -> None:
     young = LAKE.range_key("AAPL", date(1990, 1, 2), TODAY)
     old = LAKE.range_key("AAPL", date(1990, 1, 2), OLD[0])
     infos = [ObjectInfo(name, "e", 1, NOON) for name in (young, old)]
-    assert deletable(LAKE, infos, {young: "e", old: "e"}, TODAY, RETENTION) == infos[1:]
+    assert deletable(LAKE, infos, {young: MERGED, old: MERGED}, TODAY, RETENTION) == infos[1:]
 
 
 def test_with_nothing_to_delete_s3_is_not_even_asked() -> None:

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from services.consolidator.consolidate import Consolidator
+from services.consolidator.consolidate import Consolidator, Task
 from services.consolidator.merge import merge
 from services.vacuum.bronze import SYMBOLS_PER_ROUND, Plan, Vacuum, check_retention, execute, plan
 from shared.bars import BRONZE, read_bars
@@ -29,7 +29,7 @@ def put(store: MemoryObjectStore, session: date, close: float = 10, symbol: str 
 
 
 def merged(store: MemoryObjectStore, symbol: str = "AAPL") -> None:
-    Consolidator(store, LAKE, nyse()).consolidate(symbol, None, NOON)
+    Consolidator(store, LAKE, nyse()).consolidate(Task(symbol), NOON)
 
 
 def planned(store: MemoryObjectStore, *symbols: str, days: int = DAYS) -> Plan:

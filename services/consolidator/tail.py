@@ -1,0 +1,47 @@
+"""Which bars a completion event carries, so that a short change is resampled without reading data.parquet (pure)."""
+
+from datetime import date
+from typing import Final
+
+import numpy as np
+
+from shared.bars import Consolidated
+from shared.calendar import TradingCalendar
+from shared.errors import FiblakeError
+from shared.events import Tail
+from shared.lake import INTERVALS
+
+LONGEST_TAIL: Final = 100
+"""Bars: a new session needs at most 35; ten events of this size are a tenth of what SNS takes at once."""
+_VALUES: Final = ("open", "high", "low", "close", "volume")
+
+
+def tail_of(stored: Consolidated, changed_from: date, calendar: TradingCalendar) -> Tail | None:
+    """Return the bars from which all buckets can be computed that a change from `changed_from` on may touch.
+
+    These are the bars from the earliest bucket start, over all intervals, of the bar before the change (its bucket may
+    become complete). None if the event cannot carry them: they are too many, a split or a handover (announced ones
+    included) lies after their beginning and changes how they are resampled, or a number is not finite.
+    """
+    sessions = stored.bars["timestamp"].to_numpy()
+    before = int(np.searchsorted(sessions, np.datetime64(changed_from, "D"))) - 1
+    try:
+        if before >= 0:
+            ordinal = calendar.ordinal(sessions[before].astype("datetime64[D]").item())
+        else:
+            ordinal = calendar.ordinal_on_or_after(changed_from)
+    except FiblakeError:
+        return None  # the calendar does not know the day: whoever reads data.parquet says so
+    tail_from = calendar.session(min(ordinal - ordinal % interval for interval in INTERVALS))
+    first = int(np.searchsorted(sessions, np.datetime64(tail_from, "D")))
+    if sessions.size - first > LONGEST_TAIL:
+        return None
+    reference = stored.reference
+    splits = any(tail_from < day <= stored.last_session for day, _ in reference.splits)
+    if splits or any(day > tail_from for day in reference.handovers):
+        return None
+    columns = {name: stored.bars[name].to_numpy()[first:] for name in _VALUES}
+    if not all(np.isfinite(column).all() for column in columns.values()):
+        return None
+    days = tuple(sessions[first:].astype("datetime64[D]").tolist())
+    return Tail(tail_from=tail_from, timestamp=days, **{name: tuple(c.tolist()) for name, c in columns.items()})
