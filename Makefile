@@ -215,6 +215,14 @@ test: setup ## Run all tests (unit, property, integration, end to end); ARGS="..
 unit: setup ## Run the tests that open no socket, in about a minute; ARGS="-k merge" picks some
 	$(VENV_PYTHON) -m pytest --numprocesses 2 tests/unit $(ARGS)
 
+# SEED or ONLY runs one schedule, or the scenarios (or the one point of one) of that name, again.
+SEEDS ?= 40
+FAULTS := $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --only "$${ONLY:-}")
+
+.PHONY: faults
+faults: setup ## Run simulated faults: scenarios, and random schedules (SEEDS=1000; SEED=7 to see one again)
+	$(VENV_PYTHON) -m tests.faults $(FAULTS)
+
 .PHONY: lint
 lint: setup ## Check style, types, layers and the template
 	.venv/bin/ruff check

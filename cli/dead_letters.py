@@ -97,8 +97,8 @@ def replay(
             outcomes[place.name] = _would_be_replayed(place, wanted, now, most_replays)
             continue
         outcomes[place.name] = place.replay(wanted, now, most_replays, rate)
-        if place.name == "consolidation" and outcomes[place.name].done:
-            stack.start_workers(outcomes[place.name].done)
+        if place.name == "consolidation":
+            _start_workers(stack, outcomes[place.name].done)
     _report(context, outcomes, "would be replayed" if dry_run else "replayed")
 
 
@@ -128,6 +128,13 @@ def discard(
     discarded = _discarded([place for place, letters in found if letters], wanted, now, file)
     facts = {"meant": count, "discarded": discarded, "file": str(file)}
     answer(context, facts, lambda console: console.print(f"{discarded} letters discarded; they are in {file}"))
+
+
+def _start_workers(stack: Target, replayed: int) -> None:
+    """Start a job for what waits in the queue: also for what a run that was cut off sent back, and started none for."""
+    waiting = stack.queue(stack.queue_urls["consolidation"]).depth().visible
+    if waiting or replayed:
+        stack.start_workers(max(waiting, replayed))
 
 
 def _found(

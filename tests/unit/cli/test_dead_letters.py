@@ -74,6 +74,19 @@ def test_what_is_replayed_goes_back_and_a_worker_is_started_for_it(run: Run, sta
     assert [size for _, size in stack.workers.submitted] == [2]
 
 
+def test_a_replay_that_is_run_again_starts_the_worker_that_the_first_one_died_before(
+    run: Run, stack: FakeTarget
+) -> None:
+    source(stack).put(request("AAPL"))
+    assert "0 letters replayed" in run("dlq", "replay", "--queue", "consolidation", "--symbols", "IBM").stdout
+    assert [size for _, size in stack.workers.submitted] == [1]
+
+
+def test_without_a_letter_or_a_request_no_worker_is_started(run: Run, stack: FakeTarget) -> None:
+    assert "0 letters replayed" in run("dlq", "replay", "--queue", "consolidation", "--symbols", "IBM").stdout
+    assert stack.workers.submitted == []
+
+
 def test_a_dry_run_replays_nothing(run: Run, stack: FakeTarget) -> None:
     result = run("dlq", "replay", "--dry-run", "--json")
     assert {row["queue"]: row["done"] for row in json.loads(result.stdout)} == {

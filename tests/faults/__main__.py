@@ -1,0 +1,95 @@
+"""Run many schedules and all scenarios thoroughly: `make faults SEEDS=1000`; or one again: `make faults SEED=7`."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+from tests.faults import schedules
+from tests.faults.actors import simulated
+from tests.faults.report import told
+from tests.faults.scenarios import SCENARIOS, AtRequest, points, run
+from tests.faults.world import INTERVALS, World
+
+SEEDS_AT_ONCE = 10
+JOURNALS_SHOWN = 3
+Failure = tuple[str, str]
+"""How to see it again, and the report."""
+
+
+def main() -> int:
+    """Run what is asked for; the exit code is 1 if anything went wrong."""
+    parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=40, help="how many random schedules")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--seed", type=int, help="run this seed alone, and show its journal")
+    parser.add_argument(
+        "--only", default="", help="run only the scenarios, or the points of them, with this in the name"
+    )
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    asked = parser.parse_args()
+    if asked.seed is not None:
+        return _one(asked.seed)
+    began, failures, runs = time.monotonic(), list[Failure](), 0
+    for number, some in _all(asked):
+        runs += number
+        failures += some
+        for _, report in some if len(failures) <= JOURNALS_SHOWN else ():
+            sys.stdout.write(f"{report}\n")
+            sys.stdout.flush()
+    lines = [f"  make faults {how}" for how, _ in failures]
+    sys.stdout.write(
+        "\n".join([f"{runs} runs in {time.monotonic() - began:.0f} s, {len(failures)} failed", *lines, ""])
+    )
+    return 1 if failures or not runs else 0
+
+
+def _all(asked: argparse.Namespace) -> Iterator[tuple[int, list[Failure]]]:
+    """Run scenarios and seeds in several processes; give the number of runs and the failures as they come."""
+    seeds = [] if asked.only else list(range(asked.first, asked.first + asked.seeds))
+    with ProcessPoolExecutor(asked.processes, get_context("spawn")) as pool:
+        parts = [pool.submit(_scenario, number, asked.only) for number in range(len(SCENARIOS))]
+        parts += [pool.submit(_schedules, seeds[i : i + SEEDS_AT_ONCE]) for i in range(0, len(seeds), SEEDS_AT_ONCE)]
+        for part in parts:
+            yield part.result()
+
+
+def _scenario(number: int, only: str) -> tuple[int, list[Failure]]:
+    scenario, runs, failures = SCENARIOS[number], 0, list[Failure]()
+    if only and only not in scenario.name and not only.startswith(scenario.name):
+        return 0, []
+    with simulated(INTERVALS):
+        world, _, wrong = run(scenario, lambda _world: AtRequest())
+        failures += _failure(f'ONLY="{scenario.name}"', world, wrong)
+        for point in points(scenario, thorough=True):
+            if only in scenario.name or only == str(point):
+                runs += 1
+                world, _, wrong = run(scenario, point.plan)
+                failures += _failure(f'ONLY="{point}"', world, wrong)
+    return runs, failures
+
+
+def _schedules(seeds: list[int]) -> tuple[int, list[Failure]]:
+    failures: list[Failure] = []
+    with simulated(INTERVALS):
+        for seed in seeds:
+            failures += _failure(f"SEED={seed}", *schedules.run(seed))
+    return len(seeds), failures
+
+
+def _failure(how: str, world: World, wrong: list[str]) -> list[Failure]:
+    return [(how, told(how, world, wrong))] if wrong else []
+
+
+def _one(seed: int) -> int:
+    with simulated(INTERVALS):
+        world, wrong = schedules.run(seed)
+    sys.stdout.write(told(f"SEED={seed}", world, wrong or ["nothing"]) + "\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

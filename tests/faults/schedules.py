@@ -1,0 +1,146 @@
+"""Random schedules: a seed says what is put, who runs when, and what fails.
+
+At each request an actor hands over to the scheduler, and the seed's chance tells who goes on. So a seed is the same
+schedule each time, on any machine.
+"""
+
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tests.faults import actors
+from tests.faults.cloud import CONSOLIDATION, DEAD, Caller, Fault
+from tests.faults.turns import Turns
+from tests.faults.world import World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SYMBOLS = ("AAPL", "BRK.B")
+MOST_AT_ONCE = 4
+MOST_FAULTS = 4
+"""With as many, no message is received so often that it may be given up."""
+MOST_STEPS = 20_000
+BACKS = range(14)
+SPLITS: tuple[dict[int, tuple[int, int]], ...] = ({}, {6: (1, 2)}, {6: (1, 2), 3: (4, 1)}, {9: (3, 2)}, {0: (1, 4)})
+FAULTS = tuple(Fault)
+
+
+@dataclass
+class Chance:
+    """A plan by chance: who goes on at each request, which requests fail, how events travel."""
+
+    dice: random.Random
+    faults_left: int
+    probability: float
+    lossy: bool
+    turns: Turns = field(default_factory=Turns)
+
+    def before(self, actor: Caller, what: str) -> None:
+        """Hand over to the scheduler, and wait for the next turn."""
+        self.turns.hand_over(actor, what)
+
+    def fault(self, _actor: Caller, what: str) -> Fault | None:
+        """Let one of few requests fail."""
+        if self.faults_left == 0 or self.dice.random() >= self.probability:
+            return None
+        fault = self.dice.choice(FAULTS)
+        if what == "END OF INVOCATION" and fault not in {Fault.KILLED_BEFORE, Fault.KILLED_AFTER}:
+            return None
+        self.faults_left -= 1
+        return fault
+
+    def event(self, _what: str) -> list[float]:
+        """Let an event come twice, late, or not at all."""
+        chance = self.dice.random()
+        if chance < 0.06:
+            return [0.0, self.dice.choice([0.0, 30.0, 600.0])]
+        if chance < 0.12:
+            return [self.dice.choice([5.0, 60.0, 900.0])]
+        if self.lossy and chance < 0.24:
+            return []
+        return [0.0]
+
+
+def run(seed: int) -> tuple[World, list[str]]:
+    """Run the schedule of a seed; return the world, and what is wrong with it in the end."""
+    dice = random.Random(seed)  # noqa: S311 (no secret)
+    lossy = dice.random() < 0.25
+    plan = Chance(dice, dice.randint(0, MOST_FAULTS), dice.choice([0.01, 0.03, 0.1]), lossy)
+    world = World(retention_days=dice.choice([None, 0, 0, 12]), lost_events=lossy)
+    world.cloud.plan = plan
+    _begin(world, dice)
+    left = dice.randint(4, 14)
+    for _ in range(MOST_STEPS):
+        choice = dice.random()
+        if left and choice < 0.06:
+            left -= 1
+            _act(world, plan, dice)
+        elif choice < 0.14 and len(plan.turns.waiting) < MOST_AT_ONCE:
+            _start_what_waits(world, plan, dice)
+        elif plan.turns.waiting:
+            dice.choice(plan.turns.waiting).step()
+        elif not left:
+            break
+    else:
+        world.cloud.violations.append(f"the actors do not end within {MOST_STEPS} steps")
+        for turn in list(plan.turns.waiting):
+            turn.kill()
+    return world, world.heal()
+
+
+def _begin(world: World, dice: random.Random) -> None:
+    """Lay what is there before: a history in full, or files of another make, or nothing."""
+    for symbol in SYMBOLS:
+        beginning = dice.random()
+        if beginning < 0.45:
+            world.put_bars(symbol, {back: 100.0 + back for back in range(14, 22)}, as_range=True)
+        elif beginning < 0.6:
+            world.put_foreign_data(symbol, {back: 100.0 + back for back in range(14, 22)})
+
+
+def _start_what_waits(world: World, plan: Chance, dice: random.Random) -> None:
+    waiting = world.work_available()
+    if waiting:
+        name, begin = dice.choice(waiting)
+        plan.turns.start(world.process(name), begin())
+
+
+def _act(world: World, plan: Chance, dice: random.Random) -> None:
+    """Let something happen from outside."""
+    acts: list[tuple[int, Callable[[], object]]] = [
+        (8, lambda: _put_bars(world, dice)),
+        (3, lambda: world.put_splits(dice.choice(SYMBOLS), dice.choice(SPLITS))),
+        (1, lambda: world.put_handovers(dice.choice(SYMBOLS), dice.choice([(), (5,), (8,)]))),
+        (1, lambda: world.put_poison(dice.choice(SYMBOLS), dice.choice(BACKS))),
+        (2, lambda: _send_again(world, dice)),
+        (2, lambda: plan.turns.start(world.process("vacuum"), actors.vacuum_all(dice.choice([0, 12])))),
+        (2, lambda: plan.turns.start(world.process("full-resample"), actors.resample_all)),
+        (1, lambda: plan.turns.start(world.process("consolidate-all"), actors.consolidate_all(world.retention_days))),
+        (1, lambda: plan.turns.start(world.process("audit"), world.command("audit", actors.audit))),
+        (1, lambda: plan.turns.start(world.process("adopt"), world.command("adopt", actors.adopt_all))),
+        (1, lambda: plan.turns.start(world.process("replay"), world.command("replay", actors.replay_letters))),
+        (1, lambda: actors.advance(world.cloud, dice.choice([20, 400]))),
+    ]
+    weights = [weight for weight, _ in acts]
+    [(_, act)] = dice.choices(acts, weights)
+    act()
+
+
+def _put_bars(world: World, dice: random.Random) -> None:
+    symbol, with_instants = dice.choice(SYMBOLS), dice.random() < 0.7
+    first = dice.choice(BACKS)
+    backs = range(first, min(first + dice.choice([1, 1, 1, 3, 5]), 14))
+    prices = {back: float(dice.choice([50, 60, 70, 80])) for back in backs}
+    world.put_bars(symbol, prices, with_instants=with_instants, as_range=dice.random() < 0.3)
+
+
+def _send_again(world: World, dice: random.Random) -> None:
+    """Let an old message come once more: a duplicate of SQS's, or somebody's replay."""
+    history = [one for one in world.cloud.history if not one[0].endswith(DEAD) and one[0] != CONSOLIDATION]
+    requests = [one for one in world.cloud.history if one[0] == CONSOLIDATION]
+    some = requests if requests and dice.random() < 0.4 else history
+    if some:
+        queue, body = dice.choice(some)
+        world.cloud.note(None, f"SENDS AGAIN to {queue}: {body}")
+        world.cloud.send(queue, body, {})

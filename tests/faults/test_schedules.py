@@ -1,0 +1,20 @@
+"""Random schedules: a few dozen seeds here, as many as one likes with `make faults SEEDS=1000`."""
+
+import pytest
+
+from tests.faults import schedules
+from tests.faults.report import told
+
+SEEDS = range(40)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_whatever_fails_dies_or_comes_between_the_lake_ends_as_what_was_put_says(seed: int) -> None:
+    world, wrong = schedules.run(seed)
+    assert not wrong, told(f"SEED={seed}", world, wrong)
+
+
+def test_a_seed_is_the_same_schedule_each_time() -> None:
+    first, again = (schedules.run(7)[0].cloud.journal for _ in range(2))
+    assert first == again
+    assert first != schedules.run(8)[0].cloud.journal
