@@ -61,7 +61,8 @@ def test_only_the_exact_place_in_the_bucket_can_be_read_or_written(resources: Bo
         if any(action in {"s3:GetObject", "s3:PutObject", "s3:DeleteObject"} for action in actions):
             assert all(place.split("DataLakeBucket.Arn}")[1].count("/") >= 2 for place in places), (name, places)
         if "s3:ListBucket" in actions:
-            assert "s3:prefix" in statement["Condition"]["StringLikeIfExists"], name
+            assert set(statement["Condition"]) == {"StringLike"}, name
+            assert set(statement["Condition"]["StringLike"]) == {"s3:prefix"}, name
 
 
 def test_roles_carry_no_policies_that_somebody_else_wrote(resources: Body) -> None:
@@ -83,6 +84,8 @@ def test_only_aws_services_may_take_on_a_role(resources: Body) -> None:
         services = listed(statement["Principal"]["Service"])
         known = {"lambda.amazonaws.com", "ecs-tasks.amazonaws.com", "scheduler.amazonaws.com"}
         assert set(services) <= known
+        if "scheduler.amazonaws.com" not in services:  # SAM's own
+            assert statement["Condition"]["StringEquals"] == {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}
 
 
 def test_every_queue_is_encrypted(resources: Body) -> None:
@@ -185,14 +188,38 @@ def test_versions_that_are_not_current_and_quarantine_are_forgotten_and_the_arch
     assert "VersioningConfiguration" not in plain
 
 
-def test_only_named_sources_of_this_account_may_send_to_queues_and_topics(resources: Body) -> None:
+def test_only_named_sources_may_send_to_queues_and_topics(resources: Body) -> None:
     policies = properties(resources, "AWS::SQS::QueuePolicy") | properties(resources, "AWS::SNS::TopicPolicy")
     for name, policy in policies.items():
-        for statement in policy["PolicyDocument"]["Statement"]:
+        for statement in (s for s in policy["PolicyDocument"]["Statement"] if s["Effect"] == "Allow"):
             assert set(statement["Principal"]) == {"Service"}, name
-            assert statement["Condition"]["StringEquals"] == {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}, name
             [source] = [c["aws:SourceArn"] for c in statement["Condition"].values() if "aws:SourceArn" in c]
             assert source not in ("*", ""), name
+            if statement["Principal"]["Service"] != "sns.amazonaws.com":  # no example of AWS's has it
+                assert statement["Condition"]["StringEquals"] == {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}, name
+
+
+def test_queues_and_topics_take_nothing_but_tls_and_have_one_policy_each(resources: Body) -> None:
+    found: dict[str, list[list[str]]] = {}
+    for policy in properties(resources, "AWS::SQS::QueuePolicy").values():
+        for queue in policy["Queues"]:
+            found.setdefault(queue["Ref"], []).append(_denied_without_tls(policy, "*"))
+    for policy in properties(resources, "AWS::SNS::TopicPolicy").values():
+        [topic] = policy["Topics"]
+        found.setdefault(topic["Ref"], []).append(_denied_without_tls(policy, topic))
+    queues, topics = properties(resources, "AWS::SQS::Queue"), properties(resources, "AWS::SNS::Topic")
+    # SNS takes no action but sns:Publish and such in a topic's policy, and no sns:*.
+    assert found == {name: [["sqs:*"]] for name in queues} | {name: [["sns:Publish"]] for name in topics}
+
+
+def _denied_without_tls(policy: Body, resource: object) -> list[str]:
+    """Return what the policy denies everybody who comes without TLS."""
+    return [
+        statement["Action"]
+        for statement in policy["PolicyDocument"]["Statement"]
+        if (statement["Effect"], statement["Principal"], statement["Resource"]) == ("Deny", "*", resource)
+        and statement["Condition"] == {"Bool": {"aws:SecureTransport": False}}
+    ]
 
 
 def test_the_database_is_encrypted_private_and_takes_nothing_but_tls() -> None:
@@ -221,6 +248,7 @@ def test_with_a_key_of_its_own_every_role_that_works_may_use_it() -> None:
     resources = deployed(EVERYTHING)
     [policy] = [p for p in properties(resources, "AWS::IAM::ManagedPolicy").values() if "kms:" in str(p)]
     may = {role["Ref"] for role in policy["Roles"]}
+    may |= {name for name, s in statements(resources) if name != "UseKey" and s["Action"] == "kms:Decrypt"}
     functions = properties(resources, "AWS::Lambda::Function").values()
     jobs = properties(resources, "AWS::Batch::JobDefinition").values()
     working = [f["Role"] for f in functions] + [job["ContainerProperties"]["JobRoleArn"] for job in jobs]
