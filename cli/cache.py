@@ -11,6 +11,7 @@ from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Final
 
 from shared.batching import chunks
+from shared.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from shared.objects import ObjectStore
@@ -26,8 +27,8 @@ def folder() -> Path:
 
 def copies(
     store: "ObjectStore", versions: Mapping[str, str], advance: Callable[[int], None], root: Path | None = None
-) -> list[Path]:
-    """Give a local file for each object (key → ETag), in the order of the keys; fetch those that are not there yet.
+) -> dict[str, Path]:
+    """Return a local file for each object (key → ETag), in the order of the keys; fetch those that are not there yet.
 
     An object that was rewritten meanwhile is taken as it is now, one that is gone is left out. Copies of older versions
     of these objects are removed.
@@ -43,7 +44,7 @@ def copies(
             places[key] = _place(root or folder(), store.bucket, key, found.etag)
             _keep(places[key], found.data)
         advance(len(some))
-    return list(places.values())
+    return places
 
 
 def _place(root: Path, bucket: str, key: str, etag: str) -> Path:
@@ -52,10 +53,14 @@ def _place(root: Path, bucket: str, key: str, etag: str) -> Path:
 
 def _keep(place: Path, data: bytes) -> None:
     """Write a copy so that nobody ever sees half of it, and drop those of other versions."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=place.parent, prefix=".", delete=False) as draft:
-        draft.write(data)
-    Path(draft.name).rename(place)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=place.parent, prefix=".", delete=False) as draft:
+            draft.write(data)
+        Path(draft.name).rename(place)
+    except OSError as error:
+        fault = f"{error.strerror or error}: {place.parent}"
+        raise ConfigurationError(f"copies of the lake cannot be kept ({fault}): set XDG_CACHE_HOME") from error
     for other in place.parent.glob("*.parquet"):
         if other != place:
             other.unlink(missing_ok=True)

@@ -1,6 +1,8 @@
 """Options that several commands share, and how their values are read."""
 
+import os
 from datetime import timedelta
+from pathlib import Path
 from re import fullmatch
 from typing import Annotated, Final
 
@@ -20,6 +22,22 @@ def named(symbols: str | None) -> tuple[str, ...]:
         return listed(symbols) if symbols is not None else ()
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--symbols") from error
+
+
+def writable(path: Path | None, option: str) -> Path | None:
+    """Return `path` if a file can be written there; else it is a wrong option, before any work is done."""
+    if path is None:
+        return None
+    folder = path.absolute().parent
+    if path.is_dir():
+        fault = "it is a folder"
+    elif not folder.is_dir():
+        fault = f"there is no folder {folder}"
+    elif not os.access(path if path.exists() else folder, os.W_OK):
+        fault = "permission denied"
+    else:
+        return path
+    raise typer.BadParameter(f"{path} cannot be written: {fault}", param_hint=option)
 
 
 def age(value: str | None, option: str) -> timedelta | None:

@@ -1,6 +1,7 @@
 """How does a command answer? With a table for a person, or with JSON for a program (`--json`)."""
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,13 +20,31 @@ Show = Callable[[str, int, int], None]
 
 
 def answer(context: "typer.Context", facts: object, show: "Callable[[Console], None]") -> None:
-    """Print `facts` as JSON if that was asked for, else let `show` print them for a person."""
+    """Print `facts` as JSON if that was asked for, else let `show` print them for a person.
+
+    A person's console takes every text as it is: what others wrote (a symbol, a key, a reason) is no markup.
+    """
     if wants_json(context):
-        sys.stdout.write(json.dumps(facts, default=str) + "\n")
+        sys.stdout.write(as_json(facts) + "\n")
         return
     from rich.console import Console
 
-    show(Console())
+    show(Console(markup=False, emoji=False, highlight=False))
+
+
+def as_json(facts: object) -> str:
+    """Return `facts` as JSON that every program reads: a number that is none (NaN, infinity) is null."""
+    return json.dumps(_finite(facts), default=str, allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value
 
 
 def wants_json(context: "typer.Context") -> bool:
@@ -34,14 +53,20 @@ def wants_json(context: "typer.Context") -> bool:
     return choice is not None and choice.as_json
 
 
-def table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> "Table":
-    """Give rows as a table; numbers stand right, what is missing is a dash."""
-    from rich.table import Table
+def table(
+    title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], headers: Sequence[str] | None = None
+) -> "Table":
+    """Return rows as a table; numbers stand right, what is missing is a dash.
 
-    drawn = Table(title=title, title_justify="left")
-    for name in columns:
+    `headers` are the columns' titles (None: their names, with blanks for underscores).
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(title=Text(title), title_justify="left")
+    for name, header in zip(columns, headers or [name.replace("_", " ") for name in columns], strict=True):
         numbers = any(isinstance(row.get(name), int | float) for row in rows)
-        drawn.add_column(name.replace("_", " "), justify="right" if numbers else "left", overflow="fold")
+        drawn.add_column(Text(header), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*(_cell(row.get(name)) for name in columns))
     return drawn

@@ -1,12 +1,14 @@
 """`fiblake query "SQL"`: DuckDB over the lake, from wherever there are credentials."""
 
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from cli import options
-from cli.output import answer, progress, table
+from cli.output import answer, as_json, progress, table, wants_json
 from cli.target import target
 
 if TYPE_CHECKING:
@@ -14,8 +16,11 @@ if TYPE_CHECKING:
 
 EXAMPLE = (
     "Example: fiblake query \"SELECT ts, close FROM silver_21d WHERE symbol = 'AAPL' ORDER BY ts DESC LIMIT 5\"\n\n"
-    'Example: fiblake query "FROM bronze" --symbols AAPL,MSFT --parquet bars.parquet'
+    'Example: fiblake query "FROM bronze" --symbols AAPL,MSFT --parquet bars.parquet\n\n'
+    'Example: fiblake query "SHOW TABLES"'
 )
+ROWS_SHOWN: Final = 50
+ROWS_AT_ONCE: Final = 10_000
 
 
 def query(
@@ -25,38 +30,94 @@ def query(
     symbols: options.Symbols = None,
     csv: Annotated[Path | None, typer.Option(help="Write the rows here instead, as CSV.")] = None,
     parquet: Annotated[Path | None, typer.Option(help="Write the rows here instead, as Parquet.")] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Rows to print at the most.")] = 50,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help=f"Rows to print at the most ({ROWS_SHOWN}; with --json all of them).")
+    ] = None,
+    local_files: Annotated[
+        bool, typer.Option("--local-files", help="Let the query read files of this machine as well.")
+    ] = False,
 ) -> None:
     """Ask the lake: views bronze, silver_3d ... silver_34d, metadata (companies by symbol), splits, and manifest.
 
     Only the views that the query names are read, each file once a version: copies stay in the user's cache. Of a large
-    lake, --symbols keeps bronze small.
+    lake, --symbols keeps bronze small. Exit code 3: files could not be read, and their rows are missing.
     """
     from cli import tables
     from shared.errors import ContractError
 
     chosen = options.named(symbols)
+    files = [path for path in (options.writable(csv, "--csv"), options.writable(parquet, "--parquet")) if path]
     try:
-        names = tables.named_in(sql)
+        names = tables.named_in(sql, local_files=local_files)
     except ContractError as error:
         raise typer.BadParameter(str(error), param_hint="SQL") from error
     with progress("files of the lake") as advance:
-        connection = tables.opened(target(context).store, names, chosen, advance)
-    with connection:
-        _give(context, connection.sql(sql), csv, parquet, rows)
+        store = target(context).store
+        lake = tables.opened(store, names, chosen, advance, outputs=files, local_files=local_files)
+    with lake.connection:
+        try:
+            lake.answer(lambda connection: _give(context, connection.sql(sql), csv, parquet, rows))
+        except ContractError as error:
+            raise typer.BadParameter(str(error), param_hint="SQL") from error
+    if lake.name_unreadable():
+        raise typer.Exit(3)
 
 
 def _give(
-    context: typer.Context, found: "duckdb.DuckDBPyRelation", csv: Path | None, parquet: Path | None, most: int
+    context: typer.Context, asked: "duckdb.DuckDBPyRelation", csv: Path | None, parquet: Path | None, most: int | None
 ) -> None:
     if csv:
-        found.write_csv(str(csv), header=True)
+        asked.write_csv(str(csv.absolute()), header=True)
     if parquet:
-        found.write_parquet(str(parquet))
+        asked.write_parquet(str(parquet.absolute()))
     if csv or parquet:
         return
-    names = found.columns
-    rows: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in found.limit(most + 1).fetchall()]
-    more = "and more: --rows, --csv and --parquet give them" if len(rows) > most else ""
-    shown = rows[:most]
-    answer(context, shown, lambda console: console.print(table("", shown, names), more))
+    headers, names = asked.columns, _distinct(asked.columns)
+    rows = _without_zones(asked).materialize()
+    total = len(rows)
+    shown = min(total, most or (total if wants_json(context) else ROWS_SHOWN))
+    if wants_json(context):
+        _write_json(names, _parts(rows, shown))
+    else:
+        found = [dict(zip(names, row, strict=True)) for part in _parts(rows, shown) for row in part]
+        answer(context, found, lambda console: console.print(table("", found, names, headers)))
+    if shown < total:
+        more = f"{shown:,} of {total:,} rows: --rows, --csv and --parquet give more\n"
+        (sys.stderr if wants_json(context) else sys.stdout).write(more)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Return the names, each once: a second `a` is `a_1`, as in DuckDB's own tables."""
+    distinct: dict[str, None] = {}
+    for name in names:
+        number, free = 0, name
+        while free in distinct:
+            number += 1
+            free = f"{name}_{number}"
+        distinct[free] = None
+    return list(distinct)
+
+
+def _without_zones(asked: "duckdb.DuckDBPyRelation") -> "duckdb.DuckDBPyRelation":
+    """Return the rows with instants as text in UTC: as values, DuckDB needs a further library for them."""
+    if not any("TIME ZONE" in str(kind) for kind in asked.types):
+        return asked
+    columns = enumerate(asked.types, start=1)
+    return asked.project(
+        ", ".join(f"CAST(#{n} AS VARCHAR)" if "TIME ZONE" in str(kind) else f"#{n}" for n, kind in columns)
+    )
+
+
+def _parts(rows: "duckdb.DuckDBPyRelation", most: int) -> Iterator[list[tuple[Any, ...]]]:
+    for start in range(0, most, ROWS_AT_ONCE):
+        yield rows.limit(min(ROWS_AT_ONCE, most - start), start).fetchall()
+
+
+def _write_json(names: Sequence[str], parts: Iterator[list[tuple[Any, ...]]]) -> None:
+    """Write the rows as one JSON array, part by part: there may be millions."""
+    joint = "["
+    for part in parts:
+        for row in part:
+            sys.stdout.write(joint + as_json(dict(zip(names, row, strict=True))))
+            joint = ", "
+    sys.stdout.write("[]\n" if joint == "[" else "]\n")

@@ -1,11 +1,13 @@
 """The lake as DuckDB's tables: `bronze`, `silver_3d` ... `silver_34d`, `metadata`, `splits`, `manifest`."""
 
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from cli.cache import copies
+from cli.cache import copies, folder
 from shared.errors import ContractError
 from shared.lake import IDENTITIES_PREFIX, INTERVALS, MANIFEST_KEY, SPLITS_PREFIX, Bronze, silver_prefix
 
@@ -22,11 +24,16 @@ _SETTINGS: Final[dict[str, str | bool | int | float | list[str]]] = {
     # A name in a query is a view's, never that of a variable of this program.
     "python_enable_replacements": False,
 }
+_TYPES: Final = {
+    "string": "VARCHAR", "date32[day]": "DATE", "double": "DOUBLE", "int64": "BIGINT", "int32": "INTEGER",
+    "bool": "BOOLEAN", "timestamp[us, tz=UTC]": "TIMESTAMP WITH TIME ZONE",
+}  # fmt: skip
 Advance = Callable[[int], None]
+ResultT = TypeVar("ResultT")
 
 
 def schemas() -> "dict[str, pa.Schema]":
-    """Give the columns of each view."""
+    """Return the columns of each view."""
     from shared.bars import BRONZE, MANIFEST, SILVER
     from shared.reference import IDENTITIES, SPLITS
 
@@ -34,8 +41,8 @@ def schemas() -> "dict[str, pa.Schema]":
     return {"bronze": BRONZE, **silver, "metadata": IDENTITIES, "splits": SPLITS, "manifest": MANIFEST}
 
 
-def named_in(sql: str) -> set[str]:
-    """Give the views that a query names; raise ContractError if it is no query, or DuckDB does not understand it."""
+def named_in(sql: str, *, local_files: bool = False) -> set[str]:
+    """Return the views that a query names; raise ContractError if it is no query, or DuckDB does not understand it."""
     import duckdb
 
     with duckdb.connect(config=_SETTINGS) as scratch:
@@ -43,32 +50,114 @@ def named_in(sql: str) -> set[str]:
             scratch.register("columns_of_it", schema.empty_table())
             scratch.execute(f'CREATE TABLE "{name}" AS FROM columns_of_it')
         scratch.unregister("columns_of_it")
+        if not local_files:
+            _lock(scratch, [], [])
         try:
             statements = scratch.extract_statements(sql)
             if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
                 raise ContractError("one SELECT is taken, and nothing else: the lake is only read")
             scratch.sql(sql)  # names and types are checked here, before anything is read
+        except duckdb.PermissionException as error:
+            raise ContractError(f"no files of this machine are read unless --local-files is said: {error}") from error
         except duckdb.Error as error:
             raise ContractError(f"DuckDB does not understand the query: {error}") from error
     # By the words: one that is no table's only costs a view that nobody asks.
     return {name for name in schemas() if re.search(rf"\b{name}\b", sql, re.IGNORECASE)}
 
 
-def opened(
-    store: "ObjectStore", names: set[str], symbols: Sequence[str], advance: Advance, root: Path | None = None
-) -> "duckdb.DuckDBPyConnection":
-    """Give a connection with these views over the lake as it now is; `symbols` (none: all) limits them."""
+@dataclass
+class Lake:
+    """Views over copies of the lake's files."""
+
+    connection: "duckdb.DuckDBPyConnection"
+    files: Mapping[str, dict[str, Path]]
+    """The copies each view is made of, by key."""
+    symbols: tuple[str, ...]
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Why DuckDB cannot read files, by key: they are in no view."""
+
+    def answer(self, ask: "Callable[[duckdb.DuckDBPyConnection], ResultT]") -> ResultT:
+        """Return what `ask` makes of the views.
+
+        If that fails, files that cannot be read are taken out (see `unreadable`), and it is done again without them.
+        Raises ContractError if none is to blame.
+        """
+        import duckdb
+
+        while True:
+            try:
+                self._make_views()
+                return ask(self.connection)
+            except duckdb.Error as error:
+                if not self._take_out_unreadable():
+                    raise ContractError(f"DuckDB cannot answer the query: {error}") from error
+
+    def name_unreadable(self) -> bool:
+        """Name the files that could not be read, on stderr; tell whether there are any."""
+        for key, fault in self.unreadable.items():
+            sys.stderr.write(f"fiblake: {key} cannot be read, and its rows are missing: {fault}\n")
+        return bool(self.unreadable)
+
+    def _take_out_unreadable(self) -> bool:
+        """Tell whether files were taken out; their copies are removed, so that the next query fetches them anew."""
+        import duckdb
+
+        before = len(self.unreadable)
+        for name, files in self.files.items():
+            for key, file in list(files.items()):
+                try:
+                    _rows(self.connection, name, [file]).aggregate("bit_xor(hash(COLUMNS(*)))").fetchall()
+                except duckdb.Error as error:
+                    self.unreadable[key] = str(error).replace(str(file), key).partition("\n")[0]
+                    del files[key]
+                    file.unlink(missing_ok=True)
+        return len(self.unreadable) > before
+
+    def _make_views(self) -> None:
+        """Make all views: those over files, and for each table that was not fetched one that cannot be asked."""
+        for name, schema in schemas().items():
+            if files := list(self.files.get(name, {}).values()):
+                rows = _rows(self.connection, name, files)
+                if self.symbols:
+                    rows = rows.filter(f"symbol IN ({', '.join(repr(symbol) for symbol in self.symbols)})")
+                rows.create_view(name, replace=True)
+                continue
+            nulls = ", ".join(f'CAST(NULL AS {_TYPES[str(f.type)]}) AS "{f.name}"' for f in schema)
+            none = "false" if name in self.files else f"error('the query must name {name} in plain letters')::BOOLEAN"
+            self.connection.execute(f'CREATE OR REPLACE VIEW "{name}" AS SELECT {nulls} WHERE {none}')
+
+
+def opened(  # noqa: PLR0917
+    store: "ObjectStore", names: set[str], symbols: Sequence[str], advance: Advance, root: Path | None = None,
+    outputs: Sequence[Path] = (), *, local_files: bool = False,
+) -> Lake:  # fmt: skip
+    """Return views over the lake as it now is; `symbols` (none: all) limits them.
+
+    A query reads the copies of the lake's files and may write `outputs`, and no other file of this machine, unless
+    `local_files` allows it.
+    """
     import duckdb
 
+    files = {name: copies(store, _versions(store, name, symbols), advance, root) for name in sorted(names)}
     connection = duckdb.connect(config=_SETTINGS)
-    for name in sorted(names):
-        files = copies(store, _versions(store, name, symbols), advance, root)
-        _view(connection, name, files, symbols)
-    return connection
+    connection.execute("SET TimeZone = 'UTC'")
+    if not local_files:
+        # DuckDB writes tmp_NAME beside a file that exists, and puts it in its place.
+        paths = [path for file in outputs for path in (file, file.with_name(f"tmp_{file.name}"))]
+        _lock(connection, [(root or folder()) / store.bucket], paths)
+    return Lake(connection, files, tuple(symbols))
+
+
+def _lock(connection: "duckdb.DuckDBPyConnection", folders: Sequence[Path], files: Sequence[Path]) -> None:
+    for setting, places in (("allowed_directories", folders), ("allowed_paths", files)):
+        quoted = ", ".join("'{}'".format(str(place.absolute()).replace("'", "''")) for place in places)
+        connection.execute(f"SET {setting} = [{quoted}]")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
 
 
 def _versions(store: "ObjectStore", name: str, symbols: Sequence[str]) -> dict[str, str]:
-    """Give the objects that a view is made of, and their versions."""
+    """Return the objects that a view is made of, and their versions."""
     bronze = Bronze()
     if name == "bronze" and symbols:
         keys = [bronze.data_key(symbol) for symbol in symbols]
@@ -83,15 +172,13 @@ def _versions(store: "ObjectStore", name: str, symbols: Sequence[str]) -> dict[s
     return {info.key: info.etag for info in store.listed(prefixes[name]) if info.key.endswith(".parquet")}
 
 
-def _view(connection: "duckdb.DuckDBPyConnection", name: str, files: Sequence[Path], symbols: Sequence[str]) -> None:
-    schema = schemas()[name]
-    if not files:
-        connection.register(name, schema.empty_table())
-        return
-    # By name: files of an older version, or somebody's own, may lack a column that may be null.
+def _rows(connection: "duckdb.DuckDBPyConnection", name: str, files: Sequence[Path]) -> "duckdb.DuckDBPyRelation":
+    """Return the files' rows with the view's columns and types.
+
+    By name: files of an older version, or somebody's own, may lack a column.
+    """
     rows = connection.read_parquet([str(file) for file in files], union_by_name=True)
-    known = [column for column in schema.names if column in rows.columns]
-    rows = rows.project(", ".join(f'"{column}"' for column in known))
-    if symbols:
-        rows = rows.filter(f"symbol IN ({', '.join(repr(symbol) for symbol in symbols)})")
-    rows.create_view(name)
+    fields = [(f.name, _TYPES[str(f.type)]) for f in schemas()[name]]
+    values = [f'"{column}"' if column in rows.columns else "NULL" for column, _ in fields]
+    casts = [f'CAST({value} AS {kind}) AS "{column}"' for value, (column, kind) in zip(values, fields, strict=True)]
+    return rows.project(", ".join(casts))

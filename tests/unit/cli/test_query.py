@@ -1,16 +1,18 @@
 import json
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pytest
 
+from cli import chart
 from cli.tables import schemas
-from shared.bars import MANIFEST, SILVER, encode
+from shared.bars import MANIFEST, SILVER, Consolidated, encode
 from shared.lake import MANIFEST_KEY, Month, identities_key, silver_key
-from shared.reference import Identity, identities_file
-from tests.fakes import LAKE, NOON, bar, consolidated
+from shared.reference import Identity, identities_file, reference_of
+from tests.fakes import LAKE, NOON, bar, consolidated, splits, table
 from tests.unit.cli.conftest import FakeTarget, Run
 
 DAY = date(2025, 11, 19)
@@ -25,6 +27,7 @@ def bucket(symbol: str, ts: date, close: float = 10.0) -> dict[str, object]:
 @pytest.fixture(autouse=True)
 def _lake(stack: FakeTarget, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    stack.outputs = {"SplitAdjusted": "true"}
     for symbol in ("AAPL", "MSFT"):
         stack.store.lay(
             LAKE.data_key(symbol), consolidated(bar("2025-11-18", 9, symbol=symbol), bar(DAY, symbol=symbol))
@@ -92,7 +95,9 @@ def test_rows_go_to_csv_and_parquet_files(run: Run, tmp_path: Path) -> None:
     csv, parquet = tmp_path / "rows.csv", tmp_path / "rows.parquet"
     sql = "SELECT symbol, close FROM bronze ORDER BY symbol, close"
     assert run("query", sql, "--csv", str(csv), "--parquet", str(parquet)).exit_code == 0
-    assert csv.read_text().splitlines() == ["symbol,close", "AAPL,9.0", "AAPL,10.0", "MSFT,9.0", "MSFT,10.0"]
+    for _ in range(2):  # a file that is there is replaced
+        assert csv.read_text().splitlines() == ["symbol,close", "AAPL,9.0", "AAPL,10.0", "MSFT,9.0", "MSFT,10.0"]
+        assert run("query", sql, "--csv", str(csv)).exit_code == 0
     with duckdb.connect() as connection:
         assert len(connection.read_parquet(str(parquet)).fetchall()) == 4
 
@@ -100,7 +105,112 @@ def test_rows_go_to_csv_and_parquet_files(run: Run, tmp_path: Path) -> None:
 def test_a_person_gets_a_table_and_is_told_if_there_is_more(run: Run) -> None:
     said = run("query", "SELECT symbol, close FROM bronze", "--rows", "3").stdout
     assert "AAPL" in said
+    assert "3 of 4 rows" in said
     assert "--csv" in said
+    assert "51" not in run("query", "FROM range(1, 51)").stdout
+    assert "50 of 51 rows" in run("query", "FROM range(51)").stdout
+
+
+def test_json_is_cut_by_rows_only_and_says_so(run: Run) -> None:
+    assert len(answered(run, "FROM range(20_001)")) == 20_001
+    assert answered(run, "FROM range(0)") == []
+    result = run("query", "FROM range(51)", "--json", "--rows", "7")
+    assert len(json.loads(result.stdout)) == 7
+    assert "7 of 51 rows" in result.stderr
+
+
+def test_columns_of_one_name_keep_their_own_values(run: Run) -> None:
+    sql = "SELECT 1 AS a, 2 AS a, 3 AS A, 4 AS a_1"
+    assert answered(run, sql) == [{"a": 1, "a_1": 2, "A": 3, "a_1_1": 4}]
+    said = run("query", sql).stdout
+    assert [cell for cell in said.split() if cell.isdigit()] == ["1", "2", "3", "4"]
+    assert [cell for cell in said.split() if cell.startswith(("a", "A"))] == ["a", "a", "A", "a_1"]
+
+
+def test_a_number_that_is_none_is_null_in_json(run: Run) -> None:
+    sql = "SELECT 'nan'::DOUBLE AS x, 'inf'::DOUBLE AS y, ['nan'::DOUBLE] AS z, {'v': '-inf'::DOUBLE} AS s"
+    result = run("query", sql, "--json")
+    assert json.loads(result.stdout, parse_constant=pytest.fail) == [
+        {"x": None, "y": None, "z": [None], "s": {"v": None}}
+    ]
+    assert "nan" in run("query", sql).stdout
+
+
+def test_instants_are_text_in_utc(run: Run) -> None:
+    """Without a further library for time zones."""
+    assert answered(run, "SELECT last_updated FROM manifest") == [{"last_updated": "2025-11-20 12:00:00+00"}]
+    nested = "SELECT [TIMESTAMPTZ '2025-11-20 12:00:00+02'] AS some, 1 AS one"
+    assert answered(run, nested) == [{"some": "['2025-11-20 10:00:00+00']", "one": 1}]
+
+
+def test_the_tables_may_be_listed_and_described(run: Run, stack: FakeTarget) -> None:
+    assert {row["name"] for row in answered(run, "SHOW TABLES")} == set(schemas())
+    assert stack.store.journal == []
+    assert [row["column_name"] for row in answered(run, "DESCRIBE silver_21d")] == SILVER.names
+
+
+def test_a_table_whose_name_the_query_hides_is_an_error_and_never_empty(run: Run) -> None:
+    for sql in ("FROM query_table('manif' || 'est')", "SELECT count(*) FROM query_table('manif' || 'est')"):
+        result = run("query", sql)
+        assert result.exit_code == 2
+        assert "must name manifest in plain letters" in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_no_file_of_this_machine_is_read_unless_that_is_allowed(run: Run, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.csv"
+    secret.write_text("a\n7\n")
+    for sql in (f"FROM '{secret}'", f"FROM read_csv('{secret}')", f"FROM read_text('{secret}')", "FROM glob('/*')"):
+        result = run("query", sql)
+        assert result.exit_code == 2
+        assert "--local-files" in result.stderr
+        assert "7" not in result.stdout
+    assert answered(run, f"SELECT a FROM '{secret}'", "--local-files") == [{"a": 7}]  # noqa: S608
+
+
+def test_a_file_that_cannot_be_read_costs_its_own_rows_and_is_named(run: Run, stack: FakeTarget) -> None:
+    bad = {LAKE.data_key("BAD"): b"no Parquet", LAKE.data_key("ODD"): encode(pa.table({"close": ["seven"]}))}
+    for key, data in bad.items():
+        stack.store.lay(key, data)
+    for _ in range(2):  # the second time from the copies
+        result = run("query", "SELECT symbol, count(close) AS n FROM bronze GROUP BY 1 ORDER BY 1", "--json")
+        assert result.exit_code == 3
+        assert json.loads(result.stdout) == [{"symbol": "AAPL", "n": 2}, {"symbol": "MSFT", "n": 2}]
+        assert all(f"{key} cannot be read" in result.stderr for key in bad)
+    assert run("query", "FROM bronze", "--symbols", "AAPL").exit_code == 0
+
+
+def test_a_damaged_page_is_found_as_well_as_a_damaged_footer(run: Run, stack: FakeTarget) -> None:
+    data = bytearray(stack.store.peek(LAKE.data_key("MSFT")) or b"")
+    data[4:200] = bytes(196)
+    stack.store.lay(LAKE.data_key("MSFT"), bytes(data))
+    result = run("query", "SELECT DISTINCT symbol FROM bronze", "--json")
+    assert (result.exit_code, json.loads(result.stdout)) == (3, [{"symbol": "AAPL"}])
+
+
+def test_a_query_that_fails_by_itself_is_exit_code_2(run: Run) -> None:
+    result = run("query", "SELECT (symbol || 'x')::INT FROM bronze")
+    assert result.exit_code == 2
+    assert "Could not convert" in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_a_place_that_cannot_be_written_is_exit_code_2_before_anything_is_read(
+    run: Run, stack: FakeTarget, tmp_path: Path
+) -> None:
+    for option, place in (("--csv", tmp_path), ("--parquet", tmp_path / "none" / "x.parquet")):
+        assert run("query", "FROM bronze", option, str(place)).exit_code == 2
+    for place in (tmp_path / "none" / "x.png", tmp_path / "x.gif2"):
+        assert run("chart", "AAPL", "1d", "-o", str(place)).exit_code == 2
+    assert stack.store.journal == []
+
+
+def test_a_cache_that_cannot_be_written_is_a_sentence(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    result = run("query", "FROM bronze")
+    assert result.exit_code == 2
+    assert "set XDG_CACHE_HOME" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -125,10 +235,35 @@ def test_what_is_no_query_is_exit_code_2_before_anything_is_read(
 
 def test_a_chart_is_a_picture_of_the_last_bars(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "aapl.png"
-    result = run("chart", "AAPL", "21d", "-o", str(file), "--json")
-    assert json.loads(result.stdout) == {"file": str(file), "bars": 2, "first": "2025-10-01", "last": "2025-11-03"}
+    facts = json.loads(run("chart", "AAPL", "21d", "-o", str(file), "--json").stdout)
+    assert facts == {"file": str(file), "bars": 2, "first": "2025-10-01", "last": "2025-11-03", "adjusted": True}
     assert file.read_bytes().startswith(b"\x89PNG")
     assert json.loads(run("chart", "AAPL", "1d", "-o", str(file), "--last", "1", "--json").stdout)["bars"] == 1
+
+
+@pytest.mark.parametrize(
+    ("adjusted", "closes", "marked"), [("true", [5.0, 5.0], []), ("false", [10.0, 5.0], [date(2025, 11, 19)])]
+)
+def test_daily_bars_are_adjusted_as_silver_is_or_the_chart_says_as_traded_and_marks_the_split(  # noqa: PLR0917
+    run: Run, stack: FakeTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    adjusted: str, closes: list[float], marked: list[date],
+) -> None:  # fmt: skip
+    stack.outputs["SplitAdjusted"] = adjusted
+    reference = reference_of(tuple(splits(("2025-11-19", 1, 2))), ())
+    rows = table(bar("2025-11-18", 10), bar(DAY, 5))
+    stack.store.lay(LAKE.data_key("AAPL"), Consolidated(rows, {}, NOON, reference).encode())
+    drawn: list[tuple[str, list[float], list[date]]] = []
+    real = chart.draw
+
+    def draw(title: str, bars: list[tuple[Any, ...]], output: Path, days: list[date]) -> None:
+        drawn.append((title, [row[4] for row in bars], days))
+        real(title, bars, output, days)
+
+    monkeypatch.setattr(chart, "draw", draw)
+    assert run("chart", "AAPL", "1d", "-o", str(tmp_path / "x.svg")).exit_code == 0
+    title = "AAPL, 1d, adjusted for splits" if adjusted == "true" else "AAPL, 1d, as traded"
+    assert drawn == [(title, closes, marked)]
+    assert ("split 2025-11-19" in (tmp_path / "x.svg").read_text()) is bool(marked)
 
 
 @pytest.mark.parametrize(
