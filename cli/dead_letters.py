@@ -2,12 +2,14 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -26,6 +28,47 @@ Queues = Annotated[list[str] | None, typer.Option("--queue", help="Only of this 
 Reason = Annotated[str, typer.Option(help="Only those whose reason, or kind of error, contains this.")]
 OlderThan = Annotated[str | None, typer.Option(help="Only those that died so long ago.", metavar="2h")]
 NewerThan = Annotated[str | None, typer.Option(help="Only those that died since.", metavar="2h")]
+Mended = Annotated[
+    bool | None,
+    typer.Option("--mended/--standing", help="Only those whose fault is mended since, or still stands."),
+]
+REASONS_SHOWN: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Which letters the options name."""
+
+    queues: list[str] | None
+    symbols: tuple[str, ...]
+    reason: str
+    older_than: timedelta | None
+    newer_than: timedelta | None
+    mended: bool | None
+
+
+def _chosen(  # noqa: PLR0917 (options)
+    queues: Queues = None, symbols: options.Symbols = None, reason: Reason = "", older_than: OlderThan = None,
+    newer_than: NewerThan = None, mended: Mended = None,
+) -> Chosen:  # fmt: skip
+    older, newer = options.age(older_than, "--older-than"), options.age(newer_than, "--newer-than")
+    return Chosen(queues, options.named(symbols), reason, older, newer, mended)
+
+
+def filtered(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that choose letters; it gets what they say as its second argument."""
+    own = list(signature(command).parameters.values())
+    choosing = list(signature(_chosen).parameters.values())
+
+    @wraps(command)
+    def with_options(context: typer.Context, **values: Any) -> None:  # noqa: ANN401 (whatever the options are)
+        chosen = _chosen(**{option.name: values.pop(option.name) for option in choosing})
+        command(context, chosen, **values)
+
+    options_ = [option.replace(kind=Parameter.KEYWORD_ONLY) for option in [*choosing, *own[2:]]]
+    with_options.__signature__ = Signature([own[0], *options_])  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in [own[0], *options_]}
+    return with_options
 
 
 @app.command("list", epilog="Example: fiblake dlq list --json")
@@ -48,39 +91,35 @@ def list_(
 
 
 @app.command(epilog="Example: fiblake dlq show --queue consolidation --symbols AAPL --reason 'no bars'")
+@filtered
 def show(
     context: typer.Context,
+    chosen: Chosen,
     *,
-    queues: Queues = None,
-    symbols: options.Symbols = None,
-    reason: Reason = "",
-    older_than: OlderThan = None,
-    newer_than: NewerThan = None,
     most: Annotated[int, typer.Option("--most", min=1, help="Letters read per queue.")] = 100,
 ) -> None:
     """Print dead letters, readable: what they died of, after how many receives, and what they say."""
-    wanted, now = _filter(symbols, reason, older_than, newer_than), datetime.now(UTC)
-    found = _found(_places(target(context), queues), wanted, now, most)
+    now = datetime.now(UTC)
+    stack = target(context)
+    places = _places(stack, chosen.queues)
+    found = _found(places, _filter(stack, places, chosen, now), now, most)
     letters = [letter.facts() for _, some in found for letter in some]
 
     def draw(console: "Console") -> None:
         for letter in letters:
-            console.print(f"[bold]{letter['queue']}[/]  {letter['id']}", highlight=False)
-            console.print(_told(letter), highlight=False, markup=False, soft_wrap=True)
+            console.print(f"{letter['queue']}  {letter['id']}", style="bold")
+            console.print(_told(letter), soft_wrap=True)
         console.print(f"{len(letters)} letters")
 
     answer(context, letters, draw)
 
 
 @app.command(epilog="Example: fiblake dlq replay --queue resample-5d --reason UpstreamError --rate 50")
+@filtered
 def replay(
     context: typer.Context,
+    chosen: Chosen,
     *,
-    queues: Queues = None,
-    symbols: options.Symbols = None,
-    reason: Reason = "",
-    older_than: OlderThan = None,
-    newer_than: NewerThan = None,
     rate: Annotated[float | None, typer.Option(min=0.1, help="Messages a second at the most.")] = None,
     most_replays: Annotated[int, typer.Option(min=1, help="A letter that died again after so many replays stays.")] = 3,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be replayed.")] = False,
@@ -89,10 +128,12 @@ def replay(
 
     A letter is sent before it is taken out: cut off at any moment, none is lost. Every message may safely come twice.
     """
-    wanted, now = _filter(symbols, reason, older_than, newer_than), datetime.now(UTC)
+    now = datetime.now(UTC)
     stack = target(context)
+    places = _places(stack, chosen.queues)
+    wanted = _filter(stack, places, chosen, now)
     outcomes: dict[str, Outcome] = {}
-    for place in _places(stack, queues):
+    for place in places:
         if dry_run:
             outcomes[place.name] = _would_be_replayed(place, wanted, now, most_replays)
             continue
@@ -103,23 +144,24 @@ def replay(
 
 
 @app.command(epilog="Example: fiblake dlq discard --queue bronze-arrivals --reason 'neither date=' --to dropped.jsonl")
+@filtered
 def discard(
     context: typer.Context,
+    chosen: Chosen,
     *,
-    queues: Queues = None,
-    symbols: options.Symbols = None,
-    reason: Reason = "",
-    older_than: OlderThan = None,
-    newer_than: NewerThan = None,
     to: Annotated[Path | None, typer.Option(help="File that is to keep them (JSON lines; appended to).")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be discarded.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Discard without asking.")] = False,
 ) -> None:
     """Take dead letters out for good, after writing them to a file."""
-    wanted, now = _filter(symbols, reason, older_than, newer_than), datetime.now(UTC)
-    found = _found(_places(target(context), queues), wanted, now)
-    count = sum(len(letters) for _, letters in found)
+    now = datetime.now(UTC)
     file = to or Path(f"dead-letters-{now:%Y%m%dT%H%M%SZ}.jsonl")
+    options.writable(file, "--to")
+    stack = target(context)
+    places = _places(stack, chosen.queues)
+    wanted = _filter(stack, places, chosen, now)
+    found = _found(places, wanted, now)
+    count = sum(len(letters) for _, letters in found)
     if dry_run or not count or not (yes or confirmed(f"discard {count} dead letters, after writing them to {file}?")):
         answer(
             context, {"meant": count, "discarded": 0}, lambda c: c.print(f"{count} letters meant; none is discarded")
@@ -180,11 +222,21 @@ def _bare(name: str) -> str:
     return name.removesuffix("-dlq")
 
 
-def _filter(symbols: str | None, reason: str, older_than: str | None, newer_than: str | None) -> "Filter":
+def _filter(stack: Target, places: "Sequence[DeadLetters]", chosen: Chosen, now: datetime) -> "Filter":
+    """Return the filter that the options make; whether a fault is mended is found out here, for all letters at once."""
     from shared.dead_letters import Filter
 
-    older, newer = options.age(older_than, "--older-than"), options.age(newer_than, "--newer-than")
-    return Filter(options.named(symbols), reason, older, newer)
+    wanted = Filter(chosen.symbols, chosen.reason, chosen.older_than, chosen.newer_than)
+    if chosen.mended is None:
+        return wanted
+    from cli.reconcile import auditor
+    from services.reconcile.mended import mended
+
+    letters = [letter for _, some in _found(places, wanted, now) for letter in some]
+    ids = mended(letters, auditor(stack))
+    if not chosen.mended:
+        ids = {letter.message.id for letter in letters} - ids
+    return replace(wanted, ids=frozenset(ids))
 
 
 def _would_be_replayed(place: "DeadLetters", wanted: "Filter", now: datetime, most_replays: int) -> "Outcome":
@@ -225,11 +277,17 @@ def _draw(console: "Console", rows: Sequence[dict[str, Any]]) -> None:
         {
             **row,
             "oldest": None if row["oldest_seconds"] is None else str(timedelta(seconds=row["oldest_seconds"])),
-            "reasons": "\n".join(f"{count} of {reason[:200]}" for reason, count in list(row["reasons"].items())[:5]),
+            "reasons": _told_reasons(row["reasons"]),
         }
         for row in rows
     ]
     console.print(table("Dead letters", shown, ["queue", "letters", "oldest", "reasons"]))
+
+
+def _told_reasons(reasons: Mapping[str, int]) -> str:
+    lines = [f"{count} of {reason[:200]}" for reason, count in list(reasons.items())[:REASONS_SHOWN]]
+    more = sum(list(reasons.values())[REASONS_SHOWN:])
+    return "\n".join([*lines, *([f"and {more} more, of other reasons: --json lists all"] if more else [])])
 
 
 def _told(letter: dict[str, Any]) -> str:

@@ -128,12 +128,15 @@ class Filter:
     """Part of the reason or of the error's kind, whatever the case of its letters."""
     older_than: timedelta | None = None
     newer_than: timedelta | None = None
+    ids: frozenset[str] | None = None
+    """Only those of these messages."""
 
     def takes(self, letter: DeadLetter, now: datetime) -> bool:
         """Tell whether `letter` is meant; one without an age is neither old nor new."""
         sent = letter.message.sent_at
         return (
-            (not self.symbols or not set(self.symbols).isdisjoint(letter.symbols))
+            (self.ids is None or letter.message.id in self.ids)
+            and (not self.symbols or not set(self.symbols).isdisjoint(letter.symbols))
             and self.reason.casefold() in f"{letter.error}: {letter.reason}".casefold()
             and (self.older_than is None or (sent is not None and now - sent >= self.older_than))
             and (self.newer_than is None or (sent is not None and now - sent <= self.newer_than))

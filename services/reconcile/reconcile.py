@@ -103,15 +103,18 @@ class Reconciler:
     window_start: date | None = None
     """Where the resampler's history window begins; None: it resamples all of it."""
 
-    def audit(self, symbols: Sequence[str], since: date | None, advance: Advance = lambda _: None) -> Report:
+    def audit(
+        self, symbols: Sequence[str], since: date | None, advance: Advance = lambda _: None,
+        intervals: Sequence[int] = INTERVALS,
+    ) -> Report:  # fmt: skip
         """Compare all there is of these symbols (none named: of all): bronze, manifest, silver, checkpoints.
 
-        `since` spares buckets that end before it: older ones are not compared. Raises UpstreamError if S3 fails, and
-        NotFoundError if one of `symbols` is unknown.
+        `since` spares buckets that end before it: older ones are not compared, nor are other `intervals`. Raises
+        UpstreamError if S3 fails, and NotFoundError if one of `symbols` is unknown.
         """
         report = Report()
         manifest = self._manifest(report)
-        symbols_known = {*self._folders(), *(manifest or ())}
+        symbols_known = {*self.symbols_of_bronze(), *(manifest or ())}
         check_known(symbols, symbols_known)
         wanted = sorted(symbols or symbols_known)
         report.symbols = len(wanted)
@@ -119,7 +122,7 @@ class Reconciler:
             known = self._known(some, manifest)
             report.lags += [lag for one in known for lag in one.lags]
             consolidated = {one.symbol: one.stored for one in known if one.stored}
-            for interval in INTERVALS:
+            for interval in intervals:
                 report.lags += self._silver(consolidated, interval, since)
             last = [stored.last_session for stored in consolidated.values()]
             report.newest_session = max([*last, *filter(None, [report.newest_session])], default=None)
@@ -132,10 +135,11 @@ class Reconciler:
 
     def symbols_lagging(self) -> list[Lag]:
         """Compare every symbol's files with its data.parquet; manifest and silver are not read."""
-        parts = chunks(sorted(self._folders()), SYMBOLS_AT_ONCE)
+        parts = chunks(sorted(self.symbols_of_bronze()), SYMBOLS_AT_ONCE)
         return [lag for some in parts for one in self._known(some, None) for lag in one.lags]
 
-    def _folders(self) -> list[str]:
+    def symbols_of_bronze(self) -> list[str]:
+        """Return the symbols that have a folder in bronze."""
         return self.bronze.symbols_in(self.store.folders(f"{self.bronze.prefix}/"))
 
     def _manifest(self, report: Report) -> Manifest | None:

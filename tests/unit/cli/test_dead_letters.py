@@ -1,13 +1,18 @@
 import json
+from datetime import date
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from cli.dead_letters import REASONS_SHOWN
 from shared import functions
+from shared.bars import MANIFEST, encode
 from shared.errors import ContractError, FiblakeError, NotFoundError
 from shared.events import ConsolidationRequest
+from shared.lake import MANIFEST_KEY
 from shared.queues import Received
-from tests.fakes import FakeQueue
+from tests.fakes import LAKE, NOON, FakeQueue, bar, consolidated, parquet
 from tests.unit.cli.conftest import FakeTarget, Run
 from tests.unit.shared.test_dead_letters import Source
 
@@ -63,6 +68,57 @@ def test_a_letter_is_shown_with_its_reason_and_receive_count(run: Run, stack: Fa
     (shown,) = json.loads(run("dlq", "show", "--reason", "not a Consol", "--json").stdout)
     assert (shown["body"], shown["receive_count"]) == ("poison", 6)
     assert source(stack).dead_letters.depth().visible == 3
+
+
+def test_all_reasons_are_listed_or_the_others_are_counted(run: Run, stack: FakeTarget) -> None:
+    for number in range(REASONS_SHOWN + 8):
+        bury(source(stack), request("IBM"), ContractError(f"fault {number:02}"))
+    said = run("dlq", "list").stdout
+    assert sum(f"fault {number:02}" in said for number in range(REASONS_SHOWN + 8)) == REASONS_SHOWN - 3
+    assert "and 11 more" in said
+
+
+def test_a_reason_is_text_whatever_stands_in_it(run: Run, stack: FakeTarget) -> None:
+    bury(source(stack), "[red]body[/red]", ContractError("[bold]fault[/bold] :smile: [/nothing]"))
+    for command in ("list", "show"):
+        said = " ".join(run("dlq", command).stdout.replace("│", " ").split())
+        assert "[bold]fault[/bold] :smile: [/nothing]" in said
+    assert "[red]body[/red]" in run("dlq", "show").stdout
+
+
+@pytest.fixture
+def sixteen(stack: FakeTarget) -> None:
+    """Sixteen letters of refused files; fifteen of the files are put anew since, without the row at fault."""
+    stack.outputs = {"ResamplingRetentionYears": "0", "SplitAdjusted": "true"}
+    rows = []
+    for number in range(16):
+        symbol, day = f"S{number:02}", date(2025, 11, 19)
+        bury(source(stack), request(symbol), ContractError(f"{LAKE.date_key(symbol, day)}: session {day}: open is nan"))
+        good = bar(day, symbol=symbol)
+        key = LAKE.date_key(symbol, day)
+        etag = stack.store.lay(key, parquet(good) if number else b"still refused")
+        stack.store.lay(LAKE.data_key(symbol), consolidated(good, log={key: etag} if number else {}))
+        rows.append({"symbol": symbol, "last_consolidated_date": day, "row_count": 1, "last_updated": NOON})
+    stack.store.lay(MANIFEST_KEY, encode(pa.Table.from_pylist(rows, schema=MANIFEST)))
+
+
+@pytest.mark.usefixtures("sixteen")
+def test_letters_of_faults_that_are_mended_since_are_discarded_by_one_filter(
+    run: Run, stack: FakeTarget, tmp_path: Path
+) -> None:
+    assert len(json.loads(run("dlq", "show", "--mended", "--json").stdout)) == 15
+    standing = json.loads(run("dlq", "show", "--standing", "--json").stdout)
+    assert {tuple(letter["symbols"]) for letter in standing} == {("S00",), ("AAPL",), ("MSFT",), ()}
+    file = str(tmp_path / "dropped.jsonl")
+    told = json.loads(run("dlq", "discard", "--mended", "--to", file, "--yes", "--json").stdout)
+    assert (told["meant"], told["discarded"]) == (15, 15)
+    assert sorted(source(stack).dead_letters.bodies()) == sorted(
+        [request("AAPL"), request("MSFT"), "poison", request("S00")]
+    )
+
+
+def test_a_place_that_cannot_be_written_is_exit_code_2_and_no_letter_is_touched(run: Run, tmp_path: Path) -> None:
+    assert run("dlq", "discard", "--yes", "--to", str(tmp_path / "none" / "x.jsonl")).exit_code == 2
 
 
 def test_what_is_replayed_goes_back_and_a_worker_is_started_for_it(run: Run, stack: FakeTarget) -> None:
