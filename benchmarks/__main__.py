@@ -143,7 +143,7 @@ def _steps(size: Size, environment: dict[str, str], faults: list[str], *, peers:
 
 def _consolidated(size: Size, days: int, environment: dict[str, str]) -> Result:
     consolidate.lay_new_files(size, days)
-    environment["CONSOLIDATION_QUEUE_URL"] = consolidate.send_requests(size)
+    environment["CONSOLIDATION_QUEUE_URL"] = consolidate.send_requests(size, days)
     return contest("consolidate", "fiblake", {"size": size.name, "days": days}, environment=environment)
 
 

@@ -8,6 +8,7 @@ file a symbol: its files are those of the year that the new rows belong to.
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from multiprocessing import get_context
 from multiprocessing.synchronize import Barrier
@@ -41,17 +42,17 @@ def lay_new_files(size: Size, days: int) -> None:
     ObjectStore.connect(BUCKET).put_many(new_files(size, days))
 
 
-def send_requests(size: Size) -> str:
-    """Make the queue, send one request a symbol, and give the queue's URL."""
-    from shared.events import ConsolidationRequest  # noqa: PLC0415
+def send_requests(size: Size, days: int) -> str:
+    """Make the queue, send one request a symbol as the router would, and return the queue's URL."""
+    from services.consolidator.arrivals import Arrivals, requests  # noqa: PLC0415
     from shared.queues import Queue  # noqa: PLC0415
 
     sqs = client("sqs", os.environ)
     url = ""
     for name in (f"{QUEUE}-dlq", QUEUE):
         url = sqs.create_queue(QueueName=name, Attributes={"VisibilityTimeout": "300"})["QueueUrl"]
-    requests = [ConsolidationRequest(symbol=symbol, changed_from=NEXT).model_dump_json() for symbol in symbols(size)]
-    if Queue.connect(url).send(requests):
+    arrivals = Arrivals([BRONZE_LAKE.parse_source(key) for key, _ in new_files(size, days)])
+    if Queue.connect(url).send([request.model_dump_json() for request in requests([arrivals])]):
         raise RuntimeError("the queue did not take all requests")
     return str(url)
 
@@ -67,19 +68,29 @@ def ours() -> Work:
             child.start()
         start.wait()
         started = time.time()
-        told = [ends.get() for _ in children]
-        last, cpu = max(end for end, _ in told), sum(spent for _, spent in told)
+        measured = [ends.get() for _ in children]
+        last, cpu = max(end for end, _, _ in measured), sum(spent for _, spent, _ in measured)
+        requests = sum((counts for _, _, counts in measured), Counter[str]())
         for child in children:
             child.join()
         count = SIZES[size].symbols
         wall = last - started
-        return {"wall": wall, "cpu": cpu, "symbols": count, "new_files": days * count, **_rate(count, wall)}
+        facts = {"symbols": count, "new_files": days * count, **_rate(count, wall), **_per_symbol(requests, count)}
+        return {"wall": wall, "cpu": cpu, **facts}
 
     return work
 
 
+def _per_symbol(requests: Mapping[str, int], symbols: int) -> dict[str, float]:
+    """Tell how many S3 requests a symbol took, each page of a listing being one, and which."""
+    kinds = {f"{name}_requests": count for name, count in sorted(requests.items())}
+    return {"requests_per_symbol": round(sum(requests.values()) / symbols, 2), **kinds}
+
+
 def _drain(start: Barrier, ends: Any) -> None:  # noqa: ANN401 (a multiprocessing queue)
-    """Run the worker until the queue is empty; tell when its last message was done."""
+    """Run the worker until the queue is empty; tell when its last message was done, its CPU, and its S3 requests."""
+    import obstore  # noqa: PLC0415
+
     from services.consolidator.__main__ import main  # noqa: PLC0415
     from shared.queues import Queue, Received  # noqa: PLC0415
 
@@ -96,12 +107,23 @@ def _drain(start: Barrier, ends: Any) -> None:  # noqa: ANN401 (a multiprocessin
 
     idle_since: list[float] = []
     Queue.receive = watched  # type: ignore[method-assign, assignment]
+    requests: Counter[str] = Counter()
+    for name in ("get", "put", "head", "list"):
+        setattr(obstore, name, _counted(name, getattr(obstore, name), requests))
     start.wait()
     cpu = time.process_time()
     code = main(["--idle-seconds", "0", "--skip-cleanup", "--max-workers", "4"])
     if code:
         raise SystemExit(code)
-    ends.put((idle_since[0], time.process_time() - cpu))
+    ends.put((idle_since[0], time.process_time() - cpu, requests))
+
+
+def _counted(name: str, function: Callable[..., Any], requests: Counter[str]) -> Callable[..., Any]:
+    def call(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        requests[name] += 1
+        return function(*arguments, **options)
+
+    return call
 
 
 def published() -> Work:

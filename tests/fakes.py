@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -127,15 +127,23 @@ class MemoryObjectStore(ObjectStore):
         self.journal: Journal = [] if journal is None else journal
         self._interferences: list[_Interference] = []
         self._failures: list[_Failure] = []
+        self._modified: dict[str, datetime] = {}
         self._lock = threading.RLock()
         self.deleter = MemoryDeleter(self)
         super().__init__(self.memory, BUCKET, self.deleter)
 
     # What a test arranges, unseen by the journal.
 
-    def lay(self, key: str, data: bytes) -> str:
-        """Put an object as somebody else would; give its ETag."""
+    def lay(self, key: str, data: bytes, at: datetime | None = None) -> str:
+        """Put an object as somebody else would, at an instant (None: now); return its ETag."""
+        self._modified.pop(key, None)
+        if at:
+            self._modified[key] = at
         return obstore.put(self.memory, key, data, use_multipart=False)["e_tag"] or ""
+
+    def put_again(self, key: str, at: datetime) -> None:
+        """Put an object's bytes again: the ETag stays, as in S3, where it is that of the bytes; the instant is new."""
+        self._modified[key] = at
 
     def lay_marker(self, folder: str) -> None:
         """Put an empty object as S3's console does for a folder (its key ends in a slash, which obstore drops)."""
@@ -187,7 +195,10 @@ class MemoryObjectStore(ObjectStore):
 
     def listed(self, prefix: str) -> list[ObjectInfo]:
         self._enter("list", prefix)
-        return super().listed(prefix)
+        return [
+            replace(info, last_modified=self._modified.get(info.key, info.last_modified))
+            for info in super().listed(prefix)
+        ]
 
     def _version(self, key: str) -> str | None:
         self._enter("head", key)
@@ -195,7 +206,8 @@ class MemoryObjectStore(ObjectStore):
 
     def _read(self, key: str, if_match: str | None = None) -> StoredObject:
         self._enter("get", key)
-        return super()._read(key, if_match)
+        stored = super()._read(key, if_match)
+        return replace(stored, last_modified=self._modified.get(key, stored.last_modified))
 
     def _write(self, key: str, data: bytes, mode: Any) -> str:  # noqa: ANN401 (obstore's PutMode)
         if mode == "overwrite":

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from services.consolidator.arrivals import Arrivals, read_notification, requests
 from shared.errors import ContractError
+from shared.events import FILES_NAMED
 from shared.lake import SourceFile, identities_key, splits_key
 from tests.fakes import LAKE, sample
 
@@ -225,3 +226,42 @@ def test_a_request_carries_the_oldest_put_of_its_symbol() -> None:
     arrivals = [read(by_rule(AAPL) | {"time": at.isoformat()}) for at in puts]
     [request] = requests([*arrivals, read(by_rule(AAPL) | {"time": None})])
     assert request.put_at == PUT_AT
+
+
+def test_a_request_names_its_files_with_their_etags() -> None:
+    arrivals = [read(body_of("s3-put-via-eventbridge")), read(body_of("s3-put-via-eventbridge"))]
+    [request] = requests(arrivals)
+    assert [(file.name, file.etag) for file in request.files] == [
+        ("date=2025-11-19.parquet", "b1946ac92492d2347c6235b4d2611184"),
+    ]  # fmt: skip
+    [request] = requests([read(body_of("s3-put-direct-to-sqs"))])
+    [file] = request.files
+    assert file.name == "range=2025-11-03_2025-11-19.parquet"
+    assert file.etag
+
+
+@pytest.mark.parametrize("shape", [by_rule, direct])
+@pytest.mark.parametrize("etag", [None, 5, ["e"]])
+def test_an_etag_that_is_none_is_no_fault_because_the_file_is_read_as_it_is(
+    shape: Callable[[str], dict[str, Any]], etag: object
+) -> None:
+    body = shape(AAPL)
+    stored = body["detail"]["object"] if "detail" in body else body["Records"][0]["s3"]["object"]
+    stored |= {"etag": etag, "eTag": etag}
+    arrivals = read(body)
+    assert arrivals.faults == []
+    [request] = requests([arrivals])
+    assert [(file.name, file.etag) for file in request.files] == [("date=2025-11-19.parquet", "")]
+
+
+def test_files_beside_splits_are_named_too_and_splits_alone_name_none() -> None:
+    together = requests([Arrivals([file("AAPL", "2025-11-19")], references=["AAPL", "IBM"])])
+    assert [(r.symbol, len(r.files), r.changed_from) for r in together] == [("AAPL", 1, None), ("IBM", 0, None)]
+
+
+@pytest.mark.parametrize(("count", "named"), [(FILES_NAMED, FILES_NAMED), (FILES_NAMED + 1, 0)])
+def test_very_many_files_are_not_named_but_listed(count: int, named: int) -> None:
+    days = [str(date(2024, 1, 1) + timedelta(days=n)) for n in range(count)]
+    [request] = requests([Arrivals([file("AAPL", session) for session in days])])
+    assert (len(request.files), str(request.changed_from)) == (named, days[0])
+    assert len(request.model_dump_json()) < 20_000, "ten of them fit into a batch"

@@ -102,6 +102,19 @@ def test_of_equal_instants_the_greater_close_wins_and_a_value_beats_null() -> No
     assert merge(None, [table(value, null)]).bars["vwap"].to_pylist() == [10.1]
 
 
+@pytest.mark.parametrize("field", [field for field in BRONZE if field.name not in {"symbol", "interval"}], ids=str)
+def test_of_rows_that_differ_in_one_column_only_the_same_wins_in_either_order(field: pa.Field) -> None:
+    """Each column of the schema that varies takes part in the order, also one that is added to the schema later."""
+    row = bar("2025-11-03", 10, vwap=10.0, trades=7)
+    assert set(row) == set(BRONZE.names), "a new column needs two values here"
+    other = row | {
+        field.name: row[field.name] + (timedelta(days=1) if field.name in {"timestamp", "ingested_at"} else 1)
+    }  # type: ignore[operator]
+    one, two = (merge(None, [table(*rows)]).bars for rows in ((row, other), (other, row)))
+    assert one.equals(two)
+    assert one.to_pylist()[-1] == other
+
+
 def test_an_arrival_that_loses_changes_nothing() -> None:
     base = merge(None, [table(bar("2025-11-03", 10, later(5)), bar("2025-11-04", 10, later(5)))]).bars
     merged = merge(base, [table(bar("2025-11-03", 99, later(0)))])

@@ -13,7 +13,7 @@ from services.consolidator.worker import WAIT_SECONDS, Worker
 from shared.bars import MANIFEST, Consolidated, decode
 from shared.calendar import nyse
 from shared.errors import ContractError, UpstreamError
-from shared.events import ConsolidationComplete, ConsolidationRequest
+from shared.events import ConsolidationComplete, ConsolidationRequest, SourceObject
 from shared.lake import CLEANUP_RECORD_KEY, MANIFEST_KEY, splits_key
 from shared.outcomes import ExhaustedError
 from shared.queues import Depth, Received
@@ -79,6 +79,15 @@ class Lake:
     def arrive(self, symbol: str, session: str = "2025-11-19", close: float = 10, receives: int = 0) -> str:
         self.put(symbol, session, close)
         return self.request(symbol, session, receives=receives)
+
+    def request_named(self, symbol: str, session: str, key: str, receives: int = 0) -> str:
+        """Put a request as the router sends it."""
+        files = (SourceObject(name=key.rpartition("/")[2]),)
+        request = ConsolidationRequest(symbol=symbol, changed_from=date.fromisoformat(session), files=files)
+        return self.queue.put(request.model_dump_json(), receives=receives)
+
+    def arrive_named(self, symbol: str, session: str, close: float = 10) -> str:
+        return self.request_named(symbol, session, self.put(symbol, session, close))
 
     def split(self, symbol: str, data: bytes | None = None, session: str | None = None) -> str:
         """Put the symbol's splits and a request that speaks of them."""
@@ -347,6 +356,73 @@ def test_later_messages_of_a_symbol_with_an_unmergeable_file_are_done_while_the_
     assert len(lake.queue.dead) == 1
     assert lake.sessions("AAPL") == ["2025-11-14", "2025-11-18", "2025-11-19"]
     assert lake.store.peek(bad) == b"no Parquet"
+
+
+def test_a_message_that_names_its_files_answers_for_those_alone(lake: Lake) -> None:
+    """Of an older, the same and a later session than the bad file's: only the message that names it is a letter."""
+    bad = LAKE.date_key("AAPL", date(2025, 11, 18))
+    lake.store.lay(bad, b"no Parquet")
+    lake.arrive_named("AAPL", "2025-11-17")
+    lake.drained()
+    same = LAKE.range_key("AAPL", date(2025, 11, 18), date(2025, 11, 18))
+    lake.store.lay(same, parquet(bar("2025-11-18")))
+    lake.request_named("AAPL", "2025-11-18", same, receives=0)
+    lake.request_named("AAPL", "2025-11-18", bad, receives=0)
+    lake.arrive_named("AAPL", "2025-11-14")
+    lake.arrive_named("AAPL", "2025-11-19")
+    worker = lake.drained()
+    (letter,) = lake.queue.dead
+    assert letter.reason.startswith(f"{bad}: ")
+    assert bad.rpartition("/")[2] in letter.body
+    assert worker.summary.dead_lettered == 1
+    lake.arrive_named("AAPL", "2025-11-13")
+    assert lake.drained().summary.dead_lettered == 0
+    assert lake.sessions("AAPL") == ["2025-11-13", "2025-11-14", "2025-11-17", "2025-11-18", "2025-11-19"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../symbol=MSFT/date=2025-11-19.parquet", "data.parquet", "", "date=2025-02-30.parquet"]
+)
+def test_a_message_that_names_what_is_no_source_file_of_its_symbol_is_a_dead_letter(lake: Lake, name: str) -> None:
+    lake.put("AAPL", "2025-11-19")
+    lake.queue.put(ConsolidationRequest(symbol="AAPL", files=(SourceObject(name=name),)).model_dump_json())
+    lake.drained()
+    (letter,) = lake.queue.dead
+    assert isinstance(letter.error, ContractError)
+    assert (lake.store.done("get"), lake.told) == ([], {})
+
+
+def test_the_event_carries_the_version_and_a_tail_of_what_is_in_s3(lake: Lake) -> None:
+    lake.arrive_named("AAPL", "2025-11-18", close=8)
+    lake.drained()
+    lake.arrive_named("AAPL", "2025-11-19", close=9)
+    lake.drained(lake.worker(clock=lambda: later(5)))
+    event = lake.told["AAPL"]
+    assert event.version == later(5)
+    assert event.tail
+    assert (event.tail.timestamp, event.tail.close) == ((date(2025, 11, 18), date(2025, 11, 19)), (8, 9))
+
+
+def test_a_worker_that_dies_after_it_wrote_what_it_had_announced_is_made_good_by_the_announcement(lake: Lake) -> None:
+    """Nobody was told of the older file: its own message was lost."""
+    lake.arrive_named("AAPL", "2025-11-17")
+    lake.drained()
+    lake.put("AAPL", "2025-11-14")
+    lake.put("AAPL", "2025-11-18")
+    message = lake.request("AAPL", "2025-11-18")
+    lake.complete.published.clear()
+
+    def killed(_event: object) -> bool:
+        raise KeyboardInterrupt
+
+    lake.complete.refuse = killed
+    with pytest.raises(KeyboardInterrupt):
+        lake.drained()
+    assert lake.sessions("AAPL") == ["2025-11-14", "2025-11-17", "2025-11-18"]
+    lake.complete.refuse = lambda _event: False
+    lake.queue.delete([m for m in lake.queue.receive() if m.id == message])
+    lake.drained()
+    assert min(event.changed_from for event in lake.complete.published) == date(2025, 11, 14)
 
 
 BAD_FILES = [(date(2025, 11, 18), date(2025, 11, 18)), (date(2025, 11, 14), date(2025, 11, 18))]

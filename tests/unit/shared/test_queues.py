@@ -121,6 +121,13 @@ class TooLargeTogether:
         return {}
 
 
+def test_large_messages_go_in_batches_that_sqs_takes_at_once() -> None:
+    client = SomeFail()
+    bodies = [str(n) * 60_000 for n in range(9)]
+    assert Queue(client, "url").send(bodies) == []  # type: ignore[arg-type]
+    assert [sum(map(len, batch)) for batch in client.batches] == [240_000, 240_000, 60_000]
+
+
 def test_an_entry_that_makes_its_batch_too_large_keeps_none_of_its_mates() -> None:
     client = TooLargeTogether(limit=100)
     bodies = ["a" * 20, "b" * 90, "c" * 101, "d" * 20]
