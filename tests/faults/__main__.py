@@ -11,13 +11,12 @@ from multiprocessing import get_context
 from tests.faults import schedules
 from tests.faults.actors import simulated
 from tests.faults.report import told
-from tests.faults.scenarios import SCENARIOS, AtRequest, points, run
-from tests.faults.world import INTERVALS, World
+from tests.faults.runs import Failure, run_scenario, run_seeds
+from tests.faults.scenarios import SCENARIOS
+from tests.faults.world import INTERVALS
 
 SEEDS_AT_ONCE = 10
 JOURNALS_SHOWN = 3
-Failure = tuple[str, str]
-"""How to see it again, and the report."""
 
 
 def main() -> int:
@@ -51,37 +50,10 @@ def _all(asked: argparse.Namespace) -> Iterator[tuple[int, list[Failure]]]:
     """Run scenarios and seeds in several processes; give the number of runs and the failures as they come."""
     seeds = [] if asked.only else list(range(asked.first, asked.first + asked.seeds))
     with ProcessPoolExecutor(asked.processes, get_context("spawn")) as pool:
-        parts = [pool.submit(_scenario, number, asked.only) for number in range(len(SCENARIOS))]
-        parts += [pool.submit(_schedules, seeds[i : i + SEEDS_AT_ONCE]) for i in range(0, len(seeds), SEEDS_AT_ONCE)]
+        parts = [pool.submit(run_scenario, number, asked.only) for number in range(len(SCENARIOS))]
+        parts += [pool.submit(run_seeds, seeds[i : i + SEEDS_AT_ONCE]) for i in range(0, len(seeds), SEEDS_AT_ONCE)]
         for part in parts:
             yield part.result()
-
-
-def _scenario(number: int, only: str) -> tuple[int, list[Failure]]:
-    scenario, runs, failures = SCENARIOS[number], 0, list[Failure]()
-    if only and only not in scenario.name and not only.startswith(scenario.name):
-        return 0, []
-    with simulated(INTERVALS):
-        world, _, wrong = run(scenario, lambda _world: AtRequest())
-        failures += _failure(f'ONLY="{scenario.name}"', world, wrong)
-        for point in points(scenario, thorough=True):
-            if only in scenario.name or only == str(point):
-                runs += 1
-                world, _, wrong = run(scenario, point.plan)
-                failures += _failure(f'ONLY="{point}"', world, wrong)
-    return runs, failures
-
-
-def _schedules(seeds: list[int]) -> tuple[int, list[Failure]]:
-    failures: list[Failure] = []
-    with simulated(INTERVALS):
-        for seed in seeds:
-            failures += _failure(f"SEED={seed}", *schedules.run(seed))
-    return len(seeds), failures
-
-
-def _failure(how: str, world: World, wrong: list[str]) -> list[Failure]:
-    return [(how, told(how, world, wrong))] if wrong else []
 
 
 def _one(seed: int) -> int:

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, Self
-from unittest.mock import patch
 
 from aws_lambda_powertools.utilities.data_classes import SQSEvent
 
@@ -30,7 +29,7 @@ from services.resampler.batch import resample_batch
 from services.resampler.full import FullResampler
 from services.resampler.resample import Resampler
 from services.vacuum import bronze as vacuum
-from shared import objects, outcomes
+from shared import cleanup, objects, outcomes
 from shared.calendar import nyse
 from shared.dead_letters import DeadLetters, Filter, back_to
 from shared.errors import FiblakeError
@@ -70,6 +69,11 @@ class Process(Caller):
 
     cloud: Cloud | None = None
     failure: BaseException | None = None
+    clock_is_off_by: timedelta = timedelta()
+
+    def now(self) -> datetime:
+        """Return what time it is by this machine's clock."""
+        return self.world.now + self.clock_is_off_by
 
     @property
     def world(self) -> Cloud:
@@ -132,10 +136,14 @@ def resample(interval: int, messages: Sequence[Sent]) -> Work:
 
     def work(process: Process) -> None:
         resampler = Resampler(process.store, BRONZE, nyse(), process.topic("silver-updated"), interval, 0)
-        now = process.world.now
+        now = process.now()
         _invoke(process, f"faults-resample-{interval}d", messages, lambda read: resample_batch(resampler, read, now))
 
     return work
+
+
+_QUEUES: dict[str, Queue] = {}
+"""What each invocation knows by the ARN in its event."""
 
 
 def _invoke(
@@ -143,11 +151,12 @@ def _invoke(
     work: Callable[[Sequence[Received]], dict[str, FiblakeError]],
 ) -> None:  # fmt: skip
     """Do as Lambda's event source mapping does: hand a batch over, and delete what is not named as failed."""
+    arn = f"arn:aws:sqs:us-east-1:{process.name}:{name}"
+    _QUEUES[arn] = process.queue(name)
     event = {"Records": [_record(name, message) for message in messages]}
     received = [from_lambda(record) for record in SQSEvent(event).records]
-    errors = work(received)
-    with patch.object(outcomes, "queue_of_arn", lambda _arn: process.queue(name)):
-        answer = outcomes.batch_response(f"arn:aws:sqs:us-east-1:0:{name}", received, errors, MOST_RECEIVES)
+    answer = outcomes.worked(arn, received, work, MOST_RECEIVES)
+    del _QUEUES[arn]
     failed = {item["itemIdentifier"] for item in answer["batchItemFailures"]}
     process.world.request(
         process, "END OF INVOCATION", lambda: _forget(process.world, name, received, failed), AssertionError
@@ -181,7 +190,7 @@ def drain(job: Job | None, retention_days: int | None) -> Work:
     def work(process: Process) -> None:
         topic = process.topic("consolidation-complete")
         consolidator = Consolidator(process.store, BRONZE, nyse())
-        worker = Worker(consolidator, topic, process.name, lambda: process.world.now, 2, retention_days)
+        worker = Worker(consolidator, topic, process.name, process.now, 2, retention_days)
         worker.drain(process.queue(CONSOLIDATION), 10, MOST_RECEIVES, IDLE_SECONDS)
 
     def attempt(process: Process) -> None:
@@ -205,7 +214,7 @@ def consolidate_all(retention_days: int | None) -> Work:
     def work(process: Process) -> None:
         topic = process.topic("consolidation-complete")
         consolidator = Consolidator(process.store, BRONZE, nyse())
-        worker = Worker(consolidator, topic, process.name, lambda: process.world.now, 2, retention_days)
+        worker = Worker(consolidator, topic, process.name, process.now, 2, retention_days)
         symbols = BRONZE.symbols_in(process.store.folders(f"{BRONZE.prefix}/"))
         worker.consolidate(symbols, 10, full=True)
 
@@ -215,9 +224,7 @@ def consolidate_all(retention_days: int | None) -> Work:
 def resample_all(process: Process) -> None:
     """Run the job that computes all of silver."""
     updated = process.topic("silver-updated")
-    FullResampler(process.store, BRONZE, nyse(), updated, 0, adjusted=True, most_bytes=BUCKETS_BYTES).run(
-        process.world.now
-    )
+    FullResampler(process.store, BRONZE, nyse(), updated, 0, adjusted=True, most_bytes=BUCKETS_BYTES).run(process.now())
 
 
 def vacuum_all(retention_days: int) -> Work:
@@ -348,6 +355,8 @@ def simulated(intervals: tuple[int, ...]) -> Iterator[None]:
         if hasattr(module, "INTERVALS"):
             replace(module, "INTERVALS", intervals)
     replace(objects, "obstore", ObstoreOfCloud)
+    replace(outcomes, "queue_of_arn", _QUEUES.__getitem__)
+    replace(cleanup, "FILES_PER_LOT", 2)
     replace(objects, "random", random.Random(0))  # noqa: S311 (no secret)
     replace(time, "sleep", lambda _seconds: None)
     level = logger.log_level

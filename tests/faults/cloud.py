@@ -24,6 +24,8 @@ START = datetime(2025, 11, 20, 12, tzinfo=UTC)
 TICK = timedelta(milliseconds=37)
 """How long a request takes."""
 MOST_RECEIVES = 6
+OUTAGE_LASTS = 6
+"""Requests: more than anybody tries within one run."""
 ARRIVALS, CONSOLIDATION = "faults-bronze-arrivals", "faults-consolidation"
 VISIBILITY = {ARRIVALS: 390, CONSOLIDATION: 300}
 RESAMPLE_VISIBILITY = 1830
@@ -40,6 +42,7 @@ class Fault(StrEnum):
     REFUSED = "fails, nothing is done"
     UNANSWERED = "is done, the answer is lost"
     REPEATED = "is done, the answer is lost, and the client sends it again"
+    OUTAGE = "fails, and so do the next ones of its kind"
     KILLED_BEFORE = "the actor dies before it"
     KILLED_AFTER = "the actor dies after it"
 
@@ -79,6 +82,8 @@ class Caller:
     """Whether a queue tells it only of the messages it can have: SQS counts approximately."""
     dead: bool = False
     requests: int = 0
+    outages: dict[str, int] = field(default_factory=dict)
+    """How many more requests of a kind will fail."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +168,10 @@ class Cloud:
         if actor.dead:  # killed while it waited for its turn
             raise Crash
         self.now += TICK
-        fault = self.plan.fault(actor, what)
-        if fault in {Fault.REFUSED, Fault.KILLED_BEFORE}:
+        fault = self.plan.fault(actor, what) or _outage(actor, what)
+        if fault is Fault.OUTAGE:
+            actor.outages[_kind(what)] = OUTAGE_LASTS
+        if fault in {Fault.REFUSED, Fault.OUTAGE, Fault.KILLED_BEFORE}:
             self.note(actor, what, fault)
             self._end(actor, fault, what, error)
         try:
@@ -295,6 +302,16 @@ class Cloud:
     def letters(self) -> list[tuple[str, Sent]]:
         """Return all dead letters, with the queue's name."""
         return [(n, m) for n, box in self.queues.items() if n.endswith(DEAD) for m in box.messages.values()]
+
+
+def _outage(actor: Caller, what: str) -> Fault | None:
+    left = actor.outages.get(_kind(what), 0)
+    actor.outages[_kind(what)] = max(0, left - 1)
+    return Fault.REFUSED if left else None
+
+
+def _kind(what: str) -> str:
+    return what.partition(" ")[0]
 
 
 def _answer(result: object) -> str:

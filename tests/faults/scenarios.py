@@ -14,6 +14,7 @@ from tests.faults.turns import Turns
 from tests.faults.world import BARS_PREFIX, World, session
 
 WRITES = ("PUT", "DELETE", "SEND", "PUBLISH", "SUBMIT", "HIDE", "RECEIVE")
+MESSAGES = ("SEND", "PUBLISH", "SUBMIT")
 MOST_REQUESTS = 500
 """An actor with more would make a scenario without an end."""
 
@@ -78,7 +79,7 @@ class Point:
 
 
 def points(scenario: Scenario, *, thorough: bool) -> Iterator[Point]:
-    """Return all points of a scenario: crashes and rivals, and if it is to be thorough every other fault as well."""
+    """Return all points: crashes, rivals, and messages that cannot be sent; if thorough all other faults too."""
     _, plan, _ = run(scenario, lambda _world: AtRequest())
     requests = plan.requests
     assert len(requests) < MOST_REQUESTS
@@ -91,10 +92,13 @@ def points(scenario: Scenario, *, thorough: bool) -> Iterator[Point]:
 
 
 def _faults(request: str, nth: int, *, thorough: bool) -> list[Fault]:
-    killed = [*([Fault.KILLED_BEFORE] if nth == 1 else []), Fault.KILLED_AFTER]
+    always = [*([Fault.KILLED_BEFORE] if nth == 1 else []), Fault.KILLED_AFTER]
+    always += [Fault.OUTAGE] * request.startswith(MESSAGES)
     if not thorough or request.startswith("END"):
-        return killed
-    return [*killed, Fault.REFUSED, *([Fault.UNANSWERED, Fault.REPEATED] if request.startswith(WRITES) else [])]
+        return always
+    if not request.startswith(WRITES):
+        return [*always, Fault.REFUSED]
+    return list(dict.fromkeys([*always, Fault.REFUSED, Fault.UNANSWERED, Fault.REPEATED, Fault.OUTAGE]))
 
 
 _LAID: dict[str, World] = {}
@@ -367,6 +371,34 @@ VACUUM_BESIDE_RESTATEMENT = Scenario(
 )
 
 
+def _merged_without_an_instant(world: World) -> None:
+    _base(world)
+    world.put_bars("AAPL", {3: 90.0}, with_instants=False)
+    world.settle()
+
+
+def _same_bytes_again(world: World) -> None:
+    """Restate the bar in a range file, and put the first file's bytes again: it is put last, with the ETag it had."""
+    key = f"{BARS_PREFIX}AAPL/date={session(3)}.parquet"
+    first = world.cloud.objects.get(key)
+    world.put_bars("AAPL", {3: 50.0}, as_range=True)
+    world.work_off()
+    actors.advance(world.cloud, 5)
+    if first:
+        world.put(key, first.data)
+
+
+VACUUM_BESIDE_SAME_BYTES = Scenario(
+    "a vacuum beside the same bytes put again",
+    _merged_without_an_instant,
+    lambda _world: ("vacuum", actors.vacuum_all(0)),
+    {
+        "the file is put again": _same_bytes_again,
+        "it is put again and merged": _then(_same_bytes_again, World.work_off),
+    },
+)
+
+
 def _new_bar(world: World) -> None:
     _base(world)
     world.put_bars("AAPL", {3: 90.0})
@@ -518,6 +550,6 @@ CONSOLIDATE_ALL = Scenario(
 
 SCENARIOS = (
     SPLITS_PUT_BACK, FIRST_CONSOLIDATION, FIRST_SPLITS, MATE_DIES, THERE_AND_BACK, FULL_BESIDE_LIVE, LIVE_BESIDE_FULL,
-    VACUUM_BESIDE_RESTATEMENT, CLEAN_UP_BESIDE_RESTATEMENT, REPLAYED_EVENTS, REPLAYED_LETTERS, ADOPTION, WORKER_ADOPTS,
-    WORKER_ADOPTS_UNASKED, QUARANTINE_RELEASE, ROUTER, AUDIT, CONSOLIDATE_ALL,
+    VACUUM_BESIDE_RESTATEMENT, VACUUM_BESIDE_SAME_BYTES, CLEAN_UP_BESIDE_RESTATEMENT, REPLAYED_EVENTS, REPLAYED_LETTERS,
+    ADOPTION, WORKER_ADOPTS, WORKER_ADOPTS_UNASKED, QUARANTINE_RELEASE, ROUTER, AUDIT, CONSOLIDATE_ALL,
 )  # fmt: skip
