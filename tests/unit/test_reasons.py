@@ -1,0 +1,151 @@
+"""The reasons that messages end with, and docs/dead-letters.md, which says what to do about each: one and the same.
+
+A reason is the text of an error that the services raise. A new one without a row in the page fails here, and so does a
+row that no code can cause any more.
+"""
+
+import ast
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.errors import FiblakeError, PermanentError
+from tests.fakes import REPOSITORY
+
+PAGE = (REPOSITORY / "docs" / "dead-letters.md").read_text(encoding="utf-8")
+BLANK = "…"
+"""Stands in a reason's template for what is put in at run time."""
+ASKED_BY_A_PERSON = {
+    "services/consolidator/__main__.py": "a worker's command line",
+    "services/fetcher/flat_files": "`fiblake load flatfiles`",
+    "services/fetcher/quarantine.py": "`fiblake quarantine`",
+    "services/reconcile": "the audit reports what it finds, and answers whoever calls it",
+    "services/vacuum": "`fiblake vacuum`, and a function that is called once a month and again by hand",
+    "shared/functions.py": "`fiblake dlq replay`",
+    "shared/metrics.py": "`fiblake status`",
+    "shared/stacks.py": "the command line finding its stack",
+}
+"""Places whose errors end no message: they answer a person."""
+SHORT = 12
+NO_END = {"StoppedError", "PendingError"}
+"""Errors that end no message: it is given back at once, or the next run takes the work up."""
+
+
+def sources() -> Iterator[tuple[str, ast.Module]]:
+    for folder in ("services", "shared"):
+        for path in sorted((REPOSITORY / folder).rglob("*.py")):
+            yield str(path.relative_to(REPOSITORY)), ast.parse(path.read_text(encoding="utf-8"))
+
+
+SOURCES = dict(sources())
+
+
+def error_classes() -> dict[str, type[FiblakeError]]:
+    """Import all services, and return the project's errors by name."""
+    for path in SOURCES:
+        if not path.endswith("__main__.py"):
+            importlib.import_module(".".join(Path(path).with_suffix("").parts))
+    classes: dict[str, type[FiblakeError]] = {}
+    waiting = [FiblakeError]
+    while waiting:
+        kind = waiting.pop()
+        classes[kind.__name__] = kind
+        waiting += [one for one in kind.__subclasses__() if one.__module__.partition(".")[0] in {"services", "shared"}]
+    return classes
+
+
+CLASSES = error_classes()
+
+
+def template(node: ast.expr) -> str:
+    """Return a text's fixed parts, with BLANK for the others."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=parts):
+            return "".join(template(part) for part in parts)
+        case ast.BinOp(left=left, right=right):
+            return template(left) + template(right)
+        case ast.IfExp(body=body):
+            return template(body)
+    return BLANK
+
+
+def makes_an_error(call: ast.Call, names: set[str]) -> bool:
+    match call.func:
+        case ast.Name(id=name):
+            return name in names
+        case ast.Attribute(value=ast.Call(func=ast.Name(id="super")), attr="__init__"):
+            return True
+    return False
+
+
+def reasons() -> list[str]:
+    """Return the templates of all reasons, with the places they stand in."""
+    found = []
+    for path, module in SOURCES.items():
+        if path.startswith(tuple(ASKED_BY_A_PERSON)):
+            continue
+        names = (CLASSES.keys() - NO_END) | _aliases(module)
+        calls = [node for node in ast.walk(module) if isinstance(node, ast.Call) and makes_an_error(node, names)]
+        texts = [" ".join(template(argument) for argument in call.args) for call in calls]
+        found += [f"{path}: {text}" for text in texts if re.search("[A-Za-z]{2}", text)]
+    return found
+
+
+def _aliases(module: ast.Module) -> set[str]:
+    """Return the variables that hold a class of errors."""
+    return {
+        target.id
+        for node in ast.walk(module)
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.IfExp)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+        and {one.id for one in ast.walk(node.value) if isinstance(one, ast.Name)} & CLASSES.keys()
+    }
+
+
+def cells(heading: str) -> list[str]:
+    """Return the code spans in the first column of the tables below a heading of the page."""
+    section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| `") and not line.startswith("| `error` |")]
+    return [span for row in rows for span in re.findall("`([^`]+)`", row.split("|")[1])]
+
+
+def pattern(cell: str) -> re.Pattern[str]:
+    """Return what finds a cell in a reason; one of few letters between blanks must stand at the beginning."""
+    short = "..." in cell and sum(map(str.isalpha, cell)) < SHORT
+    return re.compile("^" * short + ".*".join(re.escape(part.strip()) for part in cell.split("...")))
+
+
+PATTERNS = {cell: pattern(cell) for cell in cells("By reason")}
+REASONS = reasons()
+
+
+def test_reasons_and_rows_are_found() -> None:
+    """Guards the tests below against finding nothing to compare."""
+    assert len(REASONS) > 60
+    assert len(PATTERNS) > 30
+    assert any("has no data.parquet: consolidate it first" in reason for reason in REASONS)
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_every_reason_has_a_row_that_says_what_to_do(reason: str) -> None:
+    text = reason.partition(": ")[2]
+    assert any(pattern.search(text) for pattern in PATTERNS.values()), f"no row in docs/dead-letters.md for {reason!r}"
+
+
+def test_every_row_is_of_a_reason_that_the_code_can_give() -> None:
+    nodes = [node for module in SOURCES.values() for node in ast.walk(module)]
+    docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    texts = [template(node) for node in nodes if isinstance(node, ast.expr) and id(node) not in docstrings]
+    dead = [cell for cell, text in PATTERNS.items() if cell not in CLASSES and not any(map(text.search, texts))]
+    assert dead == []
+
+
+def test_every_kind_of_a_dead_letter_has_a_row() -> None:
+    kinds = {name for name, kind in CLASSES.items() if issubclass(kind, PermanentError)} - {"PermanentError"}
+    assert set(cells("By kind")) == kinds
