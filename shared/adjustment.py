@@ -52,16 +52,20 @@ class Reference:
     def factors(self, sessions: Days) -> Factors:
         """Give, for each session, what its prices are multiplied (its volume divided) by.
 
-        The factor is that of the first split after the session (vendor's rule). Of a company that has handed the symbol
-        over only its own splits count, so its factors are relative to its last session.
+        `sessions` are those of all of the symbol's bars, in order. The factor is that of the first split after the
+        session (vendor's rule). A company that has handed the symbol over is adjusted to its own last bar: a split
+        that none of its bars shows, because it came after the last one, changes nothing of it. (What the present
+        company's last bar does not show yet, `as_of` leaves out.)
         """
         days = np.array([day for day, _ in self.splits], dtype="datetime64[D]")
         cumulative = np.array([*(factor for _, factor in self.splits), 1.0])
         found = cumulative[np.searchsorted(days, sessions, side="right")]
-        handovers = np.array(self.handovers, dtype="datetime64[D]")
-        # What comes on or after the end of a company's time is not its own: its factor there is divided out.
-        ends = np.append(cumulative[np.searchsorted(days, handovers, side="left")], 1.0)
-        return np.asarray(found / ends[self.companies(sessions)], dtype=np.float64)
+        companies = self.companies(sessions)
+        # What comes after a company's last bar is divided out; the present company's last factor is 1 by definition.
+        ends = np.ones(len(self.handovers) + 1)
+        former = companies < len(self.handovers)
+        ends[companies[former]] = found[former]  # of several bars of a company the last one stays
+        return np.asarray(found / ends[companies], dtype=np.float64)
 
 
 NO_REFERENCE: Final = Reference()

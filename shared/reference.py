@@ -4,7 +4,8 @@ Both are small Parquet files, one a symbol, that travel the way of the bars: the
 metadata (`shared/adjustment.py`), the resampler applies them. Bars in bronze stay as traded.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from itertools import pairwise
@@ -16,6 +17,9 @@ from shared.adjustment import Reference
 from shared.bars import decode, encode
 from shared.errors import ContractError
 from shared.rules import positive
+
+FACTOR_TOLERANCE: Final = 1e-3
+"""How far a cumulative factor may be from the product of the ratios, by its size: the vendor rounds both."""
 
 SPLITS: Final = pa.schema(
     [
@@ -77,13 +81,28 @@ def splits_file(splits: Sequence[Split]) -> bytes:
 
 
 def read_splits(data: bytes, symbol: str) -> tuple[Split, ...]:
-    """Read a symbol's splits, oldest first; raise ContractError if the file or one of its numbers cannot be used."""
+    """Read a symbol's splits, oldest first; raise ContractError if the file or one of its numbers cannot be used.
+
+    That is also so if the cumulative factors are not the product of the ratios: which of the two is right is for
+    whoever wrote the file to say.
+    """
     splits = tuple(Split(**row) for row in decode(data, SPLITS, f"the splits of {symbol}").to_pylist())
     for split in splits:
         factor = split.historical_adjustment_factor
         if split.symbol != symbol or not positive(factor):
             told = f"{split.symbol} on {split.execution_date}, factor {factor}"
             raise ContractError(f"the splits of {symbol} hold one that cannot be: {told}")
+        if not positive(split.split_from) or not positive(split.split_to):
+            told = f"{split.split_from} shares became {split.split_to} on {split.execution_date}"
+            raise ContractError(f"the splits of {symbol} hold one that cannot be: {told}")
+    for day in split_days(splits):
+        if not day.agrees:
+            given = ", ".join(f"{split.historical_adjustment_factor:g}" for split in day.splits)
+            raise ContractError(
+                f"the splits of {symbol} contradict themselves: on {day.day} the cumulative factor is {given}, and the "
+                f"ratios of that day and of all later ones make {day.expected:g}; set historical_adjustment_factor or "
+                "the ratios right and put the file again"
+            )
     return tuple(sorted(splits, key=_by_day))
 
 
@@ -105,14 +124,67 @@ def read_identities(data: bytes, symbol: str) -> tuple[Identity, ...]:
 def reference_of(splits: Sequence[Split], identities: Sequence[Identity]) -> Reference:
     """Give what the two files say as it is applied to bars; one company twice in a row hands nothing over.
 
-    A split of a day on which no company bore the symbol is none of theirs.
+    All splits of a day are one entry, with the factor that all of them and the later ones make. A split of a day on
+    which no company bore the symbol is none of theirs.
     """
     companies = sorted(identities, key=lambda identity: identity.valid_from)
     handovers = [(old.valid_to, new.valid_from) for old, new in pairwise(companies) if not _same(old, new)]
-    factors = [(split.execution_date, split.historical_adjustment_factor) for split in sorted(splits, key=_by_day)]
+    factors = [(day.day, day.factor) for day in split_days(splits)]
     for ended, begins in handovers:
         factors = _without(factors, ended, begins) if ended else factors
     return Reference(tuple(factors), tuple(begins for _, begins in handovers))
+
+
+@dataclass(frozen=True, slots=True)
+class SplitDay:
+    """All splits of one symbol on one day; `expected` is the factor of the ratios of these and all later splits."""
+
+    day: date
+    splits: tuple[Split, ...]
+    expected: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the splits' own factors say what the ratios say: one of them is the whole day's."""
+        return any(self._is_expected(split.historical_adjustment_factor) for split in self.splits)
+
+    @property
+    def factor(self) -> float:
+        """The day's cumulative factor: as it is given, or what the ratios make of it if none given agrees."""
+        given = (split.historical_adjustment_factor for split in self.splits)
+        agreeing = [factor for factor in given if self._is_expected(factor)]
+        return min(agreeing, key=lambda factor: abs(factor - self.expected), default=self.expected)
+
+    def _is_expected(self, factor: float) -> bool:
+        return math.isclose(factor, self.expected, rel_tol=FACTOR_TOLERANCE)
+
+
+def split_days(splits: Iterable[Split]) -> list[SplitDay]:
+    """Return one symbol's splits by day, oldest first, each day with the factor that the ratios make.
+
+    The order of a day's splits does not matter. One that is reported twice, under two ids, counts once: a company that
+    splits its shares twice on one day by the same ratio is not known.
+    """
+    by_day: dict[date, list[Split]] = {}
+    for split in sorted(splits, key=_by_day):
+        by_day.setdefault(split.execution_date, []).append(split)
+    days: list[SplitDay] = []
+    later = 1.0
+    for day in sorted(by_day, reverse=True):
+        of_day = by_day[day]
+        ratio = math.prod(split.split_from / split.split_to for split in distinct(of_day))
+        days.append(SplitDay(day, tuple(of_day), ratio * later))
+        later = days[-1].factor
+    return days[::-1]
+
+
+def distinct(splits: Iterable[Split]) -> list[Split]:
+    """Return the splits without those that another one repeats: of one symbol, on one day, by one ratio."""
+    by_meaning: dict[tuple[str, date, str], Split] = {}
+    for split in sorted(splits, key=_by_day):
+        ratio = f"{split.split_from / split.split_to:.9g}"
+        by_meaning.setdefault((split.symbol, split.execution_date, ratio), split)
+    return list(by_meaning.values())
 
 
 def _without(factors: Sequence[tuple[date, float]], ended: date, begins: date) -> list[tuple[date, float]]:
@@ -125,7 +197,7 @@ def _without(factors: Sequence[tuple[date, float]], ended: date, begins: date) -
 
 
 def _by_day(split: Split) -> tuple[date, str]:
-    # The id only keeps the order of two splits on one day fixed, whatever order they were written in.
+    # The id only keeps the order of two splits on one day fixed; what they mean does not depend on it.
     return split.execution_date, split.id
 
 

@@ -174,8 +174,8 @@ class MassiveClient:
     async def splits(self) -> list[Split]:
         """Give all splits, announced ones too, oldest first.
 
-        A cumulative factor that is missing or nonsense is filled in from the ratios. A split that lacks a ticker, a
-        day, or a ratio that can be is left out.
+        A cumulative factor that is missing or nonsense is filled in from the ratios. A split that lacks a day, or a
+        ratio that can be, comes with a ratio that is no number: `split_changes` refuses it.
         """
         path, query = "/stocks/v1/splits", {"limit": str(SPLITS_A_PAGE), "sort": "execution_date.asc"}
         rows = await self._rows(wire.Splits, path, query)

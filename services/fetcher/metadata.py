@@ -88,6 +88,8 @@ class Refreshed:
     splits_changed: int = 0
     splits_refused: int = 0
     """Splits (not symbols) that cannot be."""
+    splits_repaired: int = 0
+    """Splits whose cumulative factor contradicts the ratios; what the ratios make is stored instead."""
     histories_requested: int = 0
     rows_left_out: int = 0
     """Rows of the vendor's answers that cannot be used; the log has each."""
@@ -231,7 +233,9 @@ class MetadataFetcher:
         found = split_changes(known, await self.vendor.splits(), symbols, run.days.today)
         for split in found.refused:
             logger.warning("split refused", extra={"symbol": split.symbol, "split": str(split)})
-        run.done.splits_refused = len(found.refused)
+        for split in found.repaired:
+            logger.warning("split factor contradicts the ratios", extra={"symbol": split.symbol, "split": str(split)})
+        run.done.splits_refused, run.done.splits_repaired = len(found.refused), len(found.repaired)
         for batch in chunks(found.changed.items(), SPLITS_AT_ONCE):
             splits = dict(batch)
             await put_splits(self.store, splits)

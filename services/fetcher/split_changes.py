@@ -1,17 +1,13 @@
 """Which symbols' splits have changed: what the vendor reports against what is known (pure)."""
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
-from typing import Final
 
+from services.fetcher.splits import possible
 from shared.errors import UpstreamError
-from shared.reference import Split
+from shared.reference import Split, split_days
 from shared.rules import positive
-
-SAME: Final = 1e-6
-"""How far two factors may be apart, by their size, that are one: the vendor rounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +17,8 @@ class SplitChanges:
     changed: dict[str, list[Split]] = field(default_factory=dict)
     refused: list[Split] = field(default_factory=list)
     """Splits that cannot be; their symbols keep what is known of them."""
+    repaired: list[Split] = field(default_factory=list)
+    """Splits as they are reported whose factors contradict the ratios; they are stored with what the ratios make."""
 
 
 def split_changes(
@@ -29,19 +27,23 @@ def split_changes(
     """Compare all splits that the vendor reports with those that are known, for the symbols there are.
 
     A split announced for a day after `today` waits for its day: its factor is not true before. One that is reported no
-    more is withdrawn. Raises UpstreamError if fewer than half of the known splits are reported: that is not trusted.
+    more is withdrawn. Cumulative factors that contradict the ratios are replaced by what the ratios make, because the
+    ratios are what the company announced, and the factors are computed from them.
+
+    Raises UpstreamError if fewer than half of the known splits are reported: that is not trusted.
     """
     # By id, so that one reported on two pages counts once.
     ours = {(split.symbol, split.id): split for split in reported if split.symbol in symbols}
     by_symbol: dict[str, list[Split]] = {}
     for split in sorted(ours.values(), key=lambda split: (split.symbol, split.execution_date, split.id)):
         by_symbol.setdefault(split.symbol, []).append(split)
-    now = {symbol: _executed(splits, today) for symbol, splits in by_symbol.items()}
-    _check_complete(known, now)
-    refused = [split for splits in now.values() for split in splits if not _possible(split)]
+    refused = [split for splits in by_symbol.values() for split in splits if not _possible(split)]
     kept = {split.symbol for split in refused}
+    repaired: list[Split] = []
+    now = {s: _executed(splits, today, repaired) for s, splits in by_symbol.items() if s not in kept}
+    _check_complete(known, now | {symbol: known[symbol] for symbol in kept & known.keys()})
     different = [s for s in sorted({*known, *now} - kept) if now.get(s, []) != list(known.get(s, []))]
-    return SplitChanges({symbol: now.get(symbol, []) for symbol in different}, refused)
+    return SplitChanges({symbol: now.get(symbol, []) for symbol in different}, refused, repaired)
 
 
 def _check_complete(known: Mapping[str, Sequence[Split]], now: Mapping[str, Sequence[Split]]) -> None:
@@ -53,21 +55,27 @@ def _check_complete(known: Mapping[str, Sequence[Split]], now: Mapping[str, Sequ
         )
 
 
-def _executed(splits: Sequence[Split], today: date) -> list[Split]:
+def _executed(splits: Sequence[Split], today: date, repaired: list[Split]) -> list[Split]:
     """Give those of a symbol's splits (oldest first) that are executed, with the factors that are true today.
 
-    Factors are cumulative: once a split is announced, those before it may have its factor in them already.
+    Factors are cumulative: once a split is announced, those before it may have its factor in them already, or not yet.
+    Those that fit neither are `repaired`.
     """
     executed = [split for split in splits if split.execution_date <= today]
-    if not executed or len(executed) == len(splits):
+    if not executed or all(day.agrees for day in split_days(executed)):
         return executed
-    last, ahead = executed[-1], splits[len(executed)].historical_adjustment_factor
-    ratio = last.split_from / last.split_to if last.split_to else math.nan
-    if not (math.isclose(last.historical_adjustment_factor, ratio * ahead, rel_tol=SAME) and ahead > 0):
-        return executed
-    return [replace(s, historical_adjustment_factor=s.historical_adjustment_factor / ahead) for s in executed]
+    announced = split_days(split for split in splits if split.execution_date > today)
+    if announced:
+        ahead = announced[0].factor
+        rest = [replace(s, historical_adjustment_factor=s.historical_adjustment_factor / ahead) for s in executed]
+        if all(day.agrees for day in split_days(rest)):
+            return rest
+    right: list[Split] = []
+    for day in split_days(executed):
+        repaired += [] if day.agrees else day.splits
+        right += [s if day.agrees else replace(s, historical_adjustment_factor=day.factor) for s in day.splits]
+    return right
 
 
 def _possible(split: Split) -> bool:
-    numbers = (split.split_from, split.split_to, split.historical_adjustment_factor)
-    return all(map(positive, numbers))
+    return possible(split) and positive(split.historical_adjustment_factor)

@@ -1,34 +1,68 @@
-"""Which of the vendor's splits can be used, and by which cumulative factor (pure)."""
+"""What the vendor's splits say, and by which cumulative factor (pure)."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import date
+from itertools import groupby
 
 from services.fetcher.wire import SplitRow
-from shared.reference import Split
+from shared.reference import Split, distinct
 from shared.rules import positive
 
 
 def usable(row: SplitRow) -> Split | None:
-    """Give the split, or None if it lacks a ticker, a day, or a ratio that can be; its factor may still be nonsense."""
-    ratio = (row.split_from, row.split_to)
-    if not row.ticker or row.execution_date is None or not all(positive(number) for number in ratio):
+    """Give the split, or None if it names no ticker.
+
+    A day or a ratio that is missing or cannot be is no number in the split: `split_changes` refuses it by name, and
+    its ticker keeps what is known. Left out, it would make the other splits' factors seem to contradict the ratios.
+    """
+    if not row.ticker:
         return None
+    ratio = (row.split_from, row.split_to) if row.execution_date else (math.nan, math.nan)
     key = row.id or f"{row.ticker}:{row.execution_date}:{row.split_from:g}:{row.split_to:g}"
     factor = row.historical_adjustment_factor
-    return Split(row.ticker, row.execution_date, *ratio, row.adjustment_type, factor, key)
+    return Split(row.ticker, row.execution_date or date.max, *ratio, row.adjustment_type, factor, key)
+
+
+def possible(split: Split) -> bool:
+    """Tell whether the split's ratio is one."""
+    return positive(split.split_from) and positive(split.split_to)
 
 
 def with_factors(splits: Iterable[Split]) -> list[Split]:
-    """Give the splits by date and symbol, each with a factor: the vendor's, or else the ratio times the next factor.
+    """Give the splits by date and symbol, each with a factor: the vendor's, or else what the ratios make.
 
-    The factor of a symbol's last split is its ratio, that of an earlier one its ratio times that of the split after it
-    (the vendor's rule: cumulative, so that one factor is enough for a bar).
+    A split that the vendor reports under two ids comes once. The factor of a day's splits is the product of their
+    ratios and the factor of the next day (the vendor's rule: cumulative, so that one factor is enough for a bar).
+    Whether the vendor's factors agree with the ratios is `split_changes`'s to say, which knows the day.
     """
-    latest: dict[str, float] = {}
-    found = []
-    for split in sorted(splits, key=lambda split: (split.execution_date, split.symbol, split.id), reverse=True):
-        ours = split.split_from / split.split_to * latest.get(split.symbol, 1.0)
-        given = split.historical_adjustment_factor
-        latest[split.symbol] = given if positive(given) else ours
-        found.append(replace(split, historical_adjustment_factor=latest[split.symbol]))
-    return found[::-1]
+    by_symbol: dict[str, list[Split]] = {}
+    for split in splits:
+        by_symbol.setdefault(split.symbol, []).append(split)
+    filled = [
+        split for of_symbol in by_symbol.values()
+        for split in (_filled(of_symbol) if all(map(possible, of_symbol)) else of_symbol)
+    ]  # fmt: skip
+    return sorted(filled, key=lambda split: (split.execution_date, split.symbol, split.id))
+
+
+def _filled(splits: Iterable[Split]) -> list[Split]:
+    latest = 1.0
+    filled: list[Split] = []
+    by_day = groupby(sorted(splits, key=_day, reverse=True), key=_day)
+    for _, of_day in by_day:
+        reported = list(of_day)
+        whole_day = math.prod(split.split_from / split.split_to for split in distinct(reported)) * latest
+        given = [s.historical_adjustment_factor for s in reported if positive(s.historical_adjustment_factor)]
+        latest = min(given, key=lambda factor: abs(math.log(factor / whole_day)), default=whole_day)
+        kept = distinct(reported)
+        for split in kept:
+            factor = split.historical_adjustment_factor
+            usual = positive(factor) and len(kept) == len(reported)
+            filled.append(split if usual else replace(split, historical_adjustment_factor=latest))
+    return filled
+
+
+def _day(split: Split) -> date:
+    return split.execution_date

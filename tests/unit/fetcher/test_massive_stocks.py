@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from services.fetcher.massive import ATTEMPTS, BadRequestError
+from services.fetcher.split_changes import split_changes
 from services.fetcher.tickers import Details, Ticker, TickerChange
 from shared.errors import UpstreamError
 from shared.reference import Split
@@ -318,13 +319,24 @@ async def test_a_page_of_splits_that_has_lost_its_results_is_an_error(vendor: Ve
         await splits(vendor)
 
 
-async def test_a_split_that_cannot_be_used_is_left_out_and_logged(
+async def test_a_split_without_a_ticker_is_left_out_logged_and_counted(
     vendor: Vendor, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    faults: list[dict[str, Any]] = [{"ticker": None}, {"execution_date": "soon"}, {"split_from": 0}, {"split_to": None}]
-    vendor.answers = [
-        listing([*(FIRST_SPLIT | {"id": f"F{n}"} | fault for n, fault in enumerate(faults)), SECOND_SPLIT])
-    ]
-    assert [split.id for split in await splits(vendor)] == ["E2"]
-    assert [record.message for record in caplog.records] == ["row left out"] * 4
+    vendor.answers = [listing([FIRST_SPLIT | {"ticker": None}, None, SECOND_SPLIT])]  # type: ignore[list-item]
+    async with client_of(vendor) as client:
+        assert [split.id for split in await client.splits()] == ["E2"]
+        assert client.left_out == {"splits": 2}
+    assert [record.message for record in caplog.records] == ["row left out"] * 2
+
+
+@pytest.mark.parametrize("fault", [{"execution_date": "soon"}, {"split_from": 0}, {"split_to": None}])
+async def test_a_split_that_cannot_be_is_refused_and_its_ticker_keeps_what_is_known(
+    vendor: Vendor, fault: dict[str, Any]
+) -> None:
+    """Left out, it would make the other split's cumulative factor seem wrong."""
+    vendor.answers = [listing([FIRST_SPLIT, SECOND_SPLIT | fault])]
+    reported = await splits(vendor)
+    apple = [Split("AAPL", date(2000, 6, 21), 1.0, 2.0, "forward_split", 0.25, "E1")]
+    changes = split_changes({"AAPL": apple}, reported, {"AAPL"}, date(2026, 1, 2))
+    assert (changes.changed, [split.id for split in changes.refused], changes.repaired) == ({}, ["E2"], [])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from services.fetcher.split_changes import split_changes
 from shared.errors import UpstreamError
-from shared.reference import Split
+from shared.reference import Split, reference_of
 
 TODAY = date(2005, 2, 28)
 BEFORE, TOMORROW = date(2000, 6, 21), TODAY + timedelta(days=1)
@@ -43,8 +43,31 @@ def test_a_new_split_changes_its_symbol_and_no_other() -> None:
 
 
 def test_a_factor_that_differs_is_a_change() -> None:
-    restated = [replace(APPLE[0], historical_adjustment_factor=0.2), APPLE[1]]
+    restated = [replace(APPLE[0], historical_adjustment_factor=0.25001), APPLE[1]]
     assert changes({"AAPL": APPLE}, restated) == {"AAPL": restated}
+
+
+def test_factors_that_contradict_the_ratios_are_replaced_by_what_the_ratios_make_and_named() -> None:
+    both_half = [replace(APPLE[0], historical_adjustment_factor=0.5), APPLE[1]]
+    found = split_changes({"AAPL": both_half}, both_half, OURS, TODAY)
+    assert found.changed == {"AAPL": APPLE}
+    assert found.repaired == both_half[:1]
+
+
+def test_a_split_that_contradicts_is_repaired_also_while_another_is_announced() -> None:
+    both_half = [replace(APPLE[0], historical_adjustment_factor=0.5), APPLE[1]]
+    found = split_changes({}, [*both_half, split(day=TOMORROW, factor=1 / 7, to=7.0)], OURS, TODAY)
+    assert (found.changed, found.repaired) == ({"AAPL": APPLE}, both_half[:1])
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_of_two_splits_on_one_day_the_ids_order_means_nothing(names: tuple[str, str]) -> None:
+    # 1-for-100, and 100-for-1 right after: nothing has changed in the end.
+    away = replace(split(factor=1.0, to=1.0, name=names[0]), split_from=100.0)
+    back = split(factor=0.01, to=100.0, name=names[1])
+    found = split_changes({}, [away, back], OURS, TODAY)
+    assert found.repaired == []
+    assert reference_of(found.changed["AAPL"], []).splits == ((TODAY, 1.0),)
 
 
 def test_a_symbol_whose_splits_are_withdrawn_has_none() -> None:
@@ -62,8 +85,9 @@ def test_a_split_reported_twice_counts_once() -> None:
 
 def test_a_split_waits_for_its_day() -> None:
     known = {"AAPL": [split(day=BEFORE)]}
-    reported = [split(day=BEFORE), split(day=TOMORROW, name="announced")]
-    assert changes(known, reported) == {}
+    announced = split(day=TOMORROW, name="announced")
+    assert changes(known, [split(day=BEFORE), announced]) == {}
+    reported = [split(day=BEFORE, factor=0.25), announced]
     assert changes(known, reported, TOMORROW) == {"AAPL": reported}
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import date, timedelta
 from math import nan
 from random import Random
@@ -37,6 +38,13 @@ def test_a_reverse_split_raises_the_prices_before_it() -> None:
 def test_a_factor_that_the_vendor_gives_is_kept_and_is_the_base_of_those_before_it(nonsense: float) -> None:
     splits = [split(0, 1, 2, nonsense), split(1, 1, 2, 0.3), split(2, 1, 2, nonsense)]
     assert factors(splits) == [0.15, 0.3, 0.5]
+
+
+@pytest.mark.parametrize("given", [(0.5, 0.5), (0.25, 0.5), (nan, nan)])
+def test_a_split_that_is_reported_under_two_ids_counts_once(given: tuple[float, float]) -> None:
+    first, second = (replace(split(5, 1, 2, factor), id=f"E{n}") for n, factor in enumerate(given))
+    before, once = with_factors([split(0, 1, 2), first, second])
+    assert (before.historical_adjustment_factor, once) == (0.25, replace(split(5, 1, 2, 0.5), id="E0"))
 
 
 def test_the_splits_of_one_symbol_do_not_touch_anothers() -> None:

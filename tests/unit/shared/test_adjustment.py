@@ -63,6 +63,15 @@ def test_a_split_on_the_day_of_a_handover_belongs_to_the_new_company_which_has_n
     assert factors(both, "2005-12-30", "2006-01-03") == [1.0, 1.0]
 
 
+def test_a_split_that_no_bar_of_its_company_shows_changes_nothing_of_it() -> None:
+    # The first company's last bar is of 2005-11-30; its split of 2005-12-15 no bar of its own shows, and the second
+    # company's bars, which begin in 2006, are not relative to it.
+    late = Reference(((date(2003, 3, 3), 0.1), (date(2005, 12, 15), 0.2)), (date(2006, 1, 3),))
+    assert factors(late, "2003-02-28", "2003-03-03", "2005-11-30", "2006-01-03") == [0.5, 1.0, 1.0, 1.0]
+    assert factors(late, "2003-02-28", "2005-12-15", "2006-01-03") == [0.1, 1.0, 1.0]
+    assert factors(late, "2003-02-28", "2005-11-30") == [0.5, 1.0]
+
+
 def test_a_company_that_never_split_between_two_that_did_is_left_alone() -> None:
     three = Reference(
         ((date(2001, 2, 1), 0.25), (date(2009, 2, 2), 0.5)), (date(2003, 1, 2), date(2006, 1, 3))

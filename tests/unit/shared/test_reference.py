@@ -97,6 +97,45 @@ def test_a_factor_that_cannot_be_is_refused_and_named(factor: float) -> None:
         read_splits(splits_file([broken, AAPL[1]]), "AAPL")
 
 
+@pytest.mark.parametrize("changed", [{"split_from": 0.0}, {"split_to": -2.0}, {"split_to": float("nan")}])
+def test_a_ratio_that_cannot_be_is_refused_and_named(changed: dict[str, Any]) -> None:
+    with pytest.raises(ContractError, match=r"the splits of AAPL hold one that cannot be: .* on 2000-06-21$"):
+        read_splits(splits_file([replace(AAPL[0], **changed), AAPL[1]]), "AAPL")
+
+
+def test_factors_that_contradict_the_ratios_are_refused_and_named() -> None:
+    both_half = [replace(split, historical_adjustment_factor=0.5) for split in AAPL]
+    with pytest.raises(
+        ContractError,
+        match=r"on 2000-06-21 the cumulative factor is 0\.5, and the ratios of .* make 0\.25; set .* right and put",
+    ):
+        read_splits(splits_file(both_half), "AAPL")
+
+
+def test_a_factor_that_is_rounded_does_not_contradict_and_is_kept() -> None:
+    rounded = [replace(split, historical_adjustment_factor=round(split.historical_adjustment_factor, 4))
+               for split in splits(("2000-06-21", 1, 7), ("2005-02-28", 1, 3))]  # fmt: skip
+    assert read_splits(splits_file(rounded), "AAPL") == tuple(rounded)
+    assert reference_of(rounded, []).splits == ((date(2000, 6, 21), 0.0476), (date(2005, 2, 28), 0.3333))
+
+
+def test_one_split_under_two_ids_is_applied_once() -> None:
+    twice = [*AAPL, replace(AAPL[1], id="another")]
+    assert read_splits(splits_file(twice), "AAPL")
+    assert reference_of(twice, []) == reference_of(AAPL, [])
+
+
+@given(st.permutations(["a", "b", "c"]))
+def test_of_several_splits_on_one_day_the_order_means_nothing(ids: list[str]) -> None:
+    day, ratios = date(2024, 5, 1), [(100.0, 1.0), (1.0, 100.0), (1.0, 3.0)]
+    cumulative = [1 / 3, 1 / 300, 1 / 3]
+    of_day = [
+        Split("AAPL", day, old, new, "", factor, name)
+        for (old, new), factor, name in zip(ratios, cumulative, ids, strict=True)
+    ]
+    assert reference_of(read_splits(splits_file(of_day), "AAPL"), []).splits == ((day, pytest.approx(1 / 3)),)
+
+
 def test_another_symbols_splits_or_companies_are_refused() -> None:
     with pytest.raises(ContractError, match="the splits of MSFT hold one that cannot be"):
         read_splits(splits_file(AAPL), "MSFT")
