@@ -108,7 +108,8 @@ def _rows(
         begins, ends = sorted(handovers)[:company], sorted(handovers)[company:]
         ts = max([first, *begins])
         end = min([end, *(SESSIONS[ORDINAL[day] - 1] for day in ends)])
-        factors = [_factor(session, last, splits, handovers) for session in inside]
+        last_of_company = max(day for day in bars if all(day < handover for handover in ends))
+        factors = [_factor(session, last_of_company, splits, handovers) for session in inside]
         values = [bars[session] for session in inside]
         rows.append({
             "symbol": symbol, "ts": ts, "bucket": first,
@@ -123,7 +124,7 @@ def _rows(
 
 
 def _factor(session: date, last: date, splits: Mapping[date, tuple[int, int]], handovers: list[date]) -> float:
-    """Return what a price is multiplied by: all later splits of its own company that the last bar shows."""
+    """Return what a price is multiplied by: all later splits of its own company that the company's last bar shows."""
     factor = 1.0
     for day, (before, after) in splits.items():
         if session < day <= last and not any(session < handover <= day for handover in handovers):

@@ -15,6 +15,8 @@ from local.sample_bars import SampleBar
 from services.consolidator.arrivals import read_notification, requests
 from services.consolidator.consolidate import Consolidator
 from services.consolidator.worker import Worker
+from services.reconcile.reconcile import Reconciler
+from services.reconcile.silver import Grid
 from services.resampler.batch import resample_batch
 from shared.bars import BRONZE, Consolidated, bar_row, encode
 from shared.calendar import nyse
@@ -215,3 +217,25 @@ def _as_the_vendor_tells_them(told: Sequence[SampleSplit]) -> list:
 def _columns(data: bytes) -> bytes:
     """Give a Parquet file's column data: all that stands before its footer, whose length its last bytes tell."""
     return data[: -8 - int.from_bytes(data[-8:-4], "little")]
+
+
+def test_a_split_after_a_companys_last_bar_changes_nothing_of_it_and_the_audit_agrees() -> None:
+    """The first company's bars end before its split; the second company's first bar is not one that shows it."""
+    world, days = World(None), SESSIONS[START:]
+    world.history("AAPL")
+    world.companies("AAPL", {days[9]})
+    world.splits("AAPL", {days[4]: (1, 5)})
+    world.catch_up(3)
+    as_traded = silver(world.store, 3)
+    assert as_traded == whole_silver(world.bronze, 3)
+    world.bar("AAPL", days[9], 9)
+    world.catch_up(3)
+    assert silver(world.store, 3)[: len(as_traded) - 1] == as_traded[:-1]
+    assert silver(world.store, 3) == whole_silver(world.bronze, 3, world.facts)
+    audit = Reconciler(world.store, LAKE, Grid(nyse(), adjusted=True), NOW.date()).audit((), None)
+    assert {lag.interval for lag in audit.lags} == set(INTERVALS) - {3}
+    # A bar of the first company that comes late and shows its split changes all before it, and nothing else.
+    world.bar("AAPL", days[5], 2)
+    world.catch_up(3)
+    assert silver(world.store, 3) == whole_silver(world.bronze, 3, world.facts)
+    assert silver(world.store, 3)[0]["close"] == as_traded[0]["close"] / 5

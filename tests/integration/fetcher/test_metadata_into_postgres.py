@@ -1,7 +1,7 @@
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -29,6 +29,9 @@ def split(symbol: str, day: date = date(2020, 8, 31), factor: float = 0.25) -> S
     return Split(symbol, day, 1.0, 1 / factor, "forward_split", factor, f"{symbol}-{day}")
 
 
+AAPL_SPLITS = [replace(split("AAPL"), historical_adjustment_factor=0.125), split("AAPL", THU, 0.5)]
+
+
 def yesterday() -> ReferenceVendor:
     listed = [ticker(symbol, f"F-{symbol}") for symbol in ("AAPL", "FB", "IBM", "META", "MSFT", "SPY")]
     return ReferenceVendor([*listed, ticker("A B")], reported=[split("AAPL"), split("MSFT"), split("OTC")])
@@ -45,7 +48,7 @@ def today() -> ReferenceVendor:
         gone={"IBM": ticker("IBM", "F-IBM", active=False, delisted=date(2025, 11, 18))},
         changes={"META": [TickerChange(THU, "META")]},
         known={"NEWCO": Details("NEWCO", THU, "7372", "SERVICES-PREPACKAGED SOFTWARE")},
-        reported=[split("AAPL"), split("AAPL", THU, 0.5), split("NEWCO")],
+        reported=[*AAPL_SPLITS, split("NEWCO")],
     )
 
 
@@ -113,7 +116,7 @@ async def test_two_days_leave_symbols_splits_and_requests_as_the_vendor_has_them
         ("SPY", date(2025, 11, 21), None, True, "SPY Inc.", None),
     ]
     async with opened(migrated) as database:
-        assert await database.splits() == {"AAPL": [split("AAPL"), split("AAPL", THU, 0.5)], "NEWCO": [split("NEWCO")]}
+        assert await database.splits() == {"AAPL": AAPL_SPLITS, "NEWCO": [split("NEWCO")]}
         assert await database.universe({"CS"}, wed) == {"AAPL", "FB", "META", "MSFT", "NEWCO", "SPY"}
         assert await database.universe({"CS"}, THU) == {"AAPL", "META", "MSFT", "NEWCO", "SPY"}
     assert world.store.keys() == [

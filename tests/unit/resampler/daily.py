@@ -84,7 +84,7 @@ def slow_silver(
     for session in sorted(days):
         company = sum(handover <= session for handover in facts.handovers)
         slots.setdefault((ORDINAL[session] // interval, company), []).append(session)
-    used = {s: slow_adjusted(s, day, max(days), facts) if adjusted else day for s, day in days.items()}
+    used = {s: slow_adjusted(s, day, slow_last(s, days, facts), facts) if adjusted else day for s, day in days.items()}
     return [
         bucket(symbol, *slow_extent(number, interval, inside[0], facts), inside, used) | {"adjusted": adjusted}
         for (number, _), inside in sorted(slots.items())
@@ -100,8 +100,14 @@ def slow_extent(number: int, interval: int, session: date, facts: Facts) -> tupl
     return own[0], own[-1]
 
 
+def slow_last(session: date, days: Mapping[date, Daily], facts: Facts) -> date:
+    """The last bar of the company that bore the symbol in `session`."""
+    ends = [handover for handover in facts.handovers if handover > session]
+    return max(day for day in days if all(day < end for end in ends))
+
+
 def slow_adjusted(session: date, day: Daily, last: date, facts: Facts) -> Daily:
-    """One bar, each later split of its own company undone, of those that `last`, the symbol's last bar, shows."""
+    """One bar, each later split of its own company undone, of those that `last`, the company's last bar, shows."""
     for split_day, before, after in facts.splits:
         taken_over = any(session < handover <= split_day for handover in facts.handovers)
         if session < split_day <= last and not taken_over:
