@@ -240,7 +240,7 @@ def vacuum_all(retention_days: int) -> Work:
 def audit(process: Process) -> Report:
     """Run the audit, and set going again what lags."""
     reconciler = audit_of(process)
-    report = reconciler.audit((), None)
+    report = reconciler.audit((), None, intervals=process.world.intervals)
     if report.lags:
         for lag in report.lags:
             interval = f" {lag.interval}d" if lag.interval else ""

@@ -201,7 +201,7 @@ class World:
         wrong: list[str] = []
 
         def look(process: Process) -> None:
-            lags = actors.audit_of(process).audit((), None).lags
+            lags = actors.audit_of(process).audit((), None, intervals=self.cloud.intervals).lags
             wrong.extend(
                 f"the audit finds {lag}" for lag in lags if not any(key in lag.detail for key in self.truth.poison)
             )
