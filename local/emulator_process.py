@@ -66,7 +66,7 @@ def _count_every_attempt() -> None:
     def counted(function: dict[str, Any], event: Any) -> Any:  # noqa: ANN401 (JSON)
         started = time.monotonic()
         result = execute(function, event)
-        record = partial(_record, "AWS/Lambda", dimensions=_function(function))
+        record = partial(_record_of_function, _function(function))
         throttled = bool(result.get("throttle"))
         record("Throttles", float(throttled), "Count")
         if not throttled:
@@ -77,6 +77,12 @@ def _count_every_attempt() -> None:
 
     lambda_svc._execute_function = counted
     lambda_svc._emit_lambda_metrics = lambda *_, **__: None  # it counts some of them a second time
+
+
+def _record_of_function(function: dict[str, str], name: str, value: float, unit: str) -> None:
+    # Lambda has each of these metrics twice: of the function, and, without a name, of all of the account.
+    for dimensions in (function, {}):
+        _record("AWS/Lambda", name, value, unit, dimensions)
 
 
 def _function(function: dict[str, Any]) -> dict[str, str]:

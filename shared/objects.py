@@ -8,7 +8,7 @@ keys in the bucket, ETags are as S3 gives them, instants are UTC.
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -157,6 +157,14 @@ class ObjectStore:
             return self._listed_by_boto(prefix)
         listing = [ObjectInfo(e["path"], e["e_tag"] or "", e["size"], e["last_modified"]) for e in found]
         return sorted(listing, key=lambda info: info.key)
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """List the keys below `prefix` (which ends in a slash), in their order; memory holds one page of them."""
+        try:
+            for page in self._boto.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+                yield from (entry["Key"] for entry in page.get("Contents", []))
+        except (ClientError, BotoCoreError) as error:
+            raise UpstreamError(f"S3 does not list s3://{self.bucket}/{prefix}: {error}") from error
 
     def folders(self, prefix: str) -> list[str]:
         """List the folders right below `prefix`, as keys with their closing slash."""

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from services.reconcile.lag import NEEDS_A_PERSON
 from services.reconcile.reconcile import Outlets, Reconciler
 from services.reconcile.settings import ReconcileEvent, ReconcileSettings, window_start
 from services.reconcile.silver import Grid
@@ -14,7 +15,7 @@ from shared.lake import Bronze
 from shared.objects import ObjectStore
 from shared.queues import Queue, Topic
 from shared.settings import load
-from shared.telemetry import logger
+from shared.telemetry import count, logger
 
 LAGS_TOLD: Final = 100
 
@@ -29,6 +30,9 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     report = reconciler.audit(asked.symbols, asked.since(today))
     sent = _outlets(settings).set_going(report.lags, context.aws_request_id) if asked.fix and report.lags else None
     said = report.facts(sent, LAGS_TOLD)
+    if not asked.symbols:  # the metrics are about the whole lake, and their silence is an alarm
+        needing_a_person = len({lag.symbol for lag in report.lags if lag.cause in NEEDS_A_PERSON})
+        count(SymbolsAudited=report.symbols, SymbolsLagging=said["lagging"], SymbolsNeedingAPerson=needing_a_person)
     logger.info("reconcile ended", extra=said)
     return said
 

@@ -1,60 +1,124 @@
-"""How fresh is the lake? Closed sessions that are not consolidated, and not in each interval's table, as metrics.
+"""How fresh is the lake? Symbols and closed sessions that are not consolidated, and not in each interval's table.
 
-Counting sessions, not hours: a weekend or a holiday makes nothing stale.
+Counting sessions, not hours: a weekend or a holiday makes nothing stale. Counting symbols, because one fresh symbol
+must not hide thousands of stale ones: a symbol is behind if bars of it lie in bronze that the next step does not have.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime
-from typing import Any
+from typing import Any, Final
 
-from shared.bars import decode_manifest
+from services.resampler.buckets import bucket_start
+from shared.bars import decode_manifest, decode_silver
 from shared.calendar import TradingCalendar
 from shared.errors import unreadable
-from shared.lake import INTERVALS, MANIFEST_KEY, checkpoint_key
-from shared.objects import ObjectStore, StoredObject
+from shared.lake import INTERVALS, MANIFEST_KEY, Bronze, Month, checkpoint_key, silver_key
+from shared.objects import ObjectStore
 from shared.telemetry import count, logger
 
+RECENT_SESSIONS: Final = 21
+"""Only symbols with a bar in the last so many sessions are looked up in silver: the audit compares all of them."""
+Days = Mapping[str, date]
+"""The last session of each symbol."""
 
-def measure(store: ObjectStore, calendar: TradingCalendar, now: datetime) -> dict[str, Any]:
-    """Measure how many closed sessions each step is behind, by manifest and checkpoints; write and give the numbers.
 
-    A step that has not done anything yet is None, and no metric: there is nothing that it could be behind.
+def measure(store: ObjectStore, bronze: Bronze, calendar: TradingCalendar, now: datetime) -> dict[str, Any]:
+    """Measure how far each step is behind; write the numbers as metrics and return them.
+
+    A step that has never done anything is behind by every session there was, and by every symbol.
     """
-    manifest, *checkpoints = store.get_many([MANIFEST_KEY, *map(checkpoint_key, INTERVALS)])
-    consolidated = _consolidated(manifest)
-    resampled = {n: _processed(found) for n, found in zip(INTERVALS, checkpoints, strict=True)}
     closed = calendar.last_closed(now)
-    behind = _behind(calendar, consolidated, closed)
-    tables = {n: _behind(calendar, last, closed) for n, last in resampled.items()}
-    if behind is not None:
-        count(SessionsNotConsolidated=behind)
-    for interval, sessions in tables.items():
-        if sessions is not None:
-            count(interval=interval, SessionsNotResampled=sessions)
-    shown = _shown(closed, behind, tables)
-    logger.info("freshness", extra=shown)
+    consolidated = _consolidated(store)
+    unmerged = [s for s, day in _arrived(store, bronze, closed).items() if consolidated.get(s, date.min) < day]
+    resampled = {n: _resampled(store, calendar, n, closed) for n in INTERVALS}
+    recent = calendar.session(max(0, calendar.ordinal(closed) - RECENT_SESSIONS))
+    stale = {n: _stale(consolidated, resampled[n], recent, closed) for n in INTERVALS}
+    sessions = _behind(calendar, consolidated.values(), closed)
+    missing = {n: _behind(calendar, _processed(store, n), closed) for n in INTERVALS}
+    count(
+        SessionsNotConsolidated=sessions,
+        SymbolsNotConsolidated=len(unmerged),
+        SessionsNotResampled=max(missing.values()),
+        SymbolsNotResampled=max(map(len, stale.values())),
+    )
+    for n in INTERVALS:
+        count(interval=n, SessionsNotResampled=missing[n], SymbolsNotResampled=len(stale[n]))
+    shown = {
+        "last_closed": closed.isoformat(),
+        "not_consolidated": sessions,
+        "not_resampled": {f"{n}d": missing[n] for n in INTERVALS},
+        "symbols_not_consolidated": len(unmerged),
+        "symbols_not_resampled": {f"{n}d": len(stale[n]) for n in INTERVALS},
+    }
+    logger.info("freshness", extra=shown | {"examples": _examples([unmerged, *stale.values()])})
     return shown
 
 
-def _shown(closed: date, behind: int | None, tables: Mapping[int, int | None]) -> dict[str, Any]:
-    named = {f"{interval}d": sessions for interval, sessions in tables.items()}
-    return {"last_closed": closed.isoformat(), "not_consolidated": behind, "not_resampled": named}
+def _examples(behind: Iterable[Iterable[str]]) -> list[str]:
+    return sorted({symbol for symbols in behind for symbol in symbols})[:10]
 
 
-def _behind(calendar: TradingCalendar, last: date | None, closed: date) -> int | None:
-    return None if last is None else max(0, calendar.ordinal(closed) - calendar.ordinal_on_or_after(last))
+def _behind(calendar: TradingCalendar, days: Iterable[date], closed: date) -> int:
+    """Return how many sessions have closed since the newest of `days`; if there is none, how many ever have."""
+    last = max(days, default=None)
+    ordinal = calendar.ordinal(closed)
+    return ordinal + 1 if last is None else max(0, ordinal - calendar.ordinal_on_or_after(last))
 
 
-def _consolidated(found: StoredObject | None) -> date | None:
-    rows = decode_manifest(found.data)["last_consolidated_date"].to_pylist() if found else []
-    return max(rows, default=None)
+def _consolidated(store: ObjectStore) -> Days:
+    found = store.find(MANIFEST_KEY)
+    rows = decode_manifest(found.data) if found else None
+    return _by_symbol(rows["symbol"], rows["last_consolidated_date"]) if rows else {}
 
 
-def _processed(found: StoredObject | None) -> date | None:
+def _processed(store: ObjectStore, interval: int) -> list[date]:
+    """Return the last session that an interval's checkpoint says is in silver, if there is one."""
+    found = store.find(checkpoint_key(interval))
     if found is None:
-        return None
+        return []
     try:
-        return date.fromisoformat(json.loads(found.data)["last_processed_date"])
+        return [date.fromisoformat(json.loads(found.data)["last_processed_date"])]
     except (ValueError, TypeError, KeyError) as error:
         raise unreadable(found.key, error) from error
+
+
+def _arrived(store: ObjectStore, bronze: Bronze, closed: date) -> Days:
+    """Return the last session that each symbol's source files name, by their keys alone."""
+    arrived: dict[str, date] = {}
+    for key in store.keys(f"{bronze.prefix}/"):
+        if bronze.is_source(key):
+            source = bronze.parse_source(key)
+            arrived[source.symbol] = max(min(source.last, closed), arrived.get(source.symbol, date.min))
+    return arrived
+
+
+def _resampled(store: ObjectStore, calendar: TradingCalendar, interval: int, closed: date) -> Days:
+    """Return the last session of each symbol in an interval's newest month files."""
+    ordinal = calendar.ordinal(closed)
+    first = Month.of(calendar.session(bucket_start(max(0, ordinal - RECENT_SESSIONS), interval)))
+    last = Month.of(closed)  # a bucket in which a symbol was handed over begins a second row later
+    days: dict[str, date] = {}
+    for found in filter(None, store.get_many([silver_key(interval, month) for month in _months(first, last)])):
+        rows = decode_silver(found.data, found.key)
+        for symbol, day in _by_symbol(rows["symbol"], rows["last_date"]).items():
+            days[symbol] = max(day, days.get(symbol, day))
+    return days
+
+
+def _stale(consolidated: Days, resampled: Days, since: date, closed: date) -> list[str]:
+    recent = {symbol: day for symbol, day in consolidated.items() if since <= day <= closed}
+    return [symbol for symbol, day in recent.items() if resampled.get(symbol, date.min) < day]
+
+
+def _months(first: Month, last: Month) -> list[Month]:
+    numbers = range(12 * first.year + first.month - 1, 12 * last.year + last.month)
+    return [Month(number // 12, number % 12 + 1) for number in numbers]
+
+
+def _by_symbol(symbols: Any, days: Any) -> dict[str, date]:  # noqa: ANN401 (columns of Arrow)
+    """Return the greatest day of each symbol."""
+    found: dict[str, date] = {}
+    for symbol, day in zip(symbols.to_pylist(), days.to_pylist(), strict=True):
+        found[symbol] = max(day, found.get(symbol, day))
+    return found

@@ -22,6 +22,7 @@ class FreshnessSettings(Settings):
     """Environment of the freshness function."""
 
     s3_bucket: str
+    s3_prefix: str = BRONZE_PREFIX
 
 
 class FullResamplerSettings(Settings):

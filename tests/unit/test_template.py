@@ -232,8 +232,6 @@ def test_one_condition_takes_away_all_of_batch_and_one_the_vacuum_and_nothing_el
         "VacuumRole",
         "VacuumDeadLetters",
         "VacuumDeadLettersAlarm",
-        "VacuumErrorsAlarm",
-        "VacuumThrottlesAlarm",
     }
 
 
@@ -339,6 +337,7 @@ def test_a_functions_handler_is_a_module_of_the_service_that_its_package_carries
         ("DatabaseIsVerified", ("CreateDatabase=true", "DatabaseTls=verify-full")),
         ("ProtectionHasDatabase", ("DatabaseProtected=true", "CreateDatabase=true")),
         ("ZonesHaveNetwork", ("AvailabilityZones", "CreateNetwork=true")),
+        ("BudgetIsTold", ("MonthlyBudget", "AlarmEmail")),
         ("NatHasNetwork", ("NatGateway=true", "CreateNetwork=true")),
     ],
 )

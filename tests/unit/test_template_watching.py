@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from shared.lake import INTERVALS
 from tests.fakes import REPOSITORY
 from tests.unit.variants import EVERYTHING, LOCAL, VARIANTS, Body, deployed, properties
 
@@ -28,7 +27,7 @@ def resources(request: pytest.FixtureRequest) -> Body:
 def watched(resources: Body, namespace: str, metric: str) -> list[dict[str, Any]]:
     """Give the dimensions of every alarm on a metric."""
     return [
-        {dimension["Name"]: dimension["Value"] for dimension in alarm["Dimensions"]}
+        {dimension["Name"]: dimension["Value"] for dimension in alarm.get("Dimensions", [])}
         for alarm in properties(resources, ALARM).values()
         if (alarm["Namespace"], alarm["MetricName"]) == (namespace, metric)
     ]
@@ -50,21 +49,76 @@ def test_every_queue_whose_oldest_message_waits_too_long_is_an_alarm(resources: 
 
 
 @pytest.mark.parametrize("metric", ["Errors", "Throttles"])
-def test_every_function_that_fails_or_is_throttled_is_an_alarm(resources: Body, metric: str) -> None:
-    about = watched(resources, "AWS/Lambda", metric)
-    functions = properties(resources, "AWS::Lambda::Function")
-    assert Counter(one["FunctionName"]["Ref"] for one in about) == Counter(functions.keys())
+def test_functions_that_fail_or_are_throttled_are_one_alarm_for_all_of_the_account(
+    resources: Body, metric: str
+) -> None:
+    assert watched(resources, "AWS/Lambda", metric) == [{}]
 
 
-def test_a_lake_that_is_not_fresh_is_an_alarm_by_step_and_interval(resources: Body) -> None:
-    namespace = f"fiblake/{environment(resources)}"
-    assert watched(resources, namespace, "SessionsNotConsolidated") == [{"service": "freshness"}]
-    assert watched(resources, namespace, "SessionsNotResampled") == [
-        {"service": "freshness", "interval": f"{n}d"} for n in INTERVALS
+def test_a_queue_that_sqs_no_longer_reports_is_not_taken_for_an_empty_one(resources: Body) -> None:
+    """SQS stops six hours after the last action on a queue, whatever lies in it."""
+    alarms = [alarm for alarm in properties(resources, ALARM).values() if alarm["Namespace"] == "AWS/SQS"]
+    assert {alarm["TreatMissingData"] for alarm in alarms} == {"ignore"}
+
+
+@pytest.mark.parametrize("metric", ["SessionsNotConsolidated", "SymbolsNotConsolidated", "SymbolsNotResampled"])
+def test_a_lake_that_is_not_fresh_is_an_alarm_until_it_is_measured_to_be(resources: Body, metric: str) -> None:
+    [alarm] = [a for a in alarms_of(resources, metric) if a["Statistic"] == "Maximum"]
+    assert (alarm["Threshold"], alarm["TreatMissingData"]) == (0, "ignore")
+    assert alarm["Dimensions"] == [{"Name": "service", "Value": "freshness"}]
+
+
+def test_what_the_audit_finds_is_an_alarm(resources: Body) -> None:
+    [alarm] = alarms_of(resources, "SymbolsLagging")
+    assert (alarm["Threshold"], alarm["TreatMissingData"]) == (0, "ignore")
+    assert alarm["Dimensions"] == [{"Name": "service", "Value": "reconcile"}]
+
+
+@pytest.mark.parametrize(
+    ("function", "metric"), [("freshness", "SessionsNotConsolidated"), ("reconcile", "SymbolsAudited")]
+)
+def test_a_watcher_that_is_silent_for_more_than_a_day_is_an_alarm(resources: Body, function: str, metric: str) -> None:
+    [alarm] = [a for a in alarms_of(resources, metric) if a["Statistic"] == "SampleCount"]
+    assert alarm["Dimensions"] == [{"Name": "service", "Value": function}]
+    assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("LessThanThreshold", 1)
+    assert alarm["TreatMissingData"] == "breaching"
+    # A run a day; 25 hours apart when the clocks change. CloudWatch looks back for seven days at the most.
+    assert 26 <= alarm["EvaluationPeriods"] * alarm["Period"] / 3600 <= 36
+    [schedule] = [
+        one["ScheduleExpression"]
+        for one in properties(resources, "AWS::Scheduler::Schedule").values()
+        if one["Name"].endswith(f"-{function}")
     ]
-    alarms = properties(resources, ALARM)
-    # Measured once a day: until the next time, what was measured holds.
-    assert {a["TreatMissingData"] for a in alarms.values() if a["MetricName"].startswith("SessionsNot")} == {"ignore"}
+    assert re.fullmatch(r"cron\(\d+ \d+ \* \* \? \*\)", schedule), "every day"
+
+
+def alarms_of(resources: Body, metric: str) -> list[dict[str, Any]]:
+    found = [alarm for alarm in properties(resources, ALARM).values() if alarm["MetricName"] == metric]
+    assert {alarm["Namespace"] for alarm in found} == {f"fiblake/{environment(resources)}"}
+    return found
+
+
+def test_a_database_made_here_has_alarms_for_its_storage_and_its_credits() -> None:
+    for metric in ("FreeStorageSpace", "CPUCreditBalance"):
+        assert watched(deployed(LOCAL), "AWS/RDS", metric) == []
+        assert watched(deployed(EVERYTHING), "AWS/RDS", metric) == [{"DBInstanceIdentifier": {"Ref": "Database"}}]
+
+
+def test_a_budget_tells_the_address_of_the_alarms() -> None:
+    assert "CostBudget" not in deployed(EVERYTHING)
+    [budget] = properties(deployed({**EVERYTHING, "MonthlyBudget": "60"}), "AWS::Budgets::Budget").values()
+    assert budget["Budget"]["BudgetLimit"] == {"Amount": "60", "Unit": "USD"}
+    told = {one["Address"] for told in budget["NotificationsWithSubscribers"] for one in told["Subscribers"]}
+    assert told == {"me@example.com"}
+
+
+def test_there_are_not_more_alarms_than_are_paid_for(resources: Body) -> None:
+    """An alarm is 0.10 USD a month (docs/costs.md): one more is a decision."""
+    assert len(properties(resources, ALARM)) <= {"local": 33, "given": 33, "everything": 36}[variant(resources)]
+
+
+def variant(resources: Body) -> str:
+    return "everything" if "Database" in resources else "given" if "WorkerJobQueue" in resources else "local"
 
 
 def test_too_much_quarantine_is_an_alarm(resources: Body) -> None:
@@ -113,7 +167,7 @@ def test_every_alarm_names_a_section_of_the_page_that_says_what_to_do(resources:
     assert len(named) == len(
         {alarm["AlarmDescription"].rpartition("#")[2] for alarm in properties(resources, ALARM).values()}
     )
-    assert named | {"failed-jobs"} == headings
+    assert named | {"failed-jobs"} | (set() if "Database" in resources else {"database"}) == headings
 
 
 def test_an_email_address_that_is_given_gets_the_alarms() -> None:

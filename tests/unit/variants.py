@@ -113,7 +113,7 @@ class _Decider:
                 return any(map(self.holds, inside))
             case "Fn::Equals":
                 first, second = map(self.resolved, inside)
-                return bool(first == second)
+                return str(first) == str(second)  # CloudFormation compares text
         raise AssertionError(f"{function} is no condition")
 
     def resolved(self, value: Any) -> Any:  # noqa: ANN401, PLR0911 (JSON, a case each)

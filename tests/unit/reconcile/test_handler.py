@@ -11,6 +11,7 @@ from shared.errors import ContractError
 from shared.events import ConsolidationRequest
 from shared.objects import ObjectStore
 from tests.fakes import LAKE, FakeJobs, FakeQueue, FakeTopic, MemoryObjectStore, bar, parquet
+from tests.unit.conftest import Metrics
 
 DAY = date(2025, 11, 19)
 
@@ -45,6 +46,17 @@ def test_the_daily_run_enqueues_what_lags_under_its_own_id(outlets: Outlets) -> 
     (body,) = outlets.consolidation.sent
     request = ConsolidationRequest.model_validate_json(body)
     assert (request.symbol, request.changed_from, request.correlation_id) == ("AAPL", None, "id-1")
+
+
+def test_an_audit_of_all_measures_what_lags_and_of_some_nothing(outlets: Outlets, metrics: Metrics) -> None:
+    store = ObjectStore.connect("x")
+    assert isinstance(store, MemoryObjectStore)
+    store.lay(LAKE.data_key("TORN"), b"no Parquet")
+    called({"symbols": ["AAPL"]})
+    assert metrics() == []
+    called({"fix": True})
+    assert metrics() == [{"SymbolsAudited": 2, "SymbolsLagging": 2, "SymbolsNeedingAPerson": 1}]
+    assert isinstance(outlets.consolidation, FakeQueue)
 
 
 def test_without_fix_it_only_tells(outlets: Outlets) -> None:
