@@ -236,6 +236,11 @@ lint: setup ## Check style, types, layers and the template
 calendar: setup ## Write the trading calendar's data file anew
 	$(VENV_PYTHON) shared/data/generate_sessions.py
 
+AUTHORITIES ?=
+.PHONY: authorities
+authorities: setup ## Write the authorities of RDS's certificates anew, from AWS (AUTHORITIES=file: from there)
+	$(VENV_PYTHON) shared/data/renew_rds_authorities.py $(AUTHORITIES)
+
 .PHONY: clean
 clean: ## Remove everything that make has made
 	rm -rf .venv .tools .local .aws-sam .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -334,6 +334,7 @@ def test_a_functions_handler_is_a_module_of_the_service_that_its_package_carries
         ("OneNetwork", ("CreateNetwork=true", "SubnetIds", "SecurityGroupIds")),
         ("DatabaseIsThere", ("RdsSecretArn", "CreateDatabase=true")),
         ("DatabaseHasNetwork", ("CreateDatabase=true", "SubnetIds", "SecurityGroupIds", "CreateNetwork=true")),
+        ("DatabaseIsMigrated", ("CreateDatabase=true", "WithBatch=true")),
         ("DatabaseIsVerified", ("CreateDatabase=true", "DatabaseTls=verify-full")),
         ("ProtectionHasDatabase", ("DatabaseProtected=true", "CreateDatabase=true")),
         ("ZonesHaveNetwork", ("AvailabilityZones", "CreateNetwork=true")),
