@@ -122,6 +122,10 @@ build: setup ## Build the functions for AWS (sam build, no container), into .aws
 		echo "$$function: $$(du -sm ".aws-sam/build/$$function" | cut -f1) MB of $(LAMBDA_LIMIT_MB) MB unzipped"; done
 	@$(VENV_PYTHON) -m local.packages
 
+.PHONY: build-digest
+build-digest: ## Print a digest of all that make build has made: the same code gives the same one
+	@cd .aws-sam/build && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum
+
 FUNCTIONS := RouterFunction ResamplerFunction FreshnessFunction OhlcvFetcherFunction MetadataFetcherFunction \
 	HistoryFetcherFunction VacuumFunction ReconcileFunction
 .PHONY: $(FUNCTIONS:%=build-%)

@@ -49,7 +49,8 @@ def handlers(template: str) -> dict[str, str]:
 
 def check_imports(package: Path, handler: str, python: Path) -> None:
     """Import the handler from the package alone; raise PackageError with the end of the traceback."""
-    command = [str(python), "-I", "-S", "-c", _PROGRAM, str(package), handler]
+    # Without byte code (-B): what is written into a package would make another one of it, to be uploaded anew.
+    command = [str(python), "-B", "-I", "-S", "-c", _PROGRAM, str(package), handler]
     done = subprocess.run(command, env=_ENVIRONMENT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise PackageError(f"{package.name} does not import {handler} by itself: {done.stderr[-500:]}")

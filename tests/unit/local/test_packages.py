@@ -82,6 +82,7 @@ def test_a_library_of_a_longer_name_is_another_one(tmp_path: Path) -> None:
 def test_the_handler_is_imported_with_nothing_else_on_the_path(tmp_path: Path) -> None:
     built = package(tmp_path, services__fetcher__handler="import json\nhandler = print")
     check_imports(built, HANDLER, Path(sys.executable))
+    assert list(built.rglob("*.pyc")) == [], "what is written into a package makes another one of it"
     (built / "services/fetcher/handler.py").write_text("import pytest\nhandler = print")
     with pytest.raises(PackageError, match="No module named 'pytest'"):
         check_imports(built, HANDLER, Path(sys.executable))
