@@ -61,7 +61,7 @@ class Rules:
     """Of those types only these symbols, if any are named."""
     details_days: int = 30
     details_per_run: int = 1_000
-    history_retry_hours: float = 24
+    history_retry_hours: float = 22
 
 
 @dataclass(slots=True)

@@ -100,7 +100,8 @@ class MetadataSettings(VendorSettings):
     history_queue_url: str
     metadata_details_days: int = Field(default=30, ge=1)
     metadata_details_per_run: int = Field(default=1_000, ge=0)
-    history_retry_hours: float = Field(default=24, gt=0)
+    # Less than a day, so that the next daily run asks again for what was asked for in vain (clocks change too).
+    history_retry_hours: float = Field(default=22, gt=0)
 
 
 class Event(BaseModel):

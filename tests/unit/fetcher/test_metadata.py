@@ -98,7 +98,7 @@ async def test_the_same_list_again_changes_nothing_but_when_it_was_seen(world: W
     seen = world.clock.now
     # Their histories, a day later and not loaded, are asked for once more.
     assert world.database.records == {
-        key: replace(record, last_seen=seen, history_requested_at=NOW) for key, record in before.items()
+        key: replace(record, last_seen=seen, history_requested_at=seen) for key, record in before.items()
     }
 
 
@@ -394,7 +394,7 @@ async def test_a_ticker_that_the_vendor_does_not_understand_stands_in_nobodys_wa
 
 async def test_a_history_is_asked_for_once_a_day_until_it_is_loaded(world: World) -> None:
     await world.refresh()
-    world.clock.now += timedelta(hours=23)
+    world.clock.now += timedelta(hours=21)
     assert (await world.refresh()).histories_requested == 0
     world.database.records = {
         key: replace(record, history_loaded_at=NOW if record.symbol == "AAPL" else None)

@@ -1,0 +1,184 @@
+"""Whatever is lost on the way, the next daily run heals: each hop drops its message here, as if it had never been sent.
+
+The audit (05:00, each day) heals the lake; a history that was asked for in vain is asked for by the next metadata run.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import date
+from typing import Any
+
+import pytest
+
+from local.sample_bars import SampleBar
+from shared.database import DatabaseAddress
+from shared.lake import INTERVALS, Bronze
+from tests.integration.conftest import Chain, bar, wait_until
+from tests.integration.databases import ask
+
+Hop = Callable[[Chain, list[SampleBar]], AbstractContextManager[None]]
+SESSION = date(2012, 6, 4)
+
+
+@contextmanager
+def event_lost_between_s3_and_the_queue(chain: Chain, bars: list[SampleBar]) -> Iterator[None]:
+    events = chain.stack.client("events")
+    [rule] = [one["Name"] for one in events.list_rules()["Rules"] if "BronzeArrivalsRule" in one["Name"]]
+    events.disable_rule(Name=rule)
+    try:
+        chain.put(bars)
+        yield
+    finally:
+        events.enable_rule(Name=rule)
+
+
+@contextmanager
+def notification_lost_before_the_router(chain: Chain, bars: list[SampleBar]) -> Iterator[None]:
+    with purged(chain, "bronze-arrivals"):
+        chain.put(bars)
+    yield
+
+
+@contextmanager
+def request_lost_before_the_worker(chain: Chain, bars: list[SampleBar]) -> Iterator[None]:
+    with redirected(chain, "RouterFunctionName", "CONSOLIDATION_QUEUE_URL") as swallowed:
+        chain.put(bars)
+        wait_until(lambda: bars[0].symbol in swallowed(), "the router has sent the request")
+    yield
+
+
+@contextmanager
+def completion_lost_before_the_queues(chain: Chain, bars: list[SampleBar]) -> Iterator[None]:
+    with nobody_subscribes(chain):
+        chain.put(bars)
+        wait_until(lambda: is_consolidated(chain, bars[0].symbol), "the worker has told of it")
+        chain.drained()
+    yield
+
+
+@contextmanager
+def completion_lost_before_the_resampler(chain: Chain, bars: list[SampleBar]) -> Iterator[None]:
+    with purged(chain, "resample-8d"):
+        chain.put(bars)
+    yield
+
+
+HOPS: dict[str, Hop] = {
+    "LOSTA": event_lost_between_s3_and_the_queue,
+    "LOSTB": notification_lost_before_the_router,
+    "LOSTC": request_lost_before_the_worker,
+    "LOSTD": completion_lost_before_the_queues,
+    "LOSTE": completion_lost_before_the_resampler,
+}
+
+
+@pytest.mark.parametrize(("symbol", "hop"), HOPS.items(), ids=[hop.__name__ for hop in HOPS.values()])
+def test_what_a_hop_loses_the_next_audit_heals(chain: Chain, symbol: str, hop: Hop) -> None:
+    chain.drained()
+    bars = [bar(symbol, SESSION, 50)]
+    with hop(chain, bars):
+        chain.drained()
+        missing = [n for n in INTERVALS if chain.silver_of(symbol, n).empty]
+        assert missing == ([8] if symbol == "LOSTE" else list(INTERVALS)), "it is lost"
+
+    audit = invoked(chain, "ReconcileFunctionName", {"fix": True})
+
+    assert symbol in {lag["symbol"] for lag in audit["lags"]}
+    chain.wait_for_silver(bars)
+
+
+def test_a_history_that_was_asked_for_in_vain_is_asked_for_by_the_next_metadata_run(chain: Chain) -> None:
+    address = DatabaseAddress.of_secret(chain.stack.database_secret)
+    with redirected(chain, "MetadataFetcherFunctionName", "HISTORY_QUEUE_URL", UNIVERSE="IBM") as swallowed:
+        invoked(chain, "MetadataFetcherFunctionName", {})
+        wait_until(lambda: "IBM" in swallowed(), "its history was asked for")
+    chain.drained()
+    assert not [key for key in chain.objects("bronze/raw_ohlcv/symbol=IBM/") if "range=" in key]
+    # A day goes by, as far as the fetcher can tell.
+    sql = "UPDATE symbol_metadata SET history_requested_at = history_requested_at - interval '23 hours'"
+    asyncio.run(ask(address, sql))
+
+    with variables(chain, "MetadataFetcherFunctionName", UNIVERSE="IBM"):
+        invoked(chain, "MetadataFetcherFunctionName", {})
+
+    wait_until(lambda: "range=" in " ".join(chain.objects("bronze/raw_ohlcv/symbol=IBM/")), "its history is there")
+    chain.drained()
+
+
+def invoked(chain: Chain, output: str, event: dict[str, Any]) -> dict[str, Any]:
+    answer = chain.stack.client("lambda").invoke(FunctionName=chain.stack.outputs[output], Payload=json.dumps(event))
+    payload: dict[str, Any] = json.loads(answer["Payload"].read())
+    assert "FunctionError" not in answer, payload
+    return payload
+
+
+def is_consolidated(chain: Chain, symbol: str) -> bool:
+    return Bronze().data_key(symbol) in chain.objects(Bronze().symbol_prefix(symbol))
+
+
+def waiting(chain: Chain, url: str) -> list[str]:
+    """Return the bodies of the messages that wait in a queue, which stay in it."""
+    answer = chain.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=0)
+    return [message["Body"] for message in answer.get("Messages", [])]
+
+
+@contextmanager
+def purged(chain: Chain, queue: str) -> Iterator[None]:
+    """Have no function take a queue's messages, and throw away those that come while the block runs."""
+    client, url = chain.stack.client("lambda"), chain.stack.queue_urls[queue]
+    [mapping] = [
+        one["UUID"]
+        for one in client.list_event_source_mappings()["EventSourceMappings"]
+        if one["EventSourceArn"].endswith(url.rsplit("/", 1)[-1])
+    ]
+    client.update_event_source_mapping(UUID=mapping, Enabled=False)
+    try:
+        yield
+        wait_until(lambda: bool(waiting(chain, url)), f"{queue} has the message")
+        chain.sqs.purge_queue(QueueUrl=url)
+    finally:
+        client.update_event_source_mapping(UUID=mapping, Enabled=True)
+
+
+@contextmanager
+def redirected(chain: Chain, output: str, variable: str, **others: str) -> Iterator[Callable[[], str]]:
+    """Have a function send into a queue that nobody reads; yield what shows all that has come into it."""
+    url = chain.new_queue(f"nowhere-{variable.lower().replace('_', '-')}", 30)
+    with variables(chain, output, **{variable: url}, **others):
+        yield lambda: " ".join(waiting(chain, url))
+    chain.sqs.delete_queue(QueueUrl=url)
+
+
+@contextmanager
+def variables(chain: Chain, output: str, **changed: str) -> Iterator[None]:
+    """Have other variables in a function's environment."""
+    client, name = chain.stack.client("lambda"), chain.stack.outputs[output]
+    before = client.get_function_configuration(FunctionName=name)["Environment"]["Variables"]
+    client.update_function_configuration(FunctionName=name, Environment={"Variables": before | changed})
+    try:
+        yield
+    finally:
+        client.update_function_configuration(FunctionName=name, Environment={"Variables": before})
+
+
+@contextmanager
+def nobody_subscribes(chain: Chain) -> Iterator[None]:
+    """Have the topic of completions deliver to no queue: no event is of an interval that a subscription asks for."""
+    sns = chain.stack.client("sns")
+    topic = chain.stack.outputs["ConsolidationCompleteTopicArn"]
+    arns = [one["SubscriptionArn"] for one in sns.list_subscriptions_by_topic(TopicArn=topic)["Subscriptions"]]
+    assert len(arns) == len(INTERVALS)
+    before = {arn: sns.get_subscription_attributes(SubscriptionArn=arn)["Attributes"]["FilterPolicy"] for arn in arns}
+    try:
+        for arn in arns:
+            filtered(sns, arn, json.dumps({"intervals": [{"numeric": ["=", 999]}]}))
+        yield
+    finally:
+        for arn, policy in before.items():
+            filtered(sns, arn, policy)
+
+
+def filtered(sns: Any, arn: str, policy: str) -> None:  # noqa: ANN401 (boto's clients share no type)
+    sns.set_subscription_attributes(SubscriptionArn=arn, AttributeName="FilterPolicy", AttributeValue=policy)
