@@ -8,7 +8,7 @@ import typer
 from cli.output import answer, table
 
 if TYPE_CHECKING:
-    from services.fetcher.quarantine import Held
+    from shared.quarantine import QuarantinedBar
 
 app = typer.Typer(help="Bars that failed validation: look at them, let one in after all.", no_args_is_help=True)
 _NUMBERS: Final = ("open", "high", "low", "close", "volume")
@@ -18,10 +18,10 @@ _NUMBERS: Final = ("open", "high", "low", "close", "volume")
 def list_(context: typer.Context, symbol: Annotated[str, typer.Option(help="Only this symbol's.")] = "") -> None:
     """List the bars in quarantine with the reasons why they are there."""
     from cli.target import target
-    from services.fetcher.quarantine import held
     from shared.lake import check_symbol
+    from shared.quarantine import list_quarantined
 
-    rows = [_row(bar) for bar in held(target(context).store, check_symbol(symbol) if symbol else None)]
+    rows = [_row(bar) for bar in list_quarantined(target(context).store, check_symbol(symbol) if symbol else None)]
     columns = ("symbol", "session", "row", *_NUMBERS, "reason")
     answer(context, rows, lambda console: console.print(table("Bars in quarantine", rows, columns)))
 
@@ -49,8 +49,9 @@ def release(
     answer(context, {"key": key, "by": name}, lambda console: console.print(f"released by {name}: {key}"))
 
 
-def _row(held: "Held") -> dict[str, Any]:
+def _row(held: "QuarantinedBar") -> dict[str, Any]:
     bar = held.bar
-    numbers = {name: getattr(bar, name) for name in _NUMBERS}
-    place = {"symbol": bar.symbol, "session": bar.session.isoformat(), "row": held.row}
-    return {**place, **numbers, "reason": held.reason, "held_since": held.held_since.isoformat(), "key": held.key}
+    row = {"symbol": bar.symbol, "session": bar.session.isoformat(), "row": held.row}
+    row |= {name: getattr(bar, name) for name in _NUMBERS}
+    where = {"source": held.source, "held_since": held.held_since.isoformat(), "key": held.key}
+    return {**row, "reason": held.reason, **where}

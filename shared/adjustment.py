@@ -9,6 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.calendar import Days
+from shared.decoding import decoding, read_json
+from shared.errors import ContractError
+from shared.rules import positive
 
 Factors = npt.NDArray[np.float64]
 
@@ -31,10 +34,13 @@ class Reference:
 
     @classmethod
     def from_json(cls, text: str) -> "Reference":
-        """Read what `to_json` gave; raise ValueError, KeyError or TypeError if it is something else."""
-        found = json.loads(text)
-        splits = tuple((date.fromisoformat(day), float(factor)) for day, factor in found["splits"])
-        return cls(splits, tuple(date.fromisoformat(day) for day in found["handovers"]))
+        """Read what `to_json` gave; raise ContractError if it is something else."""
+        record = read_json(text.encode(), "the reference")
+        with decoding("the reference cannot be read"):
+            splits = tuple((date.fromisoformat(day), float(factor)) for day, factor in record["splits"])
+            if not all(positive(factor) for _, factor in splits):
+                raise ContractError("a factor is not a positive number")
+            return cls(splits, tuple(date.fromisoformat(day) for day in record["handovers"]))
 
     def as_of(self, session: date) -> "Reference":
         """Leave out the splits after `session`: while that is a symbol's last, its prices are what others relate to."""

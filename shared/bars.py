@@ -5,9 +5,9 @@ nullable ones are null), writers are strict.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Final, cast
 
 import pyarrow as pa
@@ -15,7 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shared.adjustment import NO_REFERENCE, Reference
-from shared.errors import ContractError, unreadable
+from shared.columns import converted, filled
+from shared.decoding import MAKE_ANEW, ParquetBytes, decoding, open_parquet, parquet_metadata, read_json
+from shared.errors import ContractError
 from shared.lake import MANIFEST_KEY
 from shared.source_log import SourceVersion, log_of_json, log_to_json
 
@@ -72,16 +74,30 @@ MANIFEST: Final = pa.schema(
 )
 
 _REQUIRED: Final = ("timestamp", "open", "high", "low", "close", "volume")
-_SHORTENED: Final = ("timestamp", "ingested_at")
-"""Columns that others may store more finely (nanoseconds, instants of a day): what is finer is cut off."""
 _REPEATED: Final = ("symbol", "interval")
 _SKIPPED_BY: Final = (*_REPEATED, "timestamp", "ts")
 _LOG: Final = b"fiblake.merged"
 _RELEASED: Final = b"fiblake.released"
 _LAST_UPDATED: Final = b"fiblake.last_updated"
 _REFERENCE: Final = b"fiblake.reference"
+_RESTORE: Final = "restore its last version that can be read (the bucket keeps versions)"
 _OLD_SILVER: Final = SILVER.set(SILVER.get_field_index("adjusted"), pa.field("adjusted", pa.bool_()))
 """SILVER as it may lie in S3: files from before it was adjusted have no such column."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedBar:
+    """A bar as somebody reported it, under the session that it claims; it may break any rule."""
+
+    symbol: str
+    session: date
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    vwap: float | None
+    trades: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +135,20 @@ class Consolidated:
 
     @classmethod
     def decode(cls, data: bytes, symbol: str, last_modified: datetime) -> "Consolidated":
-        """Read an object's bytes; a data.parquet that others wrote has an empty log and no reference."""
-        bars, metadata = _read(data, symbol, last_modified, BRONZE)
-        try:
-            log = _log(metadata, symbol)
+        """Read an object's bytes; a data.parquet that others wrote has an empty log and no reference.
+
+        Its rows are not checked either: what is null is no number there, or NO_SESSION.
+        """
+        file = _open(data, symbol, BRONZE)
+        metadata = file.metadata
+        log = _log(metadata, symbol)
+        with decoding(f"data.parquet of {symbol} carries a log that cannot be read", _RESTORE):
             updated = metadata.get(_LAST_UPDATED)
-            last_updated = datetime.fromisoformat(updated.decode()) if updated else last_modified
+            last_updated = datetime.fromisoformat(updated.decode()).astimezone(UTC) if updated else last_modified
             reference = _reference(metadata)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ContractError(f"data.parquet of {symbol} carries a log that cannot be read: {error}") from error
-        return cls(bars, log, last_updated, reference, adopted=_LOG not in metadata)
+        adopted = _LOG not in metadata
+        bars = _bars(file, symbol, last_modified, BRONZE, with_gaps=adopted)
+        return cls(bars, log, last_updated, reference, adopted)
 
 
 def read_log(tail: bytes, symbol: str) -> dict[str, SourceVersion] | None:
@@ -136,23 +156,19 @@ def read_log(tail: bytes, symbol: str) -> dict[str, SourceVersion] | None:
 
     Raises ContractError if the log cannot be read.
     """
-    try:
-        metadata = pq.read_metadata(pa.BufferReader(tail)).metadata or {}
-    except (pa.ArrowException, OSError):
-        return None
-    return _log(metadata, symbol)
+    metadata = parquet_metadata(tail)
+    return None if metadata is None else _log(metadata, symbol)
 
 
 def read_prices(data: bytes, symbol: str) -> tuple[pa.Table, Reference]:
     """Read of a data.parquet what buckets are made of: its bars (schema PRICES), and the reference to apply to them.
 
-    Raises as `read_bars` does.
+    Raises as `read_bars` does, and if a value is null.
     """
-    bars, metadata = _read(data, symbol, None, PRICES)
-    try:
-        return bars, _reference(metadata)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ContractError(f"data.parquet of {symbol} carries a reference that cannot be read: {error}") from error
+    file = _open(data, symbol, PRICES)
+    with decoding(f"data.parquet of {symbol} carries a reference that cannot be read", _RESTORE):
+        reference = _reference(file.metadata)
+    return _bars(file, symbol, None, PRICES, with_gaps=False), reference
 
 
 def bar_row(  # noqa: PLR0917
@@ -168,10 +184,11 @@ def bar_row(  # noqa: PLR0917
 def read_bars(data: bytes, symbol: str, last_modified: datetime) -> pa.Table:
     """Read a source file's bytes as bars of `symbol` (schema BRONZE, order as stored).
 
-    A file without `ingested_at` takes `last_modified`. Raises ContractError if the bytes are not Parquet, a needed
-    column is missing or null, the type cannot be converted, or a row is of another symbol or another interval.
+    A file without `ingested_at` takes `last_modified`. A price or volume that is null is no number, a session that is
+    null is NO_SESSION. Raises ContractError, with all that is wrong, if the bytes are not Parquet, a needed column is
+    missing, a type cannot be converted, or a row is of another symbol or another interval.
     """
-    return _read(data, symbol, last_modified, BRONZE)[0]
+    return _bars(_open(data, symbol, BRONZE), symbol, last_modified, BRONZE, with_gaps=True)
 
 
 def released(table: pa.Table, by: str) -> pa.Table:
@@ -181,7 +198,7 @@ def released(table: pa.Table, by: str) -> pa.Table:
 
 def is_released(data: bytes) -> bool:
     """Tell whether a source file's bytes carry that mark."""
-    return _RELEASED in (pq.ParquetFile(pa.BufferReader(data)).metadata.metadata or {})
+    return _RELEASED in open_parquet(data, "the file").metadata
 
 
 def encode(table: pa.Table) -> bytes:
@@ -203,29 +220,20 @@ def encode(table: pa.Table) -> bytes:
     return cast("bytes", sink.getvalue().to_pybytes())
 
 
-def decode(data: bytes, schema: pa.Schema, what: str) -> pa.Table:
+def decode(data: bytes, schema: pa.Schema, what: str, remedy: str = MAKE_ANEW) -> pa.Table:
     """Read Parquet bytes of one of our own tables, a missing nullable column as nulls.
 
     Raises ContractError, naming `what`, if they are not that.
     """
-    return _decoded(data, schema, lambda fault: ContractError(f"{what} cannot be read: {fault}"))
+    with decoding(f"{what} cannot be read", remedy):
+        file = open_parquet(data, "it", schema.names)
+        table = file.read(schema.names)
+        return pa.Table.from_arrays([_own_column(table, field) for field in schema], schema=schema)
 
 
 def decode_manifest(data: bytes) -> pa.Table:
     """Read the manifest (schema MANIFEST); raise ContractError as `decode_silver` does."""
-    return _decoded(data, MANIFEST, lambda fault: unreadable(MANIFEST_KEY, fault))
-
-
-def _decoded(data: bytes, schema: pa.Schema, refusal: Callable[[Exception], ContractError]) -> pa.Table:
-    try:
-        # In one thread: another of Arrow's may still hold our bytes when the process ends, which aborts it.
-        table = pq.ParquetFile(pa.BufferReader(data)).read(columns=schema.names, use_threads=False)
-        for field in schema:
-            if field.nullable and field.name not in table.column_names:
-                table = table.append_column(field, pa.nulls(table.num_rows, field.type))
-        return table.select(schema.names).cast(schema)
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise refusal(error) from error
+    return decode(data, MANIFEST, MANIFEST_KEY)
 
 
 def decode_silver(data: bytes, what: str) -> pa.Table:
@@ -233,17 +241,15 @@ def decode_silver(data: bytes, what: str) -> pa.Table:
 
     Raises ContractError, with the way to move the file out of the way, if it cannot be read.
     """
-    rows = _decoded(data, _OLD_SILVER, lambda fault: unreadable(what, fault))
+    rows = decode(data, _OLD_SILVER, what)
     place = SILVER.get_field_index("adjusted")
     told = pc.fill_null(rows["adjusted"], fill_value=False)
     return rows.set_column(place, SILVER.field(place), told)
 
 
 def _log(metadata: Mapping[bytes, bytes], symbol: str) -> dict[str, SourceVersion]:
-    try:
-        return log_of_json(json.loads(metadata.get(_LOG, b"{}")))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ContractError(f"data.parquet of {symbol} carries a log that cannot be read: {error}") from error
+    with decoding(f"data.parquet of {symbol} carries a log that cannot be read", _RESTORE):
+        return log_of_json(read_json(metadata.get(_LOG, b"{}"), "it"))
 
 
 def _reference(metadata: dict[bytes, bytes]) -> Reference:
@@ -251,55 +257,83 @@ def _reference(metadata: dict[bytes, bytes]) -> Reference:
     return Reference.from_json(text.decode()) if text else NO_REFERENCE
 
 
-def _read(
-    data: bytes, symbol: str, last_modified: datetime | None, schema: pa.Schema
-) -> tuple[pa.Table, dict[bytes, bytes]]:
-    """Read the columns of `schema`, checked; in one thread, because callers read many files at once."""
-    try:
-        file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
-        names = file.schema_arrow.names
-        constants = {"symbol": symbol, "interval": DAILY}
+def _own_column(table: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:
+    if field.name not in table.column_names:
+        if not field.nullable:
+            raise ContractError(f"it has no column {field.name!r}")
+        return pa.nulls(table.num_rows, field.type)
+    column = converted(table[field.name], field)
+    if column.null_count and not field.nullable:
+        raise ContractError(f"it has nulls in column {field.name!r}")
+    return column
+
+
+def _open(data: bytes, symbol: str, schema: pa.Schema) -> ParquetBytes:
+    return open_parquet(data, f"file of {symbol}", schema.names, kind="bars")
+
+
+def _bars(
+    file: ParquetBytes, symbol: str, last_modified: datetime | None, schema: pa.Schema, *, with_gaps: bool
+) -> pa.Table:
+    """Read the columns of `schema`, checked; `with_gaps`: values that are needed may be null."""
+    names = file.schema.names
+    constants = {"symbol": symbol, "interval": DAILY}
+    with decoding(f"file of {symbol} cannot be read as bars"):
         # A column that the file's own statistics prove to be one value need not be read.
-        unproven = [name for name in constants if name in names and not _is_all(file, name, constants[name])]
+        unproven = [name for name in constants if name in names and not _is_all(file.file, name, constants[name])]
         wanted = [name for name in schema.names if name in names and name not in constants]
-        table = file.read(columns=[*wanted, *unproven], use_threads=False)
-        for name in unproven:
-            _check_constant(table, name, constants[name])
-        if table.schema != schema:  # not as we write it ourselves
-            table = _conformed(table, symbol, constants | {"ingested_at": last_modified}, schema)
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise ContractError(f"file of {symbol} cannot be read as bars: {error}") from error
-    return table, file.metadata.metadata or {}
+        table = file.read([*wanted, *unproven], texts=unproven)
+        if not unproven and table.schema == schema:  # as we write it ourselves
+            return table
+        return _conformed(table, constants | {"ingested_at": last_modified}, schema, with_gaps=with_gaps)
 
 
 def _is_all(file: pq.ParquetFile, name: str, value: str) -> bool:
+    """Tell whether a column's statistics say that all its rows are `value`."""
     if name not in file.schema.names:
         return False  # no plain column: its leaves have other names
     column = file.schema.names.index(name)
     groups = range(file.metadata.num_row_groups)
-    found = [file.metadata.row_group(group).column(column).statistics for group in groups]
-    return all(s is not None and s.has_min_max and s.min == value == s.max for s in found)
+    with decoding(f"column {name!r} cannot be read as text"):
+        found = [file.metadata.row_group(group).column(column).statistics for group in groups]
+        return all(s is not None and s.has_min_max and s.min == value == s.max for s in found)
 
 
-def _conformed(table: pa.Table, symbol: str, defaults: Mapping[str, object], schema: pa.Schema) -> pa.Table:
-    for name in _REQUIRED:
-        if name not in table.column_names:
-            raise ContractError(f"file of {symbol} has no column {name!r}")
-        if table[name].null_count:
-            raise ContractError(f"file of {symbol} has nulls in column {name!r}")
-    return pa.Table.from_arrays([_column(table, field, defaults.get(field.name)) for field in schema], schema=schema)
+def _conformed(table: pa.Table, defaults: Mapping[str, object], schema: pa.Schema, *, with_gaps: bool) -> pa.Table:
+    """Bring a table into the shape of `schema`; raise ContractError with everything that stands against it."""
+    outcomes = [_outcome(table, field, defaults, with_gaps=with_gaps) for field in schema]
+    outcomes += [_other_value(table, name, str(defaults[name])) for name in _REPEATED if name in table.column_names]
+    faults = [outcome for outcome in outcomes if isinstance(outcome, str)]
+    if faults:
+        raise ContractError("; ".join(faults))
+    return pa.Table.from_arrays(outcomes[: len(schema)], schema=schema)
 
 
-def _check_constant(table: pa.Table, name: str, value: str) -> None:
-    others = [v for v in pc.unique(table[name]).to_pylist() if v not in {value, None}]
-    if others:
-        raise ContractError(f"file of {value!r} holds rows whose {name} is {others[0]!r}")
-
-
-def _column(table: pa.Table, field: pa.Field, default: object) -> pa.ChunkedArray | pa.Array:
-    if field.name not in table.column_names:
+def _outcome(
+    table: pa.Table, field: pa.Field, defaults: Mapping[str, object], *, with_gaps: bool
+) -> pa.ChunkedArray | pa.Array | str:
+    """Return a column, or the sentence that says what is wrong with it."""
+    name, default = field.name, defaults.get(field.name)
+    if name in _REPEATED or (name not in table.column_names and name not in _REQUIRED):
         return pa.repeat(pa.scalar(default, field.type), table.num_rows)
-    column = table[field.name]
-    if column.type != field.type:
-        column = column.cast(field.type, safe=field.name not in _SHORTENED)
-    return column if default is None or not column.null_count else column.fill_null(pa.scalar(default, field.type))
+    if name not in table.column_names:
+        return f"it has no column {name!r}"
+    try:
+        column = converted(table[name], field)
+    except ContractError as error:
+        return str(error)
+    if default is not None and column.null_count:
+        return column.fill_null(pa.scalar(default, field.type))
+    if name not in _REQUIRED or not column.null_count:
+        return column
+    return filled(column, field) if with_gaps else f"it has nulls in column {name!r}"
+
+
+def _other_value(table: pa.Table, name: str, value: str) -> str | None:
+    """Say which other value a column holds, if it holds one."""
+    try:
+        with decoding(f"column {name!r} cannot be read as text"):
+            others = [other for other in pc.unique(table[name]).to_pylist() if other not in {value, None}]
+    except ContractError as error:
+        return str(error)
+    return f"it holds rows whose {name} is {str(others[0])[:40]!r}" if others else None

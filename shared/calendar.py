@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import numpy.typing as npt
 
-from shared.errors import ConfigurationError, ContractError
+from shared.errors import ConfigurationError, ContractError, FiblakeError
 
 Days = npt.NDArray[np.datetime64]
 Ordinals = npt.NDArray[np.int64]
@@ -58,6 +58,26 @@ class TradingCalendar:
         if found.size and found.min() < 0:
             raise NotASessionError(days[found < 0][0])
         return np.asarray(found)
+
+    def are_sessions(self, days: Days) -> npt.NDArray[np.bool_]:
+        """Return which of these days are sessions; a day outside the calendar is none."""
+        places = self._ordinal_of_day
+        since = (days - self.sessions[0]).astype(np.int64)
+        inside = (since >= 0) & (since < places.size)
+        return np.asarray(inside & (places[np.where(inside, since, 0)] >= 0), dtype=np.bool_)
+
+    def check_end(self, days: Days) -> None:
+        """Raise CalendarRangeError if one of these days lies behind the calendar's last session."""
+        if days.size and days.max() > self.sessions[-1]:
+            raise CalendarRangeError(days.max(), self.sessions[0], self.sessions[-1])
+
+    def faults(self, day: date) -> list[str]:
+        """Return why a day is no session that a bar can be of; none: it is one."""
+        try:
+            self.ordinal(day)
+        except FiblakeError as error:
+            return [str(error)]
+        return []
 
     @cached_property
     def days(self) -> npt.NDArray[np.int32]:

@@ -28,7 +28,9 @@ _SOURCE: Final = re.compile(
     r"date=(?P<date>\d{4}-\d{2}-\d{2})\.parquet|range=(?P<first>\d{4}-\d{2}-\d{2})_(?P<last>\d{4}-\d{2}-\d{2})\.parquet"
 )
 _REFERENCE: Final = re.compile(rf"(?:{SPLITS_PREFIX}|{IDENTITIES_PREFIX})/symbol=(.*)\.parquet")
-_QUARANTINE: Final = re.compile(rf"{QUARANTINE_PREFIX}/symbol=[^/]+/date=\d{{4}}-\d{{2}}-\d{{2}}\.parquet")
+_QUARANTINE: Final = re.compile(
+    rf"{QUARANTINE_PREFIX}/symbol=[^/]+/(date=\d{{4}}-\d{{2}}-\d{{2}}|range=\d{{4}}-\d{{2}}-\d{{2}}_\d{{4}}-\d{{2}}-\d{{2}})\.parquet"
+)
 _MONTH_FILE: Final = re.compile(r"year=(\d{4})/month=(\d{2})/data_(\d+)d_(\d{4})(\d{2})\.parquet")
 
 
@@ -186,6 +188,11 @@ def quarantine_key(symbol: str, session: date) -> str:
     """Give the key of the bars of one session that failed validation; an invalid symbol goes under `~`."""
     name = symbol if valid_symbol(symbol) else UNNAMED
     return f"{QUARANTINE_PREFIX}/symbol={name}/date={session.isoformat()}.parquet"
+
+
+def quarantine_range_key(symbol: str, first: date, last: date) -> str:
+    """Return the key of many bars of one symbol that failed validation, all from one file."""
+    return f"{QUARANTINE_PREFIX}/symbol={check_symbol(symbol)}/range={first.isoformat()}_{last.isoformat()}.parquet"
 
 
 def archive_key(session: date) -> str:

@@ -8,7 +8,7 @@ keys in the bucket, ETags are as S3 gives them, instants are UTC.
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -215,6 +215,11 @@ class ObjectStore:
                 return
         raise ConflictError(f"s3://{self.bucket}/{key} was rewritten by others {ATTEMPTS_AT_UPDATE} times in a row")
 
+    def update_many(self, changes: Mapping[str, Callable[[bytes | None], bytes | None]]) -> dict[str, FiblakeError]:
+        """Update many objects at once, by key (see `update`); return the errors of those that were not, by key."""
+        outcomes = self._in_parallel(self._update_one, list(changes.items()))
+        return {key: error for key, error in zip(changes, outcomes, strict=True) if error}
+
     def delete_versions(self, versions: Sequence[tuple[str, str]]) -> list[str]:
         """Delete each (key, ETag) that is still that version, 1,000 at the most; give the keys that were deleted.
 
@@ -239,6 +244,13 @@ class ObjectStore:
     def _listed_by_boto(self, prefix: str) -> list[ObjectInfo]:
         contents = [entry for page in self._boto_pages(prefix) for entry in page.get("Contents", [])]
         return [ObjectInfo(e["Key"], e["ETag"], e["Size"], e["LastModified"]) for e in contents]
+
+    def _update_one(self, pair: tuple[str, Callable[[bytes | None], bytes | None]]) -> FiblakeError | None:
+        try:
+            self.update(*pair)
+        except FiblakeError as error:
+            return error
+        return None
 
     def _boto_pages(self, prefix: str, **options: str) -> list[Any]:
         try:

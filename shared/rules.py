@@ -8,18 +8,28 @@ import numpy as np
 import numpy.typing as npt
 
 PRICES: Final = ("open", "high", "low", "close")
+NOISE: Final = 1e-9
+"""How far, relatively, a price may pass an extreme: what arithmetic on prices leaves, no contradiction."""
 
 
 def broken_rules(bar: Mapping[str, float]) -> list[str]:
-    """Give every rule that a bar (open, high, low, close in USD; volume in shares) breaks; none: it may be."""
+    """Return every rule that a bar (open, high, low, close in USD; volume in shares) breaks; none: it is good."""
     broken = [f"{name} {bar[name]} is not a positive number" for name in PRICES if not positive(bar[name])]
     if not (math.isfinite(bar["volume"]) and bar["volume"] >= 0):
         broken.append(f"volume {bar['volume']} is not a number of shares")
-    if not broken and bar["high"] < max(bar["open"], bar["close"], bar["low"]):
+    if broken:
+        return broken
+    highest, lowest = max(bar["open"], bar["close"]), min(bar["open"], bar["close"])
+    if _passes(max(highest, bar["low"]), bar["high"]):
         broken.append(f"high {bar['high']} is below another price")
-    if not broken and bar["low"] > min(bar["open"], bar["close"]):
+    if not broken and _passes(bar["low"], lowest):
         broken.append(f"low {bar['low']} is above another price")
     return broken
+
+
+def unusable_numbers(bar: Mapping[str, float]) -> list[str]:
+    """Return the numbers of a bar that are none, which not even a person can let in."""
+    return [f"{name} {bar[name]} is no number" for name in (*PRICES, "volume") if not math.isfinite(bar[name])]
 
 
 def unbroken(bars: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
@@ -28,13 +38,20 @@ def unbroken(bars: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
     volume = np.asarray(bars["volume"])
     highest, lowest = np.maximum(open_, close), np.minimum(open_, close)
     # Comparisons with what is no number are false, and so is the whole.
-    fine = (low > 0) & (low <= lowest) & (highest <= high) & (high < np.inf) & (volume >= 0) & (volume < np.inf)
-    return np.asarray(fine, dtype=np.bool_)
+    good = (low > 0) & (lowest > 0) & (highest < np.inf) & (high < np.inf) & (low < np.inf)
+    good &= ~_passes(np.maximum(highest, low), high) & ~_passes(low, lowest) & (volume >= 0) & (volume < np.inf)
+    return np.asarray(good, dtype=np.bool_)
 
 
 def any_broken(bars: Mapping[str, Any]) -> bool:
     """Return whether any of many bars breaks a rule of `broken_rules`; `bars` has an array a column."""
     return not unbroken(bars).all()
+
+
+def _passes(price: Any, extreme: Any) -> Any:  # noqa: ANN401 (numbers, or arrays of them)
+    """Tell whether a price is greater than an extreme by more than noise."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return price > extreme * (1 + NOISE)
 
 
 def positive(value: float) -> bool:

@@ -1,64 +1,153 @@
-"""Whether a date or range file holds what its name says, and can be merged (pure)."""
+"""What a date or range file holds: bars that can be merged, and rows that break a rule, each with its reason (pure)."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from shared.bars import is_released, read_bars
+from shared.bars import ReportedBar, is_released, read_bars
 from shared.calendar import TradingCalendar
+from shared.columns import NO_SESSION
 from shared.errors import ContractError
 from shared.lake import SourceFile
-from shared.rules import PRICES, any_broken, broken_rules
+from shared.rules import PRICES, broken_rules, unbroken, unusable_numbers
 
 CLOCK_SKEW: Final = timedelta(days=1)
 """How far a writer's clock may be ahead of S3's: no later write could win over an instant of the far future."""
+MAX_BROKEN: Final = 20_000
+"""A file with more broken rows than a symbol has sessions is no file of bars."""
+MAX_RIVALS: Final = 20
+_NUMBERS: Final = (*PRICES, "volume")
+
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenBar:
+    """A row of a file that cannot be merged, and why."""
+
+    bar: ReportedBar
+    ingested_at: datetime
+    reason: str
+    """Names the row (from 1), the field, its value, and the rule that it breaks."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceBars:
+    """What a file holds: bars that can be merged (schema BRONZE, in the order of the file), and broken rows."""
+
+    bars: pa.Table
+    broken: Sequence[BrokenBar] = ()
+    rivals: Sequence[str] = ()
+    """Sessions that the file reports twice, at one instant and with different values: a sentence each."""
+
+    def to_pylist(self) -> list[dict[str, Any]]:
+        """Return the bars that can be merged as rows."""
+        rows: list[dict[str, Any]] = self.bars.to_pylist()
+        return rows
 
 
 def bars_of_source(
     data: bytes, source: SourceFile, last_modified: datetime, calendar: TradingCalendar, today: date
-) -> pa.Table:
-    """Give the bars of a source file; raise PermanentError with the reason if it cannot be merged as it is."""
-    bars = read_bars(data, source.symbol, last_modified)
-    _check_rows(bars, source, data, last_modified, today)
-    check_sessions(bars, calendar)
-    return bars
+) -> SourceBars:
+    """Read a source file; a row that breaks a rule costs no other row.
 
-
-def check_sessions(bars: pa.Table, calendar: TradingCalendar) -> None:
-    """Raise PermanentError if one of the bars is of a day without trade."""
-    calendar.ordinals(np.asarray(bars["timestamp"].to_numpy(), dtype="datetime64[D]"))
-
-
-def _check_rows(bars: pa.Table, source: SourceFile, data: bytes, last_modified: datetime, today: date) -> None:
-    """Raise ContractError if a row is of a session its file's name does not say, of the future, or cannot be.
-
-    A bar that a person has released from quarantine may break the rules of prices.
+    Raises PermanentError with the reason if the file holds no bars of the symbol at all (see `read_bars`), or if the
+    trading calendar ends before one of its sessions.
     """
-    if _all_well(bars, source, last_modified, today):
-        return
-    for row in bars.to_pylist():
-        session = row["timestamp"]
-        if not source.first <= session <= source.last:
-            raise ContractError(f"holds session {session}, which its name does not say")
-        if session > today:
-            raise ContractError(f"holds session {session}, which is yet to come")
-        if row["ingested_at"] > last_modified + CLOCK_SKEW:
-            raise ContractError(f"ingested_at {row['ingested_at']} of session {session} is after the file was stored")
-        if (broken := broken_rules(row)) and not is_released(data):
-            raise ContractError(f"session {session}: {'; '.join(broken)}")
+    bars = read_bars(data, source.symbol, last_modified)
+    rules = _Rules(source.first, source.last, today, last_modified + CLOCK_SKEW, calendar)
+    judged = rules.judged(bars)
+    return replace(rules, released=True).judged(bars) if judged.broken and is_released(data) else judged
 
 
-def _all_well(bars: pa.Table, source: SourceFile, last_modified: datetime, today: date) -> bool:
-    """Tell whether no row is at fault: the same rules for all rows at once, because nearly always none is."""
+def bars_of_adopted(bars: pa.Table, last_modified: datetime, calendar: TradingCalendar, today: date) -> SourceBars:
+    """Judge the bars of a data.parquet that somebody else wrote, by the same rules; its name says no session."""
+    return _Rules(date.min, date.max, today, last_modified + CLOCK_SKEW, calendar).judged(bars)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """What a row must keep to in order to be merged."""
+
+    first: date
+    last: date
+    """The sessions that the file's name says."""
+    today: date
+    newest: datetime
+    """No row may be ingested after that."""
+    calendar: TradingCalendar
+    released: bool = False
+    """A person let the bars in: they may break the rules of prices."""
+
+    def judged(self, bars: pa.Table) -> SourceBars:
+        """Part the rows that can be merged from those that break a rule."""
+        broken = self._broken(bars)
+        if not broken.any():
+            return SourceBars(bars, (), _rivals(bars))
+        places = np.flatnonzero(broken)
+        rows = bars.take(pa.array(places[:MAX_BROKEN])).to_pylist()
+        refused = [self._refused(int(place) + 1, row) for place, row in zip(places, rows, strict=False)]
+        if len(places) > MAX_BROKEN:
+            raise ContractError(
+                f"{len(places):,} of {bars.num_rows:,} rows break a rule, more than the {MAX_BROKEN:,} that quarantine "
+                f"takes of a file: write it again; {refused[0].reason}"
+            )
+        good = bars.filter(pa.array(~broken))
+        return SourceBars(good, refused, _rivals(good))
+
+    def _broken(self, bars: pa.Table) -> Flags:
+        """Return which rows break a rule; raise CalendarRangeError if the calendar ends before a past session."""
+        sessions = np.asarray(bars["timestamp"].to_numpy(), dtype="datetime64[D]")
+        first, last = np.datetime64(self.first, "D"), np.datetime64(min(self.last, self.today), "D")
+        named = (sessions >= first) & (sessions <= last)
+        self.calendar.check_end(sessions[named])
+        good = named & self.calendar.are_sessions(sessions)
+        good &= bars["ingested_at"].to_numpy() <= np.datetime64(self.newest.astimezone(UTC).replace(tzinfo=None), "us")
+        numbers = {name: bars[name].to_numpy() for name in _NUMBERS}
+        if self.released:
+            return np.asarray(~(good & np.all([np.isfinite(values) for values in numbers.values()], axis=0)))
+        return ~(good & unbroken(numbers))
+
+    def _refused(self, number: int, row: dict[str, Any]) -> BrokenBar:
+        values = {name: row[name] for name in ("symbol", *_NUMBERS, "vwap", "trades")}
+        bar = ReportedBar(session=row["timestamp"], **values)
+        return BrokenBar(bar, row["ingested_at"], f"row {number}: {'; '.join(self._reasons(row))}")
+
+    def _reasons(self, row: dict[str, Any]) -> list[str]:
+        session: date = row["timestamp"]
+        reasons = []
+        if session == NO_SESSION:
+            reasons.append("it names no session (timestamp is null)")
+        elif not self.first <= session <= self.last:
+            reasons.append(f"holds session {session}, which its name does not say")
+        elif session > self.today:
+            reasons.append(f"holds session {session}, which is yet to come")
+        else:
+            reasons += self.calendar.faults(session)
+        if row["ingested_at"] > self.newest:
+            reasons.append(f"ingested_at {row['ingested_at']} of session {session} is after the file was stored")
+        return reasons + (unusable_numbers(row) if self.released else broken_rules(row))
+
+
+def _rivals(bars: pa.Table) -> list[str]:
+    """Name the sessions that a file reports twice, at one instant and with different values."""
     sessions = bars["timestamp"].to_numpy()
-    if sessions.size == 0:
-        return True
-    newest = np.datetime64((last_modified + CLOCK_SKEW).astimezone(UTC).replace(tzinfo=None), "us")
-    return bool(
-        sessions.min() >= np.datetime64(source.first, "D")
-        and sessions.max() <= np.datetime64(min(source.last, today), "D")
-        and bars["ingested_at"].to_numpy().max() <= newest
-        and not any_broken({name: bars[name].to_numpy() for name in (*PRICES, "volume")})
-    )
+    if (sessions[1:] > sessions[:-1]).all():
+        return []
+    order = np.lexsort((bars["ingested_at"].to_numpy(), sessions))
+    rows = bars.take(pa.array(order))
+    keys = [rows[name].to_numpy() for name in ("timestamp", "ingested_at")]
+    twice = np.flatnonzero(np.all([key[1:] == key[:-1] for key in keys], axis=0))
+    pairs = zip(rows.take(pa.array(twice)).to_pylist(), rows.take(pa.array(twice + 1)).to_pylist(), strict=True)
+    return [_rivalry(one, other) for one, other in pairs if one != other][:MAX_RIVALS]
+
+
+def _rivalry(one: dict[str, Any], other: dict[str, Any]) -> str:
+    values = [f"{name} {one[name]} and {other[name]}" for name in one if one[name] != other[name]]
+    twice = f"session {one['timestamp']} stands there twice, ingested at one instant"
+    return f"{twice}, with {', '.join(values)}: the greater row is taken"

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from services.consolidator.broken import quarantine_broken
 from services.consolidator.merge import Merged, merge
 from services.consolidator.tail import tail_of
 from shared.adjustment import NO_REFERENCE, Reference
@@ -26,7 +27,7 @@ from shared.lake import Bronze, identities_key, splits_key
 from shared.objects import ObjectInfo, ObjectStore, StoredObject, pauses
 from shared.outcomes import attempt
 from shared.reference import read_identities, read_splits, reference_of
-from shared.source_files import bars_of_source, check_sessions
+from shared.source_files import SourceBars, bars_of_adopted, bars_of_source
 from shared.source_log import SourceVersion, is_merged
 
 ATTEMPTS: Final = 20
@@ -35,6 +36,10 @@ TICK: Final = timedelta(microseconds=1)
 
 class ReferenceFileError(ContractError):
     """A file of splits or identities cannot be used; the reference of before is kept."""
+
+
+class OnlyBrokenBarsError(PermanentError):
+    """The symbol's files hold no bar that can be merged: all wait in quarantine, and no message is to blame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,12 @@ class _Source:
 
     key: str
     version: SourceVersion
-    bars: pa.Table
+    content: SourceBars
+
+    @property
+    def bars(self) -> pa.Table:
+        """The bars that can be merged."""
+        return self.content.bars
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +159,7 @@ class Consolidator:
         stored = self.store.find(key)
         before = Consolidated.decode(stored.data, task.symbol, stored.last_modified) if stored else None
         etag = stored.etag if stored else None
-        if before and before.adopted:
-            self._check_sessions(before.bars, key)
+        adopted = self._judge_adopted(key, before, stored, now)
         listing = self._list(task, before, now)
         sources, faults = self._read(_pending(task, before, listing), now)
         reference = before.reference if before else NO_REFERENCE
@@ -158,10 +167,12 @@ class Consolidator:
             # After data.parquet, like the source files: of two readings the later one stands in the later version.
             reference, reference_faults = self._read_reference(task.symbol, reference)
             faults += reference_faults
-        merged = _merged(before, sources)
+        merged = _merged(before, adopted, sources)
+        contents = {source.key: source.content for source in sources} | ({key: adopted} if adopted else {})
+        quarantine_broken(self.store, contents, merged.bars, now)
         if merged.bars.num_rows == 0:
             self._check_unchanged(key, etag)
-            raise _nothing_to_merge(task, faults)
+            raise _nothing_to_merge(task, faults, sum(len(content.broken) for content in contents.values()))
         after = _next_version(task, before, merged, sources, listing, reference, now)
         changed_from = merged.changed_from
         if before is None or before.adopted or reference != before.reference:
@@ -202,12 +213,12 @@ class Consolidator:
     def _decode(self, stored: StoredObject, now: datetime) -> _Source:
         source = self.bronze.parse_source(stored.key)
         try:
-            bars = bars_of_source(stored.data, source, stored.last_modified, self.calendar, now.date())
+            content = bars_of_source(stored.data, source, stored.last_modified, self.calendar, now.date())
         except PermanentError as error:
             raise ContractError(f"{stored.key}: {error}") from error
         # Bars without an instant took the object's. A stamped bar of that very instant only keeps its file longer.
-        stamped = not pc.any(pc.equal(bars["ingested_at"], stored.last_modified)).as_py()
-        return _Source(stored.key, SourceVersion(stored.etag, stored.last_modified, stamped), bars)
+        stamped = not pc.any(pc.equal(content.bars["ingested_at"], stored.last_modified)).as_py()
+        return _Source(stored.key, SourceVersion(stored.etag, stored.last_modified, stamped), content)
 
     def _read_reference(self, symbol: str, stored: Reference) -> tuple[Reference, list[Fault]]:
         """Read the symbol's splits and identities (no file: none), and return the faults of what cannot be read.
@@ -249,9 +260,14 @@ class Consolidator:
         if reference != created.reference:
             raise ConflictError(f"splits or identities of {symbol} were put while its first bars were merged")
 
-    def _check_sessions(self, bars: pa.Table, key: str) -> None:
+    def _judge_adopted(
+        self, key: str, before: Consolidated | None, stored: StoredObject | None, now: datetime
+    ) -> SourceBars | None:
+        """Judge the bars of a data.parquet that somebody else wrote like those of a source file; None: it is ours."""
+        if not (stored and before and before.adopted):
+            return None
         try:
-            check_sessions(bars, self.calendar)
+            return bars_of_adopted(before.bars, stored.last_modified, self.calendar, now.date())
         except PermanentError as error:
             raise ContractError(f"{key}: {error}") from error
 
@@ -306,11 +322,11 @@ def _shows_a_split(after: Consolidated, changed_from: date) -> bool:
     return any(last_before < day <= after.last_session for day, _ in after.reference.splits)
 
 
-def _merged(before: Consolidated | None, sources: Sequence[_Source]) -> Merged:
+def _merged(before: Consolidated | None, adopted: SourceBars | None, sources: Sequence[_Source]) -> Merged:
     """Merge the files; somebody's own data.parquet is an arrival like them: nobody was told of its bars yet."""
     arrivals = [source.bars for source in sources]
-    if before and before.adopted:
-        return merge(None, [before.bars, *arrivals])
+    if adopted:
+        return merge(None, [adopted.bars, *arrivals])
     return merge(before.bars if before else None, arrivals)
 
 
@@ -339,7 +355,7 @@ def _next_version(  # noqa: PLR0917
     return Consolidated(merged.bars, log, max([now, *(at + TICK for at in older)]), reference)
 
 
-def _nothing_to_merge(task: Task, faults: Sequence[Fault]) -> FiblakeError:
+def _nothing_to_merge(task: Task, faults: Sequence[Fault], broken: int) -> FiblakeError:
     if task.changed_from:  # splits and identities are no business of a message that names a session
         faults = [fault for fault in faults if not isinstance(fault.error, ReferenceFileError)]
     errors = [fault.error for fault in faults]
@@ -349,4 +365,7 @@ def _nothing_to_merge(task: Task, faults: Sequence[Fault]) -> FiblakeError:
     if errors:
         kind = ReferenceFileError if all(isinstance(error, ReferenceFileError) for error in errors) else ContractError
         return kind(f"{task.symbol} has no file that can be merged: {'; '.join(map(str, errors))}")
+    if broken:
+        rest = f"{broken} broken ones, which wait in quarantine: see `fiblake quarantine list`"
+        return OnlyBrokenBarsError(f"{task.symbol} has no bars but {rest}")
     return NotFoundError(f"{task.symbol} has no bars: no data.parquet, no date= or range= file with rows")

@@ -15,6 +15,7 @@ from services.consolidator.consolidate import (
     Consolidation,
     Consolidator,
     Fault,
+    OnlyBrokenBarsError,
     ReferenceFileError,
     Task,
     announce_nothing,
@@ -297,6 +298,8 @@ def _error_of(
         return _joined([fault.error for fault in outcome.faults if _is_about(request, fault, bronze)])
     if isinstance(outcome, NotFoundError) and request.reference_changed:
         return None  # splits and identities may come before the first bar, whose consolidation will read them
+    if isinstance(outcome, OnlyBrokenBarsError):
+        return None
     if isinstance(outcome, ReferenceFileError) and not _concerns_all(request):
         return None
     return outcome

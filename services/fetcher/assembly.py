@@ -13,7 +13,7 @@ from services.fetcher.intake import Intake, Stored
 from services.fetcher.massive import massive
 from services.fetcher.metadata import MetadataFetcher, Rules
 from services.fetcher.ohlcv import Fetched, Fetcher, Progress, Universe, unseen
-from services.fetcher.quarantine import find, held, release
+from services.fetcher.quarantine import find_quarantined, release
 from services.fetcher.runs import recorded
 from services.fetcher.settings import (
     FetcherSettings,
@@ -27,6 +27,7 @@ from shared.calendar import nyse
 from shared.database import Database, DatabaseAddress, Tls, connected
 from shared.lake import Bronze
 from shared.objects import ObjectStore
+from shared.quarantine import list_quarantined
 from shared.queues import Queue
 from shared.secrets import read_secret
 
@@ -90,7 +91,7 @@ async def refresh(settings: MetadataSettings, event: MetadataEvent, deadline: da
 async def release_bar(settings: ReleaseSettings, symbol: str, session: date, row: int | None, by: str) -> str:
     """Release a bar from quarantine (see `quarantine.release`) and give the key of its date file."""
     store = ObjectStore.connect(settings.s3_bucket)
-    bar = find(held(store, symbol), symbol, session, row)
+    bar = find_quarantined(list_quarantined(store, symbol), symbol, session, row)
     async with database_of(settings) as database:
         return await release(store, Bronze(settings.s3_prefix), database, nyse(), bar, by, clock())
 

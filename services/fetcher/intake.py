@@ -11,7 +11,6 @@ from typing import Any, Final
 import pyarrow as pa
 
 from services.fetcher.massive import MassiveClient
-from services.fetcher.quarantine import hold
 from services.fetcher.sifting import Sifted
 from shared.bars import BRONZE, encode
 from shared.calendar import TradingCalendar
@@ -19,6 +18,7 @@ from shared.database import Database
 from shared.errors import FiblakeError, PermanentError, UpstreamError
 from shared.lake import Bronze
 from shared.objects import ObjectStore
+from shared.quarantine import quarantine
 from shared.telemetry import logger
 
 NAMED_AT_MOST: Final = 20
@@ -79,7 +79,7 @@ async def put_bars(intake: Intake, sifted: Sifted, files: Sequence[tuple[str, by
     Raises, once all were tried, an error that names the symbols whose files could not be written.
     """
     if sifted.refused:
-        await asyncio.to_thread(hold, intake.store, sifted.refused, intake.clock())
+        await asyncio.to_thread(quarantine, intake.store, sifted.refused, intake.clock())
     failures = await asyncio.to_thread(intake.store.put_many, files)
     if failures:
         raise _incomplete(intake.bronze, what, failures, len(files))

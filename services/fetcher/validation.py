@@ -3,25 +3,16 @@
 from dataclasses import asdict, dataclass
 from datetime import date
 
+from shared.bars import ReportedBar
 from shared.calendar import TradingCalendar
-from shared.errors import FiblakeError
 from shared.lake import valid_symbol
 from shared.rules import broken_rules
 
 
 @dataclass(frozen=True, slots=True)
-class VendorBar:
+class VendorBar(ReportedBar):
     """A daily bar as the vendor reports it, under the session it belongs to; not validated yet."""
 
-    symbol: str
-    session: date
-    open: float
-    high: float
-    low: float
-    close: float
-    volume: float
-    vwap: float | None
-    trades: int | None
     dated: date | None = None
     """The day that the bar's own instant names, if that is not `session`."""
 
@@ -32,11 +23,7 @@ def faults(bar: VendorBar, calendar: TradingCalendar) -> list[str]:
     found += broken_rules(asdict(bar))
     if bar.dated:
         found.append(f"its instant is of {bar.dated}, and bars of {bar.session} were asked for")
-    try:
-        calendar.ordinal(bar.session)
-    except FiblakeError as error:
-        found.append(str(error))
-    return found
+    return found + calendar.faults(bar.session)
 
 
 def jumped(close: float, previous: float, split_ratio: float, limit: float) -> bool:

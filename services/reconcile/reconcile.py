@@ -39,7 +39,7 @@ from shared.objects import CONCURRENCY, ObjectStore, StoredObject
 from shared.outcomes import attempt
 from shared.queues import Queue, Topic
 from shared.reference import read_identities, read_splits, reference_of
-from shared.source_files import bars_of_source
+from shared.source_files import SourceBars, bars_of_source
 from shared.source_log import is_merged
 
 SYMBOLS_AT_ONCE: Final = 500
@@ -207,7 +207,7 @@ class Reconciler:
         outcomes = {found.key: attempt(partial(self._bars_of, found)) for found in objects if found}
         return {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, PermanentError)}
 
-    def _bars_of(self, found: StoredObject) -> pa.Table:
+    def _bars_of(self, found: StoredObject) -> SourceBars:
         source = self.bronze.parse_source(found.key)
         return bars_of_source(found.data, source, found.last_modified, self.grid.calendar, self.today)
 

@@ -15,7 +15,6 @@ from services.fetcher.flat_files.chunk import BYTES_PER_ROW, Chunk, Claims, Tick
 from services.fetcher.flat_files.days import Day, DayFile, decode_day
 from services.fetcher.flat_files.ledger import loaded_versions, record_loaded
 from services.fetcher.flat_files.sources import Source
-from services.fetcher.quarantine import hold
 from shared.bars import encode
 from shared.batching import chunks
 from shared.calendar import TradingCalendar
@@ -23,6 +22,7 @@ from shared.errors import FiblakeError, UpstreamError
 from shared.lake import Bronze
 from shared.objects import ObjectStore
 from shared.outcomes import attempt
+from shared.quarantine import quarantine
 from shared.telemetry import logger
 
 UNCLAIMED_PREFIX: Final = "bronze/unclaimed"
@@ -173,7 +173,7 @@ class FlatFileLoader:
     def _put(self, group: Sequence[TickerBars]) -> None:
         refused = [pair for one in group for pair in one.refused]
         if refused:
-            hold(self.store, refused, self.clock())
+            quarantine(self.store, refused, self.clock())
         files = [(self._key(one), encode(one.bars)) for one in group if one.bars.num_rows]
         failures = self.store.put_many(files)
         if failures:

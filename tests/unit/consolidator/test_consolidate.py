@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from services.consolidator.consolidate import ATTEMPTS, Consolidation, Consolidator, ReferenceFileError, Task
 from services.consolidator.merge import merge
 from shared.adjustment import NO_REFERENCE, Reference
-from shared.bars import BRONZE, Consolidated, encode, released
+from shared.bars import BRONZE, Consolidated
 from shared.calendar import nyse
 from shared.errors import ConflictError, ContractError, FiblakeError, NotFoundError, UpstreamError
 from shared.lake import identities_key, splits_key
@@ -261,24 +261,12 @@ def test_a_file_written_by_pandas_with_more_columns_is_read(store: MemoryObjectS
         (day("2025-11-19"), b"no parquet at all", "cannot be read as bars"),
         (day("2025-11-19"), parquet(bar("2025-11-19"))[:-30], "cannot be read as bars"),
         (day("2025-11-19"), parquet(bar("2025-11-19", symbol="MSFT")), "holds rows whose symbol is 'MSFT'"),
-        (day("2025-11-19"), parquet(bar("2025-11-17")), "holds session 2025-11-17, which its name does not say"),
-        (day("2025-11-16"), parquet(bar("2025-11-16")), "2025-11-16 is not a session of the NYSE"),
-        (day("2025-11-21"), parquet(bar("2025-11-21")), "holds session 2025-11-21, which is yet to come"),
-        (day("2025-11-19"), parquet(bar("2025-11-19", ingested_at=FAR)), "is after the file was stored"),
-        (day("2025-11-19"), parquet(bar("2025-11-19", volume=-1)), "session 2025-11-19: volume -1.0 is not a number"),
-        (day("1961-12-29"), parquet(bar("1961-12-29")), "1961-12-29 is outside the trading calendar (1962-01-02 to"),
         (day("2025-11-19"), as_parquet({"timestamp": [date(2025, 11, 19)], "open": [1.0]}), "has no column 'high'"),
     ],
     ids=[
         "not Parquet",
         "cut off",
         "foreign symbol",
-        "out of its name's range",
-        "a Sunday",
-        "the future",
-        "no writer's clock",
-        "no volume",
-        "before the calendar",
         "a column is missing",
     ],
 )
@@ -296,17 +284,6 @@ def test_a_file_that_cannot_be_merged_is_a_fault_while_the_others_are_merged(
     assert str(fault).count(key) == 1
     assert reason in str(fault)
     assert store.peek(key) == data
-
-
-def test_a_bar_that_a_person_released_is_merged_whatever_its_prices_but_not_out_of_its_session(
-    store: MemoryObjectStore,
-) -> None:
-    impossible = table(bar("2025-11-19", volume=-1))
-    store.lay(day("2025-11-19"), encode(released(impossible, "jane")))
-    store.lay(day("2025-11-18"), encode(released(impossible, "jane")))
-    (fault,) = reasons(consolidate(store))
-    assert "holds session 2025-11-19, which its name does not say" in str(fault)
-    assert [row["volume"] for row in stored(store).bars.to_pylist()] == [-1]
 
 
 def test_a_file_beyond_the_calendar_is_a_fault_that_names_its_key_and_says_what_to_do(store: MemoryObjectStore) -> None:
@@ -438,17 +415,6 @@ def test_somebody_elses_data_parquet_is_adopted(store: MemoryObjectStore) -> Non
     assert merged_etags(store) == {day("2025-11-18"): etag}
     assert done.changed_from == date(2025, 11, 17), "nobody was told of its bars yet"
     assert not stored(store).adopted
-
-
-def test_somebody_elses_data_parquet_with_days_that_are_no_sessions_is_an_error_that_names_it(
-    store: MemoryObjectStore,
-) -> None:
-    theirs = parquet(bar("2025-11-16", 7))
-    store.lay(DATA, theirs)
-    store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 8)))
-    with pytest.raises(ContractError, match=f"^{DATA}: 2025-11-16 is not a session of the NYSE$"):
-        consolidate(store)
-    assert store.peek(DATA) == theirs
 
 
 def test_somebody_elses_data_parquet_is_put_in_order_when_it_is_adopted(store: MemoryObjectStore) -> None:

@@ -14,7 +14,7 @@ from shared.bars import MANIFEST, Consolidated, decode
 from shared.calendar import nyse
 from shared.errors import ContractError, UpstreamError
 from shared.events import ConsolidationComplete, ConsolidationRequest, SourceObject
-from shared.lake import CLEANUP_RECORD_KEY, MANIFEST_KEY, splits_key
+from shared.lake import CLEANUP_RECORD_KEY, MANIFEST_KEY, quarantine_key, splits_key
 from shared.outcomes import ExhaustedError
 from shared.queues import Depth, Received
 from shared.reference import splits_file
@@ -342,6 +342,22 @@ def test_an_unmergeable_file_is_a_dead_letter_although_its_symbol_was_consolidat
     assert isinstance(lake.queue.dead[0].error, ContractError)
     assert lake.queue.dead[0].reason.startswith(bad)
     assert worker.summary.symbols == 1
+
+
+def test_a_message_whose_file_has_a_broken_bar_is_done_and_the_bar_is_counted(lake: Lake, metrics: Metrics) -> None:
+    lake.arrive("AAPL", "2025-11-18")
+    week = LAKE.range_key("AAPL", date(2025, 11, 17), date(2025, 11, 21))
+    lake.store.lay(week, parquet(bar("2025-11-17"), bar("2025-11-19", -1)))
+    only = LAKE.date_key("MSFT", date(2025, 11, 19))
+    lake.store.lay(only, parquet(bar("2025-11-19", -1, symbol="MSFT")))
+    lake.queue.put(ConsolidationRequest(symbol="MSFT", changed_from=date(2025, 11, 19)).model_dump_json())
+    worker = lake.drained()
+    assert (worker.summary.dead_lettered, lake.queue.dead, lake.queue.bodies()) == (0, [], [])
+    assert lake.sessions("AAPL") == ["2025-11-17", "2025-11-18"]
+    assert sum(values.get("BarsQuarantined", 0) for values in metrics()) == 2
+    assert lake.store.keys("bronze/quarantine/") == [
+        quarantine_key(symbol, date(2025, 11, 19)) for symbol in ("AAPL", "MSFT")
+    ]
 
 
 def test_later_messages_of_a_symbol_with_an_unmergeable_file_are_done_while_the_file_stays(lake: Lake) -> None:

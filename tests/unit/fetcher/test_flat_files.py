@@ -20,12 +20,12 @@ from services.fetcher.flat_files.days import DayFile, day_file, decode_day
 from services.fetcher.flat_files.ledger import LEDGER_KEY
 from services.fetcher.flat_files.load import UNCLAIMED_PREFIX, FlatFileLoader, LoadReport
 from services.fetcher.flat_files.sources import PREFIX, BucketSource, FolderSource
-from services.fetcher.quarantine import held
 from services.fetcher.settings import DEFAULT_TYPES
 from shared.bars import read_bars
 from shared.calendar import nyse
 from shared.errors import ConfigurationError, ContractError, UpstreamError
 from shared.lake import BRONZE_PREFIX
+from shared.quarantine import list_quarantined
 from shared.symbols import SymbolRecord
 from tests.fakes import LAKE, NOON, MemoryObjectStore
 
@@ -144,7 +144,7 @@ def test_a_broken_bar_costs_one_bar(tmp_path: Path) -> None:
     store = MemoryObjectStore()
     report = load(tmp_path, store)
     assert stored(store) == {("MSFT", DAYS[0]): 30.0, ("AAPL", DAYS[1]): 11.0}
-    (waiting,) = held(store)
+    (waiting,) = list_quarantined(store)
     assert (waiting.bar.symbol, waiting.bar.session) == ("AAPL", DAYS[0])
     assert "high 8.0 is below another price" in waiting.reason
     assert (report.quarantined, report.stored) == (1, 2)
@@ -156,7 +156,7 @@ def test_bars_of_a_day_without_trade_go_to_quarantine(tmp_path: Path) -> None:
     store = MemoryObjectStore()
     report = load(tmp_path, store)
     assert stored(store) == {}
-    assert [bar.reason for bar in held(store)] == ["2012-06-02 was no session of the exchange"]
+    assert [bar.reason for bar in list_quarantined(store)] == ["2012-06-02 was no session of the exchange"]
     assert report.not_sessions == [saturday]
 
 
@@ -184,7 +184,7 @@ def test_a_bar_without_a_price_goes_to_quarantine(tmp_path: Path) -> None:
     store = MemoryObjectStore()
     load(tmp_path, store)
     assert stored(store) == {("MSFT", DAYS[0]): 30.0}
-    assert [bar.reason for bar in held(store)] == ["open nan is not a positive number"]
+    assert [bar.reason for bar in list_quarantined(store)] == ["open nan is not a positive number"]
 
 
 def test_of_a_ticker_reported_twice_the_first_bar_stays(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_of_a_ticker_reported_twice_the_first_bar_stays(tmp_path: Path) -> None:
     store = MemoryObjectStore()
     load(tmp_path, store)
     assert stored(store) == {("AAPL", DAYS[0]): 10.0, ("MSFT", DAYS[0]): 30.0}
-    assert [(bar.bar.close, bar.reason) for bar in held(store)] == [
+    assert [(bar.bar.close, bar.reason) for bar in list_quarantined(store)] == [
         (12.0, "the file has another bar of this ticker before this one")
     ]
 

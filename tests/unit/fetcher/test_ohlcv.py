@@ -396,7 +396,7 @@ async def test_a_bar_that_fails_validation_is_quarantined_as_reported_with_its_r
     assert await world.fetch() == [done(FRIDAY, 1, quarantined=1)]
     assert world.quarantined("BAD", FRIDAY) == [{
         "symbol": "BAD", "session": FRIDAY, "open": -1.0, "high": 6.0, "low": 4.0, "close": 5.0, "volume": -2.0,
-        "vwap": 5.0, "trades": 917, "ingested_at": NOW,
+        "vwap": 5.0, "trades": 917, "ingested_at": NOW, "source": None,
         "reason": "open -1.0 is not a positive number; volume -2.0 is not a number of shares",
     }]  # fmt: skip
     assert world.store.keys("bronze/raw_ohlcv/") == [LAKE.date_key("AAPL", FRIDAY)]
@@ -432,7 +432,7 @@ async def test_a_second_bar_of_one_ticker_and_session_is_quarantined_and_the_ses
 
 async def test_a_quarantine_that_cannot_be_written_leaves_the_session_to_do(world: World) -> None:
     world.vendor.answers = [page([grouped_row("BAD", THURSDAY, -5.0), grouped_row("AAPL", THURSDAY)])]
-    world.store.fail("put", times=2, of=lambda key: "quarantine" in key)
+    world.store.fail("write", times=2, of=lambda key: "quarantine" in key)
     with pytest.raises(IncompleteError, match="2025-11-20"):
         await world.fetch()
     assert world.database.mark == WEDNESDAY

@@ -7,18 +7,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from services.fetcher.quarantine import Held, find, held, hold, release
-from services.fetcher.validation import VendorBar
-from shared.bars import read_bars
+from services.fetcher.quarantine import find_quarantined, release
+from shared.bars import ReportedBar, read_bars
 from shared.calendar import nyse
 from shared.errors import ConflictError, ContractError, FiblakeError, NotFoundError, UpstreamError
 from shared.lake import QUARANTINE_RECORD_KEY
+from shared.quarantine import QuarantinedBar, list_quarantined, quarantine
 from tests.fakes import LAKE, MemoryObjectStore, later
 from tests.unit.fetcher.rows import FakeDatabase
 
 NOW = datetime(2025, 11, 21, 21, 5, tzinfo=UTC)
 DAY = date(2025, 11, 21)
-BAD = VendorBar("AAPL", DAY, -1.0, 12.0, 9.0, 11.0, 1000.5, None, 7)
+BAD = ReportedBar("AAPL", DAY, -1.0, 12.0, 9.0, 11.0, 1000.5, None, 7)
 REASON = "open -1.0 is not a positive number"
 
 
@@ -32,14 +32,14 @@ def database(store: MemoryObjectStore) -> FakeDatabase:
     return FakeDatabase(store.journal)
 
 
-async def let_in(store: MemoryObjectStore, database: FakeDatabase, bar: Held, by: str = "jane") -> str:
+async def let_in(store: MemoryObjectStore, database: FakeDatabase, bar: QuarantinedBar, by: str = "jane") -> str:
     return await release(store, LAKE, database, nyse(), bar, by, later())
 
 
 def test_held_bars_are_listed_as_reported_with_their_reasons(store: MemoryObjectStore) -> None:
     nameless, hollow = replace(BAD, symbol="A/B"), replace(BAD, symbol="MSFT", open=math.nan)
-    hold(store, [(BAD, REASON), (nameless, "no key"), (hollow, "no open")], NOW)
-    found = held(store)
+    quarantine(store, [(BAD, REASON), (nameless, "no key"), (hollow, "no open")], NOW)
+    found = list_quarantined(store)
     assert [(one.bar.symbol, one.reason, one.row) for one in found] == [
         ("AAPL", REASON, 1), ("MSFT", "no open", 1), ("A/B", "no key", 1),
     ]  # fmt: skip
@@ -48,28 +48,28 @@ def test_held_bars_are_listed_as_reported_with_their_reasons(store: MemoryObject
 
 
 def test_one_symbols_bars_can_be_listed_alone(store: MemoryObjectStore) -> None:
-    hold(store, [(BAD, REASON), (replace(BAD, symbol="AAPL.X"), REASON)], NOW)
-    assert [one.bar.symbol for one in held(store, "AAPL")] == ["AAPL"]
-    assert held(store, "IBM") == []
+    quarantine(store, [(BAD, REASON), (replace(BAD, symbol="AAPL.X"), REASON)], NOW)
+    assert [one.bar.symbol for one in list_quarantined(store, "AAPL")] == ["AAPL"]
+    assert list_quarantined(store, "IBM") == []
 
 
 def test_a_quarantine_that_cannot_be_written_is_an_error(store: MemoryObjectStore) -> None:
-    store.fail("put")
+    store.fail("write")
     with pytest.raises(UpstreamError):
-        hold(store, [(BAD, REASON)], NOW)
+        quarantine(store, [(BAD, REASON)], NOW)
 
 
 def test_a_file_that_is_no_quarantine_file_is_named(store: MemoryObjectStore) -> None:
     store.lay("bronze/quarantine/symbol=AAPL/date=2025-11-21.parquet", b"?")
     with pytest.raises(ContractError, match=r"date=2025-11-21\.parquet is not a quarantine file"):
-        held(store)
+        list_quarantined(store)
 
 
 async def test_a_released_bar_is_in_the_lake_as_given_on_record_and_no_longer_held(
     store: MemoryObjectStore, database: FakeDatabase
 ) -> None:
-    hold(store, [(BAD, REASON)], NOW)
-    key = await let_in(store, database, held(store)[0])
+    quarantine(store, [(BAD, REASON)], NOW)
+    key = await let_in(store, database, list_quarantined(store)[0])
     data = store.peek(key) or b""
     [row] = read_bars(data, "AAPL", NOW).to_pylist()
     assert key == LAKE.date_key("AAPL", DAY)
@@ -79,14 +79,14 @@ async def test_a_released_bar_is_in_the_lake_as_given_on_record_and_no_longer_he
     assert database.rows["AAPL", DAY] == row
     [entry] = json.loads(store.peek(QUARANTINE_RECORD_KEY) or b"")["releases"]
     assert (entry["by"], entry["reason"], entry["key"], entry["bar"]["open"]) == ("jane", REASON, key, -1.0)
-    assert held(store) == []
+    assert list_quarantined(store) == []
 
 
 async def test_the_order_is_file_row_record_and_only_then_the_end_of_the_quarantine(
     store: MemoryObjectStore, database: FakeDatabase
 ) -> None:
-    hold(store, [(BAD, REASON)], NOW)
-    bar = held(store)[0]
+    quarantine(store, [(BAD, REASON)], NOW)
+    bar = list_quarantined(store)[0]
     store.journal.clear()
     await let_in(store, database, bar)
     assert [verb for verb, _ in store.journal if verb not in {"get", "list"}] == ["put", "store", "write", "delete"]
@@ -95,29 +95,29 @@ async def test_the_order_is_file_row_record_and_only_then_the_end_of_the_quarant
 async def test_nobody_else_works_on_the_session_while_a_bar_of_it_is_let_in(
     store: MemoryObjectStore, database: FakeDatabase
 ) -> None:
-    hold(store, [(BAD, REASON)], NOW)
-    [bar] = held(store)
+    quarantine(store, [(BAD, REASON)], NOW)
+    [bar] = list_quarantined(store)
     async with database.alone(DAY):
         with pytest.raises(AssertionError, match="waits"):
             await let_in(store, database, bar)
-    assert (database.rows, len(held(store)), store.keys("bronze/raw_ohlcv/")) == ({}, 1, [])
+    assert (database.rows, len(list_quarantined(store)), store.keys("bronze/raw_ohlcv/")) == ({}, 1, [])
 
 
 async def test_a_release_that_is_cut_off_can_be_done_again(store: MemoryObjectStore, database: FakeDatabase) -> None:
-    hold(store, [(BAD, REASON)], NOW)
+    quarantine(store, [(BAD, REASON)], NOW)
     database.failures = 1
     with pytest.raises(UpstreamError):
-        await let_in(store, database, held(store)[0])
-    await let_in(store, database, held(store)[0])
-    assert (held(store), len(database.rows)) == ([], 1)
+        await let_in(store, database, list_quarantined(store)[0])
+    await let_in(store, database, list_quarantined(store)[0])
+    assert (list_quarantined(store), len(database.rows)) == ([], 1)
 
 
 async def test_of_several_rows_of_a_file_one_is_released_and_the_others_stay(
     store: MemoryObjectStore, database: FakeDatabase
 ) -> None:
-    hold(store, [(BAD, REASON), (replace(BAD, close=11.5), "twice")], NOW)
-    await let_in(store, database, find(held(store), "AAPL", DAY, 2))
-    assert [one.bar for one in held(store)] == [BAD]
+    quarantine(store, [(BAD, REASON), (replace(BAD, close=11.5), "twice")], NOW)
+    await let_in(store, database, find_quarantined(list_quarantined(store), "AAPL", DAY, 2))
+    assert [one.bar for one in list_quarantined(store)] == [BAD]
     assert database.rows["AAPL", DAY]["close"] == 11.5
 
 
@@ -133,29 +133,29 @@ async def test_of_several_rows_of_a_file_one_is_released_and_the_others_stay(
 async def test_what_cannot_be_a_bar_at_all_cannot_be_released(
     store: MemoryObjectStore, database: FakeDatabase, changes: dict[str, object], reason: str
 ) -> None:
-    hold(store, [(replace(BAD, **changes), REASON)], NOW)  # type: ignore[arg-type]
-    [bar] = held(store)
+    quarantine(store, [(replace(BAD, **changes), REASON)], NOW)  # type: ignore[arg-type]
+    [bar] = list_quarantined(store)
     with pytest.raises(FiblakeError, match=reason):
         await let_in(store, database, bar)
-    assert (len(held(store)), database.rows, store.keys("bronze/raw_ohlcv/")) == (1, {}, [])
+    assert (len(list_quarantined(store)), database.rows, store.keys("bronze/raw_ohlcv/")) == (1, {}, [])
 
 
 async def test_a_bar_that_was_reported_anew_meanwhile_stays_in_quarantine(
     store: MemoryObjectStore, database: FakeDatabase
 ) -> None:
-    hold(store, [(BAD, REASON)], NOW)
-    [bar] = held(store)
-    hold(store, [(replace(BAD, close=12.0), REASON)], later())
+    quarantine(store, [(BAD, REASON)], NOW)
+    [bar] = list_quarantined(store)
+    quarantine(store, [(replace(BAD, close=12.0), REASON)], later())
     with pytest.raises(ConflictError, match="changed since its bars were read"):
         await let_in(store, database, bar)
-    assert ([one.bar.close for one in held(store)], database.rows) == ([12.0], {})
+    assert ([one.bar.close for one in list_quarantined(store)], database.rows) == ([12.0], {})
 
 
 def test_the_one_bar_meant_is_found_or_it_is_said_why_not(store: MemoryObjectStore) -> None:
-    hold(store, [(BAD, REASON), (replace(BAD, close=11.5), "twice")], NOW)
-    bars = held(store)
-    assert find(bars, "AAPL", DAY, 2).reason == "twice"
+    quarantine(store, [(BAD, REASON), (replace(BAD, close=11.5), "twice")], NOW)
+    bars = list_quarantined(store)
+    assert find_quarantined(bars, "AAPL", DAY, 2).reason == "twice"
     with pytest.raises(ContractError, match=r"2 bars of AAPL .* name one \(--row 1, 2\)"):
-        find(bars, "AAPL", DAY, None)
+        find_quarantined(bars, "AAPL", DAY, None)
     with pytest.raises(NotFoundError, match="fiblake quarantine list"):
-        find(bars, "AAPL", date(2025, 11, 20), None)
+        find_quarantined(bars, "AAPL", date(2025, 11, 20), None)

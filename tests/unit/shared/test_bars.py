@@ -1,18 +1,25 @@
 import json
+import math
+import struct
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shared.adjustment import NO_REFERENCE, Reference
-from shared.bars import BRONZE, MANIFEST, SILVER, Consolidated, decode, decode_silver, encode, read_bars
+from shared.bars import BRONZE, MANIFEST, SILVER, Consolidated, decode, decode_silver, encode, read_bars, read_prices
 from shared.errors import ContractError
+from shared.reference import read_splits
 from shared.source_log import SourceVersion
 from tests.fakes import NOON, bar, later, parquet, table
 
 MODIFIED = datetime(2020, 1, 1, tzinfo=UTC)
+NANOSECONDS = 1_704_171_600_000_000_000
 ROW = bar("2025-11-19", 7.25, vwap=7.5, trades=3)
 
 
@@ -179,11 +186,96 @@ def test_a_type_that_loses_nothing_is_converted(name: str, column: pa.Array) -> 
 
 
 @pytest.mark.parametrize("name", ["timestamp", "open", "high", "low", "close", "volume"])
-def test_a_needed_column_may_be_neither_missing_nor_null(name: str) -> None:
-    with pytest.raises(ContractError, match=f"file of AAPL has no column '{name}'"):
+def test_a_needed_column_may_not_be_missing_and_what_is_null_in_it_breaks_a_rule(name: str) -> None:
+    with pytest.raises(ContractError, match=f"file of AAPL cannot be read as bars: it has no column '{name}'"):
         read(**{name: None})
-    with pytest.raises(ContractError, match=f"file of AAPL has nulls in column '{name}'"):
-        read(**{name: pa.array([None], BRONZE.field(name).type)})
+    null = {name: pa.array([None], BRONZE.field(name).type)}
+    assert str(read(**null)[name]) == ("0001-01-01" if name == "timestamp" else "nan")
+    consolidated = Consolidated(pa.table(columns(**null)), {}, NOON).encode()
+    for reader in (read_prices, lambda data, symbol: Consolidated.decode(data, symbol, MODIFIED)):
+        with pytest.raises(
+            ContractError, match=f"file of AAPL cannot be read as bars: it has nulls in column '{name}'"
+        ):
+            reader(consolidated, "AAPL")
+
+
+def test_all_that_stands_against_a_file_is_named_at_once() -> None:
+    expected = (
+        "file of AAPL cannot be read as bars: column 'close' cannot be read as double: .*'seven'.*; "
+        "it has no column 'volume'; it holds rows whose symbol is 'MSFT'"
+    )
+    with pytest.raises(ContractError, match=expected):
+        read(close=["seven"], volume=None, symbol=["MSFT"])
+
+
+def test_what_is_no_number_in_a_column_that_may_be_null_is_null() -> None:
+    assert read(vwap=[math.nan], trades=[math.nan]) == ROW | {"vwap": None, "trades": None}
+
+
+@pytest.mark.parametrize("scale", [2, 6, 12])
+@given(price=st.decimals(min_value=0, max_value=100_000, places=2))
+def test_a_decimal_price_becomes_the_nearest_number(scale: int, price: Decimal) -> None:
+    assert read(close=pa.array([price], pa.decimal128(30, scale)))["close"] == float(price)
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "reason"),
+    [
+        ("timestamp", pa.array([20_240_102], pa.int32()), "it is int32: write days or instants"),
+        (
+            "timestamp",
+            pa.array([NANOSECONDS], pa.timestamp("us")),
+            "row 1 holds 1704171600000000000, which as timestamp",
+        ),
+        ("timestamp", pa.array([NANOSECONDS], pa.timestamp("ms")), "is outside the years 1 to 9999"),
+        ("timestamp", pa.array([10**15], pa.int64()).cast(pa.date64()), "is outside the years 1 to 9999"),
+        ("timestamp", pa.array([3_000_000], pa.int32()).cast(pa.date32()), "row 1 holds 3000000, which as date32"),
+        ("ingested_at", pa.array([NANOSECONDS], pa.timestamp("us", "UTC")), "is outside the years 1 to 9999"),
+        ("ingested_at", pa.array([1_704_171_600], pa.int64()), "it is int64: write days or instants"),
+        ("open", pa.array([True]), "it is bool: write numbers"),
+        ("open", pa.array([[1.0]]), "it has lists or records in column 'open'"),
+        ("trades", pa.array([3.5]), "column 'trades' cannot be read as int64"),
+        ("interval", pa.array([b"\xe91d"]), "it holds rows whose interval is"),
+    ],
+)
+def test_a_column_of_another_kind_is_named_with_what_is_wrong(name: str, column: pa.Array, reason: str) -> None:
+    with pytest.raises(ContractError, match=r"^file of AAPL cannot be read as bars: ") as caught:
+        read(**{name: column})
+    assert reason in str(caught.value)
+
+
+def text_of(raw: bytes) -> pa.Array:
+    """Give one text whose bytes may be no UTF-8."""
+    offsets = pa.py_buffer(struct.pack("ii", 0, len(raw)))
+    return pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(raw)])
+
+
+def test_text_that_is_not_utf8_is_named_by_its_column() -> None:
+    with pytest.raises(ContractError, match="column 'symbol' cannot be read as text: UnicodeDecodeError"):
+        read(symbol=text_of(b"N\xe9S"))
+    rows: dict[str, Any] = {name: [1.0] for name in ("split_from", "split_to", "historical_adjustment_factor")}
+    rows |= {"symbol": ["AAPL"], "execution_date": [date(2020, 1, 2)], "adjustment_type": ["x"], "id": text_of(b"\xe9")}
+    with pytest.raises(ContractError, match="the splits of AAPL cannot be read: column 'id' cannot be read as string"):
+        read_splits(written(rows), "AAPL")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("merged", "[]"), ("merged", "7"), ("merged", '{"key": 7}'), ("merged", "[" * 10_000), ("last_updated", "soon"),
+        ("last_updated", "\udcff"), ("reference", "[1]"), ("reference", '{"splits": 7, "handovers": []}'),
+        ("reference", '{"splits": [["2020-01-02", "NaN"]], "handovers": []}'),
+        ("reference", '{"splits": [["2020-01-02", -1]], "handovers": []}'),
+        ("reference", '{"splits": [], "handovers": [20200102]}'),
+    ],
+)  # fmt: skip
+def test_metadata_of_another_kind_says_what_cannot_be_read_and_how_to_go_on(name: str, text: str) -> None:
+    metadata = {b"fiblake.merged": b"{}"} | {f"fiblake.{name}".encode(): text.encode(errors="surrogateescape")}
+    data = encode(table(ROW).replace_schema_metadata(metadata))
+    with pytest.raises(
+        ContractError, match=r"^data\.parquet of AAPL carries a log that cannot be read: .*; restore its"
+    ):
+        Consolidated.decode(data, "AAPL", MODIFIED)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +285,6 @@ def test_a_needed_column_may_be_neither_missing_nor_null(name: str) -> None:
         ("symbol", ["aapl"], "whose symbol is 'aapl'"),
         ("interval", ["1h"], "whose interval is '1h'"),
         ("close", ["seven"], "cannot be read as bars"),
-        ("trades", [3.5], "cannot be read as bars"),
         ("timestamp", ["last week"], "cannot be read as bars"),
         ("timestamp", [20_000], "cannot be read as bars"),
     ],

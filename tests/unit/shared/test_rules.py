@@ -32,13 +32,22 @@ def test_a_volume_that_is_no_number_of_shares_is_named(volume: float) -> None:
         ({"high": 8.0}, "high 8.0 is below another price"),
         ({"low": 10.5}, "low 10.5 is above another price"),
         ({"low": 11.5, "open": 12.0}, "low 11.5 is above another price"),
+        ({"high": 10.9999999}, "high 10.9999999 is below another price"),
+        ({"low": 10.0000001}, "low 10.0000001 is above another price"),
     ],
 )
 def test_extremes_that_other_prices_pass_are_named(wrong: dict[str, float], reason: str) -> None:
     assert reason in broken_rules(BAR | wrong)
 
 
-NUMBERS = st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from([0.0, -0.0, 1.0, 2.0, 3.0])
+@pytest.mark.parametrize("noise", [{"close": 0.1 + 0.2, "high": 0.3}, {"open": 0.1 * 3, "low": 0.3}])
+def test_what_arithmetic_on_prices_leaves_is_no_contradiction(noise: dict[str, float]) -> None:
+    price = {"open": 0.3, "high": 0.3, "low": 0.3, "close": 0.3}
+    assert broken_rules(BAR | price | noise) == []
+
+
+SOME = [0.0, -0.0, 1.0, 1 + 1e-9, 1 + 2e-9, 2.0, 3.0]
+NUMBERS = st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from(SOME)
 BARS = st.fixed_dictionaries(dict.fromkeys(("open", "high", "low", "close", "volume"), NUMBERS))
 
 

@@ -1,0 +1,49 @@
+"""Where the broken bars of source files go: into quarantine, before anything says that their files are merged."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from shared.objects import ObjectStore
+from shared.quarantine import quarantine
+from shared.source_files import BrokenBar, SourceBars
+from shared.telemetry import count, logger
+
+_VALUES = ("open", "high", "low", "close", "volume")
+
+
+def quarantine_broken(store: ObjectStore, files: Mapping[str, SourceBars], merged: pa.Table, now: datetime) -> None:
+    """Put the broken bars of files (by key) into quarantine, and count those that did not wait there yet.
+
+    It happens before data.parquet's log names the files: a crash in between loses nothing, and the next try puts the
+    same bars to the same place. A bar that would lose against the one in `merged` (all of the symbol's bars) is left
+    out: a better one has come since, or a person has let this one in.
+    """
+    for key, content in files.items():
+        for rivalry in content.rivals:
+            logger.warning("one session, two bars", extra={"key": key, "reason": rivalry})
+    broken = {key: content.broken for key, content in files.items() if content.broken}
+    if not broken:
+        return
+    stored = _rows(merged, [bar.bar.session for bars in broken.values() for bar in bars])
+    quarantined = 0
+    for key, bars in broken.items():
+        waiting = [bar for bar in bars if not _is_settled(bar, stored.get(bar.bar.session))]
+        quarantined += quarantine(store, [(bar.bar, bar.reason) for bar in waiting], now, key)
+    if quarantined:
+        count(BarsQuarantined=quarantined)
+
+
+def _rows(bars: pa.Table, sessions: Sequence[date]) -> dict[date, dict[str, Any]]:
+    wanted = bars.filter(pc.is_in(bars["timestamp"], value_set=pa.array(sessions, pa.date32())))
+    return {row["timestamp"]: row for row in wanted.to_pylist()}
+
+
+def _is_settled(broken: BrokenBar, stored: dict[str, Any] | None) -> bool:
+    if stored is None:
+        return False
+    is_same = all(stored[name] == getattr(broken.bar, name) for name in _VALUES)
+    return is_same or bool(stored["ingested_at"] > broken.ingested_at)

@@ -1,0 +1,107 @@
+"""How a column that somebody else wrote becomes one of ours: its type converted, its values checked (pure)."""
+
+from datetime import date
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from shared.decoding import decoding
+from shared.errors import ContractError
+
+NO_SESSION: Final = date.min
+"""Stands for a session that a row does not name; no calendar has it."""
+_DAYS: Final = (-719_162, 2_932_896)
+"""The first and last day that a date can be (years 1 to 9999), counted from 1970-01-01."""
+_DAY_SECONDS: Final = 86_400
+_PER_SECOND: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_INT64: Final = 2**63
+
+
+def converted(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    """Return a column as the type of `field`; raise ContractError, naming column, row and value, if it cannot be.
+
+    What is no number in a column that may be null is null.
+    """
+    with decoding(f"column {field.name!r} cannot be read as {field.type}"):
+        if pa.types.is_date32(field.type) or pa.types.is_timestamp(field.type):
+            return _in_time(column, field)
+        if pa.types.is_float64(field.type):
+            return _numbers(column, field)
+        if pa.types.is_integer(field.type):
+            return _whole_numbers(column, field)
+        column = column if column.type == field.type else column.cast(field.type)
+        if pa.types.is_string(field.type):
+            column.validate(full=True)  # Arrow takes any bytes for text
+        return column
+
+
+def filled(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    """Return a column with NaN for each number that is null, NO_SESSION for each session: rules of bars refuse both."""
+    if not column.null_count:
+        return column
+    return column.fill_null(pa.scalar(NO_SESSION if pa.types.is_date32(field.type) else float("nan"), field.type))
+
+
+def _in_time(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    """Return days or instants; what is finer (the time of a day, nanoseconds) is cut off."""
+    kind = column.type
+    if _is_text(kind):
+        column = column.cast(field.type)
+    elif not (pa.types.is_date(kind) or pa.types.is_timestamp(kind) or pa.types.is_null(kind)):
+        raise ContractError(f"it is {kind}: write days or instants, a number could mean anything")
+    _check_years(column)
+    return column if column.type == field.type else column.cast(field.type, safe=False)
+
+
+def _check_years(column: pa.ChunkedArray) -> None:
+    """Raise ContractError if a value lies outside the years 1 to 9999, as one in another unit mostly does."""
+    kind = column.type
+    if pa.types.is_null(kind):
+        return
+    first, last = _DAYS
+    if not pa.types.is_date32(kind):
+        unit = "ms" if pa.types.is_date(kind) else kind.unit
+        per_day = _DAY_SECONDS * _PER_SECOND[unit]
+        first, last = first * per_day, (last + 1) * per_day - 1
+        if first < -_INT64:
+            return  # nanoseconds reach no further than the year 2262
+    extremes = pc.min_max(column)
+    lowest, highest = extremes["min"].value, extremes["max"].value
+    if lowest is None or (first <= lowest and highest <= last):
+        return
+    wrong = lowest if lowest < first else highest
+    raw = column.cast(pa.int32() if pa.types.is_date32(kind) else pa.int64())
+    row = raw.index(wrong).as_py() + 1
+    raise ContractError(
+        f"row {row} holds {wrong}, which as {kind} is outside the years 1 to 9999: "
+        "write the file again in the unit that the column declares"
+    )
+
+
+def _numbers(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    kind = column.type
+    if pa.types.is_decimal(kind):
+        column = column.cast(pa.string())  # by way of text, which is read as the nearest number
+    elif not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind) or _is_text(kind)):
+        raise ContractError(f"it is {kind}: write numbers")
+    column = column if column.type == field.type else column.cast(field.type)
+    return _without_nan(column) if field.nullable else column
+
+
+def _whole_numbers(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    if pa.types.is_floating(column.type):
+        column = _without_nan(column)
+    elif pa.types.is_boolean(column.type) or pa.types.is_temporal(column.type):
+        raise ContractError(f"it is {column.type}: write whole numbers")
+    return column if column.type == field.type else column.cast(field.type)
+
+
+def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    nan = pc.is_nan(column)
+    return pc.if_else(nan, pa.scalar(None, column.type), column) if pc.any(nan).as_py() else column
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))

@@ -1,0 +1,141 @@
+"""Where bars that broke a rule wait, whoever reported them: the vendor, or somebody's file.
+
+One object a symbol and session; the broken bars of a file with many of them share one object. Nothing waits twice: what
+a source reports again takes the place of what it reported before.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import date, datetime
+from functools import partial
+from typing import Any, Final
+
+import pyarrow as pa
+
+from shared.bars import ReportedBar, decode, encode
+from shared.decoding import decoding
+from shared.errors import ContractError
+from shared.lake import QUARANTINE_PREFIX, quarantine_key, quarantine_range_key
+from shared.objects import ObjectStore
+from shared.telemetry import logger
+
+MAX_OBJECTS: Final = 32
+"""Of a file with more broken bars than that, all are put into one object."""
+MAX_LOGGED: Final = 20
+_SCHEMA: Final = pa.schema(
+    [
+        ("symbol", pa.string()), ("session", pa.date32()), ("open", pa.float64()), ("high", pa.float64()),
+        ("low", pa.float64()), ("close", pa.float64()), ("volume", pa.float64()), ("vwap", pa.float64()),
+        ("trades", pa.int64()), ("reason", pa.string()), ("ingested_at", pa.timestamp("us", tz="UTC")),
+        ("source", pa.string()),
+    ]
+)  # fmt: skip
+"""`ingested_at`: since when the bar waits. `source`: the file that it stood in; null: the vendor reported it."""
+_NUMBERS: Final = ("open", "high", "low", "close", "volume")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantinedBar:
+    """A bar in quarantine as it was reported, and where it lies: row `row` (from 1) of the object `key`."""
+
+    key: str
+    etag: str
+    row: int
+    bar: ReportedBar
+    reason: str
+    held_since: datetime
+    source: str | None = None
+    """The file that it stood in; None: the vendor reported it."""
+
+
+def quarantine(
+    store: ObjectStore, refused: Iterable[tuple[ReportedBar, str]], now: datetime, source: str | None = None
+) -> int:
+    """Put bars into quarantine, each with the reason; return how many did not wait there yet.
+
+    `source` is the key of the file that they stood in. Raises UpstreamError if an object cannot be written,
+    ContractError if one that is there cannot be read. Symbols that cannot be keys share one object a session.
+    """
+    objects: dict[str, list[Row]] = {}
+    for bar, reason in refused:
+        row = {**_fields(bar), "reason": reason, "ingested_at": now, "source": source}
+        objects.setdefault(quarantine_key(bar.symbol, bar.session), []).append(row)
+    if source is not None and len(objects) > MAX_OBJECTS:
+        objects = _in_one_object([row for rows in objects.values() for row in rows])
+    written: dict[str, list[Row]] = {}
+
+    def change(key: str, data: bytes | None) -> bytes | None:
+        changed = _with_rows(data, key, source, objects[key])
+        written.update({key: objects[key]} if changed else {})
+        return changed
+
+    for error in store.update_many({key: partial(change, key) for key in objects}).values():
+        raise error
+    rows = [row for rows in written.values() for row in rows]
+    for row in rows[:MAX_LOGGED]:
+        extra = {"symbol": row["symbol"], "session": str(row["session"]), "reason": row["reason"], "source": source}
+        logger.warning("bar quarantined", extra=extra)
+    if len(rows) > MAX_LOGGED:
+        logger.warning("more bars quarantined", extra={"bars": len(rows) - MAX_LOGGED, "source": source})
+    return len(rows)
+
+
+def list_quarantined(store: ObjectStore, symbol: str | None = None) -> list[QuarantinedBar]:
+    """Return the bars in quarantine (of one symbol), sorted by symbol and session."""
+    prefix = f"{QUARANTINE_PREFIX}/" if symbol is None else f"{quarantine_key(symbol, date.min).rpartition('/')[0]}/"
+    keys = [info.key for info in store.listed(prefix) if info.key.endswith(".parquet")]
+    objects = [found for found in store.get_many(keys) if found]
+    bars = [bar for found in objects for bar in read_quarantined(found.key, found.etag, found.data)]
+    return sorted(bars, key=lambda held: (held.key.rpartition("/")[0], held.bar.session, held.key, held.row))
+
+
+def read_quarantined(key: str, etag: str, data: bytes) -> list[QuarantinedBar]:
+    """Read the bytes of a quarantine object; raise ContractError if they are none."""
+    with decoding(f"{key} is not a quarantine file", "move it away"):
+        rows = decode(data, _SCHEMA, "it", "").to_pylist()
+        return [_quarantined(key, etag, number, row) for number, row in enumerate(rows, start=1)]
+
+
+def _in_one_object(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    days = [row["session"] for row in rows]
+    return {quarantine_range_key(rows[0]["symbol"], min(days), max(days)): list(rows)}
+
+
+def _with_rows(data: bytes | None, key: str, source: str | None, rows: Sequence[Row]) -> bytes | None:
+    """Return the object's bytes with a source's rows in the place of its earlier ones; None if they stand there."""
+    known = [row_of(bar) for bar in read_quarantined(key, "", data)] if data is not None else []
+    earlier = [row for row in known if row["source"] == source]
+    if [_facts(row) for row in earlier] == [_facts(row) for row in rows]:
+        return None
+    return encode_quarantined([*(row for row in known if row["source"] != source), *rows])
+
+
+def _fields(bar: ReportedBar) -> Row:
+    return {field.name: getattr(bar, field.name) for field in fields(ReportedBar)}
+
+
+def _facts(row: Mapping[str, Any]) -> list[str]:
+    """Return what makes two reports the same: all but the instant; as text, because NaN is not equal to itself."""
+    return [str(row[name]) for name in _SCHEMA.names if name != "ingested_at"]
+
+
+def encode_quarantined(rows: Sequence[Row]) -> bytes:
+    """Return rows as the bytes of a quarantine object."""
+    return encode(pa.Table.from_pylist(list(rows), schema=_SCHEMA))
+
+
+def row_of(held: QuarantinedBar) -> Row:
+    """Return a bar in quarantine as a row of its object."""
+    return {**_fields(held.bar), "reason": held.reason, "ingested_at": held.held_since, "source": held.source}
+
+
+def _quarantined(key: str, etag: str, number: int, row: Row) -> QuarantinedBar:
+    missing = [name for name in ("symbol", "session", "reason", "ingested_at") if row[name] is None]
+    if missing:
+        raise ContractError(f"row {number} has no {', '.join(missing)}")
+    numbers = {name: math.nan if row[name] is None else row[name] for name in _NUMBERS}
+    bar = ReportedBar(row["symbol"], row["session"], **numbers, vwap=row["vwap"], trades=row["trades"])
+    return QuarantinedBar(key, etag, number, bar, row["reason"], row["ingested_at"], row["source"])
