@@ -28,6 +28,8 @@ from cli import (
     status,
     vacuum,
 )
+from cli.console.command import EXAMPLE as CONSOLE_EXAMPLE
+from cli.console.command import console
 from cli.target import DEFAULT_STACK, Choice
 from shared.errors import ConfigurationError, FiblakeError, NotFoundError
 
@@ -81,6 +83,7 @@ app.command(name="consolidate", epilog=consolidate.EXAMPLE)(consolidate.consolid
 app.command(name="reconcile", epilog=reconcile.EXAMPLE)(reconcile.reconcile)
 app.command(name="query", epilog=query.EXAMPLE)(query.query)
 app.command(name="chart", epilog=chart.EXAMPLE)(chart.chart)
+app.command(name="console", epilog=CONSOLE_EXAMPLE)(console)
 app.command(name="resample", epilog=resample.RESAMPLE_EXAMPLES)(resample.resample)
 app.command(name="adopt", epilog=adopt.EXAMPLE)(adopt.adopt)
 app.add_typer(local.app, name="local")

@@ -83,7 +83,7 @@ def list_(
 
     now = datetime.now(UTC)
     rows = []
-    for place in _places(target(context), queues):
+    for place in places_of(target(context), queues):
         depth = place.queue.depth()
         letters = place.find(Filter(), now, most) if depth.visible else []
         rows.append({"queue": place.name, "letters": depth.visible + depth.in_flight, **_summary(letters, now)})
@@ -101,8 +101,8 @@ def show(
     """Print dead letters, readable: what they died of, after how many receives, and what they say."""
     now = datetime.now(UTC)
     stack = target(context)
-    places = _places(stack, chosen.queues)
-    found = _found(places, _filter(stack, places, chosen, now), now, most)
+    places = places_of(stack, chosen.queues)
+    found = letters_in(places, _filter(stack, places, chosen, now), now, most)
     letters = [letter.facts() for _, some in found for letter in some]
 
     def draw(console: "Console") -> None:
@@ -130,7 +130,7 @@ def replay(
     """
     now = datetime.now(UTC)
     stack = target(context)
-    places = _places(stack, chosen.queues)
+    places = places_of(stack, chosen.queues)
     wanted = _filter(stack, places, chosen, now)
     outcomes: dict[str, Outcome] = {}
     for place in places:
@@ -158,16 +158,16 @@ def discard(
     file = to or Path(f"dead-letters-{now:%Y%m%dT%H%M%SZ}.jsonl")
     options.writable(file, "--to")
     stack = target(context)
-    places = _places(stack, chosen.queues)
+    places = places_of(stack, chosen.queues)
     wanted = _filter(stack, places, chosen, now)
-    found = _found(places, wanted, now)
+    found = letters_in(places, wanted, now)
     count = sum(len(letters) for _, letters in found)
     if dry_run or not count or not (yes or confirmed(f"discard {count} dead letters, after writing them to {file}?")):
         answer(
             context, {"meant": count, "discarded": 0}, lambda c: c.print(f"{count} letters meant; none is discarded")
         )
         return
-    discarded = _discarded([place for place, letters in found if letters], wanted, now, file)
+    discarded = discard_letters([place for place, letters in found if letters], wanted, now, file)
     facts = {"meant": count, "discarded": discarded, "file": str(file)}
     answer(context, facts, lambda console: console.print(f"{discarded} letters discarded; they are in {file}"))
 
@@ -179,7 +179,7 @@ def _start_workers(stack: Target, replayed: int) -> None:
         stack.start_workers(max(waiting, replayed))
 
 
-def _found(
+def letters_in(
     places: "Sequence[DeadLetters]", wanted: "Filter", now: datetime, most: int | None = None
 ) -> "list[tuple[DeadLetters, list[DeadLetter]]]":
     """Give the letters that are meant, with their queues; all are read at once, for most are empty and let one wait."""
@@ -187,13 +187,14 @@ def _found(
         return list(zip(places, pool.map(lambda place: place.find(wanted, now, most), places), strict=True))
 
 
-def _discarded(places: "Sequence[DeadLetters]", wanted: "Filter", now: datetime, file: Path) -> int:
+def discard_letters(places: "Sequence[DeadLetters]", wanted: "Filter", now: datetime, file: Path) -> int:
+    """Take the letters out, after appending them to `file`; return how many."""
     # Only for the owner: a body may say more than everybody on this machine should know.
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8") as out:
         return sum(place.discard(wanted, now, out).done for place in places)
 
 
-def _places(stack: Target, chosen: Sequence[str] | None) -> "list[DeadLetters]":
+def places_of(stack: Target, chosen: Sequence[str] | None) -> "list[DeadLetters]":
     """Give the dead-letter queues of the stack, or those of the chosen queues."""
     from shared.dead_letters import DeadLetters, back_to, back_to_function
     from shared.functions import call_later, connect
@@ -232,7 +233,7 @@ def _filter(stack: Target, places: "Sequence[DeadLetters]", chosen: Chosen, now:
     from cli.reconcile import auditor
     from services.reconcile.mended import mended
 
-    letters = [letter for _, some in _found(places, wanted, now) for letter in some]
+    letters = [letter for _, some in letters_in(places, wanted, now) for letter in some]
     ids = mended(letters, auditor(stack))
     if not chosen.mended:
         ids = {letter.message.id for letter in letters} - ids

@@ -8,6 +8,7 @@ import typer
 from cli.output import answer, table
 
 if TYPE_CHECKING:
+    from shared.objects import ObjectStore
     from shared.quarantine import QuarantinedBar
 
 app = typer.Typer(help="Bars that failed validation: look at them, let one in after all.", no_args_is_help=True)
@@ -19,9 +20,8 @@ def list_(context: typer.Context, symbol: Annotated[str, typer.Option(help="Only
     """List the bars in quarantine with the reasons why they are there."""
     from cli.target import target
     from shared.lake import check_symbol
-    from shared.quarantine import list_quarantined
 
-    rows = [_row(bar) for bar in list_quarantined(target(context).store, check_symbol(symbol) if symbol else None)]
+    rows = facts_of(target(context).store, check_symbol(symbol) if symbol else None)
     columns = ("symbol", "session", "row", *_NUMBERS, "reason")
     answer(context, rows, lambda console: console.print(table("Bars in quarantine", rows, columns)))
 
@@ -47,6 +47,13 @@ def release(
     settings = settings_of(context, "OhlcvFetcherFunctionName", ReleaseSettings)
     key = asyncio.run(release_bar(settings, check_symbol(symbol), session.date(), row, name))
     answer(context, {"key": key, "by": name}, lambda console: console.print(f"released by {name}: {key}"))
+
+
+def facts_of(store: "ObjectStore", symbol: str | None) -> list[dict[str, Any]]:
+    """Return the bars in quarantine (of one symbol), by symbol and session."""
+    from shared.quarantine import list_quarantined
+
+    return [_row(bar) for bar in list_quarantined(store, symbol)]
 
 
 def _row(held: "QuarantinedBar") -> dict[str, Any]:

@@ -65,7 +65,7 @@ def look(stack: Target, *, jobs: int, lag: bool) -> dict[str, Any]:
         "dead_letters": seen("dead_letters", attempt(lambda: _dead_letters(stack))),
         "fetched": seen("fetched", attempt(lambda: watermark(stack))),
         "consolidated": seen("consolidated", attempt(lambda: _consolidated(stack))),
-        "intervals": seen("intervals", attempt(lambda: _checkpoints(stack))),
+        "intervals": seen("intervals", attempt(lambda: checkpoints(stack))),
         **(seen("lagging", attempt(lambda: _lagging(stack))) or NOT_LOOKED if lag else NOT_LOOKED),
         "jobs": seen("jobs", attempt(lambda: [asdict(run) for run in stack.jobs(DRAINS).recent(jobs)])),
         "faults": faults,
@@ -94,12 +94,17 @@ def watermark(stack: Target) -> "date | None":
     return asyncio.run(asked())
 
 
-def _consolidated(stack: Target) -> dict[str, Any]:
+def manifest_rows(stack: Target) -> list[dict[str, Any]]:
+    """Return the manifest's rows, one a symbol (none: no manifest yet); raise ContractError if it is damaged."""
     from shared.bars import decode_manifest
     from shared.lake import MANIFEST_KEY
 
     found = stack.store.find(MANIFEST_KEY)
-    rows = decode_manifest(found.data).to_pylist() if found else []
+    return decode_manifest(found.data).to_pylist() if found else []
+
+
+def _consolidated(stack: Target) -> dict[str, Any]:
+    rows = manifest_rows(stack)
     newest = max((row["last_consolidated_date"] for row in rows), default=None)
     return {
         "symbols": len(rows),
@@ -109,7 +114,8 @@ def _consolidated(stack: Target) -> dict[str, Any]:
     }
 
 
-def _checkpoints(stack: Target) -> dict[str, dict[str, Any] | None]:
+def checkpoints(stack: Target) -> dict[str, dict[str, Any] | None]:
+    """Return each table's checkpoint by the interval's name, None where there is none yet."""
     from shared.lake import INTERVALS, checkpoint_key
 
     found = stack.store.get_many([checkpoint_key(n) for n in INTERVALS])

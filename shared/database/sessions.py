@@ -39,6 +39,7 @@ SELECT session FROM ingested_sessions
 WHERE session BETWEEN $1 AND $2
   AND (bars = 0 OR archived_at IS NOT NULL OR EXISTS (SELECT FROM raw_ohlcv WHERE "timestamp" = session))
 """
+_COUNTS: Final = "SELECT session, bars FROM ingested_sessions WHERE session BETWEEN $1 AND $2"
 _ARCHIVED: Final = "UPDATE ingested_sessions SET archived_at = $2 WHERE session = $1"
 
 
@@ -82,6 +83,12 @@ class SessionTables(BarTable):
         with translated():
             found = await self._connection.fetch(_STORED, first, last)
         return {record["session"] for record in found}
+
+    async def ledger_counts(self, first: date, last: date) -> dict[date, int]:
+        """Return the number of bars of each session from `first` to `last` that stands in the ledger."""
+        with translated():
+            records = await self._connection.fetch(_COUNTS, first, last)
+        return {record["session"]: record["bars"] for record in records}
 
     async def mark_archived(self, session: date, now: datetime) -> None:
         """Note in the ledger, if the session stands there, that its rows are in the archive and may leave the table."""

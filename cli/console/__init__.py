@@ -1,0 +1,1 @@
+"""`fiblake console`: the lake at a glance, in a browser, served on loopback."""

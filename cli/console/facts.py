@@ -1,0 +1,214 @@
+"""What the pages show, as plain dictionaries: the facts of the commands, and what they mean for an operator."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from shared.errors import NotFoundError
+from shared.lake import INTERVALS, Bronze
+
+if TYPE_CHECKING:
+    from cli.target import Target
+    from services.resampler.aggregate import Bars
+
+DAILY: Final = "1d"
+INTERVAL_NAMES: Final = (DAILY, *(f"{n}d" for n in INTERVALS))
+ADJUSTMENTS: Final = ("splits", "raw")
+STUCK_SECONDS: Final = 900
+"""A message that has waited so long is not on its way any more."""
+SYMBOLS_NAMED: Final = 8
+SESSIONS_SHOWN: Final = 60
+_NUMBERS: Final = ("open", "high", "low", "close", "volume")
+STAGES: Final = ("fetched", "consolidated", *(f"silver_{n}d" for n in INTERVALS))
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that a person should look at, and the one command that helps."""
+
+    what: str
+    remedy: str
+    page: str = ""
+    """The console's page that shows more, if there is one."""
+
+
+def problems(state: Mapping[str, Any]) -> list[Problem]:
+    """Return what is wrong with a stack, the worst first; `state` is what `cli.status.look` returns."""
+    found = [
+        Problem(f"{count:,} dead letters in {name}", f"fiblake dlq show --queue {name}", f"/letters?queue={name}")
+        for name, count in (state["dead_letters"] or {}).items()
+        if count
+    ]
+    for name, queue in (state["queues"] or {}).items():
+        oldest = queue.get("oldest_seconds")
+        if oldest and oldest > STUCK_SECONDS:
+            found.append(Problem(f"the oldest message in {name} has waited {oldest // 60} minutes", "fiblake status"))
+    if state["lagging"]:
+        named = ", ".join(state["lagging"][:SYMBOLS_NAMED])
+        found.append(
+            Problem(
+                f"{len(state['lagging']):,} symbols have files that are not merged: {named}", "fiblake reconcile --fix"
+            )
+        )
+    if state.get("refused"):
+        keys = ", ".join(file["key"] for file in state["refused"][:SYMBOLS_NAMED])
+        found.append(Problem(f"{len(state['refused']):,} files were refused: {keys}", "fiblake reconcile"))
+    found += [Problem(f"{what} cannot be seen: {fault}", "fiblake status") for what, fault in state["faults"].items()]
+    return found
+
+
+def bars_of(stack: "Target", symbol: str, interval: str, adjustment: str) -> dict[str, Any]:
+    """Return a symbol's bars in one interval, oldest first, cut from its data.parquet by the services' own code.
+
+    `adjustment` is `splits` or `raw`. Keys: `bars` (time, open, high, low, close, volume, complete), `splits` (days),
+    `last`, `sources` (files in the symbol's folder: name, size, merged or not). Raises NotFoundError if the lake has no
+    such symbol, ContractError if its data.parquet cannot be read.
+    """
+    from services.resampler.aggregate import Bars
+    from shared.bars import Consolidated
+    from shared.calendar import nyse
+
+    found = stack.store.find(Bronze().data_key(symbol))
+    if found is None:
+        raise NotFoundError(f"the lake has no bars of {symbol}")
+    stored = Consolidated.decode(found.data, symbol, found.last_modified)
+    if stored.bars.num_rows == 0:
+        raise NotFoundError(f"data.parquet of {symbol} holds no bars")
+    bars = Bars.of(
+        symbol, stored.bars, nyse(), stored.reference, adjusted=adjustment == "splits"
+    )  # as the resampler takes them
+    reference = stored.reference.as_of(stored.last_session)
+    return {
+        "symbol": symbol,
+        "interval": interval,
+        "adjustment": adjustment,
+        "bars": _daily(bars) if interval == DAILY else _buckets(bars, int(interval.removesuffix("d"))),
+        "splits": [str(day) for day, _ in reference.splits],
+        "last": {"session": str(stored.last_session), "close": stored.bars["close"][-1].as_py()},
+        "version": stored.last_updated.isoformat(),
+    }
+
+
+def sources_of(stack: "Target", symbol: str) -> list[dict[str, Any]]:
+    """Return the files in a symbol's folder, newest first: name, size, when it was put, and whether it is merged."""
+    from shared.bars import Consolidated
+
+    bronze = Bronze()
+    found = stack.store.find(bronze.data_key(symbol))
+    log = Consolidated.decode(found.data, symbol, found.last_modified).log if found else {}
+    listing = [info for info in stack.store.listed(bronze.symbol_prefix(symbol)) if bronze.is_source(info.key)]
+    newest_first = sorted(listing, key=lambda info: info.last_modified, reverse=True)
+    return [
+        {
+            "name": info.key.rsplit("/", 1)[-1], "bytes": info.size, "put_at": info.last_modified,
+            "merged": info.key in log,
+        }
+        for info in newest_first
+    ]  # fmt: skip
+
+
+def stages_of(stack: "Target", count: int = SESSIONS_SHOWN) -> dict[str, Any]:
+    """Return the last sessions, newest first, with how many symbols reached each stage.
+
+    `fetched` is the ledger's number of bars (None: the session is not stored whole), `consolidated` the number of
+    symbols whose data.parquet reaches the session, a table's stage whether its checkpoint does.
+    """
+    from cli.status import checkpoints, manifest_rows
+    from shared.calendar import nyse
+
+    calendar = nyse()
+    closed = calendar.last_closed(datetime.now(UTC))
+    last = calendar.ordinal(closed)
+    sessions = [calendar.session(last - back) for back in range(min(count, last + 1))]
+    reached = sorted((row["last_consolidated_date"] for row in manifest_rows(stack)), reverse=True)
+    tables = {name: _last_processed(point) for name, point in checkpoints(stack).items()}
+    fetched = _ledger(stack, sessions[-1], sessions[0])
+    return {
+        "symbols": len(reached),
+        "sessions": [
+            {
+                "session": session,
+                "fetched": fetched.get(session),
+                "consolidated": sum(day >= session for day in reached),
+                **{f"silver_{name}": last_day is not None and last_day >= session for name, last_day in tables.items()},
+            }
+            for session in sessions
+        ],
+    }
+
+
+def symbols_behind(stack: "Target", session: date) -> list[str]:
+    """Return the symbols whose data.parquet ends before `session`."""
+    from cli.status import manifest_rows
+
+    return sorted(row["symbol"] for row in manifest_rows(stack) if row["last_consolidated_date"] < session)
+
+
+def symbols_like(stack: "Target", text: str, most: int = 20) -> list[str]:
+    """Return symbols of the manifest that begin with `text` (any case), in order; then those that contain it."""
+    from cli.status import manifest_rows
+
+    wanted = text.upper()
+    names = sorted(row["symbol"] for row in manifest_rows(stack))
+    first = [name for name in names if name.upper().startswith(wanted)]
+    return (first + [name for name in names if wanted in name.upper() and name not in first])[:most]
+
+
+def _ledger(stack: "Target", first: date, last: date) -> dict[date, int]:
+    import asyncio
+
+    from shared.database import connected
+
+    async def read() -> dict[date, int]:
+        async with connected(*stack.database()) as database:
+            return await database.ledger_counts(first, last)
+
+    return asyncio.run(read())
+
+
+def _last_processed(checkpoint: Mapping[str, Any] | None) -> date | None:
+    return date.fromisoformat(checkpoint["last_processed_date"]) if checkpoint else None
+
+
+def _daily(bars: "Bars") -> list[dict[str, Any]]:
+    from shared.calendar import nyse
+
+    sessions = nyse().sessions[bars.ordinals]
+    numbers = zip(*(getattr(bars, name).tolist() for name in _NUMBERS), strict=True)
+    return [_row(day, values, complete=True) for day, values in zip(sessions, numbers, strict=True)]
+
+
+def _buckets(bars: "Bars", interval: int) -> list[dict[str, Any]]:
+    from services.resampler.aggregate import aggregate
+    from shared.calendar import nyse
+
+    rows = aggregate([bars], interval, nyse(), adjusted=True).to_pylist()
+    return [_row(row["ts"], [row[name] for name in _NUMBERS], complete=row["is_complete"]) for row in rows]
+
+
+def _row(day: object, numbers: Sequence[float], *, complete: bool) -> dict[str, Any]:
+    return {"time": str(day), **dict(zip(_NUMBERS, numbers, strict=True)), "complete": complete}
+
+
+def quarantine_of(stack: "Target", symbol: str | None = None) -> list[dict[str, Any]]:
+    """Return the bars in quarantine, as `fiblake quarantine list` shows them."""
+    from cli.quarantine import facts_of
+
+    return facts_of(stack.store, symbol)
+
+
+def letter_groups(letters: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return letters (as `fiblake dlq show --json` prints them) by queue and reason, the most frequent first."""
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for letter in letters:
+        groups.setdefault((letter["queue"], letter["error"], letter["reason"]), []).append(letter)
+    ordered = sorted(groups.items(), key=lambda pair: -len(pair[1]))
+    return [
+        {
+            "queue": queue, "error": error, "reason": reason, "count": len(group),
+            "symbols": sorted({symbol for letter in group for symbol in letter["symbols"]}),
+            "oldest": min(str(letter["died_at"]) for letter in group), "body": group[0]["body"],
+        }
+        for (queue, error, reason), group in ordered
+    ]  # fmt: skip
