@@ -175,7 +175,7 @@ class Consolidator:
             raise _nothing_to_merge(task, faults, sum(len(content.broken) for content in contents.values()))
         after = _next_version(task, before, merged, sources, listing, reference, now)
         changed_from = merged.changed_from
-        if before is None or before.adopted or reference != before.reference:
+        if before and reference != before.reference:
             changed_from = after.first_session
         return _Draft(before, etag, after, listing or (), sources, faults, changed_from)
 

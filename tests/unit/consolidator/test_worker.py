@@ -615,6 +615,25 @@ def test_a_worker_that_died_between_data_and_event_is_made_good_by_the_redeliver
     assert lake.queue.bodies() == []
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_a_run_without_the_queue_that_died_between_data_and_event_is_made_good_by_the_next_one(
+    lake: Lake,
+    full: bool,  # noqa: FBT001
+) -> None:
+    def killed(_event: object) -> bool:
+        raise KeyboardInterrupt
+
+    lake.put("AAPL", "2025-11-18")
+    lake.put("AAPL", "2025-11-19")
+    lake.complete.refuse = killed
+    with pytest.raises(KeyboardInterrupt):
+        lake.worker().consolidate(["AAPL"], ROUND, full=full)
+    assert (lake.sessions("AAPL"), lake.queue.bodies()) == (["2025-11-18", "2025-11-19"], [])
+    lake.complete.refuse = lambda _event: False
+    lake.worker().consolidate(["AAPL"], ROUND, full=full)
+    assert (lake.told["AAPL"].changed_from, lake.told["AAPL"].tail) == (date(2025, 11, 18), None)
+
+
 def test_the_correlation_id_travels_from_request_to_event(lake: Lake) -> None:
     lake.put("AAPL", "2025-11-19")
     lake.request("AAPL", "2025-11-19", correlation_id="from the put")
