@@ -15,6 +15,8 @@ RESAMPLE_EXAMPLES: Final = """Example: fiblake resample --full
 
 Example: fiblake resample --full --memory-mb 1000
 
+Example: fiblake resample --full --rebuild
+
 The settings are those of the stack's resampler function; a variable of the same name in the environment counts more."""
 _SOME_FAILED: Final = 3
 
@@ -23,13 +25,21 @@ def resample(
     context: typer.Context,
     *,
     full: Annotated[bool, typer.Option("--full", help="All symbols, all of history, all six intervals.")] = False,
+    rebuild: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild",
+            help="Also what was computed from the same version of the bars: after SplitAdjusted was changed.",
+        ),
+    ] = False,
     memory_mb: Annotated[
         int, typer.Option(min=512, help="Memory to keep to; less means more readings of bronze.")
     ] = 3000,
 ) -> None:
     """Compute all of silver anew, beside the live resamplers; what is right already is not written again.
 
-    It may be stopped and run again. On AWS the Batch job ENV-batch-duckdb-resampler does the same.
+    Rows of a newer version of their bars are never overwritten. It may be stopped and run again. On AWS the Batch job
+    ENV-batch-duckdb-resampler does the same.
     """
     if not full:
         raise typer.BadParameter("say --full: single symbols are resampled by themselves when their bars arrive")
@@ -39,7 +49,7 @@ def resample(
 
     settings = settings_of(context, "ResamplerFunctionName", FullResamplerSettings)
     with progress_by_name() as show:
-        summary = run(settings.model_copy(update={"memory_mb": memory_mb}), show)
+        summary = run(settings.model_copy(update={"memory_mb": memory_mb, "rebuild": rebuild}), show)
     answer(context, _facts(summary), lambda console: _show(console, summary))
     if summary.failed:
         raise typer.Exit(_SOME_FAILED)

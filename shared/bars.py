@@ -56,13 +56,20 @@ SILVER: Final = pa.schema(
         pa.field("last_date", pa.date32(), nullable=False),
         pa.field("is_complete", pa.bool_(), nullable=False),
         pa.field("adjusted", pa.bool_(), nullable=False),
+        pa.field("version", pa.timestamp("us", tz="UTC"), nullable=False),
     ]
 )
 """A bucket: `ts` is its first session, `bars` how many daily bars are in it, `last_date` the last of them.
 
 `is_complete`: the symbol has a bar on or after the bucket's last session, so no later bar can join the bucket.
 `adjusted`: prices and volume are comparable across splits; else they are as traded.
+`version`: the version (`last_updated`) of the data.parquet that the row was computed from; OLDEST_VERSION if unknown.
 """
+
+OLDEST_VERSION: Final = datetime(1970, 1, 1, tzinfo=UTC)
+"""The version of silver rows that carry none: every data.parquet is newer."""
+SILVER_CALENDAR: Final = b"fiblake.calendar"
+"""Metadata of a month file: by which calendar its buckets were cut."""
 
 MANIFEST: Final = pa.schema(
     [
@@ -76,13 +83,17 @@ MANIFEST: Final = pa.schema(
 _REQUIRED: Final = ("timestamp", "open", "high", "low", "close", "volume")
 _REPEATED: Final = ("symbol", "interval")
 _SKIPPED_BY: Final = (*_REPEATED, "timestamp", "ts")
+_AS_DICTIONARY: Final = (*_REPEATED, "version")
+_OWN_METADATA: Final = b"fiblake."
 _LOG: Final = b"fiblake.merged"
 _RELEASED: Final = b"fiblake.released"
 _LAST_UPDATED: Final = b"fiblake.last_updated"
 _REFERENCE: Final = b"fiblake.reference"
 _RESTORE: Final = "restore its last version that can be read (the bucket keeps versions)"
-_OLD_SILVER: Final = SILVER.set(SILVER.get_field_index("adjusted"), pa.field("adjusted", pa.bool_()))
-"""SILVER as it may lie in S3: files from before it was adjusted have no such column."""
+_ADDED_TO_SILVER: Final = {"adjusted": False, "version": OLDEST_VERSION}
+"""Columns that month files of before do not have, and what their rows are taken to say."""
+_OLD_SILVER: Final = pa.schema([f.with_nullable(f.nullable or f.name in _ADDED_TO_SILVER) for f in SILVER])
+"""SILVER as it may lie in S3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +154,7 @@ class Consolidated:
         metadata = file.metadata
         log = _log(metadata, symbol)
         with decoding(f"data.parquet of {symbol} carries a log that cannot be read", _RESTORE):
-            updated = metadata.get(_LAST_UPDATED)
-            last_updated = datetime.fromisoformat(updated.decode()).astimezone(UTC) if updated else last_modified
+            last_updated = _last_updated(metadata, last_modified)
             reference = _reference(metadata)
         adopted = _LOG not in metadata
         bars = _bars(file, symbol, last_modified, BRONZE, with_gaps=adopted)
@@ -160,15 +170,15 @@ def read_log(tail: bytes, symbol: str) -> dict[str, SourceVersion] | None:
     return None if metadata is None else _log(metadata, symbol)
 
 
-def read_prices(data: bytes, symbol: str) -> tuple[pa.Table, Reference]:
-    """Read of a data.parquet what buckets are made of: its bars (schema PRICES), and the reference to apply to them.
+def read_prices(data: bytes, symbol: str, last_modified: datetime) -> tuple[pa.Table, Reference, datetime]:
+    """Read of a data.parquet what buckets are made of: bars (schema PRICES), the reference to apply, the version.
 
-    Raises as `read_bars` does, and if a value is null.
+    The version of a file that others wrote is `last_modified`. Raises as `read_bars` does, and if a value is null.
     """
     file = _open(data, symbol, PRICES)
-    with decoding(f"data.parquet of {symbol} carries a reference that cannot be read", _RESTORE):
-        reference = _reference(file.metadata)
-    return _bars(file, symbol, None, PRICES, with_gaps=False), reference
+    with decoding(f"data.parquet of {symbol} carries metadata that cannot be read", _RESTORE):
+        reference, version = _reference(file.metadata), _last_updated(file.metadata, last_modified)
+    return _bars(file, symbol, None, PRICES, with_gaps=False), reference, version
 
 
 def bar_row(  # noqa: PLR0917
@@ -212,7 +222,7 @@ def encode(table: pa.Table) -> bytes:
     # Arrow's own copy of the schema is left out (Parquet's types are enough), and with it the metadata, unless added.
     with pq.ParquetWriter(
         sink, table.schema, compression="lz4", store_schema=False,
-        use_dictionary=[name for name in _REPEATED if name in names],
+        use_dictionary=[name for name in _AS_DICTIONARY if name in names],
         write_statistics=[name for name in _SKIPPED_BY if name in names],
     ) as writer:  # fmt: skip
         writer.write_table(table)
@@ -221,14 +231,16 @@ def encode(table: pa.Table) -> bytes:
 
 
 def decode(data: bytes, schema: pa.Schema, what: str, remedy: str = MAKE_ANEW) -> pa.Table:
-    """Read Parquet bytes of one of our own tables, a missing nullable column as nulls.
+    """Read Parquet bytes of one of our own tables, with our own metadata, a missing nullable column as nulls.
 
     Raises ContractError, naming `what`, if they are not that.
     """
     with decoding(f"{what} cannot be read", remedy):
         file = open_parquet(data, "it", schema.names)
         table = file.read(schema.names)
-        return pa.Table.from_arrays([_own_column(table, field) for field in schema], schema=schema)
+        columns = [_own_column(table, field) for field in schema]
+        own_metadata = {name: value for name, value in file.metadata.items() if name.startswith(_OWN_METADATA)}
+        return pa.Table.from_arrays(columns, schema=schema.with_metadata(own_metadata or None))
 
 
 def decode_manifest(data: bytes) -> pa.Table:
@@ -237,14 +249,21 @@ def decode_manifest(data: bytes) -> pa.Table:
 
 
 def decode_silver(data: bytes, what: str) -> pa.Table:
-    """Read a month file (schema SILVER); rows that do not say whether they are adjusted are as traded.
+    """Read a month file (schema SILVER, with the file's own metadata).
 
+    Rows that do not say whether they are adjusted are as traded; rows without a version have the oldest there is.
     Raises ContractError, with the way to move the file out of the way, if it cannot be read.
     """
     rows = decode(data, _OLD_SILVER, what)
-    place = SILVER.get_field_index("adjusted")
-    told = pc.fill_null(rows["adjusted"], fill_value=False)
-    return rows.set_column(place, SILVER.field(place), told)
+    for name, value in _ADDED_TO_SILVER.items():
+        place = SILVER.get_field_index(name)
+        rows = rows.set_column(place, SILVER.field(place), pc.fill_null(rows[name], value))
+    return rows
+
+
+def _last_updated(metadata: Mapping[bytes, bytes], last_modified: datetime) -> datetime:
+    text = metadata.get(_LAST_UPDATED)
+    return datetime.fromisoformat(text.decode()).astimezone(UTC) if text else last_modified
 
 
 def _log(metadata: Mapping[bytes, bytes], symbol: str) -> dict[str, SourceVersion]:

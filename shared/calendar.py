@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from functools import cache, cached_property
+from hashlib import blake2b
 from importlib.resources import files
 from typing import Final, cast
 from zoneinfo import ZoneInfo
@@ -91,6 +92,11 @@ class TradingCalendar:
         places = np.full(since[-1] + 1, -1, dtype=np.int64)
         places[since] = np.arange(since.size)
         return places
+
+    def digest(self, through: date) -> str:
+        """Return a short text that stands for the sessions up to `through`: two calendars with the same ones agree."""
+        days = int((np.datetime64(through, "D") - self.sessions[0]).astype(np.int64)) + 1
+        return blake2b(np.packbits(self._ordinal_of_day[: max(days, 0)] >= 0).tobytes(), digest_size=8).hexdigest()
 
     def ordinal(self, day: date) -> int:
         """Give one session's ordinal; raise as `ordinals` does."""

@@ -194,25 +194,26 @@ class ObjectStore:
         """
         return self._write(key, data, "create" if etag is None else {"e_tag": etag})
 
-    def update(self, key: str, change: Callable[[bytes | None], bytes | None]) -> None:
+    def update(self, key: str, change: Callable[[bytes | None], bytes | None]) -> bool:
         """Apply `change` to an object's bytes (None: no object) until nobody wrote in between.
 
-        `change` gives the new bytes, or None to leave the object as it is. Raises ConflictError after 40 attempts.
+        `change` gives the new bytes, or None to leave the object as it is. Returns whether the object was written.
+        Raises ConflictError after 40 attempts.
         """
         data: bytes | None = None
         for pause in pauses(ATTEMPTS_AT_UPDATE):
             found = self.find(key)
             if data is not None and found and found.data == data:
-                return  # our own write, whose answer was lost
+                return True  # our own write, whose answer was lost
             data = change(found.data if found else None)
             if data is None:
-                return
+                return False
             try:
                 self.write_if_unchanged(key, data, found.etag if found else None)
             except ConflictError:
                 time.sleep(pause)
             else:
-                return
+                return True
         raise ConflictError(f"s3://{self.bucket}/{key} was rewritten by others {ATTEMPTS_AT_UPDATE} times in a row")
 
     def update_many(self, changes: Mapping[str, Callable[[bytes | None], bytes | None]]) -> dict[str, FiblakeError]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -17,6 +17,7 @@ class Cause(StrEnum):
     ADOPTED = "data.parquet is somebody else's: it carries no log, and its bars were never told of"
     REFERENCE = "splits or identities are not those that data.parquet carries"
     MANIFEST = "the manifest is behind data.parquet"
+    RESTORED = "data.parquet is older than what was told of it: it was put back"
     SILVER = "silver is not what the bars give"
     CHECKPOINT = "the checkpoint is behind silver"
     UNMERGEABLE = "a file cannot be merged as it is"
@@ -41,6 +42,8 @@ class Lag:
     """Earliest session concerned; None: all of the history."""
     interval: int | None = None
     last_session: date | None = None
+    version_floor: datetime | None = None
+    """The version that data.parquet has to grow beyond before silver or the manifest can follow it again."""
 
     def facts(self) -> dict[str, Any]:
         """Give all that there is to say."""
@@ -64,10 +67,11 @@ def requests(lags: Iterable[Lag], correlation_id: str) -> list[ConsolidationRequ
             symbol=symbol,
             changed_from=_earliest(own),
             reference_changed=any(lag.cause is Cause.REFERENCE for lag in own),
+            version_floor=max((lag.version_floor for lag in own if lag.version_floor), default=None),
             correlation_id=correlation_id,
         )
         for symbol, own in by_symbol.items()
-        if any(lag.cause not in NEEDS_A_PERSON | NEEDS_THE_RESAMPLER for lag in own)
+        if any(lag.version_floor or lag.cause not in NEEDS_A_PERSON | NEEDS_THE_RESAMPLER for lag in own)
     ]
 
 

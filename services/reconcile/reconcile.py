@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from datetime import date
+from datetime import date, datetime
 from functools import partial
 from math import ceil
 from typing import Any, Final
@@ -241,11 +241,24 @@ class Reconciler:
             return
         for symbol, stored in consolidated.items():
             rows = tables.get(symbol, SILVER.empty_table())
+            newest = pc.max(rows["version"]).as_py()
+            if newest and newest > stored.last_updated:
+                yield from self._restored(symbol, newest, interval)
+                continue
             day = attempt(partial(first_difference, stored, rows, interval, first, self.grid))
             if isinstance(day, FiblakeError):
                 yield Lag(symbol, Cause.UNREADABLE, str(day), interval=interval)
             elif day:
-                yield Lag(symbol, Cause.SILVER, f"from bucket {day} on", day, interval, stored.last_session)
+                # A wrong row of this very version gives way to a newer version only.
+                version = pc.max(rows.filter(pc.equal(rows["ts"], day))["version"]).as_py()
+                floor = version if version == stored.last_updated else None
+                yield Lag(symbol, Cause.SILVER, f"from bucket {day} on", day, interval, stored.last_session, floor)
+
+    def _restored(self, symbol: str, version: datetime, interval: int) -> Iterator[Lag]:
+        """Read data.parquet again, which is older than silver: it was put back, unless it is a newer one by now."""
+        found = self.store.find(self.bronze.data_key(symbol))
+        if found and Consolidated.decode(found.data, symbol, found.last_modified).last_updated < version:
+            yield Lag(symbol, Cause.RESTORED, f"silver is of {version}", interval=interval, version_floor=version)
 
     def _first_bucket(self, interval: int, since: date | None) -> int:
         starts = [day for day in (since, self.window_start) if day]
@@ -320,6 +333,9 @@ class Outlets:
 def _manifest_lag(symbol: str, stored: Consolidated, entry: Mapping[str, Any] | None) -> list[Lag]:
     if stored.adopted or not stored.bars.num_rows:
         return []
+    if entry and entry["last_updated"] > stored.last_updated:
+        version = entry["last_updated"]  # the manifest was read first: it cannot be ahead unless data.parquet went back
+        return [Lag(symbol, Cause.RESTORED, f"the manifest has version {version}", version_floor=version)]
     is_ = (stored.last_session, stored.bars.num_rows, stored.last_updated)
     says = entry and (entry["last_consolidated_date"], entry["row_count"], entry["last_updated"])
     if says == is_:

@@ -57,6 +57,7 @@ def resample(settings: FullResamplerSettings, watch: Watch = unwatched) -> Summa
         adjusted=settings.resampling_adjusted,
         most_bytes=(settings.memory_mb - RESERVED_MB) << 20,
         watch=watch,
+        rebuild=settings.rebuild,
     )
     with Traces(settings.trace_name).segment() as notes:
         now = datetime.now(UTC)

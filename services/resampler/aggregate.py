@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast
 
 import numpy as np
@@ -9,14 +10,19 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from shared.adjustment import NO_REFERENCE, Factors, Reference
-from shared.bars import SILVER, read_prices
+from shared.bars import OLDEST_VERSION, SILVER, read_prices
 from shared.calendar import Days, Ordinals, TradingCalendar
 from shared.errors import ContractError
+from shared.events import Tail
 
 Values = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int32]
+Versions = npt.NDArray[np.int64]
 _PRICES: Final = ("open", "high", "low", "close")
 _VALUES: Final = (*_PRICES, "volume")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_NO_BAR: Final = -1
 _PLACES: Final = 5
 """Rows of Buckets.places."""
 
@@ -25,11 +31,12 @@ _PLACES: Final = 5
 class Bars:
     """One symbol's daily bars as arrays, in the order of sessions; `ordinals` place them on the grid.
 
-    `handovers` are the ordinals of the sessions with which another company took the symbol over.
+    `handovers` are the ordinals of the sessions with which another company took the symbol over; `version` is that of
+    the data.parquet that holds the bars.
     """
 
     symbol: str
-    sessions: Days
+    version: datetime
     ordinals: Ordinals
     open: Values
     high: Values
@@ -41,7 +48,7 @@ class Bars:
     @classmethod
     def of(
         cls, symbol: str, table: pa.Table, calendar: TradingCalendar, reference: Reference = NO_REFERENCE,
-        *, adjusted: bool = True,
+        *, adjusted: bool = True, version: datetime = OLDEST_VERSION,
     ) -> "Bars":  # fmt: skip
         """Take bars (schema BRONZE, sorted, one a session), with the splits of `reference` applied if `adjusted`.
 
@@ -52,21 +59,30 @@ class Bars:
         if adjusted and reference.splits and sessions.size:
             values = _adjusted(values, reference.as_of(sessions[-1].item()).factors(sessions))
         handovers = np.searchsorted(calendar.sessions, np.array(reference.handovers, dtype="datetime64[D]"))
-        return cls(symbol, sessions, calendar.ordinals(sessions), handovers=handovers.astype(np.int64), **values)
+        return cls(symbol, version, calendar.ordinals(sessions), handovers=handovers.astype(np.int64), **values)
 
     @classmethod
-    def read(cls, data: bytes, symbol: str, calendar: TradingCalendar, *, adjusted: bool) -> "Bars":
+    def read(
+        cls, data: bytes, symbol: str, last_modified: datetime, calendar: TradingCalendar, *, adjusted: bool
+    ) -> "Bars":
         """Take the bars of a data.parquet's bytes; raise ContractError if it holds none, or cannot be read."""
-        table, reference = read_prices(data, symbol)
+        table, reference, version = read_prices(data, symbol, last_modified)
         if table.num_rows == 0:
             raise ContractError(f"data.parquet of {symbol} holds no bars")
-        return cls.of(symbol, table, calendar, reference, adjusted=adjusted)
+        return cls.of(symbol, table, calendar, reference, adjusted=adjusted, version=version)
+
+    @classmethod
+    def of_tail(cls, symbol: str, version: datetime, tail: Tail, first: int, calendar: TradingCalendar) -> "Bars":
+        """Take the bars of an event's tail, from its row `first` on: no split or handover counts there."""
+        ordinals = calendar.ordinals(np.array(tail.timestamp[first:], dtype="datetime64[D]"))
+        values = {name: np.array(getattr(tail, name)[first:], dtype=np.float64) for name in _VALUES}
+        return cls(symbol, version, ordinals, handovers=np.empty(0, np.int64), **values)
 
     def since(self, ordinal: int) -> "Bars":
         """Give the bars from the session with this ordinal on."""
         rows = slice(int(np.searchsorted(self.ordinals, ordinal)), None)
         values: dict[str, Any] = {name: getattr(self, name)[rows] for name in _VALUES}
-        return replace(self, sessions=self.sessions[rows], ordinals=self.ordinals[rows], **values)
+        return replace(self, ordinals=self.ordinals[rows], **values)
 
 
 def _adjusted(values: dict[str, Any], factors: Factors) -> dict[str, Any]:
@@ -81,6 +97,8 @@ class Market:
     `owner` is each bar's symbol, by its place among them; `values` has a row each for open, high, low, close, volume.
     """
 
+    symbols: Sequence[str]
+    versions: Sequence[datetime]
     owner: Places
     ordinals: Places
     values: Values
@@ -91,15 +109,16 @@ class Market:
 
     @classmethod
     def of(cls, many: Sequence[Bars]) -> "Market":
-        """Join the bars of distinct symbols, each of which has some."""
+        """Join the bars of distinct symbols."""
         counts = [bars.ordinals.size for bars in many]
         values = np.empty((len(_VALUES), sum(counts)))
         for row, name in zip(values, _VALUES, strict=True):
             _join([getattr(bars, name) for bars in many], row)
         ordinals = _join([bars.ordinals for bars in many], np.empty(sum(counts), np.int32))
         owner = np.repeat(np.arange(len(many), dtype=np.int32), counts)
-        lasts = np.array([bars.ordinals[-1] for bars in many], dtype=np.int32)
-        return cls(owner, ordinals, values, lasts, _tenure(many))
+        lasts = np.array([bars.ordinals[-1] if bars.ordinals.size else _NO_BAR for bars in many], dtype=np.int32)
+        symbols, versions = [bars.symbol for bars in many], [bars.version for bars in many]
+        return cls(symbols, versions, owner, ordinals, values, lasts, _tenure(many))
 
     def buckets(self, interval: int) -> "Buckets":
         """Cut all bars into buckets of `interval` sessions, in the order of symbols and sessions.
@@ -164,10 +183,6 @@ class Buckets:
             return Buckets(self.values[:, which], self.places[:, which])
         return Buckets(self.values.take(which, axis=1), self.places.take(which, axis=1))
 
-    def renumber(self, first: int) -> None:
-        """Make them refer to a longer list of symbols, in which theirs begin at `first`."""
-        self.places[0] += np.int32(first)
-
     @classmethod
     def joined(cls, parts: Sequence["Buckets"]) -> "Buckets":
         """Give all parts' buckets in order."""
@@ -175,8 +190,8 @@ class Buckets:
             return cls(np.empty((len(_VALUES), 0)), np.empty((_PLACES, 0), np.int32))
         return cls(np.concatenate([p.values for p in parts], 1), np.concatenate([p.places for p in parts], 1))
 
-    def table(self, symbols: pa.Array, calendar: TradingCalendar, *, adjusted: bool) -> pa.Table:
-        """Give them as rows (schema SILVER), in the same order."""
+    def table(self, symbols: pa.Array, versions: Versions, calendar: TradingCalendar, *, adjusted: bool) -> pa.Table:
+        """Give them as rows (schema SILVER), in the same order; `versions` are the symbols'."""
         owner, begins, lasts, counts, complete = self.places
         columns = [
             symbols.take(pa.array(owner)),
@@ -186,20 +201,16 @@ class Buckets:
             pa.array(calendar.days[lasts]).view(pa.date32()),
             complete.astype(bool),
             pa.repeat(pa.scalar(adjusted), self.size),
+            pa.array(versions[owner]).view(SILVER.field("version").type),
         ]
         return pa.Table.from_arrays(
             [pa.array(column, field.type) for column, field in zip(columns, SILVER, strict=True)], schema=SILVER
         )
 
 
-def aggregate(tails: Sequence[Bars], interval: int, calendar: TradingCalendar, *, adjusted: bool) -> pa.Table:
-    """Give the buckets (schema SILVER, by symbol as given, and `ts`) of bars that begin at a bucket's start, or later.
-
-    A bucket in which the symbol was handed over is two rows; `ts` of the second is the new company's first session.
-    """
-    some = [bars for bars in tails if bars.ordinals.size]
-    symbols = pa.array([bars.symbol for bars in some], pa.string())
-    return Market.of(some).buckets(interval).table(symbols, calendar, adjusted=adjusted)
+def version_numbers(versions: Sequence[datetime]) -> Versions:
+    """Return versions as Arrow and Parquet store them: microseconds since 1970-01-01 UTC."""
+    return np.array([(version - _EPOCH) // _MICROSECOND for version in versions], dtype=np.int64)
 
 
 def _join(arrays: Sequence[Any], out: Any) -> Any:  # noqa: ANN401 (numpy's arrays)

@@ -1,19 +1,20 @@
 """Which month file a bucket belongs to, and which month files are whose to do (pure)."""
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from services.resampler.aggregate import Buckets
+from services.resampler.aggregate import Buckets, Market, version_numbers
 from shared.calendar import TradingCalendar
 from shared.lake import INTERVALS, Month
+from shared.silver_join import Update
 
 Due = npt.NDArray[np.bool_]
 """Which month files are to be done: a row an interval, a column a month since the calendar's first."""
-EVERYTHING: Final = 0
-"""The ordinal from which on all buckets are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,11 @@ class ByMonth:
     def filled(self) -> npt.NDArray[np.bool_]:
         """Which months have buckets."""
         return np.diff(self.offsets) > 0
+
+    def renumbered(self, first: int) -> "ByMonth":
+        """Make the buckets refer to a longer list of symbols, in which theirs begin at `first`."""
+        self.buckets.places[0] += np.int32(first)
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +63,9 @@ class Months:
         months = self.first.month - 1 + number
         return Month(self.first.year + months // 12, months % 12 + 1)
 
-    def number(self, month: Month) -> int | None:
-        """Give a month's number, or None if it lies outside the calendar."""
-        number = (month.year - self.first.year) * 12 + month.month - self.first.month
-        return number if 0 <= number < self.count else None
+    def number(self, month: Month) -> int:
+        """Return the number of a month of the calendar."""
+        return (month.year - self.first.year) * 12 + month.month - self.first.month
 
     def share(self, index: int, of: int) -> Due:
         """Give the month files that are machine `index`'s of `of`.
@@ -70,16 +75,61 @@ class Months:
         mine = np.arange(self.count) % of == index
         return np.broadcast_to(mine, (len(INTERVALS), self.count)).copy()
 
-    def sorted(self, buckets: Buckets, due: npt.NDArray[np.bool_], since: int) -> ByMonth:
-        """Sort by month those buckets that start at ordinal `since` or later in a month that is due.
+    def sorted(
+        self, buckets: Buckets, interval: int, due: npt.NDArray[np.bool_] | None = None, since: int = 0
+    ) -> ByMonth:
+        """Sort by month the buckets that start at ordinal `since` or later in a month that is due (None: all are).
 
-        Those of one month keep their order.
+        The month is that of the bucket's first session, also for the part of a company that came later. Those of one
+        month keep their order.
         """
-        numbers = self.numbers[buckets.begins]
-        wanted = np.flatnonzero(due[numbers] & (buckets.begins >= since))
+        numbers = self.numbers[buckets.begins - buckets.begins % interval]
+        starts = buckets.begins >= since
+        wanted = np.flatnonzero(starts if due is None else due[numbers] & starts)
         numbers = numbers[wanted]
         offsets = np.append(0, np.cumsum(np.bincount(numbers, minlength=self.count)))
         return ByMonth(buckets.taken(wanted[np.argsort(numbers, kind="stable")]), offsets)
+
+
+@dataclass(slots=True)
+class Recomputed:
+    """All buckets of distinct symbols from a cut on, by month; the symbols are added some at a time."""
+
+    calendar: TradingCalendar
+    adjusted: bool
+    symbols: list[str] = field(default_factory=list)
+    versions: list[datetime] = field(default_factory=list)
+    cuts: list[int] = field(default_factory=list)
+    """The ordinal of each symbol's first bucket."""
+    parts: list[ByMonth] = field(default_factory=list)
+
+    def take(self, market: Market, cuts: Sequence[int], buckets: ByMonth) -> None:
+        """Add the buckets of a market's symbols."""
+        self.parts.append(buckets.renumbered(len(self.symbols)))
+        self.symbols += market.symbols
+        self.versions += market.versions
+        self.cuts += cuts
+
+    @property
+    def size(self) -> int:
+        """How many buckets there are."""
+        return sum(part.buckets.size for part in self.parts)
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory the buckets take."""
+        return sum(part.buckets.nbytes for part in self.parts)
+
+    def filled(self) -> npt.NDArray[np.intp]:
+        """Return the numbers of the months that have buckets."""
+        return np.flatnonzero(np.any([part.filled for part in self.parts], axis=0)) if self.parts else np.array([], int)
+
+    def update(self, month: int) -> Update:
+        """Return what is to be joined into the file of the month with this number."""
+        symbols, versions = pa.array(self.symbols, pa.string()), version_numbers(self.versions)
+        buckets = Buckets.joined([part.of(month) for part in self.parts])
+        rows = buckets.table(symbols, versions, self.calendar, adjusted=self.adjusted)
+        return Update(symbols, versions, np.array(self.cuts, np.int64), rows)
 
 
 def halves(due: Due) -> tuple[Due, Due]:

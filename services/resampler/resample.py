@@ -1,60 +1,82 @@
-"""How silver follows bronze: whole buckets recomputed, month files rewritten only if nobody else did meanwhile."""
+"""How silver follows bronze: an event's buckets are recomputed from daily bars and joined into month files.
 
-import time
+The bars come from the event's own tail if it reaches back far enough, else from data.parquet. Either way the rows carry
+the version of data.parquet that they come from, and the greater version wins (`join.py`): no order is assumed.
+"""
+
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from functools import partial
 from itertools import zip_longest
 from typing import Final
 
-import pyarrow as pa
-
 from services.resampler import checkpoint
-from services.resampler.aggregate import Bars, aggregate
-from services.resampler.buckets import first_to_recompute, window_start
-from services.resampler.silver import by_month, replaced, revocable
-from shared.bars import SILVER, decode_silver, encode
+from services.resampler.aggregate import Bars, Market
+from services.resampler.buckets import bucket_start, first_to_recompute, window_start
+from services.resampler.full import FullResampler
+from services.resampler.months import Months, Recomputed
 from shared.batching import chunks
 from shared.calendar import TradingCalendar
-from shared.errors import ConflictError, FiblakeError, NotFoundError, UpstreamError
-from shared.events import SYMBOLS_PER_EVENT, SilverUpdated
-from shared.lake import Bronze, Month, parse_silver_key, silver_key, silver_prefix
-from shared.objects import ObjectStore, StoredObject, pauses
+from shared.errors import FiblakeError, NotFoundError, UpstreamError
+from shared.events import SYMBOLS_PER_EVENT, ConsolidationComplete, SilverUpdated, Tail
+from shared.lake import Bronze, Month
+from shared.month_files import MonthFiles, OtherCalendarError
+from shared.objects import ObjectStore, StoredObject
 from shared.outcomes import attempt
 from shared.queues import Topic
-from shared.telemetry import count, logger
+from shared.silver_join import Update
+from shared.telemetry import count, joined, logger
 
-ATTEMPTS: Final = 30
-MONTHS_AT_ONCE: Final = 8
 SYMBOLS_AT_ONCE: Final = 64
+CUT_ANEW_BYTES: Final = 1 << 30
+"""Memory for the buckets of all symbols, when a changed calendar asks for them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a batch of completion events says of one symbol."""
+    """What a completion event says of a symbol."""
 
     symbol: str
     changed_from: date
     correlation_id: str = ""
     put_at: datetime | None = None
     """When the oldest file that led here was put."""
+    version: datetime | None = None
+    last_session: date | None = None
+    tail: Tail | None = None
+
+    @classmethod
+    def of(cls, event: ConsolidationComplete) -> "Change":
+        """Take what a resampler needs from an event."""
+        return cls(
+            event.symbol, event.changed_from, event.correlation_id, event.put_at, event.version, event.last_session,
+            event.tail,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Tailed:
+    """A symbol's bars from the first bucket on that is to be recomputed."""
+
+    bars: Bars
+    first: int
+    last: int
+    """The ordinal of the symbol's last bar."""
 
 
 @dataclass(slots=True)
-class _Recomputed:
-    """What one reading of bronze gives: rows by month, and from which bucket on each symbol was recomputed."""
+class _Work:
+    """What a batch of changes comes to: rounds of distinct symbols, to be joined one after the other."""
 
-    rows: dict[Month, pa.Table] = field(default_factory=dict)
-    cuts: dict[str, date] = field(default_factory=dict)
-    sources: dict[str, str] = field(default_factory=dict)
-    """The version (ETag) of each symbol's data.parquet that was read."""
-    handed_over: set[str] = field(default_factory=set)
+    rounds: list[Recomputed] = field(default_factory=list)
     errors: dict[str, FiblakeError] = field(default_factory=dict)
-    written: int = 0
-    revocable: set[str] = field(default_factory=set)
-    """The symbols that were written in such a way that newer bronze might take it back (`silver.revocable`)."""
-    last_session: date = date.min
+    cuts: dict[str, int] = field(default_factory=dict)
+    """The ordinal of each symbol's first bucket."""
+    last: int = 0
+    """The ordinal of the last bar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,173 +94,165 @@ class Resampler:
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def resample(self, changes: Sequence[Change], now: datetime) -> dict[str, FiblakeError]:
-        """Bring the interval's table up to date with the changed symbols; give the errors by symbol.
+        """Bring the interval's table up to date with the changes; return the errors by symbol.
 
         The others are in the month files, the checkpoint, and a SilverUpdated event when this returns.
         """
-        outcome = attempt(lambda: self._resampled(changes, now))
+        outcome = attempt(lambda: self._resample(changes, now))
         return {change.symbol: outcome for change in changes} if isinstance(outcome, FiblakeError) else outcome
 
-    def _resampled(self, changes: Sequence[Change], now: datetime) -> dict[str, FiblakeError]:
-        """Resample until no bronze file that was read has given way to a newer one meanwhile.
+    def _resample(self, changes: Sequence[Change], now: datetime) -> dict[str, FiblakeError]:
+        work = self._recompute(changes, now.date())
+        updated = sorted(work.cuts.keys() - work.errors.keys())
+        if work.cuts:
+            written = self._join(work)
+            rows = sum(part.size for part in work.rounds)
+            checkpoint.advance(self.store, self.interval, self.calendar.session(work.last), rows, now)
+            if updated:
+                self._publish(updated, work.cuts, changes)
+                self._measure(updated, rows, written, changes)
+        return work.errors
 
-        Month files guard themselves against writers, but not against one that found its newer bars in place already and
-        wrote nothing: only the sources tell that what was written over them is older.
+    def _recompute(self, changes: Sequence[Change], today: date) -> _Work:
+        """Compute what the changes touch: from their tails, or from data.parquet, read once a symbol."""
+        work = _Work()
+        window = window_start(self.calendar, today, self.retention_years, self.interval)
+        to_read: dict[str, date] = {}
+        rounds: list[dict[str, _Tailed]] = []
+        for change in changes:
+            tailed = self._from_tail(change, window)
+            if tailed is None:
+                to_read[change.symbol] = min(change.changed_from, to_read.get(change.symbol, change.changed_from))
+            else:
+                turn = next((turn for turn in rounds if change.symbol not in turn), None)
+                if turn is None:
+                    rounds.append(turn := {})
+                turn[change.symbol] = tailed
+        for turn in rounds:
+            self._add(work, [list(turn.values())])
+        self._add(work, self._read(to_read, window, work.errors))
+        return work
+
+    def _add(self, work: _Work, parts: Iterable[list[_Tailed]]) -> None:
+        """Cut bars of distinct symbols into buckets, and add them as one round."""
+        months, recomputed = Months.of(self.calendar), Recomputed(self.calendar, self.adjusted)
+        for part in parts:
+            market = Market.of([tailed.bars for tailed in part])
+            buckets = months.sorted(market.buckets(self.interval), self.interval)
+            recomputed.take(market, [tailed.first for tailed in part], buckets)
+            for tailed in part:
+                symbol = tailed.bars.symbol
+                work.cuts[symbol] = min(tailed.first, work.cuts.get(symbol, tailed.first))
+                work.last = max(work.last, tailed.last)
+        if recomputed.symbols:
+            work.rounds.append(recomputed)
+
+    def _from_tail(self, change: Change, window: int) -> _Tailed | None:
+        """Take the bars of a change's tail; None if it says too little or contradicts itself: data.parquet is read.
+
+        It says enough if it holds the bar before the change, and every bar of the first bucket to be recomputed.
         """
-        errors: dict[str, FiblakeError] = {}
-        left = list(changes)
-        for pause in pauses(ATTEMPTS):
-            done = self._until_written(left, now.date())
-            errors |= done.errors
-            stale = self._stale(done)
-            fresh = sorted(done.cuts.keys() - stale)
-            if fresh:
-                rows = _count(done.rows.values())
-                checkpoint.advance(self.store, self.interval, done.last_session, rows, now)
-                self._tell(fresh, done, changes)
-                self._measure(fresh, rows, done.written, changes)
-            left = [change for change in left if change.symbol in stale]
-            if not left:
-                return errors
-            time.sleep(pause)
-        moving = ConflictError(f"data.parquet was rewritten by others {ATTEMPTS} times while it was resampled")
-        return errors | {change.symbol: moving for change in left}
+        tail = change.tail
+        if tail is None or change.version is None or not tail.timestamp or tail.timestamp[-1] != change.last_session:
+            return None
+        before = bisect_left(tail.timestamp, change.changed_from) - 1
+        reaches_all = tail.tail_from <= self.calendar.session(0)
+        if before < 0 and not reaches_all:
+            return None
+        day = tail.timestamp[before] if before >= 0 else change.changed_from
+        first = max(window, bucket_start(self.calendar.ordinal_on_or_after(day), self.interval))
+        begin = self.calendar.session(first)
+        if begin < tail.tail_from:
+            return None
+        rows = bisect_left(tail.timestamp, begin)
+        bars = attempt(partial(Bars.of_tail, change.symbol, change.version, tail, rows, self.calendar))
+        if isinstance(bars, FiblakeError):
+            return None
+        return _Tailed(bars, first, self.calendar.ordinal(change.last_session))
 
-    def _until_written(self, changes: Sequence[Change], today: date) -> _Recomputed:
-        """Recompute and write; months that others wrote meanwhile are done again from a new reading of bronze."""
-        conflicts: set[Month] | None = None
-        errors: dict[str, FiblakeError] = {}
-        sources: dict[str, str] = {}
-        revocable: set[str] = set()
-        written = 0
-        for pause in pauses(ATTEMPTS):
-            # Targets before sources: which versions we are to replace is settled before bronze is read.
-            versions = self._versions()
-            # A symbol that failed once is left out for good: the months written without it are not written again.
-            recomputed = self._recompute([c for c in changes if c.symbol not in errors], today)
-            conflicts = self._write(recomputed, versions, conflicts)
-            errors |= recomputed.errors
-            written += recomputed.written
-            revocable |= recomputed.revocable
-            # The oldest version counts: the months of the first reading are not written again.
-            sources = recomputed.sources | sources
-            if not conflicts:
-                return replace(recomputed, errors=errors, written=written, revocable=revocable, sources=sources)
-            logger.info("months rewritten by others", extra={"interval": self.interval, "months": len(conflicts)})
-            time.sleep(pause)
-        raise ConflictError(
-            f"{len(conflicts or ())} month files of {self.interval}d were rewritten by others {ATTEMPTS} times"
-        )
+    def _read(
+        self, changed: Mapping[str, date], window: int, errors: dict[str, FiblakeError]
+    ) -> Iterator[list[_Tailed]]:
+        """Read each symbol's data.parquet, some at a time; meanwhile the next ones are on their way."""
 
-    def _stale(self, done: _Recomputed) -> set[str]:
-        """Give, of the symbols that may have to be taken back, those whose data.parquet is a newer one by now."""
-        symbols = sorted(done.revocable & done.cuts.keys())
-        versions = self.store.versions([self.bronze.data_key(symbol) for symbol in symbols])
-        return {symbol for symbol, etag in zip(symbols, versions, strict=True) if etag != done.sources[symbol]}
+        def get(symbols: Sequence[str]) -> list[StoredObject | None]:
+            return self.store.get_many([self.bronze.data_key(symbol) for symbol in symbols])
 
-    def _versions(self) -> dict[Month, str]:
-        listing = self.store.listed(silver_prefix(self.interval))
-        found = [(parse_silver_key(self.interval, info.key), info.etag) for info in listing]
-        return {month: etag for month, etag in found if month}
-
-    def _recompute(self, changes: Sequence[Change], today: date) -> _Recomputed:
-        """Read each symbol's bars once and aggregate what may have changed; keep only the buckets."""
-        result = _Recomputed()
-        tables = [SILVER.empty_table()]
-        for part in self._read(changes):
-            tails: list[Bars] = []
-            for change, found in part:
-                outcome = attempt(lambda c=change, f=found: self._tail(c, f, today, result))  # type: ignore[misc]
-                if isinstance(outcome, FiblakeError):
-                    result.errors[change.symbol] = outcome
-                else:
-                    tails.append(outcome)
-            tables.append(aggregate(tails, self.interval, self.calendar, adjusted=self.adjusted))
-        result.rows = by_month(pa.concat_tables(tables).combine_chunks())
-        return result
-
-    def _read(self, changes: Sequence[Change]) -> Iterator[list[tuple[Change, StoredObject | None]]]:
-        """Give changes with their data.parquet, some at a time; meanwhile the next ones are on their way."""
-
-        def get(some: Sequence[Change]) -> list[StoredObject | None]:
-            return self.store.get_many([self.bronze.data_key(change.symbol) for change in some])
-
-        parts = list(chunks(changes, SYMBOLS_AT_ONCE))
+        parts = list(chunks(changed, SYMBOLS_AT_ONCE))
         with ThreadPoolExecutor(1) as pool:
             coming = [pool.submit(get, part) for part in parts[:1]]
             for part, following in zip_longest(parts, parts[1:]):
                 objects = coming.pop().result()
                 if following:
                     coming.append(pool.submit(get, following))
-                yield list(zip(part, objects, strict=True))
+                pairs = zip(part, objects, strict=True)
+                outcomes = [attempt(partial(self._tail, s, changed[s], stored, window)) for s, stored in pairs]
+                errors |= {s: o for s, o in zip(part, outcomes, strict=True) if isinstance(o, FiblakeError)}
+                yield [outcome for outcome in outcomes if isinstance(outcome, _Tailed)]
 
-    def _tail(self, change: Change, found: StoredObject | None, today: date, result: _Recomputed) -> Bars:
-        """Give the symbol's bars from the first bucket on that is to be recomputed."""
-        if found is None:
-            raise NotFoundError(f"{change.symbol} has no data.parquet: consolidate it first")
-        bars = Bars.read(found.data, change.symbol, self.calendar, adjusted=self.adjusted)
-        changed = self.calendar.ordinal_on_or_after(change.changed_from)
-        window = window_start(self.calendar, today, self.retention_years, self.interval)
+    def _tail(self, symbol: str, changed_from: date, stored: StoredObject | None, window: int) -> _Tailed:
+        """Return the symbol's bars from the first bucket on that is to be recomputed."""
+        if stored is None:
+            raise NotFoundError(f"{symbol} has no data.parquet: consolidate it first")
+        bars = Bars.read(stored.data, symbol, stored.last_modified, self.calendar, adjusted=self.adjusted)
+        changed = self.calendar.ordinal_on_or_after(changed_from)
         first = max(window, first_to_recompute(bars.ordinals, changed, self.interval))
-        tail = bars.since(first)
-        result.cuts[change.symbol] = self.calendar.session(first)
-        result.sources[change.symbol] = found.etag
-        if bars.handovers.size:
-            result.handed_over.add(change.symbol)
-        result.last_session = max(result.last_session, self.calendar.session(bars.ordinals[-1]))
-        return tail
+        return _Tailed(bars.since(first), first, int(bars.ordinals[-1]))
 
-    def _write(self, new: _Recomputed, versions: Mapping[Month, str], only: set[Month] | None) -> set[Month]:
-        """Write the months that change (of `only`, if given); give those that somebody else wrote first."""
-        if not new.cuts:
-            return set()
-        earliest = Month.of(min(new.cuts.values()))
-        months = sorted({m for m in versions if m >= earliest} | set(new.rows))
-        wanted = [m for m in months if only is None or m in only]
-        with ThreadPoolExecutor(MONTHS_AT_ONCE) as pool:
-            outcomes = list(pool.map(lambda m: attempt(lambda: self._write_month(m, new, versions.get(m))), wanted))
-        for outcome in outcomes:
-            if isinstance(outcome, FiblakeError) and not isinstance(outcome, ConflictError):
-                raise outcome
-        written = [outcome for outcome in outcomes if isinstance(outcome, set)]
-        new.written = len(written)
-        new.revocable = set().union(*written)
-        return {month for month, outcome in zip(wanted, outcomes, strict=True) if isinstance(outcome, ConflictError)}
+    def _join(self, work: _Work) -> int:
+        """Join what was recomputed into the month files; return how many were written."""
+        files, months = MonthFiles(self.store, self.calendar, self.interval), Months.of(self.calendar)
+        existing = files.existing()
+        earliest = Month.of(self.calendar.session(min(work.cuts.values())))
+        # The file at the cut, or the last one before it, says by which calendar the bucket before the cut was cut.
+        first = max((month for month in existing if month <= earliest), default=earliest)
+        filled = {months.month(number) for part in work.rounds for number in part.filled().tolist()}
+        wanted = sorted({month for month in existing if month >= first} | filled)
 
-    def _write_month(self, month: Month, new: _Recomputed, etag: str | None) -> set[str] | None:
-        """Write the month if its rows change, and give the symbols that may have to be taken back; else None."""
-        key = silver_key(self.interval, month)
-        old = decode_silver(self.store.get_version(key, etag).data, key) if etag else None
-        recomputed = new.rows.get(month, SILVER.empty_table())
-        rows = replaced(old, recomputed, new.cuts)
-        if rows is None:
-            return None
-        self.store.write_if_unchanged(key, encode(rows), etag)
-        return revocable(old, recomputed, new.cuts, new.handed_over)
+        def updates(month: Month) -> list[Update]:
+            return [part.update(months.number(month)) for part in work.rounds]
 
-    def _tell(self, fresh: Sequence[str], done: _Recomputed, changes: Sequence[Change]) -> None:
-        correlation = {change.symbol: change.correlation_id for change in changes}
+        try:
+            return files.join(wanted, updates)
+        except OtherCalendarError as error:
+            self._cut_anew(error.month, files, existing)
+            return files.join(wanted, updates)
+
+    def _cut_anew(self, month: Month, files: MonthFiles, existing: Sequence[Month]) -> None:
+        """Compute all symbols anew from the first month on that was cut by another calendar than this one."""
+        first = month
+        for earlier in reversed([one for one in existing if one < month]):
+            if files.is_cut_alike(earlier):
+                break
+            first = earlier
+        logger.warning("calendar changed", extra={"interval": self.interval, "month": f"{first.year}-{first.month:02}"})
+        full = FullResampler(self.store, self.bronze, self.calendar, self.updated, 0, self.adjusted, CUT_ANEW_BYTES)
+        full.cut_anew(self.interval, first, self.clock())
+
+    def _publish(self, symbols: Sequence[str], cuts: Mapping[str, int], changes: Sequence[Change]) -> None:
+        correlation: dict[str, str] = {}
+        for change in changes:
+            own = correlation.setdefault(change.symbol, change.correlation_id)
+            joined(change.symbol, change.correlation_id, own)
+        days = {symbol: self.calendar.session(cuts[symbol]) for symbol in symbols}
         events = [
             SilverUpdated(
-                interval=self.interval, changed_from=min(done.cuts[s] for s in symbols), symbols=tuple(symbols),
-                correlation_id=correlation[symbols[0]],
+                interval=self.interval, changed_from=min(days[s] for s in some), symbols=tuple(some),
+                correlation_id=correlation[some[0]],
             )
-            for symbols in chunks(fresh, SYMBOLS_PER_EVENT)
+            for some in chunks(symbols, SYMBOLS_PER_EVENT)
         ]  # fmt: skip
         if self.updated.publish(events):
             raise UpstreamError("SNS did not take the SilverUpdated event")
-        for symbol in fresh:
+        for symbol in symbols:
             extra = {"symbol": symbol, "interval": self.interval, "correlation_id": correlation[symbol]}
-            logger.info("resampled", extra={**extra, "changed_from": done.cuts[symbol].isoformat()})
+            logger.info("resampled", extra={**extra, "changed_from": days[symbol].isoformat()})
 
-    def _measure(self, fresh: Sequence[str], rows: int, months: int, changes: Sequence[Change]) -> None:
-        count(interval=self.interval, SymbolsResampled=len(fresh), RowsComputed=rows, MonthsWritten=months)
-        oldest = min((c.put_at for c in changes if c.put_at and c.symbol in fresh), default=None)
+    def _measure(self, symbols: Sequence[str], rows: int, months: int, changes: Sequence[Change]) -> None:
+        count(interval=self.interval, SymbolsResampled=len(symbols), RowsComputed=rows, MonthsWritten=months)
+        updated = set(symbols)
+        oldest = min((c.put_at for c in changes if c.put_at and c.symbol in updated), default=None)
         if oldest:
             # What S3 calls the instant of a put is to the second: a quick chain could be there before it.
             seconds = max(0.0, (self.clock() - oldest).total_seconds())
             count(interval=self.interval, PutToSilverSeconds=seconds)
-
-
-def _count(tables: Iterable[pa.Table]) -> int:
-    return sum(table.num_rows for table in tables)

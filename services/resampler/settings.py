@@ -38,6 +38,9 @@ class FullResamplerSettings(Settings):
     silver_updated_topic_arn: str = Field(description="topic that is told of what was resampled")
     resampling_retention_years: int = Field(default=0, ge=0, le=200, description="history to resample; 0: all of it")
     resampling_adjusted: CliImplicitFlag[bool] = Field(default=True, description="apply splits")
+    rebuild: CliImplicitFlag[bool] = Field(
+        default=False, description="write anew also what was computed from the same version of the bars"
+    )
     memory_mb: int = Field(default=3000, ge=512, description="memory to keep to; less means more readings of bronze")
     trace_name: str = Field(default="", description="name of the job in X-Ray; empty: it is not traced")
     aws_batch_job_array_index: int = Field(default=0, ge=0, description="set by AWS Batch")

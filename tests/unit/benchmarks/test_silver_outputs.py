@@ -7,10 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.silver_outputs import differences
-from services.resampler.aggregate import aggregate
 from shared.bars import encode
 from shared.lake import INTERVALS, Month, silver_key
-from tests.unit.resampler.daily import SESSIONS, bars, numbered, nyse
+from tests.unit.resampler.daily import SESSIONS, aggregate, bars, numbered
 
 MONTH = Month(1962, 1)
 
@@ -19,7 +18,7 @@ def lay(root: Path, change: Callable[[pa.Table], pa.Table] = lambda table: table
     for n in INTERVALS:
         path = root / silver_key(n, MONTH)
         path.parent.mkdir(parents=True)
-        path.write_bytes(encode(change(aggregate([bars("AAPL", numbered(SESSIONS[:20]))], n, nyse(), adjusted=True))))
+        path.write_bytes(encode(change(aggregate([bars("AAPL", numbered(SESSIONS[:20]))], n))))
     return root
 
 

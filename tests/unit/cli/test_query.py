@@ -20,7 +20,7 @@ DAY = date(2025, 11, 19)
 
 def bucket(symbol: str, ts: date, close: float = 10.0) -> dict[str, object]:
     prices = {"open": 9.0, "high": 12.0, "low": 8.0, "close": close, "volume": 5.0}
-    whole = {"bars": 21, "last_date": ts, "is_complete": True, "adjusted": True}
+    whole = {"bars": 21, "last_date": ts, "is_complete": True, "adjusted": True, "version": NOON}
     return {"symbol": symbol, "ts": ts, **prices, **whole}
 
 

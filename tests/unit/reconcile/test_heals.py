@@ -6,18 +6,19 @@ from datetime import date
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.reconcile.lag import Cause
 from services.reconcile.reconcile import FILES_LOOKED_INTO, Outlets, Reconciler, Report
 from services.reconcile.silver import Grid
-from shared.bars import Consolidated
+from shared.bars import SILVER, Consolidated, decode_silver, encode
 from shared.calendar import nyse
 from shared.events import ConsolidationComplete
 from shared.lake import INTERVALS
 from tests.fakes import LAKE, FakeJobs, FakeQueue, FakeTopic, bar, parquet
-from tests.unit.resampler.daily import NOW
+from tests.unit.resampler.daily import NOW, flat
 from tests.unit.resampler.silver_lake import silver, whole_silver
 from tests.unit.test_put_to_silver import NEARBY, SYMBOLS, World
 
@@ -223,3 +224,62 @@ def test_a_manifest_that_was_lost_is_written_again() -> None:
     assert {lag.cause for lag in audited(world).lags} == {Cause.MANIFEST}
     healed(world, audited(world))
     assert audited(world).lags == []
+
+
+def settled() -> World:
+    world = World(0)
+    world.history("AAPL")
+    world.catch_up(3)
+    for interval in INTERVALS:
+        world.resample(interval, world.events)
+    world.events.clear()
+    return world
+
+
+@pytest.mark.parametrize("silver_is_lost", [False, True])
+def test_a_data_parquet_that_was_put_back_is_consolidated_beyond_the_version_it_was_told_of(
+    silver_is_lost: bool,  # noqa: FBT001 (a case)
+) -> None:
+    world = settled()
+    key = LAKE.data_key("AAPL")
+    before = world.store.peek(key) or b""
+    world.bar("AAPL", date(2025, 9, 30), 77)
+    world.consolidate(world.open_requests)
+    for interval in INTERVALS:
+        world.resample(interval, world.events)
+    world.events.clear()
+    world.store.take_away(LAKE.date_key("AAPL", date(2025, 9, 30)))
+    world.store.lay(key, before)
+    if silver_is_lost:
+        for name in world.store.keys("silver/"):
+            world.store.take_away(name)
+    assert {lag.cause for lag in audited(world).lags} >= {Cause.RESTORED}
+    healed(world, audited(world))
+    assert audited(world).lags == []
+    bars = Consolidated.decode(before, "AAPL", NOW).bars.to_pylist()
+    world.bronze["AAPL"] = {bar["timestamp"]: flat(bar["open"]) for bar in bars}
+    for interval in INTERVALS:
+        assert silver(world.store, interval) == whole_silver(world.bronze, interval)
+
+
+def test_silver_that_is_wrong_at_the_very_version_of_data_parquet_is_mended_by_a_newer_version() -> None:
+    world = settled()
+    key = next(name for name in world.store.keys("silver/") if "silver_8d" in name)
+    rows = decode_silver(world.store.peek(key) or b"", key)
+    wrong = pa.array([-1.0] * rows.num_rows, pa.float64())
+    world.store.lay(key, encode(rows.set_column(2, SILVER.field(2), wrong)))
+    (lag,) = audited(world).lags
+    assert (lag.cause, lag.interval, lag.version_floor is not None) == (Cause.SILVER, 8, True)
+    assert healed(world, audited(world)) == 1
+    assert audited(world).lags == []
+
+
+def test_a_data_parquet_that_grew_while_silver_was_read_lags_in_nothing() -> None:
+    world = settled()
+    reconciler = Reconciler(world.store, LAKE, Grid(nyse(), adjusted=True), NOW.date())
+    old = Consolidated.decode(world.store.peek(LAKE.data_key("AAPL")) or b"", "AAPL", NOW)
+    world.bar("AAPL", date(2025, 9, 30), 77)
+    world.consolidate(world.open_requests)
+    for interval in INTERVALS:
+        world.resample(interval, world.events)
+    assert list(reconciler._silver({"AAPL": old}, 3, None)) == []  # noqa: SLF001 (what it read before is given)

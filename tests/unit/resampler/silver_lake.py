@@ -1,15 +1,16 @@
 """A lake in memory: laying bronze into it, reading silver out of it, and what silver must be."""
 
 from collections.abc import Mapping
-from datetime import date
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from services.resampler.resample import Change, Resampler
-from shared.bars import SILVER, decode
+from shared.bars import decode_silver, read_prices
 from shared.calendar import nyse
+from shared.errors import ContractError
 from shared.lake import Month, parse_silver_key, silver_prefix
 from tests.fakes import LAKE, FakeTopic, MemoryObjectStore
-from tests.unit.resampler.daily import NO_FACTS, Daily, Facts, data_parquet, slow_silver
+from tests.unit.resampler.daily import NO_FACTS, NOW, ORDINAL, SESSIONS, Daily, Facts, data_parquet, slow_silver
 
 
 def resampler(
@@ -20,20 +21,43 @@ def resampler(
 
 
 def lay(store: MemoryObjectStore, symbol: str, days: Mapping[date, Daily], facts: Facts = NO_FACTS) -> None:
-    """Let `days` be the symbol's consolidated bars, and `facts` what is known of it beside them."""
-    store.lay(LAKE.data_key(symbol), data_parquet(symbol, days, facts.reference()))
+    """Let `days` be the symbol's consolidated bars, and `facts` what is known of it beside them: a new version."""
+    key = LAKE.data_key(symbol)
+    version = version_of(store, symbol)
+    later = version + timedelta(microseconds=1) if version else NOW
+    store.lay(key, data_parquet(symbol, days, facts.reference(), later))
+
+
+def version_of(store: MemoryObjectStore, symbol: str) -> datetime | None:
+    """The version of the symbol's data.parquet; None if there is none that can be read."""
+    data = store.peek(LAKE.data_key(symbol))
+    try:
+        return read_prices(data, symbol, NOW)[2] if data else None
+    except ContractError:
+        return None
 
 
 def silver(store: MemoryObjectStore, interval: int) -> list[dict[str, Any]]:
-    """Read the whole table, by symbol and bucket; check on the way that each file holds its month, in order."""
+    """Read the whole table's values, by symbol and bucket; check that each file holds its month's buckets, in order."""
+    rows = versioned_silver(store, interval)
+    return [{name: value for name, value in row.items() if name != "version"} for row in rows]
+
+
+def versioned_silver(store: MemoryObjectStore, interval: int) -> list[dict[str, Any]]:
+    """The same with the column `version`."""
     rows: list[dict[str, Any]] = []
     for key in store.keys(silver_prefix(interval)):
-        inside = decode(store.peek(key) or b"", SILVER, key).to_pylist()
+        inside = decode_silver(store.peek(key) or b"", key).to_pylist()
         month = parse_silver_key(interval, key)
-        assert {Month.of(row["ts"]) for row in inside} <= {month}
+        assert {Month.of(bucket_start(row["ts"], interval)) for row in inside} <= {month}
         assert inside == sorted(inside, key=_place)
         rows += inside
     return sorted(rows, key=_place)
+
+
+def bucket_start(ts: date, interval: int) -> date:
+    """The first session of the bucket that a row with this `ts` is of."""
+    return SESSIONS[ORDINAL[ts] // interval * interval]
 
 
 def whole_silver(

@@ -3,11 +3,9 @@ from datetime import date, timedelta
 from itertools import count
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from services.resampler.batch import distinct, interval_of, resample_batch
-from services.resampler.resample import Change, Resampler
+from services.resampler.batch import interval_of, resample_batch
+from services.resampler.resample import Resampler
 from shared.errors import ConfigurationError, ContractError, NotFoundError, UpstreamError
 from shared.events import ConsolidationComplete
 from shared.lake import INTERVALS
@@ -46,22 +44,6 @@ def test_the_interval_is_the_queues(prefix: str, interval: int) -> None:
 def test_a_queue_that_is_for_no_interval_is_an_error_that_names_it(queue: str) -> None:
     with pytest.raises(ConfigurationError, match=f"queue '{queue}' is not named like"):
         interval_of(queue)
-
-
-def test_a_symbol_is_resampled_once_from_its_earliest_change() -> None:
-    events = [
-        complete("MSFT", DAYS[5], "c"), complete("AAPL", DAYS[9], "a"), complete("AAPL", DAYS[2], "b"),
-        complete("AAPL", DAYS[4], "d"),
-    ]  # fmt: skip
-    assert distinct(events) == [Change("AAPL", DAYS[2], "b"), Change("MSFT", DAYS[5], "c")]
-
-
-@given(st.lists(st.builds(complete, st.sampled_from(["A", "B", "a"]), st.sampled_from(DAYS))))
-def test_distinct_symbols_are_sorted_and_have_their_earliest_change(events: list[ConsolidationComplete]) -> None:
-    changes = distinct(events)
-    assert [change.symbol for change in changes] == sorted({event.symbol for event in events})
-    for change in changes:
-        assert change.changed_from == min(e.changed_from for e in events if e.symbol == change.symbol)
 
 
 def test_an_unknown_schema_version_fails_its_message_only(store: MemoryObjectStore, three: Resampler) -> None:
@@ -112,6 +94,7 @@ def test_every_message_of_a_symbol_that_failed_fails(store: MemoryObjectStore, t
 def test_a_fault_of_the_bucket_fails_all_messages_that_could_be_read(
     store: MemoryObjectStore, three: Resampler
 ) -> None:
+    lay(store, "AAPL", HISTORY)
     store.fail("list")
     bad, good = received("x"), received(complete("AAPL", DAYS[0]).model_dump_json())
     errors = resample_batch(three, [bad, good], NOW)
@@ -158,8 +141,14 @@ def test_a_put_that_nobody_knows_the_instant_of_has_no_latency(metrics: Metrics)
     assert [names for line in metrics() for names in line if "Seconds" in names] == []
 
 
-def test_of_several_events_the_oldest_put_counts() -> None:
+def test_of_several_events_of_a_symbol_the_oldest_put_counts_and_the_first_id_names_it(
+    store: MemoryObjectStore, topic: FakeTopic, metrics: Metrics
+) -> None:
+    lay(store, "AAPL", HISTORY)
     late = complete("AAPL", DAYS[2], "a").model_copy(update={"put_at": NOW})
     early = complete("AAPL", DAYS[9], "b").model_copy(update={"put_at": NOW - timedelta(hours=1)})
-    for events in ([late, early], [early, late, complete("AAPL", DAYS[5])]):
-        assert distinct(events) == [Change("AAPL", DAYS[2], "a", NOW - timedelta(hours=1))]
+    own = replace(resampler(store, 5, topic), clock=lambda: NOW)
+    assert resample_batch(own, [received(event.model_dump_json()) for event in (late, early)], NOW) == {}
+    assert {"PutToSilverSeconds": 3600, "interval": "5d"} in metrics()
+    [event] = topic.published
+    assert (event.correlation_id, event.changed_from <= DAYS[2]) == ("a", True)

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.resampler.full import ATTEMPTS, FullResampler
+from services.resampler.full import FullResampler
 from shared.calendar import nyse
 from shared.errors import ConflictError, UpstreamError
 from shared.lake import INTERVALS, Month, checkpoint_key, silver_key, silver_prefix
+from shared.objects import ATTEMPTS_AT_UPDATE
 from tests.fakes import LAKE, FakeTopic, MemoryObjectStore
 from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS, Daily, Facts, flat, numbered
 from tests.unit.resampler.silver_lake import changed, lay, resampler, silver, whole_silver
@@ -214,17 +215,16 @@ def test_a_handover_that_is_withdrawn_while_month_files_are_written_is_followed(
     full(store).run(NOW)
     bronze["AAPL"][november] = flat(1)
     lay(store, "AAPL", bronze["AAPL"], handed_over["AAPL"])
-    second = silver_key(3, Month(2025, 11))
-    store.interfere(lambda: learned(store, bronze["AAPL"], Facts()), of=lambda key: key == second)
+    first = silver_key(3, Month(2025, 10))
+    store.interfere(lambda: learned(store, bronze["AAPL"], Facts()), of=lambda key: key == first)
     full(store).run(NOW)
     assert tables(store) == expected(bronze, {"IBM": handed_over["IBM"]})
 
 
-def test_files_that_others_rewrite_all_the_time_are_given_up_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.resampler.full.time.sleep", lambda _seconds: None)
+def test_files_that_others_rewrite_all_the_time_are_given_up_with_an_error() -> None:
     store = lake({"AAPL": BRONZE["AAPL"]})
     store.fail("write", ConflictError("somebody else"), times=1_000_000, of=lambda key: key.startswith("silver/"))
-    with pytest.raises(ConflictError, match=f"{ATTEMPTS} times"):
+    with pytest.raises(ConflictError, match=f"{ATTEMPTS_AT_UPDATE} times"):
         full(store).run(NOW)
 
 
@@ -289,6 +289,8 @@ def test_as_traded_silver_is_told_from_adjusted() -> None:
     full(store, adjusted=False).run(NOW)
     assert {row["adjusted"] for row in silver(store, 3)} == {False}
     full(store).run(NOW)
+    assert {row["adjusted"] for row in silver(store, 3)} == {False}, "the version is the same"
+    full(store, rebuild=True).run(NOW)
     assert tables(store) == expected({"AAPL": BRONZE["AAPL"]}, facts)
 
 

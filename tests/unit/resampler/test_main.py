@@ -87,12 +87,19 @@ def test_the_settings_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
         def run(self, now: datetime, index: int = 0, of: int = 1) -> entry.Summary:
             assert now.tzinfo
             seen.update(bytes=self.most_bytes, years=self.retention_years, adjusted=self.adjusted, share=(index, of))
+            seen.update(rebuild=self.rebuild)
             return entry.Summary(last_session=date(2026, 1, 2))
 
     monkeypatch.setattr(entry, "FullResampler", Spy)
-    options = ["--memory-mb", "1000", "--resampling-retention-years", "5", "--no-resampling-adjusted"]
+    options = ["--memory-mb", "1000", "--resampling-retention-years", "5", "--no-resampling-adjusted", "--rebuild"]
     assert entry.main(options) == 0
-    assert seen == {"bytes": (1000 - entry.RESERVED_MB) << 20, "years": 5, "adjusted": False, "share": (0, 1)}
+    assert seen == {
+        "bytes": (1000 - entry.RESERVED_MB) << 20,
+        "years": 5,
+        "adjusted": False,
+        "share": (0, 1),
+        "rebuild": True,
+    }
 
 
 def test_a_traced_run_is_one_segment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.resampler.aggregate import Market
-from services.resampler.months import EVERYTHING, Months, halves
+from services.resampler.months import Months, halves
 from shared.calendar import nyse
 from shared.lake import INTERVALS, Month
 from tests.unit.resampler.daily import SESSIONS, bars, numbered
@@ -15,11 +15,6 @@ def test_months_are_numbered_from_the_calendars_first() -> None:
     assert (MONTHS.month(0), MONTHS.month(11), MONTHS.month(12)) == (Month(1962, 1), Month(1962, 12), Month(1963, 1))
     assert MONTHS.month(MONTHS.count - 1) == Month.of(SESSIONS[-1])
     assert [MONTHS.number(MONTHS.month(number)) for number in range(MONTHS.count)] == list(range(MONTHS.count))
-
-
-def test_a_month_outside_the_calendar_has_no_number() -> None:
-    assert MONTHS.number(Month(1961, 12)) is None
-    assert MONTHS.number(Month(SESSIONS[-1].year + 1, 1)) is None
 
 
 @given(of=st.integers(1, 40))
@@ -42,7 +37,7 @@ def test_halves_are_disjoint_nearly_as_large_and_all_of_it_together(due: list[bo
 def test_buckets_are_sorted_by_month_and_keep_their_order_within_one() -> None:
     market = Market.of([bars(symbol, numbered(SESSIONS[:60])) for symbol in ("A", "B")])
     buckets = market.buckets(3)
-    found = MONTHS.sorted(buckets, np.ones(MONTHS.count, bool), EVERYTHING)
+    found = MONTHS.sorted(buckets, 3)
     for number in range(5):
         inside = found.of(number)
         assert {Month.of(SESSIONS[begin]) for begin in inside.begins} <= {MONTHS.month(number)}
@@ -55,5 +50,5 @@ def test_buckets_that_are_not_due_or_begin_before_the_window_are_left_out() -> N
     buckets = Market.of([bars("A", numbered(SESSIONS[:60]))]).buckets(3)
     due = np.zeros(MONTHS.count, bool)
     due[1] = True
-    assert {Month.of(SESSIONS[b]) for b in MONTHS.sorted(buckets, due, EVERYTHING).buckets.begins} == {Month(1962, 2)}
-    assert MONTHS.sorted(buckets, ~due, 30).buckets.begins.min() >= 30
+    assert {Month.of(SESSIONS[b]) for b in MONTHS.sorted(buckets, 3, due).buckets.begins} == {Month(1962, 2)}
+    assert MONTHS.sorted(buckets, 3, ~due, 30).buckets.begins.min() >= 30

@@ -1,22 +1,19 @@
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 
 import pytest
 
-from services.resampler.resample import ATTEMPTS, Change, Resampler
+from services.resampler.resample import Change, Resampler
 from shared.bars import BRONZE, SILVER, Consolidated, decode, encode
 from shared.errors import ConfigurationError, ConflictError, ContractError, NotFoundError, UpstreamError
-from shared.lake import INTERVALS, checkpoint_key, silver_prefix
-from shared.objects import StoredObject
+from shared.lake import INTERVALS, Month, checkpoint_key, silver_key, silver_prefix
 from tests.fakes import LAKE, FakeTopic, MemoryObjectStore
 from tests.unit.resampler.daily import (
     NOW,
     ORDINAL,
     SESSIONS,
-    Daily,
     Facts,
     data_parquet,
     flat,
@@ -90,10 +87,9 @@ def test_a_late_bar_older_than_everything_makes_its_own_month_and_moves_no_bucke
     three.resample(changed("AAPL", since=FIRST), NOW)
     late = HISTORY | numbered([date(1962, 1, 3)])
     lay(store, "AAPL", late)
-    store.journal.clear()
     three.resample(changed("AAPL", since=date(1962, 1, 3)), NOW)
     assert silver(store, 3) == whole_silver({"AAPL": late}, 3)
-    assert written(store) == ["silver/silver_3d/year=1962/month=01/data_3d_196201.parquet"]
+    assert months(store)[0] == "year=1962/month=01/data_3d_196201.parquet"
 
 
 def test_a_restated_bar_changes_its_bucket_only(store: MemoryObjectStore, three: Resampler) -> None:
@@ -242,7 +238,7 @@ def test_month_files_from_before_silver_was_adjusted_are_read_as_traded_and_writ
         lay(store, symbol, HISTORY)
     resampler(store, 3, adjusted=False).resample(changed("AAPL", "MSFT", since=FIRST), NOW)
     for key in store.keys("silver/"):
-        store.lay(key, encode(decode(store.peek(key) or b"", SILVER, key).drop_columns(["adjusted"])))
+        store.lay(key, encode(decode(store.peek(key) or b"", SILVER, key).drop_columns(["adjusted", "version"])))
     assert three.resample(changed("AAPL", since=FIRST), NOW) == {}
     rows = silver(store, 3)
     assert {(row["symbol"], row["adjusted"]) for row in rows} == {("AAPL", True), ("MSFT", False)}
@@ -310,111 +306,50 @@ def test_many_resamplers_at_one_month_file_lose_nothing(store: MemoryObjectStore
     assert checkpoint(store, 34)["total_records_processed"] == len(silver(store, 34))
 
 
-def test_a_conflict_is_resolved_by_reading_both_sides_again(store: MemoryObjectStore, three: Resampler) -> None:
+def test_a_conflict_is_resolved_by_reading_the_month_file_again_and_bronze_is_read_once(
+    store: MemoryObjectStore, three: Resampler
+) -> None:
     lay(store, "AAPL", HISTORY)
     lay(store, "MSFT", HISTORY)
     store.interfere(lambda: resampler(store, 3).resample(changed("MSFT", since=FIRST), NOW), of=in_silver)
     assert three.resample(changed("AAPL", since=FIRST), NOW) == {}
-    assert store.done("conflict")
+    assert len(store.done("conflict")) == 1
+    assert store.done("get").count(LAKE.data_key("AAPL")) == 1
+    assert store.done("head") == []
     assert silver(store, 3) == whole_silver({"AAPL": HISTORY, "MSFT": HISTORY}, 3)
 
 
 def test_only_the_months_in_conflict_are_written_again(store: MemoryObjectStore, three: Resampler) -> None:
     lay(store, "AAPL", HISTORY)
     lay(store, "MSFT", {DAYS[0]: HISTORY[DAYS[0]]})
-    store.interfere(lambda: resampler(store, 3).resample(changed("MSFT", since=FIRST), NOW), of=in_silver)
+    october = silver_key(3, Month(2025, 10))
+    other = resampler(store, 3)
+    store.interfere(lambda: other.resample(changed("MSFT", since=FIRST), NOW), of=lambda key: key == october)
     three.resample(changed("AAPL", since=FIRST), NOW)
-    assert len(store.done("conflict")) == 1
+    assert store.done("conflict") == [october]
     assert len(written(store)) == len(months(store)) + 1
 
 
-class Slow(MemoryObjectStore):
-    """A bucket where something may happen right after bronze was read."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.after_reading: Callable[[], object] | None = None
-
-    def get_many(self, keys: Sequence[str]) -> list[StoredObject | None]:
-        found = super().get_many(keys)
-        act, self.after_reading = self.after_reading, None
-        if act:
-            act()
-        return found
-
-
-def test_an_older_reading_of_bronze_never_overwrites_a_newer_one() -> None:
-    store = Slow()
+def test_a_month_file_that_vanishes_meanwhile_is_a_conflict_and_is_made_again(
+    store: MemoryObjectStore, three: Resampler
+) -> None:
     lay(store, "AAPL", HISTORY)
-    resampler(store, 3).resample(changed("AAPL", since=FIRST), NOW)
-    restated = HISTORY | {DAYS[10]: flat(5)}
-    newer = restated | {DAYS[10]: flat(6), DAYS[40]: flat(7)}
-
-    def overtake() -> None:
-        lay(store, "AAPL", newer)
-        resampler(store, 3).resample(changed("AAPL", since=DAYS[10]), NOW)
-
-    lay(store, "AAPL", restated)
-    store.after_reading = overtake
-    assert resampler(store, 3).resample(changed("AAPL", since=DAYS[10]), NOW) == {}
-    assert silver(store, 3) == whole_silver({"AAPL": newer}, 3)
-
-
-def test_a_month_file_that_vanishes_meanwhile_is_a_conflict_and_is_made_again() -> None:
-    store = Slow()
-    lay(store, "AAPL", HISTORY)
-    resampler(store, 3).resample(changed("AAPL", since=FIRST), NOW)
+    three.resample(changed("AAPL", since=FIRST), NOW)
     lay(store, "AAPL", restated := HISTORY | {DAYS[30]: flat(5)})
     gone = next(key for key in store.keys("silver/") if "202511" in key)
-    store.after_reading = lambda: store.take_away(gone)
-    assert resampler(store, 3).resample(changed("AAPL", since=FIRST), NOW) == {}
+    store.interfere(lambda: store.take_away(gone), of=lambda key: key == gone)
+    assert three.resample(changed("AAPL", since=FIRST), NOW) == {}
     assert silver(store, 3) == whole_silver({"AAPL": restated}, 3)
 
 
-def test_a_symbol_that_fails_while_others_are_done_again_fails_alone() -> None:
-    store = Slow()
-    topic = FakeTopic()
-    lay(store, "AAPL", HISTORY)
-    lay(store, "MSFT", HISTORY)
-    lay(store, "IBM", HISTORY)
-
-    def disturb() -> None:
-        resampler(store, 3).resample(changed("IBM", since=FIRST), NOW)
-        store.lay(LAKE.data_key("MSFT"), b"not parquet")
-
-    store.after_reading = disturb
-    errors = resampler(store, 3, topic).resample(changed("AAPL", "MSFT", since=FIRST), NOW)
-    assert list(errors) == ["MSFT"]
-    assert isinstance(errors["MSFT"], ContractError)
-    assert silver(store, 3) == whole_silver({"AAPL": HISTORY, "IBM": HISTORY}, 3)
-    assert [event.symbols for event in topic.published] == [("AAPL",)]
-
-
-def test_a_symbol_that_failed_at_first_is_reported_even_if_it_could_be_read_later() -> None:
-    store = Slow()
-    lay(store, "AAPL", HISTORY)
-    lay(store, "IBM", HISTORY)
-
-    def recover() -> None:
-        resampler(store, 3).resample(changed("IBM", since=FIRST), NOW)
-        lay(store, "MSFT", HISTORY)
-
-    store.after_reading = recover
-    assert list(resampler(store, 3).resample(changed("AAPL", "MSFT", since=FIRST), NOW)) == ["MSFT"]
-    assert silver(store, 3) == whole_silver({"AAPL": HISTORY, "IBM": HISTORY}, 3)
-    assert resampler(store, 3).resample(changed("MSFT", since=FIRST), NOW) == {}
-    assert silver(store, 3) == whole_silver({"AAPL": HISTORY, "IBM": HISTORY, "MSFT": HISTORY}, 3)
-
-
 def test_conflicts_without_end_are_a_conflict_for_every_symbol_and_nothing_is_told(
-    store: MemoryObjectStore, three: Resampler, topic: FakeTopic, naps: list[float]
+    store: MemoryObjectStore, three: Resampler, topic: FakeTopic
 ) -> None:
     lay(store, "AAPL", HISTORY)
     lay(store, "MSFT", HISTORY)
     store.fail("write", ConflictError("somebody else, always"), times=10_000, of=in_silver)
     errors = three.resample(changed("AAPL", "MSFT", since=FIRST), NOW)
     assert {symbol: type(error) for symbol, error in errors.items()} == {"AAPL": ConflictError, "MSFT": ConflictError}
-    assert len(naps) == ATTEMPTS
     assert (topic.published, checkpoint(store)) == ([], {})
 
 
@@ -440,6 +375,7 @@ def test_a_month_file_that_cannot_be_read_is_an_error_that_names_it_and_is_not_o
     errors = three.resample(changed("AAPL", since=FIRST), NOW)
     assert isinstance(errors["AAPL"], ContractError)
     assert key in str(errors["AAPL"])
+    assert "move it away" in str(errors["AAPL"])
     assert store.peek(key) == b"somebody's notes"
 
 
@@ -469,109 +405,6 @@ def test_an_error_that_is_not_ours_is_every_symbols_and_is_retried(
         ("AAPL", "MSFT"), "UnexpectedError: ZeroDivisionError: a fault of our own"
     )
     assert topic.published == []
-
-
-# --------------------------------------------------------------------------------- bronze that moves while it is read
-
-
-class Moving(MemoryObjectStore):
-    """A bucket where the next of `versions` of AAPL's bars is laid each time after bronze was read."""
-
-    def __init__(self, *versions: Mapping[date, Daily]) -> None:
-        super().__init__()
-        self.to_come = iter(versions)
-        lay(self, "AAPL", next(self.to_come))
-
-    def get_many(self, keys: Sequence[str]) -> list[StoredObject | None]:
-        found = super().get_many(keys)
-        newer = next(self.to_come, None)
-        if newer is not None:
-            lay(self, "AAPL", newer)
-        return found
-
-    def readings(self, symbol: str = "AAPL") -> int:
-        return self.done("get").count(LAKE.data_key(symbol))
-
-
-def at_price(price: int) -> dict[date, Daily]:
-    return HISTORY | {DAYS[10]: flat(price)}
-
-
-@pytest.mark.parametrize("passes", [1, 2, 5])
-def test_bronze_that_gave_way_to_a_newer_one_is_read_again_until_it_stands_still(passes: int) -> None:
-    store, topic = Moving(*(at_price(price) for price in range(2, passes + 2))), FakeTopic()
-    lay(store, "MSFT", HISTORY)
-    assert resampler(store, 3, topic).resample(changed("AAPL", "MSFT", since=FIRST), NOW) == {}
-    assert silver(store, 3) == whole_silver({"AAPL": at_price(passes + 1), "MSFT": HISTORY}, 3)
-    assert (store.readings(), store.readings("MSFT")) == (passes, 1)
-    assert [event.symbols for event in topic.published] == [("MSFT",), ("AAPL",)] if passes > 1 else [("AAPL", "MSFT")]
-
-
-def test_a_symbol_that_never_stands_still_is_a_conflict_while_its_mates_are_done(naps: list[float]) -> None:
-    store, topic = Moving(*(at_price(price) for price in range(2, ATTEMPTS + 5))), FakeTopic()
-    lay(store, "MSFT", HISTORY)
-    errors = resampler(store, 3, topic).resample(changed("AAPL", "MSFT", since=FIRST), NOW)
-    assert list(errors) == ["AAPL"]
-    assert isinstance(errors["AAPL"], ConflictError)
-    assert (store.readings(), len(naps)) == (ATTEMPTS, ATTEMPTS)
-    assert [event.symbols for event in topic.published] == [("MSFT",)]
-    assert resampler(store, 3, topic).resample(changed("AAPL", since=FIRST), NOW) == {}
-
-
-def test_a_symbol_whose_bronze_vanishes_while_it_is_written_fails_alone() -> None:
-    store, topic = Slow(), FakeTopic()
-    lay(store, "AAPL", HISTORY)
-    lay(store, "MSFT", HISTORY)
-    store.after_reading = lambda: store.take_away(LAKE.data_key("AAPL"))
-    errors = resampler(store, 3, topic).resample(changed("AAPL", "MSFT", since=FIRST), NOW)
-    assert {symbol: type(error) for symbol, error in errors.items()} == {"AAPL": NotFoundError}
-    assert [event.symbols for event in topic.published] == [("MSFT",)]
-
-
-def test_where_nothing_was_written_no_versions_are_looked_up(store: MemoryObjectStore, three: Resampler) -> None:
-    lay(store, "AAPL", HISTORY)
-    lay(store, "MSFT", HISTORY)
-    three.resample(changed("AAPL", "MSFT", since=FIRST), NOW)
-    assert sorted(store.done("head")) == [LAKE.data_key("AAPL"), LAKE.data_key("MSFT")]
-    store.journal.clear()
-    assert three.resample(changed("AAPL", "MSFT", since=FIRST), NOW) == {}
-    assert store.done("head") == []
-
-
-def test_versions_that_cannot_be_looked_up_fail_every_symbol_and_the_next_run_repairs_all(
-    store: MemoryObjectStore, three: Resampler, topic: FakeTopic
-) -> None:
-    lay(store, "AAPL", HISTORY)
-    store.fail("head")
-    assert isinstance(three.resample(changed("AAPL", since=FIRST), NOW)["AAPL"], UpstreamError)
-    assert topic.published == []
-    assert three.resample(changed("AAPL", since=FIRST), NOW) == {}
-    assert [event.symbols for event in topic.published] == [("AAPL",)]
-
-
-@pytest.mark.parametrize("restated_back", [False, True])
-def test_bronze_that_changes_between_two_passes_of_a_conflict_is_noticed(
-    store: MemoryObjectStore,
-    three: Resampler,
-    restated_back: bool,  # noqa: FBT001
-) -> None:
-    """The second pass reads the newer bars but writes the month in conflict only; the others are of the older ones."""
-    lay(store, "AAPL", HISTORY)
-    three.resample(changed("AAPL", since=FIRST), NOW)
-    october, december = DAYS[1], next(day for day in DAYS if day >= date(2025, 12, 10))
-    lay(store, "AAPL", HISTORY | {october: flat(5), december: flat(5)})
-    # Restated back, the month in conflict is found in place by the second pass, which then writes nothing.
-    newer = HISTORY | {october: flat(6), december: HISTORY[december] if restated_back else flat(6)}
-    in_conflict = next(key for key in store.keys("silver/") if "202512" in key)
-
-    def disturb() -> None:
-        store.lay(in_conflict, store.peek(in_conflict) or b"")
-        lay(store, "AAPL", newer)
-
-    store.interfere(disturb, of=lambda key: key == in_conflict)
-    assert three.resample(changed("AAPL", since=october), NOW) == {}
-    assert store.done("conflict") == [in_conflict]
-    assert silver(store, 3) == whole_silver({"AAPL": newer}, 3)
 
 
 # ------------------------------------------------------------------------------------------- checkpoint, then the event

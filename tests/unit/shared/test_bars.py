@@ -12,7 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.adjustment import NO_REFERENCE, Reference
-from shared.bars import BRONZE, MANIFEST, SILVER, Consolidated, decode, decode_silver, encode, read_bars, read_prices
+from shared.bars import (
+    BRONZE,
+    MANIFEST,
+    OLDEST_VERSION,
+    SILVER,
+    SILVER_CALENDAR,
+    Consolidated,
+    decode,
+    decode_silver,
+    encode,
+    read_bars,
+    read_prices,
+)
 from shared.errors import ContractError
 from shared.reference import read_splits
 from shared.source_log import SourceVersion
@@ -90,13 +102,25 @@ def test_a_reference_that_cannot_be_read_is_an_error_and_never_none(text: bytes)
 
 BUCKET = {
     "symbol": "AAPL", "ts": date(2025, 11, 17), "open": 1.0, "high": 1.0, "low": 1.0, "close": 1.0, "volume": 1.0,
-    "bars": 3, "last_date": date(2025, 11, 19), "is_complete": True, "adjusted": True,
+    "bars": 3, "last_date": date(2025, 11, 19), "is_complete": True, "adjusted": True, "version": MODIFIED,
 }  # fmt: skip
 
 
 def test_silver_is_read_as_it_was_written() -> None:
     rows = pa.Table.from_pylist([BUCKET, BUCKET | {"adjusted": False}], schema=SILVER)
     assert decode_silver(encode(rows), "it").equals(rows)
+
+
+def test_a_month_files_own_metadata_is_read_with_it() -> None:
+    rows = pa.Table.from_pylist([BUCKET], schema=SILVER).replace_schema_metadata({SILVER_CALENDAR: "2025-11-20 ab"})
+    assert decode_silver(encode(rows), "it").schema.metadata[SILVER_CALENDAR] == b"2025-11-20 ab"
+
+
+@pytest.mark.parametrize("version", [None, pa.array([None], pa.timestamp("us", "UTC"))], ids=["no column", "null"])
+def test_silver_rows_without_a_version_have_the_oldest_there_is(version: pa.Array | None) -> None:
+    columns = {name: pa.array([value], SILVER.field(name).type) for name, value in BUCKET.items()}
+    columns = {name: column for name, column in (columns | {"version": version}).items() if column is not None}
+    assert decode_silver(written(columns), "it").to_pylist() == [BUCKET | {"version": OLDEST_VERSION}]
 
 
 @pytest.mark.parametrize("told", [None, pa.array([None], pa.bool_())], ids=["no column", "null"])
@@ -192,11 +216,11 @@ def test_a_needed_column_may_not_be_missing_and_what_is_null_in_it_breaks_a_rule
     null = {name: pa.array([None], BRONZE.field(name).type)}
     assert str(read(**null)[name]) == ("0001-01-01" if name == "timestamp" else "nan")
     consolidated = Consolidated(pa.table(columns(**null)), {}, NOON).encode()
-    for reader in (read_prices, lambda data, symbol: Consolidated.decode(data, symbol, MODIFIED)):
+    for reader in (read_prices, Consolidated.decode):
         with pytest.raises(
             ContractError, match=f"file of AAPL cannot be read as bars: it has nulls in column '{name}'"
         ):
-            reader(consolidated, "AAPL")
+            reader(consolidated, "AAPL", MODIFIED)
 
 
 def test_all_that_stands_against_a_file_is_named_at_once() -> None:

@@ -1,0 +1,146 @@
+"""Where month files are read, joined and written: nobody else writes silver.
+
+A file is read, what is new is joined into it, and it is written only if it is still what was read; else it is read and
+joined again. Bronze is read once for that, whatever others write meanwhile (rule 5 in docs/architecture.md).
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import partial
+from typing import Final
+
+import pyarrow as pa
+
+from shared.bars import SILVER, SILVER_CALENDAR, decode_silver, encode
+from shared.calendar import TradingCalendar
+from shared.errors import ConflictError, FiblakeError
+from shared.lake import Month, parse_silver_key, silver_key, silver_prefix
+from shared.objects import ObjectStore
+from shared.outcomes import attempt
+from shared.silver_join import MonthGrid, Update, is_equal_but_for_version, join, without_symbols
+
+MONTHS_AT_ONCE: Final = 8
+
+
+class OtherCalendarError(ConflictError):
+    """A month file was cut by another calendar: no row of this one may be mixed into it."""
+
+    def __init__(self, key: str, month: Month) -> None:
+        super().__init__(f"{key} was cut by another trading calendar than this one")
+        self.month = month
+
+
+class _Outcome(Enum):
+    WRITTEN = auto()
+    UNCHANGED = auto()
+    AFTER_THE_OTHERS = auto()
+    """Rows are to go that belong into an earlier file, which is to have them first."""
+
+
+@dataclass(frozen=True, slots=True)
+class MonthFiles:
+    """The month files of one interval's table."""
+
+    store: ObjectStore
+    calendar: TradingCalendar
+    interval: int
+    whole: bool = False
+    """Whether updates hold whole histories: then what has the same values is left as it is, and files that were cut by
+    another calendar are cut anew."""
+    wins_ties: bool = False
+    """Whether updates win over rows of their own version, too."""
+
+    def existing(self) -> list[Month]:
+        """List the months that have a file, as far as the calendar reaches."""
+        first, last = Month.of(self.calendar.session(0)), Month.of(self.calendar.session(-1))
+        listing = self.store.listed(silver_prefix(self.interval))
+        months = (parse_silver_key(self.interval, info.key) for info in listing)
+        return [month for month in months if month and first <= month <= last]
+
+    def is_cut_alike(self, month: Month) -> bool:
+        """Tell whether a month's file was cut by this calendar, as far as it says."""
+        key = silver_key(self.interval, month)
+        stored = self.store.find(key)
+        stamp = _read(stored.data, key)[1] if stored else ""
+        return not stamp or MonthGrid(self.calendar, self.interval, month).is_cut_alike(stamp)
+
+    def join(
+        self, months: Sequence[Month], updates: Callable[[Month], Sequence[Update]],
+        done: Callable[[int], None] = lambda _: None, at_once: int = MONTHS_AT_ONCE,
+    ) -> int:  # fmt: skip
+        """Join each month's updates, one by one, into its file; return how many files were written.
+
+        Raises OtherCalendarError if a file was cut by another calendar (unless these are whole histories),
+        ConflictError if others rewrite a file all the time, UpstreamError if S3 fails, ContractError if a file cannot
+        be read.
+        """
+        outcomes = self._join(months, updates, done, at_once, last=False)
+        late = [month for month, outcome in outcomes.items() if outcome is _Outcome.AFTER_THE_OTHERS]
+        outcomes |= self._join(late, updates, done, at_once, last=True)
+        return sum(outcome is _Outcome.WRITTEN for outcome in outcomes.values())
+
+    def _join(
+        self, months: Sequence[Month], updates: Callable[[Month], Sequence[Update]], done: Callable[[int], None],
+        at_once: int, *, last: bool,
+    ) -> dict[Month, _Outcome]:  # fmt: skip
+        outcomes: dict[Month, _Outcome] = {}
+        with ThreadPoolExecutor(at_once) as pool:
+            results = pool.map(lambda m: attempt(partial(self._join_month, m, updates, last=last)), months)
+            for month, outcome in zip(months, results, strict=True):
+                if isinstance(outcome, FiblakeError):
+                    pool.shutdown(cancel_futures=True)
+                    raise outcome
+                outcomes[month] = outcome
+                if outcome is not _Outcome.AFTER_THE_OTHERS:
+                    done(1)
+        return outcomes
+
+    def _join_month(self, month: Month, updates: Callable[[Month], Sequence[Update]], *, last: bool) -> _Outcome:
+        key, grid = silver_key(self.interval, month), MonthGrid(self.calendar, self.interval, month)
+        own = updates(month)
+        postponed = False
+
+        def change(data: bytes | None) -> bytes | None:
+            nonlocal postponed
+            rows, postponed = self._joined(data, key, own, grid)
+            postponed = postponed and not last
+            return None if rows is None or postponed else encode(rows)
+
+        written = self.store.update(key, change)
+        return _Outcome.AFTER_THE_OTHERS if postponed else _Outcome.WRITTEN if written else _Outcome.UNCHANGED
+
+    def _joined(
+        self, data: bytes | None, key: str, updates: Sequence[Update], grid: MonthGrid
+    ) -> tuple[pa.Table | None, bool]:
+        """Return the rows to write (None: the file stays as it is), and whether misplaced rows go."""
+        before, stamp = _read(data, key) if data is not None else (SILVER.empty_table(), "")
+        rows, is_alike = before, not stamp or grid.is_cut_alike(stamp)
+        if not is_alike:
+            rows = self._without_old_cut(rows, key, grid.month, updates)
+        changed, misplaced = not is_alike, False
+        for update in updates:
+            joined = join(rows, update, grid, wins_ties=self.wins_ties)
+            rows, changed, misplaced = joined.rows, changed or joined.changed, misplaced or joined.misplaced
+        own_stamp = grid.calendar_stamp
+        if self.wins_ties and stamp != own_stamp and data is not None:
+            changed = True
+        elif changed and self.whole and is_alike and is_equal_but_for_version(before, rows):
+            changed = False
+        return (rows.replace_schema_metadata({SILVER_CALENDAR: own_stamp}) if changed else None), misplaced
+
+    def _without_old_cut(self, rows: pa.Table, key: str, month: Month, updates: Sequence[Update]) -> pa.Table:
+        if not self.whole:
+            raise OtherCalendarError(key, month)
+        for update in updates:
+            rows, is_newer = without_symbols(rows, update)
+            if is_newer:
+                raise ConflictError(f"{key} is still written by a resampler with another trading calendar: run again")
+        return rows
+
+
+def _read(data: bytes, key: str) -> tuple[pa.Table, str]:
+    """Return a month file's rows, and by which calendar they were cut (empty: it does not say)."""
+    rows = decode_silver(data, key)
+    return rows, (rows.schema.metadata or {}).get(SILVER_CALENDAR, b"").decode(errors="replace")

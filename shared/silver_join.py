@@ -1,0 +1,138 @@
+"""What a month file becomes when newer rows are joined into it (pure).
+
+An update holds all buckets of some symbols from a cut on, each symbol's at one version of its data.parquet. Of each
+symbol and bucket the rows of the greater version win as a whole, so the order of updates does not matter.
+"""
+
+from dataclasses import dataclass
+from datetime import date
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from shared.bars import OLDEST_VERSION, SILVER
+from shared.calendar import TradingCalendar
+from shared.lake import Month
+
+Numbers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class MonthGrid:
+    """Where the buckets of one interval lie that one month file holds: those whose first session is in that month."""
+
+    calendar: TradingCalendar
+    interval: int
+    month: Month
+
+    @property
+    def calendar_stamp(self) -> str:
+        """By which calendar the buckets are cut: the end of the last of them, and a digest of all sessions up to it."""
+        before_next = np.datetime64(f"{self.month.year:04}-{self.month.month:02}", "M") + 1
+        last = int(np.searchsorted(self.calendar.sessions, before_next.astype("datetime64[D]"))) - 1
+        end = last // self.interval * self.interval + self.interval - 1
+        through = self.calendar.session(min(end, self.calendar.sessions.size - 1))
+        return f"{through} {self.calendar.digest(through)}"
+
+    def is_cut_alike(self, stamp: str) -> bool:
+        """Tell whether a file with this stamp was cut by the same sessions as far as its buckets reach."""
+        through, _, digest = stamp.partition(" ")
+        try:
+            return self.calendar.digest(date.fromisoformat(through)) == digest
+        except ValueError:
+            return False
+
+    def bucket_starts(self, rows: pa.Table) -> Numbers:
+        """Return the ordinal of the first session of each row's bucket: that of the first session on or after `ts`."""
+        ordinals = np.searchsorted(self.calendar.sessions, rows["ts"].to_numpy())
+        return np.asarray(np.minimum(ordinals, self.calendar.sessions.size - 1) // self.interval * self.interval)
+
+    def are_misplaced(self, starts: Numbers) -> bool:
+        """Tell whether one of these buckets belongs into another month's file."""
+        own = np.datetime64(f"{self.month.year:04}-{self.month.month:02}", "M")
+        return bool((self.calendar.sessions[starts].astype("datetime64[M]") != own).any())
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """All buckets of some symbols from a cut on, as far as they belong into one month file."""
+
+    symbols: pa.Array
+    """Distinct symbols, also those without a row here."""
+    versions: Numbers
+    """The version that each symbol's rows were computed from, in microseconds."""
+    cuts: Numbers
+    """The ordinal from which on the update holds all of each symbol's buckets."""
+    rows: pa.Table
+    """Schema SILVER."""
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A month file's rows after a join, sorted by (symbol, ts)."""
+
+    rows: pa.Table
+    changed: bool
+    """Whether any row went or came."""
+    misplaced: bool
+    """Whether a row went that belongs into an earlier month's file."""
+
+
+def join(old: pa.Table, update: Update, grid: MonthGrid, *, wins_ties: bool = False) -> Joined:
+    """Join an update into a month file's rows.
+
+    An old row goes if its symbol is in the update, its bucket is not before the cut, and its version is lower (or the
+    same, if the update `wins_ties`). A new row comes unless an old row of its symbol and bucket stays.
+    """
+    if not len(update.symbols):
+        return Joined(old, changed=False, misplaced=False)
+    owners, starts = _owners(old, update), grid.bucket_starts(old)
+    concerned = (owners >= 0) & (starts >= update.cuts[owners])
+    beaten = concerned & (_versions(old) < update.versions[owners] + wins_ties)
+    new_owners, new_starts = _owners(update.rows, update), grid.bucket_starts(update.rows)
+    stays = concerned & ~beaten
+    wins = ~np.isin(_places(new_owners, new_starts), _places(owners[stays], starts[stays]))
+    if not beaten.any() and not wins.any():
+        return Joined(old, changed=False, misplaced=False)
+    rows = pa.concat_tables([old.filter(pa.array(~beaten)), update.rows.filter(pa.array(wins))])
+    return Joined(sort_rows(rows), changed=True, misplaced=grid.are_misplaced(starts[beaten]))
+
+
+def without_symbols(old: pa.Table, update: Update) -> tuple[pa.Table, bool]:
+    """Return the rows of other symbols as of the oldest version, and whether a row that went is newer than the update.
+
+    For rows that were cut by another calendar: whatever is computed of their symbols later wins over them.
+    """
+    owners = _owners(old, update)
+    newer = (owners >= 0) & (_versions(old) > update.versions[owners])
+    rows = old.filter(pa.array(owners < 0))
+    place = SILVER.get_field_index("version")
+    oldest = pa.repeat(pa.scalar(OLDEST_VERSION, SILVER.field(place).type), rows.num_rows)
+    return rows.set_column(place, SILVER.field(place), oldest), bool(newer.any())
+
+
+def is_equal_but_for_version(old: pa.Table, new: pa.Table) -> bool:
+    """Tell whether two months' rows have the same values."""
+    return bool(old.drop_columns(["version"]).equals(new.drop_columns(["version"])))
+
+
+def sort_rows(rows: pa.Table) -> pa.Table:
+    """Return rows by symbol and `ts`."""
+    return rows.sort_by([("symbol", "ascending"), ("ts", "ascending")]).combine_chunks()
+
+
+def _owners(rows: pa.Table, update: Update) -> Numbers:
+    """Return each row's symbol by its place among the update's; -1: it is none of them."""
+    places = pc.index_in(rows["symbol"], value_set=update.symbols).fill_null(-1)
+    return np.asarray(places.to_numpy(), dtype=np.int64)
+
+
+def _versions(rows: pa.Table) -> Numbers:
+    return np.asarray(rows["version"].cast(pa.int64()).to_numpy())
+
+
+def _places(owners: Numbers, starts: Numbers) -> Numbers:
+    """Return one number for symbol and bucket together."""
+    return np.asarray((owners << 32) + starts)
