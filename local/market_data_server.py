@@ -7,8 +7,9 @@ Grouped daily bars, range aggregates of one day, tickers, details, ticker events
 whatever `adjusted` asks for (it is echoed). A parameter that is not replayed is refused, but for those of bars.
 
 FOLDER (without it: five real stocks, see local.sample_bars) holds, at any depth, files of bars (.csv, .csv.gz,
-.parquet) with the columns symbol (or ticker; without either the file is named for its symbol), session (or date,
-timestamp), open, high, low, close, volume and perhaps vwap, trades; upper or lower case, other columns are ignored.
+.parquet) with the columns symbol (or ticker), session (or date, timestamp), open, high, low, close, volume and perhaps
+vwap, trades; upper or lower case, text in UTF-8, other columns are ignored. A file without a column for the symbol lies
+in a folder symbol=NAME, or is named for its symbol. Names that begin with a dot or an underscore are passed over.
 Beside them may lie
     tickers.csv         ticker, and perhaps name, type, primary_exchange, currency_name, cik, composite_figi,
                         share_class_figi, list_date, delisted_date, sic_code, sic_description;

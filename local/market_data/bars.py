@@ -1,19 +1,23 @@
 """Which bars are replayed? Those of a folder's files, by symbol and by session, in arrays: there may be millions."""
 
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import accumulate
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from shared.errors import ConfigurationError
+from shared.lake import valid_symbol
 
 SUFFIXES: Final = (".csv", ".csv.gz", ".parquet")
 _NUMBERS: Final = ("open", "high", "low", "close", "volume", "vwap", "trades")
@@ -54,9 +58,12 @@ class Bars:
     _sorted_days: npt.NDArray[np.datetime64]
 
     @classmethod
-    def read(cls, files: Iterable[Path]) -> "Bars":
-        """Read the files; raise ConfigurationError if one is not of bars, or two hold the same one."""
-        table = pa.concat_tables([_SCHEMA.empty_table(), *(_table(path) for path in files)])
+    def read(cls, files: Iterable[Path], folder: Path | None = None) -> "Bars":
+        """Read the files, which lie below `folder`.
+
+        Raises ConfigurationError if one is not of bars, or two hold the same one.
+        """
+        table = pa.concat_tables([_SCHEMA.empty_table(), *(_table(path, folder) for path in files)])
         table = table.sort_by([("symbol", "ascending"), ("session", "ascending")])
         counts = table["symbol"].value_counts()  # in the order of the table
         symbols, numbers_of = counts.field("values").to_pylist(), counts.field("counts").to_pylist()
@@ -95,8 +102,16 @@ class Bars:
 
 
 def files_of(folder: Path, others: Container[str]) -> list[Path]:
-    """List a folder's files of bars, at any depth, but for those of the `others`' names."""
-    found = sorted(path for path in folder.rglob("*") if path.name.endswith(SUFFIXES) and path.name not in others)
+    """List a folder's files of bars, at any depth, but for those of the `others`' names.
+
+    Names that begin with a dot or an underscore, of files and of folders, are what tools leave behind
+    (.ipynb_checkpoints, ._AAPL.csv, _SUCCESS): they are passed over.
+    """
+    found = sorted(
+        path for path in folder.rglob("*")
+        if path.name.lower().endswith(SUFFIXES) and path.name not in others and path.is_file()
+        and not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
+    )  # fmt: skip
     if not found:
         raise ConfigurationError(f"{folder} holds no bars: put files into it that end in {', '.join(SUFFIXES)}")
     return found
@@ -107,29 +122,69 @@ def _between(days: npt.NDArray[np.datetime64], first: date, last: date) -> tuple
     return int(begin), int(np.searchsorted(days, np.datetime64(last), side="right"))
 
 
-def _table(path: Path) -> pa.Table:
+def _table(path: Path, folder: Path | None) -> pa.Table:
     """Read one file as a table of _SCHEMA; raise ConfigurationError naming what is wrong with it."""
     try:
         table = _raw(path)
-        names = [_OTHER_NAMES.get(name.lower(), name.lower()) for name in table.column_names]
+        names = [_column(name) for name in table.column_names]
+        twice = [name for name, count in Counter(names).items() if count > 1 and name in _SCHEMA.names]
+        if twice:
+            raise ConfigurationError(f"{path} has two columns for the {twice[0]} ({', '.join(table.column_names)})")
         table = table.rename_columns(names)
         if "symbol" not in names:
-            table = table.append_column(
-                "symbol", pa.repeat(path.name.removesuffix(".gz").rpartition(".")[0], table.num_rows)
-            )
+            table = table.append_column("symbol", pa.repeat(_symbol_of(path, folder), table.num_rows))
         for name in _OPTIONAL:
             if name not in names:
                 table = table.append_column(name, pa.nulls(table.num_rows))
-        return table.select(_SCHEMA.names).cast(_SCHEMA)
-    except (pa.ArrowException, KeyError) as error:
-        raise ConfigurationError(f"{path} is not a file of daily bars: {error}") from error
+        table = table.select(_SCHEMA.names).cast(_SCHEMA)
+    except (pa.ArrowException, KeyError, OSError) as error:
+        raise ConfigurationError(f"{path} is not a file of daily bars in UTF-8: {error}") from error
+    named = [value for name, value in _folders(path, folder).items() if _column(name) == "symbol"]
+    others = [symbol for symbol in table["symbol"].unique().to_pylist() if named and symbol != named[-1]]
+    if others:
+        raise ConfigurationError(f"{path} lies in the folder of {named[-1]} and holds bars of {others[0]!r}")
+    for name in ("symbol", "session"):
+        row = pc.index(pc.or_kleene(pc.is_null(table[name]), pc.equal(table[name].cast(pa.string()), "")), True).as_py()
+        if row >= 0:
+            raise ConfigurationError(f"{path}: row {row + 1} has no {name}")
+    return table
+
+
+def _column(name: str) -> str:
+    name = name.strip().lower()
+    return _OTHER_NAMES.get(name, name)
+
+
+def _symbol_of(path: Path, folder: Path | None) -> str:
+    """Give the symbol of a file without a column for it: its folder's (symbol=AAPL), or else the file's own name."""
+    hive = _folders(path, folder)
+    named = [value for name, value in hive.items() if _column(name) == "symbol"]
+    if hive and not named:
+        raise ConfigurationError(
+            f"{path} has no column symbol, and its folders ({', '.join(hive)}) name none: add the column, or put the "
+            "file below a folder symbol=NAME"
+        )
+    name = path.stem if path.suffix.lower() == ".gz" else path.name
+    symbol = named[-1] if named else name.rpartition(".")[0]
+    if not valid_symbol(symbol):
+        raise ConfigurationError(
+            f"{path} has no column symbol, and {symbol!r} cannot be one: add the column, or name the file (or a folder "
+            "symbol=NAME) for its symbol"
+        )
+    return symbol
+
+
+def _folders(path: Path, folder: Path | None) -> dict[str, str]:
+    """Give the values that hive-like folders (symbol=AAPL) between `folder` and the file name, unquoted."""
+    parts = path.relative_to(folder).parts[:-1] if folder else ()
+    return {name: unquote(value) for name, _, value in (part.partition("=") for part in parts) if value}
 
 
 def _raw(path: Path) -> pa.Table:
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         return pq.ParquetFile(path).read()
-    # A symbol is text, also if all of them look like numbers or like truth.
-    text = pyarrow.csv.ConvertOptions(
-        column_types={name: pa.string() for name in ("symbol", "Symbol", "ticker", "Ticker")}
-    )
+    # A symbol is text, also if all of them look like numbers or like truth, and whatever the header's case.
+    with pyarrow.csv.open_csv(path) as reader:
+        names = [name for name in reader.schema.names if _column(name) == "symbol"]
+    text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
     return pyarrow.csv.read_csv(path, convert_options=text)

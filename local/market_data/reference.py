@@ -71,25 +71,26 @@ class Reference:
     @classmethod
     def read(cls, folder: Path, bars: Bars) -> "Reference":
         """Read the folder's files, as far as they are there; raise ConfigurationError naming the one that is wrong."""
-        rows = _rows(folder / "tickers.csv")
-        if rows is None:
-            rows = [{"ticker": symbol, "list_date": str(bars.first_session(symbol))} for symbol in bars.places]
         try:
+            rows = _rows(folder / "tickers.csv")
+            if rows is None:
+                rows = [{"ticker": symbol, "list_date": str(bars.first_session(symbol))} for symbol in bars.places]
             return cls(
                 sorted((_company(row) for row in rows), key=lambda company: company.ticker),
                 [_split(row) for row in _rows(folder / "splits.csv") or []],
                 [_change(row) for row in _rows(folder / "ticker_changes.csv") or []],
             )
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, csv.Error, OSError) as error:
             raise ConfigurationError(f"a file of {', '.join(sorted(FILES))} in {folder} is wrong: {error!r}") from error
 
 
 def _rows(path: Path) -> list[dict[str, str]] | None:
-    """Read a CSV file's rows without their empty cells, or give None if there is no such file."""
+    """Read a CSV file's rows without their empty cells, or give None if there is no such file; any case of header."""
     if not path.exists():
         return None
-    with path.open(encoding="utf-8", newline="") as lines:
-        return [{name: value for name, value in row.items() if value} for row in csv.DictReader(lines)]
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        rows = csv.DictReader(lines)
+        return [{name.strip().lower(): value for name, value in row.items() if name and value} for row in rows]
 
 
 def _company(row: Mapping[str, str]) -> Company:

@@ -46,7 +46,7 @@ def sample() -> tuple[Bars, Reference]:
 
 def folder(path: Path) -> tuple[Bars, Reference]:
     """Give what lies in a folder; raise ConfigurationError if that cannot be replayed."""
-    bars = Bars.read(files_of(path, FILES))
+    bars = Bars.read(files_of(path, FILES), path)
     return bars, Reference.read(path, bars)
 
 

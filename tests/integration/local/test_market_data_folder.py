@@ -119,9 +119,44 @@ def test_a_number_that_is_missing_is_left_out_of_the_row(tmp_path: Path) -> None
     assert row == {"T": "X", "h": 2.0, "l": 1.0, "c": 1.5, "vw": 1.5, "t": -252298800000}
 
 
+PLAIN = "date,open,high,low,close,volume\n1962-01-02,1,2,1,1.5,7\n"
+
+
+def test_a_file_without_a_symbol_has_that_of_its_folder(tmp_path: Path) -> None:
+    for place in ("symbol=AAPL/5c1e-0.csv", "by/Ticker=BRK%2EB/part-0.csv", "year=1962/symbol=IBM/part-0.CSV"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).write_text(PLAIN)
+    assert list(folder(tmp_path)[0].places) == ["AAPL", "BRK.B", "IBM"]
+
+
+@pytest.mark.parametrize("name", ["symbol", "Symbol", "SYMBOL", "TICKER", " ticker "])
+@pytest.mark.parametrize("symbol", ["NA", "TRUE", "1E5", "007"])
+def test_a_symbol_is_text_as_it_stands_in_the_file_whatever_the_headers_case(
+    tmp_path: Path, name: str, symbol: str
+) -> None:
+    (tmp_path / "bars.csv").write_text(f"{name},DATE,OPEN,HIGH,LOW,CLOSE,VOLUME\n{symbol},1962-01-02,1,2,1,1.5,7\n")
+    assert list(folder(tmp_path)[0].places) == [symbol]
+
+
+def test_what_tools_leave_behind_is_passed_over(tmp_path: Path) -> None:
+    for place in (".ipynb_checkpoints/IBM-checkpoint.csv", "._IBM.csv", "_old/IBM.csv", "IBM.csv"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text(PLAIN)
+    (tmp_path / "a folder.csv").mkdir()
+    assert list(folder(tmp_path)[0].places) == ["IBM"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
+        ("year=1962/part-0.csv", PLAIN, r"its folders \(year\) name none: add the column"),
+        ("symbol=IBM/a.csv", f"{HEADER}X,1962-01-02,1,1,1,1,1,1\n", "lies in the folder of IBM and holds bars of 'X'"),
+        ("part-0-of a long name.csv", PLAIN, "cannot be one: add the column, or name the file"),
+        ("a.csv", "symbol,ticker,date,open,high,low,close,volume\n", "has two columns for the symbol"),
+        ("a.csv", f"{HEADER}X,1962-01-02,1,1,1,1,1,1\n,1962-01-03,1,1,1,1,1,1\n", "row 2 has no symbol"),
+        ("a.csv", f"{HEADER}X,1962-01-02,1,1,1,1,1,1\nX,,1,1,1,1,1,1\n", "row 2 has no session"),
+        ("a.csv.gz", "no gzip", "is not a file of daily bars in UTF-8"),
+        ("a.csv", "", "is not a file of daily bars in UTF-8"),
         ("a.csv", "symbol,date,open\nX,1962-01-02,1\n", "is not a file of daily bars"),
         ("a.csv", f"{HEADER}X,today,1,1,1,1,1,1\n", "is not a file of daily bars"),
         ("a.csv", f"{HEADER}X,1962-01-02,one,1,1,1,1,1\n", "is not a file of daily bars"),
@@ -134,9 +169,27 @@ def test_a_number_that_is_missing_is_left_out_of_the_row(tmp_path: Path) -> None
 def test_a_folder_that_cannot_be_replayed_is_refused_with_the_reason(
     tmp_path: Path, name: str, content: str, complaint: str
 ) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(content)
     with pytest.raises(ConfigurationError, match=complaint):
         folder(tmp_path)
+
+
+def test_a_file_in_another_encoding_is_refused_by_name(prices: Path) -> None:
+    bars = Bars.read(files_of(prices, FILES))
+    for name in ("tickers.csv", "splits.csv"):
+        (prices / name).write_bytes("ticker,name\nX,Nestl\xe9\n".encode("latin-1"))
+        with pytest.raises(ConfigurationError, match="is wrong"):
+            Reference.read(prices, bars)
+        (prices / name).unlink()
+    (prices / "c.csv").write_bytes(f"{HEADER}N\xe9,1962-01-02,1,1,1,1,1,1\n".encode("latin-1"))
+    with pytest.raises(ConfigurationError, match=r"c\.csv is not a file of daily bars in UTF-8"):
+        folder(prices)
+
+
+def test_the_header_of_a_list_may_be_in_capitals(prices: Path) -> None:
+    (prices / "tickers.csv").write_text("TICKER,Name\nAAPL,Apple\n", encoding="utf-8-sig")
+    assert [(company.ticker, company.fields["name"]) for company in companies(prices)] == [("AAPL", "Apple")]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +197,7 @@ def test_a_folder_that_cannot_be_replayed_is_refused_with_the_reason(
     [
         ("tickers.csv", "name\nX\n"), ("tickers.csv", "ticker,list_date\nX,soon\n"),
         ("splits.csv", "ticker,execution_date,split_from,split_to\nX,1962-01-02,one,2\n"),
-        ("ticker_changes.csv", "ticker,date\nX,1962-01-02\n"),
+        ("ticker_changes.csv", "ticker,date\nX,1962-01-02\n"), ("tickers.csv", f"ticker\n{'X' * 200_000}\n"),
     ],
 )  # fmt: skip
 def test_reference_data_that_is_wrong_is_refused(prices: Path, name: str, content: str) -> None:
