@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Final
+from zlib import crc32
 
 from services.fetcher.tickers import Ticker, TickerChange
 from shared.calendar import NEW_YORK, TradingCalendar
@@ -17,7 +18,11 @@ from shared.symbols import BEGINNING, SymbolRecord
 
 NEWS_LATE_BY: Final = timedelta(days=90)
 """How long a symbol may stay in the vendor's list after it was delisted; an older date is another company's."""
+HANDOVER_AFTER: Final = 3
+"""Sessions for which a symbol must be listed with another FIGI before it counts as handed over, if nothing else says
+so: the vendor lists some tickers twice for a few days, with two FIGIs in changing order."""
 
+_ONE_DAY: Final = timedelta(days=1)
 
 Pair = tuple[SymbolRecord, Ticker]
 
@@ -33,7 +38,11 @@ class Comparison:
     back: list[Pair] = field(default_factory=list)
     """Had vanished, and is the same company's again."""
     handed_over: list[Pair] = field(default_factory=list)
-    """Another company's now."""
+    """Listed with another company's FIGI."""
+    doubtful: list[Pair] = field(default_factory=list)
+    """Likewise, but that may be the vendor's slip (see `settled`): the symbol stays the known company's for now."""
+    twice: list[str] = field(default_factory=list)
+    """Symbols that are listed more than once; the row with the known FIGI counts."""
     vanished: list[SymbolRecord] = field(default_factory=list)
     """No longer listed."""
     renamed: frozenset[str] = frozenset()
@@ -45,6 +54,11 @@ class Comparison:
         symbols = [ticker.symbol for ticker in [*(ticker for _, ticker in self.handed_over), *self.new]]
         handed_over = {ticker.symbol for _, ticker in self.handed_over}
         return sorted(symbols, key=lambda symbol: symbol not in handed_over | self.renamed)
+
+    @property
+    def vanished_by_figi(self) -> dict[str | None, SymbolRecord]:
+        """Give the records that vanished by their company, if that is known."""
+        return {record.composite_figi: record for record in self.vanished if record.composite_figi}
 
     @property
     def successors(self) -> dict[str, str]:
@@ -83,9 +97,15 @@ def compare(known: Iterable[SymbolRecord], listed: Iterable[Ticker]) -> Comparis
     Raises UpstreamError if fewer than half of the symbols that were active are listed: such a list is not trusted.
     """
     last = {record.symbol: record for record in sorted(known, key=lambda record: record.valid_from)}
-    tickers = {ticker.symbol: ticker for ticker in listed}
+    rows: dict[str, list[Ticker]] = {}
+    for ticker in listed:
+        rows.setdefault(ticker.symbol, []).append(ticker)
+    tickers = {symbol: _chosen(of_symbol, last.get(symbol)) for symbol, of_symbol in rows.items()}
     _check_complete([symbol for symbol, record in last.items() if record.valid_to is None], tickers)
-    found = Comparison(vanished=[r for s, r in last.items() if r.valid_to is None and s not in tickers])
+    found = Comparison(
+        twice=[symbol for symbol, of_symbol in rows.items() if len(of_symbol) > 1],
+        vanished=[r for s, r in last.items() if r.valid_to is None and s not in tickers],
+    )
     for symbol, ticker in tickers.items():
         if symbol not in last:
             found.new.append(ticker)
@@ -100,6 +120,36 @@ def compare(known: Iterable[SymbolRecord], listed: Iterable[Ticker]) -> Comparis
         elsewhere.setdefault(record.composite_figi, set()).add(record.symbol)
     renamed = [s for s in found.unsettled if (figi := tickers[s].composite_figi) and elsewhere.get(figi, set()) - {s}]
     return replace(found, renamed=frozenset(renamed))
+
+
+def settled(
+    found: Comparison, beginnings: Mapping[str, date], days: Days, unanswered: Collection[str] = ()
+) -> Comparison:
+    """Set apart what one list alone does not decide; it stays as it is known, and the next runs look again.
+
+    A symbol with another FIGI is handed over if the vendor names the day of the change, if its old company has vanished
+    or its new one has left another symbol, or if it has been listed so for HANDOVER_AFTER sessions. A renamed company
+    whose day of change could not be asked for (`unanswered`) waits as long under its old symbol.
+    """
+    kept = {record.composite_figi for record, _ in found.kept}
+
+    def handed_over(record: SymbolRecord, ticker: Ticker) -> bool:
+        moved = ticker.symbol in found.renamed and ticker.composite_figi not in kept
+        begins = _change(record, beginnings.get(ticker.symbol))
+        return record.valid_to is not None or moved or begins is not None or _unseen_for(record, days)
+
+    by_figi = found.vanished_by_figi
+    waiting = {
+        ticker.symbol for ticker in found.new
+        if ticker.symbol in unanswered and ticker.composite_figi in by_figi
+        and not _unseen_for(by_figi[ticker.composite_figi], days)
+    }  # fmt: skip
+    return replace(
+        found, handed_over=[pair for pair in found.handed_over if handed_over(*pair)],
+        doubtful=[*found.doubtful, *(pair for pair in found.handed_over if not handed_over(*pair))],
+        new=[ticker for ticker in found.new if ticker.symbol not in waiting],
+        vanished=[record for record in found.vanished if found.successors.get(record.symbol) not in waiting],
+    )  # fmt: skip
 
 
 def another_company(one: str | None, other: str | None) -> bool:
@@ -137,13 +187,15 @@ def updated(
 ) -> list[SymbolRecord]:
     """Give the records that are new or change; `beginnings` and `ends` are what the vendor knows, by symbol.
 
-    A symbol handed over, or a new one of a company that had another, begins with the run's session if the vendor does
-    not know better: what the symbol stood for before may be another company. Any other new one reaches back as far as
-    there are bars.
+    A symbol handed over, or a new one of a company that had another, begins with the first session after the old one
+    was last seen if the vendor does not know better: what the symbol stood for before may be another company. Any other
+    new one reaches back as far as there are bars. What one list alone does not decide stays as it is (`settled`).
     """
+    found = settled(found, beginnings, days)
+    by_figi = found.vanished_by_figi
     records = [_seen(record, ticker, now) for record, ticker in [*found.kept, *found.back]]
     for ticker in found.new:
-        unknown = days.session if ticker.symbol in found.renamed else BEGINNING
+        unknown = _after(by_figi.get(ticker.composite_figi), days) if ticker.symbol in found.renamed else BEGINNING
         records.append(_record(ticker, beginnings.get(ticker.symbol, unknown), now))
     for record, ticker in found.handed_over:
         records += _handed_over(record, ticker, beginnings.get(ticker.symbol), days, now)
@@ -175,14 +227,18 @@ def merged(known: Iterable[SymbolRecord], records: Iterable[SymbolRecord]) -> li
     return list(by_key.values())
 
 
-def details_due(records: Iterable[SymbolRecord], types: Collection[str], stale_before: datetime) -> list[SymbolRecord]:
+def details_due(
+    records: Iterable[SymbolRecord], types: Collection[str], stale_before: datetime, today: date
+) -> list[SymbolRecord]:
     """Give the current records whose details are missing or from before `stale_before`: the universe's first.
 
-    Among them those without details come first, then the oldest.
+    Among them those without details come first, then the oldest. Equals come in an order that is another one each day,
+    so that those on which the vendor fails for ever do not take the others' turn.
     """
     due = [r for r in records if r.valid_to is None and (r.details_at is None or r.details_at < stale_before)]
     known = {r.symbol: r.details_at.timestamp() if r.details_at else 0.0 for r in due}
-    return sorted(due, key=lambda r: (r.type not in types, known[r.symbol], r.symbol))
+    turn = {r.symbol: crc32(f"{today} {r.symbol}".encode()) for r in due}
+    return sorted(due, key=lambda r: (r.type not in types, known[r.symbol], turn[r.symbol], r.symbol))
 
 
 def _check_complete(active: Sequence[str], tickers: Mapping[str, Ticker]) -> None:
@@ -197,12 +253,40 @@ def _check_complete(active: Sequence[str], tickers: Mapping[str, Ticker]) -> Non
 def _handed_over(
     record: SymbolRecord, ticker: Ticker, begins: date | None, days: Days, now: datetime
 ) -> list[SymbolRecord]:
-    start = begins if begins and begins > record.valid_from else days.session
+    start = _change(record, begins) or _after(record if record.valid_to is None else None, days)
     if start <= record.valid_from:
         # It became the last company's in this very session: the vendor has corrected itself.
         return [_record(ticker, record.valid_from, now)]
     last = days.before(start)
     return [_over(record, min(record.valid_to or last, last)), _record(ticker, start, now)]
+
+
+def _chosen(rows: Sequence[Ticker], known: SymbolRecord | None) -> Ticker:
+    """Choose one of the rows that the vendor lists for a symbol: in whatever order they come, it is the same."""
+    figi = known.composite_figi if known else None
+    return min(rows, key=lambda row: (figi is None or row.composite_figi != figi, row.composite_figi or "~"))
+
+
+def _change(record: SymbolRecord, begins: date | None) -> date | None:
+    """Give the vendor's day of a change of hands, or None if it is not of this one: before the record, or long ago."""
+    earliest = _seen_on(record) - NEWS_LATE_BY
+    return begins if begins and begins > record.valid_from and begins >= earliest else None
+
+
+def _seen_on(record: SymbolRecord) -> date:
+    return record.last_seen.astimezone(NEW_YORK).date()
+
+
+def _unseen_for(record: SymbolRecord, days: Days) -> bool:
+    """Tell whether HANDOVER_AFTER sessions have begun since the record's company was last listed with the symbol."""
+    return len(days.calendar.between(_seen_on(record) + _ONE_DAY, days.today)) >= HANDOVER_AFTER
+
+
+def _after(record: SymbolRecord | None, days: Days) -> date:
+    """Give the first session after the record was last seen, or the run's session if that comes first."""
+    if record is None:
+        return days.session
+    return min(days.session, days.calendar.session(days.calendar.ordinal_on_or_after(_seen_on(record) + _ONE_DAY)))
 
 
 def _over(record: SymbolRecord, end: date) -> SymbolRecord:

@@ -6,7 +6,7 @@ rest still different from what the vendor says.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Final, TypeVar
@@ -22,6 +22,7 @@ from services.fetcher.identities import (
     ended,
     identities_of,
     merged,
+    settled,
     updated,
 )
 from services.fetcher.massive import BadRequestError, MassiveClient
@@ -30,11 +31,11 @@ from services.fetcher.runs import recorded
 from services.fetcher.sectors import sector_of
 from services.fetcher.settings import MetadataEvent
 from services.fetcher.split_changes import split_changes
-from services.fetcher.tickers import Details
+from services.fetcher.tickers import Details, Ticker
 from shared.batching import chunks
 from shared.calendar import TradingCalendar
 from shared.database import Database
-from shared.errors import FiblakeError, UpstreamError
+from shared.errors import EntitlementError, FiblakeError, TransientError, UpstreamError
 from shared.events import HistoryRequest
 from shared.lake import valid_symbol
 from shared.objects import ObjectStore
@@ -46,6 +47,8 @@ KIND: Final = "metadata"
 """What these runs are called in the table runs."""
 ASKED_AT_ONCE: Final = 10
 """Requests about single symbols under way at once; the client paces them."""
+BATCHES_FAILED_AT_MOST: Final = 2
+"""After so many batches of details that failed whole, one after the other, the vendor ails and not the tickers."""
 SPLITS_AT_ONCE: Final = 500
 REQUESTS_AT_ONCE: Final = 500
 
@@ -76,6 +79,8 @@ class Refreshed:
     """Of the new and the handed over: their company is known by another symbol."""
     handed_over: int = 0
     """Another company's now."""
+    doubtful: int = 0
+    """Listed with another FIGI; not handed over yet, because that may be the vendor's slip."""
     back: int = 0
     """Had vanished, and are listed again."""
     changed: int = 0
@@ -85,6 +90,8 @@ class Refreshed:
     details: int = 0
     details_left: int = 0
     """Due, and left for the next runs."""
+    details_failed: int = 0
+    """Of those left: the vendor failed on them."""
     splits_changed: int = 0
     splits_refused: int = 0
     """Splits (not symbols) that cannot be."""
@@ -153,13 +160,16 @@ class MetadataFetcher:
         return done
 
     async def _all(self, run: _Run) -> None:
-        await self._identities(run)
-        try:
-            await self._splits(run)
-            await self._details(run)
-        finally:
-            # A vendor that fails on details does not keep new symbols from their bars.
-            await self._histories(run)
+        """Do every part, also if one before it failed: none needs another one's answer. Raises the first error."""
+        errors: list[FiblakeError] = []
+        for part in (self._identities, self._splits, self._details, self._histories):
+            try:
+                await part(run)
+            except FiblakeError as error:
+                logger.warning("part failed", extra={"part": part.__name__.lstrip("_"), "reason": str(error)})
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     # ------------------------------------------------------------------------------------------------------- identities
 
@@ -169,60 +179,66 @@ class MetadataFetcher:
         known = await self.database.metadata()
         tickers = await self.vendor.tickers()
         listed = [ticker for ticker in tickers if valid_symbol(ticker.symbol)]
-        found = compare(known, listed)
+        compared = compare(known, listed)
         # Of the very first list all that is known is that it is so now, and asking of each would take hours.
-        beginnings = await self._beginnings(found, run) if known else {}
-        records = updated(found, beginnings, await self._ends(found, run), days, run.now)
+        beginnings, unanswered = await self._beginnings(compared, run) if known else ({}, set[str]())
+        found = settled(compared, beginnings, days, unanswered)
+        delistings = await self._delistings(found, run)
+        if any(not ticker.symbol for ticker in tickers):
+            found = _without_doubtful_ends(found, delistings)
+        ends = {record.symbol: ended(record, delistings.get(record.symbol), days) for record in found.vanished}
+        records = updated(found, beginnings, ends, days, run.now)
         done.listed, done.left_out = len(listed), len(tickers) - len(listed)
         written = await put_identities(self.store, identities_of(merged(known, records)))
         await self.database.save_metadata(records)
         done.new, done.renamed, done.handed_over = len(found.new), len(found.renamed), len(found.handed_over)
+        done.doubtful = len(found.doubtful)
         done.back, done.vanished = len(found.back), len(found.vanished)
         done.changed, done.identities_written = sum(map(changed, found.kept)), len(written)
         _log_changes(found)
 
-    async def _beginnings(self, found: Comparison, run: _Run) -> dict[str, date]:
+    async def _beginnings(self, found: Comparison, run: _Run) -> tuple[dict[str, date], set[str]]:
         """Give, by symbol, the first session in which its new company bore it, where the vendor knows.
 
-        Whom there is no time to ask about counts as unknown: the list as a whole must get in, however much is new.
+        The changes of ticker are asked for, and the list gets in without them: a symbol that the vendor fails on is
+        named as unanswered, and one about which there is no time to ask counts as unknown.
         """
+        unanswered: set[str] = set()
 
         async def ask(symbol: str) -> date | None:
             try:
                 return began(symbol, await self.vendor.ticker_changes(symbol), run.days)
-            except (BadRequestError, UpstreamError) as error:
-                if isinstance(error, UpstreamError) and symbol in anothers:
-                    raise  # it would begin too late, for good
-                # Any other reaches back to the beginning, and must not keep the whole list out for ever.
+            except FiblakeError as error:
                 logger.warning("no ticker changes", extra={"symbol": symbol, "reason": str(error)})
+                if isinstance(error, TransientError):
+                    unanswered.add(symbol)
                 return None
 
-        anothers = found.renamed | {ticker.symbol for _, ticker in found.handed_over}
         beginnings: dict[str, date] = {}
         for symbols in chunks(found.unsettled, ASKED_AT_ONCE):
             if run.late:
                 break
             answers = await asyncio.gather(*(run.in_time(ask(symbol)) for symbol in symbols))
             beginnings |= {symbol: day for symbol, day in zip(symbols, answers, strict=True) if day}
-        return beginnings
+        return beginnings, unanswered
 
-    async def _ends(self, found: Comparison, run: _Run) -> dict[str, date]:
-        """Give the last day of each symbol that vanished, by the vendor where there is time to ask."""
+    async def _delistings(self, found: Comparison, run: _Run) -> dict[str, Ticker]:
+        """Give what the vendor says of the symbols that vanished, by symbol, where there is time to ask."""
 
-        async def ask(record: SymbolRecord) -> date | None:
+        async def ask(record: SymbolRecord) -> Ticker | None:
             try:
-                return ended(record, await self.vendor.delisted(record.symbol), run.days)
-            except (BadRequestError, UpstreamError) as error:
+                return await self.vendor.delisted(record.symbol)
+            except FiblakeError as error:
                 logger.warning("no delisting", extra={"symbol": record.symbol, "reason": str(error)})
                 return None
 
-        ends = {record.symbol: ended(record, None, run.days) for record in found.vanished}
+        delistings: dict[str, Ticker] = {}
         for records in chunks(found.vanished, ASKED_AT_ONCE):
             if run.late:
                 break
             answers = await asyncio.gather(*(run.in_time(ask(record)) for record in records))
-            ends |= {record.symbol: day for record, day in zip(records, answers, strict=True) if day}
-        return ends
+            delistings |= {record.symbol: ticker for record, ticker in zip(records, answers, strict=True) if ticker}
+        return delistings
 
     # ----------------------------------------------------------------------------------------------------------- splits
 
@@ -245,21 +261,31 @@ class MetadataFetcher:
     # ---------------------------------------------------------------------------------------------------------- details
 
     async def _details(self, run: _Run) -> None:
-        """Ask for details that are missing or old, batch by batch; what came is saved even if others failed."""
+        """Ask for details that are missing or old, batch by batch; what came is saved even if others failed.
+
+        A ticker that the vendor fails on waits for the next run, and keeps no other one waiting. Raises the last error
+        if batches fail whole, one after the other: then it is not the tickers that ail.
+        """
         stale_before = run.now - timedelta(days=self.rules.details_days)
-        due = details_due(await self.database.metadata(), self.rules.universe_types, stale_before)
-        run.done.details_left = len(due)
+        known = await self.database.metadata()
+        due = details_due(known, self.rules.universe_types, stale_before, run.days.today)
+        run.done.details_left, whole_batches_failed = len(due), 0
         for batch in chunks(due[: self.rules.details_per_run], ASKED_AT_ONCE):
             if run.late:
                 return
             answers = await asyncio.gather(*(run.in_time(self._detailed(record, run.now)) for record in batch))
             records = [answer for answer in answers if isinstance(answer, SymbolRecord)]
+            errors = [answer for answer in answers if isinstance(answer, FiblakeError)]
             await self.database.save_metadata(records)
             run.done.details += len(records)
             run.done.details_left -= len(records)
-            for answer in answers:
-                if isinstance(answer, FiblakeError):
-                    raise answer
+            run.done.details_failed += len(errors)
+            whole_batches_failed = 0 if records else whole_batches_failed + 1
+            if errors and whole_batches_failed == BATCHES_FAILED_AT_MOST:
+                if isinstance(errors[-1], EntitlementError):
+                    logger.error("no details at all", extra={"reason": str(errors[-1])})
+                    return  # the plan has none: nothing of what is needed is missing
+                raise errors[-1]
 
     async def _detailed(self, record: SymbolRecord, now: datetime) -> SymbolRecord | FiblakeError:
         try:
@@ -269,6 +295,7 @@ class MetadataFetcher:
             logger.warning("no details", extra={"symbol": record.symbol, "reason": str(error)})
             details = None
         except FiblakeError as error:
+            logger.warning("no details", extra={"symbol": record.symbol, "reason": str(error)})
             return error
         return _with_details(record, details, now)
 
@@ -305,8 +332,25 @@ def _with_details(record: SymbolRecord, details: Details | None, now: datetime) 
     )  # fmt: skip
 
 
+def _without_doubtful_ends(found: Comparison, delistings: Mapping[str, Ticker]) -> Comparison:
+    """Leave in place what vanished from a list that has rows without a ticker, unless the vendor says that it is gone.
+
+    Such a row may be the missing symbol's.
+    """
+    over = {*delistings, *found.successors}
+    for record in found.vanished:
+        if record.symbol not in over:
+            logger.warning("symbol not listed, and kept: rows lack a ticker", extra={"symbol": record.symbol})
+    return replace(found, vanished=[record for record in found.vanished if record.symbol in over])
+
+
 def _log_changes(found: Comparison) -> None:
     """Log each symbol that changed hands, one line each: it is rare, and cuts the symbol's bars in two."""
+    for symbol in found.twice:
+        logger.warning("symbol listed twice", extra={"symbol": symbol})
+    for record, ticker in found.doubtful:
+        extra = {"symbol": record.symbol, "is": record.composite_figi, "listed": ticker.composite_figi}
+        logger.warning("symbol listed with another FIGI", extra=extra)
     for record, ticker in found.handed_over:
         extra = {"symbol": record.symbol, "was": record.composite_figi, "is": ticker.composite_figi}
         logger.info("symbol handed over", extra=extra)

@@ -17,6 +17,7 @@ from services.fetcher.identities import (
     ended,
     identities_of,
     merged,
+    settled,
     updated,
 )
 from services.fetcher.tickers import Ticker, TickerChange
@@ -190,29 +191,62 @@ def test_a_symbol_of_another_company_begins_on_the_day_of_the_ticker_change_and_
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [(), [TickerChange(date(2012, 5, 18), "FB")], [TickerChange(date(2026, 1, 5), "META")]],
-    ids=["unknown", "of another ticker", "announced"],
-)
-def test_without_a_day_of_change_it_begins_with_the_session_of_the_run(changes: Sequence[TickerChange]) -> None:
-    assert periods(taken_over([known(figi=BALL)], [ticker()], Told({"META": changes}))) == [
-        ("META", BEGINNING, THU, BALL), ("META", FRI, None, META),
+WITHOUT_A_DAY = {
+    "unknown": (), "of another ticker": [TickerChange(date(2012, 5, 18), "FB")],
+    "announced": [TickerChange(date(2026, 1, 5), "META")], "long ago": [TickerChange(date(2021, 6, 9), "META")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", WITHOUT_A_DAY.values(), ids=WITHOUT_A_DAY)
+def test_without_a_day_of_change_a_symbol_is_handed_over_when_three_sessions_have_listed_it_so(
+    changes: Sequence[TickerChange],
+) -> None:
+    tuesday = datetime(2025, 11, 18, 11, tzinfo=UTC)
+    record = known(figi=BALL, last_seen=tuesday)
+    for doubtful in (19, 20):
+        now = datetime(2025, 11, doubtful, 11, tzinfo=UTC)
+        assert taken_over([record], [ticker()], Told({"META": changes}), now) == [record]
+    assert periods(taken_over([record], [ticker()], Told({"META": changes}))) == [
+        ("META", BEGINNING, date(2025, 11, 18), BALL), ("META", date(2025, 11, 19), None, META),
     ]  # fmt: skip
 
 
+def test_a_ticker_that_is_listed_with_two_figis_in_changing_order_stays_the_known_companys() -> None:
+    records: list[SymbolRecord] = []
+    rows = {"a": ticker(figi=BALL), "b": ticker(figi=META)}
+    for day, order in ((18, "a"), (19, "ab"), (20, "ba"), (21, "b"), (24, "a"), (25, "b"), (26, "a")):
+        now = datetime(2025, 11, day, 11, tzinfo=UTC)
+        records = taken_over(records, [rows[name] for name in order], now=now)
+    assert periods(records) == [("META", BEGINNING, None, BALL)]
+
+
+@pytest.mark.parametrize("order", [(BALL, META), (META, BALL)])
+def test_of_a_new_ticker_that_is_listed_twice_one_row_is_taken_whatever_the_order(order: tuple[str, str]) -> None:
+    found = compare([], [ticker(figi=figi) for figi in order])
+    assert ([one.composite_figi for one in found.new], found.twice) == ([META], ["META"])
+
+
+def test_a_figi_that_another_listed_symbol_has_is_no_proof_of_a_rename() -> None:
+    records = [known("A", "FA"), known("B", "FB")]
+    found = settled(compare(records, [ticker("A", "FB"), ticker("B", "FB")]), {}, days())
+    assert ([r.symbol for r, _ in found.doubtful], found.handed_over) == (["A"], [])
+
+
 def test_a_day_of_change_before_the_old_company_began_is_no_day_it_can_have_ended() -> None:
-    told = Told({"META": [TickerChange(date(2022, 6, 9), "META")]})
-    records = taken_over([known(figi=BALL, valid_from=date(2023, 1, 3))], [ticker()], told)
-    assert periods(records) == [("META", date(2023, 1, 3), THU, BALL), ("META", FRI, None, META)]
+    told = Told({"META": [TickerChange(date(2025, 11, 3), "META")]})
+    record = known(figi=BALL, valid_from=date(2025, 11, 10), last_seen=datetime(2025, 11, 17, 11, tzinfo=UTC))
+    assert periods(taken_over([record], [ticker()], told)) == [
+        ("META", date(2025, 11, 10), date(2025, 11, 17), BALL), ("META", date(2025, 11, 18), None, META),
+    ]  # fmt: skip
 
 
 def test_a_change_at_the_weekend_begins_with_mondays_session() -> None:
     sunday = datetime(2025, 11, 23, 18, tzinfo=UTC)
-    for told in (Told({"META": [TickerChange(SAT, "META")]}), Told()):
-        assert periods(taken_over([known(figi=BALL)], [ticker()], told, sunday)) == [
-            ("META", BEGINNING, FRI, BALL), ("META", MON, None, META),
-        ]  # fmt: skip
+    told = Told({"META": [TickerChange(SAT, "META")]})
+    after = [("META", BEGINNING, FRI, BALL), ("META", MON, None, META)]
+    assert periods(taken_over([known(figi=BALL)], [ticker()], told, sunday)) == after
+    friday, wednesday = datetime(2025, 11, 21, 18, tzinfo=UTC), datetime(2025, 11, 26, 11, tzinfo=UTC)
+    assert periods(taken_over([known(figi=BALL, last_seen=friday)], [ticker()], now=wednesday)) == after
 
 
 def test_a_vanished_companys_symbol_goes_to_another_and_their_times_do_not_overlap() -> None:
@@ -228,8 +262,11 @@ def test_a_vanished_companys_symbol_goes_to_another_and_their_times_do_not_overl
 
 
 def test_a_vendor_that_corrects_itself_within_a_session_leaves_one_record_of_it() -> None:
-    records = taken_over([known(figi=BALL)], [ticker()])
-    corrected = taken_over(records, [ticker(figi="THIRD")], now=MORNING + timedelta(hours=3))
+    told = Told({"META": [TickerChange(FRI, "META")]})
+    records = taken_over([known(figi=BALL)], [ticker()], told)
+    days_later = MORNING + timedelta(days=5)
+    unseen = [replace(record, last_seen=MORNING - timedelta(days=1)) for record in records]
+    corrected = taken_over(unseen, [ticker(figi="THIRD")], now=days_later)
     assert periods(corrected) == [("META", BEGINNING, THU, BALL), ("META", FRI, None, "THIRD")]
 
 
@@ -286,8 +323,15 @@ def test_details_are_due_for_the_universe_first_then_those_without_then_the_olde
         known("STALER", details_at=MORNING - 5 * hour), known("ZNEW"), known("WARRANT", type="WARRANT"),
         known("GONE", valid_to=THU, active=False),
     ]  # fmt: skip
-    due = details_due(records, {"CS"}, MORNING - hour)
+    due = details_due(records, {"CS"}, MORNING - hour, FRI)
     assert [record.symbol for record in due] == ["ZNEW", "STALER", "STALE", "WARRANT"]
+
+
+def test_those_whose_details_are_due_alike_take_turns_by_day() -> None:
+    records = [known(f"A{n}") for n in range(20)]
+    orders = [[r.symbol for r in details_due(records, {"CS"}, MORNING, day)] for day in (FRI, FRI, MON)]
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == sorted(orders[2])
 
 
 # ------------------------------------------------------------------------------------------------ any sequence of lists
@@ -326,9 +370,18 @@ def test_no_symbol_is_deleted_has_two_companies_at_once_or_changes_without_need(
         check_times(records)
         current = {r.symbol: r for r in records if r.valid_to is None}
         assert current.keys() == {one.symbol for one in listed}
-        assert all(one.composite_figi in {None, current[one.symbol].composite_figi} for one in listed)
         assert taken_over(records, listed, told, now) == records
-        assert compare(records, listed) == Comparison(kept=[(current[one.symbol], one) for one in listed])
+        # Another FIGI than the listed one is borne on for a few sessions, and no longer.
+        again = compare(records, listed)
+        assert again.kept + again.handed_over == [
+            (current[one.symbol], one) for one in sorted(listed, key=lambda t: differs(current[t.symbol], t))
+        ]
+        assert all(now - record.last_seen < timedelta(days=6) for record, _ in again.handed_over)
+        assert replace(again, kept=[], handed_over=[], renamed=frozenset()) == Comparison()
+
+
+def differs(record: SymbolRecord, ticker: Ticker) -> bool:
+    return None not in {record.composite_figi, ticker.composite_figi} and record.composite_figi != ticker.composite_figi
 
 
 def check_times(records: Sequence[SymbolRecord]) -> None:

@@ -1,6 +1,7 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -182,13 +183,16 @@ async def test_a_list_with_more_news_than_there_is_time_to_ask_about_gets_in_all
     world.vendor.listed = [ticker("AAPL", "F-OTHER"), ticker("MSFT", "F-MSFT"), ticker("NEWCO")]
     world.vendor.asked.clear()
     done = await world.refresh(deadline=NOW)
-    assert (done.new, done.handed_over, done.vanished) == (1, 1, 1)
+    assert (done.new, done.doubtful, done.vanished) == (1, 1, 1)
     assert world.vendor.asked == []
-    assert world.periods("AAPL") == [(BEGINNING, THU), (FRI, None)]
+    assert world.periods("AAPL") == [(BEGINNING, None)]
     assert world.periods("SPY") == [(BEGINNING, THU)]
 
 
-@pytest.mark.parametrize("error", [BadRequestError("no such ticker can be"), UpstreamError("the vendor fails")])
+@pytest.mark.parametrize(
+    "error",
+    [BadRequestError("no such ticker can be"), UpstreamError("the vendor fails"), EntitlementError("not in the plan")],
+)
 @pytest.mark.parametrize("question", ["ticker_changes", "delisted"])
 async def test_a_vendor_that_has_no_answer_about_one_symbol_does_not_keep_the_list_out(
     world: World, question: str, error: FiblakeError
@@ -203,16 +207,45 @@ async def test_a_vendor_that_has_no_answer_about_one_symbol_does_not_keep_the_li
 
 
 @pytest.mark.parametrize("listed", [ticker("AAPL", "F-OTHER"), ticker("APPL", "F-AAPL")], ids=["another's", "renamed"])
-async def test_a_symbol_that_would_begin_too_late_waits_until_the_vendor_answers(world: World, listed: Ticker) -> None:
+async def test_a_symbol_that_would_begin_too_late_waits_for_the_vendor_and_the_list_does_not(
+    world: World, listed: Ticker
+) -> None:
     await world.refresh()
     world.vendor.listed[0] = listed
+    world.vendor.listed.append(ticker("NEWCO"))
     world.vendor.error["ticker_changes"] = UpstreamError("the vendor fails")
-    with pytest.raises(UpstreamError, match="the vendor fails"):
-        await world.refresh()
+    done = await world.day_after()
+    assert (done.new, done.handed_over, done.vanished, "NEWCO" in world.requested()) == (1, 0, 0, True)
+    assert world.periods("AAPL") == [(BEGINNING, None)]
     del world.vendor.error["ticker_changes"]
-    world.vendor.changes[listed.symbol] = [TickerChange(THU, listed.symbol)]
+    world.vendor.changes[listed.symbol] = [TickerChange(FRI, listed.symbol)]
+    await world.day_after()
+    assert world.periods(listed.symbol)[-1] == (FRI, None)
+    assert world.periods("AAPL")[0] == (BEGINNING, THU)
+
+
+async def test_a_renamed_company_does_not_wait_for_ever_and_begins_where_the_old_symbol_was_last_seen(
+    world: World,
+) -> None:
     await world.refresh()
-    assert world.periods(listed.symbol)[-1] == (THU, None)
+    world.vendor.listed[0] = ticker("APPL", "F-AAPL")
+    world.vendor.error["ticker_changes"] = UpstreamError("the vendor fails")
+    for _ in range(5):
+        await world.day_after()
+    assert world.periods("APPL") == [(MON, None)]
+    assert world.periods("AAPL")[0][0] == BEGINNING
+
+
+async def test_on_a_list_with_a_row_that_names_no_ticker_only_those_vanish_whom_the_vendor_says_to_be_gone(
+    world: World,
+) -> None:
+    await world.refresh()
+    world.vendor.listed = [ticker(""), ticker("MSFT", "F-MSFT"), ticker("SPY", None, type="ETF")]
+    assert (await world.day_after()).vanished == 0
+    assert world.periods("AAPL") == [(BEGINNING, None)]
+    world.vendor.gone["AAPL"] = ticker("AAPL", "F-AAPL", active=False, delisted=THU)
+    assert (await world.day_after()).vanished == 1
+    assert world.periods("AAPL") == [(BEGINNING, THU)]
 
 
 class StuckVendor(ReferenceVendor):
@@ -374,13 +407,35 @@ async def test_details_stop_at_the_deadline_and_what_comes_after_them_is_done(wo
 
 async def test_a_vendor_that_fails_on_one_ticker_costs_neither_the_others_nor_the_histories(world: World) -> None:
     world.vendor.known = {**detailed("AAPL", "SPY"), "MSFT": UpstreamError("the vendor fails, as arranged")}
-    with pytest.raises(UpstreamError, match="as arranged"):
-        await world.refresh()
+    done = await world.refresh()
+    assert (done.details, done.details_failed, done.details_left) == (2, 1, 1)
     assert [world.record(s).sector for s in ("AAPL", "MSFT", "SPY")] == ["Manufacturing", None, "Manufacturing"]
     assert world.requested() == ["AAPL", "MSFT", "SPY"]
     world.vendor.known, world.vendor.asked = detailed("MSFT"), []
     await world.day_after()
     assert world.vendor.questions("details") == ["MSFT"]
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"), [(UpstreamError("the vendor is down"), True), (EntitlementError("not in the plan"), False)]
+)
+async def test_a_vendor_that_has_no_details_at_all_is_not_asked_for_all_and_keeps_nothing_else_out(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: FiblakeError, *, raised: bool
+) -> None:
+    monkeypatch.setattr(metadata, "ASKED_AT_ONCE", 1)
+    world.vendor.error["details"] = error
+    with pytest.raises(UpstreamError, match="is down") if raised else nullcontext():
+        await world.refresh()
+    assert len(world.vendor.questions("details")) == metadata.BATCHES_FAILED_AT_MOST
+    assert world.requested() == ["AAPL", "MSFT", "SPY"]
+
+
+async def test_a_list_of_splits_that_fails_keeps_details_and_histories_not_out_and_fails_the_run(world: World) -> None:
+    world.vendor.known, world.vendor.error["splits"] = detailed("AAPL"), EntitlementError("not in the plan")
+    with pytest.raises(EntitlementError, match="not in the plan"):
+        await world.refresh()
+    assert world.record("AAPL").sector == "Manufacturing"
+    assert world.requested() == ["AAPL", "MSFT", "SPY"]
 
 
 async def test_a_ticker_that_the_vendor_does_not_understand_stands_in_nobodys_way(world: World) -> None:
@@ -473,6 +528,7 @@ def everything_happens(world: World) -> None:
         ticker("SPY", "F-OTHER"),
     ]  # fmt: skip
     world.vendor.changes["META"] = [TickerChange(THU, "META")]
+    world.vendor.changes["SPY"] = [TickerChange(FRI, "SPY")]
     world.vendor.reported = [split("AAPL"), split("AAPL", FRI, 0.5), split("IBM"), split("NEWCO")]
     world.vendor.known = detailed("AAPL", "NEWCO")
 
