@@ -121,13 +121,15 @@ async def test_a_vanished_symbol_stays_with_its_last_day(world: World) -> None:
     assert world.vendor.questions("delisted") == ["AAPL"]
 
 
-async def test_a_list_of_fewer_than_half_deactivates_nothing_and_stops_the_run(world: World) -> None:
+async def test_a_list_of_fewer_than_half_deactivates_nothing_and_the_other_parts_go_on(world: World) -> None:
     await world.refresh()
     before = dict(world.database.records)
-    world.vendor.listed = world.vendor.listed[:1]
+    world.vendor.listed, world.vendor.reported = world.vendor.listed[:1], [split("AAPL")]
     with pytest.raises(UpstreamError, match="lists 1 of the 3 symbols"):
         await world.day_after()
-    assert world.database.records == before
+    now = {key: replace(record, history_requested_at=NOW) for key, record in world.database.records.items()}
+    assert now == before
+    assert world.splits("AAPL") == [split("AAPL")]
 
 
 async def test_a_symbol_that_comes_back_is_active_and_its_history_is_asked_for_again(world: World) -> None:
