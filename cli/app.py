@@ -4,7 +4,9 @@ Exit codes: 0 done; 1 a service failed or refused, and a sentence says why; 2 th
 3 done, but something is left that a person must look at.
 """
 
+import os
 import sys
+from importlib.metadata import version as version_of
 from typing import Annotated
 
 import typer
@@ -93,6 +95,12 @@ app.add_typer(events.app, name="events")
 app.command(name="migrate", epilog=database.MIGRATE_EXAMPLE)(database.migrate)
 
 
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 (an option's callback)
+    if wanted:
+        typer.echo(f"fiblake {version_of('fiblake')}")
+        raise typer.Exit
+
+
 @app.callback()
 def choose(
     context: typer.Context,
@@ -109,6 +117,9 @@ def choose(
         bool, typer.Option("--local", help="Act on the stack that `fiblake local up` has started.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Take the global options, which may also stand behind the command."""
     context.obj = Choice(profile, region, endpoint_url, stack, on_local, as_json)
@@ -121,6 +132,10 @@ def main() -> None:
     except FiblakeError as error:
         sys.stderr.write(f"fiblake: {error}\n")
         sys.exit(exit_code(error))
+    except BrokenPipeError:
+        # Whoever read our answer has had enough of it; Python would complain once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def exit_code(error: FiblakeError) -> int:

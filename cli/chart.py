@@ -43,13 +43,10 @@ def chart(
     mark the splits.
     """
     from shared.bars import Consolidated
-    from shared.errors import ContractError, NotFoundError
-    from shared.lake import Bronze, check_symbol
+    from shared.errors import NotFoundError
+    from shared.lake import Bronze, check_known
 
-    try:
-        check_symbol(symbol)
-    except ContractError as error:
-        raise typer.BadParameter(str(error), param_hint="SYMBOL") from error
+    options.symbol(symbol, "SYMBOL")
     if interval not in KNOWN:
         raise typer.BadParameter(f"{interval!r} is none of {', '.join(KNOWN)}", param_hint="INTERVAL")
     _check_output(output)
@@ -62,6 +59,8 @@ def chart(
     else:
         rows, adjusted = _of_silver(stack, symbol, interval, last)
     if not rows:
+        bronze = Bronze()
+        check_known([symbol], bronze.symbols_in(stack.store.folders(f"{bronze.prefix}/")))
         raise NotFoundError(f"the lake has no {interval} bars of {symbol}")
     splits = [day for day, _ in stored.reference.splits] if stored and not adjusted else []
     draw(f"{symbol}, {interval}, {'adjusted for splits' if adjusted else 'as traded'}", rows, output, splits)

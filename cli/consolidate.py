@@ -9,7 +9,7 @@ import typer
 from cli import options
 from cli.output import answer
 from cli.target import Target, target
-from shared.errors import NotFoundError, UpstreamError
+from shared.errors import UpstreamError
 
 EXAMPLE = (
     "Example: fiblake consolidate --symbols AAPL,MSFT\n\n"
@@ -44,13 +44,11 @@ def consolidate(
 
 def _known(stack: Target, chosen: tuple[str, ...]) -> list[str]:
     """Give the chosen symbols, or all of the lake; raise NotFoundError if one has no folder."""
-    from shared.lake import Bronze
+    from shared.lake import Bronze, check_known
 
     bronze = Bronze()
     known = bronze.symbols_in(stack.store.folders(f"{bronze.prefix}/"))
-    unknown = sorted(set(chosen) - set(known))
-    if unknown:
-        raise NotFoundError(f"the lake has no bars of {', '.join(unknown)}")
+    check_known(chosen, known)
     return sorted(set(chosen)) or known
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from cli import options
 from cli.output import answer, progress_by_name, table
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def fetch(
     from services.fetcher.assembly import fetch as run
     from services.fetcher.settings import FetcherSettings, FetchEvent
 
-    event = FetchEvent.of(_event(first, last, day, symbols, again=again))
+    event = options.checked(lambda: FetchEvent.of(_event(first, last, day, symbols, again=again)))
     settings = settings_of(context, "OhlcvFetcherFunctionName", FetcherSettings)
     with progress_by_name() as show:
         result = asyncio.run(run(settings, event, show))

@@ -1,16 +1,18 @@
 """Options that several commands share, and how their values are read."""
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from re import fullmatch
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 import typer
 
 Symbols = Annotated[
     str | None, typer.Option("--symbols", help="Only these, with commas between them.", metavar="AAPL,MSFT")
 ]
+ValueT = TypeVar("ValueT")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -22,6 +24,27 @@ def named(symbols: str | None) -> tuple[str, ...]:
         return listed(symbols) if symbols is not None else ()
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--symbols") from error
+
+
+def symbol(name: str, option: str) -> str:
+    """Read a symbol."""
+    from shared.errors import ContractError
+    from shared.lake import check_symbol
+
+    try:
+        return check_symbol(name)
+    except ContractError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
+
+
+def checked(read: Callable[[], ValueT]) -> ValueT:
+    """Return what is made of the options; what cannot be made of them is a wrong command line."""
+    from shared.errors import ContractError
+
+    try:
+        return read()
+    except ContractError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def writable(path: Path | None, option: str) -> Path | None:

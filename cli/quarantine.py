@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from cli import options
 from cli.output import answer, table
 
 if TYPE_CHECKING:
@@ -19,9 +20,9 @@ _NUMBERS: Final = ("open", "high", "low", "close", "volume")
 def list_(context: typer.Context, symbol: Annotated[str, typer.Option(help="Only this symbol's.")] = "") -> None:
     """List the bars in quarantine with the reasons why they are there."""
     from cli.target import target
-    from shared.lake import check_symbol
 
-    rows = facts_of(target(context).store, check_symbol(symbol) if symbol else None)
+    wanted = options.symbol(symbol, "--symbol") if symbol else None
+    rows = facts_of(target(context).store, wanted)
     columns = ("symbol", "session", "row", *_NUMBERS, "reason")
     answer(context, rows, lambda console: console.print(table("Bars in quarantine", rows, columns)))
 
@@ -41,11 +42,11 @@ def release(
     from cli.target import settings_of
     from services.fetcher.assembly import release_bar
     from services.fetcher.settings import ReleaseSettings
-    from shared.lake import check_symbol
 
+    options.symbol(symbol, "SYMBOL")
     name = by or getpass.getuser()
     settings = settings_of(context, "OhlcvFetcherFunctionName", ReleaseSettings)
-    key = asyncio.run(release_bar(settings, check_symbol(symbol), session.date(), row, name))
+    key = asyncio.run(release_bar(settings, symbol, session.date(), row, name))
     answer(context, {"key": key, "by": name}, lambda console: console.print(f"released by {name}: {key}"))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from cli.cache import copies, folder
 from shared.errors import ContractError
-from shared.lake import IDENTITIES_PREFIX, INTERVALS, MANIFEST_KEY, SPLITS_PREFIX, Bronze, silver_prefix
+from shared.lake import IDENTITIES_PREFIX, INTERVALS, MANIFEST_KEY, SPLITS_PREFIX, Bronze, check_known, silver_prefix
 
 if TYPE_CHECKING:
     import duckdb
@@ -160,6 +160,7 @@ def _versions(store: "ObjectStore", name: str, symbols: Sequence[str]) -> dict[s
     """Return the objects that a view is made of, and their versions."""
     bronze = Bronze()
     if name == "bronze" and symbols:
+        check_known(symbols, bronze.symbols_in(store.folders(f"{bronze.prefix}/")))
         keys = [bronze.data_key(symbol) for symbol in symbols]
         return {key: etag for key, etag in zip(keys, store.versions(keys), strict=True) if etag}
     if name == "bronze":

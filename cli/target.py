@@ -1,14 +1,16 @@
 """Which stack does a command act on? The one that the global options name; and the ways to its parts."""
 
 import os
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil
 from typing import TYPE_CHECKING, Final, TypeVar
+from urllib.parse import urlsplit
 
-from shared.errors import NotFoundError
+from shared.errors import ConfigurationError, NotFoundError
 
 if TYPE_CHECKING:
     import typer
@@ -23,6 +25,7 @@ SettingsT = TypeVar("SettingsT", bound="BaseSettings")
 DEFAULT_STACK: Final = "dev-fiblake"
 """The stack's name in samconfig.toml."""
 SYMBOLS_PER_CHILD: Final = 100
+_REGION: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _QUEUE_URL: Final = "QueueUrl"
 _DEAD_LETTERS_URL: Final = "DeadLettersUrl"
 
@@ -152,8 +155,34 @@ def target(context: "typer.Context") -> Target:
         return _local()
     from shared.stacks import connect, outputs_of
 
-    os.environ.update(choice.environment())
+    use_account(choice)
     return Target(choice.stack, outputs_of(connect(), choice.stack))
+
+
+def use_account(choice: Choice) -> None:
+    """Turn this process's AWS clients to the account that the global options name, before any of them is made.
+
+    Raises ConfigurationError if an option names what cannot be: boto would end in a traceback.
+    """
+    import botocore.session
+
+    if choice.endpoint_url and not _is_url(choice.endpoint_url):
+        raise ConfigurationError(f"--endpoint-url {choice.endpoint_url!r} is no URL such as http://localhost:4566")
+    if choice.region and not _REGION.fullmatch(choice.region):
+        raise ConfigurationError(f"--region {choice.region!r} is no region such as us-east-1")
+    os.environ.update(choice.environment())
+    profiles = botocore.session.Session().available_profiles
+    if choice.profile and choice.profile not in profiles:
+        known = f": there are {', '.join(profiles)}" if profiles else ": there are none"
+        raise ConfigurationError(f"--profile {choice.profile!r} is not in AWS's configuration files{known}")
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return False
 
 
 def settings_of(context: "typer.Context", function: str, settings: "type[SettingsT]") -> "SettingsT":
@@ -187,6 +216,8 @@ def _keep_stdout_clean() -> None:
     from shared.telemetry import logger
 
     logger.registered_handler.setStream(sys.stderr)  # type: ignore[attr-defined]
+    if not {"POWERTOOLS_LOG_LEVEL", "LOG_LEVEL"} & os.environ.keys():
+        logger.setLevel("WARNING")  # what goes well is in the answer
     os.environ["POWERTOOLS_METRICS_DISABLED"] = "true"  # they are for whoever watches the functions
 
 

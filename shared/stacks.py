@@ -18,7 +18,7 @@ def connect() -> "CloudFormationClient":
     try:
         return boto3.client("cloudformation")
     except (ProfileNotFound, NoRegionError) as error:
-        raise ConfigurationError(f"{error}: name another with --profile and --region") from error
+        raise ConfigurationError(f"{str(error).rstrip('.')}: name another with --profile and --region") from error
 
 
 def outputs_of(client: "CloudFormationClient", stack: str) -> dict[str, str]:

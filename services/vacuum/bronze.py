@@ -10,8 +10,8 @@ from typing import Final
 from shared.bars import Consolidated
 from shared.batching import chunks
 from shared.cleanup import Counts, Proof, by_symbol, clean_up
-from shared.errors import ConfigurationError, FiblakeError, NotFoundError, UpstreamError
-from shared.lake import Bronze
+from shared.errors import ConfigurationError, FiblakeError, UpstreamError
+from shared.lake import Bronze, check_known
 from shared.objects import ObjectInfo, ObjectStore
 from shared.outcomes import attempt
 
@@ -73,9 +73,7 @@ def plan(
     Raises NotFoundError if a named symbol has no folder in the lake.
     """
     known = vacuum.bronze.symbols_in(vacuum.store.folders(f"{vacuum.bronze.prefix}/"))
-    unknown = sorted(set(symbols) - set(known))
-    if unknown:
-        raise NotFoundError(f"the lake has no bars of {', '.join(unknown)}")
+    check_known(symbols, known)
     wanted = sorted(set(symbols)) or known
     made = Plan(now, retention_days, len(wanted))
     with ThreadPoolExecutor(vacuum.max_workers) as pool:

@@ -404,7 +404,7 @@ def _deaf(chain: Chain) -> Iterator[None]:
         (["status", "--stack", "nowhere"], 2, "there is no stack nowhere"),
         (["status", "--endpoint-url", "http://127.0.0.1:9"], 1, "cannot be asked"),
         (["vacuum", "--symbols", "GHOST"], 2, "the lake has no bars of GHOST"),
-        (["chart", "GHOST", "3d", "-o", "x.png"], 2, "no 3d bars of GHOST"),
+        (["chart", "GHOST", "3d", "-o", "x.png"], 2, "no bars of GHOST"),
         (["reconcile", "--since", "2011-13-01"], 2, "--since"),
         (["dlq", "list", "--queue", "nowhere"], 2, "the queues are"),
         (["query", "DROP TABLE bronze"], 2, "one SELECT"),

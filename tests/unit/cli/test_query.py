@@ -269,7 +269,7 @@ def test_daily_bars_are_adjusted_as_silver_is_or_the_chart_says_as_traded_and_ma
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["GHOST", "21d"], "the lake has no 21d bars of GHOST"),
+        (["GHOST", "21d"], "the lake has no bars of GHOST"),
         (["AAPL", "22d"], "'22d' is none of 1d, 3d"),
         (["../x", "21d"], "is not a symbol"),
     ],
