@@ -208,6 +208,16 @@ class Buckets:
         )
 
 
+def aggregate(many: Sequence[Bars], interval: int, calendar: TradingCalendar, *, adjusted: bool) -> pa.Table:
+    """Return the buckets (schema SILVER, by symbol as given, and `ts`) of bars that begin at a bucket's start, or later.
+
+    A bucket in which the symbol was handed over is two rows; `ts` of the second is the new company's first session.
+    """
+    market = Market.of(many)
+    symbols, versions = pa.array(market.symbols, pa.string()), version_numbers(market.versions)
+    return market.buckets(interval).table(symbols, versions, calendar, adjusted=adjusted)
+
+
 def version_numbers(versions: Sequence[datetime]) -> Versions:
     """Return versions as Arrow and Parquet store them: microseconds since 1970-01-01 UTC."""
     return np.array([(version - _EPOCH) // _MICROSECOND for version in versions], dtype=np.int64)

@@ -7,9 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.silver_outputs import differences
+from services.resampler.aggregate import aggregate
 from shared.bars import encode
 from shared.lake import INTERVALS, Month, silver_key
-from tests.unit.resampler.daily import SESSIONS, aggregate, bars, numbered
+from tests.unit.resampler.daily import SESSIONS, bars, numbered, nyse
 
 MONTH = Month(1962, 1)
 
@@ -18,7 +19,7 @@ def lay(root: Path, change: Callable[[pa.Table], pa.Table] = lambda table: table
     for n in INTERVALS:
         path = root / silver_key(n, MONTH)
         path.parent.mkdir(parents=True)
-        path.write_bytes(encode(change(aggregate([bars("AAPL", numbered(SESSIONS[:20]))], n))))
+        path.write_bytes(encode(change(aggregate([bars("AAPL", numbered(SESSIONS[:20]))], n, nyse(), adjusted=True))))
     return root
 
 

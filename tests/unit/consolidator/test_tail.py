@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.consolidator.tail import LONGEST_TAIL, tail_of
-from services.resampler.aggregate import Bars
+from services.resampler.aggregate import Bars, aggregate
 from services.resampler.buckets import first_to_recompute
 from shared.adjustment import NO_REFERENCE, Reference
 from shared.bars import Consolidated
@@ -16,7 +16,6 @@ from shared.calendar import nyse
 from shared.events import ConsolidationComplete, Tail, parse
 from shared.lake import INTERVALS
 from tests.fakes import NOON, bar, table
-from tests.unit.resampler.daily import aggregate
 
 CALENDAR = nyse()
 SESSIONS = CALENDAR.between(date(2024, 6, 3), date(2025, 11, 19))
@@ -31,7 +30,7 @@ def stored(sessions: list[date], reference: Reference = NO_REFERENCE) -> Consoli
 def buckets(bars: Bars, changed: date, interval: int) -> pa.Table:
     """Return the buckets that a change may touch, as the resampler cuts them."""
     first = first_to_recompute(bars.ordinals, CALENDAR.ordinal_on_or_after(changed), interval)
-    return aggregate([bars.since(first)], interval)
+    return aggregate([bars.since(first)], interval, CALENDAR, adjusted=True)
 
 
 def as_bars(tail: Tail) -> pa.Table:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from services.resampler.aggregate import Bars, Market, version_numbers
+from services.resampler.aggregate import Bars
 from shared.adjustment import NO_REFERENCE, Reference
 from shared.bars import BRONZE, Consolidated
 from shared.calendar import nyse
@@ -76,13 +76,6 @@ def data_parquet(
     symbol: str, days: Mapping[date, Daily], reference: Reference = NO_REFERENCE, version: datetime = NOW
 ) -> bytes:
     return Consolidated(table(symbol, days), {}, version, reference).encode()
-
-
-def aggregate(bars: Sequence[Bars], interval: int, *, adjusted: bool = True) -> pa.Table:
-    """The buckets of some symbols' bars, as rows of SILVER."""
-    market = Market.of(bars)
-    symbols, versions = pa.array(market.symbols, pa.string()), version_numbers(market.versions)
-    return market.buckets(interval).table(symbols, versions, nyse(), adjusted=adjusted)
 
 
 def slow_silver(

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.resampler.aggregate import aggregate
 from services.resampler.buckets import first_to_recompute
 from shared.adjustment import NO_REFERENCE, Reference
 from shared.bars import SILVER
@@ -17,7 +18,6 @@ from tests.unit.resampler.daily import (
     SESSIONS,
     Daily,
     Facts,
-    aggregate,
     bars,
     flat,
     numbered,
@@ -37,7 +37,7 @@ def silver(
     adjusted: bool = True,
 ) -> list[dict[str, Any]]:
     series = bars("AAPL", days, reference, adjusted=adjusted)
-    rows = aggregate([series.since(first)], interval, adjusted=adjusted)
+    rows = aggregate([series.since(first)], interval, nyse(), adjusted=adjusted)
     found: list[dict[str, Any]] = rows.drop_columns(["version"]).to_pylist()
     return found
 
@@ -130,7 +130,7 @@ def test_buckets_before_the_first_wanted_are_left_out() -> None:
 
 
 def test_a_first_bucket_after_the_last_bar_gives_no_rows_of_the_right_schema() -> None:
-    table = aggregate([bars("AAPL", numbered(SESSIONS[:3])).since(3)], 3)
+    table = aggregate([bars("AAPL", numbered(SESSIONS[:3])).since(3)], 3, nyse(), adjusted=True)
     assert (table.num_rows, table.schema) == (0, SILVER)
 
 
@@ -139,7 +139,7 @@ def test_no_bars_give_no_rows() -> None:
 
 
 def test_silver_has_its_schema() -> None:
-    assert aggregate([bars("AAPL", numbered(SESSIONS[:4]))], 3).schema == SILVER
+    assert aggregate([bars("AAPL", numbered(SESSIONS[:4]))], 3, nyse(), adjusted=True).schema == SILVER
 
 
 def test_a_bar_on_a_day_that_was_no_session_is_an_error_that_names_it() -> None:
