@@ -209,7 +209,7 @@ class Buckets:
 
 
 def aggregate(many: Sequence[Bars], interval: int, calendar: TradingCalendar, *, adjusted: bool) -> pa.Table:
-    """Return the buckets (schema SILVER, by symbol as given, and `ts`) of bars that begin at a bucket's start, or later.
+    """Return buckets (schema SILVER, by symbol as given, and `ts`) of bars that begin at a bucket's start, or later.
 
     A bucket in which the symbol was handed over is two rows; `ts` of the second is the new company's first session.
     """

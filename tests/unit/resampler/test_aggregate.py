@@ -10,7 +10,7 @@ from services.resampler.aggregate import aggregate
 from services.resampler.buckets import first_to_recompute
 from shared.adjustment import NO_REFERENCE, Reference
 from shared.bars import SILVER
-from shared.calendar import CalendarRangeError, NotASessionError
+from shared.calendar import CalendarRangeError, NotASessionError, nyse
 from shared.lake import INTERVALS
 from tests.unit.resampler.daily import (
     NO_FACTS,
