@@ -36,7 +36,9 @@ class Problem:
 def problems(state: Mapping[str, Any]) -> list[Problem]:
     """Return what is wrong with a stack, the worst first; `state` is what `cli.status.look` returns."""
     found = [
-        Problem(f"{count:,} dead letters in {name}", f"fiblake dlq show --queue {name}", f"/letters?queue={name}")
+        Problem(
+            f"{_counted(count, 'dead letter')} in {name}", f"fiblake dlq show --queue {name}", f"/letters?queue={name}"
+        )
         for name, count in (state["dead_letters"] or {}).items()
         if count
     ]
@@ -53,9 +55,13 @@ def problems(state: Mapping[str, Any]) -> list[Problem]:
         )
     if state.get("refused"):
         keys = ", ".join(file["key"] for file in state["refused"][:SYMBOLS_NAMED])
-        found.append(Problem(f"{len(state['refused']):,} files were refused: {keys}", "fiblake reconcile"))
+        found.append(Problem(f"{_counted(len(state['refused']), 'refused file')}: {keys}", "fiblake reconcile"))
     found += [Problem(f"{what} cannot be seen: {fault}", "fiblake status") for what, fault in state["faults"].items()]
     return found
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 def bars_of(stack: "Target", symbol: str, interval: str, adjustment: str) -> dict[str, Any]:

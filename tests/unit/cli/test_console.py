@@ -150,8 +150,8 @@ def test_what_is_wrong_is_named_with_a_command() -> None:
     assert [(p.what, p.remedy) for p in problems(state)] == [
         ("2 dead letters in consolidation", "fiblake dlq show --queue consolidation"),
         ("the oldest message in history has waited 120 minutes", "fiblake status"),
-        ("1 symbols have files that are not merged: AAPL", "fiblake reconcile --fix"),
-        ("1 files were refused: bronze/x", "fiblake reconcile"),
+        ("1 symbol with files that are not merged: AAPL", "fiblake reconcile --fix"),
+        ("1 refused file: bronze/x", "fiblake reconcile"),
         ("jobs cannot be seen: Batch refuses", "fiblake status"),
     ]
 
@@ -259,10 +259,10 @@ def test_a_replay_is_counted_first_and_done_when_sure(stack: FakeTarget) -> None
     bury(stack, "MSFT", "other")
     form = {"token": TOKEN, "queue": "consolidation", "reason": "broken"}
     allowed = client_of(stack, allow_actions=True)
-    assert "1 letters would be replayed" in allowed.post("/letters/replay", data=form, headers=OURS).text
+    assert "1 letter would be replayed" in allowed.post("/letters/replay", data=form, headers=OURS).text
     assert len(letters(stack)) == 2
     answer = allowed.post("/letters/replay", data={**form, "sure": "yes"}, headers=OURS)
-    assert "1 of 1 letters replayed" in answer.text
+    assert "Replayed: 1 of 1." in answer.text
     assert len(letters(stack)) == 1
     assert stack.queues["consolidation"].bodies() == [ConsolidationRequest(symbol="AAPL").model_dump_json()]
     assert stack.workers.submitted == [("run", 1)]
