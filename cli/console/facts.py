@@ -50,7 +50,8 @@ def problems(state: Mapping[str, Any]) -> list[Problem]:
         named = ", ".join(state["lagging"][:SYMBOLS_NAMED])
         found.append(
             Problem(
-                f"{len(state['lagging']):,} symbols have files that are not merged: {named}", "fiblake reconcile --fix"
+                f"{_counted(len(state['lagging']), 'symbol')} with files that are not merged: {named}",
+                "fiblake reconcile --fix",
             )
         )
     if state.get("refused"):
