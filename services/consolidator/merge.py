@@ -40,9 +40,10 @@ def merge(base: pa.Table | None, arrivals: Sequence[pa.Table]) -> Merged:
     if new.num_rows == 0:
         return Merged(known, None)
     first = pc.min(new["timestamp"])
-    untouched, tail = _split(known, first)
-    if new.num_rows == 1 and tail.num_rows == 0:  # a day's bar: there is nothing to win against
+    if new.num_rows == 1 and (known.num_rows == 0 or known["timestamp"][-1].as_py() < first.as_py()):
+        # A day's bar: there is nothing to win against.
         return Merged(pa.concat_tables([known, new]).combine_chunks(), cast("date", first.as_py()))
+    untouched, tail = _split(known, first)
     winners = _last_writes(tail, new)
     changed = winners.filter(winners[_ARRIVED])
     bars = pa.concat_tables([untouched, winners.drop_columns([_ARRIVED])]).combine_chunks()
