@@ -274,6 +274,17 @@ def test_a_file_that_wins_by_the_instant_of_its_put_is_kept_as_long_after_that()
         assert bool(proof.deletable(LAKE, NOON.date(), 30)) != stays
 
 
+def test_the_same_bytes_put_again_and_not_merged_since_stay_however_long_ago_both_puts_were() -> None:
+    bucket = Bucket()
+    key = day("2025-06-02")
+    bucket.lay(key, unstamped("2025-06-02", 1), later(-60 * 24 * 90))
+    done = bucket.consolidate(key, since="2025-06-02")
+    for put_at, goes in ((later(-60 * 24 * 90), True), (later(-60 * 24 * 80), False)):
+        bucket.put_again(key, put_at)
+        proof = Proof("AAPL", done.etag, done.stored.log, bucket.listed(LAKE.symbol_prefix("AAPL"))[1:])
+        assert [info.key for info in proof.deletable(LAKE, NOON.date(), 30)] == ([key] if goes else [])
+
+
 # --------------------------------------------------------------------------- what no message names is announced first
 
 
