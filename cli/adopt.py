@@ -24,7 +24,7 @@ def adopt(
     """Take over data.parquet files without logs, and move silver, manifest and checkpoints of another shape away.
 
     Nothing is deleted: what our readers cannot read is moved to archive/adopted/, byte for byte. Bars are consolidated
-    in the queue, and silver follows. Safe to do twice.
+    in the queue, and silver follows. Safe to do twice. Exit code 3: something is left, and named.
     """
     from services.reconcile.adopt import foreign
 
@@ -44,7 +44,8 @@ def adopt(
     }
     said = f"{moved} files moved to archive/adopted/, {asked} consolidations enqueued" if done else "nothing is changed"
     answer(context, facts, lambda console: console.print(said))
-    if moved < len(found.unreadable) and done:
+    unadoptable = [lag for lag in found.symbols if lag.cause.name == "UNREADABLE"]
+    if done and (moved < len(found.unreadable) or unadoptable):
         raise typer.Exit(3)
 
 

@@ -35,6 +35,8 @@ def reconcile(
     While the chain is at work, what lags may only be under way. Exit code 3: something lags and was not enqueued.
     """
     chosen = options.named(symbols)
+    if since and since.date() > datetime.now(UTC).date():
+        raise typer.BadParameter(f"{since:%Y-%m-%d} is yet to come: nothing would be compared", param_hint="--since")
     stack = target(context)
     with progress("symbols compared") as advance:
         report = auditor(stack).audit(chosen, since.date() if since else None, advance)

@@ -89,9 +89,10 @@ def reasons() -> list[str]:
     for path, module in SOURCES.items():
         if path.startswith(tuple(ASKED_BY_A_PERSON)):
             continue
+        nodes = [node for node in ast.walk(module) if isinstance(node, ast.Call)]
         names = (CLASSES.keys() - NO_END) | _aliases(module)
-        calls = [node for node in ast.walk(module) if isinstance(node, ast.Call) and makes_an_error(node, names)]
-        texts = [" ".join(template(argument) for argument in call.args) for call in calls]
+        texts = [" ".join(map(template, call.args)) for call in nodes if makes_an_error(call, names)]
+        texts += [f"{template(call.args[0])}: {BLANK}" for call in nodes if makes_an_error(call, {"decoding"})]
         found += [f"{path}: {text}" for text in texts if re.search("[A-Za-z]{2}", text)]
     return found
 

@@ -38,3 +38,11 @@ def test_with_consent_what_is_in_the_way_is_moved_and_the_bars_are_consolidated(
     (body,) = stack.queues["consolidation"].sent
     assert ConsolidationRequest.model_validate_json(body).symbol == "AAPL"
     assert len(stack.workers.submitted) == 1
+
+
+def test_a_data_parquet_that_cannot_be_adopted_is_named_and_is_exit_code_3(run: Run, stack: FakeTarget) -> None:
+    stack.store.lay(LAKE.data_key("BAD"), b"no Parquet")
+    result = run("adopt", "--yes")
+    assert result.exit_code == 3
+    assert "BAD cannot be" in result.stdout
+    assert [ConsolidationRequest.model_validate_json(b).symbol for b in stack.queues["consolidation"].sent] == ["AAPL"]

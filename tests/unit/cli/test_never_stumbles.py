@@ -88,6 +88,7 @@ def test_an_account_that_cannot_be_is_exit_code_2_in_every_command(
         ["chart", "../x", "1d", "-o", "x.png"],
         ["query", "FROM bronze", "--symbols", "../x"],
         ["reconcile", "--symbols", ","],
+        ["reconcile", "--since", "2099-01-01"],
         ["dlq", "show", "--older-than", "[red]x[/red]"],
         ["status", "--every", "0"],
     ],
