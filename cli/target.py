@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 SettingsT = TypeVar("SettingsT", bound="BaseSettings")
 DEFAULT_STACK: Final = "dev-fiblake"
 """The stack's name in samconfig.toml."""
-SYMBOLS_PER_CHILD: Final = 100
 _REGION: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
+SYMBOLS_PER_CHILD: Final = 500
 _QUEUE_URL: Final = "QueueUrl"
 _DEAD_LETTERS_URL: Final = "DeadLettersUrl"
 

@@ -11,6 +11,7 @@ import sys
 import uuid
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Final
 
 from pydantic import ValidationError
 from pydantic_settings import CliApp
@@ -25,6 +26,9 @@ from shared.objects import ObjectStore
 from shared.queues import Queue, Topic
 from shared.telemetry import logger
 from shared.traces import Traces
+
+LEAVES_AFTER_SECONDS: Final = 4
+"""Children of an array but the first leave when the queue gave nothing for so long: two long polls."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,7 +70,10 @@ def _run(worker: Worker, settings: WorkerSettings) -> None:
         worker.consolidate(symbols, settings.round_size, full=full)
     elif settings.consolidation_queue_url:
         queue = Queue.connect(settings.consolidation_queue_url)
-        worker.drain(queue, settings.round_size, settings.max_receive_count, settings.idle_seconds)
+        stays = settings.aws_batch_job_array_index == 0
+        idle_seconds = settings.idle_seconds if stays else min(settings.idle_seconds, LEAVES_AFTER_SECONDS)
+        receives = settings.max_receive_count
+        worker.drain(queue, settings.round_size, receives, idle_seconds, stays_for_others=stays)
     else:
         raise ConfigurationError("set CONSOLIDATION_QUEUE_URL, or name --symbols, or ask for --mode full")
 

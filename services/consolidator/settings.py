@@ -18,7 +18,7 @@ class RouterSettings(Settings):
     consolidation_queue_url: str
     batch_job_queue: str
     batch_job_definition: str
-    symbols_per_child: int = Field(default=100, ge=1)
+    symbols_per_child: int = Field(default=500, ge=1)
     largest_array: int = Field(default=LARGEST_ARRAY, ge=1, le=LARGEST_ARRAY)
     max_receive_count: int = Field(default=6, ge=1)
 
@@ -43,7 +43,9 @@ class WorkerSettings(Settings):
     retention_days: int = Field(default=30, ge=0, description="merged files of younger sessions are kept")
     skip_cleanup: CliImplicitFlag[bool] = Field(default=False, description="delete nothing")
     round_size: int = Field(default=100, ge=1, description="messages taken at once")
-    idle_seconds: int = Field(default=60, ge=0, description="how long the queue must look empty before the end")
+    idle_seconds: int = Field(
+        default=60, ge=0, description="how long the queue must look empty before the end (children but the first: 4)"
+    )
     max_receive_count: int = Field(default=6, ge=1, description="receives after which a message is given up")
     trace_name: str = Field(default="", description="name of the worker in X-Ray; empty: it is not traced")
     aws_batch_job_array_index: int = Field(default=0, ge=0, description="set by AWS Batch")

@@ -74,11 +74,16 @@ class Worker:
     stop: threading.Event = field(default_factory=threading.Event)
     summary: Summary = field(default_factory=Summary)
 
-    def drain(self, queue: Queue, round_size: int, most_receives: int, idle_seconds: int) -> None:
-        """Work until the queue stays empty of visible, in-flight and delayed messages, or `stop` is set.
+    def drain(
+        self, queue: Queue, round_size: int, most_receives: int, idle_seconds: int, *, stays_for_others: bool = True
+    ) -> None:
+        """Work until the queue gives nothing for `idle_seconds`, or `stop` is set.
 
-        SQS counts approximately and may be a minute late, so the queue must look empty for `idle_seconds`; and what was
-        given back must have had the time to come again.
+        One worker of each job `stays_for_others`: another one may die, and its messages come back. To it the queue must
+        look empty of in-flight and delayed messages too, and for a minute, by which SQS's counts may be late. Nobody
+        waits for requests that are yet to come: they are sent before their job is submitted, and a job that is counted
+        on has yet to start (shared/jobs.py), so some worker starts after each of them. What a worker gives back it
+        waits for itself.
         """
         polls = empty = due = 0
         while not self.stop.is_set():
@@ -88,7 +93,7 @@ class Worker:
                 due = max(due, polls + self._rounds(queue, messages, most_receives) // WAIT_SECONDS + 1)
                 continue
             polls += 1
-            empty = empty + 1 if queue.depth().empty else 0
+            empty = empty + 1 if not stays_for_others or queue.depth().empty else 0
             if empty and empty * WAIT_SECONDS >= idle_seconds and polls >= due:
                 return
 

@@ -20,7 +20,7 @@ class ReconcileSettings(Settings):
     consolidation_complete_topic_arn: str
     batch_job_queue: str
     batch_job_definition: str
-    symbols_per_child: int = Field(default=100, ge=1, le=LARGEST_ARRAY)
+    symbols_per_child: int = Field(default=500, ge=1, le=LARGEST_ARRAY)
     resampling_retention_years: int = Field(default=0, ge=0, le=200)
     resampling_adjusted: bool = True
 

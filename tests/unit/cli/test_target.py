@@ -91,7 +91,7 @@ def test_workers_are_started_for_requests_unless_some_are_yet_to_start(monkeypat
     jobs = FakeJobs()
     monkeypatch.setattr(Target, "jobs", lambda _self, _prefix: jobs)
     found = Target("prod", OUTPUTS)
-    found.start_workers(101)
+    found.start_workers(501)
     jobs.waiting = True
     found.start_workers(5)
     assert [size for _, size in jobs.submitted] == [2]

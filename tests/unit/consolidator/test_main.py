@@ -131,6 +131,31 @@ def test_a_run_ends_after_the_idle_seconds_that_were_set(
     assert account.queue.now == seconds
 
 
+@pytest.mark.parametrize(("index", "seconds"), [("0", 60), ("1", 4), ("53", 4)])
+def test_only_the_first_child_of_an_array_waits_for_late_counts(
+    account: Account, monkeypatch: pytest.MonkeyPatch, index: str, seconds: int
+) -> None:
+    monkeypatch.setenv("AWS_BATCH_JOB_ARRAY_INDEX", index)
+    monkeypatch.setenv("AWS_BATCH_JOB_ARRAY_SIZE", "54")
+    assert entry.main([]) == 0
+    assert account.queue.now == seconds
+
+
+def test_a_child_does_not_wait_for_what_others_hold_and_the_first_one_does(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account.put("AAPL")
+    account.queue.put(ConsolidationRequest(symbol="AAPL").model_dump_json())
+    account.queue.receive(1)  # by a worker that dies
+    monkeypatch.setenv("AWS_BATCH_JOB_ARRAY_SIZE", "2")
+    monkeypatch.setenv("AWS_BATCH_JOB_ARRAY_INDEX", "1")
+    assert entry.main([]) == 0
+    assert (account.told, account.queue.now) == ([], 4)
+    monkeypatch.setenv("AWS_BATCH_JOB_ARRAY_INDEX", "0")
+    assert entry.main([]) == 0
+    assert (account.told, account.queue.bodies()) == (["AAPL"], [])
+
+
 @pytest.mark.parametrize(("job", "run"), [("parent-id:7", "parent-id"), ("plain-id", "plain-id")])
 def test_the_run_is_the_parent_jobs(monkeypatch: pytest.MonkeyPatch, job: str, run: str) -> None:
     monkeypatch.setenv("AWS_BATCH_JOB_ID", job)

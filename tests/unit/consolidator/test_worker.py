@@ -61,9 +61,12 @@ class Lake:
         worker = self.worker(max_workers=1, clock=stop_comes_with_the_first_look_at_the_clock)
         return worker
 
-    def drained(self, worker: Worker | None = None, round_size: int = ROUND, idle_seconds: int = IDLE) -> Worker:
+    def drained(
+        self, worker: Worker | None = None, round_size: int = ROUND, idle_seconds: int = IDLE,
+        *, stays_for_others: bool = True,
+    ) -> Worker:  # fmt: skip
         worker = worker or self.worker()
-        worker.drain(self.queue, round_size, MOST_RECEIVES, idle_seconds)
+        worker.drain(self.queue, round_size, MOST_RECEIVES, idle_seconds, stays_for_others=stays_for_others)
         return worker
 
     def put(self, symbol: str, session: str, close: float = 10) -> str:
@@ -204,12 +207,15 @@ def test_a_message_in_other_hands_begins_the_wait_anew(lake: Lake, monkeypatch: 
 
 
 @pytest.mark.parametrize("failures", [1, 2, 3, 5])
-def test_what_was_given_back_is_waited_for_although_the_counts_say_empty(lake: Lake, failures: int) -> None:
+@pytest.mark.parametrize("stays_for_others", [True, False])
+def test_what_was_given_back_is_waited_for_although_the_counts_say_empty(
+    lake: Lake, failures: int, *, stays_for_others: bool
+) -> None:
     """The pause is 10 s and more; the queue's counts may not show a message that is hidden."""
     lake.queue.looks_empty = True
     lake.arrive("AAPL")
     lake.store.fail("list", times=failures)
-    worker = lake.drained(idle_seconds=2)
+    worker = lake.drained(idle_seconds=2, stays_for_others=stays_for_others)
     assert [seconds for _, seconds in lake.queue.hidden] == [10 * 2**n for n in range(failures)]
     assert list(lake.told) == ["AAPL"]
     assert (worker.summary.retried, worker.summary.symbols, lake.queue.bodies()) == (failures, 1, [])
