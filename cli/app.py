@@ -16,6 +16,7 @@ from cli import (
     adopt,
     chart,
     consolidate,
+    costs,
     database,
     dead_letters,
     events,
@@ -92,6 +93,7 @@ app.add_typer(local.app, name="local")
 app.add_typer(vacuum.app, name="vacuum")
 app.add_typer(dead_letters.app, name="dlq")
 app.add_typer(events.app, name="events")
+app.command(name="costs", epilog=costs.EXAMPLE)(costs.costs)
 app.command(name="migrate", epilog=database.MIGRATE_EXAMPLE)(database.migrate)
 
 

@@ -1,0 +1,208 @@
+"""`fiblake costs`: what a lake of so many symbols costs, by requests that were counted and prices that are dated.
+
+docs/costs.md holds what this prints (`UPDATE_COSTS=1 pytest tests/unit/cli/test_costs.py` writes it anew), and that
+test counts the requests of the code again.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Annotated, Any, Final
+
+import typer
+
+from cli.output import wants_json
+from cli.target import SYMBOLS_PER_CHILD
+
+EXAMPLE: Final = "Example: fiblake costs --symbols 5350\n\nExample: fiblake costs --symbols 5350 --symbols 50000"
+PRICES_OF: Final = "late 2025"
+"""On-demand prices of us-east-1, in USD."""
+PUT: Final = 0.005 / 1_000
+GET: Final = 0.0004 / 1_000
+SQS: Final = 0.40 / 1_000_000
+SNS: Final = 0.50 / 1_000_000
+GB_SECOND: Final = 0.0000166667
+VCPU_HOUR, GB_HOUR, ADDRESS_HOUR = 0.0122, 0.0013, 0.005  # Fargate Spot, a third of Fargate's; a public IPv4 address
+TRACE: Final = 5.00 / 1_000_000
+LOG_GB: Final = 0.50
+STORED_GB: Final = 0.023
+METRIC, ALARM, DASHBOARD, SECRET = 0.30, 0.10, 3.00, 0.40  # a month each
+DATABASE_HOUR, DATABASE_GB = 0.016, 0.115  # db.t4g.micro; gp3
+
+SESSIONS, DAYS, HOURS = 21, 30, 730  # of a month
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """Requests of a stage for one symbol and session: S3's by their price class, and those of SQS and SNS."""
+
+    puts: float = 0
+    gets: float = 0
+    sqs: float = 0
+    sns: float = 0
+
+
+REQUESTS: Final = {
+    "fetch": Requests(puts=1),  # a date file
+    # EventBridge's message; taken and deleted by ten, and sent on by ten.
+    "route": Requests(sqs=1.3),
+    # data.parquet and the new file read, data.parquet written; merged files are deleted in lots of 20, after a listing
+    # and a look. The request is taken and deleted by ten, the completion published by ten.
+    "consolidate": Requests(puts=1.05, gets=2.05, sqs=0.2, sns=0.1),
+    # In each of six queues SNS's message, taken and deleted by ten; the bars are in the message.
+    "resample": Requests(sqs=7.2),
+}
+"""What a session's bar of one symbol costs, counted in the code."""
+BATCH: Final = Requests(puts=4, gets=3)
+"""What a batch of a thousand symbols costs in one interval: two month files and the checkpoint, and a listing."""
+AUDIT: Final = Requests(puts=1, gets=3)
+"""What a symbol costs in the daily audit: a listing, data.parquet, splits and identities."""
+
+ALARMS, METRICS, METRIC_HOURS, MAPPINGS = 32, 60, 60, 8
+"""Of the template without a database; our metrics, and the hours of a month in which each is written."""
+POLLS: Final = 5 * 3 * 60 * 24 * 30
+"""Of an idle mapping in a month: five pollers that wait for 20 seconds each."""
+JOB_START, JOB_RATE, JOB_IDLE, JOB_LAST = 20, 10, 4, 60
+"""Seconds until a child works, symbols that it does in a second, seconds until it leaves, and the first child's."""
+RESAMPLE_RATE, AUDIT_RATE, FUNCTION_GB = 150, 100, 2.94  # symbols a second, assumed
+OTHER_GB_SECONDS, OTHER_PER_SYMBOL = 150, 0.028  # fetchers, router, freshness: assumed
+LOG_LINES, LINE_BYTES = 8, 450
+
+Formula = Callable[[int], tuple[float, str]]
+"""Of a number of symbols: USD, and how they come about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the table."""
+
+    what: str
+    of: Formula
+
+
+def _priced(count: float, price: float, unit: str = "") -> tuple[float, str]:
+    return count * price, f"{count:,.0f}{unit}"
+
+
+def _total(name: str) -> float:
+    return float(sum(getattr(requests, name) for requests in REQUESTS.values()))
+
+
+def _month_files(symbols: int) -> tuple[float, str]:
+    batches = 6 * (ceil(symbols / 1_000) + 1)
+    return batches * (BATCH.puts * PUT + BATCH.gets * GET), f"{batches * (BATCH.puts + BATCH.gets):,.0f}"
+
+
+def _job_seconds(symbols: int) -> float:
+    children = ceil(symbols / SYMBOLS_PER_CHILD)
+    return children * (JOB_START + JOB_IDLE) + symbols / JOB_RATE + JOB_LAST
+
+
+def _fargate(symbols: int) -> tuple[float, str]:
+    return _priced(_job_seconds(symbols), (2 * VCPU_HOUR + 4 * GB_HOUR + ADDRESS_HOUR) / 3600, " s")
+
+
+def _audit(symbols: int) -> tuple[float, str]:
+    computed = symbols / AUDIT_RATE * FUNCTION_GB * GB_SECOND
+    freshness = symbols * 31 / 1_000 * PUT  # freshness lists all date files of the retention, 1,000 keys a request
+    return symbols * (AUDIT.puts * PUT + AUDIT.gets * GET) + computed + freshness, ""
+
+
+SESSION: Final = (
+    Line("S3 PUT and LIST: {puts:g}·N", lambda n: _priced(_total("puts") * n, PUT)),
+    Line("S3 GET and HEAD: {gets:g}·N", lambda n: _priced(_total("gets") * n, GET)),
+    Line("S3 of month files and checkpoints: six intervals, batches of 1,000 symbols", _month_files),
+    Line("SQS: {sqs:g}·N", lambda n: _priced(_total("sqs") * n, SQS)),
+    Line("SNS: {sns:g}·N", lambda n: _priced(_total("sns") * n, SNS)),
+    Line("Fargate Spot: children of 2 vCPU and 4 GB, with an IPv4 address each", _fargate),
+    Line("Resampler: six intervals, assumed 150 symbols a second, 2.94 GB",
+         lambda n: _priced(6 * n / RESAMPLE_RATE * FUNCTION_GB, GB_SECOND, " GB-s")),
+    Line("Fetchers, router, freshness (assumed)",
+         lambda n: _priced(OTHER_GB_SECONDS + OTHER_PER_SYMBOL * n, GB_SECOND, " GB-s")),
+    Line("X-Ray: a trace an invocation at the most (assumed)", lambda n: _priced(50 + 0.047 * n, TRACE)),
+    Line("Logs: 8 lines of 450 bytes a symbol",
+         lambda n: _priced(LOG_LINES * LINE_BYTES * n / 1e6, LOG_GB / 1e3, " MB")),
+)  # fmt: skip
+STANDING: Final = (
+    Line("bronze and silver: about 2 GB per 5,350 symbols", lambda n: _priced(2 * n / 5_350, STORED_GB, " GB")),
+    Line("alarms", lambda _: _priced(ALARMS, ALARM)),
+    Line("dashboard", lambda _: _priced(1, DASHBOARD)),
+    Line("metrics of ours, charged by the hour in which they are written",
+         lambda _: (METRICS * METRIC * METRIC_HOURS / HOURS, f"{METRICS}")),
+    Line("idle polling of the queues' mappings", lambda _: _priced(MAPPINGS * POLLS, SQS)),
+    Line("the vendor's secret", lambda _: _priced(1, SECRET)),
+)  # fmt: skip
+_FREE: Final = (
+    ("10 alarms", lambda _: 10 * ALARM),
+    ("3 dashboards", lambda _: DASHBOARD),
+    ("10 metrics", lambda _: 10 * METRIC * METRIC_HOURS / HOURS),
+    ("a million requests of SQS", lambda _: 1e6 * SQS),
+    ("5 GB of logs", lambda n: min(5.0, SESSIONS * LOG_LINES * LINE_BYTES * n / 1e9) * LOG_GB),
+    ("400,000 GB-s of Lambda", lambda n: min(400_000.0, _function_gb_seconds(n)) * GB_SECOND),
+)
+"""What AWS never charges, in any account and month."""
+
+
+def _function_gb_seconds(symbols: int) -> float:
+    session = 6 * symbols / RESAMPLE_RATE * FUNCTION_GB + OTHER_GB_SECONDS + OTHER_PER_SYMBOL * symbols
+    return SESSIONS * session + DAYS * symbols / AUDIT_RATE * FUNCTION_GB
+
+
+def of_session(symbols: int) -> float:
+    """Return what one session costs."""
+    return sum(line.of(symbols)[0] for line in SESSION)
+
+
+def of_month(symbols: int, *, with_free: bool) -> float:
+    """Return what a month costs without a database, with or without what AWS never charges."""
+    standing = sum(line.of(symbols)[0] for line in STANDING)
+    free = sum(part(symbols) for _, part in _FREE) if with_free else 0
+    return SESSIONS * of_session(symbols) + DAYS * _audit(symbols)[0] + standing - free
+
+
+def of_database(symbols: int) -> float:
+    """Return what the database costs a month: the template's, or one of twice the size above 10,000 symbols."""
+    large = symbols > 10_000  # noqa: PLR2004 (where a micro gets too small)
+    return HOURS * DATABASE_HOUR * (2 if large else 1) + (100 if large else 20) * DATABASE_GB
+
+
+def table(sizes: Sequence[int]) -> str:
+    """Return the costs of lakes of these sizes as a table in Markdown."""
+    counted = {name: round(_total(name), 2) for name in ("puts", "gets", "sqs", "sns")}
+    rows = [["USD", *(f"N = {size:,}" for size in sizes)], ["---"] * (1 + len(sizes))]
+    rows += [_row(Line(line.what.format(**counted), line.of), sizes) for line in SESSION]
+    rows.append(["**a session**", *(f"**{of_session(size):.3f}**" for size in sizes)])
+    rows.append(["a month of 21 sessions", *(f"{SESSIONS * of_session(size):.2f}" for size in sizes)])
+    rows.append([
+        "a month of 30 audits and freshness checks: 1 LIST and 3 GET a symbol, assumed 100 symbols a second at 2.94 GB",
+        *(f"{DAYS * _audit(size)[0]:.2f}" for size in sizes),
+    ])  # fmt: skip
+    rows += [_row(line, sizes, 2) for line in STANDING]
+    rows.append(["**a month without a database**", *(f"**{of_month(size, with_free=False):.2f}**" for size in sizes)])
+    free = ", ".join(name for name, _ in _FREE)
+    rows.append([f"the same less what AWS never charges ({free})",
+                 *(f"**{of_month(size, with_free=True):.2f}**" for size in sizes)])  # fmt: skip
+    rows.append(["Postgres: db.t4g.micro with 20 GB, or db.t4g.small with 100, and its secret",
+                 *(f"{of_database(size) + SECRET:.2f}" for size in sizes)])  # fmt: skip
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def _row(line: Line, sizes: Sequence[int], digits: int = 4) -> list[str]:
+    return [line.what, *(f"{count + ' → ' if count else ''}{usd:.{digits}f}" for usd, count in map(line.of, sizes))]
+
+
+def costs(
+    context: typer.Context,
+    symbols: Annotated[list[int], typer.Option(min=1, help="Symbols of the lake; may be given several times.")],
+) -> None:
+    """Estimate what a lake of so many symbols costs, by counted requests and the prices in this file."""
+    if wants_json(context):
+        from cli.output import as_json
+
+        facts: list[dict[str, Any]] = [
+            {"symbols": n, "session": of_session(n), "month": of_month(n, with_free=False), "database": of_database(n)}
+            for n in symbols
+        ]
+        typer.echo(as_json(facts))
+        return
+    typer.echo(f"us-east-1, {PRICES_OF}\n\n{table(symbols)}", nl=False)
