@@ -1,22 +1,30 @@
 """How one symbol's whole history gets in: one range request, one range file, and its rows."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from typing import Final
 
 from services.fetcher.gaps import Asked
 from services.fetcher.identities import renamed_on
 from services.fetcher.intake import Intake, Stopwatch, Stored, bars_file, logged, put_bars
-from services.fetcher.massive import PendingError
+from services.fetcher.massive import BadRequestError, OutOfPlanError, PendingError
 from services.fetcher.sifting import Past, sift
-from services.fetcher.validation import VendorBar
-from shared.errors import FiblakeError, NotFoundError
+from services.fetcher.tickers import TickerChange
+from services.fetcher.validation import VendorBar, jumped
+from shared.calendar import TradingCalendar
+from shared.errors import EntitlementError, FiblakeError, NotFoundError
 from shared.events import HistoryRequest, parse
 from shared.outcomes import attempt
 from shared.queues import Received
 from shared.reference import Split
+from shared.rules import positive
 from shared.symbols import BEGINNING
+from shared.telemetry import logger
+
+GAP_SESSIONS: Final = 20
+"""A company whose bars leave out more sessions than these is another one; a halt of trading is shorter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +37,21 @@ class HistoryFetcher:
     async def load(self, symbol: str, asked: Asked, closed: date) -> Stored:
         """Store the symbol's bars from the first session asked for to the last, or all up to session `closed`.
 
-        All begins when the symbol became the present company's: earlier bars under the same ticker may be another's. It
-        is one file, however long; doing it again is harmless. A part of it does not count as loaded, nor does a history
-        without any bars, which is asked for again: the symbol may not have traded yet, or the vendor may have lost
-        them. Raises NotFoundError if symbol_metadata does not know the symbol and no first session is given.
+        All begins when the symbol became the present company's: earlier bars under the same ticker may be another's (of
+        bars before its listing date `since_listing` decides). It is one file, however long; doing it again is harmless.
+        A part of it does not count as loaded, nor does a history without any bars, which is asked for again: the symbol
+        may not have traded yet, or the vendor may have lost them. Raises NotFoundError if symbol_metadata does not know
+        the symbol and no first session is given.
         """
         intake, watch = self.intake, Stopwatch()
         with watch.timed("database"):
-            start = max(filter(None, [asked.first or await self._beginning(symbol), self.earliest]))
+            begins, listed = (asked.first, None) if asked.first else await self._beginning(symbol)
+            start = max(filter(None, [begins, self.earliest]))
             splits = (await intake.database.splits(symbol)).get(symbol, [])
         with watch.timed("vendor"):
-            bars = await self._bars(symbol, start, min(asked.last or closed, closed))
+            bars = await self._bars(symbol, start, min(asked.last or closed, closed), listed)
         past = Past(split_ratios=_ratios(symbol, bars, splits))
+        bars, decided = since_listing(bars, listed, past.split_ratios, intake.jump_limit, intake.calendar)
         sifted = sift(bars, intake.calendar, past, intake.jump_limit, intake.clock())
         rows = sifted.rows
         files = []
@@ -55,8 +66,10 @@ class HistoryFetcher:
             if rows and not asked.anything:
                 await intake.database.history_loaded(symbol, written_at, rows[0]["timestamp"])
         return logged(
-            Stored(symbol, len(rows), 0, len(sifted.refused), 0, tuple(sifted.flagged), written_at, watch.seconds)
-        )
+            Stored(
+                symbol, len(rows), 0, len(sifted.refused), 0, tuple(sifted.flagged), written_at, watch.seconds, decided
+            )
+        )  # fmt: skip
 
     async def load_unless_there(self, request: HistoryRequest, closed: date) -> Stored | None:
         """Load what a message asks for; None if it was asked for twice, as happens when the queue is long."""
@@ -65,10 +78,11 @@ class HistoryFetcher:
             return None
         return await self.load(request.symbol, Asked(request.first), closed)
 
-    async def _bars(self, symbol: str, first: date, last: date) -> list[VendorBar]:
+    async def _bars(self, symbol: str, first: date, last: date, listed: date | None) -> list[VendorBar]:
         """Ask the vendor, which before the day is over may give nothing of a range that reaches into it.
 
-        Such a session is pending for the OHLCV fetcher as well, which brings it.
+        Such a session is pending for the OHLCV fetcher as well, which brings it. A plan that does not reach back to
+        `first` is asked from the listing date on.
         """
         try:
             return await self.intake.vendor.daily_range(symbol, first, last) if first <= last else []
@@ -76,9 +90,16 @@ class HistoryFetcher:
             calendar = self.intake.calendar
             before = calendar.session(calendar.ordinal_on_or_after(last) - 1)
             return await self.intake.vendor.daily_range(symbol, first, before) if first <= before else []
+        except OutOfPlanError:
+            if listed is None or not first < listed <= last:
+                raise
+            return await self.intake.vendor.daily_range(symbol, listed, last)
 
-    async def _beginning(self, symbol: str) -> date:
-        """Give the first day on which the symbol was the present company's, as well as it is known."""
+    async def _beginning(self, symbol: str) -> tuple[date, date | None]:
+        """Give the first day on which the symbol may have been the present company's, and its listing date.
+
+        The listing date is None where the identities know better.
+        """
         known = await self.intake.database.current(symbol)
         if known is None:
             raise NotFoundError(
@@ -86,9 +107,60 @@ class HistoryFetcher:
                 "which session on its bars are to be loaded (--from)"
             )
         if known.valid_from > BEGINNING:
-            return known.valid_from
-        renamed = renamed_on(symbol, await self.intake.vendor.ticker_changes(symbol))
-        return max(filter(None, [known.valid_from, known.list_date, renamed]))
+            return known.valid_from, None
+        renamed = renamed_on(symbol, await self._ticker_changes(symbol))
+        return max(filter(None, [known.valid_from, renamed])), known.list_date
+
+    async def _ticker_changes(self, symbol: str) -> list[TickerChange]:
+        """Ask for the changes of ticker; a plan or a vendor that has none for good keeps no history out."""
+        try:
+            return await self.intake.vendor.ticker_changes(symbol)
+        except (EntitlementError, BadRequestError) as error:
+            logger.warning("no ticker changes", extra={"symbol": symbol, "reason": str(error)})
+            return []
+
+
+def since_listing(
+    bars: Sequence[VendorBar], listed: date | None, ratios: Mapping[tuple[str, date], float], jump_limit: float,
+    calendar: TradingCalendar,
+) -> tuple[list[VendorBar], str]:  # fmt: skip
+    """Return the present company's bars, and what was decided about bars from before its listing date.
+
+    The vendor's listing date may be years late, and bars from before it may be another company's that bore the ticker.
+    They are the present company's as far back as no more than GAP_SESSIONS lie between one bar and the next, unless the
+    price jumps at the listing date.
+    """
+    ordered = sorted(bars, key=lambda bar: bar.session)
+    place = next((n for n, bar in enumerate(ordered) if listed is None or bar.session >= listed), len(ordered))
+    if place == 0:
+        return ordered, ""
+    first, at_listing = place, place
+    while first > 0 and not _another_companys(ordered, first, at_listing, ratios, jump_limit, calendar):
+        first -= 1
+    left_out = ordered[:first]
+    own = ordered[first].session if first < len(ordered) else None
+    decided = f"listed on {listed} by the vendor, and its bars begin on {own}" if first < place else ""
+    if left_out:
+        more = f"{len(left_out)} bars up to {left_out[-1].session} are another company's or unexplained, and left out"
+        decided = f"{decided}; {more}" if decided else f"listed on {listed} by the vendor; {more}"
+    logger.warning("bars before the listing date", extra={"symbol": ordered[0].symbol, "decided": decided})
+    return ordered[first:], decided
+
+
+def _another_companys(  # noqa: PLR0917
+    bars: Sequence[VendorBar], place: int, at_listing: int, ratios: Mapping[tuple[str, date], float],
+    jump_limit: float, calendar: TradingCalendar,
+) -> bool:  # fmt: skip
+    """Tell whether the bar before `place` is of another company than the one at it."""
+    if place == len(bars):
+        return False  # there is no bar since the listing date to compare with
+    before, after = bars[place - 1], bars[place]
+    gap = calendar.ordinal_on_or_after(after.session) - calendar.ordinal_on_or_after(before.session)
+    if gap > GAP_SESSIONS:
+        return True
+    ratio = ratios.get((after.symbol, after.session), 1.0)
+    comparable = positive(before.close) and positive(after.close)
+    return place == at_listing and comparable and jumped(after.close, before.close, ratio, jump_limit)
 
 
 def load_requested(

@@ -55,6 +55,8 @@ class Stored:
     """When the last of the objects was in S3 (UTC)."""
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
     """What the time went into: vendor, s3, database."""
+    decided: str = ""
+    """What was decided about bars from before the listing date, if there are any."""
 
 
 class Stopwatch:

@@ -3,12 +3,13 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from typing import Any
 
 import httpx
 import pytest
 
 from services.fetcher.gaps import Asked
-from services.fetcher.history import HistoryFetcher, load_requested
+from services.fetcher.history import GAP_SESSIONS, HistoryFetcher, load_requested
 from services.fetcher.intake import Intake, Stored
 from shared.bars import read_bars
 from shared.calendar import nyse
@@ -103,9 +104,9 @@ async def test_bars_from_before_the_symbol_was_this_companys_are_not_asked_for(w
     ("events", "list_date", "first"),
     [
         ([("2012-05-18", "FB"), ("2022-06-09", "META")], date(2012, 5, 18), "2022-06-09"),
-        ([("2003-09-10", "META")], date(2001, 3, 1), "2001-03-01"),
+        ([("2003-09-10", "META")], date(2001, 3, 1), "1962-01-02"),
         ([("2003-09-10", "META")], None, "1962-01-02"),
-        ([], date(2012, 5, 18), "2012-05-18"),
+        ([], date(2012, 5, 18), "1962-01-02"),
         ([], None, "1962-01-02"),
     ],
     ids=["renamed", "never renamed", "never renamed, listed nobody knows when", "listed", "nobody knows"],
@@ -118,6 +119,76 @@ async def test_where_it_is_not_known_when_a_symbol_began_the_vendor_is_asked_sin
     await world.load("META")
     assert world.vendor.paths[0] == "/vX/reference/tickers/META/events"
     assert world.vendor.paths[1] == f"/v2/aggs/ticker/META/range/1/day/{first}/2025-11-21"
+
+
+LISTED = date(2025, 9, 2)
+BEFORE = [day for day in nyse().between(date(2025, 6, 2), LISTED) if day < LISTED]
+
+
+@pytest.fixture
+def listed_late(world: World) -> World:
+    world.database.records["SOX"] = record("SOX", BEGINNING, LISTED)
+    return world
+
+
+async def load_of(world: World, *rows: dict[str, Any]) -> Stored:
+    world.vendor.answers = [changes(), page(rows)]
+    return await world.load("SOX")
+
+
+async def test_bars_from_before_a_listing_date_that_is_too_late_are_the_companys_and_that_is_said(
+    listed_late: World,
+) -> None:
+    loaded = await load_of(listed_late, *(range_row(day) for day in [*BEFORE, LISTED, FRIDAY]))
+    assert (loaded.stored, loaded.decided) == (
+        len(BEFORE) + 2, "listed on 2025-09-02 by the vendor, and its bars begin on 2025-06-02"
+    )  # fmt: skip
+    assert listed_late.database.loaded == {"SOX": BEFORE[0]}
+
+
+async def test_bars_from_before_a_long_gap_are_another_companys_and_that_is_said(listed_late: World) -> None:
+    gap = [*BEFORE[:5], *BEFORE[-3:]]
+    assert len(BEFORE) - 8 > GAP_SESSIONS
+    loaded = await load_of(listed_late, *(range_row(day) for day in [*gap, LISTED]))
+    assert (loaded.stored, loaded.decided) == (
+        4, (f"listed on 2025-09-02 by the vendor, and its bars begin on {BEFORE[-3]}; 5 bars up to {BEFORE[4]} are "
+        "another company's or unexplained, and left out")
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("split", [False, True])
+async def test_a_jump_at_the_listing_date_is_another_company_unless_a_split_explains_it(
+    listed_late: World, *, split: bool
+) -> None:
+    if split:
+        listed_late.database.recorded_splits = [Split("SOX", LISTED, 1.0, 10.0, "forward_split", 0.1, "E1")]
+    loaded = await load_of(listed_late, *(range_row(day, 100.0) for day in BEFORE), range_row(LISTED, 10.0))
+    assert loaded.stored == (len(BEFORE) + 1 if split else 1)
+    assert ("left out" in loaded.decided) is not split
+
+
+async def test_where_there_is_no_bar_before_the_listing_date_nothing_is_decided(listed_late: World) -> None:
+    assert (await load_of(listed_late, range_row(LISTED))).decided == ""
+
+
+async def test_of_bars_that_all_lie_before_the_listing_date_the_last_run_is_the_companys(listed_late: World) -> None:
+    loaded = await load_of(listed_late, *(range_row(day) for day in [BEFORE[0], *BEFORE[-3:]]))
+    assert (loaded.stored, "1 bars up to 2025-06-02" in loaded.decided) == (3, True)
+
+
+async def test_a_plan_that_does_not_reach_before_the_listing_date_is_asked_from_there(listed_late: World) -> None:
+    too_old = refusal(403, "Your plan doesn't include this data timeframe")
+    listed_late.vendor.answers = [changes(), too_old, page([range_row(LISTED)])]
+    assert (await listed_late.load("SOX")).stored == 1
+    assert listed_late.vendor.paths[1:] == [
+        f"/v2/aggs/ticker/SOX/range/1/day/{first}/2025-11-21" for first in ("1962-01-02", "2025-09-02")
+    ]
+
+
+@pytest.mark.parametrize("answer", [refusal(403, "You are not entitled to this data"), refusal(400, "what")])
+async def test_a_plan_without_ticker_changes_keeps_no_history_out(listed_late: World, answer: httpx.Response) -> None:
+    listed_late.vendor.answers = [answer, page([range_row(FRIDAY)])]
+    assert (await listed_late.load("SOX")).stored == 1
 
 
 async def test_sessions_that_the_plan_does_not_give_are_not_asked_for(vendor: Vendor) -> None:

@@ -25,6 +25,7 @@ def test_an_invocation_says_what_was_stored_and_where_the_watermark_is(deployed:
     assert session.pop("seconds").keys() == {"vendor", "s3", "database"}
     assert session == {
         "what": "2025-11-20", "stored": 1, "unchanged": 0, "quarantined": 0, "outside_universe": 0, "flagged": [],
+        "decided": "",
     }  # fmt: skip
     assert (answer["watermark"], answer["pending"], answer["looked_at_again"]) == ("2025-11-20", [], [])
     assert deployed.store.keys() == [LAKE.date_key("AAPL", DAY)]
