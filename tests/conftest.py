@@ -4,8 +4,8 @@ Each run has a folder of its own, and takes it away. Not pytest's: there every r
 user share, and a PostgreSQL that another run has started as its own user can no longer reach its data.
 
 With several processes (`make test`), a file's tests stay in one, so that what they share is started once. So do those
-that need the whole embedded stack: there are two, for a stack waits more than it computes. They take longest, so they
-come first.
+that need the whole embedded stack (there are two, for a stack waits more than it computes), and those that need the
+recording of permissions. They take longest, so they come first.
 """
 
 import shutil
@@ -19,6 +19,7 @@ from xdist.scheduler import LoadScopeScheduling
 FOLDER = pytest.StashKey[Path]()
 STACKS = {
     "the commands' stack": ("tests/integration/cli/",),
+    "the recording of permissions": ("tests/integration/permissions/",),
     "the chain's stack": ("tests/integration/chain/", "tests/integration/fetcher/test_kills.py"),
 }
 

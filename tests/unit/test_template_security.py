@@ -84,8 +84,7 @@ def test_only_aws_services_may_take_on_a_role(resources: Body) -> None:
         services = listed(statement["Principal"]["Service"])
         known = {"lambda.amazonaws.com", "ecs-tasks.amazonaws.com", "scheduler.amazonaws.com"}
         assert set(services) <= known
-        if "scheduler.amazonaws.com" not in services:  # SAM's own
-            assert statement["Condition"]["StringEquals"] == {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}
+        assert statement["Condition"]["StringEquals"] == {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}
 
 
 def test_every_queue_is_encrypted(resources: Body) -> None:
@@ -252,7 +251,7 @@ def test_with_a_key_of_its_own_every_role_that_works_may_use_it() -> None:
     functions = properties(resources, "AWS::Lambda::Function").values()
     jobs = properties(resources, "AWS::Batch::JobDefinition").values()
     working = [f["Role"] for f in functions] + [job["ContainerProperties"]["JobRoleArn"] for job in jobs]
-    assert may == {role["Fn::GetAtt"][0] for role in working}
+    assert may == {role["Fn::GetAtt"][0] for role in working} | {"SchedulerRole"}
     assert resources["Key"]["DeletionPolicy"] == "RetainExceptOnCreate"
     assert resources["Key"]["Properties"]["EnableKeyRotation"] is True
 

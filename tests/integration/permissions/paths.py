@@ -1,0 +1,218 @@
+"""Every path on which a function or a job calls AWS, walked once: the first time, the next time, and the failures.
+
+A path that does not do what it is here for raises PathError, so a recording without it does not pass for a whole one.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+
+from shared.bars import BRONZE, bar_row, encode
+from shared.calendar import nyse
+from shared.events import ConsolidationComplete, ConsolidationRequest, HistoryRequest
+from shared.lake import (
+    CLEANUP_RECORD_KEY,
+    INTERVALS,
+    MANIFEST_KEY,
+    Bronze,
+    checkpoint_key,
+    identities_key,
+    silver_prefix,
+    splits_key,
+)
+from tests.integration.permissions.calls import Call
+from tests.integration.permissions.lake import PathError, RecordedLake
+
+BRONZE_KEYS = Bronze()
+TODAY = datetime.now(UTC).date()
+LAST = nyse().last_closed(datetime.now(UTC))
+SESSIONS = tuple(day for day in nyse().sessions.tolist() if LAST - timedelta(days=90) <= day <= LAST)
+OLD, NEW = SESSIONS[0], SESSIONS[-1]
+SYMBOLS = ("AAA", "BBB", "CCC")
+POISON = '{"no": "message of ours"}'
+
+
+def vendor_folder(folder: Path) -> Path:
+    """Write three symbols' bars as the vendor will serve them: a split, and a bar a symbol that cannot be one."""
+    folder.mkdir()
+    lines = ["symbol,session,open,high,low,close,volume"]
+    for symbol in SYMBOLS:
+        for day in SESSIONS:
+            low = 9 if day != SESSIONS[-3] else 99  # above the high: it goes to quarantine
+            lines.append(f"{symbol},{day},10,11,{low},10.5,1000")
+    (folder / "bars.csv").write_text("\n".join(lines))
+    (folder / "splits.csv").write_text(f"ticker,execution_date,split_from,split_to\nAAA,{SESSIONS[-5]},1,2\n")
+    return folder
+
+
+def walk(lake: RecordedLake) -> None:
+    """Walk all paths, in an order in which each finds what it needs."""
+    for path in (_migration, _reference_data, _sessions, _histories, _arrivals, _first_consolidation):
+        path(lake)
+    with ThreadPoolExecutor() as pool:  # a worker waits for a retry: no need to watch it
+        for walked in [pool.submit(path, lake) for path in (_next_consolidation, _resampling)]:
+            walked.result()
+    for path in (_consolidation_of_everything, _resampling_of_everything, _audit, _vacuum, _freshness):
+        path(lake)
+    if lake.recording.unknown:
+        raise PathError(f"requests of which nothing is known: {lake.recording.unknown}")
+
+
+def _migration(lake: RecordedLake) -> None:
+    lake.run("MigrateJobDefinition")
+
+
+def _reference_data(lake: RecordedLake) -> None:
+    lake.put(identities_key("AAA"), b"no Parquet")  # so it is written anew
+    before = lake.etag(identities_key("AAA"))
+    lake.invoke("MetadataFetcherFunction", {}, {"splits_only": True})
+    _expect(splits_key("AAA") in lake.keys("bronze/splits/"), "splits are stored")
+    _expect(lake.etag(identities_key("AAA")) != before, "identities are stored")
+    _expect(lake.held("HistoryQueue") == len(SYMBOLS), "histories are asked for")
+
+
+def _sessions(lake: RecordedLake) -> None:
+    days = [SESSIONS[-3], SESSIONS[-2]]
+    event = {"from": days[0].isoformat(), "to": days[-1].isoformat()}
+    lake.invoke("OhlcvFetcherFunction", event, {"date": days[-1].isoformat()}, {})
+    _expect(bool(lake.keys("bronze/quarantine/")), "a bar is in quarantine")
+    lake.invoke("OhlcvFetcherFunction", {"symbols": ["AAA"], "from": OLD.isoformat(), "to": NEW.isoformat()})
+
+
+def _histories(lake: RecordedLake) -> None:
+    lake.recording.refuse(_that(action="s3:PutObject", who="HistoryFetcherRole", place="symbol=CCC"), times=1_000)
+    event = lake.batch_event("HistoryQueue")
+    poison = lake.poison_event("HistoryQueue", POISON, HistoryRequest(symbol="NOBODY").model_dump_json())
+    answer, dead = lake.invoke("HistoryFetcherFunction", event, poison)
+    _expect(len(answer["batchItemFailures"]) == 1, "a history that cannot be written is retried")
+    _expect(not dead["batchItemFailures"] and lake.held("HistoryDeadLetters") == 2, "what is poison is a dead letter")
+
+
+def _arrivals(lake: RecordedLake) -> None:
+    put = [_arrival(lake, key) for key in lake.keys("bronze/") if "quarantine" not in key]
+    first = lake.poison_event("BronzeArrivalsQueue", *put)
+    lake.invoke("RouterFunction", first, SYMBOLS_PER_CHILD="1")
+    _expect(lake.waiting_jobs() > 0, "an array job is submitted")
+    again = lake.poison_event("BronzeArrivalsQueue", *put[:2])
+    poison = lake.poison_event("BronzeArrivalsQueue", POISON)
+    lake.invoke("RouterFunction", again, poison)
+    _expect(lake.held("BronzeArrivalsDeadLetters") == 1, "what is poison is a dead letter")
+    lake.recording.refuse(_that(action="batch:ListJobs", who="RouterRole"))
+    (answer,) = lake.invoke("RouterFunction", lake.poison_event("BronzeArrivalsQueue", put[0]))
+    _expect(len(answer["batchItemFailures"]) == 1, "arrivals are retried while Batch fails")
+    _expect(lake.held("ConsolidationQueue") >= len(SYMBOLS), "consolidations are requested")
+
+
+def _first_consolidation(lake: RecordedLake) -> None:
+    """Consolidate for the first time, with splits and identities, without them, and with old files to delete."""
+    for day in (OLD, NEW):
+        lake.put(BRONZE_KEYS.date_key("DDD", day), _bars("DDD", [day]))
+    lake.put(BRONZE_KEYS.range_key("DDD", *SESSIONS[1:3]), _bars("DDD", SESSIONS[1:3]))
+    lake.send("ConsolidationQueue", _request("DDD", OLD))
+    lake.run("WorkerJobDefinition")
+    _expect(MANIFEST_KEY in lake.keys("processing_metadata/"), "the manifest is written")
+    _expect(CLEANUP_RECORD_KEY in lake.keys("processing_metadata/"), "old files are deleted, and that is recorded")
+    _expect(lake.held("ConsolidationQueue") == 0, "the queue is drained")
+
+
+def _next_consolidation(lake: RecordedLake) -> None:
+    """Consolidate again: a new file, a file that is none, poison, a symbol without bars, and an upload that fails."""
+    lake.put(BRONZE_KEYS.date_key("BBB", SESSIONS[-4]), _bars("BBB", [SESSIONS[-4]]))
+    lake.put(BRONZE_KEYS.date_key("DDD", SESSIONS[-2]), b"no Parquet")
+    lake.put(BRONZE_KEYS.data_key("EEE"), _bars("EEE", list(SESSIONS[-9:])))  # somebody else's: it is adopted
+    lake.put(BRONZE_KEYS.date_key("CCC", SESSIONS[-4]), _bars("CCC", [SESSIONS[-4]]))
+    bodies = [_request("BBB", SESSIONS[-4]), _request("DDD", SESSIONS[-2]), _request("EEE", None), POISON]
+    lake.send("ConsolidationQueue", *bodies, _request("NOBODY", None), _request("CCC", SESSIONS[-4]))
+    lake.recording.refuse(_that(action="s3:PutObject", who="WorkerRole", place="symbol=CCC/data.parquet"))
+    lake.run("WorkerJobDefinition", code=3)
+    _expect(lake.held("ConsolidationDeadLetters") >= 3, "what cannot succeed is a dead letter")
+
+
+def _consolidation_of_everything(lake: RecordedLake) -> None:
+    lake.put(BRONZE_KEYS.date_key("CCC", OLD), _bars("CCC", [OLD]))
+    lake.put(BRONZE_KEYS.range_key("CCC", *SESSIONS[1:3]), _bars("CCC", SESSIONS[1:3]))
+    lake.run("WorkerJobDefinition", "--skip-cleanup", code=3, MODE="full")
+    _expect(BRONZE_KEYS.date_key("CCC", OLD) in lake.keys("bronze/raw_ohlcv/"), "nothing is deleted")
+
+
+def _resampling(lake: RecordedLake) -> None:
+    lake.recording.refuse(_that(action="s3:GetObject", who="ResamplerRole", place="symbol=BBB"), times=1_000)
+    events = []
+    for interval in INTERVALS:
+        queue = f"Resample{interval}dQueue"
+        events.append(lake.poison_event(queue, _completion("AAA"), POISON))
+        events.append(lake.poison_event(queue, _completion("BBB")))
+        events.append(lake.poison_event(queue, _completion("AAA")))
+    answers = lake.invoke("ResamplerFunction", *events)
+    for number, interval in enumerate(INTERVALS):
+        good, retried, again = answers[3 * number : 3 * number + 3]
+        _expect(not good["batchItemFailures"] and not again["batchItemFailures"], "a symbol is resampled")
+        _expect(len(retried["batchItemFailures"]) == 1, "a symbol that cannot be read is retried")
+        _expect(lake.held(f"Resample{interval}dDeadLetters") == 1, "what is poison is a dead letter")
+        _expect(bool(lake.keys(silver_prefix(interval))), "silver is written")
+
+
+def _resampling_of_everything(lake: RecordedLake) -> None:
+    lake.delete(checkpoint_key(3))
+    lake.run("FullResampleJobDefinition")
+    _expect(checkpoint_key(3) in lake.keys("processing_metadata/"), "the checkpoint is written")
+    lake.run("FullResampleJobDefinition", AWS_BATCH_JOB_ARRAY_INDEX="1", AWS_BATCH_JOB_ARRAY_SIZE="2")
+
+
+def _audit(lake: RecordedLake) -> None:
+    """Audit a lake in which arrivals, silver and checkpoints lag, with a job that waits and without one."""
+    for symbol in ("AAA", "BBB"):
+        lake.put(BRONZE_KEYS.date_key(symbol, SESSIONS[-6]), _bars(symbol, [SESSIONS[-6]]))
+    lake.delete(lake.keys(silver_prefix(3))[0])
+    lake.delete(checkpoint_key(5))
+    lake.end_jobs()
+    lake.invoke("ReconcileFunction", {"fix": True}, {"fix": True}, {}, SYMBOLS_PER_CHILD="1")
+    _expect(lake.waiting_jobs() > 0, "an array job is submitted")
+    _expect(lake.held("ConsolidationQueue") >= 2, "consolidations are requested")
+
+
+def _vacuum(lake: RecordedLake) -> None:
+    before = len(lake.keys("bronze/raw_ohlcv/"))
+    lake.invoke("VacuumFunction", {"dry_run": True}, {})
+    _expect(len(lake.keys("bronze/raw_ohlcv/")) < before, "an old file is deleted")
+
+
+def _freshness(lake: RecordedLake) -> None:
+    lake.invoke("FreshnessFunction", {})
+
+
+def _that(*, action: str, who: str, place: str = "") -> Callable[[Call], bool]:
+    return lambda call: (call.action, call.who) == (action, who) and place in call.resource
+
+
+def _bars(symbol: str, days: Sequence[date]) -> bytes:
+    now = datetime.now(UTC)
+    rows = [bar_row(symbol, day, 10.0, 11.0, 9.0, 10.5, 1000.0, None, None, now) for day in days]
+    return encode(pa.Table.from_pylist(rows, schema=BRONZE))
+
+
+def _arrival(lake: RecordedLake, key: str) -> str:
+    detail = {"bucket": {"name": lake.bucket}, "object": {"key": key, "size": 1, "etag": "e", "sequencer": "0"}}
+    more = {"version": "0", "request-id": "r", "requester": "123456789012", "reason": "PutObject"}
+    return json.dumps({
+        "version": "0", "id": "7c0b8f1e-5f0d-4c1b-9a53-2b6a7f6f3c11", "detail-type": "Object Created",
+        "source": "aws.s3", "account": "123456789012", "time": "2025-11-19T21:05:04Z", "region": "us-east-1",
+        "resources": [f"arn:aws:s3:::{lake.bucket}"], "detail": {**detail, **more, "source-ip-address": "203.0.113.7"},
+    })  # fmt: skip
+
+
+def _request(symbol: str, changed_from: date | None) -> str:
+    return ConsolidationRequest(symbol=symbol, changed_from=changed_from).model_dump_json()
+
+
+def _completion(symbol: str) -> str:
+    return ConsolidationComplete(symbol=symbol, changed_from=SESSIONS[-4], last_session=NEW).model_dump_json()
+
+
+def _expect(holds: bool, what: str) -> None:  # noqa: FBT001 (a sentence and whether it holds)
+    if not holds:
+        raise PathError(f"it does not hold that {what}")
