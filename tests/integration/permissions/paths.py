@@ -37,12 +37,12 @@ POISON = '{"no": "message of ours"}'
 
 
 def vendor_folder(folder: Path) -> Path:
-    """Write three symbols' bars as the vendor will serve them: a split, and a bar a symbol that cannot be one."""
+    """Write three symbols' bars as the vendor will serve them: with a split, and with bars that cannot be."""
     folder.mkdir()
     lines = ["symbol,session,open,high,low,close,volume"]
     for symbol in SYMBOLS:
         for day in SESSIONS:
-            low = 9 if day != SESSIONS[-3] else 99  # above the high: it goes to quarantine
+            low = 99 if day in {SESSIONS[-3], SESSIONS[-20]} else 9  # above the high: it goes to quarantine
             lines.append(f"{symbol},{day},10,11,{low},10.5,1000")
     (folder / "bars.csv").write_text("\n".join(lines))
     (folder / "splits.csv").write_text(f"ticker,execution_date,split_from,split_to\nAAA,{SESSIONS[-5]},1,2\n")
@@ -120,16 +120,18 @@ def _first_consolidation(lake: RecordedLake) -> None:
 
 
 def _next_consolidation(lake: RecordedLake) -> None:
-    """Consolidate again: a new file, a file that is none, poison, a symbol without bars, and an upload that fails."""
+    """Consolidate again: a new file, one of broken bars, one that is none, poison, no bars, and an upload that fails."""
     lake.put(BRONZE_KEYS.date_key("BBB", SESSIONS[-4]), _bars("BBB", [SESSIONS[-4]]))
     lake.put(BRONZE_KEYS.date_key("DDD", SESSIONS[-2]), b"no Parquet")
     lake.put(BRONZE_KEYS.data_key("EEE"), _bars("EEE", list(SESSIONS[-9:])))  # somebody else's: it is adopted
     lake.put(BRONZE_KEYS.date_key("CCC", SESSIONS[-4]), _bars("CCC", [SESSIONS[-4]]))
+    lake.put(BRONZE_KEYS.range_key("EEE", *SESSIONS[-20:-18]), _bars("EEE", SESSIONS[-20:-18], low=99.0))
     bodies = [_request("BBB", SESSIONS[-4]), _request("DDD", SESSIONS[-2]), _request("EEE", None), POISON]
     lake.send("ConsolidationQueue", *bodies, _request("NOBODY", None), _request("CCC", SESSIONS[-4]))
     lake.recording.refuse(_that(action="s3:PutObject", who="WorkerRole", place="symbol=CCC/data.parquet"))
     lake.run("WorkerJobDefinition", code=3)
     _expect(lake.held("ConsolidationDeadLetters") >= 3, "what cannot succeed is a dead letter")
+    _expect(bool(lake.keys("bronze/quarantine/symbol=EEE/")), "a broken bar is in quarantine")
 
 
 def _consolidation_of_everything(lake: RecordedLake) -> None:
@@ -189,9 +191,9 @@ def _that(*, action: str, who: str, place: str = "") -> Callable[[Call], bool]:
     return lambda call: (call.action, call.who) == (action, who) and place in call.resource
 
 
-def _bars(symbol: str, days: Sequence[date]) -> bytes:
+def _bars(symbol: str, days: Sequence[date], low: float = 9.0) -> bytes:
     now = datetime.now(UTC)
-    rows = [bar_row(symbol, day, 10.0, 11.0, 9.0, 10.5, 1000.0, None, None, now) for day in days]
+    rows = [bar_row(symbol, day, 10.0, 11.0, low, 10.5, 1000.0, None, None, now) for day in days]
     return encode(pa.Table.from_pylist(rows, schema=BRONZE))
 
 

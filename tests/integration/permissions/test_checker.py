@@ -83,7 +83,7 @@ def test_what_is_taken_out_is_reported(
          {"unused", "too wide"}),
         ("OhlcvFetcherRole", {"Action": "s3:GetObject", "Resource": f"{LAKE}/bronze/raw_ohlcv/*"},
          {"unused", "too wide", "unlistable"}),
-        ("HistoryFetcherRole", {"Action": "s3:ListBucket", "Resource": LAKE}, {"unused", "too wide"}),
+        ("HistoryFetcherRole", {"Action": "s3:ListBucket", "Resource": LAKE}, {"too wide"}),
         ("MetadataFetcherRole", {"Action": "s3:GetObject", "Resource": f"{LAKE}/bronze/splits/*"},
          {"unused", "too wide", "unlistable"}),
         ("ResamplerRole", {"Action": "s3:PutObject", "Resource": f"{LAKE}/*"}, {"too wide"}),
