@@ -120,7 +120,7 @@ def _first_consolidation(lake: RecordedLake) -> None:
 
 
 def _next_consolidation(lake: RecordedLake) -> None:
-    """Consolidate again: a new file, one of broken bars, one that is none, poison, no bars, and an upload that fails."""
+    """Consolidate again: a new file, one of broken bars, one that is none, poison, no bars, an upload that fails."""
     lake.put(BRONZE_KEYS.date_key("BBB", SESSIONS[-4]), _bars("BBB", [SESSIONS[-4]]))
     lake.put(BRONZE_KEYS.date_key("DDD", SESSIONS[-2]), b"no Parquet")
     lake.put(BRONZE_KEYS.data_key("EEE"), _bars("EEE", list(SESSIONS[-9:])))  # somebody else's: it is adopted
