@@ -238,6 +238,10 @@ FAULTS := $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --only "$${ONLY:-}")
 faults: setup ## Run simulated faults: scenarios, and random schedules (SEEDS=1000; SEED=7 to see one again)
 	$(VENV_PYTHON) -m tests.faults $(FAULTS)
 
+.PHONY: mutants
+mutants: setup ## Take the guards out, one at a time: each must be missed by a test
+	$(VENV_PYTHON) -m tests.faults.mutants $(ARGS)
+
 .PHONY: lint
 lint: setup ## Check style, types, layers and the template
 	.venv/bin/ruff check

@@ -20,7 +20,8 @@ from aws_lambda_powertools.utilities.data_classes import SQSEvent
 from services.consolidator.consolidate import Consolidator
 from services.consolidator.router import Router
 from services.consolidator.worker import Worker
-from services.fetcher import quarantine
+from services.fetcher.quarantine import find_quarantined
+from services.fetcher.quarantine import release as release_bar
 from services.fetcher.validation import VendorBar
 from services.reconcile import adopt
 from services.reconcile.reconcile import Outlets, Reconciler, Report
@@ -32,10 +33,11 @@ from services.vacuum import bronze as vacuum
 from shared import cleanup, objects, outcomes
 from shared.calendar import nyse
 from shared.dead_letters import DeadLetters, Filter, back_to
-from shared.errors import FiblakeError
+from shared.errors import FiblakeError, UpstreamError
 from shared.jobs import DRAINS, JobQueue
 from shared.lake import Bronze
 from shared.objects import ObjectStore
+from shared.quarantine import list_quarantined, quarantine
 from shared.queues import Queue, Received, Topic, from_lambda
 from shared.telemetry import logger
 from tests.faults.cloud import (
@@ -58,6 +60,8 @@ from tests.faults.cloud import (
 
 BRONZE = Bronze()
 IDLE_SECONDS = 4
+END_OF_INVOCATION, EXIT = "END OF INVOCATION", "END OF JOB"
+"""No requests, but instants at which a process may die or others act: it has done all, and nobody knows yet."""
 MESSAGES_AT_ONCE = 5
 BUCKETS_BYTES = 1 << 24
 Work = Callable[["Process"], object]
@@ -159,7 +163,7 @@ def _invoke(
     del _QUEUES[arn]
     failed = {item["itemIdentifier"] for item in answer["batchItemFailures"]}
     process.world.request(
-        process, "END OF INVOCATION", lambda: _forget(process.world, name, received, failed), AssertionError
+        process, END_OF_INVOCATION, lambda: _forget(process.world, name, received, failed), AssertionError
     )
 
 
@@ -200,6 +204,7 @@ def drain(job: Job | None, retention_days: int | None) -> Work:
         job.status, job.attempts = "RUNNING", job.attempts + 1
         try:
             work(process)
+            process.world.request(process, EXIT, lambda: None, AssertionError)
         except BaseException:
             job.status = "RUNNABLE"
             raise
@@ -257,13 +262,17 @@ def adopt_all(process: Process) -> None:
 
 
 def replay_letters(process: Process) -> None:
-    """Send all dead letters back to where they came from."""
+    """Send all dead letters back to where they came from, as `fiblake dlq replay` does."""
+    unsent = 0
     for name in [name for name in process.world.queues if name.endswith(DEAD)]:
         source = name.removesuffix(DEAD)
         letters = DeadLetters(source, process.queue(name), back_to(process.queue(source)))
-        done = letters.replay(Filter(), process.world.now, most_replays=3).done
-        if source == CONSOLIDATION and (done or process.queue(source).depth().visible):
+        outcome = letters.replay(Filter(), process.world.now, most_replays=3)
+        unsent += outcome.unsent
+        if source == CONSOLIDATION and (outcome.done or process.queue(source).depth().visible):
             process.jobs.ensure(process.world.new_id("run-"), 1)
+    if unsent:
+        raise UpstreamError(f"{unsent} letters were not sent: run it again")
 
 
 def release(symbol: str, session: date) -> Work:
@@ -271,8 +280,8 @@ def release(symbol: str, session: date) -> Work:
 
     def work(process: Process) -> None:
         store, now, database = process.store, process.world.now, NoDatabase()
-        bar = quarantine.find(quarantine.held(store, symbol), symbol, session, None)
-        releasing: Any = quarantine.release(store, BRONZE, database, nyse(), bar, "somebody", now)  # type: ignore[arg-type]
+        bar = find_quarantined(list_quarantined(store, symbol), symbol, session, None)
+        releasing: Any = release_bar(store, BRONZE, database, nyse(), bar, "somebody", now)  # type: ignore[arg-type]
         asyncio.run(releasing)
 
     return work
@@ -283,7 +292,7 @@ def hold(symbol: str, session: date, close: float) -> Work:
 
     def work(process: Process) -> None:
         bar = VendorBar(symbol, session, close, close - 1, close - 2, close, 1_000.0, None, None)
-        quarantine.hold(process.store, [(bar, "high is below close")], process.world.now)
+        quarantine(process.store, [(bar, "high is below close")], process.world.now)
 
     return work
 

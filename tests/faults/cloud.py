@@ -20,8 +20,9 @@ from obstore.exceptions import AlreadyExistsError, GenericError, PreconditionErr
 ResultT = TypeVar("ResultT")
 
 BUCKET = "faults-datalake"
-START = datetime(2025, 11, 20, 12, tzinfo=UTC)
-TICK = timedelta(milliseconds=37)
+START = datetime(2025, 11, 20, 12, 0, 0, 500_000, tzinfo=UTC)
+"""Within a second: what is written at an instant and put at once has another LastModified."""
+TICK = timedelta(milliseconds=3)
 """How long a request takes."""
 MOST_RECEIVES = 6
 OUTAGE_LASTS = 6
@@ -198,7 +199,7 @@ class Cloud:
         """Write a line of the journal."""
         who = actor.name if actor else "somebody"
         self.journal.append(
-            f"{self.now:%d %H:%M:%S.%f}"[:-4] + f"  {who:<14} {what}" + (f" -> {outcome}" * bool(outcome))
+            f"{self.now:%d %H:%M:%S.%f}"[:-3] + f"  {who:<14} {what}" + (f" -> {outcome}" * bool(outcome))
         )
 
     def new_id(self, kind: str) -> str:

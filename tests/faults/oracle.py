@@ -235,8 +235,7 @@ def _silver_differences(truth: Truth, objects: Mapping[str, bytes], interval: in
 
 def _misplaced(key: str, row: Mapping[str, Any], interval: int) -> str | None:
     bucket = SESSIONS[ORDINAL[row["ts"]] // interval * interval]
-    months = {f"{day:%Y%m}" for day in (row["ts"], bucket)}
-    return None if key[-14:-8] in months else f"{interval}d {row['symbol']} {row['ts']} stands in {key}"
+    return None if key[-14:-8] == f"{bucket:%Y%m}" else f"{interval}d {row['symbol']} {row['ts']} stands in {key}"
 
 
 def _same(wanted: Any, there: Any) -> bool:  # noqa: ANN401

@@ -11,7 +11,7 @@ from tests.faults import actors
 from tests.faults.actors import Work
 from tests.faults.cloud import ARRIVALS, CONSOLIDATION, VISIBILITY, Caller, Fault, Job
 from tests.faults.turns import Turns
-from tests.faults.world import BARS_PREFIX, World, session
+from tests.faults.world import BARS_PREFIX, PAUSE_SECONDS, World, session
 
 WRITES = ("PUT", "DELETE", "SEND", "PUBLISH", "SUBMIT", "HIDE", "RECEIVE")
 MESSAGES = ("SEND", "PUBLISH", "SUBMIT")
@@ -119,6 +119,7 @@ def run(scenario: Scenario, plan_of: Callable[[World], AtRequest]) -> tuple[Worl
     for turn in list(plan.turns.waiting):
         turn.finish()
     while scenario.run_again and not process.succeeded and world.processes < MOST_REQUESTS:
+        actors.advance(world.cloud, PAUSE_SECONDS)
         name, work = scenario.actor(world)
         process = world.run(name, work)
     return world, plan, world.heal()
@@ -258,7 +259,10 @@ FIRST_CONSOLIDATION = Scenario(
     "a first consolidation beside a clean-up",
     _first_bar_arrives,
     _worker,
-    {"others do it first and clean up": _then(_others_work, _vacuum), "a second bar arrives": _put(9, 90.0)},
+    {
+        "others do it first and clean up": _then(_others_work, _vacuum),
+        "a second bar arrives": _then(_put(9, 90.0), _route),
+    },
     retention_days=0,
 )
 
@@ -371,6 +375,25 @@ VACUUM_BESIDE_RESTATEMENT = Scenario(
 )
 
 
+def _worker_that_is_about_to_publish(world: World) -> tuple[str, Work]:
+    """Pause a worker right after it has merged a file; all of it is within one second of the file's put."""
+    paused = _plan(world).turns.start(world.process("paused-worker", hasty=True), _worker(world)[1])
+    paused.step_to("PUBLISH")
+    return "vacuum", actors.vacuum_all(0)
+
+
+def _restate_within_the_second(world: World) -> None:
+    world.put_bars("AAPL", {3: 50.0}, at_once=True)
+
+
+VACUUM_WITHIN_A_SECOND = Scenario(
+    "a vacuum beside a restatement within a second",
+    lambda world: (_base(world), _put(3, 90.0)(world), _route(world)),
+    _worker_that_is_about_to_publish,
+    {"a bar is restated": _restate_within_the_second},
+)
+
+
 def _merged_without_an_instant(world: World) -> None:
     _base(world)
     world.put_bars("AAPL", {3: 90.0}, with_instants=False)
@@ -434,12 +457,38 @@ REPLAYED_EVENTS = Scenario(
 )
 
 
-def _letters(world: World) -> None:
-    """Lay a letter whose cause has gone: a file that could not be read, written anew since."""
+def _late_event(world: World) -> None:
+    """Restate a bar there and back, and let the event of the first restatement come last."""
     _base(world)
+    queue = world.cloud.queues[f"faults-resample-{world.cloud.intervals[0]}d"]
+    world.put_bars("AAPL", {12: 50.0})
+    _route(world)
+    world.run("worker", _worker(world)[1], hasty=True)
+    late = dict(queue.messages)
+    queue.messages.clear()
+    world.put_bars("AAPL", {12: 112.0})
+    world.work_off()
+    queue.messages |= late
+
+
+LATE_EVENT = Scenario(
+    "an event comes after a later one that told the old values",
+    _late_event,
+    _resampler,
+    {"a bar is restated": _then(_put(12, 70.0), World.work_off), "a full resample runs": _full_resample},
+)
+
+
+def _letters(world: World) -> None:
+    """Lay letters whose causes have gone: files that could not be read, written anew or taken away since."""
+    n = world.cloud.intervals[0]
+    in_the_way = f"silver/silver_{n}d/year=2025/month=11/data_{n}d_202511.parquet"
+    world.put(in_the_way, b"of another make")
+    _base(world)
+    world.cloud.delete(in_the_way)
     world.put(f"{BARS_PREFIX}AAPL/date={session(3)}.parquet", b"no Parquet")
     world.settle()
-    assert world.cloud.letters()
+    assert len(world.cloud.letters()) > 1
     world.put_bars("AAPL", {3: 90.0})
     world.settle()
 
@@ -524,8 +573,9 @@ ROUTER = Scenario(
 
 
 def _lost_notification(world: World) -> None:
-    _base(world)
-    world.put_bars("AAPL", {3: 90.0})
+    _merged_without_an_instant(world)
+    _same_bytes_again(world)
+    world.put_bars("AAPL", {2: 90.0})
     world.put_splits("AAPL", ONE_SPLIT)
     world.cloud.queues[ARRIVALS].messages.clear()
     world.lost_events = True
@@ -550,6 +600,7 @@ CONSOLIDATE_ALL = Scenario(
 
 SCENARIOS = (
     SPLITS_PUT_BACK, FIRST_CONSOLIDATION, FIRST_SPLITS, MATE_DIES, THERE_AND_BACK, FULL_BESIDE_LIVE, LIVE_BESIDE_FULL,
-    VACUUM_BESIDE_RESTATEMENT, VACUUM_BESIDE_SAME_BYTES, CLEAN_UP_BESIDE_RESTATEMENT, REPLAYED_EVENTS, REPLAYED_LETTERS,
-    ADOPTION, WORKER_ADOPTS, WORKER_ADOPTS_UNASKED, QUARANTINE_RELEASE, ROUTER, AUDIT, CONSOLIDATE_ALL,
+    VACUUM_BESIDE_RESTATEMENT, VACUUM_WITHIN_A_SECOND, VACUUM_BESIDE_SAME_BYTES, CLEAN_UP_BESIDE_RESTATEMENT,
+    REPLAYED_EVENTS, LATE_EVENT, REPLAYED_LETTERS, ADOPTION, WORKER_ADOPTS, WORKER_ADOPTS_UNASKED, QUARANTINE_RELEASE,
+    ROUTER, AUDIT, CONSOLIDATE_ALL,
 )  # fmt: skip

@@ -45,7 +45,7 @@ class Chance:
         if self.faults_left == 0 or self.dice.random() >= self.probability:
             return None
         fault = self.dice.choice(FAULTS)
-        if what == "END OF INVOCATION" and fault not in {Fault.KILLED_BEFORE, Fault.KILLED_AFTER}:
+        if what.startswith("END OF") and fault not in {Fault.KILLED_BEFORE, Fault.KILLED_AFTER}:
             return None
         self.faults_left -= 1
         return fault

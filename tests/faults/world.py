@@ -14,6 +14,8 @@ from tests.faults.oracle import ORDINAL, SESSIONS, Bar, Truth
 INTERVALS = (3, 8)
 BARS_PREFIX = "bronze/raw_ohlcv/symbol="
 LAST = ORDINAL[START.date()] - 1
+PAUSE_SECONDS = 150
+"""Before somebody runs a command again; letters that a killed one looked at are visible again."""
 MOST_ROUNDS = 400
 """Of healing, after which the lake will not come to rest."""
 
@@ -175,6 +177,7 @@ class World:
         self.settle()
         self.unfinished = []
         for name, work in commands:
+            actors.advance(self.cloud, PAUSE_SECONDS)
             self.run(name, work)
             self.settle()
         wrong = [*self.cloud.violations, *self._letters()]

@@ -1,0 +1,379 @@
+"""The guards taken out one at a time: whatever keeps the lake right must be missed by a scenario, a schedule or a test.
+
+`make mutants` applies each change to a copy of the tree and runs the tests that are named with it; at least one must
+fail. A change whose text is no longer found exactly once is an error: write it anew, with the code.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from tempfile import TemporaryDirectory
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COPIED = ("cli", "events", "local", "migrations", "services", "shared", "tests", "pyproject.toml", "template.yaml")
+LONGEST_SECONDS = 600
+CAUGHT_BY_NOTHING = "SURVIVED"
+SCENARIOS = "tests/faults/test_scenarios.py"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One guard taken out."""
+
+    guard: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    """What pytest is told to run."""
+
+
+def scenario(part: str) -> tuple[str, ...]:
+    """Return pytest's arguments for the scenarios with this in their names."""
+    return (SCENARIOS, "-k", part.replace(" ", "-"))
+
+
+def unit(file: str, *options: str) -> tuple[str, ...]:
+    """Return pytest's arguments for one file of unit tests."""
+    return (f"tests/unit/{file}", *options)
+
+
+CONSOLIDATE = "services/consolidator/consolidate.py"
+WORKER = "services/consolidator/worker.py"
+
+MUTANTS = (
+    Mutant(
+        "a conditional write is conditional",
+        "shared/objects.py",
+        'return self._write(key, data, "create" if etag is None else {"e_tag": etag})',
+        'return self._write(key, data, "overwrite")',
+        scenario("a mate with the same message"),
+    ),
+    Mutant(
+        "who writes nothing looks again",
+        CONSOLIDATE,
+        "            etag = self._check_unchanged(key, draft.etag)\n",
+        '            etag = draft.etag or ""\n',
+        scenario("a mate with the same message"),
+    ),
+    Mutant(
+        "an absence is looked at again",
+        CONSOLIDATE,
+        "            self._check_unchanged(key, etag)\n            raise",
+        "            raise",
+        scenario("a first consolidation beside a clean-up"),
+    ),
+    Mutant(
+        "who creates data.parquet looks at splits again",
+        CONSOLIDATE,
+        "                self._check_reference(task.symbol, draft.after)\n",
+        "                pass\n",
+        unit("consolidator/test_versions.py", "-k", "first_bars"),
+    ),
+    Mutant(
+        "a message about splits always writes a version",
+        CONSOLIDATE,
+        "        and not task.reference_changed\n",
+        "",
+        scenario("splits are put"),
+    ),
+    Mutant(
+        "splits are read after data.parquet, not taken from it",
+        CONSOLIDATE,
+        "            reference, reference_faults = self._read_reference(task.symbol, reference)\n",
+        "            reference_faults = self._read_reference(task.symbol, reference)[1]\n",
+        scenario("splits are put"),
+    ),
+    Mutant(
+        "versions grow whatever the clocks say",
+        CONSOLIDATE,
+        "max([now, *(at + TICK for at in older)])",
+        "now",
+        scenario("a bar is restated there and back"),
+    ),
+    Mutant(
+        "what changes more than the message says is announced",
+        CONSOLIDATE,
+        "                task = _announced(task, draft, announce)\n",
+        "",
+        scenario("a bar arrives beside a foreign"),
+    ),
+    Mutant(
+        "a named file is merged whatever the log says",
+        CONSOLIDATE,
+        "    return sorted({*task.keys, *listed})\n",
+        "    return sorted({*(key for key in task.keys if key not in log), *listed})\n",
+        scenario("a bar is restated there and back"),
+    ),
+    Mutant(
+        "the first bar that shows a split changes all before it",
+        CONSOLIDATE,
+        "        if _shows_a_split(after, changed):\n            changed = after.first_session\n",
+        "",
+        scenario("a mate with the same message"),
+    ),
+    Mutant(
+        "a version in the log is an ETag and an instant",
+        "shared/source_log.py",
+        "    return version is not None and version.is_version(etag, last_modified)\n",
+        "    return version is not None and version.etag == etag\n",
+        scenario("an audit finds"),
+    ),
+    Mutant(
+        "a log names versions, not keys",
+        "shared/source_log.py",
+        "        if self.etag != etag:\n            return False\n",
+        "",
+        scenario("a vacuum beside a restatement within"),
+    ),
+    Mutant(
+        "a deletion names the version",
+        "shared/objects.py",
+        '[{"Key": key, "ETag": etag} for key, etag in versions]',
+        '[{"Key": key} for key, _ in versions]',
+        scenario("a vacuum beside a restatement"),
+    ),
+    Mutant(
+        "a file without instants is kept until nobody puts its bytes again",
+        "shared/cleanup.py",
+        "        and (log[info.key].stamped or info.last_modified < put_before)\n",
+        "",
+        scenario("a vacuum beside the same bytes"),
+    ),
+    Mutant(
+        "the proof of a deletion is looked at again",
+        "shared/cleanup.py",
+        "if versions[proof.symbol] == proof.etag]",
+        "if proof.symbol in versions]",
+        unit("shared/test_cleanup.py"),
+    ),
+    Mutant(
+        "the last write wins",
+        "services/consolidator/merge.py",
+        '_FIRST: Final = ("timestamp", "ingested_at", "close")',
+        '_FIRST: Final = ("timestamp", "close", "ingested_at")',
+        scenario("a bar is restated there and back"),
+    ),
+    Mutant(
+        "of equal instants the greater row wins",
+        "services/consolidator/merge.py",
+        '    (name, "ascending", "at_start")\n',
+        '    (name, "descending" if name == "close" else "ascending", "at_start")\n',
+        unit("consolidator/test_merge.py"),
+    ),
+    Mutant(
+        "an event that was not published is a failure",
+        WORKER,
+        "        unsent = {consolidated[i].symbol for i in self.complete.publish(events)}\n",
+        "        unsent = set[str](consolidated[i].symbol for i in self.complete.publish(events)[:0])\n",
+        scenario("a worker that cleans up"),
+    ),
+    Mutant(
+        "a manifest that was not written is a failure",
+        WORKER,
+        "        if isinstance(entered, FiblakeError):\n",
+        "        if isinstance(entered, FiblakeError) and not consolidated:\n",
+        unit("consolidator/test_worker.py", "-k", "manifest"),
+    ),
+    Mutant(
+        "the event before the clean-up",
+        WORKER,
+        "        unpublished = self._publish(consolidated, _origins(requests))\n",
+        "        self._clean_up(consolidated)\n        unpublished = self._publish(consolidated, _origins(requests))\n",
+        unit("consolidator/test_worker.py", "-k", "data_then_event"),
+    ),
+    Mutant(
+        "a worker waits for what it gave back",
+        WORKER,
+        " and polls >= due:",
+        ":",
+        unit("consolidator/test_worker.py", "-k", "waited_for"),
+    ),
+    Mutant(
+        "a message that failed is not deleted",
+        "shared/outcomes.py",
+        "    queue.retry_later(message)\n    return False\n",
+        "    queue.retry_later(message)\n    return True\n",
+        scenario("a worker that cleans up"),
+    ),
+    Mutant(
+        "a dead letter that was refused stays where it was",
+        "shared/outcomes.py",
+        '            logger.warning("dead letter refused", extra={**fields, "fault": str(fault)})\n',
+        "            return bool(fault)\n",
+        unit("shared/test_outcomes.py"),
+    ),
+    Mutant(
+        "what SQS and SNS did not take is sent again, or told",
+        "shared/queues.py",
+        "        return batch\n",
+        "        return []\n",
+        scenario("arrivals are routed"),
+    ),
+    Mutant(
+        "arrivals whose requests nobody will drain come again",
+        "services/consolidator/router.py",
+        "        if arrival.symbols and no_job:\n            return no_job\n",
+        "",
+        scenario("arrivals are routed"),
+    ),
+    Mutant(
+        "a running job is never counted on",
+        "shared/jobs.py",
+        '= ("SUBMITTED", "PENDING", "RUNNABLE")\n',
+        '= ("SUBMITTED", "PENDING", "RUNNABLE", "RUNNING")\n',
+        scenario("a first consolidation beside a clean-up"),
+    ),
+    Mutant(
+        "what the audit enqueues is drained",
+        "services/reconcile/reconcile.py",
+        "ceil(sent / self.symbols_per_child)) if sent else None",
+        "ceil(sent / self.symbols_per_child)) if sent < 0 else None",
+        scenario("an audit finds"),
+    ),
+    Mutant(
+        "a letter is sent before it is taken out",
+        "shared/dead_letters.py",
+        "        letters.delete(gone)\n",
+        "        letters.delete(part)\n",
+        scenario("dead letters are replayed"),
+    ),
+    Mutant(
+        "the greater version wins",
+        "shared/silver_join.py",
+        "    beaten = concerned & (_versions(old) < update.versions[owners] + wins_ties)\n",
+        "    beaten = concerned\n",
+        scenario("an event comes after"),
+    ),
+    Mutant(
+        "a bucket's rows win as a whole, or not at all",
+        "shared/silver_join.py",
+        "    wins = ~np.isin(_places(new_owners, new_starts), _places(owners[stays], starts[stays]))\n",
+        "    wins = np.ones(len(new_owners), dtype=bool)\n",
+        scenario("an event comes after"),
+    ),
+    Mutant(
+        "rows are stamped although their values are what they were",
+        "shared/month_files.py",
+        "elif changed and self.whole and is_alike and",
+        "elif changed and is_alike and",
+        scenario("an event comes after"),
+    ),
+    Mutant(
+        "a conflict means: read the month file again",
+        "shared/month_files.py",
+        "        written = self.store.update(key, change)\n",
+        "        data = change(s.data if (s := self.store.find(key)) else None)\n"
+        "        written = data and self.store.put(key, data)\n",
+        scenario("a live resampler beside"),
+    ),
+    Mutant(
+        "a tail is used only if it reaches the first bucket",
+        "services/resampler/resample.py",
+        "        if begin < tail.tail_from:\n            return None\n",
+        "",
+        unit("resampler/test_resample.py"),
+    ),
+    Mutant(
+        "a tail is used only if it holds the bar before the change",
+        "services/resampler/resample.py",
+        "        if before < 0 and not reaches_all:\n            return None\n",
+        "",
+        unit("resampler/test_resample.py"),
+    ),
+    Mutant(
+        "no tail across a split",
+        "services/consolidator/tail.py",
+        "    splits = any(tail_from < day <= stored.last_session for day, _ in reference.splits)\n",
+        "    splits = False\n",
+        unit("consolidator/test_tail.py"),
+    ),
+    Mutant(
+        "rows carry the version of the bars they were computed from",
+        "shared/bars.py",
+        "    return datetime.fromisoformat(text.decode()).astimezone(UTC) if text else last_modified\n",
+        "    return last_modified\n",
+        scenario("an event comes after"),
+    ),
+    Mutant(
+        "recomputation begins at the bar before the change",
+        "services/resampler/buckets.py",
+        "    return bucket_start(int(ordinals[before - 1]) if before else changed, interval)\n",
+        "    return bucket_start(changed, interval)\n",
+        unit("resampler/test_buckets.py"),
+    ),
+)
+
+
+def main() -> int:
+    """Run all mutants, or those whose guard has the argument in its name; print a table. 1: something survived."""
+    wanted = [mutant for mutant in MUTANTS if all(part in mutant.guard for part in sys.argv[1:])]
+    processes = int(os.environ.get("WORKERS", "2"))
+    with TemporaryDirectory(prefix="fiblake-mutants-") as folder:
+        copies: SimpleQueue[Path] = SimpleQueue()
+        for number in range(processes):
+            copies.put(_copy(Path(folder) / str(number)))
+        with ThreadPoolExecutor(processes) as pool:
+            verdicts = pool.map(partial(_verdict, copies), wanted)
+            survivors = sum(_show(mutant, verdict) for mutant, verdict in zip(wanted, verdicts, strict=True))
+    sys.stdout.write(f"{len(wanted)} mutants, {survivors} survived\n")
+    return 1 if survivors or not wanted else 0
+
+
+def _show(mutant: Mutant, verdict: str) -> bool:
+    sys.stdout.write(f"{mutant.guard:<64} {mutant.file:<40} {verdict}\n")
+    sys.stdout.flush()
+    return verdict == CAUGHT_BY_NOTHING
+
+
+def _copy(folder: Path) -> Path:
+    """Copy of the tree what the tests need."""
+    folder.mkdir()
+    for name in COPIED:
+        source = REPOSITORY / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / name)
+    return folder
+
+
+def _verdict(copies: "SimpleQueue[Path]", mutant: Mutant) -> str:
+    """Apply a mutant to one of the copies, and return the test that misses what it took out."""
+    copy = copies.get()
+    file = copy / mutant.file
+    original = file.read_text(encoding="utf-8")
+    if original.count(mutant.old) != 1:
+        raise SystemExit(f"{mutant.file} holds {original.count(mutant.old)} times, not once: {mutant.old!r}")
+    file.write_text(original.replace(mutant.old, mutant.new), encoding="utf-8")
+    try:
+        return _first_failure(copy, mutant.tests)
+    finally:
+        file.write_text(original, encoding="utf-8")
+        copies.put(copy)
+
+
+def _first_failure(copy: Path, tests: Sequence[str]) -> str:
+    options = ["-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", "-rf"]
+    command = [sys.executable, "-B", "-m", "pytest", *options, *tests]
+    try:
+        ran = subprocess.run(command, cwd=copy, check=False, capture_output=True, text=True, timeout=LONGEST_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"{tests[0]} does not end"
+    if ran.returncode == 0:
+        return CAUGHT_BY_NOTHING
+    failed = [line.partition(" - ")[0] for line in ran.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    if ran.returncode != 1 or not failed or failed[0].startswith("ERROR"):
+        raise SystemExit(f"{' '.join(command)} ends with {ran.returncode}:\n{ran.stdout}{ran.stderr}")
+    return failed[0].removeprefix("FAILED ")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
