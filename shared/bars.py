@@ -320,8 +320,9 @@ def _is_all(file: pq.ParquetFile, name: str, value: str) -> bool:
 
 def _conformed(table: pa.Table, defaults: Mapping[str, object], schema: pa.Schema, *, with_gaps: bool) -> pa.Table:
     """Bring a table into the shape of `schema`; raise ContractError with everything that stands against it."""
-    outcomes = [_outcome(table, field, defaults, with_gaps=with_gaps) for field in schema]
-    outcomes += [_other_value(table, name, str(defaults[name])) for name in _REPEATED if name in table.column_names]
+    columns = dict(zip(table.column_names, table.columns, strict=True))
+    outcomes = [_outcome(columns, table.num_rows, field, defaults, with_gaps=with_gaps) for field in schema]
+    outcomes += [_other_value(columns[name], name, str(defaults[name])) for name in _REPEATED if name in columns]
     faults = [outcome for outcome in outcomes if isinstance(outcome, str)]
     if faults:
         raise ContractError("; ".join(faults))
@@ -329,16 +330,18 @@ def _conformed(table: pa.Table, defaults: Mapping[str, object], schema: pa.Schem
 
 
 def _outcome(
-    table: pa.Table, field: pa.Field, defaults: Mapping[str, object], *, with_gaps: bool
-) -> pa.ChunkedArray | pa.Array | str:
+    columns: Mapping[str, pa.ChunkedArray], rows: int, field: pa.Field, defaults: Mapping[str, object],
+    *, with_gaps: bool,
+) -> pa.ChunkedArray | pa.Array | str:  # fmt: skip
     """Return a column, or the sentence that says what is wrong with it."""
-    name, default = field.name, defaults.get(field.name)
-    if name in _REPEATED or (name not in table.column_names and name not in _REQUIRED):
-        return pa.repeat(pa.scalar(default, field.type), table.num_rows)
-    if name not in table.column_names:
+    name = field.name
+    default = defaults.get(name)
+    if name in _REPEATED or (name not in columns and name not in _REQUIRED):
+        return pa.repeat(pa.scalar(default, field.type), rows)
+    if name not in columns:
         return f"it has no column {name!r}"
     try:
-        column = converted(table[name], field)
+        column = converted(columns[name], field)
     except ContractError as error:
         return str(error)
     if default is not None and column.null_count:
@@ -348,11 +351,11 @@ def _outcome(
     return filled(column, field) if with_gaps else f"it has nulls in column {name!r}"
 
 
-def _other_value(table: pa.Table, name: str, value: str) -> str | None:
+def _other_value(column: pa.ChunkedArray, name: str, value: str) -> str | None:
     """Say which other value a column holds, if it holds one."""
     try:
         with decoding(f"column {name!r} cannot be read as text"):
-            others = [other for other in pc.unique(table[name]).to_pylist() if other not in {value, None}]
+            others = [other for other in pc.unique(column).to_pylist() if other not in {value, None}]
     except ContractError as error:
         return str(error)
     return f"it holds rows whose {name} is {str(others[0])[:40]!r}" if others else None

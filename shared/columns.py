@@ -16,6 +16,8 @@ _DAYS: Final = (-719_162, 2_932_896)
 _DAY_SECONDS: Final = 86_400
 _PER_SECOND: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _INT64: Final = 2**63
+_INTEGER: Final = pa.int64()
+_NUMBER: Final = pa.float64()
 
 
 def converted(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
@@ -23,6 +25,9 @@ def converted(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
 
     What is no number in a column that may be null is null.
     """
+    wanted = field.type
+    if column.type == wanted and (wanted == _INTEGER or (wanted == _NUMBER and not field.nullable)):
+        return column  # nearly all files are our own, and each value of these types can be
     with decoding(f"column {field.name!r} cannot be read as {field.type}"):
         if pa.types.is_date32(field.type) or pa.types.is_timestamp(field.type):
             return _in_time(column, field)
