@@ -164,17 +164,15 @@ def use_account(choice: Choice) -> None:
 
     Raises ConfigurationError if an option names what cannot be: boto would end in a traceback.
     """
-    import botocore.session
+    from shared.stacks import check_profile
 
     if choice.endpoint_url and not _is_url(choice.endpoint_url):
         raise ConfigurationError(f"--endpoint-url {choice.endpoint_url!r} is no URL such as http://localhost:4566")
     if choice.region and not _REGION.fullmatch(choice.region):
         raise ConfigurationError(f"--region {choice.region!r} is no region such as us-east-1")
     os.environ.update(choice.environment())
-    profiles = botocore.session.Session().available_profiles
-    if choice.profile and choice.profile not in profiles:
-        known = f": there are {', '.join(profiles)}" if profiles else ": there are none"
-        raise ConfigurationError(f"--profile {choice.profile!r} is not in AWS's configuration files{known}")
+    if choice.profile:
+        check_profile(choice.profile)
 
 
 def _is_url(text: str) -> bool:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import boto3
+import botocore.session
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError, ProfileNotFound
 
 from shared.errors import ConfigurationError, EntitlementError, NotFoundError, UpstreamError
@@ -19,6 +20,14 @@ def connect() -> "CloudFormationClient":
         return boto3.client("cloudformation")
     except (ProfileNotFound, NoRegionError) as error:
         raise ConfigurationError(f"{str(error).rstrip('.')}: name another with --profile and --region") from error
+
+
+def check_profile(name: str) -> None:
+    """Raise ConfigurationError, naming those that are there, if AWS's configuration files have no such profile."""
+    profiles = botocore.session.Session().available_profiles
+    if name not in profiles:
+        known = f"there are {', '.join(profiles)}" if profiles else "there are none"
+        raise ConfigurationError(f"--profile {name!r} is not in AWS's configuration files: {known}")
 
 
 def outputs_of(client: "CloudFormationClient", stack: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from cli import chart
+from cli import chart, tables
 from cli.tables import schemas
 from shared.bars import MANIFEST, SILVER, Consolidated, encode
 from shared.lake import MANIFEST_KEY, Month, identities_key, silver_key
@@ -165,6 +165,20 @@ def test_no_file_of_this_machine_is_read_unless_that_is_allowed(run: Run, tmp_pa
         assert "--local-files" in result.stderr
         assert "7" not in result.stdout
     assert answered(run, f"SELECT a FROM '{secret}'", "--local-files") == [{"a": 7}]  # noqa: S608
+
+
+def test_the_connection_to_the_lake_itself_reads_and_writes_no_other_file(stack: FakeTarget, tmp_path: Path) -> None:
+    """Whatever gets past the check of the query."""
+    secret, output = tmp_path / "secret.txt", tmp_path / "rows.csv"
+    secret.write_text("hush")
+    lake = tables.opened(stack.store, {"bronze"}, (), lambda _: None, outputs=[output])
+    with lake.connection as connection:
+        assert lake.answer(lambda c: c.sql("SELECT count(*) FROM bronze").fetchall()) == [(4,)]
+        for sql in (f"FROM read_text('{secret}')", f"COPY (SELECT 1) TO '{tmp_path}/other.csv'", "SET threads = 1"):
+            with pytest.raises(duckdb.Error, match=r"disabled by configuration|locked"):
+                connection.execute(sql)
+        connection.sql("SELECT 1 AS a").write_csv(str(output))
+    assert output.read_text().split() == ["a", "1"]
 
 
 def test_a_file_that_cannot_be_read_costs_its_own_rows_and_is_named(run: Run, stack: FakeTarget) -> None:
