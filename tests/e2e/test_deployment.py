@@ -57,7 +57,8 @@ class Account:
 
     def statuses(self, resource: str) -> list[str]:
         """Return how far a resource came, oldest first, without what was in progress."""
-        events = self.client("cloudformation").describe_stack_events(StackName=STACK)["StackEvents"]
+        pages = self.client("cloudformation").get_paginator("describe_stack_events").paginate(StackName=STACK)
+        events = [event for page in pages for event in page["StackEvents"]]
         ours = [event["ResourceStatus"] for event in events if event["LogicalResourceId"] == resource]
         return [status for status in reversed(ours) if not status.endswith("IN_PROGRESS")]
 

@@ -29,8 +29,8 @@ _NOTHING = object()
 
 LOCAL = {"WithBatch": "false", "RdsSecretArn": f"{SECRETS}rds", "ApiKeySecretArn": f"{SECRETS}key"}
 GIVEN = {
-    **LOCAL, "WithBatch": "true", "WorkerImage": "worker:1", "SubnetIds": "subnet-1,subnet-2",
-    "SecurityGroupIds": "sg-1",
+    **LOCAL, "WithBatch": "true", "WorkerImage": "worker:1", "SubnetIds": "subnet-0123456789abcdef0,subnet-0123456789abcdef1",
+    "SecurityGroupIds": "sg-0123456789abcdef0",
 }  # fmt: skip
 EVERYTHING = {
     "ApiKeySecretArn": f"{SECRETS}key", "WithBatch": "true", "WorkerImage": "worker:1", "CreateNetwork": "true",
@@ -73,6 +73,23 @@ def deployed(parameters: Mapping[str, str]) -> Body:
     }
 
 
+def template_of(parameters: Mapping[str, str]) -> Body:
+    """Return the template that CloudFormation is given with these parameters: conditions decided, references kept."""
+    template: Body = json.loads(_transformed())
+    declared = {
+        name: body | ({"Default": parameters[name]} if name in parameters else {})
+        for name, body in template["Parameters"].items()
+    }
+    values = {name: body.get("Default") for name, body in declared.items()}
+    decider = _Decider(values, template["Conditions"], keeps_references=True)
+    resources = {
+        name: decider.resolved({key: part for key, part in body.items() if key != "Condition"})
+        for name, body in template["Resources"].items()
+        if "Condition" not in body or decider.holds(body["Condition"])
+    }
+    return {"AWSTemplateFormatVersion": "2010-09-09", "Parameters": declared, "Resources": resources}
+
+
 def properties(resources: Body, kind: str) -> Body:
     """Give the properties of all resources of a type, by name."""
     return {name: body.get("Properties", {}) for name, body in resources.items() if body["Type"] == kind}
@@ -95,8 +112,10 @@ def listed(value: Any) -> list[Any]:  # noqa: ANN401 (one or many)
 
 
 class _Decider:
-    def __init__(self, values: Mapping[str, Any], conditions: Mapping[str, Any]) -> None:
-        self._values, self._conditions = values, conditions
+    def __init__(
+        self, values: Mapping[str, Any], conditions: Mapping[str, Any], *, keeps_references: bool = False
+    ) -> None:
+        self._values, self._conditions, self._keeps = values, conditions, keeps_references
 
     def holds(self, condition: Any) -> bool:  # noqa: ANN401 (JSON)
         if isinstance(condition, str):
@@ -112,7 +131,7 @@ class _Decider:
             case "Fn::Or":
                 return any(map(self.holds, inside))
             case "Fn::Equals":
-                first, second = map(self.resolved, inside)
+                first, second = map(_Decider(self._values, self._conditions).resolved, inside)
                 return str(first) == str(second)  # CloudFormation compares text
         raise AssertionError(f"{function} is no condition")
 
@@ -123,6 +142,8 @@ class _Decider:
                 return self.resolved(yes if self.holds(condition) else no)
             case {"Ref": "AWS::NoValue"}:
                 return _NOTHING
+            case {"Ref": str()} | {"Fn::Join": _} | {"Fn::Sub": _} if self._keeps:
+                return value
             case {"Ref": str(name)} if name in self._values:
                 return self._values[name]
             case {"Fn::Join": [separator, parts]}:
