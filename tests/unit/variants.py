@@ -29,7 +29,8 @@ _NOTHING = object()
 
 LOCAL = {"WithBatch": "false", "RdsSecretArn": f"{SECRETS}rds", "ApiKeySecretArn": f"{SECRETS}key"}
 GIVEN = {
-    **LOCAL, "WithBatch": "true", "WorkerImage": "worker:1", "SubnetIds": "subnet-0123456789abcdef0,subnet-0123456789abcdef1",
+    **LOCAL, "WithBatch": "true", "WorkerImage": "worker:1",
+    "SubnetIds": "subnet-0123456789abcdef0,subnet-0123456789abcdef1",
     "SecurityGroupIds": "sg-0123456789abcdef0",
 }  # fmt: skip
 EVERYTHING = {
