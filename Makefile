@@ -169,10 +169,12 @@ $(FUNCTIONS:%=build-%): | .tools/uv/.ready
 CONTAINER ?= docker
 IMAGE ?= fiblake
 TAG ?= $(shell git describe --always --dirty)
+# The base by digest, if you name one (docs/deploy.md, step 3); the Dockerfile's default is a version.
+PYTHON_IMAGE ?=
 
 .PHONY: image
 image: ## Build the Batch jobs' image (CONTAINER=podman for another engine)
-	$(CONTAINER) build --platform linux/amd64 --tag $(IMAGE):$(TAG) .
+	$(CONTAINER) build --platform linux/amd64 $(PYTHON_IMAGE:%=--build-arg PYTHON_IMAGE=%) --tag $(IMAGE):$(TAG) .
 	@$(CONTAINER) image inspect --format '$(IMAGE):$(TAG): {{.Size}} bytes' $(IMAGE):$(TAG)
 
 define NO_REGISTRY

@@ -1,6 +1,7 @@
 """What a deployment does to what is there: parameters that are changed, and a first deployment that fails."""
 
 import json
+import re
 from functools import cache
 from typing import Any
 
@@ -124,6 +125,15 @@ def test_the_database_that_was_made_stays_when_another_is_used() -> None:
     assert KEPT.keys() <= resources.keys()
     for function in properties(resources, "AWS::Lambda::Function").values():
         assert function["Environment"]["Variables"].get("RDS_SECRET_ARN", other) == other
+
+
+def test_the_stack_policy_of_the_docs_keeps_all_that_holds_data() -> None:
+    page = (REPOSITORY / "docs/deploy.md").read_text(encoding="utf-8")
+    [policy] = re.findall(r"--stack-policy-body '(\{.*?\})'", page, re.DOTALL)
+    allow, deny = json.loads(policy)["Statement"]
+    assert (allow["Effect"], deny["Effect"]) == ("Allow", "Deny")
+    assert set(deny["Action"]) == {"Update:Replace", "Update:Delete"}
+    assert {name.removeprefix("LogicalResourceId/") for name in deny["Resource"]} == KEPT.keys() - {"Key"}
 
 
 def test_the_default_bucket_is_no_other_accounts() -> None:
