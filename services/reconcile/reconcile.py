@@ -252,7 +252,20 @@ class Reconciler:
                 # A wrong row of this very version gives way to a newer version only.
                 version = pc.max(rows.filter(pc.equal(rows["ts"], day))["version"]).as_py()
                 floor = version if version == stored.last_updated else None
-                yield Lag(symbol, Cause.SILVER, f"from bucket {day} on", day, interval, stored.last_session, floor)
+                begin = self._lags_since(stored, day, interval, first)
+                yield Lag(symbol, Cause.SILVER, f"from bucket {day} on", begin, interval, stored.last_session, floor)
+
+    def _lags_since(self, stored: Consolidated, day: date, interval: int, first: int) -> date:
+        """Return from which session on silver is to be made good, if `day` is the first wrong bucket from `first` on.
+
+        If that is the first bucket with a bar that was compared, nobody knows whether those before it are right.
+        """
+        calendar = self.grid.calendar
+        sessions = stored.bars["timestamp"].to_pylist()
+        compared = next((s for s in sessions if calendar.ordinal(s) >= first), stored.last_session)
+        ordinals = (calendar.ordinal_on_or_after(bucket) for bucket in (day, compared))
+        at_the_edge = len({ordinal // interval for ordinal in ordinals}) == 1
+        return stored.first_session if at_the_edge else day
 
     def _restored(self, symbol: str, version: datetime, interval: int) -> Iterator[Lag]:
         """Read data.parquet again, which is older than silver: it was put back, unless it is a newer one by now."""

@@ -7,19 +7,21 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import date
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from local.sample_bars import SampleBar
+from shared.calendar import nyse
 from shared.database import DatabaseAddress
 from shared.lake import INTERVALS, Bronze
 from tests.integration.conftest import Chain, bar, wait_until
 from tests.integration.databases import ask
 
 Hop = Callable[[Chain, list[SampleBar]], AbstractContextManager[None]]
-SESSION = date(2012, 6, 4)
+SESSION = nyse().last_closed(datetime.now(UTC))
+"""The audit of each day looks at the last 400 days of silver."""
 
 
 @contextmanager

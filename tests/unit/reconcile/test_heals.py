@@ -18,9 +18,9 @@ from shared.calendar import nyse
 from shared.events import ConsolidationComplete
 from shared.lake import INTERVALS
 from tests.fakes import LAKE, FakeJobs, FakeQueue, FakeTopic, bar, parquet
-from tests.unit.resampler.daily import NOW, flat
+from tests.unit.resampler.daily import NOW, SESSIONS, flat
 from tests.unit.resampler.silver_lake import silver, whole_silver
-from tests.unit.test_put_to_silver import NEARBY, SYMBOLS, World
+from tests.unit.test_put_to_silver import NEARBY, START, SYMBOLS, World
 
 ARRIVAL = st.one_of(
     st.tuples(st.just("bar"), SYMBOLS, NEARBY, st.integers(2, 9)),
@@ -283,3 +283,24 @@ def test_a_data_parquet_that_grew_while_silver_was_read_lags_in_nothing() -> Non
     for interval in INTERVALS:
         world.resample(interval, world.events)
     assert list(reconciler._silver({"AAPL": old}, 3, None)) == []  # noqa: SLF001 (what it read before is given)
+
+
+@pytest.mark.parametrize("lost", [0, 6])
+def test_silver_that_is_wrong_where_the_audit_begins_to_look_is_made_good_from_the_first_session_on(lost: int) -> None:
+    """A history's only event is lost: what lies before the audited days is as wrong as what lies in them."""
+    world = World(None)
+    world.history("AAPL")
+    for place in range(START, START + 9):
+        world.bar("AAPL", SESSIONS[place], 5)
+        if place < START + lost:
+            world.catch_up(3)
+    world.consolidate(world.open_requests)
+    world.events.clear()
+    since = SESSIONS[START + 3]
+
+    report = audited(world, since)
+
+    [lag] = [lag for lag in report.lags if lag.interval == 3 and lag.cause is Cause.SILVER]
+    assert (lag.changed_from == min(world.bronze["AAPL"])) == (lost == 0)
+    healed(world, report)
+    assert silver(world.store, 3) == whole_silver(world.bronze, 3)
