@@ -4,8 +4,8 @@ Unknown fields are ignored (a newer writer may add some); an unknown major versi
 events are parsed with Powertools' models where they are received. JSON Schemas of these models stand in `events/`.
 """
 
-from datetime import date, timedelta
-from itertools import pairwise
+from datetime import date
+from operator import ge
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import (
@@ -124,7 +124,8 @@ class Tail(BaseModel):
         columns = (self.open, self.high, self.low, self.close, self.volume)
         if any(len(column) != len(self.timestamp) for column in columns):
             raise ValueError("columns of different lengths")
-        if any(day >= later for day, later in pairwise((self.tail_from - timedelta(days=1), *self.timestamp))):
+        begins_early = bool(self.timestamp) and self.timestamp[0] < self.tail_from
+        if begins_early or any(map(ge, self.timestamp, self.timestamp[1:])):
             raise ValueError("sessions are not ascending from tail_from on")
         return self
 

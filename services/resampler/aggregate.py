@@ -23,6 +23,7 @@ _VALUES: Final = (*_PRICES, "volume")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _NO_BAR: Final = -1
+_NO_HANDOVERS: Final[Ordinals] = np.empty(0, np.int64)
 _PLACES: Final = 5
 """Rows of Buckets.places."""
 
@@ -73,10 +74,13 @@ class Bars:
 
     @classmethod
     def of_tail(cls, symbol: str, version: datetime, tail: Tail, first: int, calendar: TradingCalendar) -> "Bars":
-        """Take the bars of an event's tail, from its row `first` on: no split or handover counts there."""
-        ordinals = calendar.ordinals(np.array(tail.timestamp[first:], dtype="datetime64[D]"))
-        values = {name: np.array(getattr(tail, name)[first:], dtype=np.float64) for name in _VALUES}
-        return cls(symbol, version, ordinals, handovers=np.empty(0, np.int64), **values)
+        """Take the bars of an event's tail, from its row `first` on: no split or handover counts there.
+
+        Raises KeyError if one is of no session.
+        """
+        ordinals = np.array([calendar.ordinal_of[day] for day in tail.timestamp[first:]], dtype=np.int64)
+        open_, high, low, close, volume = np.array([getattr(tail, name)[first:] for name in _VALUES])
+        return cls(symbol, version, ordinals, open_, high, low, close, volume, _NO_HANDOVERS)
 
     def since(self, ordinal: int) -> "Bars":
         """Give the bars from the session with this ordinal on."""

@@ -152,23 +152,25 @@ class Resampler:
 
         It says enough if it holds the bar before the change, and every bar of the first bucket to be recomputed.
         """
-        tail = change.tail
+        tail, ordinal_of = change.tail, self.calendar.ordinal_of
         if tail is None or change.version is None or not tail.timestamp or tail.timestamp[-1] != change.last_session:
             return None
         before = bisect_left(tail.timestamp, change.changed_from) - 1
-        reaches_all = tail.tail_from <= self.calendar.session(0)
-        if before < 0 and not reaches_all:
+        if before < 0 and tail.tail_from > self.calendar.session(0):
             return None
-        day = tail.timestamp[before] if before >= 0 else change.changed_from
-        first = max(window, bucket_start(self.calendar.ordinal_on_or_after(day), self.interval))
-        begin = self.calendar.session(first)
-        if begin < tail.tail_from:
+        try:
+            if before >= 0:
+                changed = ordinal_of[tail.timestamp[before]]
+            else:
+                changed = self.calendar.ordinal_on_or_after(change.changed_from)
+            first = max(window, bucket_start(changed, self.interval))
+            begin = self.calendar.session(first)
+            rows = bisect_left(tail.timestamp, begin)
+            bars = Bars.of_tail(change.symbol, change.version, tail, rows, self.calendar)
+            last = ordinal_of[change.last_session]
+        except KeyError:  # not a session: whoever reads data.parquet says which
             return None
-        rows = bisect_left(tail.timestamp, begin)
-        bars = attempt(partial(Bars.of_tail, change.symbol, change.version, tail, rows, self.calendar))
-        if isinstance(bars, FiblakeError):
-            return None
-        return _Tailed(bars, first, self.calendar.ordinal(change.last_session))
+        return None if begin < tail.tail_from else _Tailed(bars, first, last)
 
     def _read(
         self, changed: Mapping[str, date], window: int, errors: dict[str, FiblakeError]
