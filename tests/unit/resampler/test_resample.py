@@ -215,8 +215,8 @@ def test_a_handover_that_is_recorded_afterwards_and_withdrawn_cuts_the_bucket_an
     assert silver(store, 3) == whole_silver({"AAPL": HISTORY}, 3)
 
 
-def test_the_two_rows_of_a_bucket_across_a_months_end_lie_each_in_its_own_month(store: MemoryObjectStore) -> None:
-    """Where the new company's first session is in the next month, so is its row."""
+def test_the_two_rows_of_a_bucket_across_a_months_end_lie_in_the_buckets_month(store: MemoryObjectStore) -> None:
+    """Where the new company's first session is in the next month, its row stays beside the other one."""
     new = next(day for day, before in zip(DAYS[1:], DAYS, strict=False) if before.month != day.month)
     interval = next(n for n in INTERVALS if ORDINAL[new] % n)
     two = Facts(handovers=(new,))
