@@ -139,6 +139,9 @@ def _steps(size: Size, environment: dict[str, str], faults: list[str], *, peers:
             yield contest("consolidate", contestant, {"size": size.name, "days": 1}, environment=environment)
         many = _consolidated(size, MANY_FILES, environment)
         yield replace(many, contestant=f"fiblake, {MANY_FILES} files a symbol")
+        # Every symbol has a new version now, which these events bring to silver.
+        for contestant in list(resample_incremental.CONTESTANTS)[1:]:
+            yield contest("resample_incremental", contestant, {"size": size.name}, environment=environment)
 
 
 def _consolidated(size: Size, days: int, environment: dict[str, str]) -> Result:

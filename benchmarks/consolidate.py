@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.lake import BRONZE_LAKE, FOLDER, NEXT, SIZES, Size, generated, new_files, symbols
-from benchmarks.measure import Work, settle_arrow
+from benchmarks.measure import Work, count_requests, settle_arrow
 from benchmarks.servers import BUCKET, KEYS, client
 
 CHILDREN: Final = 2
@@ -89,8 +89,6 @@ def _per_symbol(requests: Mapping[str, int], symbols: int) -> dict[str, float]:
 
 def _drain(start: Barrier, ends: Any) -> None:  # noqa: ANN401 (a multiprocessing queue)
     """Run the worker until the queue is empty; tell when its last message was done, its CPU, and its S3 requests."""
-    import obstore  # noqa: PLC0415
-
     from services.consolidator.__main__ import main  # noqa: PLC0415
     from shared.queues import Queue, Received  # noqa: PLC0415
 
@@ -107,23 +105,13 @@ def _drain(start: Barrier, ends: Any) -> None:  # noqa: ANN401 (a multiprocessin
 
     idle_since: list[float] = []
     Queue.receive = watched  # type: ignore[method-assign, assignment]
-    requests: Counter[str] = Counter()
-    for name in ("get", "put", "head", "list"):
-        setattr(obstore, name, _counted(name, getattr(obstore, name), requests))
+    requests = count_requests()
     start.wait()
     cpu = time.process_time()
     code = main(["--idle-seconds", "0", "--skip-cleanup", "--max-workers", "4"])
     if code:
         raise SystemExit(code)
     ends.put((idle_since[0], time.process_time() - cpu, requests))
-
-
-def _counted(name: str, function: Callable[..., Any], requests: Counter[str]) -> Callable[..., Any]:
-    def call(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
-        requests[name] += 1
-        return function(*arguments, **options)
-
-    return call
 
 
 def published() -> Work:

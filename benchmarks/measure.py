@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -95,6 +96,24 @@ def _peak_kb() -> int:
 def _cpu() -> float:
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def count_requests() -> Counter[str]:
+    """Let this process count its S3 requests from now on, by kind; a page of a listing is one."""
+    import obstore  # noqa: PLC0415 (only where S3 is measured)
+
+    requests: Counter[str] = Counter()
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+            requests[name] += 1
+            return function(*arguments, **options)
+
+        return call
+
+    for name in ("get", "put", "head", "list"):
+        setattr(obstore, name, counted(name, getattr(obstore, name)))
+    return requests
 
 
 def surroundings() -> dict[str, Any]:

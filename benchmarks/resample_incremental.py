@@ -1,77 +1,130 @@
 """One new session of all symbols into six silver tables: the resampler's real code on a real S3 server.
 
-The six queues' messages are worked on by two processes, one a core of the machine; on AWS each queue has its own.
+The six queues' messages are worked on by two processes, one a core of the machine; on AWS each queue has its own. The
+events are those that the worker sends: with the tail of bars that a new session needs. Without their tails every
+data.parquet is read; events of whole histories (after `fiblake consolidate` without sessions) write every month anew.
 """
 
+import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import UTC, datetime
 from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from benchmarks.lake import BRONZE_LAKE, NEXT, SIZES, symbols
-from benchmarks.measure import Work, settle_arrow
-from benchmarks.servers import Nobody
+from benchmarks.measure import Work, count_requests, settle_arrow
+from benchmarks.servers import BUCKET, Nobody
 from shared.lake import INTERVALS
 
 MESSAGES: Final = 1_000
 """A batch of the function's event sources."""
 PROCESSES: Final = 2
+_BODIES: Final[list[str]] = []
+"""The messages, once a process is ready."""
+_REQUESTS: Final[list[Counter[str]]] = []
+"""The process's S3 requests, counted since it is ready."""
 
 
 def ours() -> Work:
-    """Give the function's work, batch by batch, for the changes that the environment's bucket holds."""
+    """Return the function's work, batch by batch, on the events of the newest session."""
+    return _work(_event)
 
+
+def without_tails() -> Work:
+    """Return the same on events without tails, as workers of schema 1.0 send them."""
+    return _work(lambda symbol, data: _event(symbol, data, tail=False))
+
+
+def whole_histories() -> Work:
+    """Return the same on events that tell of each symbol's whole history, at a new version."""
+    return _work(lambda symbol, data: _event(symbol, data, tail=False, whole=True))
+
+
+def _work(event: Callable[[str, Any], str]) -> Work:
     def work(size: str, batch: int = MESSAGES) -> Mapping[str, Any]:
         names = symbols(SIZES[size])
-        with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn"), initializer=_ready) as pool:
-            list(pool.map(_ready_again, range(PROCESSES)))
-            started = time.perf_counter()
-            cpu = sum(pool.map(_resample, [(interval, names, batch) for interval in INTERVALS]))
-            wall = time.perf_counter() - started
-        return {"wall": wall, "cpu": cpu, "symbols": len(names), "intervals": len(INTERVALS)}
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "messages.json"
+            file.write_text(json.dumps(_bodies(names, event)))
+            context = get_context("spawn")
+            with ProcessPoolExecutor(PROCESSES, mp_context=context, initializer=_ready, initargs=(file,)) as pool:
+                list(pool.map(_ready_again, range(PROCESSES)))
+                started = time.perf_counter()
+                measured = list(pool.map(_resample, [(interval, batch) for interval in INTERVALS]))
+                wall = time.perf_counter() - started
+        requests = sum((counts for _, counts in measured), Counter[str]())
+        kinds = {f"{name}_requests": count for name, count in sorted(requests.items())}
+        facts = {"symbols": len(names), "intervals": len(INTERVALS), "requests": sum(requests.values()), **kinds}
+        return {"wall": wall, "cpu": sum(cpu for cpu, _ in measured), **facts}
 
     return work
 
 
-def _ready() -> None:
+def _bodies(names: list[str], event: Callable[[str, Any], str]) -> list[str]:
+    """Return the message of each symbol, from its data.parquet in the environment's bucket."""
+    from shared.objects import ObjectStore  # noqa: PLC0415 (only where the environment names a server)
+
+    store = ObjectStore.connect(BUCKET)
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(lambda name: event(name, store.find(BRONZE_LAKE.data_key(name))), names))
+
+
+def _event(symbol: str, stored: Any, *, tail: bool = True, whole: bool = False) -> str:  # noqa: ANN401 (a StoredObject)
+    from services.consolidator.tail import tail_of  # noqa: PLC0415
+    from shared.bars import Consolidated  # noqa: PLC0415
+    from shared.calendar import nyse  # noqa: PLC0415
+    from shared.events import ConsolidationComplete  # noqa: PLC0415
+
+    bars = Consolidated.decode(stored.data, symbol, stored.last_modified)
+    event = ConsolidationComplete(
+        symbol=symbol, changed_from=bars.first_session if whole else NEXT, last_session=bars.last_session,
+        version=bars.last_updated, tail=tail_of(bars, NEXT, nyse()) if tail else None,
+    )  # fmt: skip
+    return event.model_dump_json()
+
+
+def _ready(file: Path) -> None:
     settle_arrow()
     import services.resampler.batch  # noqa: F401, PLC0415 (a start is measured by itself)
 
+    _BODIES.extend(json.loads(file.read_text()))
+    _REQUESTS.append(count_requests())
+
 
 def _ready_again(_number: int) -> int:
+    time.sleep(0.1)  # so that each process gets one
     return os.getpid()
 
 
-def _resample(task: tuple[int, list[str], int]) -> float:
-    """Work on one interval's messages; give the CPU seconds it took."""
+def _resample(task: tuple[int, int]) -> tuple[float, Counter[str]]:
+    """Work on one interval's messages; return the CPU seconds and the S3 requests it took."""
     from services.resampler.batch import resample_batch  # noqa: PLC0415
     from services.resampler.resample import Resampler  # noqa: PLC0415
     from shared.calendar import nyse  # noqa: PLC0415
     from shared.objects import ObjectStore  # noqa: PLC0415
+    from shared.queues import Received  # noqa: PLC0415
 
-    interval, names, batch = task
-    cpu = time.process_time()
-    store = ObjectStore.connect(os.environ["S3_BUCKET"])
-    resampler = Resampler(store, BRONZE_LAKE, nyse(), Nobody(), interval, 0)
-    for messages in _messages(names, batch):
+    interval, batch = task
+    (requests,) = _REQUESTS
+    cpu, before = time.process_time(), requests.copy()
+    resampler = Resampler(ObjectStore.connect(os.environ["S3_BUCKET"]), BRONZE_LAKE, nyse(), Nobody(), interval, 0)
+    for start in range(0, len(_BODIES), batch):
+        bodies = _BODIES[start : start + batch]
+        messages = [Received(str(i), str(i), body, 1) for i, body in enumerate(bodies)]
         errors = resample_batch(resampler, messages, datetime.now(UTC))
         if errors:
             raise RuntimeError(f"{interval}d: {errors}")
-    return time.process_time() - cpu
+    return time.process_time() - cpu, requests - before
 
 
-def _messages(names: list[str], batch: int) -> Iterator[list[Any]]:
-    from shared.events import ConsolidationComplete  # noqa: PLC0415
-    from shared.queues import Received  # noqa: PLC0415
-
-    for start in range(0, len(names), batch):
-        events = [
-            ConsolidationComplete(symbol=s, changed_from=NEXT, last_session=NEXT) for s in names[start : start + batch]
-        ]
-        yield [Received(str(i), str(i), event.model_dump_json(), 1) for i, event in enumerate(events)]
-
-
-CONTESTANTS: Final[dict[str, Callable[[], Work]]] = {"fiblake": ours}
+CONTESTANTS: Final[dict[str, Callable[[], Work]]] = {
+    "fiblake": ours,
+    "fiblake, events without tails": without_tails,
+    "fiblake, whole histories": whole_histories,
+}

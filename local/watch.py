@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from botocore.exceptions import ClientError
 
 from local.stack import Stack
+from shared.bars import decode_silver
 from shared.errors import PermanentError
 from shared.lake import INTERVALS, MANIFEST_KEY, checkpoint_key, silver_prefix
 from shared.queues import Depth, Queue
@@ -123,7 +124,8 @@ class Watcher:
     def _silver_file(self, key: str, etag: str) -> pa.Table | None:
         # Read again only if it has changed: whoever waits for a table looks at all its files ten times a second.
         known, table = self._silver.get(key, ("", None))
-        if known != etag and (table := self.table(key)) is not None:
+        if known != etag and (data := self.read(key)) is not None:
+            table = decode_silver(data, key).replace_schema_metadata(None)
             self._silver[key] = (etag, table)
         return table
 

@@ -1,4 +1,4 @@
-"""For each rule of silver: the schedule that goes wrong without it (docs/architecture.md, "Why silver needs no order")."""
+"""For each rule of silver (docs/architecture.md): the schedule that goes wrong without it."""
 
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta
