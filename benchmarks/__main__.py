@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import consolidate, flat_files, imports, resample_full, silver_outputs
+from benchmarks import consolidate, flat_files, imports, resample_full, resample_incremental, silver_outputs
 from benchmarks.lake import FOLDER, FULL, SIZES, Size, generated
 from benchmarks.measure import PROJECT, Result, contest, plain, surroundings
 from benchmarks.report import drawn, markdown, printed, written_into_docs
