@@ -6,6 +6,7 @@ symbol and bucket the rows of the greater version win as a whole, so the order o
 
 from dataclasses import dataclass
 from datetime import date
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from shared.calendar import TradingCalendar
 from shared.lake import Month
 
 Numbers = npt.NDArray[np.int64]
+_FIRST_DAY: Final = np.iinfo(np.int32).min
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,8 @@ class Update:
     """The ordinal from which on the update holds all of each symbol's buckets."""
     rows: pa.Table
     """Schema SILVER."""
+    is_sorted: bool = False
+    """Whether the rows are known to be sorted by (symbol, ts)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,9 @@ def join(old: pa.Table, update: Update, grid: MonthGrid, *, wins_ties: bool = Fa
     """
     if not len(update.symbols):
         return Joined(old, changed=False, misplaced=False)
+    if not old.num_rows:
+        rows = update.rows if update.is_sorted else sort_rows(update.rows)
+        return Joined(rows, changed=rows.num_rows > 0, misplaced=False)
     owners, starts = _owners(old, update), grid.bucket_starts(old)
     concerned = (owners >= 0) & (starts >= update.cuts[owners])
     beaten = concerned & (_versions(old) < update.versions[owners] + wins_ties)
@@ -119,8 +126,16 @@ def is_equal_but_for_version(old: pa.Table, new: pa.Table) -> bool:
 
 
 def sort_rows(rows: pa.Table) -> pa.Table:
-    """Return rows by symbol and `ts`."""
-    return rows.sort_by([("symbol", "ascending"), ("ts", "ascending")]).combine_chunks()
+    """Return rows by symbol and `ts`: each symbol is compared once, not each row."""
+    symbols = rows["symbol"].combine_chunks().dictionary_encode()
+    names = symbols.dictionary
+    ranks = np.empty(len(names), np.int64)
+    ranks[pc.sort_indices(names).to_numpy()] = np.arange(len(names))
+    days = rows["ts"].cast(pa.int32()).to_numpy().astype(np.int64)
+    places = (ranks[symbols.indices.to_numpy()] << 32) + days - _FIRST_DAY
+    if (places[1:] >= places[:-1]).all():
+        return rows.combine_chunks()
+    return rows.take(pa.array(np.argsort(places, kind="stable"))).combine_chunks()
 
 
 def _owners(rows: pa.Table, update: Update) -> Numbers:

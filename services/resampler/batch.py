@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 from services.resampler.resample import Change, Resampler
@@ -27,7 +28,7 @@ def interval_of(queue: str) -> int:
 
 def resample_batch(resampler: Resampler, messages: Sequence[Received], now: datetime) -> dict[str, FiblakeError]:
     """Resample what the messages name; return the errors by message id. A symbol that fails fails all its messages."""
-    outcomes = {m.id: attempt(lambda m=m: parse(ConsolidationComplete, m.body)) for m in messages}  # type: ignore[misc]
+    outcomes = {m.id: attempt(partial(parse, ConsolidationComplete, m.body)) for m in messages}
     events = {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, ConsolidationComplete)}
     errors = {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, FiblakeError)}
     failures = resampler.resample([Change.of(event) for event in events.values()], now)

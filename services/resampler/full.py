@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from functools import partial
 from itertools import islice
 from typing import Final
 
@@ -26,7 +27,7 @@ from shared.errors import FiblakeError, UpstreamError
 from shared.events import SYMBOLS_PER_EVENT, SilverUpdated
 from shared.lake import INTERVALS, Bronze, Month
 from shared.month_files import MONTHS_AT_ONCE, MonthFiles
-from shared.objects import ObjectStore, StoredObject
+from shared.objects import ObjectStore
 from shared.outcomes import attempt
 from shared.queues import Topic
 from shared.silver_join import Update
@@ -204,7 +205,8 @@ class FullResampler:
         """
         objects = self.store.get_many([self.bronze.data_key(symbol) for symbol in symbols])
         pairs = [(symbol, stored) for symbol, stored in zip(symbols, objects, strict=True) if stored]
-        outcomes = {s: attempt(lambda s=s, stored=stored: self._bars(s, stored)) for s, stored in pairs}  # type: ignore[misc]
+        read = partial(Bars.read, calendar=self.calendar, adjusted=self.adjusted)
+        outcomes = {symbol: attempt(partial(read, o.data, symbol, o.last_modified)) for symbol, o in pairs}
         errors = {symbol: outcome for symbol, outcome in outcomes.items() if isinstance(outcome, FiblakeError)}
         market = Market.of([outcome for outcome in outcomes.values() if isinstance(outcome, Bars)])
         buckets = {
@@ -212,9 +214,6 @@ class FullResampler:
             for i, n in enumerate(INTERVALS)
         }
         return _Batch(len(symbols), market, buckets, errors)
-
-    def _bars(self, symbol: str, stored: StoredObject) -> Bars:
-        return Bars.read(stored.data, symbol, stored.last_modified, self.calendar, adjusted=self.adjusted)
 
     def _write(self, reading: _Reading, since: Since, at_once: int) -> int:
         """Write the month files that change; return how many."""

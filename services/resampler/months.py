@@ -1,7 +1,7 @@
 """Which month file a bucket belongs to, and which month files are whose to do (pure)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from services.resampler.aggregate import Buckets, Market, version_numbers
+from shared.bars import SILVER
 from shared.calendar import TradingCalendar
 from shared.lake import INTERVALS, Month
 from shared.silver_join import Update
@@ -32,11 +33,6 @@ class ByMonth:
     def filled(self) -> npt.NDArray[np.bool_]:
         """Which months have buckets."""
         return np.diff(self.offsets) > 0
-
-    def renumbered(self, first: int) -> "ByMonth":
-        """Make the buckets refer to a longer list of symbols, in which theirs begin at `first`."""
-        self.buckets.places[0] += np.int32(first)
-        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +98,14 @@ class Recomputed:
     cuts: list[int] = field(default_factory=list)
     """The ordinal of each symbol's first bucket."""
     parts: list[ByMonth] = field(default_factory=list)
+    _columns: Update | None = None
+    """What all months' updates have in common."""
 
     def take(self, market: Market, cuts: Sequence[int], buckets: ByMonth) -> None:
         """Add the buckets of a market's symbols."""
-        self.parts.append(buckets.renumbered(len(self.symbols)))
+        buckets.buckets.places[0] += np.int32(len(self.symbols))  # they refer to the longer list of symbols now
+        self.parts.append(buckets)
+        self._columns = None
         self.symbols += market.symbols
         self.versions += market.versions
         self.cuts += cuts
@@ -126,10 +126,15 @@ class Recomputed:
 
     def update(self, month: int) -> Update:
         """Return what is to be joined into the file of the month with this number."""
-        symbols, versions = pa.array(self.symbols, pa.string()), version_numbers(self.versions)
+        columns = self._columns = self._columns or self._common()
         buckets = Buckets.joined([part.of(month) for part in self.parts])
-        rows = buckets.table(symbols, versions, self.calendar, adjusted=self.adjusted)
-        return Update(symbols, versions, np.array(self.cuts, np.int64), rows)
+        rows = buckets.table(columns.symbols, columns.versions, self.calendar, adjusted=self.adjusted)
+        return replace(columns, rows=rows)
+
+    def _common(self) -> Update:
+        symbols, is_sorted = pa.array(self.symbols, pa.string()), self.symbols == sorted(self.symbols)
+        cuts = np.array(self.cuts, np.int64)
+        return Update(symbols, version_numbers(self.versions), cuts, SILVER.empty_table(), is_sorted)
 
 
 def halves(due: Due) -> tuple[Due, Due]:

@@ -211,6 +211,19 @@ def test_rule_7_a_tail_that_says_too_little_is_not_used(store: MemoryObjectStore
     assert silver(store, 34) == whole_silver({"AAPL": days}, 34)
 
 
+def test_rule_7_a_tail_without_the_bar_before_does_not_leave_its_bucket_incomplete(store: MemoryObjectStore) -> None:
+    first = next(day for day in DAYS[20:] if ORDINAL[day] % 3 == 0)
+    known = {day: bar for day, bar in HISTORY.items() if ORDINAL[day] < ORDINAL[first] - 1}  # a slot is empty
+    work(store, 3, consolidate(store, known, DAYS[0], tail=False))
+    days = known | {first: flat(7)}
+    event = consolidate(store, days, first)
+    assert event.tail
+    alone = short(event.tail, -1)
+    assert alone.tail_from == first
+    work(store, 3, event.model_copy(update={"tail": alone}))
+    assert silver(store, 3) == whole_silver({"AAPL": days}, 3)
+
+
 def test_rule_7_rows_from_data_parquet_carry_the_version_in_its_footer_not_the_events(store: MemoryObjectStore) -> None:
     event = consolidate(store, HISTORY, DAYS[0], tail=False)
     lay(store, "AAPL", HISTORY | numbered([NEW]))
