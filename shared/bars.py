@@ -18,7 +18,7 @@ from shared.adjustment import NO_REFERENCE, Reference
 from shared.columns import converted, filled
 from shared.decoding import MAKE_ANEW, ParquetBytes, decoding, open_parquet, parquet_metadata, read_json
 from shared.errors import ContractError
-from shared.lake import MANIFEST_KEY
+from shared.lake import LATEST_VERSION, MANIFEST_KEY
 from shared.source_log import SourceVersion, log_of_json, log_to_json
 
 DAILY: Final = "1d"
@@ -263,7 +263,10 @@ def decode_silver(data: bytes, what: str) -> pa.Table:
 
 def _last_updated(metadata: Mapping[bytes, bytes], last_modified: datetime) -> datetime:
     text = metadata.get(_LAST_UPDATED)
-    return datetime.fromisoformat(text.decode()).astimezone(UTC) if text else last_modified
+    version = datetime.fromisoformat(text.decode()).astimezone(UTC) if text else last_modified
+    if version >= LATEST_VERSION:
+        raise ValueError(f"no version can follow {version}")
+    return version
 
 
 def _log(metadata: Mapping[bytes, bytes], symbol: str) -> dict[str, SourceVersion]:

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from shared.errors import ContractError
-from shared.lake import INTERVALS, check_symbol
+from shared.lake import INTERVALS, LATEST_VERSION, check_symbol
 
 SCHEMA_VERSION: Final = "1.1"
 """1.1 added `files` and `version_floor` to ConsolidationRequest, `version` and `tail` to ConsolidationComplete.
@@ -84,7 +84,7 @@ class ConsolidationRequest(Message):
     reference_changed: bool = Field(
         default=False, description="The symbol's splits or identities arrived: they are to be read anew"
     )
-    version_floor: AwareDatetime | None = Field(
+    version_floor: Annotated[AwareDatetime, Field(lt=LATEST_VERSION)] | None = Field(
         default=None,
         description="data.parquet's version is to be greater than this one, and all of the history is to be told; "
         "absent: whatever it is",

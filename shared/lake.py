@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from difflib import get_close_matches
 from typing import Final
 
@@ -20,6 +20,8 @@ QUARANTINE_PREFIX: Final = "bronze/quarantine"
 MANIFEST_KEY: Final = "processing_metadata/consolidation_manifest.parquet"
 CLEANUP_RECORD_KEY: Final = "processing_metadata/cleanup_manifest.json"
 QUARANTINE_RECORD_KEY: Final = "processing_metadata/quarantine_releases.json"
+LATEST_VERSION: Final = datetime(9999, 1, 1, tzinfo=UTC)
+"""No version of a data.parquet lies after this instant: a later one must be possible."""
 UNNAMED: Final = "~"
 """Stands for a symbol that cannot be a key (quarantine only); no valid symbol contains it."""
 

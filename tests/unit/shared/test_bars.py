@@ -148,6 +148,13 @@ def test_a_log_that_cannot_be_read_is_an_error_and_never_an_empty_log() -> None:
         Consolidated.decode(data, "AAPL", MODIFIED)
 
 
+@pytest.mark.parametrize("version", ["9999-12-31T23:59:59.999999+00:00", "9999-01-01T00:00:00+00:00"])
+def test_a_version_that_none_can_follow_is_refused(version: str) -> None:
+    data = encode(table(ROW).replace_schema_metadata({b"fiblake.merged": b"{}", b"fiblake.last_updated": version}))
+    with pytest.raises(ContractError, match=r"data\.parquet of AAPL carries a log that cannot be read: ValueError no version can"):
+        Consolidated.decode(data, "AAPL", MODIFIED)
+
+
 def test_encoding_keeps_the_tables_metadata() -> None:
     data = encode(table(ROW).replace_schema_metadata({b"some": b"thing"}))
     assert pq.ParquetFile(pa.BufferReader(data)).metadata.metadata[b"some"] == b"thing"

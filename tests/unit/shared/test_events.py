@@ -117,6 +117,11 @@ def test_what_is_no_message_is_refused_with_the_models_name(body: str) -> None:
         parse(ConsolidationRequest, body)
 
 
+def test_a_floor_that_no_version_can_follow_is_refused() -> None:
+    with pytest.raises(ContractError, match="version_floor"):
+        parse(ConsolidationRequest, '{"symbol": "AAPL", "version_floor": "9999-12-31T23:59:59.999999Z"}')
+
+
 def test_messages_do_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
         ConsolidationRequest(symbol="AAPL").symbol = "MSFT"  # type: ignore[misc]
