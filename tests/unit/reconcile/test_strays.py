@@ -1,20 +1,30 @@
 """Whatever lies below bronze and is read by nobody is named by the audit, with what is to be done."""
 
 import inspect
+import json
 from datetime import date
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.reconcile import reconcile
 from services.reconcile.lag import Cause, Lag, requests
-from services.reconcile.reconcile import KEYS_NAMED, Report
+from services.reconcile.mended import mended
+from services.reconcile.reconcile import KEYS_NAMED, Reconciler, Report
+from services.reconcile.silver import Grid, buckets, first_difference
 from shared import lake
-from shared.bars import encode, released
+from shared.bars import Consolidated
+from shared.calendar import nyse
+from shared.dead_letters import DeadLetter
 from shared.errors import NotFoundError
+from shared.events import ConsolidationRequest
 from shared.lake import INTERVALS, MANIFEST_KEY, Bronze, Month, checkpoint_key, identities_key, silver_key, splits_key
-from tests.fakes import LAKE, bar, table
+from shared.queues import Received
+from tests.fakes import BUCKET, LAKE, bar, table
 from tests.unit.reconcile.test_heals import audited, healed
+from tests.unit.resampler.daily import NOW
 from tests.unit.test_put_to_silver import World
 
 DAY = date(2025, 9, 30)
@@ -162,11 +172,42 @@ def test_a_file_that_cannot_be_read_is_named_and_costs_nothing_else(key: str) ->
     assert "MSFT" in key or "`fiblake adopt`" in unreadable.detail
 
 
-def test_a_released_bar_without_a_price_does_not_lag_for_ever() -> None:
+def test_a_month_file_that_cannot_be_read_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconcile, "SYMBOLS_AT_ONCE", 1)
+    world = quiet_world("AAPL", "MSFT")
+    world.store.lay(silver_key(5, Month(2025, 9)), b"damaged")
+    assert only_lag(audited(world)).interval == 5
+
+
+def letter(queue: str, body: str) -> DeadLetter:
+    return DeadLetter(queue, Received(body, "r", body, 6))
+
+
+def test_a_letter_of_a_resampler_is_mended_when_its_own_interval_is_right() -> None:
     world = quiet_world()
-    row = bar(DAY, symbol="AAPL") | {"open": float("nan")}
-    world.put(LAKE.date_key("AAPL", DAY), encode(released(table(row), "jane")))
-    world.consolidate(world.open_requests)
-    for interval in INTERVALS:
-        world.resample(interval, world.events)
-    assert audited(world).lags == []
+    world.store.take_away(silver_key(5, Month(2025, 9)))
+    body = ConsolidationRequest(symbol="AAPL").model_dump_json()
+    auditor = Reconciler(world.store, LAKE, Grid(nyse(), adjusted=True), NOW.date())
+    queues = ("consolidation", "resample-3d", "resample-5d", "history")
+    assert [queue for queue in queues if mended([letter(queue, body)], auditor)] == ["consolidation", "resample-3d"]
+
+
+def test_a_letter_about_another_bucket_or_a_symbol_that_nobody_knows_always_stands() -> None:
+    world = quiet_world()
+    auditor = Reconciler(world.store, LAKE, Grid(nyse(), adjusted=True), NOW.date())
+    key = LAKE.date_key("AAPL", DAY)
+    ours, other, unknown = (
+        json.dumps({"bucket": bucket, "key": name})
+        for bucket, name in ((BUCKET, key), ("elsewhere", key), (BUCKET, LAKE.date_key("ZZZZ", DAY)))
+    )
+    assert mended([letter("bronze-arrivals", body) for body in (ours, other, unknown)], auditor) == {ours}
+
+
+def test_a_bar_without_a_price_from_an_older_version_does_not_lag_for_ever() -> None:
+    grid = Grid(nyse(), adjusted=True)
+    rows = table(bar("2025-09-29"), bar(DAY) | {"open": float("nan"), "volume": float("nan")})
+    stored = Consolidated(rows, {}, NOW)
+    silver_rows = pa.table(buckets(stored, 5, 0, grid))
+    assert first_difference(stored, silver_rows, 5, 0, grid) is None
+    other = Consolidated(table(bar("2025-09-29"), bar(DAY)), {}, NOW)
+    assert first_difference(other, silver_rows, 5, 0, grid) == silver_rows["ts"][0].as_py()
