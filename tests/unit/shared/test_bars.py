@@ -151,7 +151,7 @@ def test_a_log_that_cannot_be_read_is_an_error_and_never_an_empty_log() -> None:
 @pytest.mark.parametrize("version", ["9999-12-31T23:59:59.999999+00:00", "9999-01-01T00:00:00+00:00"])
 def test_a_version_that_none_can_follow_is_refused(version: str) -> None:
     data = encode(table(ROW).replace_schema_metadata({b"fiblake.merged": b"{}", b"fiblake.last_updated": version}))
-    with pytest.raises(ContractError, match=r"data\.parquet of AAPL carries a log that cannot be read: ValueError no version can"):
+    with pytest.raises(ContractError, match="cannot be read: ValueError no version can follow"):
         Consolidated.decode(data, "AAPL", MODIFIED)
 
 
