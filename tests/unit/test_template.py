@@ -145,17 +145,18 @@ def test_bars_splits_and_identities_start_the_chain_and_consolidated_files_do_no
 
 def test_only_the_rule_and_the_topic_may_send_to_the_queues() -> None:
     policies = of_type("AWS::SQS::QueuePolicy")
-    allowed = {
-        name: (s["Principal"]["Service"], s["Condition"]["ArnEquals"]["aws:SourceArn"])
+    allowed = [
+        (name, s["Principal"]["Service"], s["Condition"]["ArnEquals"]["aws:SourceArn"])
         for name, policy in policies.items()
         for s in policy["PolicyDocument"]["Statement"]
         if s["Effect"] == "Allow"
-    }
-    assert allowed == {
-        "BronzeArrivalsQueuePolicy": ("events.amazonaws.com", {"GetAtt": "BronzeArrivalsRule.Arn"}),
-        "ResampleQueuePolicy": ("sns.amazonaws.com", {"Ref": "ConsolidationCompleteTopic"}),
-        "FailedJobsDeadLettersPolicy": ("events.amazonaws.com", {"GetAtt": "FailedJobsRule.Arn"}),
-    }
+    ]
+    assert allowed == [
+        ("BronzeArrivalsQueuePolicy", "events.amazonaws.com", {"GetAtt": "BronzeArrivalsRule.Arn"}),
+        ("ResampleQueuePolicy", "sns.amazonaws.com", {"Ref": "ConsolidationCompleteTopic"}),
+        ("FailedJobsDeadLettersPolicy", "events.amazonaws.com", {"GetAtt": "FailedJobsRule.Arn"}),
+        ("FailedJobsDeadLettersPolicy", "sns.amazonaws.com", {"Ref": "AlarmsTopic"}),
+    ]
     fed = [{"Ref": f"Resample{n}d{kind}"} for kind in ("Queue", "DeadLetters") for n in INTERVALS]
     assert policies["ResampleQueuePolicy"]["Queues"] == fed
 

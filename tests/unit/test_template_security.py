@@ -198,6 +198,26 @@ def test_only_named_sources_may_send_to_queues_and_topics(resources: Body) -> No
                 assert statement["Condition"]["StringEquals"] == {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}, name
 
 
+def test_what_a_topic_or_a_rule_cannot_deliver_it_may_put_into_the_queue_for_that(resources: Body) -> None:
+    let_in = {
+        (queue["Ref"], str(statement["Condition"]["ArnEquals"]["aws:SourceArn"]))
+        for policy in properties(resources, "AWS::SQS::QueuePolicy").values()
+        for queue in policy["Queues"]
+        for statement in policy["PolicyDocument"]["Statement"]
+        if statement["Effect"] == "Allow"
+    }
+    undelivered = {
+        (one["RedrivePolicy"]["deadLetterTargetArn"]["Fn::GetAtt"][0], str(one["TopicArn"]))
+        for one in properties(resources, "AWS::SNS::Subscription").values()
+    } | {
+        (target["DeadLetterConfig"]["Arn"]["Fn::GetAtt"][0], str({"Fn::GetAtt": [name, "Arn"]}))
+        for name, rule in properties(resources, "AWS::Events::Rule").items()
+        for target in rule["Targets"]
+    }
+    assert undelivered
+    assert undelivered <= let_in
+
+
 def test_queues_and_topics_take_nothing_but_tls_and_have_one_policy_each(resources: Body) -> None:
     found: dict[str, list[list[str]]] = {}
     for policy in properties(resources, "AWS::SQS::QueuePolicy").values():
