@@ -35,7 +35,7 @@ from shared.lake import (
     silver_prefix,
     splits_key,
 )
-from shared.objects import CONCURRENCY, ObjectStore, StoredObject
+from shared.objects import CONCURRENCY, ObjectInfo, ObjectStore, StoredObject
 from shared.outcomes import attempt
 from shared.queues import Queue, Topic
 from shared.reference import read_identities, read_splits, reference_of
@@ -46,7 +46,7 @@ SYMBOLS_AT_ONCE: Final = 500
 """Bounds the memory: so many symbols' bars and buckets are held at a time."""
 KEYS_NAMED: Final = 3
 FILES_LOOKED_INTO: Final = 20
-"""Of a symbol with more unmerged files than that, none is looked into: the worker will."""
+"""Of a symbol with more unmerged files only so many are read, those that were put last: what waits is among them."""
 RESTORE: Final = "put an earlier version of it back, or delete it: the source files that are there are merged anew"
 Advance = Callable[[int], None]
 Manifest = Mapping[str, Mapping[str, Any]]
@@ -183,10 +183,8 @@ class Reconciler:
         stored = Consolidated.decode(found.data, symbol, found.last_modified) if found else None
         log = stored.log if stored else {}
         entry = (manifest or {}).get(symbol)
-        unmerged = [info.key for info in listing if not is_merged(log, info.key, info.etag, info.last_modified)]
-        faults = self._faults(unmerged)
-        lags = [Lag(symbol, Cause.UNMERGEABLE, f"{key}: {fault}") for key, fault in faults.items()]
-        mergeable = [key for key in unmerged if key not in faults]
+        unmerged = [info for info in listing if not is_merged(log, info.key, info.etag, info.last_modified)]
+        mergeable, lags = self._looked_into(symbol, unmerged)
         if stored is None:
             if mergeable:
                 lags.append(Lag(symbol, Cause.NEVER_CONSOLIDATED, f"{len(listing)} files"))
@@ -201,11 +199,21 @@ class Reconciler:
         lags += _manifest_lag(symbol, stored, entry) if manifest is not None else []
         return _Known(symbol, stored if stored.bars.num_rows else None, lags)
 
-    def _faults(self, keys: Sequence[str]) -> dict[str, PermanentError]:
-        """Give why a worker would refuse files: to ask for such a one each day would make a dead letter each day."""
-        objects = self.store.get_many(keys) if len(keys) <= FILES_LOOKED_INTO else []
+    def _looked_into(self, symbol: str, unmerged: Sequence[ObjectInfo]) -> tuple[list[str], list[Lag]]:
+        """Return the keys of the files that a worker would merge, and the lags of those that it would refuse.
+
+        To ask for such a one each day would make a dead letter each day. If all that are looked into are such, the
+        others are not asked for either, but named: they are looked into when the former are mended or gone.
+        """
+        newest = sorted(unmerged, key=lambda info: info.last_modified, reverse=True)[:FILES_LOOKED_INTO]
+        objects = self.store.get_many([info.key for info in newest])
         outcomes = {found.key: attempt(partial(self._bars_of, found)) for found in objects if found}
-        return {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, PermanentError)}
+        faults = {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, PermanentError)}
+        lags = [Lag(symbol, Cause.UNMERGEABLE, f"{key}: {fault}") for key, fault in sorted(faults.items())]
+        if len(faults) < len(newest) or len(newest) == len(unmerged):
+            return [info.key for info in unmerged if info.key not in faults], lags
+        others = f"{len(unmerged) - len(newest)} older files are not looked into before these are mended or removed"
+        return [], [*lags, Lag(symbol, Cause.UNMERGEABLE, others)]
 
     def _bars_of(self, found: StoredObject) -> SourceBars:
         source = self.bronze.parse_source(found.key)

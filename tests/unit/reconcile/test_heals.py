@@ -178,13 +178,25 @@ def test_a_file_that_no_worker_would_merge_is_left_to_a_person_and_its_neighbour
     assert audited(world).lags == []
 
 
-def test_a_symbol_of_which_nothing_can_be_merged_is_not_asked_for() -> None:
+def test_a_symbol_of_which_nothing_can_be_merged_is_not_asked_for_however_many_files_it_has() -> None:
     world = World(None)
-    world.store.lay(LAKE.date_key("AAPL", date(2025, 9, 29)), b"no Parquet")
-    assert [lag.cause for lag in audited(world).lags] == [Cause.UNMERGEABLE]
-    for day in range(1, 1 + FILES_LOOKED_INTO):
+    for day in range(1, FILES_LOOKED_INTO + 4):
         world.store.lay(LAKE.date_key("AAPL", date(2025, 9, day)), b"no Parquet")
-    assert [lag.cause for lag in audited(world).lags] == [Cause.NEVER_CONSOLIDATED], "so many are the worker's to read"
+        lags = audited(world).lags
+        assert {lag.cause for lag in lags} == {Cause.UNMERGEABLE}
+        assert len(lags) == min(day, FILES_LOOKED_INTO + 1)
+        assert healed(world, audited(world)) == 0
+    assert lags[-1].detail.startswith("3 older files are not looked into")
+
+
+def test_a_good_file_is_asked_for_once_however_many_bad_ones_lie_beside_it() -> None:
+    world = World(None)
+    for day in range(1, FILES_LOOKED_INTO + 4):
+        world.store.lay(LAKE.date_key("AAPL", date(2025, 9, day)), b"no Parquet")
+    world.bar("AAPL", date(2025, 9, 30), 7)
+    assert Cause.NEVER_CONSOLIDATED in {lag.cause for lag in audited(world).lags}
+    world.consolidate(world.open_requests)
+    assert {lag.cause for lag in audited(world).lags} == {Cause.UNMERGEABLE, Cause.SILVER}
 
 
 def test_somebody_elses_data_parquet_is_told_of() -> None:
