@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shared.adjustment import NO_REFERENCE, Reference
-from shared.columns import converted, filled
+from shared.columns import check_years, converted, filled
 from shared.decoding import MAKE_ANEW, ParquetBytes, decoding, open_parquet, parquet_metadata, read_json
 from shared.errors import ContractError
 from shared.lake import LATEST_VERSION, MANIFEST_KEY
@@ -158,6 +158,11 @@ class Consolidated:
             reference = _reference(metadata)
         adopted = _LOG not in metadata
         bars = _bars(file, symbol, last_modified, BRONZE, with_gaps=adopted)
+        if bars.num_rows and not adopted:  # those of another's are judged one by one
+            with decoding(f"data.parquet of {symbol} cannot be read", _RESTORE):
+                # Bars are sorted, so that no session lies beyond the first and the last.
+                _ = [bars["timestamp"][place].as_py() for place in (0, -1)]
+                check_years(bars.select(["ingested_at"]))
         return cls(bars, log, last_updated, reference, adopted)
 
 
@@ -240,7 +245,9 @@ def decode(data: bytes, schema: pa.Schema, what: str, remedy: str = MAKE_ANEW) -
         table = file.read(schema.names)
         columns = [_own_column(table, field) for field in schema]
         own_metadata = {name: value for name, value in file.metadata.items() if name.startswith(_OWN_METADATA)}
-        return pa.Table.from_arrays(columns, schema=schema.with_metadata(own_metadata or None))
+        table = pa.Table.from_arrays(columns, schema=schema.with_metadata(own_metadata or None))
+        check_years(table)
+        return table
 
 
 def decode_manifest(data: bytes) -> pa.Table:
@@ -304,7 +311,7 @@ def _bars(
         # A column that the file's own statistics prove to be one value need not be read.
         unproven = [name for name in constants if name in names and not _is_all(file.file, name, constants[name])]
         wanted = [name for name in schema.names if name in names and name not in constants]
-        table = file.read([*wanted, *unproven], texts=unproven)
+        table = file.read([*wanted, *unproven])
         if not unproven and table.schema == schema:  # as we write it ourselves
             return table
         return _conformed(table, constants | {"ingested_at": last_modified}, schema, with_gaps=with_gaps)
@@ -343,10 +350,12 @@ def _outcome(
         return pa.repeat(pa.scalar(default, field.type), rows)
     if name not in columns:
         return f"it has no column {name!r}"
-    try:
-        column = converted(columns[name], field)
-    except ContractError as error:
-        return str(error)
+    column = columns[name]
+    if with_gaps or column.type != field.type:  # else it is as we write it ourselves
+        try:
+            column = converted(column, field)
+        except ContractError as error:
+            return str(error)
     if default is not None and column.null_count:
         return column.fill_null(pa.scalar(default, field.type))
     if name not in _REQUIRED or not column.null_count:

@@ -16,18 +16,18 @@ _DAYS: Final = (-719_162, 2_932_896)
 _DAY_SECONDS: Final = 86_400
 _PER_SECOND: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _INT64: Final = 2**63
-_INTEGER: Final = pa.int64()
-_NUMBER: Final = pa.float64()
+_IN_TIME: Final = {pa.date32(), pa.timestamp("us", "UTC")}
+"""The types of days and instants in our own tables."""
 
 
 def converted(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
     """Return a column as the type of `field`; raise ContractError, naming column, row and value, if it cannot be.
 
-    What is no number in a column that may be null is null.
+    What is no number in a column that may be null is null. Days and instants that are of the right type already are not
+    looked at: `check_years` does that.
     """
-    wanted = field.type
-    if column.type == wanted and (wanted == _INTEGER or (wanted == _NUMBER and not field.nullable)):
-        return column  # nearly all files are our own, and each value of these types can be
+    if column.type == field.type and not (field.nullable or pa.types.is_string(field.type)):
+        return column
     with decoding(f"column {field.name!r} cannot be read as {field.type}"):
         if pa.types.is_date32(field.type) or pa.types.is_timestamp(field.type):
             return _in_time(column, field)
@@ -57,6 +57,14 @@ def _in_time(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
         raise ContractError(f"it is {kind}: write days or instants, a number could mean anything")
     _check_years(column)
     return column if column.type == field.type else column.cast(field.type, safe=False)
+
+
+def check_years(table: pa.Table) -> None:
+    """Raise ContractError, naming column and row, if a day or an instant lies outside the years 1 to 9999."""
+    for field in table.schema:
+        if field.type in _IN_TIME:
+            with decoding(f"column {field.name!r} cannot be read as {field.type}"):
+                _check_years(table[field.name])
 
 
 def _check_years(column: pa.ChunkedArray) -> None:

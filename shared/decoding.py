@@ -5,6 +5,7 @@ limit allows.
 """
 
 import json
+import math
 import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,9 +14,11 @@ from functools import cache
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shared.errors import ConfigurationError, ContractError, FiblakeError
+from shared.parquet_pages import page_sizes
 
 LIMIT_VARIABLE: Final = "READ_LIMIT_MB"
 """The setting: how many megabytes of memory one object of the lake may take once it is decoded."""
@@ -33,6 +36,9 @@ SHOWN: Final = 300
 """Characters of a library's message that are kept."""
 MAKE_ANEW: Final = "move it away: `fiblake adopt`, and make it anew: `fiblake reconcile --fix`"
 """How to go on if a file of ours cannot be read and keeps a new one out: month file, manifest, checkpoint, record."""
+_RATIOS: Final = {"UNCOMPRESSED": 1, "SNAPPY": 22, "LZ4": 256, "LZ4_RAW": 256, "GZIP": 1_033}
+"""How many times smaller than what it holds a compressed page can be; other codecs know no bound."""
+_TEXTS: Final = {pa.string(), pa.large_string(), pa.binary(), pa.large_binary()}
 _MAGIC: Final = b"PAR1"
 _FOOTER_TAIL: Final = 8
 
@@ -102,28 +108,56 @@ def read_json(data: bytes, what: str) -> Any:  # noqa: ANN401 (whatever the text
 
 @dataclass(frozen=True, slots=True)
 class ParquetBytes:
-    """A Parquet file in memory that passed the checks: it may be read."""
+    """A Parquet file in memory that passed the checks: its columns may be read."""
 
     data: bytes
+    what: str
     file: pq.ParquetFile
     schema: pa.Schema
 
-    def read(self, columns: Sequence[str], texts: Sequence[str] = ()) -> pa.Table:
+    def read(self, columns: Sequence[str]) -> pa.Table:
         """Read columns, in one thread: many files are read at once, and none of Arrow's threads keeps our bytes.
 
-        Those named in `texts` are read as dictionaries, so that a text that is repeated takes its memory once.
+        Texts whose repetitions might take more than the limit are left as dictionaries.
         """
-        file = self.file
-        if texts:
-            file = pq.ParquetFile(
-                pa.BufferReader(self.data), metadata=file.metadata, pre_buffer=False, read_dictionary=texts
-            )
-        return file.read(columns=columns, use_threads=False)
+        texts = [field.name for field in self.schema if field.type in _TEXTS and field.name in columns]
+        texts = [name for name in texts if self._may_explode(name)]
+        if not texts:
+            return self.file.read(columns=columns, use_threads=False)
+        file = pq.ParquetFile(
+            pa.BufferReader(self.data), metadata=self.file.metadata, pre_buffer=False, read_dictionary=texts
+        )
+        table = file.read(columns=columns, use_threads=False)
+        for name in texts:
+            size = sum(_text_bytes(chunk) for chunk in table[name].chunks)
+            if size > limit():
+                raise too_large(self.what, f"has {size:,} bytes of text in column {name!r}", limit())
+        return table
 
     @property
     def metadata(self) -> dict[bytes, bytes]:
         """The key-value metadata of the file."""
         return self.file.metadata.metadata or {}
+
+    def _may_explode(self, name: str) -> bool:
+        """Tell whether a column's texts might take more than the limit; raise TooLargeError if nobody can tell."""
+        rows = self.file.metadata.num_rows
+        place = self.file.schema.names.index(name)
+        size = longest = 0
+        for page in page_sizes(self.data, self.file.metadata, [place]):
+            size += page.size * page.growth
+            longest = max(longest, page.size)
+            if size > limit():
+                raise too_large(self.what, f"may be {size:,} bytes of text in column {name!r}", limit())
+        return bool(rows * longest > limit())
+
+
+def _text_bytes(chunk: pa.Array) -> int:
+    """Return how many bytes the texts of a dictionary array are once each stands by itself."""
+    if not pa.types.is_dictionary(chunk.type):
+        return int(chunk.nbytes)
+    lengths = pc.binary_length(chunk.dictionary).cast(pa.int64())
+    return pc.sum(lengths.take(chunk.indices)).as_py() or 0
 
 
 def parquet_metadata(tail: bytes) -> dict[bytes, bytes] | None:
@@ -145,17 +179,19 @@ def open_parquet(data: bytes, what: str, columns: Collection[str] | None = None,
     with decoding(f"{what} cannot be read as {kind}"):
         file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False, thrift_container_size_limit=MAX_PARTS)
         schema = file.schema_arrow
-        _check_parquet(file.metadata, schema, what, columns)
-    return ParquetBytes(data, file, schema)
+        _check_parquet(data, file.metadata, schema, what, columns)
+    return ParquetBytes(data, what, file, schema)
 
 
-def _check_parquet(metadata: pq.FileMetaData, schema: pa.Schema, what: str, columns: Collection[str] | None) -> None:
-    """Raise ContractError if reading the columns would take more than the limit, by what the footer says."""
+def _check_parquet(
+    data: bytes, metadata: pq.FileMetaData, schema: pa.Schema, what: str, columns: Collection[str] | None
+) -> None:
+    """Raise ContractError if reading the columns would take more than the limit, by footer and page headers."""
     fields = [field for field in schema if columns is None or field.name in columns]
     if len({field.name for field in fields}) < len(fields):
         raise ContractError("it has two columns of one name: leave one of them out")
     for field in fields:
-        if pa.types.is_nested(field.type):
+        if field.type.num_fields:
             raise ContractError(f"it has lists or records in column {field.name!r}: write one plain value a row")
     size = metadata.num_rows * len(fields) * VALUE_BYTES
     if size > limit():
@@ -163,3 +199,17 @@ def _check_parquet(metadata: pq.FileMetaData, schema: pa.Schema, what: str, colu
     size = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
     if size > limit():
         raise too_large(what, f"is {size:,} bytes uncompressed", limit())
+    places = [place for place, name in enumerate(metadata.schema.names) if columns is None or name in columns]
+    if len(data) * _most_growth(metadata, places) > limit():
+        size = 0
+        for page in page_sizes(data, metadata, places):
+            size += page.size
+            if size > limit():
+                raise too_large(what, f"is more than {size:,} bytes uncompressed, whatever its footer says", limit())
+
+
+def _most_growth(metadata: pq.FileMetaData, places: Sequence[int]) -> float:
+    """Return how many times larger these columns can be once they are decompressed."""
+    groups = range(metadata.num_row_groups)
+    codecs = {metadata.row_group(group).column(place).compression for group in groups for place in places}
+    return max((_RATIOS.get(codec, math.inf) for codec in codecs), default=1)

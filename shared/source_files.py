@@ -1,6 +1,6 @@
 """What a date or range file holds: bars that can be merged, and rows that break a rule, each with its reason (pure)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from shared.bars import ReportedBar, is_released, read_bars
 from shared.calendar import TradingCalendar
-from shared.columns import NO_SESSION
+from shared.columns import NO_SESSION, check_years
 from shared.errors import ContractError
 from shared.lake import SourceFile
 from shared.rules import PRICES, broken_rules, unbroken, unusable_numbers
@@ -21,6 +21,7 @@ CLOCK_SKEW: Final = timedelta(days=1)
 MAX_BROKEN: Final = 20_000
 """A file with more broken rows than a symbol has sessions is no file of bars."""
 MAX_RIVALS: Final = 20
+_FIRST_INSTANT: Final = np.datetime64("0001-01-01", "us")
 _NUMBERS: Final = (*PRICES, "volume")
 
 Flags = npt.NDArray[np.bool_]
@@ -86,9 +87,11 @@ class _Rules:
 
     def judged(self, bars: pa.Table) -> SourceBars:
         """Part the rows that can be merged from those that break a rule."""
-        broken = self._broken(bars)
+        columns = {name: bars[name].to_numpy() for name in ("timestamp", "ingested_at", *_NUMBERS)}
+        broken = self._broken(columns)
         if not broken.any():
-            return SourceBars(bars, (), _rivals(bars))
+            return SourceBars(bars, (), _rivals(bars, columns["timestamp"]))
+        check_years(bars)
         places = np.flatnonzero(broken)
         rows = bars.take(pa.array(places[:MAX_BROKEN])).to_pylist()
         refused = [self._refused(int(place) + 1, row) for place, row in zip(places, rows, strict=False)]
@@ -98,20 +101,26 @@ class _Rules:
                 f"takes of a file: write it again; {refused[0].reason}"
             )
         good = bars.filter(pa.array(~broken))
-        return SourceBars(good, refused, _rivals(good))
+        return SourceBars(good, refused, _rivals(good, good["timestamp"].to_numpy()))
 
-    def _broken(self, bars: pa.Table) -> Flags:
-        """Return which rows break a rule; raise CalendarRangeError if the calendar ends before a past session."""
-        sessions = np.asarray(bars["timestamp"].to_numpy(), dtype="datetime64[D]")
-        first, last = np.datetime64(self.first, "D"), np.datetime64(min(self.last, self.today), "D")
-        named = (sessions >= first) & (sessions <= last)
-        self.calendar.check_end(sessions[named])
-        good = named & self.calendar.are_sessions(sessions)
-        good &= bars["ingested_at"].to_numpy() <= np.datetime64(self.newest.astimezone(UTC).replace(tzinfo=None), "us")
-        numbers = {name: bars[name].to_numpy() for name in _NUMBERS}
+    def _broken(self, columns: Mapping[str, Any]) -> Flags:
+        """Return which rows break a rule; raise CalendarRangeError if the calendar ends before a past session.
+
+        A day or an instant that Python does not know breaks one, too: `check_years` then names it.
+        """
+        sessions, instants = columns["timestamp"].astype("datetime64[D]", copy=False), columns["ingested_at"]
+        named = (sessions >= np.datetime64(self.first, "D")) & (sessions <= np.datetime64(self._last, "D"))
+        newest = np.datetime64(self.newest.astimezone(UTC).replace(tzinfo=None), "us")
+        good = named & (instants <= newest) & (instants >= _FIRST_INSTANT) & self.calendar.are_sessions(sessions)
+        if not good.all():
+            self.calendar.check_end(sessions[named])
         if self.released:
-            return np.asarray(~(good & np.all([np.isfinite(values) for values in numbers.values()], axis=0)))
-        return ~(good & unbroken(numbers))
+            return np.asarray(~(good & np.all([np.isfinite(columns[name]) for name in _NUMBERS], axis=0)))
+        return np.asarray(~(good & unbroken(columns)))
+
+    @property
+    def _last(self) -> date:
+        return min(self.last, self.today)
 
     def _refused(self, number: int, row: dict[str, Any]) -> BrokenBar:
         values = {name: row[name] for name in ("symbol", *_NUMBERS, "vwap", "trades")}
@@ -134,9 +143,8 @@ class _Rules:
         return reasons + (unusable_numbers(row) if self.released else broken_rules(row))
 
 
-def _rivals(bars: pa.Table) -> list[str]:
+def _rivals(bars: pa.Table, sessions: npt.NDArray[np.datetime64]) -> list[str]:
     """Name the sessions that a file reports twice, at one instant and with different values."""
-    sessions = bars["timestamp"].to_numpy()
     if (sessions[1:] > sessions[:-1]).all():
         return []
     order = np.lexsort((bars["ingested_at"].to_numpy(), sessions))

@@ -25,10 +25,12 @@ from shared.bars import (
     read_bars,
     read_prices,
 )
+from shared.calendar import nyse
 from shared.errors import ContractError
 from shared.reference import read_splits
+from shared.source_files import bars_of_source
 from shared.source_log import SourceVersion
-from tests.fakes import NOON, bar, later, parquet, table
+from tests.fakes import LAKE, NOON, bar, later, parquet, table
 
 MODIFIED = datetime(2020, 1, 1, tzinfo=UTC)
 NANOSECONDS = 1_704_171_600_000_000_000
@@ -270,8 +272,9 @@ def test_a_decimal_price_becomes_the_nearest_number(scale: int, price: Decimal) 
     ],
 )
 def test_a_column_of_another_kind_is_named_with_what_is_wrong(name: str, column: pa.Array, reason: str) -> None:
-    with pytest.raises(ContractError, match=r"^file of AAPL cannot be read as bars: ") as caught:
-        read(**{name: column})
+    source = LAKE.parse_source(LAKE.date_key("AAPL", date(2025, 11, 19)))
+    with pytest.raises(ContractError, match=f"column '{name}'|whose {name} is") as caught:
+        bars_of_source(written(columns(**{name: column})), source, later(), nyse(), NOON.date())
     assert reason in str(caught.value)
 
 
