@@ -1,7 +1,6 @@
 """`fiblake status`: is the chain at work, how far is it, and what lags."""
 
 import asyncio
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -116,10 +115,14 @@ def _consolidated(stack: Target) -> dict[str, Any]:
 
 def checkpoints(stack: Target) -> dict[str, dict[str, Any] | None]:
     """Return each table's checkpoint by the interval's name, None where there is none yet."""
+    from shared.checkpoints import read_checkpoint
     from shared.lake import INTERVALS, checkpoint_key
 
     found = stack.store.get_many([checkpoint_key(n) for n in INTERVALS])
-    return {f"{n}d": json.loads(one.data) if one else None for n, one in zip(INTERVALS, found, strict=True)}
+    return {
+        f"{n}d": read_checkpoint(one.data, one.key).fields if one else None
+        for n, one in zip(INTERVALS, found, strict=True)
+    }
 
 
 def _lagging(stack: Target) -> dict[str, Any]:

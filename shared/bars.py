@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,7 +16,17 @@ import pyarrow.parquet as pq
 
 from shared.adjustment import NO_REFERENCE, Reference
 from shared.columns import check_years, converted, filled
-from shared.decoding import MAKE_ANEW, ParquetBytes, decoding, open_parquet, parquet_metadata, read_json
+from shared.decoding import (
+    MAKE_ANEW,
+    ROW_VALUE_BYTES,
+    ParquetBytes,
+    decoding,
+    limit,
+    open_parquet,
+    parquet_metadata,
+    read_json,
+    too_large,
+)
 from shared.errors import ContractError
 from shared.lake import LATEST_VERSION, MANIFEST_KEY
 from shared.source_log import SourceVersion, log_of_json, log_to_json
@@ -248,6 +258,16 @@ def decode(data: bytes, schema: pa.Schema, what: str, remedy: str = MAKE_ANEW) -
         table = pa.Table.from_arrays(columns, schema=schema.with_metadata(own_metadata or None))
         check_years(table)
         return table
+
+
+def decode_rows(data: bytes, schema: pa.Schema, what: str, remedy: str = MAKE_ANEW) -> list[dict[str, Any]]:
+    """Read Parquet bytes of one of our own small tables as rows; raise as `decode` does."""
+    table = decode(data, schema, what, remedy)
+    size = table.num_rows * len(schema) * ROW_VALUE_BYTES
+    if size > limit():
+        raise too_large(what, f"has {table.num_rows:,} rows ({size:,} bytes)", limit())
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
 
 
 def decode_manifest(data: bytes) -> pa.Table:

@@ -8,13 +8,15 @@ from functools import partial
 from typing import Any, Final
 
 from shared.batching import chunks
-from shared.errors import unreadable
+from shared.decoding import MAKE_ANEW, decoding, read_json
 from shared.lake import CLEANUP_RECORD_KEY, Bronze
 from shared.objects import DELETES_PER_REQUEST, ObjectInfo, ObjectStore
 from shared.source_log import SourceLog, is_merged
 from shared.telemetry import logger
 
 RUNS_KEPT: Final = 1_000
+MAX_RECORD_BYTES: Final = 4_000_000
+"""Half of what may be read by default (READ_LIMIT_MB)."""
 FILES_PER_LOT: Final = 20
 """A symbol's merged files are deleted in lots: one file a day would cost a listing and a look each."""
 
@@ -110,15 +112,18 @@ def _deleted(store: ObjectStore, bronze: Bronze, batch: Sequence[tuple[Proof, Ob
 
 
 def recorded(data: bytes | None, run: str, now: datetime, counts: Counts) -> bytes:
-    """Return the record's bytes with these counts added to run `run` (the newest 1,000 runs are kept).
+    """Return the record's bytes with these counts added to run `run`.
+
+    The newest 1,000 runs are kept, of 4 MB at the most.
 
     A symbol or a run of which no file is left is not in the record.
     """
-    try:
-        runs = _with_counts(json.loads(data)["runs"] if data else [], run, now, counts)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise unreadable(CLEANUP_RECORD_KEY, error) from error
-    return json.dumps({"runs": runs[-RUNS_KEPT:]}, indent=1).encode()
+    with decoding(f"{CLEANUP_RECORD_KEY} cannot be read", MAKE_ANEW):
+        runs = _with_counts(read_json(data, "it")["runs"] if data else [], run, now, counts)[-RUNS_KEPT:]
+        # What could not be read again would keep every clean-up from its work: the oldest runs give way.
+        while len(text := json.dumps({"runs": runs}, indent=1).encode()) > MAX_RECORD_BYTES and len(runs) > 1:
+            runs = runs[len(runs) // 4 + 1 :]
+        return text
 
 
 def _with_counts(runs: list[dict[str, Any]], run: str, now: datetime, counts: Counts) -> list[dict[str, Any]]:

@@ -28,6 +28,8 @@ MEGABYTE: Final = 1_000_000
 MAX_PARTS: Final = 512
 """Row groups of a file, and columns of a row group, at the most: each costs memory before any is read."""
 VALUE_BYTES: Final = 8
+ROW_VALUE_BYTES: Final = 100
+"""What a value takes in a row that is a dict of Python's."""
 JSON_GROWTH: Final = 4
 """Text of JSON becomes many small objects, which need several times its memory: so it may be that much smaller."""
 FOOTER_SHARE: Final = 8
@@ -64,12 +66,12 @@ def decoding(failure: str, remedy: str = "") -> Iterator[None]:
     """Turn whatever the block raises into a ContractError that begins with `failure` and ends with `remedy`.
 
     `failure` names the object, or the field ("the manifest cannot be read"); blocks may be nested. Errors of ours other
-    than ContractError pass, and so does TooLargeError, which says all of this itself.
+    than ContractError pass; TooLargeError says itself what to do.
     """
     try:
         yield
-    except TooLargeError:
-        raise
+    except TooLargeError as error:
+        raise TooLargeError(f"{failure}: {error}") from error
     except ContractError as error:
         raise ContractError(_sentence(failure, str(error), remedy)) from error
     except FiblakeError:
@@ -83,10 +85,9 @@ def _sentence(failure: str, cause: str, remedy: str) -> str:
     return "; ".join(filter(None, [f"{failure}: {cause}", remedy]))
 
 
-def check_size(what: str, size: int) -> None:
-    """Raise TooLargeError if an object of `size` bytes, as it is stored, exceeds the limit."""
-    if size > limit():
-        raise too_large(what, f"is {size:,} bytes", limit())
+def oversize(what: str, size: int) -> TooLargeError | None:
+    """Return the error of an object whose `size`, as it is stored, exceeds the limit; None: it may be read."""
+    return too_large(what, f"is {size:,} bytes", limit()) if size > limit() else None
 
 
 def too_large(what: str, measured: str, allowed: int) -> TooLargeError:
@@ -102,7 +103,7 @@ def read_json(data: bytes, what: str) -> Any:  # noqa: ANN401 (whatever the text
     allowed = limit() // JSON_GROWTH
     if len(data) > allowed:
         raise too_large(what, f"is {len(data):,} bytes of JSON", allowed)
-    with decoding(f"{what} cannot be read"):
+    with decoding(f"{what} is no JSON"):
         return json.loads(data)
 
 
@@ -120,7 +121,7 @@ class ParquetBytes:
 
         Texts whose repetitions might take more than the limit are left as dictionaries.
         """
-        texts = [field.name for field in self.schema if field.type in _TEXTS and field.name in columns]
+        texts = [field.name for field in self.schema if _is_text(field.type) and field.name in columns]
         texts = [name for name in texts if self._may_explode(name)]
         if not texts:
             return self.file.read(columns=columns, use_threads=False)
@@ -152,9 +153,13 @@ class ParquetBytes:
         return bool(rows * longest > limit())
 
 
+def _is_text(kind: pa.DataType) -> bool:
+    return kind in _TEXTS or pa.types.is_dictionary(kind)
+
+
 def _text_bytes(chunk: pa.Array) -> int:
     """Return how many bytes the texts of a dictionary array are once each stands by itself."""
-    if not pa.types.is_dictionary(chunk.type):
+    if not (pa.types.is_dictionary(chunk.type) and chunk.type.value_type in _TEXTS):
         return int(chunk.nbytes)
     lengths = pc.binary_length(chunk.dictionary).cast(pa.int64())
     return pc.sum(lengths.take(chunk.indices)).as_py() or 0
@@ -177,7 +182,12 @@ def open_parquet(data: bytes, what: str, columns: Collection[str] | None = None,
     if footer > limit() // FOOTER_SHARE:
         raise too_large(what, f"has a footer of {footer:,} bytes", limit() // FOOTER_SHARE)
     with decoding(f"{what} cannot be read as {kind}"):
-        file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False, thrift_container_size_limit=MAX_PARTS)
+        try:
+            file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False, thrift_container_size_limit=MAX_PARTS)
+        except OSError as error:
+            if "Exceeded size limit" in str(error):
+                raise ContractError(f"it has more than {MAX_PARTS} columns, row groups or entries") from error
+            raise
         schema = file.schema_arrow
         _check_parquet(data, file.metadata, schema, what, columns)
     return ParquetBytes(data, what, file, schema)

@@ -46,13 +46,3 @@ class EntitlementError(PermanentError):
 
 class ConfigurationError(PermanentError):
     """A setting is missing or has a value that cannot be used."""
-
-
-def unreadable(key: str, fault: object) -> ContractError:
-    """Return the error of a file of ours that cannot be read and keeps a new one out: month file, manifest, and so on.
-
-    It names the command that moves the file to the archive and the one that makes the file anew.
-    """
-    return ContractError(
-        f"{key} cannot be read: {fault}; move it away: `fiblake adopt`, and make it anew: `fiblake reconcile --fix`"
-    )

@@ -26,6 +26,7 @@ from obstore.exceptions import (
 )
 from obstore.store import S3Store
 
+from shared.decoding import TooLargeError, oversize
 from shared.errors import ConfigurationError, ConflictError, FiblakeError, UpstreamError
 from shared.s3_errors import send, translated
 from shared.telemetry import logger
@@ -63,7 +64,14 @@ class StoredObject:
     key: str
     etag: str
     last_modified: datetime
-    data: bytes
+    content: bytes | TooLargeError
+
+    @property
+    def data(self) -> bytes:
+        """The bytes; raises TooLargeError if they are more than may be read (then they were not)."""
+        if isinstance(self.content, TooLargeError):
+            raise self.content
+        return self.content
 
 
 class BotoClient(Protocol):
@@ -309,7 +317,10 @@ def pauses(attempts: int) -> Iterable[float]:
 
 def _stored(key: str, result: "GetResult") -> StoredObject:
     meta = result.meta
-    return StoredObject(key, meta["e_tag"] or "", meta["last_modified"].astimezone(UTC), bytes(result.bytes()))
+    version = (key, meta["e_tag"] or "", meta["last_modified"].astimezone(UTC))
+    first, end = result.range
+    fault = oversize(key, end - first)  # by the answer's headers, before a byte is read
+    return StoredObject(*version, fault or bytes(result.bytes()))
 
 
 def _s3_backend(bucket: str) -> S3Store:

@@ -104,8 +104,8 @@ def page_sizes(data: bytes, metadata: pq.FileMetaData, columns: Collection[int])
     for group in range(metadata.num_row_groups):
         for place in columns:
             chunk = metadata.row_group(group).column(place)
-            starts = [chunk.data_page_offset, chunk.dictionary_page_offset]
-            at = min(start for start in starts if start)
+            starts = [start for start in (chunk.data_page_offset, chunk.dictionary_page_offset) if start]
+            at = min(starts, default=len(data))  # without a page
             end = min(at + chunk.total_compressed_size, len(data))
             while at < end:
                 header, at = reader.record(at)

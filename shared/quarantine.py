@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from shared.bars import ReportedBar, decode, encode
+from shared.bars import ReportedBar, decode_rows, encode
 from shared.decoding import decoding
 from shared.errors import ContractError
 from shared.lake import QUARANTINE_PREFIX, quarantine_key, quarantine_range_key
@@ -95,7 +95,7 @@ def list_quarantined(store: ObjectStore, symbol: str | None = None) -> list[Quar
 def read_quarantined(key: str, etag: str, data: bytes) -> list[QuarantinedBar]:
     """Read the bytes of a quarantine object; raise ContractError if they are none."""
     with decoding(f"{key} is not a quarantine file", "move it away"):
-        rows = decode(data, _SCHEMA, "it", "").to_pylist()
+        rows = decode_rows(data, _SCHEMA, "it", "")
         return [_quarantined(key, etag, number, row) for number, row in enumerate(rows, start=1)]
 
 

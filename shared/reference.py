@@ -14,13 +14,14 @@ from typing import Final
 import pyarrow as pa
 
 from shared.adjustment import Reference
-from shared.bars import decode, encode
+from shared.bars import decode_rows, encode
 from shared.errors import ContractError
 from shared.rules import positive
 
 FACTOR_TOLERANCE: Final = 1e-3
 """How far a cumulative factor may be from the product of the ratios, by its size: the vendor rounds both."""
 
+_REMEDY: Final = "put a right file under the same key"
 SPLITS: Final = pa.schema(
     [
         pa.field("symbol", pa.string(), nullable=False),
@@ -86,11 +87,11 @@ def read_splits(data: bytes, symbol: str) -> tuple[Split, ...]:
     That is also so if the cumulative factors are not the product of the ratios: which of the two is right is for
     whoever wrote the file to say.
     """
-    splits = tuple(Split(**row) for row in decode(data, SPLITS, f"the splits of {symbol}").to_pylist())
+    splits = tuple(Split(**row) for row in decode_rows(data, SPLITS, f"the splits of {symbol}", _REMEDY))
     for split in splits:
         factor = split.historical_adjustment_factor
         if split.symbol != symbol or not positive(factor):
-            told = f"{split.symbol} on {split.execution_date}, factor {factor}"
+            told = f"{split.symbol[:40]} on {split.execution_date}, factor {factor}"
             raise ContractError(f"the splits of {symbol} hold one that cannot be: {told}")
         if not positive(split.split_from) or not positive(split.split_to):
             told = f"{split.split_from} shares became {split.split_to} on {split.execution_date}"
@@ -114,7 +115,7 @@ def identities_file(identities: Sequence[Identity]) -> bytes:
 
 def read_identities(data: bytes, symbol: str) -> tuple[Identity, ...]:
     """Read the companies that bore a symbol, oldest first; raise ContractError if the file is not that."""
-    rows = decode(data, IDENTITIES, f"the identities of {symbol}").to_pylist()
+    rows = decode_rows(data, IDENTITIES, f"the identities of {symbol}", _REMEDY)
     identities = tuple(Identity(**row) for row in rows)
     if any(identity.symbol != symbol for identity in identities):
         raise ContractError(f"the identities of {symbol} hold another symbol's")

@@ -5,7 +5,6 @@ readers cannot read (month files, manifest, checkpoints of another shape) stands
 there: it is moved below `archive/adopted/`, byte for byte, read back, and only then deleted where it stood.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,8 +13,9 @@ from typing import Any, Final
 from services.reconcile.lag import Cause, Lag
 from services.reconcile.reconcile import Reconciler
 from shared.bars import decode_manifest, decode_silver
+from shared.checkpoints import read_checkpoint
 from shared.cleanup import recorded
-from shared.errors import ConflictError, ContractError, FiblakeError
+from shared.errors import ConflictError, FiblakeError
 from shared.lake import CLEANUP_RECORD_KEY, INTERVALS, MANIFEST_KEY, checkpoint_key, silver_prefix
 from shared.objects import ObjectStore, StoredObject
 from shared.outcomes import attempt
@@ -87,15 +87,7 @@ def _read(found: StoredObject) -> Any:  # noqa: ANN401 (only whether it can be r
     if found.key == MANIFEST_KEY:
         return decode_manifest(found.data)
     if found.key == CLEANUP_RECORD_KEY:
-        return json.loads(recorded(found.data, "probe", found.last_modified, {}))
+        return recorded(found.data, "probe", found.last_modified, {})
     if found.key.endswith(".json"):
-        return _checkpoint(found.data)
+        return read_checkpoint(found.data, found.key)
     return decode_silver(found.data, found.key)
-
-
-def _checkpoint(data: bytes) -> dict[str, Any]:
-    try:
-        known = json.loads(data)
-        return {"last": str(known["last_processed_date"]), "total": int(known.get("total_records_processed", 0))}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ContractError(f"not a checkpoint: {error}") from error

@@ -4,7 +4,6 @@ An audit, not the driver: it reads everything that could have been told of, and 
 everything it enqueues may safely come twice.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,8 @@ from services.reconcile.lag import Cause, Lag, completions, requests
 from services.reconcile.silver import Grid, first_difference
 from shared.bars import SILVER, Consolidated, decode_manifest, decode_silver
 from shared.batching import chunks
-from shared.errors import FiblakeError, PermanentError, UpstreamError, unreadable
+from shared.checkpoints import read_checkpoint
+from shared.errors import FiblakeError, PermanentError, UpstreamError
 from shared.jobs import JobQueue
 from shared.lake import (
     INTERVALS,
@@ -375,10 +375,7 @@ def _by_symbol(rows: pa.Table) -> dict[str, pa.Table]:
 
 
 def _processed(found: StoredObject) -> str:
-    try:
-        return str(json.loads(found.data)["last_processed_date"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise unreadable(found.key, error) from error
+    return read_checkpoint(found.data, found.key).last_processed.isoformat()
 
 
 def _twins(symbols: Sequence[str], symbols_known: Collection[str]) -> list[Lag]:

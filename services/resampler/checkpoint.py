@@ -3,7 +3,7 @@
 import json
 from datetime import date, datetime
 
-from shared.errors import unreadable
+from shared.checkpoints import read_checkpoint
 from shared.lake import checkpoint_key
 from shared.objects import ObjectStore
 
@@ -14,17 +14,14 @@ def advance(store: ObjectStore, interval: int, processed: date, rows: int, now: 
 
 
 def advanced(data: bytes | None, interval: int, processed: date, rows: int, now: datetime) -> bytes:
-    """Give the checkpoint's bytes after a run (pure)."""
-    try:
-        known = json.loads(data) if data else {}
-        last = max(processed.isoformat(), known.get("last_processed_date", ""))
-        total = rows + int(known.get("total_records_processed", 0))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise unreadable(checkpoint_key(interval), error) from error
+    """Return the checkpoint's bytes after a run (pure)."""
+    stored = read_checkpoint(data, checkpoint_key(interval)) if data else None
+    last = max(processed, stored.last_processed) if stored else processed
+    total = rows + (stored.total_records if stored else 0)
     checkpoint = {
         "interval": f"{interval}d",
         "status": "success",
-        "last_processed_date": last,
+        "last_processed_date": last.isoformat(),
         "last_run_timestamp": now.isoformat(),
         "total_records_processed": total,
     }

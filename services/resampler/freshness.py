@@ -4,7 +4,6 @@ Counting sessions, not hours: a weekend or a holiday makes nothing stale. Counti
 must not hide thousands of stale ones: a symbol is behind if bars of it lie in bronze that the next step does not have.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from typing import Any, Final
@@ -12,7 +11,7 @@ from typing import Any, Final
 from services.resampler.buckets import bucket_start
 from shared.bars import decode_manifest, decode_silver
 from shared.calendar import TradingCalendar
-from shared.errors import unreadable
+from shared.checkpoints import read_checkpoint
 from shared.lake import INTERVALS, MANIFEST_KEY, Bronze, Month, checkpoint_key, silver_key
 from shared.objects import ObjectStore
 from shared.telemetry import count, logger
@@ -75,12 +74,7 @@ def _consolidated(store: ObjectStore) -> Days:
 def _processed(store: ObjectStore, interval: int) -> list[date]:
     """Return the last session that an interval's checkpoint says is in silver, if there is one."""
     found = store.find(checkpoint_key(interval))
-    if found is None:
-        return []
-    try:
-        return [date.fromisoformat(json.loads(found.data)["last_processed_date"])]
-    except (ValueError, TypeError, KeyError) as error:
-        raise unreadable(found.key, error) from error
+    return [read_checkpoint(found.data, found.key).last_processed] if found else []
 
 
 def _arrived(store: ObjectStore, bronze: Bronze, closed: date) -> Days:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from shared.bars import BRONZE, decode, encode
+from shared.bars import BRONZE, decode_rows, encode
 from shared.batching import chunks
 from shared.database import Database
 from shared.errors import ConfigurationError, UpstreamError
@@ -97,7 +97,7 @@ def _archive(store: ObjectStore, session: date, rows: Sequence[Row]) -> None:
 
 
 def _by_symbol(data: bytes, key: str) -> dict[str, Row]:
-    return {row["symbol"]: row for row in decode(data, BRONZE, key).to_pylist()}
+    return {row["symbol"]: row for row in decode_rows(data, BRONZE, key, "move it away")}
 
 
 def _is_news(row: Row, known: Row | None) -> bool:

@@ -6,7 +6,7 @@ from datetime import date
 from typing import Final, cast
 
 from services.fetcher.flat_files.days import DayFile
-from shared.errors import ContractError
+from shared.decoding import decoding, read_json
 from shared.objects import ObjectStore
 
 LEDGER_KEY: Final = "processing_metadata/flat_files.json"
@@ -27,14 +27,10 @@ def record_loaded(store: ObjectStore, files: Sequence[DayFile]) -> None:
 def _decode(data: bytes | None) -> dict[date, str]:
     if data is None:
         return {}
-    try:
-        sessions = cast("dict[str, str]", json.loads(data)["sessions"])
+    remedy = "move it away and run again (every day file is then read again, which changes no bar)"
+    with decoding(f"{LEDGER_KEY} cannot be read", remedy):
+        sessions = cast("dict[str, str]", read_json(data, "it")["sessions"])
         return {date.fromisoformat(session): str(etag) for session, etag in sessions.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ContractError(
-            f"{LEDGER_KEY} cannot be read: {error}; move it away and run again (every day file is then read again, "
-            "which changes no bar)"
-        ) from error
 
 
 def _encode(versions: Mapping[date, str]) -> bytes:

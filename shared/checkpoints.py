@@ -1,0 +1,30 @@
+"""What an interval's checkpoint says, read in one place (pure)."""
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from shared.decoding import MAKE_ANEW, decoding, read_json
+from shared.errors import ContractError
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """How far an interval's table is."""
+
+    last_processed: date
+    """The last session that is in silver."""
+    total_records: int
+    """Silver rows computed, added up over all runs."""
+    fields: dict[str, Any]
+    """All that the object says."""
+
+
+def read_checkpoint(data: bytes, key: str) -> Checkpoint:
+    """Read a checkpoint's bytes; raise ContractError, naming `key`, if they are none."""
+    with decoding(f"{key} cannot be read", MAKE_ANEW):
+        fields = read_json(data, "it")
+        if not isinstance(fields, dict):
+            raise ContractError("it is no JSON object")
+        last = date.fromisoformat(fields["last_processed_date"])
+        return Checkpoint(last, int(fields.get("total_records_processed", 0)), fields)

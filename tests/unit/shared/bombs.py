@@ -1,0 +1,141 @@
+"""Bombs: small files that grow large when they are read, one a kind and a reader, and what reading all of them takes.
+
+Run as a program it reads each by its reader and writes, as JSON, what each ended with and the largest memory it took:
+a process of its own, because memory that was once taken shows for as long as a process lives.
+"""
+
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shared.bars import BRONZE, MANIFEST, SILVER, Consolidated, decode_manifest, decode_silver, encode, read_prices
+from shared.calendar import nyse
+from shared.checkpoints import read_checkpoint
+from shared.cleanup import recorded
+from shared.errors import FiblakeError
+from shared.quarantine import read_quarantined
+from shared.reference import IDENTITIES, SPLITS, read_identities, read_splits
+from shared.source_files import bars_of_source
+from tests.fakes import LAKE
+
+NOW = datetime(2025, 11, 20, 12, tzinfo=UTC)
+SESSION = date(2025, 11, 19)
+SOURCE = LAKE.parse_source(LAKE.date_key("AAPL", SESSION))
+LARGEST = 500_000
+"""Bytes of a bomb."""
+VALUES = {pa.float64(): 10.0, pa.date32(): SESSION, pa.int64(): 1, pa.int32(): 1, pa.bool_(): True}
+
+Reader = Callable[[bytes], object]
+PARQUET_READERS: dict[str, tuple[pa.Schema, Reader]] = {
+    "source file": (BRONZE, lambda data: bars_of_source(data, SOURCE, NOW, nyse(), NOW.date())),
+    "data.parquet": (BRONZE, lambda data: Consolidated.decode(data, "AAPL", NOW)),
+    "prices": (BRONZE, lambda data: read_prices(data, "AAPL", NOW)),
+    "month file": (SILVER, lambda data: decode_silver(data, "silver/month.parquet")),
+    "manifest": (MANIFEST, decode_manifest),
+    "splits": (SPLITS, lambda data: read_splits(data, "AAPL")),
+    "identities": (IDENTITIES, lambda data: read_identities(data, "AAPL")),
+    "quarantine": (BRONZE, lambda data: read_quarantined("bronze/quarantine/x.parquet", "", data)),
+}
+JSON_READERS: dict[str, Reader] = {
+    "checkpoint": lambda data: read_checkpoint(data, "processing_metadata/silver_3d_checkpoint.json"),
+    "record of clean-ups": lambda data: recorded(data, "run", NOW, {}),
+    "log": lambda data: Consolidated.decode(
+        encode(BRONZE.empty_table().replace_schema_metadata({b"fiblake.merged": data})), "AAPL", NOW
+    ),
+}
+
+
+def rows_of(schema: pa.Schema, count: int, text: str = "AAPL") -> pa.Table:
+    """Return so many equal rows; their texts take their memory once."""
+    rows = pa.array([0] * count, pa.int32())
+    columns = []
+    for field in schema:
+        if field.type == pa.string():
+            columns.append(pa.DictionaryArray.from_arrays(rows, pa.array([text])))
+        else:
+            columns.append(pa.repeat(pa.scalar(VALUES.get(field.type, NOW), field.type), count))
+    return pa.Table.from_arrays(columns, names=schema.names)
+
+
+def written(table: pa.Table, **options: object) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, **options)
+    return sink.getvalue()
+
+
+def with_footer_that_lies(data: bytes) -> bytes:
+    """Make the footer say that the file's row groups are small; the pages stay as they are."""
+    metadata = pq.read_metadata(io.BytesIO(data))
+    footer_at = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    footer = data[footer_at:-8]
+    for group in range(metadata.num_row_groups):
+        sizes = [metadata.row_group(group).total_byte_size]
+        sizes += [metadata.row_group(group).column(c).total_uncompressed_size for c in range(metadata.num_columns)]
+        for size in sizes:
+            footer = footer.replace(varint(size), varint(1, len(varint(size))))
+    return data[:footer_at] + footer + data[-8:]
+
+
+def varint(value: int, length: int = 0) -> bytes:
+    """Return a number as Thrift's compact protocol has it (zigzag), padded to a length."""
+    value <<= 1
+    parts = []
+    while value >= 0x80 or len(parts) + 1 < length:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*parts, value])
+
+
+def of_schema(schema: pa.Schema) -> Iterator[tuple[str, bytes]]:
+    """Return the bombs that a file of this schema can be, each with its name."""
+    yield "rows without number", written(rows_of(schema, 1_200_000), compression="zstd")
+    yield "a text repeated", written(rows_of(schema, 400, "x" * 100_000), compression="zstd")
+    wide: dict[str, Any] = {"compression": "zstd", "use_dictionary": False, "data_page_size": 1 << 30}
+    texts = rows_of(schema, 400, "y" * 100_000).cast(pa.schema([(field.name, field.type) for field in schema]))
+    yield "large when unpacked", written(texts, **wide)
+    yield "a footer that lies", with_footer_that_lies(written(texts, **wide))
+    encodings = {field.name: "DELTA_BYTE_ARRAY" for field in schema if field.type == pa.string()}
+    yield "a text on another", written(texts, column_encoding=encodings, use_dictionary=False, compression="none")
+    yield "columns without number", written(pa.table({f"c{number}": [1] for number in range(2_000)}))
+
+
+def lay_bombs(folder: Path) -> list[str]:
+    """Write each bomb as a file named for its reader; return their names."""
+    made: dict[str, list[tuple[str, bytes]]] = {}
+    for reader, (schema, _) in PARQUET_READERS.items():
+        for kind, data in made.setdefault(str(schema), list(of_schema(schema))):
+            (folder / f"{reader} {kind}").write_bytes(data)
+    for reader in JSON_READERS:
+        (folder / f"{reader} deep").write_bytes(b"[" * LARGEST)
+        (folder / f"{reader} wide").write_bytes(b"[" + b"{}," * (LARGEST // 3) + b"{}]")
+        (folder / f"{reader} large").write_bytes(b'"' + b"x" * 9_000_000 + b'"')
+    return sorted(path.name for path in folder.iterdir())
+
+
+def ending(name: str, data: bytes) -> str:
+    """Read a bomb by its reader; return the error that it ends with."""
+    readers = {kind: reader for kind, (_, reader) in PARQUET_READERS.items()} | JSON_READERS
+    (reader,) = (reader for kind, reader in readers.items() if name.startswith(f"{kind} "))
+    try:
+        reader(data)
+    except FiblakeError as error:
+        return f"{type(error).__name__}: {error}"
+    return "read"
+
+
+def main(folder: Path) -> None:
+    """Read the bombs that lie in a folder; write what each ended with, and the largest memory that was ever taken."""
+    ends = {path.name: ending(path.name, path.read_bytes()) for path in sorted(folder.iterdir())}
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    sys.stdout.write(json.dumps({"ends": ends, "megabytes": int(line.split()[1]) / 1_000}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

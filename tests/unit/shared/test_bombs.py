@@ -1,0 +1,38 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shared.decoding import limit
+from shared.errors import ConfigurationError
+from tests.fakes import REPOSITORY
+from tests.unit.shared.bombs import JSON_READERS, PARQUET_READERS, lay_bombs
+
+MEGABYTES = 300
+
+
+def test_no_file_however_it_is_made_takes_more_memory_than_it_may(tmp_path: Path) -> None:
+    names = lay_bombs(tmp_path)
+    assert len(names) == 6 * len(PARQUET_READERS) + 3 * len(JSON_READERS)
+    assert max(path.stat().st_size for path in tmp_path.iterdir() if "large" not in path.name) < 600_000
+    command = [sys.executable, "-m", "tests.unit.shared.bombs", str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    report = json.loads(done.stdout)
+    assert {name: end for name, end in report["ends"].items() if "Error: " not in end} == {}
+    assert report["megabytes"] < MEGABYTES
+    too_large = [end for end in report["ends"].values() if end.startswith("TooLargeError")]
+    assert all("that are allowed" in end and "raise READ_LIMIT_MB (now 32)" in end for end in too_large)
+    assert len(too_large) > len(names) // 2
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many", "1.5", "٣"])
+def test_a_limit_that_is_none_is_a_setting_to_set_right(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("READ_LIMIT_MB", text)
+    limit.cache_clear()
+    try:
+        with pytest.raises(ConfigurationError, match=r"READ_LIMIT_MB is .*: set it to a whole number of megabytes"):
+            limit()
+    finally:
+        limit.cache_clear()

@@ -1,0 +1,53 @@
+"""Whoever reads Parquet, CSV or JSON that somebody else wrote goes through shared/decoding.py.
+
+There sizes are checked before anything is read, and whatever a library raises becomes an error of ours.
+"""
+
+import ast
+from collections.abc import Iterator
+
+from tests.fakes import REPOSITORY
+
+DECODERS = {
+    "ParquetDataset", "ParquetFile", "read_csv", "read_json", "read_metadata", "read_pandas", "read_parquet",
+    "read_table", "open_csv", "load", "loads", "model_validate_json", "DictReader", "decompress", "reader",
+}  # fmt: skip
+"""Names of functions of json, pyarrow, csv, gzip, pydantic and DuckDB that decode."""
+MODULES = {"csv", "gzip", "json", "pa_csv", "pq", "pyarrow", "zlib"}
+ELSEWHERE = {
+    "cli/console/server.py": "what it has just written itself",
+    "cli/events.py": "what a person typed",
+    "cli/tables.py": "DuckDB reads copies that were checked when they were fetched",
+    "services/consolidator/arrivals.py": "SQS keeps a message to 1 MB",
+    "services/fetcher/credentials.py": "a secret, of which no error may show anything",
+    "services/fetcher/flat_files/days.py": "has limits of its own, line by line, because a day file is large",
+    "services/fetcher/wire.py": "the vendor's answers, which have rules of their own (services/fetcher/massive.py)",
+    "shared/database/connection.py": "a secret, of which no error may show anything",
+    "shared/dead_letters.py": "SQS keeps a message to 1 MB",
+    "shared/decoding.py": "the place itself",
+    "shared/events.py": "SQS and SNS keep a message to 1 MB",
+    "shared/outcomes.py": "SQS keeps a message to 1 MB",
+}
+
+
+def decoding_calls() -> Iterator[tuple[str, int]]:
+    for folder in ("cli", "services", "shared"):
+        for path in sorted((REPOSITORY / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and is_decoder(node.func):
+                    yield path.relative_to(REPOSITORY).as_posix(), node.lineno
+
+
+def is_decoder(call: ast.Attribute) -> bool:
+    owner = call.value.id if isinstance(call.value, ast.Name) else ""
+    return call.attr in DECODERS and (owner in MODULES or call.attr in {"model_validate_json", "read_parquet"})
+
+
+def test_only_one_place_decodes_what_others_wrote() -> None:
+    places = list(decoding_calls())
+    assert [f"{path}:{line}" for path, line in places if path not in ELSEWHERE] == []
+    assert {path for path, _ in places} >= {"shared/decoding.py", "services/consolidator/arrivals.py"}
+
+
+def test_no_exception_outlives_its_reason() -> None:
+    assert set(ELSEWHERE) - {path for path, _ in decoding_calls()} == set()
