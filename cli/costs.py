@@ -134,7 +134,6 @@ STANDING: Final = (
 )  # fmt: skip
 _FREE: Final = (
     ("10 alarms", lambda _: 10 * ALARM),
-    ("3 dashboards", lambda _: DASHBOARD),
     ("10 metrics", lambda _: 10 * METRIC * METRIC_HOURS / HOURS),
     ("a million requests of SQS", lambda _: 1e6 * SQS),
     ("5 GB of logs", lambda n: min(5.0, SESSIONS * LOG_LINES * LINE_BYTES * n / 1e9) * LOG_GB),
@@ -153,10 +152,11 @@ def of_session(symbols: int) -> float:
     return sum(line.of(symbols)[0] for line in SESSION)
 
 
-def of_month(symbols: int, *, with_free: bool) -> float:
-    """Return what a month costs without a database, with or without what AWS never charges."""
+def of_month(symbols: int, *, with_free: bool = False, dashboard: bool = True) -> float:
+    """Return what a month costs without a database; if that is asked for, less what AWS never charges."""
     standing = sum(line.of(symbols)[0] for line in STANDING)
     free = sum(part(symbols) for _, part in _FREE) if with_free else 0
+    free += 0 if dashboard else DASHBOARD
     return SESSIONS * of_session(symbols) + DAYS * _audit(symbols)[0] + standing - free
 
 
@@ -178,10 +178,12 @@ def table(sizes: Sequence[int]) -> str:
         *(f"{DAYS * _audit(size)[0]:.2f}" for size in sizes),
     ])  # fmt: skip
     rows += [_row(line, sizes, 2) for line in STANDING]
-    rows.append(["**a month without a database**", *(f"**{of_month(size, with_free=False):.2f}**" for size in sizes)])
+    rows.append(["**a month without a database**", *(f"**{of_month(size):.2f}**" for size in sizes)])
     free = ", ".join(name for name, _ in _FREE)
     rows.append([f"the same less what AWS never charges ({free})",
-                 *(f"**{of_month(size, with_free=True):.2f}**" for size in sizes)])  # fmt: skip
+                 *(f"{of_month(size, with_free=True):.2f}" for size in sizes)])  # fmt: skip
+    rows.append(["the same without the dashboard (CreateDashboard=false)",
+                 *(f"**{of_month(size, with_free=True, dashboard=False):.2f}**" for size in sizes)])  # fmt: skip
     rows.append(["Postgres: db.t4g.micro with 20 GB, or db.t4g.small with 100, and its secret",
                  *(f"{of_database(size) + SECRET:.2f}" for size in sizes)])  # fmt: skip
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
@@ -200,8 +202,7 @@ def costs(
         from cli.output import as_json
 
         facts: list[dict[str, Any]] = [
-            {"symbols": n, "session": of_session(n), "month": of_month(n, with_free=False), "database": of_database(n)}
-            for n in symbols
+            {"symbols": n, "session": of_session(n), "month": of_month(n), "database": of_database(n)} for n in symbols
         ]
         typer.echo(as_json(facts))
         return
