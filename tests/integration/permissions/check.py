@@ -255,9 +255,13 @@ def _unused_senders(policies: Policies, calls: Sequence[Call]) -> list[Fault]:
         if ":kms:" not in resource
         for statement in policy["Statement"]
         if statement["Effect"] == "Allow"
-        for service in listed(statement["Principal"]["Service"])
+        for service in _senders(statement["Principal"])
         if (service, resource) not in pairs
     ]
+
+
+def _senders(principal: Any) -> list[str]:  # noqa: ANN401 (JSON)
+    return listed(principal["Service"]) if isinstance(principal, dict) and "Service" in principal else [str(principal)]
 
 
 def sole(engine: Engine, policies: Policies, calls: Iterable[Call]) -> dict[tuple[str, str], Call]:

@@ -4,12 +4,21 @@ from typing import Any
 
 import pytest
 
-from tests.integration.permissions.calls import Call, arn
-from tests.integration.permissions.check import Policies, faults, only, right, sole, with_right, without
+from tests.integration.permissions.calls import ACCOUNT, Call, arn
+from tests.integration.permissions.check import (
+    Policies,
+    faults,
+    only,
+    resource_faults,
+    right,
+    sole,
+    with_right,
+    without,
+)
 from tests.integration.permissions.concrete import concrete
 from tests.integration.permissions.engine import Engine
 from tests.integration.permissions.recorder import Recording
-from tests.integration.permissions.services import with_our_roles
+from tests.integration.permissions.services import to_our_resources, with_our_roles
 
 EVERYTHING = "with everything"
 LAKE = "arn:aws:s3:::dev-condvest-datalake-123456789012"
@@ -102,3 +111,37 @@ def test_what_is_put_in_is_reported(  # noqa: PLR0917
 ) -> None:
     found = faults(engine, only(with_right(policies, role, **added), role), calls, concrete(EVERYTHING))
     assert {fault.kind for fault in found} == kinds
+
+
+ARRIVALS = arn("sqs", "dev-bronze-arrivals")
+EVENTS = {
+    "Effect": "Allow",
+    "Action": "sqs:SendMessage",
+    "Resource": "*",
+    "Principal": {"Service": "events.amazonaws.com"},
+}
+
+
+@pytest.mark.parametrize(
+    ("resource", "statements", "kinds"),
+    [
+        (ARRIVALS, [EVENTS], {"too wide"}),
+        (ARRIVALS, [], {"denied"}),
+        (ARRIVALS, [{**EVENTS, "Principal": "*"}], {"too wide", "unused"}),
+        (ARRIVALS, [{**EVENTS, "Principal": {"Service": ["events.amazonaws.com", "s3.amazonaws.com"]}}],
+         {"too wide", "unused"}),
+        (arn("sns", "dev-alarms"), [{**EVENTS, "Action": "sns:Publish"}], {"too wide", "denied"}),
+        (f"arn:aws:iam::{ACCOUNT}:role/WorkerRole",
+         [{"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "ecs-tasks.amazonaws.com"}}],
+         {"too wide"}),
+    ],
+)  # fmt: skip
+def test_a_looser_or_a_closed_policy_of_a_queue_a_topic_or_a_role_is_reported(
+    engine: Engine, policies: Policies, resource: str, statements: list[dict[str, Any]], kinds: set[str]
+) -> None:
+    changed = Policies(
+        policies.identity, {**policies.resource, resource: {"Version": "2012-10-17", "Statement": statements}}
+    )
+    found = resource_faults(engine, changed, to_our_resources(concrete(EVERYTHING)))
+    assert {fault.kind for fault in found} == kinds
+    assert {resource} == {name for name in policies.resource for fault in found if name in fault.what}
