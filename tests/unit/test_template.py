@@ -9,6 +9,7 @@ import yaml
 
 from local.stack import Stack, full_resample_environment, job_environment
 from shared.lake import INTERVALS
+from tests.unit.variants import EVERYTHING, deployed, properties
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Body = dict[str, Any]
@@ -143,8 +144,8 @@ def test_bars_splits_and_identities_start_the_chain_and_consolidated_files_do_no
     assert [target["Arn"] for target in rule["Targets"]] == [{"GetAtt": "BronzeArrivalsQueue.Arn"}]
 
 
-def test_only_the_rule_and_the_topic_may_send_to_the_queues() -> None:
-    policies = of_type("AWS::SQS::QueuePolicy")
+def test_only_the_rules_and_the_topics_may_send_to_the_queues() -> None:
+    policies = properties(deployed(EVERYTHING), "AWS::SQS::QueuePolicy")
     allowed = [
         (name, s["Principal"]["Service"], s["Condition"]["ArnEquals"]["aws:SourceArn"])
         for name, policy in policies.items()
@@ -152,9 +153,9 @@ def test_only_the_rule_and_the_topic_may_send_to_the_queues() -> None:
         if s["Effect"] == "Allow"
     ]
     assert allowed == [
-        ("BronzeArrivalsQueuePolicy", "events.amazonaws.com", {"GetAtt": "BronzeArrivalsRule.Arn"}),
+        ("BronzeArrivalsQueuePolicy", "events.amazonaws.com", {"Fn::GetAtt": ["BronzeArrivalsRule", "Arn"]}),
         ("ResampleQueuePolicy", "sns.amazonaws.com", {"Ref": "ConsolidationCompleteTopic"}),
-        ("FailedJobsDeadLettersPolicy", "events.amazonaws.com", {"GetAtt": "FailedJobsRule.Arn"}),
+        ("FailedJobsDeadLettersPolicy", "events.amazonaws.com", {"Fn::GetAtt": ["FailedJobsRule", "Arn"]}),
         ("FailedJobsDeadLettersPolicy", "sns.amazonaws.com", {"Ref": "AlarmsTopic"}),
     ]
     fed = [{"Ref": f"Resample{n}d{kind}"} for kind in ("Queue", "DeadLetters") for n in INTERVALS]

@@ -116,10 +116,9 @@ def _of_rules(template: Concrete) -> Iterator[Call]:
 def _of_topics(template: Concrete) -> Iterator[Call]:
     # SNS Developer Guide, "Subscribing an Amazon SQS queue" and "Dead-letter queues": no example has aws:SourceAccount.
     for subscription in template.of_type("AWS::SNS::Subscription").values():
-        if subscription["Protocol"] == "sqs":
-            queues = [subscription["Endpoint"], *map(str, subscription.get("RedrivePolicy", {}).values())]
-            for queue in queues:
-                yield _sent("sns.amazonaws.com", "sqs:SendMessage", queue, subscription["TopicArn"], account=False)
+        queues = [subscription["Endpoint"]] if subscription["Protocol"] == "sqs" else []
+        for queue in [*queues, *map(str, subscription.get("RedrivePolicy", {}).values())]:
+            yield _sent("sns.amazonaws.com", "sqs:SendMessage", queue, subscription["TopicArn"], account=False)
 
 
 def _of_alarms(template: Concrete) -> Iterator[Call]:
