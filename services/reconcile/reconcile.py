@@ -278,7 +278,10 @@ class Reconciler:
     def _restored(self, symbol: str, version: datetime, interval: int) -> Iterator[Lag]:
         """Read data.parquet again, which is older than silver: it was put back, unless it is a newer one by now."""
         found = self.store.find(self.bronze.data_key(symbol))
-        if found and Consolidated.decode(found.data, symbol, found.last_modified).last_updated < version:
+        stored = attempt(lambda: Consolidated.decode(found.data, symbol, found.last_modified)) if found else None
+        if isinstance(stored, FiblakeError):
+            yield Lag(symbol, Cause.UNREADABLE, f"{self.bronze.data_key(symbol)}: {stored}; {RESTORE}")
+        elif stored and stored.last_updated < version:
             yield Lag(symbol, Cause.RESTORED, f"silver is of {version}", interval=interval, version_floor=version)
 
     def _first_bucket(self, interval: int, since: date | None) -> int:

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from dataclasses import replace
 from datetime import date
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ from shared.dead_letters import DeadLetter
 from shared.errors import NotFoundError
 from shared.events import ConsolidationRequest
 from shared.lake import INTERVALS, MANIFEST_KEY, Bronze, Month, checkpoint_key, identities_key, silver_key, splits_key
+from shared.objects import StoredObject
 from shared.queues import Received
 from tests.fakes import BUCKET, LAKE, bar, table
 from tests.unit.reconcile.test_heals import audited, healed
@@ -201,6 +203,27 @@ def test_a_letter_about_another_bucket_or_a_symbol_that_nobody_knows_always_stan
         for bucket, name in ((BUCKET, key), ("elsewhere", key), (BUCKET, LAKE.date_key("ZZZZ", DAY)))
     )
     assert mended([letter("bronze-arrivals", body) for body in (ours, other, unknown)], auditor) == {ours}
+
+
+def test_a_data_parquet_that_is_damaged_while_the_audit_runs_costs_its_own_symbol() -> None:
+    world = quiet_world("AAPL", "MSFT")
+    older = world.store.peek(LAKE.data_key("AAPL")) or b""
+    world.bar("AAPL", DAY, 7)
+    world.consolidate(world.open_requests)
+    world.resample(3, world.events)
+    reads = iter([older])  # at first the one that was put back
+    real = world.store.find
+
+    def find(key: str) -> StoredObject | None:
+        found = real(key)
+        if found and key == LAKE.data_key("AAPL"):
+            return replace(found, data=next(reads, b"damaged"))
+        return found
+
+    world.store.find = find  # type: ignore[method-assign]
+    lags = [lag for lag in audited(world).lags if lag.interval is None]
+    assert {(lag.symbol, lag.cause) for lag in lags} >= {("AAPL", Cause.UNREADABLE)}
+    assert {lag.symbol for lag in lags} == {"AAPL"}
 
 
 def test_a_bar_without_a_price_from_an_older_version_does_not_lag_for_ever() -> None:
