@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
+from services.fetcher.doubts import settle_bars
 from services.fetcher.gaps import Asked
 from services.fetcher.identities import renamed_on
 from services.fetcher.intake import Intake, Stopwatch, Stored, bars_file, logged, put_bars
@@ -14,6 +15,7 @@ from services.fetcher.sifting import Past, sift
 from services.fetcher.tickers import TickerChange
 from services.fetcher.validation import VendorBar, jumped
 from shared.calendar import TradingCalendar
+from shared.database import Settled, history_scope
 from shared.errors import EntitlementError, FiblakeError, NotFoundError
 from shared.events import HistoryRequest, parse
 from shared.outcomes import attempt
@@ -43,8 +45,13 @@ class HistoryFetcher:
         may not have traded yet, or the vendor may have lost them. Raises NotFoundError if symbol_metadata does not know
         the symbol and no first session is given.
         """
-        intake, watch = self.intake, Stopwatch()
+        async with self.intake.database.alone(history_scope(symbol)):
+            return await self._load(symbol, asked, closed)
+
+    async def _load(self, symbol: str, asked: Asked, closed: date) -> Stored:
+        intake, watch, scope = self.intake, Stopwatch(), history_scope(symbol)
         with watch.timed("database"):
+            await settle_bars(intake, scope)
             begins, listed = (asked.first, None) if asked.first else await self._beginning(symbol)
             start = max(filter(None, [begins, self.earliest]))
             splits = (await intake.database.splits(symbol)).get(symbol, [])
@@ -58,11 +65,13 @@ class HistoryFetcher:
         if rows:
             key = intake.bronze.range_key(symbol, rows[0]["timestamp"], rows[-1]["timestamp"])
             files = [(key, bars_file(rows))]
+        with watch.timed("database"):
+            await intake.database.note(scope, [key for key, _ in files])
         with watch.timed("s3"):
             await put_bars(intake, sifted, files, symbol)
         written_at = intake.clock()
         with watch.timed("database"):
-            await intake.database.store(rows)
+            await intake.database.store(rows, Settled(scope))
             if rows and not asked.anything:
                 await intake.database.history_loaded(symbol, written_at, rows[0]["timestamp"])
         return logged(

@@ -34,10 +34,10 @@ from services.fetcher.split_changes import split_changes
 from services.fetcher.tickers import Details, Ticker
 from shared.batching import chunks
 from shared.calendar import TradingCalendar
-from shared.database import Database
+from shared.database import IDENTITIES, SPLITS, Database, Settled
 from shared.errors import EntitlementError, FiblakeError, TransientError, UpstreamError
 from shared.events import HistoryRequest
-from shared.lake import valid_symbol
+from shared.lake import parse_reference, splits_key, valid_symbol
 from shared.objects import ObjectStore
 from shared.queues import Queue
 from shared.symbols import SymbolRecord
@@ -174,6 +174,10 @@ class MetadataFetcher:
     # ------------------------------------------------------------------------------------------------------- identities
 
     async def _identities(self, run: _Run) -> None:
+        async with self.database.alone(IDENTITIES):
+            await self._take_identities(run)
+
+    async def _take_identities(self, run: _Run) -> None:
         """Take over the vendor's list of active tickers: identity files first, then all records in one transaction."""
         done, days = run.done, run.days
         known = await self.database.metadata()
@@ -243,10 +247,15 @@ class MetadataFetcher:
     # ----------------------------------------------------------------------------------------------------------- splits
 
     async def _splits(self, run: _Run) -> None:
+        async with self.database.alone(SPLITS):
+            await self._take_splits(run)
+
+    async def _take_splits(self, run: _Run) -> None:
         """Take over the vendor's splits: of each symbol that differs the file first, then its rows."""
+        in_doubt = {symbol for key in await self.database.noted(SPLITS) if (symbol := parse_reference(key))}
         symbols = {record.symbol for record in await self.database.metadata()}
         known = await self.database.splits()
-        found = split_changes(known, await self.vendor.splits(), symbols, run.days.today)
+        found = split_changes(known, await self.vendor.splits(), symbols, run.days.today, in_doubt)
         for split in found.refused:
             logger.warning("split refused", extra={"symbol": split.symbol, "split": str(split)})
         for split in found.repaired:
@@ -254,8 +263,10 @@ class MetadataFetcher:
         run.done.splits_refused, run.done.splits_repaired = len(found.refused), len(found.repaired)
         for batch in chunks(found.changed.items(), SPLITS_AT_ONCE):
             splits = dict(batch)
+            keys = [splits_key(symbol) for symbol in splits]
+            await self.database.note(SPLITS, keys)
             await put_splits(self.store, splits)
-            await self.database.replace_splits(splits)
+            await self.database.replace_splits(splits, Settled(SPLITS, keys))
             run.done.splits_changed += len(splits)
 
     # ---------------------------------------------------------------------------------------------------------- details

@@ -2,17 +2,18 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Final
 
+from services.fetcher.doubts import settle_all_bars, settle_bars
 from services.fetcher.gaps import Asked, Plan, plan
 from services.fetcher.intake import Intake, Stopwatch, Stored, bars_file, logged, put_bars
 from services.fetcher.massive import PendingError
 from services.fetcher.settings import FetchEvent
 from services.fetcher.sifting import Past, Sifted, sift
 from services.fetcher.validation import VendorBar
-from shared.database import SessionCounts
+from shared.database import SessionCounts, session_scope
 from shared.errors import ConfigurationError, TransientError, UpstreamError
 from shared.telemetry import logger
 
@@ -118,22 +119,26 @@ class Fetcher:
         closed = calendar.last_closed(now)
         start = self.first_session or await database.watermark()
         asked = Asked(event.first, event.last, event.again)
+        doubtful = set() if event.symbols else await settle_all_bars(self.intake)
         stored = await database.stored_sessions(min(filter(None, [start, asked.first, closed])), closed)
         recent = await database.stored_sessions(closed - 2 * timedelta(days=max(self.look_back, 1) + 5), closed)
-        return plan(calendar, asked, stored | recent, start, self.look_back if event.look_back else 0, now)
+        planned = plan(calendar, asked, stored | recent, start, self.look_back if event.look_back else 0, now)
+        return replace(planned, again=sorted({*planned.again, *(doubtful & (stored | recent))}))
 
     async def _session(self, session: date) -> Stored:
         """Store one session whole: date files, then rows, ledger and watermark in one transaction."""
         intake, watch = self.intake, Stopwatch()
         with watch.timed("database"):
             wanted = await self._universe(session)
-            past = await self._past(session)
+            past = await self._past(session, await settle_bars(intake, session_scope(session)))
         with watch.timed("vendor"):
             bars = await intake.vendor.grouped_daily(session)
         _check_not_short(session, bars, wanted & past.closes.keys())
         ours = [bar for bar in bars if bar.symbol in wanted or self._nameless(bar)]
         sifted = sift(ours, intake.calendar, past, intake.jump_limit, intake.clock())
         files = [(intake.bronze.date_key(row["symbol"], session), bars_file([row])) for row in sifted.rows]
+        with watch.timed("database"):
+            await intake.database.note(session_scope(session), [key for key, _ in files])
         with watch.timed("s3"):
             await put_bars(intake, sifted, files, str(session))
         written_at = intake.clock()
@@ -158,9 +163,11 @@ class Fetcher:
             )
         return wanted
 
-    async def _past(self, session: date) -> Past:
+    async def _past(self, session: date, unknown: set[str]) -> Past:
+        """Read what is stored; of `unknown` symbols nobody knows what bronze says: they are compared with nothing."""
         database = self.intake.database
-        rows = {(symbol, session): row for symbol, row in (await database.bars(session)).items()}
+        stored = await database.bars(session)
+        rows = {(symbol, session): row for symbol, row in stored.items() if symbol not in unknown}
         since = session - CLOSES_SINCE
         closes = {symbol: close for symbol, (_, close) in (await database.last_closes(since, session)).items()}
         ratios = await database.split_ratios(since, session)

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from shared.bars import BRONZE, bar_row, encode, released
 from shared.calendar import TradingCalendar
-from shared.database import Database
+from shared.database import Database, Settled, session_scope
 from shared.decoding import decoding, read_json
 from shared.errors import ConflictError, ContractError, NotFoundError
 from shared.lake import QUARANTINE_RECORD_KEY, UNNAMED, Bronze
@@ -47,9 +47,11 @@ async def release(  # noqa: PLR0917
     row = _releasable(bar, calendar, now)
     _check_unchanged(store, bar)
     key = bronze.date_key(bar.bar.symbol, bar.bar.session)
-    async with database.alone(bar.bar.session):
+    scope = session_scope(bar.bar.session)
+    async with database.alone(scope):
+        await database.note(scope, [key])
         store.put(key, encode(released(pa.Table.from_pylist([row], schema=BRONZE), by)))
-        await database.store([row])
+        await database.store([row], Settled(scope, [key]))
     entry = {
         "released_at": now.isoformat(), "by": by, "key": key, "quarantine_key": bar.key, "reason": bar.reason,
         "source": bar.source, "bar": {**asdict(bar.bar), "session": bar.bar.session.isoformat()},

@@ -22,13 +22,16 @@ class SplitChanges:
 
 
 def split_changes(
-    known: Mapping[str, Sequence[Split]], reported: Iterable[Split], symbols: Collection[str], today: date
-) -> SplitChanges:
+    known: Mapping[str, Sequence[Split]], reported: Iterable[Split], symbols: Collection[str], today: date,
+    in_doubt: Collection[str] = (),
+) -> SplitChanges:  # fmt: skip
     """Compare all splits that the vendor reports with those that are known, for the symbols there are.
 
     A split announced for a day after `today` waits for its day: its factor is not true before. One that is reported no
     more is withdrawn. Cumulative factors that contradict the ratios are replaced by what the ratios make, because the
     ratios are what the company announced, and the factors are computed from them.
+
+    Symbols `in_doubt` count as different: nobody knows what their files say.
 
     Raises UpstreamError if fewer than half of the known splits are reported: that is not trusted.
     """
@@ -42,7 +45,9 @@ def split_changes(
     repaired: list[Split] = []
     now = {s: _executed(splits, today, repaired) for s, splits in by_symbol.items() if s not in kept}
     _check_complete(known, now | {symbol: known[symbol] for symbol in kept & known.keys()})
-    different = [s for s in sorted({*known, *now} - kept) if now.get(s, []) != list(known.get(s, []))]
+    now |= {symbol: list(known.get(symbol, [])) for symbol in kept}
+    named = sorted({*known, *now, *in_doubt})
+    different = [s for s in named if s in in_doubt or now.get(s, []) != list(known.get(s, []))]
     return SplitChanges({symbol: now.get(symbol, []) for symbol in different}, refused, repaired)
 
 

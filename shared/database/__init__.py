@@ -2,9 +2,19 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from shared.database.bars import COLUMNS, BarTable
 from shared.database.connection import CONNECT_SECONDS, STATEMENT_SECONDS, DatabaseAddress, Tls, connection_to
+from shared.database.doubts import (
+    IDENTITIES,
+    SPLITS,
+    DoubtTable,
+    Settled,
+    history_scope,
+    session_of,
+    session_scope,
+)
 from shared.database.runs import RunTable
 from shared.database.sessions import OHLCV, SessionCounts, SessionTables
 from shared.database.splits import SplitTable
@@ -14,18 +24,24 @@ from shared.symbols import SymbolRecord
 __all__ = [
     "COLUMNS",
     "CONNECT_SECONDS",
+    "IDENTITIES",
     "OHLCV",
+    "SPLITS",
     "STATEMENT_SECONDS",
     "Database",
     "DatabaseAddress",
     "SessionCounts",
+    "Settled",
     "SymbolRecord",
     "Tls",
     "connected",
+    "history_scope",
+    "session_of",
+    "session_scope",
 ]
 
 
-class Database(SessionTables, BarTable, SymbolTable, SplitTable, RunTable):
+class Database(SessionTables, BarTable, SymbolTable, SplitTable, RunTable, DoubtTable):
     """One connection to Postgres, and what is asked over it, table by table. Methods raise UpstreamError if it fails.
 
     A connection serves one question at a time.
@@ -36,4 +52,4 @@ class Database(SessionTables, BarTable, SymbolTable, SplitTable, RunTable):
 async def connected(address: DatabaseAddress, tls: Tls) -> AsyncIterator[Database]:
     """Open one connection; raise EntitlementError if the credentials are refused, UpstreamError if nobody answers."""
     async with connection_to(address, tls) as connection:
-        yield Database(connection)
+        yield Database(connection, partial(connection_to, address, tls))

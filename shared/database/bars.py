@@ -5,7 +5,7 @@ from datetime import date
 from typing import Any, Final
 
 from shared.bars import DAILY
-from shared.database.connection import Connected, translated
+from shared.database.doubts import DoubtTable, Settled
 
 COLUMNS: Final = (
     "symbol", "timestamp", "open", "high", "low", "close", "volume", "vwap", "trades", "interval", "ingested_at",
@@ -44,37 +44,40 @@ WHERE known."timestamp" = $1 AND known."interval" = $2
 """
 
 
-class BarTable(Connected):
+class BarTable(DoubtTable):
     """Daily bars as rows of BRONZE."""
 
-    async def store(self, rows: Sequence[Row]) -> None:
-        """Upsert bars, all or none: of two writes of a bar the one with the later `ingested_at` stays."""
-        with translated():
-            async with self._connection.transaction():
-                await self._upsert_bars(rows)
+    async def store(self, rows: Sequence[Row], settled: Settled | None = None) -> None:
+        """Upsert bars, all or none: of two writes of a bar the one with the later `ingested_at` stays.
+
+        `settled`: the notes of the files that hold them, which are in doubt no more.
+        """
+        async with self._transaction():
+            await self._upsert_bars(rows)
+            await self._remove_notes(settled)
 
     async def bars(self, session: date) -> dict[str, Row]:
         """Give the bars of one session by symbol."""
-        with translated():
+        async with self._transaction():
             found = await self._connection.fetch(_OF_SESSION, session, DAILY)
         return {record["symbol"]: dict(record) for record in found}
 
     async def last_closes(self, first: date, before: date) -> dict[str, tuple[date, float]]:
         """Give, by symbol, session and close of the last bar from session `first` on and before session `before`."""
-        with translated():
+        async with self._transaction():
             found = await self._connection.fetch(_LAST_CLOSES, first, before, DAILY)
         return {record["symbol"]: (record["timestamp"], record["close"]) for record in found}
 
     async def sessions_before(self, before: date) -> dict[date, int]:
         """Give the sessions before that day of which there are bars, oldest first, with the number of bars."""
-        with translated():
+        async with self._transaction():
             found = await self._connection.fetch(_BEFORE, before, DAILY)
         return {record["session"]: record["bars"] for record in found}
 
     async def delete_bars(self, session: date, rows: Sequence[Row]) -> int:
         """Delete bars of one session that are still what `rows` says, by their `ingested_at`; give how many went."""
         symbols, instants = [row["symbol"] for row in rows], [row["ingested_at"] for row in rows]
-        with translated():
+        async with self._transaction():
             said = await self._connection.execute(_DELETE, session, DAILY, symbols, instants)
         return int(said.rsplit(" ", 1)[-1])
 

@@ -3,10 +3,10 @@
 import json
 import socket
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 import asyncpg
 
@@ -14,6 +14,7 @@ from shared.errors import ConfigurationError, EntitlementError, UpstreamError
 
 CONNECT_SECONDS: Final = 10
 STATEMENT_SECONDS: Final = 60
+_LIMIT: Final = f"SET LOCAL statement_timeout = {STATEMENT_SECONDS * 1000}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +75,44 @@ class Tls:
             raise ConfigurationError(f"the certificates in {self.ca_file} cannot be read: {error}") from error
 
 
-class Connected:
-    """What the tables' methods share: the connection they ask over."""
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+Opening = Callable[[], AbstractAsyncContextManager[Any]]
 
-    def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+
+class Connected:
+    """What the tables' methods share: the connection they ask over, and how another one is opened.
+
+    Everything is asked within a transaction. So it works through a pooler that gives each transaction another
+    connection to the server: nothing is kept in a session, no statement is prepared by name, and the limit of time is
+    set by each transaction.
+    """
+
+    def __init__(self, connection: Connection, open_another: Opening) -> None:
         self._connection = connection
+        self._open_another = open_another
+        self._locks: list[Connection] = []
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[None]:
+        """Let what is asked within the block be one transaction; turn the driver's errors into ours."""
+        with translated():
+            async with self._connection.transaction():
+                await self._connection.execute(_LIMIT)
+                yield
 
 
 @asynccontextmanager
-async def connection_to(address: DatabaseAddress, tls: Tls) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    """Open one connection; raise EntitlementError if the credentials are refused, UpstreamError if nobody answers."""
+async def connection_to(address: DatabaseAddress, tls: Tls) -> AsyncIterator[Connection]:
+    """Open one connection; raise EntitlementError if the credentials are refused, UpstreamError if nobody answers.
+
+    A pooler (PgBouncer, RDS Proxy) takes no start-up parameter that it does not know: none is sent but the encoding.
+    """
     context = tls.context()
     with translated():
         try:
             connection = await asyncpg.connect(
                 **address.arguments(), ssl=context, timeout=CONNECT_SECONDS, command_timeout=STATEMENT_SECONDS,
-                server_settings={"statement_timeout": str(STATEMENT_SECONDS * 1000)},
+                statement_cache_size=0,
             )  # fmt: skip
         except (ConnectionError, FileNotFoundError, TimeoutError, socket.gaierror) as error:
             raise UpstreamError(
@@ -121,6 +144,11 @@ class translated:  # noqa: N801 (a context manager, read as a verb)
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
             raise EntitlementError(f"the database refuses its user: {error}") from error
+        if isinstance(error, asyncpg.PostgresError) and "startup parameter" in str(error).lower():
+            raise ConfigurationError(
+                f"the database, or the pooler before it, refuses how the connection is opened: {error}; let the pooler "
+                "take that parameter (PgBouncer: ignore_startup_parameters), or name the database itself in the secret"
+            ) from error
         if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
             raise ConfigurationError(f"{error}: bring the schema up to date with `fiblake migrate`") from error
         if isinstance(error, ssl.SSLCertVerificationError):

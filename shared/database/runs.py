@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from shared.database.connection import Connected, translated
+from shared.database.connection import Connected
 
 _BEGIN: Final = "INSERT INTO runs (run, kind, asked, started_at, status) VALUES ($1, $2, $3, $4, 'running')"
 _END: Final = "UPDATE runs SET status = $2, result = $3, ended_at = $4 WHERE run = $1"
@@ -18,11 +18,11 @@ class RunTable(Connected):
     async def begin_run(self, kind: str, asked: Mapping[str, Any], now: datetime) -> UUID:
         """Record that a run begins; `asked` is what JSON can hold."""
         run = uuid4()
-        with translated():
+        async with self._transaction():
             await self._connection.execute(_BEGIN, run, kind, json.dumps(asked), now)
         return run
 
     async def end_run(self, run: UUID, status: str, result: Mapping[str, Any], now: datetime) -> None:
         """Record how a run ended."""
-        with translated():
+        async with self._transaction():
             await self._connection.execute(_END, run, status, json.dumps(result), now)

@@ -1,15 +1,13 @@
 """Which sessions are stored whole: the ledger (ingested_sessions) and the watermark (data_ingestion_watermark)."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from datetime import date, datetime
 from typing import Final
 
 from shared.calendar import TradingCalendar
 from shared.database.bars import BarTable, Row
-from shared.database.connection import translated
-from shared.errors import UpstreamError
+from shared.database.doubts import Settled, session_scope
 
 OHLCV: Final = "ohlcv_1d"
 """The dataset whose watermark the OHLCV fetcher moves."""
@@ -30,8 +28,6 @@ ON CONFLICT (session) DO UPDATE
 SET bars = excluded.bars, quarantined = excluded.quarantined, outside_universe = excluded.outside_universe,
     flagged = excluded.flagged, stored_at = excluded.stored_at
 """
-_LOCK_SESSION: Final = "SELECT pg_advisory_lock(hashtext('fiblake session'), $1)"
-_UNLOCK_SESSION: Final = "SELECT pg_advisory_unlock(hashtext('fiblake session'), $1)"
 _ENTERED_SINCE: Final = "SELECT session FROM ingested_sessions WHERE session >= $1"
 # An entry whose rows are gone without having been archived is of no use: the session is to be fetched again.
 _STORED: Final = """
@@ -58,41 +54,25 @@ class SessionTables(BarTable):
 
     async def watermark(self) -> date | None:
         """Give the last session up to which all are stored whole since ingestion began, or None if none is."""
-        with translated():
+        async with self._transaction():
             found: date | None = await self._connection.fetchval(_READ_WATERMARK, OHLCV)
         return found
 
-    @asynccontextmanager
-    async def alone(self, session: date) -> AsyncIterator[None]:
-        """Let nobody else work on the session's bars within the block; wait for whoever does, as for any answer.
-
-        Whoever writes date files and then their rows does it within such a block: files that overtook each other would
-        say otherwise than the rows. The lock is the connection's, and ends with it.
-        """
-        with translated():
-            await self._connection.execute(_LOCK_SESSION, session.toordinal())
-        try:
-            yield
-        finally:
-            # If the connection is broken the lock is gone with it, and what broke it is what is to be told.
-            with suppress(UpstreamError), translated():
-                await self._connection.execute(_UNLOCK_SESSION, session.toordinal())
-
     async def stored_sessions(self, first: date, last: date) -> set[date]:
         """Give the sessions from `first` to `last` that are stored whole, their rows still there or archived."""
-        with translated():
+        async with self._transaction():
             found = await self._connection.fetch(_STORED, first, last)
         return {record["session"] for record in found}
 
     async def ledger_counts(self, first: date, last: date) -> dict[date, int]:
         """Return the number of bars of each session from `first` to `last` that stands in the ledger."""
-        with translated():
+        async with self._transaction():
             records = await self._connection.fetch(_COUNTS, first, last)
         return {record["session"]: record["bars"] for record in records}
 
     async def mark_archived(self, session: date, now: datetime) -> None:
         """Note in the ledger, if the session stands there, that its rows are in the archive and may leave the table."""
-        with translated():
+        async with self._transaction():
             await self._connection.execute(_ARCHIVED, session, now)
 
     async def store_session(
@@ -101,14 +81,14 @@ class SessionTables(BarTable):
         """Store one session whole: rows, ledger and watermark in one transaction; give the watermark.
 
         Rows are upserted as by `store`. The watermark begins with the session stored first; it never goes back, and
-        moves on only over sessions that all stand in the ledger.
+        moves on only over sessions that all stand in the ledger. No file of the session is in doubt any more.
         """
-        with translated():
-            async with self._connection.transaction():
-                mark: date = await self._connection.fetchval(_LOCK_WATERMARK, OHLCV, session)
-                await self._upsert_bars(rows)
-                await self._connection.execute(_ENTER, session, *astuple(counts))
-                entered = await self._connection.fetch(_ENTERED_SINCE, mark)
-                moved = calendar.end_of_run(mark, {record["session"] for record in entered})
-                await self._connection.execute(_MOVE_WATERMARK, OHLCV, moved)
+        async with self._transaction():
+            mark: date = await self._connection.fetchval(_LOCK_WATERMARK, OHLCV, session)
+            await self._upsert_bars(rows)
+            await self._remove_notes(Settled(session_scope(session)))
+            await self._connection.execute(_ENTER, session, *astuple(counts))
+            entered = await self._connection.fetch(_ENTERED_SINCE, mark)
+            moved = calendar.end_of_run(mark, {record["session"] for record in entered})
+            await self._connection.execute(_MOVE_WATERMARK, OHLCV, moved)
         return moved

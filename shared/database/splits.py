@@ -6,7 +6,7 @@ from datetime import date
 from operator import attrgetter
 from typing import Final
 
-from shared.database.connection import Connected, translated
+from shared.database.doubts import DoubtTable, Settled
 from shared.reference import Split
 
 _COLUMNS: Final = tuple(field.name for field in fields(Split))
@@ -20,12 +20,12 @@ ORDER BY symbol, execution_date, id
 _FORGET: Final = "DELETE FROM splits WHERE symbol = ANY($1)"
 
 
-class SplitTable(Connected):
+class SplitTable(DoubtTable):
     """Splits by symbol."""
 
     async def splits(self, symbol: str | None = None) -> dict[str, list[Split]]:
         """Give the splits of `symbol`, or of all, oldest first; a symbol without any is left out."""
-        with translated():
+        async with self._transaction():
             found = await self._connection.fetch(_ALL, symbol)
         by_symbol: dict[str, list[Split]] = {}
         for record in found:
@@ -37,7 +37,7 @@ class SplitTable(Connected):
 
         That is the product of `split_from` / `split_to`: 0.5 for a 2-for-1.
         """
-        with translated():
+        async with self._transaction():
             found = await self._connection.fetch(_BETWEEN, after, through)
         ratios: dict[str, float] = {}
         for record in found:
@@ -45,10 +45,13 @@ class SplitTable(Connected):
             ratios[record["symbol"]] = ratios.get(record["symbol"], 1.0) * ratio
         return ratios
 
-    async def replace_splits(self, splits: Mapping[str, Sequence[Split]]) -> None:
-        """Let each symbol named have exactly these splits, all symbols in one transaction."""
+    async def replace_splits(self, splits: Mapping[str, Sequence[Split]], settled: Settled | None = None) -> None:
+        """Let each symbol named have exactly these splits, all symbols in one transaction.
+
+        `settled`: the notes of the files that hold them, which are in doubt no more.
+        """
         records = [_row(split) for of_symbol in splits.values() for split in of_symbol]
-        with translated():
-            async with self._connection.transaction():
-                await self._connection.execute(_FORGET, list(splits))
-                await self._connection.copy_records_to_table("splits", records=records, columns=_COLUMNS)
+        async with self._transaction():
+            await self._connection.execute(_FORGET, list(splits))
+            await self._connection.copy_records_to_table("splits", records=records, columns=_COLUMNS)
+            await self._remove_notes(settled)

@@ -5,7 +5,7 @@ from datetime import date, datetime
 from operator import attrgetter
 from typing import Final
 
-from shared.database.connection import Connected, translated
+from shared.database.connection import Connected
 from shared.symbols import RECORD_FIELDS, SymbolRecord
 
 _HISTORY: Final = ("history_requested_at", "history_loaded_at", "history_from")
@@ -51,18 +51,18 @@ class SymbolTable(Connected):
 
     async def universe(self, types: Collection[str], session: date) -> set[str]:
         """Give the symbols of these types that some company bore in `session`."""
-        with translated():
+        async with self._transaction():
             found = await self._connection.fetch(_UNIVERSE, list(types), session)
         return {record["symbol"] for record in found}
 
     async def metadata(self) -> list[SymbolRecord]:
         """Give all records, by symbol, a symbol's oldest first."""
-        with translated():
+        async with self._transaction():
             return [SymbolRecord(**record) for record in await self._connection.fetch(_ALL)]
 
     async def current(self, symbol: str) -> SymbolRecord | None:
         """Give the record of the company that bears `symbol` now, or None if none does."""
-        with translated():
+        async with self._transaction():
             found = await self._connection.fetchrow(_CURRENT, symbol)
         return SymbolRecord(**found) if found else None
 
@@ -74,26 +74,25 @@ class SymbolTable(Connected):
         """
         if not records:
             return
-        with translated():
-            async with self._connection.transaction():
-                await self._connection.execute(_STAGE)
-                await self._connection.copy_records_to_table(
-                    "incoming_symbols", records=map(_row, records), columns=RECORD_FIELDS
-                )
-                await self._connection.execute(_UPSERT)
+        async with self._transaction():
+            await self._connection.execute(_STAGE)
+            await self._connection.copy_records_to_table(
+                "incoming_symbols", records=map(_row, records), columns=RECORD_FIELDS
+            )
+            await self._connection.execute(_UPSERT)
 
     async def history_due(self, types: Collection[str], asked_before: datetime) -> list[str]:
         """Give the symbols of these types whose history is not loaded, and was not asked for since `asked_before`."""
-        with translated():
+        async with self._transaction():
             found = await self._connection.fetch(_HISTORY_DUE, list(types), asked_before)
         return [record["symbol"] for record in found]
 
     async def history_requested(self, symbols: Sequence[str], now: datetime) -> None:
         """Record that these symbols' histories were asked for."""
-        with translated():
+        async with self._transaction():
             await self._connection.execute(_HISTORY_REQUESTED, list(symbols), now)
 
     async def history_loaded(self, symbol: str, now: datetime, first: date) -> None:
         """Record that the symbol's history is loaded; its first bar is of session `first`."""
-        with translated():
+        async with self._transaction():
             await self._connection.execute(_HISTORY_LOADED, symbol, now, first)

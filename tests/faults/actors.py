@@ -301,10 +301,13 @@ class NoDatabase:
     """A Postgres of which nothing is asked here: no silver comes from it."""
 
     @asynccontextmanager
-    async def alone(self, _session: date) -> Any:  # noqa: ANN401
+    async def alone(self, _work: str) -> Any:  # noqa: ANN401
         yield
 
-    async def store(self, _rows: object) -> None:
+    async def note(self, _scope: str, _keys: object) -> None:
+        pass
+
+    async def store(self, _rows: object, _settled: object) -> None:
         pass
 
 

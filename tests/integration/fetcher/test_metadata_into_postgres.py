@@ -22,7 +22,7 @@ from tests.unit.fetcher.reference import Fate, KilledError, ReferenceVendor, tic
 NOW = datetime(2025, 11, 20, 11, tzinfo=UTC)
 TODAY = NOW + timedelta(days=1)
 THU = date(2025, 11, 20)
-WRITES = ("save_metadata", "replace_splits", "history_requested")
+WRITES = ("save_metadata", "note", "replace_splits", "history_requested")
 
 
 def split(symbol: str, day: date = date(2020, 8, 31), factor: float = 0.25) -> Split:
@@ -93,7 +93,7 @@ def mortal(fate: Fate, write: Callable[..., Awaitable[None]]) -> Callable[..., A
 
 async def played(address: DatabaseAddress, fate: Fate) -> World:
     """Play yesterday whole, and today until `fate` ends it."""
-    await ask(address, "TRUNCATE symbol_metadata, splits, runs")
+    await ask(address, "TRUNCATE symbol_metadata, splits, runs, files_in_doubt")
     world = World(address)
     await world.refresh(yesterday(), NOW)
     await world.refresh(today(), TODAY, fate)
@@ -140,7 +140,7 @@ def test_a_run_that_is_cut_off_at_any_write_is_completed_by_the_next_and_nothing
         expected = await (await played(migrated, counted)).outcome()
         assert counted.steps > 12
         for end in range(1, counted.steps + 1):
-            await ask(migrated, "TRUNCATE symbol_metadata, splits, runs")
+            await ask(migrated, "TRUNCATE symbol_metadata, splits, runs, files_in_doubt")
             world = World(migrated)
             await world.refresh(yesterday(), NOW)
             fate = Fate(end)

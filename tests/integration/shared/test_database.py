@@ -22,7 +22,15 @@ from tests.integration.databases import ask, opened
 DAY = date(2025, 11, 19)
 NOON = datetime(2025, 11, 20, 12, tzinfo=UTC)
 PASSWORD = "s3cret-passw0rd"  # noqa: S105 (nobody's)
-TABLES = ["data_ingestion_watermark", "ingested_sessions", "raw_ohlcv", "runs", "splits", "symbol_metadata"]
+TABLES = [
+    "data_ingestion_watermark",
+    "files_in_doubt",
+    "ingested_sessions",
+    "raw_ohlcv",
+    "runs",
+    "splits",
+    "symbol_metadata",
+]
 
 
 async def tables(address: DatabaseAddress) -> list[str]:

@@ -133,7 +133,8 @@ async def test_who_ends_without_a_word_holds_nobody_up(migrated: DatabaseAddress
     async def cut_off(database: Database) -> None:
         async with database.alone(MON):
             await ask(migrated, f"SELECT pg_terminate_backend(pid) {OURS}")
-            await database.watermark()
+            # The lock is another one's now: nothing may be stored under it any more.
+            await whole(database, MON)
 
     async with opened(migrated) as one, opened(migrated) as other:
         with pytest.raises(UpstreamError):

@@ -1,14 +1,15 @@
 """Reference data without a network and without a server: the vendor's lists, the tables, and a run that is cut off."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
 from services.fetcher.tickers import Details, Ticker, TickerChange
-from shared.database import Database
+from shared.database import Database, Settled
 from shared.errors import FiblakeError
 from shared.reference import Split
 from shared.symbols import SymbolRecord
@@ -97,6 +98,8 @@ class ReferenceDatabase(Database):
     records: dict[tuple[str, date], SymbolRecord] = field(default_factory=dict)
     stored: dict[str, list[Split]] = field(default_factory=dict)
     runs: dict[UUID, dict[str, Any]] = field(default_factory=dict)
+    notes: set[str] = field(default_factory=set)
+    locked: set[str] = field(default_factory=set)
 
     async def metadata(self) -> list[SymbolRecord]:
         return [self.records[key] for key in sorted(self.records)]
@@ -126,10 +129,32 @@ class ReferenceDatabase(Database):
     async def splits(self, symbol: str | None = None) -> dict[str, list[Split]]:
         return {name: splits for name, splits in self.stored.items() if symbol in {None, name} and splits}
 
-    async def replace_splits(self, splits: Mapping[str, Sequence[Split]]) -> None:
+    async def replace_splits(self, splits: Mapping[str, Sequence[Split]], settled: Settled | None = None) -> None:
         self.fate.step()
         self.stored = self.stored | {symbol: list(of) for symbol, of in splits.items()}
+        if settled:
+            assert settled.scope in self.locked
+            self.notes -= set(settled.keys or self.notes)
         self.fate.step()
+
+    async def note(self, scope: str, keys: Sequence[str]) -> None:
+        assert scope in self.locked
+        self.fate.step()
+        self.notes |= set(keys)
+        self.fate.step()
+
+    async def noted(self, scope: str) -> list[str]:
+        assert scope in self.locked
+        return sorted(self.notes)
+
+    @asynccontextmanager
+    async def alone(self, work: date | str, *, wait: bool = True) -> AsyncIterator[bool]:
+        assert wait
+        self.locked.add(str(work))
+        try:
+            yield True
+        finally:
+            self.locked.remove(str(work))
 
     async def begin_run(self, kind: str, asked: Mapping[str, Any], now: datetime) -> UUID:
         run = uuid4()

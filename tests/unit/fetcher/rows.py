@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from shared.calendar import TradingCalendar
-from shared.database import Database, SessionCounts, SymbolRecord
+from shared.database import Database, SessionCounts, Settled, SymbolRecord, session_scope
 from shared.errors import UpstreamError
 from shared.reference import Split
 from tests.fakes import Journal
@@ -31,7 +31,10 @@ class FakeDatabase(Database):
     loaded: dict[str, date] = field(default_factory=dict)
     runs: dict[UUID, dict[str, Any]] = field(default_factory=dict)
     failures: int = 0
-    locked: set[date] = field(default_factory=set)
+    locked: set[str] = field(default_factory=set)
+    busy: set[str] = field(default_factory=set)
+    """Scopes that somebody else is at work on."""
+    notes: dict[str, set[str]] = field(default_factory=dict)
 
     async def universe(self, types: Collection[str], session: date) -> set[str]:
         assert isinstance(session, date)
@@ -41,13 +44,35 @@ class FakeDatabase(Database):
         return self.mark
 
     @asynccontextmanager
-    async def alone(self, session: date) -> AsyncIterator[None]:
-        assert session not in self.locked, "waits for itself, for ever"
-        self.locked.add(session)
+    async def alone(self, work: date | str, *, wait: bool = True) -> AsyncIterator[bool]:
+        scope = session_scope(work) if isinstance(work, date) else work
+        assert scope not in self.locked, "waits for itself, for ever"
+        assert not (wait and scope in self.busy)
+        if scope in self.busy:
+            yield False
+            return
+        self.locked.add(scope)
         try:
-            yield
+            yield True
         finally:
-            self.locked.remove(session)
+            self.locked.remove(scope)
+
+    async def note(self, scope: str, keys: Sequence[str]) -> None:
+        assert scope in self.locked
+        if keys:
+            self.notes.setdefault(scope, set()).update(keys)
+            self.journal.append(("note", scope))
+
+    async def noted(self, scope: str) -> list[str]:
+        return sorted(self.notes.get(scope, ()))
+
+    async def noted_scopes(self) -> list[str]:
+        return sorted(scope for scope, keys in self.notes.items() if keys)
+
+    def _settle(self, settled: Settled | None) -> None:
+        if settled:
+            gone = self.notes.get(settled.scope, set()) if settled.keys is None else set(settled.keys)
+            self.notes[settled.scope] = self.notes.get(settled.scope, set()) - gone
 
     async def stored_sessions(self, first: date, last: date) -> set[date]:
         return {session for session in self.ledger if first <= session <= last}
@@ -66,17 +91,19 @@ class FakeDatabase(Database):
                 ratios[split.symbol] = ratios.get(split.symbol, 1.0) * split.split_from / split.split_to
         return ratios
 
-    async def store(self, rows: Sequence[dict[str, Any]]) -> None:
+    async def store(self, rows: Sequence[dict[str, Any]], settled: Settled | None = None) -> None:
         self._write(rows)
+        self._settle(settled)
         self.journal.append(("store", ",".join(sorted({row["symbol"] for row in rows}))))
 
     async def store_session(
         self, rows: Sequence[dict[str, Any]], session: date, counts: SessionCounts, calendar: TradingCalendar
     ) -> date:
         assert calendar.ordinal(session) >= 0
-        assert session in self.locked, "files and rows of two fetchers overtake each other"
+        assert session_scope(session) in self.locked, "files and rows of two fetchers overtake each other"
         self._write(rows)
         self.ledger[session] = counts
+        self._settle(Settled(session_scope(session)))
         self.mark = max(filter(None, [self.mark, session]))
         self.journal.append(("store", str(session)))
         return self.mark

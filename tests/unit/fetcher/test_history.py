@@ -77,7 +77,7 @@ async def test_a_history_is_one_range_file_with_its_rows_and_is_noted_as_loaded(
     assert [(bar["timestamp"], bar["close"]) for bar in bars] == [(WEDNESDAY, 5.0), (FRIDAY, 6.0)]
     assert list(world.database.rows) == [("AAPL", WEDNESDAY), ("AAPL", FRIDAY)]
     assert (world.database.loaded, world.database.mark) == ({"AAPL": WEDNESDAY}, None)
-    assert [verb for verb, _ in world.journal] == ["put", "store"]
+    assert [verb for verb, _ in world.journal] == ["note", "put", "store"]
 
 
 async def test_a_history_of_many_pages_is_still_one_file(world: World) -> None:
@@ -257,6 +257,17 @@ async def test_a_jump_is_flagged_unless_a_split_explains_it(world: World) -> Non
     # A split on a day without a bar takes effect with the next one.
     world.database.recorded_splits = [Split("AAPL", THURSDAY, 1.0, 10.0, "forward_split", 0.1, "E1")]
     assert await world.load("AAPL") == stored("AAPL", 2)
+
+
+async def test_bars_that_a_dead_load_put_and_the_vendor_has_withdrawn_since_stand_in_both(world: World) -> None:
+    world.vendor.answers = [page([range_row(WEDNESDAY, 5.0), range_row(FRIDAY, 6.0)])]
+    world.database.failures = 1
+    with pytest.raises(UpstreamError):
+        await world.load("AAPL")
+    world.vendor.answers = [page([range_row(WEDNESDAY, 5.5)])]
+    await world.load("AAPL")
+    assert {day: row["close"] for (_, day), row in world.database.rows.items()} == {WEDNESDAY: 5.5, FRIDAY: 6.0}
+    assert await world.database.noted_scopes() == []
 
 
 @pytest.mark.parametrize("fails", ["put", "database"])

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -324,6 +325,21 @@ async def test_an_announced_split_comes_on_its_day_and_touches_no_other_symbol(w
     assert (await world.day_after()).splits_changed == 1
     assert world.store.done("put") == [splits_key("AAPL")]
     assert world.splits("AAPL") == [split("AAPL", MON, 0.5)]
+
+
+async def test_a_split_that_was_put_and_then_taken_back_before_the_rows_were_stored_is_taken_back_in_bronze(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.refresh()
+    world.vendor.reported = [split("AAPL")]
+    with monkeypatch.context() as patch:
+        patch.setattr(world.database, "replace_splits", AsyncMock(side_effect=UpstreamError("the database fails")))
+        with pytest.raises(UpstreamError, match="the database fails"):
+            await world.refresh()
+    assert (world.splits("AAPL"), await world.database.splits()) == ([split("AAPL")], {})
+    world.vendor.reported = []
+    assert (await world.refresh()).splits_changed == 1
+    assert (world.splits("AAPL"), await world.database.splits(), world.database.notes) == ([], {}, set())
 
 
 async def test_splits_that_are_withdrawn_leave_a_file_that_says_so(world: World) -> None:

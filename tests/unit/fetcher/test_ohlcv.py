@@ -118,7 +118,7 @@ async def test_a_date_file_and_its_row_hold_the_bar_as_the_vendor_reported_it(wo
 async def test_files_are_in_s3_before_rows_and_watermark_are_in_the_database(world: World) -> None:
     world.vendor.answers = both_days(("AAPL", 1.5), ("MSFT", 2.5))
     await world.fetch()
-    assert [verb for verb, _ in world.journal] == ["put", "put", "store"] * 2
+    assert [verb for verb, _ in world.journal] == ["note", "put", "put", "store"] * 2
     assert [key for verb, key in world.journal if verb == "store"] == [str(THURSDAY), str(FRIDAY)]
 
 
@@ -128,7 +128,8 @@ async def test_a_put_that_fails_leaves_the_watermark_and_the_next_run_goes_on_fr
     with pytest.raises(IncompleteError, match=r"2025-11-21: 1 of 2 files of 2025-11-21 were not written \(MSFT\)"):
         await world.fetch()
     assert (world.database.mark, len(world.database.rows)) == (THURSDAY, 2)
-    assert await world.fetch() == [done(FRIDAY, 2)]
+    # AAPL's file was put: what it holds is stored, and MSFT's bar is written.
+    assert await world.fetch() == [replace(done(FRIDAY, 1), unchanged=1)]
     assert (world.database.mark, len(world.database.rows), len(world.store.keys())) == (FRIDAY, 4, 4)
 
 
@@ -141,7 +142,87 @@ async def test_a_database_that_fails_leaves_the_watermark_and_the_next_run_does_
         await world.fetch()
     assert (world.database.mark, world.store.keys("bronze")[0]) == (WEDNESDAY, LAKE.date_key("AAPL", THURSDAY))
     world.vendor.answers = both_days(("AAPL", 1.5))
-    assert await world.fetch() == [done(THURSDAY, 1), done(FRIDAY, 1)]
+    assert await world.fetch() == [replace(done(day, 0), unchanged=1) for day in (THURSDAY, FRIDAY)]
+    assert {day: row["close"] for (_, day), row in world.database.rows.items()} == {THURSDAY: 1.5, FRIDAY: 1.5}
+    assert world.database.notes == {"session 2025-11-20": set(), "session 2025-11-21": set()}
+
+
+# ------------------------------------------------------------------ what a run that died between S3 and Postgres left
+
+
+def in_bronze(world: World) -> dict[tuple[str, date], float]:
+    keys = [key for key in world.store.keys() if LAKE.is_source(key)]  # noqa: SIM118 (a method, not a mapping)
+    sources = [LAKE.parse_source(key) for key in keys]
+    return {(one.symbol, one.first): world.bars(one.key, one.symbol)[0]["close"] for one in sources}
+
+
+def in_postgres(world: World) -> dict[tuple[str, date], float]:
+    return {place: row["close"] for place, row in world.database.rows.items()}
+
+
+@pytest.fixture
+async def stored_friday(world: World) -> World:
+    """Friday is stored: AAPL at 10, MSFT at 20."""
+    world.store_up_to(WEDNESDAY, THURSDAY)
+    world.vendor.answers = [page([grouped_row("AAPL", FRIDAY, 10.0), grouped_row("MSFT", FRIDAY, 20.0)])]
+    await world.fetch()
+    return world
+
+
+async def die_after_the_puts(world: World, *rows: dict[str, Any]) -> None:
+    world.vendor.answers = [page(rows)]
+    world.database.failures = 1
+    with pytest.raises(IncompleteError, match="the database fails"):
+        await world.fetched(date="2025-11-21")
+
+
+async def test_a_price_that_was_put_and_then_taken_back_is_written_as_the_vendor_has_it(stored_friday: World) -> None:
+    world, before = stored_friday, page([grouped_row("AAPL", FRIDAY, 10.0), grouped_row("MSFT", FRIDAY, 20.0)])
+    await die_after_the_puts(world, grouped_row("AAPL", FRIDAY, 11.0), grouped_row("MSFT", FRIDAY, 20.0))
+    assert in_bronze(world)["AAPL", FRIDAY] == 11.0
+    world.vendor.answers = [before]
+    # A run that is asked for nothing, and looks back at nothing, looks at this session all the same.
+    assert [one.what for one in (await world.fetched()).looked_at_again] == []
+    assert in_bronze(world) == in_postgres(world)
+    await world.fetched(date="2025-11-21")
+    assert in_bronze(world) == in_postgres(world) == {("AAPL", FRIDAY): 10.0, ("MSFT", FRIDAY): 20.0}
+
+
+async def test_a_bar_that_was_put_and_then_withdrawn_stands_in_both_as_if_the_run_had_not_died(
+    stored_friday: World,
+) -> None:
+    world, rows = stored_friday, [grouped_row("AAPL", FRIDAY, 10.0), grouped_row("MSFT", FRIDAY, 20.0)]
+    await die_after_the_puts(world, *rows, grouped_row("SPY", FRIDAY, 600.0))
+    world.vendor.answers = [page(rows)]
+    await world.fetched(date="2025-11-21")
+    assert in_bronze(world) == in_postgres(world)
+    assert in_postgres(world)["SPY", FRIDAY] == 600.0
+
+
+@pytest.mark.parametrize("spoil", ["taken away", "overwritten"])
+async def test_a_noted_file_that_cannot_be_read_is_compared_with_nothing_and_its_session_is_looked_at_again(
+    stored_friday: World, spoil: str
+) -> None:
+    world, key = stored_friday, LAKE.date_key("AAPL", FRIDAY)
+    await die_after_the_puts(world, grouped_row("AAPL", FRIDAY, 11.0), grouped_row("MSFT", FRIDAY, 20.0))
+    world.store.take_away(key) if spoil == "taken away" else world.store.lay(key, b"not Parquet")
+    world.vendor.answers = [page([grouped_row("AAPL", FRIDAY, 10.0), grouped_row("MSFT", FRIDAY, 20.0)])]
+    [again] = (await world.fetched()).looked_at_again
+    assert (again.what, again.stored, again.unchanged) == ("2025-11-21", 1, 1)
+    assert in_bronze(world) == in_postgres(world) == {("AAPL", FRIDAY): 10.0, ("MSFT", FRIDAY): 20.0}
+    assert await world.database.noted_scopes() == []
+
+
+async def test_what_another_run_is_putting_right_now_is_left_to_it(stored_friday: World) -> None:
+    world, scope = stored_friday, "history AAPL"
+    world.database.notes[scope] = {LAKE.range_key("AAPL", THURSDAY, FRIDAY)}
+    world.database.busy = {scope}
+    assert (await world.fetched()).looked_at_again == []
+    assert await world.database.noted_scopes() == [scope]
+    world.database.busy = set()
+    world.store.lay(LAKE.range_key("AAPL", THURSDAY, FRIDAY), world.store.peek(LAKE.date_key("AAPL", FRIDAY)) or b"")
+    await world.fetched()
+    assert await world.database.noted_scopes() == []
 
 
 async def test_a_session_that_is_not_there_yet_stays_pending_and_those_before_it_are_kept(world: World) -> None:

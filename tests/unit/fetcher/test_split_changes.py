@@ -113,6 +113,13 @@ def test_a_split_that_cannot_be_is_refused_and_its_symbol_keeps_what_is_known(fi
     assert [str(one) for one in found.refused] == [str(broken)]
 
 
+def test_symbols_in_doubt_are_written_whatever_is_known_of_them() -> None:
+    broken = replace(split("MSFT"), split_to=0.0)
+    known = {"AAPL": APPLE, "MSFT": [split("MSFT")]}
+    found = split_changes(known, [*APPLE, broken], OURS, TODAY, in_doubt={"AAPL", "MSFT", "GONE"})
+    assert found.changed == {"AAPL": APPLE, "GONE": [], "MSFT": [split("MSFT")]}
+
+
 def test_a_list_of_fewer_than_half_of_the_known_splits_is_not_trusted() -> None:
     known = {"AAPL": APPLE, "MSFT": [split("MSFT")]}
     with pytest.raises(UpstreamError, match=r"reports 1 splits where 3 are known, fewer than half"):

@@ -1,0 +1,80 @@
+"""What a run that died left in doubt: files that it had put, or was putting, when the rows were not stored yet.
+
+The rule. Before files are put their keys are noted in Postgres, and the transaction that stores their rows removes the
+notes. Before anything is compared with Postgres, what noted files hold is stored there; so Postgres says what bronze
+says, and what equals it need not be written.
+
+Every place in services/fetcher that compares and skips, and why it is safe:
+
+- `sifting.sift` skips a bar that equals its row: `settle_bars` has run before, under the session's lock; a bar whose
+  noted file is gone or cannot be read is not compared (`ohlcv._past`).
+- `split_changes` skips a symbol whose splits equal its rows: a symbol whose file is noted is written whatever its rows
+  say, and all of it happens under the lock of splits. (The vendor reports all splits each time, so nothing is read.)
+- `reference_files.put_identities` skips a symbol whose companies are as in its file: it compares with the file itself,
+  under the lock of identities, and the records are saved whether or not a file was written.
+- `gaps.plan` skips sessions that stand in the ledger: the ledger's entry is written in the transaction that stores the
+  rows, after the files. A session with notes is looked at again although it stands there.
+- `history.load_unless_there` skips a history that is loaded: that is noted after the file and its rows are in. A load
+  itself compares nothing.
+- `metadata._histories` skips a history that was asked for lately: the time is noted after the queue took the message.
+- `identities.details_due` skips details that are fresh: they are in Postgres only.
+- The upsert of bars skips a row older than the known one: merging files in bronze does the same, by `ingested_at`.
+- `flat_files` skips a day file of a version that is loaded: its ledger is written after every range file is put, and a
+  load that is done again puts the same keys.
+"""
+
+import asyncio
+from datetime import date
+from typing import Any, Final
+
+from services.fetcher.intake import Intake
+from shared.database import SPLITS, Settled, session_of
+from shared.errors import PermanentError
+from shared.objects import StoredObject
+from shared.source_files import bars_of_source
+from shared.telemetry import logger
+
+AT_ONCE: Final = 1_000
+
+
+async def settle_bars(intake: Intake, scope: str) -> set[str]:
+    """Store what the scope's noted files hold; return the symbols of those that are gone or cannot be read.
+
+    The caller holds the scope's lock. Notes of the latter stay until the session's bars are written again.
+    """
+    keys = await intake.database.noted(scope)
+    unknown: set[str] = set()
+    for first in range(0, len(keys), AT_ONCE):
+        batch = keys[first : first + AT_ONCE]
+        found = await asyncio.to_thread(intake.store.get_many, batch)
+        read = [(key, _rows(intake, stored) if stored else None) for key, stored in zip(batch, found, strict=True)]
+        rows = [row for _, of_file in read if of_file is not None for row in of_file]
+        await intake.database.store(rows, Settled(scope, [key for key, of_file in read if of_file is not None]))
+        unknown |= {intake.bronze.parse_source(key).symbol for key, of_file in read if of_file is None}
+    if keys:
+        logger.warning("settled what a dead run left", extra={"scope": scope, "files": len(keys)})
+    return unknown
+
+
+async def settle_all_bars(intake: Intake) -> set[date]:
+    """Settle all scopes of bars that nobody is at work on; return the sessions that are to be looked at again."""
+    again: set[date] = set()
+    for scope in await intake.database.noted_scopes():
+        if scope == SPLITS:
+            continue
+        async with intake.database.alone(scope, wait=False) as mine:
+            unknown = await settle_bars(intake, scope) if mine else set()
+        session = session_of(scope)
+        if session and (unknown or not mine):
+            again.add(session)
+    return again
+
+
+def _rows(intake: Intake, stored: StoredObject) -> list[dict[str, Any]] | None:
+    """Return a noted file's bars as rows of Postgres, or None if it cannot be read."""
+    source, today = intake.bronze.parse_source(stored.key), intake.clock().date()
+    try:
+        return bars_of_source(stored.data, source, stored.last_modified, intake.calendar, today).to_pylist()
+    except PermanentError as error:
+        logger.warning("file of bars cannot be read", extra={"key": stored.key, "reason": str(error)})
+        return None
