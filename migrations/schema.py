@@ -45,12 +45,18 @@ async def _connected(address: DatabaseAddress, tls: Tls, migrate: Callable[[Conf
     async def connect() -> "asyncpg.Connection[asyncpg.Record]":
         # No URL holds the password, and `host` may be a socket's directory. A migration may take long: no time-outs.
         try:
-            return await asyncpg.connect(**address.arguments(), ssl=context, timeout=CONNECT_SECONDS)
+            return await asyncpg.connect(
+                **address.arguments(), ssl=context, timeout=CONNECT_SECONDS, statement_cache_size=0
+            )  # fmt: skip
         except asyncpg.InvalidAuthorizationSpecificationError as error:
             # Here, because SQLAlchemy makes one and the same error of all that goes wrong in here.
             raise EntitlementError(f"the database refuses its user: {error}") from error
 
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
+    # Nothing is prepared by name: a pooler would look for the name on another connection.
+    unnamed = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": lambda: ""}
+    engine = create_async_engine(
+        "postgresql+asyncpg://", connect_args={"async_creator_fn": connect, **unnamed}, poolclass=NullPool
+    )  # fmt: skip
     async with engine.connect() as connection:
         await connection.run_sync(lambda plain: migrate(_config(plain)))
 

@@ -57,15 +57,18 @@ async def settle_bars(intake: Intake, scope: str) -> set[str]:
 
 
 async def settle_all_bars(intake: Intake) -> set[date]:
-    """Settle all scopes of bars that nobody is at work on; return the sessions that are to be looked at again."""
+    """Settle all scopes of bars that nobody is at work on; return the sessions that are to be looked at again.
+
+    These are all that had notes: what the dead run put may not be what the vendor says by now.
+    """
     again: set[date] = set()
     for scope in await intake.database.noted_scopes():
         if scope == SPLITS:
             continue
         async with intake.database.alone(scope, wait=False) as mine:
-            unknown = await settle_bars(intake, scope) if mine else set()
-        session = session_of(scope)
-        if session and (unknown or not mine):
+            if mine:
+                await settle_bars(intake, scope)
+        if session := session_of(scope):
             again.add(session)
     return again
 

@@ -38,7 +38,8 @@ def die(*_, **__):
 async def die_later(*_, **__):
     die()
 {death}
-print(json.dumps(asyncio.run(fetch(load(FetcherSettings), FetchEvent.of({{"as_of": "2013-03-01"}})))))
+event = {{"as_of": "2013-03-01", **{event!r}}}
+print(json.dumps(asyncio.run(fetch(load(FetcherSettings), FetchEvent.of(event)))))
 """
 BEFORE_THE_NTH_PUT: Final = """
 left, put = {n}, ObjectStore.put
@@ -63,6 +64,15 @@ async def dying(self, *arguments):
     die()
 Database.store_session = dying
 """
+RESTATED: Final = """
+from dataclasses import replace
+from services.fetcher.massive import MassiveClient
+grouped_daily = MassiveClient.grouped_daily
+async def restated(self, session):
+    bars = await grouped_daily(self, session)
+    return [replace(bar, close=bar.high, volume=bar.volume + 1) if bar.symbol == "AAPL" else bar for bar in bars]
+MassiveClient.grouped_daily = restated
+"""
 DEATHS: Final = {
     "before the first put": BEFORE_THE_NTH_PUT.format(n=1),
     "after some puts": BEFORE_THE_NTH_PUT.format(n=4),
@@ -81,10 +91,10 @@ class Fetching:
     address: DatabaseAddress
     prefix: str
 
-    def run(self, death: str = "") -> "subprocess.CompletedProcess[str]":
+    def run(self, death: str = "", **event: str) -> "subprocess.CompletedProcess[str]":
         """Run a fetcher process, which may be made to die."""
         return subprocess.run(
-            [sys.executable, "-c", PROGRAM.format(death=death)], cwd=REPOSITORY, env=self._environment(),
+            [sys.executable, "-c", PROGRAM.format(death=death, event=event)], cwd=REPOSITORY, env=self._environment(),
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
         )  # fmt: skip
 
@@ -156,3 +166,23 @@ def test_the_run_after_a_kill_completes_and_no_bar_is_missing_or_doubled(fetchin
     assert (fetching.ledger(), fetching.watermark()) == (list(SESSIONS), SESSIONS[-1])
     done = json.loads(healed.stdout.splitlines()[-1])["done"]
     assert [one["what"] for one in done] == [session.isoformat() for session in SESSIONS[len(whole) :]]
+
+
+@pytest.mark.parametrize(
+    "death", [BEFORE_THE_TRANSACTION, WITHIN_THE_TRANSACTION], ids=["before the transaction", "within it"]
+)
+def test_a_restated_bar_that_a_killed_run_put_and_the_vendor_takes_back_is_taken_back_in_bronze(
+    fetching: Fetching, death: str
+) -> None:
+    assert fetching.run().returncode == 0
+    assert fetching.files() == expected()
+
+    killed = fetching.run(RESTATED + death, date="2013-02-28")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    changed = {place for place, bar in fetching.files().items() if bar != expected()[place]}
+    assert changed == {("AAPL", date(2013, 2, 28))}
+
+    healed = fetching.run()
+    assert healed.returncode == 0, healed.stderr
+    assert fetching.files() == expected()
+    assert {(symbol, session): bar for symbol, session, *rest in fetching.rows() for bar in [tuple(rest)]} == expected()

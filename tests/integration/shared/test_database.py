@@ -306,4 +306,5 @@ def test_migrations_ship_with_the_package() -> None:
     assert sorted(path.name for path in versions.glob("v*.py")) == [
         "v0001_bars_and_watermark.py",
         "v0002_reference_and_ledger.py",
+        "v0003_files_in_doubt.py",
     ]

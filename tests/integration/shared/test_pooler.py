@@ -1,0 +1,74 @@
+"""Through a pooler that gives each transaction another connection, and takes no start-up parameter it does not know."""
+
+import asyncio
+from datetime import UTC, date, datetime
+
+import asyncpg
+import pytest
+
+from migrations import schema
+from shared.bars import bar_row
+from shared.calendar import nyse
+from shared.database import DatabaseAddress, SessionCounts, Settled, SymbolRecord, Tls, connected
+from shared.errors import ConfigurationError
+from shared.reference import Split
+from shared.symbols import BEGINNING
+from tests.integration.databases import ask
+from tests.integration.pooler import pooling
+
+NOON = datetime(2025, 11, 20, 12, tzinfo=UTC)
+DAY = date(2025, 11, 19)
+PLAIN = Tls(verify=False)
+SPLIT = Split("AAPL", DAY, 1.0, 4.0, "forward_split", 0.25, "E1")
+RECORD = SymbolRecord(
+    symbol="AAPL", valid_from=BEGINNING, valid_to=None, composite_figi="F", share_class_figi=None, name="Apple",
+    industry=None, sector=None, sic_code=None, exchange=None, type="CS", currency=None, list_date=None,
+    delisted_date=None, active=True, first_seen=NOON, last_seen=NOON,
+)  # fmt: skip
+
+
+async def test_schema_rows_ledger_locks_and_notes_work_through_a_pooler(address: DatabaseAddress) -> None:
+    rows = [bar_row(f"S{n}", DAY, 1.0, 1.0, 1.0, 1.0, 1.0, None, None, NOON) for n in range(300)]
+    async with pooling(address) as (front, pooler):
+        await asyncio.to_thread(schema.upgrade, front, PLAIN)
+        async with connected(front, PLAIN) as one, connected(front, PLAIN) as other:
+            await one.save_metadata([RECORD])
+            await one.replace_splits({"AAPL": [SPLIT]})
+            async with one.alone(DAY), other.alone(DAY, wait=False) as both:
+                assert not both
+                await one.note("session 2025-11-19", ["a", "b"])
+                await one.store_session(rows, DAY, SessionCounts(300, 0, 0, 0), nyse())
+            async with other.alone(DAY, wait=False) as mine:
+                assert mine
+            await other.store(rows[:1], Settled("session 2025-11-19", ["a"]))
+            assert (await other.watermark(), len(await other.bars(DAY))) == (DAY, 300)
+            assert (await other.metadata(), await other.splits()) == ([RECORD], {"AAPL": [SPLIT]})
+            assert await other.noted_scopes() == []
+            await one.begin_run("ohlcv", {}, NOON)
+    assert pooler.refused == []
+    assert min(pooler.transactions) > 5
+    assert len(await ask(address, "SELECT * FROM runs")) == 1
+
+
+async def test_a_statement_still_has_its_limit_of_time(migrated: DatabaseAddress) -> None:
+    async with connected(migrated, PLAIN) as database, database._transaction():  # noqa: SLF001 (what all tables ask by)
+        assert await database._connection.fetchval("SHOW statement_timeout") == "1min"  # noqa: SLF001
+
+
+async def test_the_pooler_of_this_test_refuses_what_pgbouncer_refuses(address: DatabaseAddress) -> None:
+    async with pooling(address) as (front, pooler):
+        with pytest.raises(asyncpg.PostgresError, match="unsupported startup parameter: statement_timeout"):
+            await asyncpg.connect(**front.arguments(), ssl=False, server_settings={"statement_timeout": "1"})
+        connection = await asyncpg.connect(**front.arguments(), ssl=False)
+        with pytest.raises((OSError, asyncpg.PostgresError, asyncpg.InterfaceError)):
+            await connection.fetch("SELECT $1::text", "prepared by name")
+    assert pooler.refused == ["statement_timeout", "a statement that is prepared by name"]
+
+
+async def test_a_pooler_that_refuses_a_start_up_parameter_is_a_configuration_error_that_says_so(
+    address: DatabaseAddress,
+) -> None:
+    async with pooling(address, frozenset({"user", "database"})) as (front, _):
+        with pytest.raises(ConfigurationError, match=r"unsupported startup parameter: client_encoding; let the pooler"):
+            async with connected(front, PLAIN):
+                pass
