@@ -361,6 +361,10 @@ class _Got:
     meta: dict[str, Any]
     data: bytes
 
+    @property
+    def range(self) -> tuple[int, int]:
+        return 0, len(self.data)
+
     def bytes(self) -> bytes:
         return self.data
 
