@@ -21,7 +21,7 @@ from services.reconcile.silver import Grid, first_difference
 from shared.bars import SILVER, Consolidated, decode_manifest, decode_silver
 from shared.batching import chunks
 from shared.checkpoints import read_checkpoint
-from shared.errors import FiblakeError, PermanentError, UpstreamError
+from shared.errors import ContractError, FiblakeError, PermanentError, UpstreamError
 from shared.jobs import JobQueue
 from shared.lake import (
     INTERVALS,
@@ -184,7 +184,7 @@ class Reconciler:
         log = stored.log if stored else {}
         entry = (manifest or {}).get(symbol)
         unmerged = [info for info in listing if not is_merged(log, info.key, info.etag, info.last_modified)]
-        mergeable, lags = self._looked_into(symbol, unmerged)
+        mergeable, lags = self._looked_into(symbol, unmerged, are_first=stored is None)
         if stored is None:
             if mergeable:
                 lags.append(Lag(symbol, Cause.NEVER_CONSOLIDATED, f"{len(listing)} files"))
@@ -199,16 +199,23 @@ class Reconciler:
         lags += _manifest_lag(symbol, stored, entry) if manifest is not None else []
         return _Known(symbol, stored if stored.bars.num_rows else None, lags)
 
-    def _looked_into(self, symbol: str, unmerged: Sequence[ObjectInfo]) -> tuple[list[str], list[Lag]]:
+    def _looked_into(
+        self, symbol: str, unmerged: Sequence[ObjectInfo], *, are_first: bool
+    ) -> tuple[list[str], list[Lag]]:
         """Return the keys of the files that a worker would merge, and the lags of those that it would refuse.
 
-        To ask for such a one each day would make a dead letter each day. If all that are looked into are such, the
-        others are not asked for either, but named: they are looked into when the former are mended or gone.
+        To ask for such a one each day would make a dead letter each day. Of the first files of a symbol those without a
+        bar that can be merged are refused too: they make no data.parquet whose log would name them. If all that are
+        looked into are such, the others are not asked for either, but named: they are looked into when the former are
+        mended or gone.
         """
         newest = sorted(unmerged, key=lambda info: info.last_modified, reverse=True)[:FILES_LOOKED_INTO]
         objects = self.store.get_many([info.key for info in newest])
         outcomes = {found.key: attempt(partial(self._bars_of, found)) for found in objects if found}
         faults = {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, PermanentError)}
+        if are_first:
+            read = {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, SourceBars)}
+            faults |= {key: _without_bars(bars) for key, bars in read.items() if not bars.bars.num_rows}
         lags = [Lag(symbol, Cause.UNMERGEABLE, f"{key}: {fault}") for key, fault in sorted(faults.items())]
         if len(faults) < len(newest) or len(newest) == len(unmerged):
             return [info.key for info in unmerged if info.key not in faults], lags
@@ -352,6 +359,15 @@ class Outlets:
         sent = len(asked) - len(unsent)
         job = self.jobs.ensure(run, ceil(sent / self.symbols_per_child)) if sent else None
         return Sent(sent, len(told) - len(untold), len(unsent) + len(untold), job)
+
+
+def _without_bars(bars: SourceBars) -> ContractError:
+    if not bars.broken:
+        return ContractError("it holds no bars: put it again with some, or delete it")
+    return ContractError(
+        f"none of its {len(bars.broken)} bars can be merged ({bars.broken[0].reason}): release those that "
+        "`fiblake quarantine list` shows, or put the file again"
+    )
 
 
 def _manifest_lag(symbol: str, stored: Consolidated, entry: Mapping[str, Any] | None) -> list[Lag]:

@@ -287,6 +287,16 @@ def release(symbol: str, session: date) -> Work:
     return work
 
 
+def release_any(symbol: str) -> Work:
+    """Let the first bar of a symbol that waits in quarantine into the lake, if there is one."""
+
+    def work(process: Process) -> None:
+        for bar in list_quarantined(process.store, symbol)[:1]:
+            release(symbol, bar.bar.session)(process)
+
+    return work
+
+
 def hold(symbol: str, session: date, close: float) -> Work:
     """Put a bar whose high is below its close into quarantine, as the fetcher does."""
 

@@ -54,6 +54,8 @@ class Truth:
     handovers: dict[str, list[date]] = field(default_factory=dict)
     poison: dict[str, str] = field(default_factory=dict)
     """Keys of files that cannot be read, and their ETags."""
+    refused: dict[str, list[Bar]] = field(default_factory=dict)
+    """The bars that cannot be, by the keys of the files as they were put last."""
 
     def note(self, _cloud: object, key: str, _before: object, after: Any) -> None:  # noqa: ANN401 (whatever holds bytes)
         """Take note of a file that was put, whoever put it."""
@@ -75,8 +77,8 @@ class Truth:
             self.poison[key] = after.etag
             return
         ours = key.endswith("/data.parquet") and "fiblake.merged" in read(after.data)[1]
-        bars = [] if ours else bars_in_file(after.data, after.last_modified)
-        for bar in bars:
+        good, self.refused[key] = ([], []) if ours else parted(after.data, after.last_modified)
+        for bar in good:
             known = self.bars.setdefault(symbol, {})
             if bar.session not in known or known[bar.session].rank < bar.rank:
                 known[bar.session] = bar
@@ -145,6 +147,35 @@ def read(data: bytes) -> tuple[list[dict[str, Any]], dict[str, str]]:
     return file.read(use_threads=False).to_pylist(), metadata
 
 
+def parted(data: bytes, last_modified: datetime) -> tuple[list[Bar], list[Bar]]:
+    """Return a file's bars: those that can be (or that a person has let in), and those that are to wait."""
+    bars = bars_in_file(data, last_modified)
+    is_released = "fiblake.released" in read(data)[1]
+    return [bar for bar in bars if is_released or _can_be(bar)], [
+        bar for bar in bars if not (is_released or _can_be(bar))
+    ]
+
+
+def _can_be(bar: Bar) -> bool:
+    return 0 < bar.low <= min(bar.open, bar.close) and bar.high >= max(bar.open, bar.close)
+
+
+def unsettled(bars: Iterable[Bar], symbol: str, merged: Mapping[date, Bar], objects: Mapping[str, bytes]) -> list[Bar]:
+    """Return, of bars that cannot be, those that neither wait in quarantine nor have given way to a later one."""
+    waiting = {
+        (row["session"], row["close"])
+        for key, data in objects.items()
+        if key.startswith(f"bronze/quarantine/symbol={symbol}/")
+        for row in read(data)[0]
+    }
+    return [
+        bar
+        for bar in bars
+        if (bar.session, bar.close) not in waiting
+        and not (bar.session in merged and merged[bar.session].rank >= bar.rank)
+    ]
+
+
 def is_parquet(data: bytes) -> bool:
     """Tell whether these bytes are a Parquet file at all."""
     return data[:4] == data[-4:] == b"PAR1"
@@ -186,6 +217,9 @@ def _bronze_differences(symbol: str, truth: Truth, objects: Mapping[str, bytes])
     for day in sorted(wanted.keys() & there.keys()):
         if there[day] != wanted[day]:
             found.append(f"{symbol} {day}: bronze has {there[day]}, and the last write is {wanted[day]}")
+    folder = f"bronze/raw_ohlcv/symbol={symbol}/"
+    refused = [bar for key, bars in truth.refused.items() if key.startswith(folder) for bar in bars]
+    found += [f"{symbol} {b.session}: is not in quarantine" for b in unsettled(refused, symbol, there, objects)]
     return found + _reference_differences(symbol, truth, read(data)[1])
 
 

@@ -550,6 +550,23 @@ def _quarantined(world: World) -> None:
     world.run("fetcher", actors.hold("AAPL", session(3), close=90.0))
 
 
+def _bad_bar(world: World) -> None:
+    _base(world)
+    world.put_bars("AAPL", {5: 100.0, 4: 90.0, 3: 80.0}, as_range=True, bad=[4])
+    _route(world)
+
+
+BAD_BAR = Scenario(
+    "a file with one bad bar arrives",
+    _bad_bar,
+    _worker,
+    {
+        "others do it first and clean up": _then(_others_work, _vacuum),
+        "the file is put again, mended": lambda w: (w.put_bars("AAPL", {5: 100.0, 4: 95.0, 3: 80.0}), w.work_off()),
+    },
+    retention_days=0,
+)
+
 QUARANTINE_RELEASE = Scenario(
     "a bar is released from quarantine",
     _quarantined,
@@ -601,6 +618,6 @@ CONSOLIDATE_ALL = Scenario(
 SCENARIOS = (
     SPLITS_PUT_BACK, FIRST_CONSOLIDATION, FIRST_SPLITS, MATE_DIES, THERE_AND_BACK, FULL_BESIDE_LIVE, LIVE_BESIDE_FULL,
     VACUUM_BESIDE_RESTATEMENT, VACUUM_WITHIN_A_SECOND, VACUUM_BESIDE_SAME_BYTES, CLEAN_UP_BESIDE_RESTATEMENT,
-    REPLAYED_EVENTS, LATE_EVENT, REPLAYED_LETTERS, ADOPTION, WORKER_ADOPTS, WORKER_ADOPTS_UNASKED, QUARANTINE_RELEASE,
-    ROUTER, AUDIT, CONSOLIDATE_ALL,
+    REPLAYED_EVENTS, LATE_EVENT, REPLAYED_LETTERS, ADOPTION, WORKER_ADOPTS, WORKER_ADOPTS_UNASKED, BAD_BAR,
+    QUARANTINE_RELEASE, ROUTER, AUDIT, CONSOLIDATE_ALL,
 )  # fmt: skip

@@ -120,6 +120,7 @@ def _act(world: World, plan: Chance, dice: random.Random) -> None:
         (1, lambda: plan.turns.start(world.process("audit"), world.command("audit", actors.audit))),
         (1, lambda: plan.turns.start(world.process("adopt"), world.command("adopt", actors.adopt_all))),
         (1, lambda: plan.turns.start(world.process("replay"), world.command("replay", actors.replay_letters))),
+        (1, lambda: plan.turns.start(world.process("release"), actors.release_any(dice.choice(SYMBOLS)))),
         (1, lambda: actors.advance(world.cloud, dice.choice([20, 400]))),
     ]
     weights = [weight for weight, _ in acts]
@@ -132,7 +133,9 @@ def _put_bars(world: World, dice: random.Random) -> None:
     first = dice.choice(BACKS)
     backs = range(first, min(first + dice.choice([1, 1, 1, 3, 5]), 14))
     prices = {back: float(dice.choice([50, 60, 70, 80])) for back in backs}
-    world.put_bars(symbol, prices, with_instants=with_instants, as_range=dice.random() < 0.3)
+    world.put_bars(
+        symbol, prices, with_instants=with_instants, as_range=dice.random() < 0.3, bad=[first] * (dice.random() < 0.1)
+    )
 
 
 def _send_again(world: World, dice: random.Random) -> None:

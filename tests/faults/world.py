@@ -1,8 +1,8 @@
 """One simulated lake: what is put into it, who works on it, and whether all is well in the end."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from functools import partial
 
@@ -59,14 +59,20 @@ class World:
         with_instants: bool = True,
         as_range: bool = False,
         at_once: bool = False,
+        bad: Container[int] = (),
     ) -> None:
         """Put bars (close by sessions back from the last): one file, of a session or a range.
 
-        A file is written at the instant it is put, a second after the one before it unless `at_once`.
+        A file is written at the instant it is put, a second after the one before it unless `at_once`. The high of the
+        `bad` ones is below their close.
         """
         if not at_once:
             self.cloud.now += timedelta(seconds=1)
-        bars = [flat(session(back), close, self) for back, close in sorted(prices.items(), reverse=True)]
+        bars = [
+            replace(bar, high=bar.low) if back in bad else bar
+            for back, close in sorted(prices.items(), reverse=True)
+            for bar in [flat(session(back), close, self)]
+        ]
         first, last = bars[0].session, bars[-1].session
         name = f"range={first}_{last}" if as_range or first != last else f"date={first}"
         self.put(f"{BARS_PREFIX}{symbol}/{name}.parquet", oracle.bars_file(symbol, bars, with_instants=with_instants))
@@ -205,9 +211,8 @@ class World:
 
         def look(process: Process) -> None:
             lags = actors.audit_of(process).audit((), None, intervals=self.cloud.intervals).lags
-            wrong.extend(
-                f"the audit finds {lag}" for lag in lags if not any(key in lag.detail for key in self.truth.poison)
-            )
+            theirs = [*self.truth.poison, *(key for key, bars in self.truth.refused.items() if bars)]
+            wrong.extend(f"the audit finds {lag}" for lag in lags if not any(key in lag.detail for key in theirs))
 
         self.run("audit", look)
         return wrong
@@ -257,8 +262,10 @@ def only_merged_files_go(cloud: Cloud, key: str, before: Stored | None, after: S
         return None
     data = cloud.objects.get(f"{key.rpartition('/')[0]}/data.parquet")
     merged = oracle.bars_of(data.data) if data else {}
-    bars = oracle.bars_in_file(before.data, before.last_modified)
-    lost = [str(bar.session) for bar in bars if bar.session not in merged or merged[bar.session].rank < bar.rank]
+    good, refused = oracle.parted(before.data, before.last_modified)
+    lost = [str(bar.session) for bar in good if bar.session not in merged or merged[bar.session].rank < bar.rank]
+    symbol, objects = key.removeprefix(BARS_PREFIX).partition("/")[0], {k: o.data for k, o in cloud.objects.items()}
+    lost += [str(bar.session) for bar in oracle.unsettled(refused, symbol, merged, objects)]
     return f"{key} is deleted, and its bars of {', '.join(lost)} are not merged" if lost else None
 
 

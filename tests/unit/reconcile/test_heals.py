@@ -199,6 +199,30 @@ def test_a_good_file_is_asked_for_once_however_many_bad_ones_lie_beside_it() -> 
     assert {lag.cause for lag in audited(world).lags} == {Cause.UNMERGEABLE, Cause.SILVER}
 
 
+@pytest.mark.parametrize(
+    ("data", "detail"),
+    [
+        (
+            parquet({**bar("2025-09-29", 7, symbol="AAPL"), "high": 1.0}),
+            "none of its 1 bars can be merged (row 1: high",
+        ),
+        (parquet(), "it holds no bars"),
+    ],
+)
+def test_a_first_file_without_a_bar_that_can_be_merged_is_left_to_a_person(data: bytes, detail: str) -> None:
+    world = World(None)
+    key = LAKE.date_key("AAPL", date(2025, 9, 29))
+    world.store.lay(key, data)
+    [lag] = audited(world).lags
+    assert lag.cause is Cause.UNMERGEABLE
+    assert lag.detail.startswith(f"{key}: {detail}")
+    assert healed(world, audited(world)) == 0, "there is nothing that a worker would write"
+    world.bar("AAPL", date(2025, 9, 30), 7)
+    assert {lag.cause for lag in audited(world).lags} == {Cause.UNMERGEABLE, Cause.NEVER_CONSOLIDATED}
+    world.catch_up(3)
+    assert Cause.UNMERGEABLE not in {lag.cause for lag in audited(world).lags}, "its log names the file from now on"
+
+
 def test_somebody_elses_data_parquet_is_told_of() -> None:
     world = World(None)
     world.history("AAPL")
