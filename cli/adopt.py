@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.output import answer, confirmed, progress, wants_json
+from cli.output import answer, confirmed, printable, progress, wants_json
 from cli.reconcile import auditor
 from cli.target import SYMBOLS_PER_CHILD, Target, target
 
@@ -65,9 +65,9 @@ def _adopted(stack: Target, found: "Foreign") -> tuple[int, int]:
 def _show(found: "Foreign") -> None:
     typer.echo(f"{len(found.unreadable)} files of another shape are in the way, and are to be moved:")
     for key, _ in found.unreadable[:KEYS_SHOWN]:
-        typer.echo(f"  {key}")
+        typer.echo(f"  {printable(key)}")
     if len(found.unreadable) > KEYS_SHOWN:
         typer.echo(f"  ... and {len(found.unreadable) - KEYS_SHOWN} more")
     typer.echo(f"{len(found.symbols)} symbols have a data.parquet that is to be adopted")
     for lag in (lag for lag in found.symbols if lag.cause.name == "UNREADABLE"):
-        typer.echo(f"  {lag.symbol} cannot be: {lag.detail}")
+        typer.echo(f"  {lag.symbol} cannot be: {printable(lag.detail)}")

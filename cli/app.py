@@ -33,6 +33,7 @@ from cli import (
 )
 from cli.console.command import EXAMPLE as CONSOLE_EXAMPLE
 from cli.console.command import console
+from cli.output import printable
 from cli.target import DEFAULT_STACK, Choice
 from shared.errors import ConfigurationError, FiblakeError, NotFoundError
 
@@ -132,7 +133,7 @@ def main() -> None:
     try:
         app()
     except FiblakeError as error:
-        sys.stderr.write(f"fiblake: {error}\n")
+        sys.stderr.write(f"fiblake: {printable(str(error))}\n")
         sys.exit(exit_code(error))
     except BrokenPipeError:
         # Whoever read our answer has had enough of it; Python would complain once more when it ends.

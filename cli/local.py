@@ -32,7 +32,7 @@ def up(
     supervisor.STATE.unlink(missing_ok=True)  # of one that was killed
     process = _start([first_session.date().isoformat()] if first_session else [])
     try:
-        with Console(stderr=True).status(f"starting; the log is {supervisor.LOG}"):
+        with Console(stderr=True, markup=False).status(f"starting; the log is {supervisor.LOG}"):
             while not supervisor.STATE.exists():
                 if process.poll() is not None:
                     raise UpstreamError(f"the stack did not start:\n{supervisor.LOG.read_text()}")

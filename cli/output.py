@@ -2,10 +2,11 @@
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from cli.target import Choice
 
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
     from rich.table import Table
+    from rich.text import Text
 
+_CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Control characters, and those that turn the direction of writing."""
 Advance = Callable[[int], None]
 Show = Callable[[str, int, int], None]
 
@@ -22,14 +26,24 @@ Show = Callable[[str, int, int], None]
 def answer(context: "typer.Context", facts: object, show: "Callable[[Console], None]") -> None:
     """Print `facts` as JSON if that was asked for, else let `show` print them for a person.
 
-    A person's console takes every text as it is: what others wrote (a symbol, a key, a reason) is no markup.
+    A person's console takes every text as it is: what others wrote (a symbol, a key, a reason) is no markup, and no
+    command to the terminal.
     """
     if wants_json(context):
         sys.stdout.write(as_json(facts) + "\n")
         return
     from rich.console import Console
 
-    show(Console(markup=False, emoji=False, highlight=False))
+    class TextConsole(Console):
+        def render_str(self, text: str, **options: Any) -> "Text":  # noqa: ANN401 (rich's own)
+            return super().render_str(printable(text), **options)
+
+    show(TextConsole(markup=False, emoji=False, highlight=False))
+
+
+def printable(text: str) -> str:
+    """Return a text with its control characters written out; line ends and tabs stay."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def as_json(facts: object) -> str:
@@ -63,10 +77,10 @@ def table(
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(title=Text(title), title_justify="left")
+    drawn = Table(title=Text(printable(title)), title_justify="left")
     for name, header in zip(columns, headers or [name.replace("_", " ") for name in columns], strict=True):
         numbers = any(isinstance(row.get(name), int | float) for row in rows)
-        drawn.add_column(Text(header), justify="right" if numbers else "left", overflow="fold")
+        drawn.add_column(Text(printable(header)), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*(_cell(row.get(name)) for name in columns))
     return drawn

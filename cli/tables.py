@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from cli.cache import copies, folder
+from cli.output import printable
 from shared.errors import ContractError
 from shared.lake import IDENTITIES_PREFIX, INTERVALS, MANIFEST_KEY, SPLITS_PREFIX, Bronze, check_known, silver_prefix
 
@@ -95,7 +96,7 @@ class Lake:
     def name_unreadable(self) -> bool:
         """Name the files that could not be read, on stderr; tell whether there are any."""
         for key, fault in self.unreadable.items():
-            sys.stderr.write(f"fiblake: {key} cannot be read, and its rows are missing: {fault}\n")
+            sys.stderr.write(printable(f"fiblake: {key} cannot be read, and its rows are missing: {fault}\n"))
         return bool(self.unreadable)
 
     def _take_out_unreadable(self) -> bool:

@@ -86,6 +86,15 @@ def test_a_reason_is_text_whatever_stands_in_it(run: Run, stack: FakeTarget) -> 
     assert "[red]body[/red]" in run("dlq", "show").stdout
 
 
+def test_a_text_of_others_is_no_command_to_the_terminal(run: Run, stack: FakeTarget) -> None:
+    bury(source(stack), "\x1b]0;title\x07 \u202eesrever", ContractError("\x1b[31mred\x9b1m"))
+    for command in ("list", "show"):
+        said = run("dlq", command).stdout
+        assert not set(said) & set("\x1b\x07\x9b\u202e")
+        assert r"[31mred\x9b1m" in said
+    assert r"\x1b]0;title\x07 \u202eesrever" in run("dlq", "show").stdout
+
+
 @pytest.fixture
 def sixteen(stack: FakeTarget) -> None:
     """Sixteen letters of refused files; fifteen of the files are put anew since, without the row at fault."""

@@ -26,7 +26,7 @@ NEEDED = {
 }
 """What some commands ask for at the least; of the others each argument that is asked for is a sample."""
 DAYS = {"session", "day", "first", "last"}
-NO_ACCOUNT = {"local up", "local down", "local env"}
+NO_ACCOUNT = {"costs", "local up", "local down", "local env"}
 WRONG = [
     (["--endpoint-url", "not-a-url"], "is no URL such as http://localhost:4566"),
     (["--endpoint-url", "http://[bad"], "is no URL"),
