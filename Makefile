@@ -209,8 +209,8 @@ demo: setup ## Run the whole chain on real bars, from an S3 put to six silver ta
 	$(VENV_PYTHON) -m local.demo
 
 .PHONY: demo-short
-demo-short: setup ## The demo with 3 sessions instead of 10
-	$(VENV_PYTHON) -m local.demo --sessions 3
+demo-short: setup ## The demo with 3 sessions instead of 10, each function with no more than its role's rights
+	$(VENV_PYTHON) -m local.demo --sessions 3 --enforce-iam
 
 # The full size writes docs/performance.md, its picture and its JSON anew; SIZE=small is for a look, and for CI. ONLY names
 # some of the benchmarks, which are not enough for docs/.

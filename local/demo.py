@@ -198,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(mkdtemp(prefix="demo-", dir=REPOSITORY / ".local"))
     started = time.monotonic()
     try:
-        _run(folder, options.sessions, console)
+        _run(folder, options.sessions, console, enforce_iam=options.enforce_iam)
     except (FiblakeError, KeyboardInterrupt) as error:
         reason = str(error) or "interrupted"
         console.print(f"[red]the demo failed:[/red] {escape(reason)}\nWhat its parts wrote lies in {folder}")
@@ -209,10 +209,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(folder: Path, sessions: int, console: Console) -> None:
+def _run(folder: Path, sessions: int, console: Console, *, enforce_iam: bool) -> None:
     bars = read_sample_bars()
     last = sorted({bar.session for some in bars.values() for bar in some})[-sessions:]
-    with running(folder, first_session=last[0], say=lambda step: console.print(f"- {step}")) as stack:
+
+    def say(step: str) -> None:
+        console.print(f"- {step}")
+
+    with running(folder, first_session=last[0], say=say, enforce_iam=enforce_iam) as stack:
         demo = Demo(stack, bars, console)
         console.print(f"- reading the vendor's tickers and splits, and loading histories up to {last[0]}")
         demo.begin(last[0])
@@ -253,6 +257,7 @@ def _shown(value: object) -> str:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m local.demo", description="Run the whole chain on real bars.")
     parser.add_argument("--sessions", type=int, default=10, choices=range(1, 100), metavar="N", help="sessions to play")
+    parser.add_argument("--enforce-iam", action="store_true", help="refuse functions what their roles do not allow")
     return parser.parse_args(arguments)
 
 

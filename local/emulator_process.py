@@ -7,6 +7,8 @@
   queue that has held something lately is measured, every line in the embedded metric format counts, and so does every
   attempt of every invocation. An alarm sees the metric of its own dimensions, not everyone's.
 - It takes AWS's own events from nobody. Here it does: the Batch stand-in tells of its jobs by them.
+- Where it checks permissions (AUTH=true), it asks for rights that IAM does not have, such as sqs:SendMessageBatch, and
+  takes this machine's own interface for a place without TLS. Here a batch needs the right of one, and all is TLS.
 
 It is written for the version of ministack that the Makefile names, and reaches into its modules.
 """
@@ -21,7 +23,8 @@ from functools import partial
 from types import FunctionType
 from typing import Any, Final
 
-from ministack.app import main as serve
+from ministack import app
+from ministack.core import iam_actions
 from ministack.services import cloudwatch, eventbridge, lambda_svc, sqs
 
 from local.embedded_metrics import declared
@@ -40,8 +43,9 @@ def main() -> None:
     _read_metrics_out_of_logs()
     _evaluate_each_alarm_by_its_own_dimensions()
     eventbridge._put_events = partial(eventbridge._put_events, allow_aws_source=True)
+    _ask_for_rights_as_iam_does()
     threading.Thread(target=_measure_queues, name="queue metrics", daemon=True).start()
-    serve()
+    app.main()
 
 
 def _unpack_each_zip_once() -> None:
@@ -112,6 +116,17 @@ def _evaluate_each_alarm_by_its_own_dimensions() -> None:
         FunctionType(evaluate.__code__, {**evaluate.__globals__, "_metrics": points})(alarm)
 
     cloudwatch._evaluate_alarm = own
+
+
+def _ask_for_rights_as_iam_does() -> None:
+    extract, pin = iam_actions.extract_iam_action, app.pin_request_origin
+
+    def of_one(service: str, *request: Any) -> str | None:  # noqa: ANN401 (method, path, headers, body, query)
+        action: str | None = extract(service, *request)
+        return action.removesuffix("Batch") if action and service in {"sqs", "sns"} else action
+
+    iam_actions.extract_iam_action = of_one
+    app.pin_request_origin = lambda source_ip, _secure: pin(source_ip, True)  # noqa: FBT003 (ministack's own)
 
 
 def _measure_queues() -> None:

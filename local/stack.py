@@ -63,12 +63,17 @@ class Stack:
 
 @contextmanager
 def running(
-    folder: Path, *, first_session: date | None = None, say: Callable[[str], None] = lambda _: None
+    folder: Path,
+    *,
+    first_session: date | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    enforce_iam: bool = False,
 ) -> Iterator[Stack]:
     """Run a stack that keeps everything below `folder` while the block runs; what lay there before is removed.
 
-    `first_session` is where the very first fetch starts. `say` hears of each step. Raises ChildError or DeployError,
-    which quote what the failing part wrote.
+    `first_session` is where the very first fetch starts. `say` hears of each step. With `enforce_iam` the emulator
+    refuses a function what its role does not allow. Raises ChildError or DeployError, which quote what the failing
+    part wrote.
     """
     folder = _emptied(folder.resolve())
     with ExitStack() as parts:
@@ -84,7 +89,8 @@ def running(
         # Each of the two calls the other. Batch comes later and goes first: its jobs work on what the emulator has.
         batch_port = free_port()
         batch_url = f"http://127.0.0.1:{batch_port}"
-        endpoint_url = parts.enter_context(emulator(folder / "aws", {"AWS_ENDPOINT_URL_BATCH": batch_url}))
+        extra_env = {"AWS_ENDPOINT_URL_BATCH": batch_url, "AUTH": str(enforce_iam).lower()}
+        endpoint_url = parts.enter_context(emulator(folder / "aws", extra_env))
         batch = ("--port", str(batch_port), "--work-dir", str(folder / "jobs"), "--aws-url", endpoint_url)
         parts.enter_context(_server(folder, "batch_server", *batch))
         say("deploying template.yaml")
