@@ -41,9 +41,9 @@ def ours() -> Work:
         return {"rows": sum(summary.rows.values()), "readings": summary.readings}
 
     class _Folder(ObjectStore):
-        def update(self, key: str, change: Callable[[bytes | None], bytes | None]) -> bool:
+        def update(self, key: str, change: Callable[[bytes | None], bytes | None], *, absent: bool = False) -> bool:
             """Leave checkpoints out: a folder has no conditional update."""
-            return not key.endswith(".json") and super().update(key, change)
+            return not key.endswith(".json") and super().update(key, change, absent=absent)
 
     return work
 

@@ -91,6 +91,11 @@ class TradingCalendar:
         return {session: ordinal for ordinal, session in enumerate(self.sessions.tolist())}
 
     @cached_property
+    def _session_bits(self) -> npt.NDArray[np.uint8]:
+        """A bit for each day since the first session: whether it is one."""
+        return np.packbits(self._ordinal_of_day >= 0)
+
+    @cached_property
     def _ordinal_of_day(self) -> Ordinals:
         """By days since the first session: the ordinal, or -1 of a day that is no session."""
         since = (self.sessions - self.sessions[0]).astype(np.int64)
@@ -99,9 +104,16 @@ class TradingCalendar:
         return places
 
     def digest(self, through: date) -> str:
-        """Return a short text that stands for the sessions up to `through`: two calendars with the same ones agree."""
+        """Return a short text that stands for the sessions up to `through`: two calendars with the same ones agree.
+
+        It is empty for a day outside the calendar.
+        """
         days = int((np.datetime64(through, "D") - self.sessions[0]).astype(np.int64)) + 1
-        return blake2b(np.packbits(self._ordinal_of_day[: max(days, 0)] >= 0).tobytes(), digest_size=8).hexdigest()
+        if not 0 < days <= self._ordinal_of_day.size:
+            return ""
+        whole, rest = divmod(days, 8)
+        last = self._session_bits[whole : whole + 1] & (0xFF00 >> rest & 0xFF)
+        return blake2b(self._session_bits[:whole].tobytes() + last.tobytes(), digest_size=8).hexdigest()
 
     def ordinal(self, day: date) -> int:
         """Give one session's ordinal; raise as `ordinals` does."""

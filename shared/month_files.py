@@ -4,11 +4,10 @@ A file is read, what is new is joined into it, and it is written only if it is s
 joined again. Bronze is read once for that, whatever others write meanwhile (rule 5 in docs/architecture.md).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum, auto
-from functools import partial
 from typing import Final
 
 import pyarrow as pa
@@ -67,28 +66,33 @@ class MonthFiles:
         return not stamp or MonthGrid(self.calendar, self.interval, month).is_cut_alike(stamp)
 
     def join(
-        self, months: Sequence[Month], updates: Callable[[Month], Sequence[Update]],
+        self, months: Sequence[Month], updates: Callable[[Month], Sequence[Update]], existing: Collection[Month],
         done: Callable[[int], None] = lambda _: None, at_once: int = MONTHS_AT_ONCE,
     ) -> int:  # fmt: skip
         """Join each month's updates, one by one, into its file; return how many files were written.
 
+        `existing` are the months that had a file when the caller looked.
         Raises OtherCalendarError if a file was cut by another calendar (unless these are whole histories),
         ConflictError if others rewrite a file all the time, UpstreamError if S3 fails, ContractError if a file cannot
         be read.
         """
-        outcomes = self._join(months, updates, done, at_once, last=False)
+        absent = set(months).difference(existing)
+        outcomes = self._join(months, updates, absent, done, at_once, last=False)
         late = [month for month, outcome in outcomes.items() if outcome is _Outcome.AFTER_THE_OTHERS]
-        outcomes |= self._join(late, updates, done, at_once, last=True)
+        outcomes |= self._join(late, updates, absent, done, at_once, last=True)
         return sum(outcome is _Outcome.WRITTEN for outcome in outcomes.values())
 
     def _join(
-        self, months: Sequence[Month], updates: Callable[[Month], Sequence[Update]], done: Callable[[int], None],
-        at_once: int, *, last: bool,
+        self, months: Sequence[Month], updates: Callable[[Month], Sequence[Update]], absent: Collection[Month],
+        done: Callable[[int], None], at_once: int, *, last: bool,
     ) -> dict[Month, _Outcome]:  # fmt: skip
         outcomes: dict[Month, _Outcome] = {}
+
+        def join_month(month: Month) -> _Outcome | FiblakeError:
+            return attempt(lambda: self._join_month(month, updates(month), absent=month in absent, last=last))
+
         with ThreadPoolExecutor(at_once) as pool:
-            results = pool.map(lambda m: attempt(partial(self._join_month, m, updates, last=last)), months)
-            for month, outcome in zip(months, results, strict=True):
+            for month, outcome in zip(months, pool.map(join_month, months), strict=True):
                 if isinstance(outcome, FiblakeError):
                     pool.shutdown(cancel_futures=True)
                     raise outcome
@@ -97,18 +101,17 @@ class MonthFiles:
                     done(1)
         return outcomes
 
-    def _join_month(self, month: Month, updates: Callable[[Month], Sequence[Update]], *, last: bool) -> _Outcome:
+    def _join_month(self, month: Month, updates: Sequence[Update], *, absent: bool, last: bool) -> _Outcome:
         key, grid = silver_key(self.interval, month), MonthGrid(self.calendar, self.interval, month)
-        own = updates(month)
         postponed = False
 
         def change(data: bytes | None) -> bytes | None:
             nonlocal postponed
-            rows, postponed = self._joined(data, key, own, grid)
+            rows, postponed = self._joined(data, key, updates, grid)
             postponed = postponed and not last
             return None if rows is None or postponed else encode(rows)
 
-        written = self.store.update(key, change)
+        written = self.store.update(key, change, absent=absent)
         return _Outcome.AFTER_THE_OTHERS if postponed else _Outcome.WRITTEN if written else _Outcome.UNCHANGED
 
     def _joined(
@@ -126,7 +129,7 @@ class MonthFiles:
         own_stamp = grid.calendar_stamp
         if self.wins_ties and stamp != own_stamp and data is not None:
             changed = True
-        elif changed and self.whole and is_alike and is_equal_but_for_version(before, rows):
+        elif changed and self.whole and is_alike and data is not None and is_equal_but_for_version(before, rows):
             changed = False
         return (rows.replace_schema_metadata({SILVER_CALENDAR: own_stamp}) if changed else None), misplaced
 

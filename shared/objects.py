@@ -202,15 +202,16 @@ class ObjectStore:
         """
         return self._write(key, data, "create" if etag is None else {"e_tag": etag})
 
-    def update(self, key: str, change: Callable[[bytes | None], bytes | None]) -> bool:
+    def update(self, key: str, change: Callable[[bytes | None], bytes | None], *, absent: bool = False) -> bool:
         """Apply `change` to an object's bytes (None: no object) until nobody wrote in between.
 
-        `change` gives the new bytes, or None to leave the object as it is. Returns whether the object was written.
+        `absent`: there was no object when the caller looked, so it is not read at first. `change` gives the new bytes,
+        or None to leave the object as it is. Returns whether the object was written.
         Raises ConflictError after 40 attempts.
         """
         data: bytes | None = None
-        for pause in pauses(ATTEMPTS_AT_UPDATE):
-            found = self.find(key)
+        for attempt, pause in enumerate(pauses(ATTEMPTS_AT_UPDATE)):
+            found = None if absent and attempt == 0 else self.find(key)
             if data is not None and found and found.data == data:
                 return True  # our own write, whose answer was lost
             data = change(found.data if found else None)

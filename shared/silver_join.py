@@ -42,7 +42,7 @@ class MonthGrid:
         """Tell whether a file with this stamp was cut by the same sessions as far as its buckets reach."""
         through, _, digest = stamp.partition(" ")
         try:
-            return self.calendar.digest(date.fromisoformat(through)) == digest
+            return digest != "" and self.calendar.digest(date.fromisoformat(through)) == digest
         except ValueError:
             return False
 

@@ -218,7 +218,8 @@ class FullResampler:
     def _write(self, reading: _Reading, since: Since, at_once: int) -> int:
         """Write the month files that change; return how many."""
         files = {n: MonthFiles(self.store, self.calendar, n, whole=True, wins_ties=self.rebuild) for n in INTERVALS}
-        wanted = {n: self._to_join(reading, i, files[n], since[n]) for i, n in enumerate(INTERVALS)}
+        existing = {n: files[n].existing() if reading.due[i].any() else [] for i, n in enumerate(INTERVALS)}
+        wanted = {n: self._to_join(reading, i, existing[n], since[n]) for i, n in enumerate(INTERVALS)}
         done, total, written = 0, sum(map(len, wanted.values())), 0
 
         def progress(one: int) -> None:
@@ -226,24 +227,23 @@ class FullResampler:
             done += one
             self.watch("writing month files", done, total)
 
-        for n, numbers in wanted.items():
+        for n, months in wanted.items():
             table = reading.tables[n]
 
             def updates(month: Month, table: Recomputed = table) -> list[Update]:
                 return [table.update(reading.months.number(month))]
 
-            written += files[n].join([reading.months.month(number) for number in numbers], updates, progress, at_once)
+            written += files[n].join(months, updates, existing[n], progress, at_once)
         return written
 
-    def _to_join(self, reading: _Reading, row: int, files: MonthFiles, since: int) -> list[int]:
-        """Return the numbers of the months that are due and have buckets, or a file that may lose some."""
-        due = reading.due[row]
-        if not reading.symbols or not due.any():
+    def _to_join(self, reading: _Reading, row: int, existing: Sequence[Month], since: int) -> list[Month]:
+        """Return the months that are due and have buckets, or a file that may lose some."""
+        if not reading.symbols:
             return []
         earliest = Month.of(self.calendar.session(since))
-        numbers = {reading.months.number(month) for month in files.existing() if month >= earliest}
-        numbers |= set(reading.tables[files.interval].filled().tolist())
-        return sorted(number for number in numbers if due[number])
+        numbers = {reading.months.number(month) for month in existing if month >= earliest}
+        numbers |= set(reading.tables[INTERVALS[row]].filled().tolist())
+        return [reading.months.month(number) for number in sorted(numbers) if reading.due[row][number]]
 
     def _note(self, summary: Summary, reading: _Reading, written: int) -> None:
         summary.symbols |= set(reading.symbols)

@@ -215,10 +215,10 @@ class Resampler:
             return [part.update(months.number(month)) for part in work.rounds]
 
         try:
-            return files.join(wanted, updates)
+            return files.join(wanted, updates, existing)
         except OtherCalendarError as error:
             self._cut_anew(error.month, files, existing)
-            return files.join(wanted, updates)
+            return files.join(wanted, updates, wanted)
 
     def _cut_anew(self, month: Month, files: MonthFiles, existing: Sequence[Month]) -> None:
         """Compute all symbols anew from the first month on that was cut by another calendar than this one."""
