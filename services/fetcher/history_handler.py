@@ -1,6 +1,7 @@
 """Entry point of the history fetcher function: messages of the `history` queue in, partial batch response out."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import date
 from typing import Any
@@ -13,8 +14,8 @@ from services.fetcher.history import HistoryFetcher, load_requested
 from services.fetcher.intake import Intake, counted
 from services.fetcher.settings import FetcherSettings
 from shared.errors import FiblakeError, UpstreamError
-from shared.outcomes import attempt, batch_response
-from shared.queues import from_lambda
+from shared.outcomes import attempt, worked
+from shared.queues import Received, from_lambda
 from shared.settings import load
 from shared.telemetry import count, logger
 
@@ -32,12 +33,16 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
         opening = attempt(lambda: _opened(runner, stack, settings))
-        if isinstance(opening, FiblakeError):
-            # No message is to blame for a database, a secret or the calendar: they come again, when it may be mended.
-            errors: dict[str, FiblakeError] = dict.fromkeys((m.id for m in messages), UpstreamError(str(opening)))
-        else:
+
+        def work(group: Sequence[Received]) -> Mapping[str, FiblakeError]:
+            if isinstance(opening, FiblakeError):
+                # No message is to blame for database, secret or calendar: they come again, when it may be mended.
+                return dict.fromkeys((m.id for m in group), UpstreamError(str(opening)))
             intake, closed = opening
-            stored, errors = load_requested(runner, HistoryFetcher(intake, settings.history_from), messages, closed)
+            stored, errors = load_requested(runner, HistoryFetcher(intake, settings.history_from), group, closed)
             count(HistoriesLoaded=len(stored), **counted(stored))
+            return errors
+
+        response = worked(event["Records"][0]["eventSourceARN"], messages, work, settings.max_receive_count)
         runner.run(stack.aclose())
-    return batch_response(event["Records"][0]["eventSourceARN"], messages, errors, settings.max_receive_count)
+    return response

@@ -56,6 +56,24 @@ def test_a_request_leads_to_one_range_file_and_is_done(deployed: Deployed) -> No
 
 
 @pytest.mark.usefixtures("dead_letters")
+def test_requests_that_came_often_before_are_worked_on_one_by_one(
+    deployed: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them may be what killed the function each time."""
+    groups: list[int] = []
+    real = history_handler.load_requested
+
+    def load_requested(runner: Any, fetcher: Any, messages: Any, closed: Any) -> Any:  # noqa: ANN401 (as it is)
+        groups.append(len(messages))
+        return real(runner, fetcher, messages, closed)
+
+    monkeypatch.setattr(history_handler, "load_requested", load_requested)
+    deployed.vendor.answers = [page([range_row(DAY)])] * 2
+    assert invoke(asking("AAPL"), asking("AAPL"), receives=3) == []
+    assert groups == [1, 1]
+
+
+@pytest.mark.usefixtures("dead_letters")
 def test_the_sample_event_leads_to_the_same_and_is_counted(
     deployed: Deployed, capsys: pytest.CaptureFixture[str]
 ) -> None:
