@@ -17,6 +17,8 @@ from tests.faults.world import INTERVALS
 
 SEEDS_AT_ONCE = 10
 JOURNALS_SHOWN = 3
+PROGRESS = 100
+"""Runs after which a line says how far it is."""
 
 
 def main() -> int:
@@ -34,11 +36,13 @@ def main() -> int:
         return _one(asked.seed)
     began, failures, runs = time.monotonic(), list[Failure](), 0
     for number, some in _all(asked):
+        if (runs + number) // PROGRESS > runs // PROGRESS:
+            sys.stdout.write(f"{runs + number} runs so far, {len(failures) + len(some)} failed\n")
         runs += number
         failures += some
         for _, report in some if len(failures) <= JOURNALS_SHOWN else ():
             sys.stdout.write(f"{report}\n")
-            sys.stdout.flush()
+        sys.stdout.flush()
     lines = [f"  make faults {how}" for how, _ in failures]
     sys.stdout.write(
         "\n".join([f"{runs} runs in {time.monotonic() - began:.0f} s, {len(failures)} failed", *lines, ""])

@@ -277,16 +277,16 @@ MUTANTS = (
     Mutant(
         "a tail is used only if it reaches the first bucket",
         "services/resampler/resample.py",
-        "        if begin < tail.tail_from:\n            return None\n",
-        "",
-        unit("resampler/test_resample.py"),
+        "        return None if begin < tail.tail_from else _Tailed(bars, first, last)\n",
+        "        return _Tailed(bars, first, last)\n",
+        unit("resampler/test_rules.py", "-k", "rule_7"),
     ),
     Mutant(
         "a tail is used only if it holds the bar before the change",
         "services/resampler/resample.py",
-        "        if before < 0 and not reaches_all:\n            return None\n",
+        "        if before < 0 and tail.tail_from > self.calendar.session(0):\n            return None\n",
         "",
-        unit("resampler/test_resample.py"),
+        unit("resampler/test_rules.py", "-k", "rule_7"),
     ),
     Mutant(
         "no tail across a split",
@@ -298,9 +298,9 @@ MUTANTS = (
     Mutant(
         "rows carry the version of the bars they were computed from",
         "shared/bars.py",
-        "    return datetime.fromisoformat(text.decode()).astimezone(UTC) if text else last_modified\n",
-        "    return last_modified\n",
-        scenario("an event comes after"),
+        "_reference(file.metadata), _last_updated(file.metadata, last_modified)\n",
+        "_reference(file.metadata), last_modified\n",
+        scenario("a full resample beside"),
     ),
     Mutant(
         "recomputation begins at the bar before the change",
