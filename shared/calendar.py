@@ -151,8 +151,12 @@ class TradingCalendar:
         return self.session(int(closed) - 1)
 
     def end_of_run(self, first: date, sessions: Collection[date]) -> date:
-        """Give the last session that can be reached from `first` by sessions that are all among `sessions`."""
-        ordinal = self.ordinal(first)
+        """Give the last session that can be reached from `first` by sessions that are all among `sessions`.
+
+        If `first` turned out to be none (a closure that an older calendar did not know), it is the session before it.
+        """
+        ordinal = self.ordinal_on_or_after(first)
+        ordinal -= self.session(ordinal) > first
         while ordinal + 1 < len(self.sessions) and self.session(ordinal + 1) in sessions:
             ordinal += 1
         return self.session(ordinal)

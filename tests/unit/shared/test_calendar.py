@@ -4,6 +4,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
+from services.fetcher.gaps import Asked, plan
 from shared.calendar import CalendarRangeError, NotASessionError, TradingCalendar, close_of, nyse
 from shared.data import generate_sessions
 from tests.fakes import sample
@@ -135,5 +136,25 @@ def test_a_run_of_sessions_ends_before_the_first_that_is_missing() -> None:
     assert CALENDAR.end_of_run(friday, {friday, tuesday}) == friday
     assert CALENDAR.end_of_run(friday, set()) == friday
     assert CALENDAR.end_of_run(LAST, {LAST}) == LAST
-    with pytest.raises(NotASessionError):
-        CALENDAR.end_of_run(date(2025, 11, 22), {monday})
+
+
+def test_a_day_that_turned_out_to_be_no_session_leaves_no_hole() -> None:
+    """2025-01-09 was announced as closed ten days before."""
+    closed, before, after = date(2025, 1, 9), date(2025, 1, 8), date(2025, 1, 10)
+    older = TradingCalendar(np.sort(np.append(nyse().sessions, np.datetime64(closed))))
+    assert older.end_of_run(before, {before, after}) == before
+    assert nyse().end_of_run(before, {before, after}) == after
+    assert nyse().end_of_run(closed, {before, after}) == after
+    now = datetime(2025, 1, 10, 22, tzinfo=UTC)
+    planned = [plan(c, Asked(), {before, after}, before, 0, now).missing for c in (older, nyse())]
+    assert planned == [[closed], []]
+
+
+def test_a_digest_stands_for_the_sessions_up_to_a_day() -> None:
+    calendar, shorter = nyse(), TradingCalendar(nyse().sessions[:1000])
+    ends = [calendar.session(ordinal) for ordinal in (0, 1, 7, 8, 500, 999)]
+    assert [calendar.digest(end) for end in ends] == [shorter.digest(end) for end in ends]
+    assert len({calendar.digest(end) for end in ends}) == len(ends)
+    without = TradingCalendar(np.delete(calendar.sessions, 500))
+    assert [without.digest(end) == calendar.digest(end) for end in ends] == [True, True, True, True, False, False]
+    assert (shorter.digest(calendar.session(1000)), calendar.digest(date(1961, 1, 3))) == ("", "")
