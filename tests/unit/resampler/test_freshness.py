@@ -49,7 +49,15 @@ def lay_silver(store: MemoryObjectStore, interval: int, resampled: Mapping[str, 
     for symbol, day in resampled.items():
         first = nyse().session(bucket_start(nyse().ordinal(day), interval))
         prices = dict.fromkeys(("open", "high", "low", "close", "volume"), 1.0)
-        row = {"symbol": symbol, "ts": first, "last_date": day, "bars": 1, "is_complete": False, "adjusted": True}
+        row = {
+            "symbol": symbol,
+            "ts": first,
+            "last_date": day,
+            "bars": 1,
+            "is_complete": False,
+            "adjusted": True,
+            "version": NOON,
+        }
         months.setdefault(Month.of(first), []).append(row | prices)
     for month, rows in months.items():
         store.lay(silver_key(interval, month), encode(pa.Table.from_pylist(rows, schema=SILVER)))
