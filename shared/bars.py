@@ -329,7 +329,7 @@ def _bars(
     constants = {"symbol": symbol, "interval": DAILY}
     with decoding(f"file of {symbol} cannot be read as bars"):
         # A column that the file's own statistics prove to be one value need not be read.
-        unproven = [name for name in constants if name in names and not _is_all(file.file, name, constants[name])]
+        unproven = [name for name in constants if name in names and not _is_all(file, name, constants[name])]
         wanted = [name for name in schema.names if name in names and name not in constants]
         table = file.read([*wanted, *unproven])
         if not unproven and table.schema == schema:  # as we write it ourselves
@@ -337,15 +337,12 @@ def _bars(
         return _conformed(table, constants | {"ingested_at": last_modified}, schema, with_gaps=with_gaps)
 
 
-def _is_all(file: pq.ParquetFile, name: str, value: str) -> bool:
+def _is_all(file: ParquetBytes, name: str, value: str) -> bool:
     """Tell whether a column's statistics say that all its rows are `value`."""
-    if name not in file.schema.names:
-        return False  # no plain column: its leaves have other names
-    column = file.schema.names.index(name)
-    groups = range(file.metadata.num_row_groups)
-    with decoding(f"column {name!r} cannot be read as text"):
-        found = [file.metadata.row_group(group).column(column).statistics for group in groups]
-        return all(s is not None and s.has_min_max and s.min == value == s.max for s in found)
+    if file.is_small:
+        return False  # reading the column takes less
+    own, text = [chunk for chunk in file.chunks if chunk.column == name], value.encode()
+    return bool(own) and all(chunk.least == text == chunk.greatest for chunk in own)
 
 
 def _conformed(table: pa.Table, defaults: Mapping[str, object], schema: pa.Schema, *, with_gaps: bool) -> pa.Table:

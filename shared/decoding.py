@@ -5,12 +5,11 @@ limit allows.
 """
 
 import json
-import math
 import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Final
 
 import pyarrow as pa
@@ -18,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shared.errors import ConfigurationError, ContractError, FiblakeError
-from shared.parquet_pages import page_sizes
+from shared.parquet_pages import Chunk, chunks_of, page_sizes
 
 LIMIT_VARIABLE: Final = "READ_LIMIT_MB"
 """The setting: how many megabytes of memory one object of the lake may take once it is decoded."""
@@ -30,6 +29,8 @@ MAX_PARTS: Final = 512
 VALUE_BYTES: Final = 8
 ROW_VALUE_BYTES: Final = 100
 """What a value takes in a row that is a dict of Python's."""
+SMALL_BYTES: Final = 4_096
+"""So many bytes hold 32 MB at the most, in the codec that compresses best."""
 JSON_GROWTH: Final = 4
 """Text of JSON becomes many small objects, which need several times its memory: so it may be that much smaller."""
 FOOTER_SHARE: Final = 8
@@ -38,8 +39,6 @@ SHOWN: Final = 300
 """Characters of a library's message that are kept."""
 MAKE_ANEW: Final = "move it away: `fiblake adopt`, and make it anew: `fiblake reconcile --fix`"
 """How to go on if a file of ours cannot be read and keeps a new one out: month file, manifest, checkpoint, record."""
-_RATIOS: Final = {"UNCOMPRESSED": 1, "SNAPPY": 22, "LZ4": 256, "LZ4_RAW": 256, "GZIP": 1_033}
-"""How many times smaller than what it holds a compressed page can be; other codecs know no bound."""
 _TEXTS: Final = {pa.string(), pa.large_string(), pa.binary(), pa.large_binary()}
 _MAGIC: Final = b"PAR1"
 _FOOTER_TAIL: Final = 8
@@ -107,7 +106,7 @@ def read_json(data: bytes, what: str) -> Any:  # noqa: ANN401 (whatever the text
         return json.loads(data)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ParquetBytes:
     """A Parquet file in memory that passed the checks: its columns may be read."""
 
@@ -115,6 +114,16 @@ class ParquetBytes:
     what: str
     file: pq.ParquetFile
     schema: pa.Schema
+
+    @cached_property
+    def chunks(self) -> Sequence[Chunk]:
+        """What the footer says of each column in each row group; raises as `chunks_of` does."""
+        return chunks_of(self.data)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is so small that it cannot grow beyond the limit, and that looking closer would take longer."""
+        return self.file.metadata.num_rows <= 1 and len(self.data) <= SMALL_BYTES
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """Read columns, in one thread: many files are read at once, and none of Arrow's threads keeps our bytes.
@@ -143,9 +152,10 @@ class ParquetBytes:
     def _may_explode(self, name: str) -> bool:
         """Tell whether a column's texts might take more than the limit; raise TooLargeError if nobody can tell."""
         rows = self.file.metadata.num_rows
-        place = self.file.schema.names.index(name)
+        if rows <= 1:
+            return False  # no larger than its page
         size = longest = 0
-        for page in page_sizes(self.data, self.file.metadata, [place]):
+        for page in page_sizes(self.data, [chunk for chunk in self.chunks if chunk.column == name]):
             size += page.size * page.growth
             longest = max(longest, page.size)
             if size > limit():
@@ -189,14 +199,14 @@ def open_parquet(data: bytes, what: str, columns: Collection[str] | None = None,
                 raise ContractError(f"it has more than {MAX_PARTS} columns, row groups or entries") from error
             raise
         schema = file.schema_arrow
-        _check_parquet(data, file.metadata, schema, what, columns)
-    return ParquetBytes(data, what, file, schema)
+        opened = ParquetBytes(data, what, file, schema)
+        _check_parquet(opened, columns)
+    return opened
 
 
-def _check_parquet(
-    data: bytes, metadata: pq.FileMetaData, schema: pa.Schema, what: str, columns: Collection[str] | None
-) -> None:
+def _check_parquet(file: ParquetBytes, columns: Collection[str] | None) -> None:
     """Raise ContractError if reading the columns would take more than the limit, by footer and page headers."""
+    what, metadata, schema = file.what, file.file.metadata, file.schema
     fields = [field for field in schema if columns is None or field.name in columns]
     if len({field.name for field in fields}) < len(fields):
         raise ContractError("it has two columns of one name: leave one of them out")
@@ -209,17 +219,11 @@ def _check_parquet(
     size = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
     if size > limit():
         raise too_large(what, f"is {size:,} bytes uncompressed", limit())
-    places = [place for place, name in enumerate(metadata.schema.names) if columns is None or name in columns]
-    if len(data) * _most_growth(metadata, places) > limit():
-        size = 0
-        for page in page_sizes(data, metadata, places):
-            size += page.size
-            if size > limit():
-                raise too_large(what, f"is more than {size:,} bytes uncompressed, whatever its footer says", limit())
-
-
-def _most_growth(metadata: pq.FileMetaData, places: Sequence[int]) -> float:
-    """Return how many times larger these columns can be once they are decompressed."""
-    groups = range(metadata.num_row_groups)
-    codecs = {metadata.row_group(group).column(place).compression for group in groups for place in places}
-    return max((_RATIOS.get(codec, math.inf) for codec in codecs), default=1)
+    if file.is_small:
+        return
+    size = 0
+    wanted = (chunk for chunk in file.chunks if columns is None or chunk.column in columns)
+    for page in page_sizes(file.data, wanted):
+        size += page.size
+        if size > limit():
+            raise too_large(what, f"is more than {size:,} bytes uncompressed, whatever its footer says", limit())
