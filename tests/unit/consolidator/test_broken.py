@@ -4,6 +4,7 @@ import pyarrow as pa
 import pytest
 
 from services.consolidator.consolidate import Consolidation, Consolidator, OnlyBrokenBarsError, Task
+from services.fetcher.quarantine import find_quarantined, release
 from shared.bars import BRONZE, Consolidated, encode, released
 from shared.calendar import nyse
 from shared.errors import UpstreamError
@@ -11,6 +12,7 @@ from shared.lake import quarantine_key, quarantine_range_key
 from shared.quarantine import MAX_OBJECTS, QuarantinedBar, list_quarantined, quarantine
 from shared.source_files import MAX_BROKEN
 from tests.fakes import LAKE, NOON, MemoryObjectStore, bar, later, parquet, table
+from tests.unit.fetcher.rows import FakeDatabase
 
 DATA = LAKE.data_key("AAPL")
 FAR = datetime(9999, 1, 1, tzinfo=UTC)
@@ -207,6 +209,24 @@ def test_one_session_with_two_bars_of_one_instant_is_named_and_identical_ones_ar
     assert str(vars(record)["reason"]).startswith(
         "session 2025-11-18 stands there twice, ingested at one instant, with open 7.5 and 8.5, "
     )
+
+
+async def test_one_bad_row_among_2516_waits_and_is_let_in_by_one_command(store: MemoryObjectStore) -> None:
+    days = nyse().between(date(2014, 1, 2), date(2023, 12, 29))
+    rows = [bar(day) for day in days]
+    rows[1200] |= {"high": 9.0}
+    store.lay(LAKE.range_key("AAPL", days[0], days[-1]), parquet(*rows))
+    consolidate(store)
+    (held,) = list_quarantined(store)
+    assert (len(days), len(closes(store)), held.bar.session) == (2516, 2515, days[1200])
+    assert held.reason == "row 1201: high 9.0 is below another price"
+    database = FakeDatabase(store.journal)
+    await release(store, LAKE, database, nyse(), find_quarantined([held], "AAPL", days[1200], None), "jane", later(1))
+    done = consolidate(store, 2)
+    assert (len(closes(store)), done.changed_from, list_quarantined(store)) == (2516, days[0], [])
+    assert database.rows["AAPL", days[1200]]["high"] == 9.0
+    consolidate(store, 3, full=True)
+    assert (len(closes(store)), list_quarantined(store)) == (2516, [])
 
 
 def test_an_object_in_quarantine_that_cannot_be_read_is_named(store: MemoryObjectStore) -> None:
