@@ -25,8 +25,8 @@ START = datetime(2025, 11, 20, 12, 0, 0, 500_000, tzinfo=UTC)
 TICK = timedelta(milliseconds=3)
 """How long a request takes."""
 MOST_RECEIVES = 6
-OUTAGE_LASTS = 6
-"""Requests: more than anybody tries within one run."""
+OUTAGE_LASTS = 4
+"""Further requests: as many as are sent for one message, and fewer than a message is received before it is given up."""
 ARRIVALS, CONSOLIDATION = "faults-bronze-arrivals", "faults-consolidation"
 VISIBILITY = {ARRIVALS: 390, CONSOLIDATION: 300}
 RESAMPLE_VISIBILITY = 1830
@@ -80,7 +80,7 @@ class Caller:
 
     name: str
     hasty: bool = False
-    """Whether a queue tells it only of the messages it can have: SQS counts approximately."""
+    """Whether a queue does not tell it of the messages in other hands: SQS counts approximately."""
     dead: bool = False
     requests: int = 0
     outages: dict[str, int] = field(default_factory=dict)
@@ -110,6 +110,8 @@ class Sent:
     visible_at: datetime
     receives: int = 0
     receipt: str = ""
+    holder: str = ""
+    """Who received it last."""
 
 
 @dataclass
@@ -267,7 +269,7 @@ class Cloud:
         if not queue.endswith(DEAD):
             self.history.append((queue, body))
 
-    def receive(self, queue: str, most: int, hidden: float | None = None) -> list[Sent]:
+    def receive(self, queue: str, most: int, hidden: float | None = None, holder: str = "") -> list[Sent]:
         """Hand messages out; one that was received too often goes to the dead-letter queue, as SQS sees to."""
         box, taken = self.queues[queue], list[Sent]()
         for message in [m for m in box.messages.values() if m.visible_at <= self.now]:
@@ -279,7 +281,7 @@ class Cloud:
                 message.visible_at = self.now
                 continue
             message.receives += 1
-            message.receipt = f"{message.id}/{message.receives}"
+            message.receipt, message.holder = f"{message.id}/{message.receives}", holder
             message.visible_at = self.now + timedelta(seconds=box.visibility if hidden is None else hidden)
             taken.append(message)
         return taken
@@ -486,7 +488,7 @@ class MessagingClient:
 
         def execute() -> dict[str, Any]:
             most, hidden = options["MaxNumberOfMessages"], options.get("VisibilityTimeout")
-            taken = self.cloud.receive(name, most, hidden)
+            taken = self.cloud.receive(name, most, hidden, self.actor.name)
             if not taken:
                 self.cloud.now += timedelta(seconds=options.get("WaitTimeSeconds", 0))
                 return {}
@@ -522,9 +524,11 @@ class MessagingClient:
         def execute() -> dict[str, Any]:
             held = self.cloud.queues[name].messages.values()
             visible = sum(message.visible_at <= self.cloud.now for message in held)
+            hidden = [message for message in held if message.visible_at > self.cloud.now]
+            seen = [m for m in hidden if not self.actor.hasty or m.holder == self.actor.name]
             counts = dict.fromkeys(AttributeNames, "0")
             counts["ApproximateNumberOfMessages"] = str(visible)
-            counts["ApproximateNumberOfMessagesNotVisible"] = "0" if self.actor.hasty else str(len(held) - visible)
+            counts["ApproximateNumberOfMessagesNotVisible"] = str(len(seen))
             return {"Attributes": counts}
 
         return self._ask(f"DEPTH {name}", execute, quiet=True)

@@ -116,7 +116,7 @@ def _act(world: World, plan: Chance, dice: random.Random) -> None:
         (2, lambda: _send_again(world, dice)),
         (2, lambda: plan.turns.start(world.process("vacuum"), actors.vacuum_all(dice.choice([0, 12])))),
         (2, lambda: plan.turns.start(world.process("full-resample"), actors.resample_all)),
-        (1, lambda: plan.turns.start(world.process("consolidate-all"), actors.consolidate_all(world.retention_days))),
+        (1, lambda: _consolidate_all(world, plan)),
         (1, lambda: plan.turns.start(world.process("audit"), world.command("audit", actors.audit))),
         (1, lambda: plan.turns.start(world.process("adopt"), world.command("adopt", actors.adopt_all))),
         (1, lambda: plan.turns.start(world.process("replay"), world.command("replay", actors.replay_letters))),
@@ -126,6 +126,12 @@ def _act(world: World, plan: Chance, dice: random.Random) -> None:
     weights = [weight for weight, _ in acts]
     [(_, act)] = dice.choices(acts, weights)
     act()
+
+
+def _consolidate_all(world: World, plan: Chance) -> None:
+    """Consolidate without the queue: if that is killed, only a further run reports what it has merged."""
+    work = actors.consolidate_all(world.retention_days)
+    plan.turns.start(world.process("consolidate-all"), world.command("consolidate-all", work))
 
 
 def _put_bars(world: World, dice: random.Random) -> None:
