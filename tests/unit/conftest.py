@@ -4,11 +4,13 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from shared.telemetry import logger
 
 settings.register_profile("frugal", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("thorough", parent=settings.get_profile("frugal"), max_examples=1_000)
@@ -30,6 +32,16 @@ def _no_aws_account(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
     for name, value in AWS.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(autouse=True)
+def _loud_logger() -> Iterator[None]:
+    """Keep the logger's level and stream: the command line turns both, for its whole process."""
+    handler = logger.registered_handler
+    level, stream = logger.log_level, handler.stream  # type: ignore[attr-defined]
+    yield
+    logger.setLevel(level)
+    handler.setStream(stream)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True)
