@@ -78,6 +78,12 @@ def _reference_data(lake: RecordedLake) -> None:
 def _sessions(lake: RecordedLake) -> None:
     days = [SESSIONS[-3], SESSIONS[-2]]
     event = {"from": days[0].isoformat(), "to": days[-1].isoformat()}
+    lake.recording.refuse(
+        _that(action="s3:PutObject", who="OhlcvFetcherRole", place="raw_ohlcv/symbol=BBB"), times=1_000
+    )
+    (failed,) = lake.answers("OhlcvFetcherFunction", event)
+    _expect("failed" in failed, "a run that cannot write fails, and leaves files in doubt")
+    lake.recording.relent()
     lake.invoke("OhlcvFetcherFunction", event, {"date": days[-1].isoformat()}, {})
     _expect(bool(lake.keys("bronze/quarantine/")), "a bar is in quarantine")
     lake.invoke("OhlcvFetcherFunction", {"symbols": ["AAA"], "from": OLD.isoformat(), "to": NEW.isoformat()})
@@ -90,6 +96,11 @@ def _histories(lake: RecordedLake) -> None:
     answer, dead = lake.invoke("HistoryFetcherFunction", event, poison)
     _expect(len(answer["batchItemFailures"]) == 1, "a history that cannot be written is retried")
     _expect(not dead["batchItemFailures"] and lake.held("HistoryDeadLetters") == 2, "what is poison is a dead letter")
+    lake.recording.relent()
+    lake.invoke("OhlcvFetcherFunction", {})  # reads what the history left in doubt
+    again = lake.poison_event("HistoryQueue", HistoryRequest(symbol="CCC").model_dump_json())
+    (answer,) = lake.invoke("HistoryFetcherFunction", again)
+    _expect(not answer["batchItemFailures"], "a history that was in doubt is loaded")
 
 
 def _arrivals(lake: RecordedLake) -> None:

@@ -46,6 +46,10 @@ class Recording:
         """Let the next `times` requests that need such a right fail: a way into the paths of failure."""
         self._refusals.append(_Refusal(of, times))
 
+    def relent(self) -> None:
+        """Refuse nothing any more."""
+        self._refusals.clear()
+
     def of(self, who: str) -> set[Call]:
         return {call for call in self.calls if call.who == who}
 
