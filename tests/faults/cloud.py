@@ -25,7 +25,7 @@ START = datetime(2025, 11, 20, 12, 0, 0, 500_000, tzinfo=UTC)
 TICK = timedelta(milliseconds=3)
 """How long a request takes."""
 MOST_RECEIVES = 6
-OUTAGE_LASTS = 4
+OUTAGE_LASTS = 3
 """Further requests: as many as are sent for one message, and fewer than a message is received before it is given up."""
 ARRIVALS, CONSOLIDATION = "faults-bronze-arrivals", "faults-consolidation"
 VISIBILITY = {ARRIVALS: 390, CONSOLIDATION: 300}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from tests.faults import actors
 from tests.faults.actors import Work
-from tests.faults.cloud import ARRIVALS, CONSOLIDATION, VISIBILITY, Caller, Fault, Job
+from tests.faults.cloud import ARRIVALS, CONSOLIDATION, DEAD, VISIBILITY, Caller, Fault, Job
 from tests.faults.turns import Turns
 from tests.faults.world import BARS_PREFIX, PAUSE_SECONDS, World, session
 
@@ -96,7 +96,8 @@ def _faults(request: str, nth: int, *, thorough: bool) -> list[Fault]:
     always += [Fault.OUTAGE] * request.startswith(MESSAGES)
     if not thorough or request.startswith("END"):
         return always
-    if not request.startswith(WRITES):
+    # Letters in an answer that is lost stay in their queue, out of sight: whoever replays them has to look once more.
+    if not request.startswith(WRITES) or (request.startswith("RECEIVE") and request.endswith(DEAD)):
         return [*always, Fault.REFUSED]
     return list(dict.fromkeys([*always, Fault.REFUSED, Fault.UNANSWERED, Fault.REPEATED, Fault.OUTAGE]))
 
