@@ -269,7 +269,7 @@ MUTANTS = (
     Mutant(
         "a conflict means: read the month file again",
         "shared/month_files.py",
-        "        written = self.store.update(key, change)\n",
+        "        written = self.store.update(key, change, absent=absent)\n",
         "        data = change(s.data if (s := self.store.find(key)) else None)\n"
         "        written = data and self.store.put(key, data)\n",
         scenario("a live resampler beside"),
