@@ -64,7 +64,9 @@ def test_letters_of_last_week_change_nothing_that_is_newer(chain: Chain) -> None
         replay(chain, interval, symbol, len(letters))
     chain.drained()
     for interval, table in tables(chain, symbol).items():
-        pd.testing.assert_frame_equal(table, before[interval])
+        pd.testing.assert_frame_equal(table.drop(columns="version"), before[interval].drop(columns="version"))
+        # The letter without a tail was worked on with the bars of today: its rows are stamped with their version.
+        assert (table["version"] >= before[interval]["version"]).all()
 
 
 def _dead(chain: Chain, interval: int) -> str:
