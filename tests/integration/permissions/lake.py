@@ -120,6 +120,10 @@ class RecordedLake:
     def put(self, key: str, data: bytes) -> None:
         self.client("s3").put_object(Bucket=self.bucket, Key=key, Body=data)
 
+    def get(self, key: str) -> bytes:
+        data: bytes = self.client("s3").get_object(Bucket=self.bucket, Key=key)["Body"].read()
+        return data
+
     def delete(self, key: str) -> None:
         self.client("s3").delete_object(Bucket=self.bucket, Key=key)
 

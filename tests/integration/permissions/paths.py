@@ -10,8 +10,9 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from shared.bars import BRONZE, bar_row, encode
+from shared.bars import BRONZE, SILVER_CALENDAR, bar_row, encode
 from shared.calendar import nyse
 from shared.events import ConsolidationComplete, ConsolidationRequest, HistoryRequest
 from shared.lake import (
@@ -56,7 +57,14 @@ def walk(lake: RecordedLake) -> None:
     with ThreadPoolExecutor() as pool:  # a worker waits for a retry: no need to watch it
         for walked in [pool.submit(path, lake) for path in (_next_consolidation, _resampling)]:
             walked.result()
-    for path in (_consolidation_of_everything, _resampling_of_everything, _audit, _vacuum, _freshness):
+    for path in (
+        _another_calendar,
+        _consolidation_of_everything,
+        _resampling_of_everything,
+        _audit,
+        _vacuum,
+        _freshness,
+    ):
         path(lake)
     if lake.recording.unknown:
         raise PathError(f"requests of which nothing is known: {lake.recording.unknown}")
@@ -167,6 +175,16 @@ def _resampling(lake: RecordedLake) -> None:
         _expect(len(retried["batchItemFailures"]) == 1, "a symbol that cannot be read is retried")
         _expect(lake.held(f"Resample{interval}dDeadLetters") == 1, "what is poison is a dead letter")
         _expect(bool(lake.keys(silver_prefix(interval))), "silver is written")
+
+
+def _another_calendar(lake: RecordedLake) -> None:
+    """Resample a symbol where the month files were cut by another calendar: all symbols are cut anew."""
+    lake.recording.relent()
+    for key in lake.keys(silver_prefix(3)):
+        table = pq.read_table(pa.BufferReader(lake.get(key)))
+        lake.put(key, encode(table.replace_schema_metadata({SILVER_CALENDAR: b"another one"})))
+    (answer,) = lake.invoke("ResamplerFunction", lake.poison_event("Resample3dQueue", _completion("AAA")))
+    _expect(not answer["batchItemFailures"], "what another calendar cut is cut anew")
 
 
 def _resampling_of_everything(lake: RecordedLake) -> None:
