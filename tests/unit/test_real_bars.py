@@ -1,0 +1,152 @@
+"""Real bars of 524 symbols become silver; rows that break a rule wait in quarantine, each with its reason."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import pytest
+
+from local.recompute import differences, expected_silver
+from local.sample_bars import SampleBar
+from services.consolidator.consolidate import Consolidator
+from services.consolidator.worker import Worker
+from shared.bars import Consolidated
+from shared.calendar import nyse
+from shared.lake import INTERVALS
+from shared.quarantine import list_quarantined
+from tests.fakes import LAKE, FakeQueue, FakeTopic
+from tests.unit.real_bars import DIRT, PUBLISHED, Dirt, Row, file_of, published_rows
+from tests.unit.resampler.daily import NOW, SESSIONS
+from tests.unit.resampler.silver_lake import silver
+from tests.unit.test_put_to_silver import Lake
+
+TOMORROW = next(session for session in SESSIONS if session > NOW.date())
+BATCH_OF_EVENTS = 100
+COLUMNS = ["symbol", "timestamp", "open", "high", "low", "close", "volume"]
+
+
+@dataclass(frozen=True)
+class RangeFile:
+    """A symbol's range file, and what must become of its rows."""
+
+    symbol: str
+    dirt: Dirt
+    rows: Sequence[Row]
+
+    @property
+    def key(self) -> str:
+        sessions = [row.bar.session for row in self.rows]
+        return LAKE.range_key(self.symbol, min(sessions), max(sessions))
+
+    def corrected(self) -> "RangeFile":
+        """Return the file as its symbol's bars were published."""
+        return RangeFile(self.symbol, PUBLISHED, self.rows)
+
+
+def loaded(lake: Lake, files: Iterable[RangeFile]) -> dict[str, str]:
+    """Put the files and do all that follows; return the reason of each symbol's dead letter."""
+    for file in files:
+        lake.put(file.key, file_of(file.rows, file.dirt, NOW))
+    queue, topic = FakeQueue(), FakeTopic()
+    for body in lake.open_requests:
+        queue.put(body)
+    lake.open_requests = []
+    Worker(Consolidator(lake.store, LAKE, nyse()), topic, "run", lambda: NOW, 2, None).drain(queue, 100, 6, 0)
+    events = [event.model_dump_json() for event in topic.published]
+    for interval in INTERVALS:
+        for start in range(0, len(events), BATCH_OF_EVENTS):
+            lake.resample(interval, events[start : start + BATCH_OF_EVENTS])
+    return {json.loads(letter.body)["symbol"]: letter.reason for letter in queue.dead}
+
+
+def good_bars(files: Iterable[RangeFile]) -> list[SampleBar]:
+    return [row.bar for file in files for row in file.rows if not row.reason and not row.is_repeat]
+
+
+def stored_bars(lake: Lake, symbols: Iterable[str]) -> list[SampleBar]:
+    """Return what data.parquet of each symbol holds, a symbol without one nothing."""
+    bars: list[SampleBar] = []
+    for symbol in symbols:
+        if data := lake.store.peek(LAKE.data_key(symbol)):
+            columns = Consolidated.decode(data, symbol, NOW).bars.select(COLUMNS).columns
+            bars += map(SampleBar, *(column.to_pylist() for column in columns))
+    return bars
+
+
+def expected_quarantine(files: Iterable[RangeFile]) -> Counter[tuple[str, ...]]:
+    return Counter(
+        _entry(row.bar, f"row {number}: {row.reason}", file.key)
+        for file in files
+        for number, row in enumerate(file.rows, start=1)
+        if row.reason
+    )
+
+
+def actual_quarantine(lake: Lake) -> Counter[tuple[str, ...]]:
+    return Counter(_entry(held.bar, held.reason, held.source) for held in list_quarantined(lake.store))
+
+
+def _entry(bar: SampleBar | object, reason: str, source: str | None) -> tuple[str, ...]:
+    values = [getattr(bar, name) for name in ("symbol", "session", "open", "high", "low", "close", "volume")]
+    return (*map(str, values), reason, str(source))  # as text, because NaN is not equal to itself
+
+
+def silver_differences(lake: Lake, good: Sequence[SampleBar]) -> dict[int, int]:
+    """Count, for each interval, the rows of silver that differ from what pandas makes of the good bars."""
+    return {n: differences(pd.DataFrame(silver(lake.store, n)), expected_silver(good, n)) for n in INTERVALS}
+
+
+@pytest.fixture(scope="module")
+def published() -> Mapping[str, Sequence[Row]]:
+    return published_rows()
+
+
+def test_bars_as_published_become_silver_and_those_that_contradict_themselves_wait_in_quarantine(
+    published: Mapping[str, Sequence[Row]],
+) -> None:
+    lake = Lake()
+    files = [RangeFile(symbol, PUBLISHED, rows) for symbol, rows in published.items()]
+    assert loaded(lake, files) == {}
+    good, broken = good_bars(files), expected_quarantine(files)
+    assert (len(files), len(good), broken.total()) == (524, 122_496, 78)
+    assert actual_quarantine(lake) == broken
+    assert Counter(stored_bars(lake, published)) == Counter(good)
+    assert silver_differences(lake, good) == dict.fromkeys(INTERVALS, 0)
+
+
+def test_no_row_is_lost_or_there_twice_whatever_dirt_is_in_the_files(
+    published: Mapping[str, Sequence[Row]], caplog: pytest.LogCaptureFixture
+) -> None:
+    lake = Lake()
+    files = [
+        RangeFile(symbol, dirt, dirt.rows(rows, TOMORROW))
+        for number, (symbol, rows) in enumerate(list(published.items())[::3])
+        for dirt in [DIRT[number % len(DIRT)]]
+    ]
+    assert min(Counter(file.dirt.name for file in files).values()) == 175 // len(DIRT)
+    refused, read = ([file for file in files if bool(file.dirt.refusal) is wanted] for wanted in (True, False))
+
+    letters = loaded(lake, files)
+
+    assert letters.keys() == {file.symbol for file in refused}
+    for file in refused:
+        assert file.key in letters[file.symbol]
+        assert file.dirt.refusal in letters[file.symbol]
+    good, held, stored = good_bars(read), actual_quarantine(lake), stored_bars(lake, published)
+    repeats = sum(row.is_repeat for file in read for row in file.rows)
+    assert held == expected_quarantine(read)
+    assert Counter(stored) == Counter(good)
+    assert sum(len(file.rows) for file in read) == len(stored) + held.total() + repeats
+    assert silver_differences(lake, good) == dict.fromkeys(INTERVALS, 0)
+    named = [vars(record)["key"] for record in caplog.records if record.message == "one session, two bars"]
+    assert sorted(named) == sorted(file.key for file in read if file.dirt.name == "a session twice")
+
+    # The remedy: the files that were refused are written again, under the same keys.
+    assert loaded(lake, [file.corrected() for file in refused]) == {}
+
+    everything = good_bars(files)
+    assert actual_quarantine(lake) == expected_quarantine(files)
+    assert Counter(stored_bars(lake, published)) == Counter(everything)
+    assert silver_differences(lake, everything) == dict.fromkeys(INTERVALS, 0)
