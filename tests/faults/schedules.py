@@ -24,6 +24,8 @@ MOST_STEPS = 20_000
 BACKS = range(14)
 SPLITS: tuple[dict[int, tuple[int, int]], ...] = ({}, {6: (1, 2)}, {6: (1, 2), 3: (4, 1)}, {9: (3, 2)}, {0: (1, 4)})
 FAULTS = tuple(Fault)
+FIRST_OF_BAD_FILES = 30
+"""Sessions back, where no other range begins."""
 
 
 @dataclass
@@ -139,8 +141,11 @@ def _put_bars(world: World, dice: random.Random) -> None:
     first = dice.choice(BACKS)
     backs = range(first, min(first + dice.choice([1, 1, 1, 3, 5]), 14))
     prices = {back: float(dice.choice([50, 60, 70, 80])) for back in backs}
+    as_range, is_bad = dice.random() < 0.3, dice.random() < 0.1
+    # Under a name of its own: a file that is overwritten before anybody has read it takes its good bars along.
+    since = FIRST_OF_BAD_FILES + len(world.truth.refused) if is_bad else None
     world.put_bars(
-        symbol, prices, with_instants=with_instants, as_range=dice.random() < 0.3, bad=[first] * (dice.random() < 0.1)
+        symbol, prices, with_instants=with_instants, as_range=as_range, bad=[first] * is_bad, named_since=since
     )
 
 

@@ -60,11 +60,12 @@ class World:
         as_range: bool = False,
         at_once: bool = False,
         bad: Container[int] = (),
+        named_since: int | None = None,
     ) -> None:
         """Put bars (close by sessions back from the last): one file, of a session or a range.
 
         A file is written at the instant it is put, a second after the one before it unless `at_once`. The high of the
-        `bad` ones is below their close.
+        `bad` ones is below their close. A range's name may begin before its bars (`named_since`).
         """
         if not at_once:
             self.cloud.now += timedelta(seconds=1)
@@ -73,7 +74,7 @@ class World:
             for back, close in sorted(prices.items(), reverse=True)
             for bar in [flat(session(back), close, self)]
         ]
-        first, last = bars[0].session, bars[-1].session
+        first, last = bars[0].session if named_since is None else session(named_since), bars[-1].session
         name = f"range={first}_{last}" if as_range or first != last else f"date={first}"
         self.put(f"{BARS_PREFIX}{symbol}/{name}.parquet", oracle.bars_file(symbol, bars, with_instants=with_instants))
 
