@@ -30,6 +30,7 @@ from cli import (
     resample,
     status,
     vacuum,
+    withdraw,
 )
 from cli.console.command import EXAMPLE as CONSOLE_EXAMPLE
 from cli.console.command import console
@@ -89,6 +90,7 @@ app.command(name="query", epilog=query.EXAMPLE)(query.query)
 app.command(name="chart", epilog=chart.EXAMPLE)(chart.chart)
 app.command(name="console", epilog=CONSOLE_EXAMPLE)(console)
 app.command(name="resample", epilog=resample.RESAMPLE_EXAMPLES)(resample.resample)
+app.command(name="withdraw", epilog=withdraw.EXAMPLE)(withdraw.withdraw)
 app.command(name="adopt", epilog=adopt.EXAMPLE)(adopt.adopt)
 app.add_typer(local.app, name="local")
 app.add_typer(vacuum.app, name="vacuum")

@@ -6,7 +6,7 @@ nullable ones are null), writers are strict.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any, Final, cast
 
@@ -99,6 +99,7 @@ _LOG: Final = b"fiblake.merged"
 _RELEASED: Final = b"fiblake.released"
 _LAST_UPDATED: Final = b"fiblake.last_updated"
 _REFERENCE: Final = b"fiblake.reference"
+_WITHDRAWN: Final = b"fiblake.withdrawn"
 _RESTORE: Final = "restore its last version that can be read (the bucket keeps versions)"
 _ADDED_TO_SILVER: Final = {"adjusted": False, "version": OLDEST_VERSION}
 """Columns that month files of before do not have, and what their rows are taken to say."""
@@ -136,6 +137,8 @@ class Consolidated:
     reference: Reference = NO_REFERENCE
     adopted: bool = False
     """Whether somebody else wrote it: it carries no log, and its bars were never checked or told of."""
+    withdrawn: Mapping[date, datetime] = field(default_factory=dict)
+    """Session -> instant: a bar of that session that was ingested at or before the instant must not be in `bars`."""
 
     @property
     def first_session(self) -> date:
@@ -152,6 +155,9 @@ class Consolidated:
         metadata = {_LOG: json.dumps(log_to_json(self.log)), _LAST_UPDATED: self.last_updated.isoformat()}
         if self.reference != NO_REFERENCE:
             metadata[_REFERENCE] = self.reference.to_json()
+        if self.withdrawn:
+            withdrawn = {session.isoformat(): until.isoformat() for session, until in sorted(self.withdrawn.items())}
+            metadata[_WITHDRAWN] = json.dumps(withdrawn)
         return encode(self.bars.replace_schema_metadata(metadata))
 
     @classmethod
@@ -166,6 +172,7 @@ class Consolidated:
         with decoding(f"data.parquet of {symbol} carries a log that cannot be read", _RESTORE):
             last_updated = _last_updated(metadata, last_modified)
             reference = _reference(metadata)
+            withdrawn = _withdrawn(metadata)
         adopted = _LOG not in metadata
         bars = _bars(file, symbol, last_modified, BRONZE, with_gaps=adopted)
         if bars.num_rows and not adopted:  # those of another's are judged one by one
@@ -173,7 +180,7 @@ class Consolidated:
                 # Bars are sorted, so that no session lies beyond the first and the last.
                 _ = [bars["timestamp"][place].as_py() for place in (0, -1)]
                 check_years(bars.select(["ingested_at"]))
-        return cls(bars, log, last_updated, reference, adopted)
+        return cls(bars, log, last_updated, reference, adopted, withdrawn)
 
 
 def read_log(tail: bytes, symbol: str) -> dict[str, SourceVersion] | None:
@@ -304,6 +311,14 @@ def _log(metadata: Mapping[bytes, bytes], symbol: str) -> dict[str, SourceVersio
 def _reference(metadata: dict[bytes, bytes]) -> Reference:
     text = metadata.get(_REFERENCE)
     return Reference.from_json(text.decode()) if text else NO_REFERENCE
+
+
+def _withdrawn(metadata: Mapping[bytes, bytes]) -> dict[date, datetime]:
+    value = read_json(metadata.get(_WITHDRAWN, b"{}"), "it")
+    if not isinstance(value, dict):
+        raise TypeError(f"{type(value).__name__} in the place of an object")
+    instants = {date.fromisoformat(session): datetime.fromisoformat(until) for session, until in value.items()}
+    return {session: until.astimezone(UTC) for session, until in instants.items()}
 
 
 def _own_column(table: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:

@@ -20,6 +20,7 @@ QUARANTINE_PREFIX: Final = "bronze/quarantine"
 MANIFEST_KEY: Final = "processing_metadata/consolidation_manifest.parquet"
 CLEANUP_RECORD_KEY: Final = "processing_metadata/cleanup_manifest.json"
 QUARANTINE_RECORD_KEY: Final = "processing_metadata/quarantine_releases.json"
+WITHDRAWAL_RECORD_KEY: Final = "processing_metadata/withdrawals.json"
 LATEST_VERSION: Final = datetime(9999, 1, 1, tzinfo=UTC)
 """No version of a data.parquet lies after this instant: a later one must be possible."""
 UNNAMED: Final = "~"

@@ -6,7 +6,7 @@ place needs a reason why it is safe; docs/architecture.md lists them all ("Who c
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Final
 
@@ -61,6 +61,8 @@ class Task:
     """Whether listed files are merged also if they are in the log."""
     retention_days: int | None = None
     """Merged files of older sessions are deleted; None: nothing is deleted."""
+    withdrawn: Mapping[date, datetime] = field(default_factory=dict)
+    """Bars to take out: session -> instant up to which a bar of the session was ingested."""
     correlation_id: str = ""
 
 
@@ -167,7 +169,7 @@ class Consolidator:
             # After data.parquet, like the source files: of two readings the later one stands in the later version.
             reference, reference_faults = self._read_reference(task.symbol, reference)
             faults += reference_faults
-        merged = _merged(before, adopted, sources)
+        merged = _merged(task, before, adopted, sources)
         contents = {source.key: source.content for source in sources} | ({key: adopted} if adopted else {})
         quarantine_broken(self.store, contents, merged.bars, now)
         if merged.bars.num_rows == 0:
@@ -189,8 +191,9 @@ class Consolidator:
             etag = self._check_unchanged(key, draft.etag)
         after = draft.after
         changed = min(day for day in (task.changed_from or after.first_session, draft.changed_from) if day)
-        if _shows_a_split(after, changed):
-            changed = after.first_session
+        if _shows_a_split(after, changed) or (task.withdrawn and after.reference.splits):
+            # A withdrawn bar may have been the only one to show a split.
+            changed = min(changed, after.first_session)
         tail = tail_of(after, changed, self.calendar) if task.changed_from else None
         return Consolidation(task.symbol, after, etag, draft.listing, changed, len(draft.sources), draft.faults, tail)
 
@@ -322,12 +325,17 @@ def _shows_a_split(after: Consolidated, changed_from: date) -> bool:
     return any(last_before < day <= after.last_session for day, _ in after.reference.splits)
 
 
-def _merged(before: Consolidated | None, adopted: SourceBars | None, sources: Sequence[_Source]) -> Merged:
+def _merged(
+    task: Task, before: Consolidated | None, adopted: SourceBars | None, sources: Sequence[_Source]
+) -> Merged:
     """Merge the files; somebody's own data.parquet is an arrival like them: nobody was told of its bars yet."""
     arrivals = [source.bars for source in sources]
+    withdrawn = dict(before.withdrawn) if before else {}
+    for session, until in task.withdrawn.items():
+        withdrawn[session] = max(until, withdrawn.get(session, until))
     if adopted:
-        return merge(None, [adopted.bars, *arrivals])
-    return merge(before.bars if before else None, arrivals)
+        return merge(None, [adopted.bars, *arrivals], withdrawn)
+    return merge(before.bars if before else None, arrivals, withdrawn)
 
 
 def _next_version(  # noqa: PLR0917
@@ -345,6 +353,7 @@ def _next_version(  # noqa: PLR0917
         before
         and not before.adopted
         and not merged.changed_from
+        and merged.withdrawn == before.withdrawn
         and log.items() <= before.log.items()
         and reference == before.reference
         and not task.reference_changed
@@ -352,7 +361,8 @@ def _next_version(  # noqa: PLR0917
     ):
         return before
     older = [at for at in (before and before.last_updated, floor) if at]
-    return Consolidated(merged.bars, log, max([now, *(at + TICK for at in older)]), reference)
+    version = max([now, *(at + TICK for at in older)])
+    return Consolidated(merged.bars, log, version, reference, withdrawn=merged.withdrawn)
 
 
 def _nothing_to_merge(task: Task, faults: Sequence[Fault], broken: int) -> FiblakeError:

@@ -1,12 +1,13 @@
 """Which bar wins: merging source files into a symbol's bars (pure).
 
 Last write wins by `ingested_at`, per session; of equal instants the greater row wins, by a fixed order of columns. So
-merging is commutative, associative and idempotent, whatever the order, duplication or batching of arrival.
+merging is commutative, associative and idempotent, whatever the order, duplication or batching of arrival. A withdrawal
+of a session takes part like an arrival without a row: of equal instants the withdrawal wins.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import date
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
 from typing import Final, cast
 
 import pyarrow as pa
@@ -30,11 +31,40 @@ class Merged:
 
     bars: pa.Table
     changed_from: date | None
-    """Earliest session whose row is new or another one; None if all arrivals lost or were known."""
+    """Earliest session whose row is new, another one or withdrawn; None if all arrivals lost or were known."""
+    withdrawn: Mapping[date, datetime] = field(default_factory=dict)
+    """The withdrawals that no later row has ended: a session is either in `bars` or here."""
 
 
-def merge(base: pa.Table | None, arrivals: Sequence[pa.Table]) -> Merged:
-    """Merge `arrivals` (schema BRONZE, any order, any duplication) into `base` (None: the first of this symbol)."""
+def merge(
+    base: pa.Table | None, arrivals: Sequence[pa.Table], withdrawn: Mapping[date, datetime] | None = None
+) -> Merged:
+    """Merge `arrivals` (schema BRONZE, any order, any duplication) into `base` (None: the first of this symbol).
+
+    `withdrawn` maps a session to an instant: a row of that session that was ingested at or before it does not count.
+    """
+    if not withdrawn:
+        return _merge_rows(base, arrivals)
+    known = BRONZE.empty_table() if base is None else base
+    is_withdrawn = _is_withdrawn(known, withdrawn)
+    gone = known.filter(is_withdrawn)
+    kept = [table.filter(pc.invert(_is_withdrawn(table, withdrawn))) for table in arrivals]
+    merged = _merge_rows(known.filter(pc.invert(is_withdrawn)), kept)
+    changes = [day for day in (merged.changed_from, pc.min(gone["timestamp"]).as_py()) if day]
+    present = pc.is_in(pa.array(list(withdrawn), pa.date32()), value_set=merged.bars["timestamp"]).to_pylist()
+    open_ = {day: until for (day, until), has_row in zip(withdrawn.items(), present, strict=True) if not has_row}
+    return Merged(merged.bars.combine_chunks(), min(changes, default=None), open_)
+
+
+def _is_withdrawn(bars: pa.Table, withdrawn: Mapping[date, datetime]) -> pa.ChunkedArray:
+    """Tell for each row whether it is withdrawn."""
+    sessions = pa.array(list(withdrawn), pa.date32())
+    instants = pa.array(list(withdrawn.values()), BRONZE.field("ingested_at").type)
+    until = pc.take(instants, pc.index_in(bars["timestamp"], value_set=sessions))
+    return pc.fill_null(pc.less_equal(bars["ingested_at"], until), fill_value=False)
+
+
+def _merge_rows(base: pa.Table | None, arrivals: Sequence[pa.Table]) -> Merged:
     known = BRONZE.empty_table() if base is None else base
     new = pa.concat_tables([BRONZE.empty_table(), *arrivals])
     if new.num_rows == 0:

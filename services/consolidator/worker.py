@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from functools import partial
 from typing import Final
 
@@ -110,6 +110,20 @@ class Worker:
             self.summary.failed += sorted(failures)
             for symbol, error in failures.items():
                 logger.error("symbol failed", extra={"symbol": symbol, "reason": str(error)})
+
+    def withdraw(self, symbol: str, session: date, until: datetime) -> Consolidation:
+        """Take a bar out that was ingested at or before `until`, and publish the change, whether or not it was there.
+
+        The folder is not listed: other files have messages of their own.
+        """
+        task = Task(
+            symbol=symbol, changed_from=session, lists=False, withdrawn={session: until}, correlation_id=self.run
+        )
+        consolidation = self.consolidator.consolidate(task, self.clock())
+        errors = self._publish([consolidation], {symbol: _Origin(self.run, None)})
+        if errors:
+            raise errors[symbol]
+        return consolidation
 
     def _rounds(self, queue: Queue, messages: Sequence[Received], most_receives: int) -> int:
         """Work on the messages; give the longest pause after which one of them comes again, in seconds.

@@ -20,6 +20,7 @@ BLANK = "…"
 """Stands in a reason's template for what is put in at run time."""
 ASKED_BY_A_PERSON = {
     "services/consolidator/__main__.py": "a worker's command line",
+    "services/consolidator/withdraw.py": "`fiblake withdraw`",
     "services/fetcher/flat_files": "`fiblake load flatfiles`",
     "services/fetcher/quarantine.py": "`fiblake quarantine`",
     "services/reconcile": "the audit reports what it finds, and answers whoever calls it",

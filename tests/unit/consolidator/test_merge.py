@@ -1,5 +1,5 @@
 import random
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 
 import pyarrow as pa
 import pytest
@@ -26,6 +26,7 @@ bars = st.builds(
     st.sampled_from([None, 7, 8]),
 )
 arrivals = st.lists(bars, min_size=1, max_size=25)
+withdrawals = st.dictionaries(st.sampled_from(SESSIONS), st.integers(0, 2).map(later), max_size=4)
 
 
 def winners(rows: list[dict]) -> list[dict]:
@@ -40,6 +41,11 @@ def winners(rows: list[dict]) -> list[dict]:
         if known is None or rank(row) > rank(known):
             last[row["timestamp"]] = row
     return [last[session] for session in sorted(last)]
+
+
+def without(rows: list[dict], withdrawn: dict[date, datetime]) -> list[dict]:
+    """Return the rows that are not withdrawn."""
+    return [row for row in rows if row["timestamp"] not in withdrawn or row["ingested_at"] > withdrawn[row["timestamp"]]]
 
 
 def in_batches(rows: list[dict], shuffle: random.Random) -> list[pa.Table]:
@@ -60,6 +66,39 @@ def test_any_order_duplication_split_and_mixture_with_the_base_gives_the_identic
     at_once = merge(base if shuffle.random() < 0.5 else None, in_batches(repeated, shuffle)).bars
     assert base.equals(table(*winners(rows)))
     assert at_once.equals(table(*winners(rows)))
+
+
+@given(arrivals, withdrawals, st.randoms(use_true_random=False))
+def test_withdrawals_in_any_order_among_the_arrivals_and_repeated_give_the_identical_table(
+    rows: list[dict], withdrawn: dict[date, datetime], shuffle: random.Random
+) -> None:
+    repeated = rows + shuffle.choices(rows, k=len(rows))
+    shuffle.shuffle(repeated)
+    steps: list[pa.Table | tuple[date, datetime]] = [*in_batches(repeated, shuffle), *withdrawn.items()] * 2
+    shuffle.shuffle(steps)
+    state = Merged(BRONZE.empty_table(), None)
+    for step in steps:
+        if isinstance(step, tuple):
+            session, until = step
+            latest = max(until, state.withdrawn.get(session, until))
+            state = merge(state.bars, [], {**state.withdrawn, session: latest})
+        else:
+            state = merge(state.bars, [step], state.withdrawn)
+    expected = without(winners(rows), withdrawn)
+    sessions = {row["timestamp"] for row in expected}
+    assert state.bars.equals(table(*expected))
+    assert state.withdrawn == {day: until for day, until in withdrawn.items() if day not in sessions}
+
+
+@given(st.lists(bars, max_size=15), arrivals, withdrawals)
+def test_changed_from_is_the_earliest_session_whose_row_differs_or_is_withdrawn(
+    before: list[dict], new: list[dict], withdrawn: dict[date, datetime]
+) -> None:
+    base = merge(None, [table(*before)]).bars
+    merged = merge(base, [table(*new)], withdrawn)
+    was = {row["timestamp"]: row for row in base.to_pylist()}
+    now = {row["timestamp"]: row for row in merged.bars.to_pylist()}
+    assert merged.changed_from == min((day for day in {*was, *now} if was.get(day) != now.get(day)), default=None)
 
 
 @given(st.lists(bars, max_size=15), arrivals)

@@ -61,7 +61,7 @@ def good_files() -> dict[str, tuple[bytes, Callable[[bytes], object]]]:
     )
     checkpoint = {"interval": "3d", "last_processed_date": "2025-11-19", "total_records_processed": 7}
     record = recorded(None, "run", NOON, {"AAPL": {"files": 1, "bytes": 10}})
-    consolidated = Consolidated(table(*BARS), {}, NOON).encode()
+    consolidated = Consolidated(table(*BARS), {}, NOON, withdrawn={NOON.date(): NOON}).encode()
     completion = ConsolidationComplete(symbol="AAPL", changed_from=DAYS[0], last_session=DAYS[-1], version=NOON)
     silver = encode(pa.Table.from_pylist([BUCKET], schema=SILVER))
     identities = identities_file(companies("2001-01-02", "2025-11-03"))

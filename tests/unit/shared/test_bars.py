@@ -95,6 +95,24 @@ def pages(data: bytes) -> bytes:
     return data[: -8 - int.from_bytes(data[-8:-4], "little")]
 
 
+def test_withdrawals_travel_in_the_metadata() -> None:
+    withdrawn = {date(2025, 11, 20): later(5), date(2025, 11, 18): NOON}
+    data = Consolidated(table(ROW), {}, NOON, withdrawn=withdrawn).encode()
+    assert Consolidated.decode(data, "AAPL", MODIFIED).withdrawn == withdrawn
+    metadata = pq.ParquetFile(pa.BufferReader(data)).metadata.metadata
+    assert list(json.loads(metadata[b"fiblake.withdrawn"]).items()) == [
+        ("2025-11-18", NOON.isoformat()),
+        ("2025-11-20", later(5).isoformat()),
+    ]
+
+
+@pytest.mark.parametrize("text", [b"{", b"[]", b'{"soon": "now"}', b'{"2025-11-18": 5}', b'{"2025-11-18": "soon"}'])
+def test_withdrawals_that_cannot_be_read_are_an_error_and_never_none(text: bytes) -> None:
+    data = encode(table(ROW).replace_schema_metadata({b"fiblake.merged": b"{}", b"fiblake.withdrawn": text}))
+    with pytest.raises(ContractError, match=r"data.parquet of AAPL carries a log that cannot be read"):
+        Consolidated.decode(data, "AAPL", MODIFIED)
+
+
 @pytest.mark.parametrize("text", [b"{", b"[]", b"{}", b'{"splits": [["soon", 1]], "handovers": []}'])
 def test_a_reference_that_cannot_be_read_is_an_error_and_never_none(text: bytes) -> None:
     data = encode(table(ROW).replace_schema_metadata({b"fiblake.merged": b"{}", b"fiblake.reference": text}))

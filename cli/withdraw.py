@@ -1,0 +1,77 @@
+"""`fiblake withdraw`: take a bar out of the lake that should never have been there."""
+
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli import options
+from cli.output import answer
+from cli.target import Target, target
+
+if TYPE_CHECKING:
+    from services.consolidator.worker import Worker
+
+EXAMPLE = 'Example: fiblake withdraw AAPL 2025-11-19 --reason "a test trade of the vendor" --by jane'
+
+
+def withdraw(
+    context: typer.Context,
+    symbol: Annotated[str, typer.Argument(help="The symbol.")],
+    session: Annotated[datetime, typer.Argument(formats=["%Y-%m-%d"], help="The session.")],
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
+    by: Annotated[str, typer.Option(help="Who answers for it, for the record; empty means the user here.")] = "",
+) -> None:
+    """Take a bar out of data.parquet, silver and Postgres; processing_metadata/withdrawals.json records it.
+
+    The bar stays out, whatever file still holds it; a bar of the session that is ingested later comes in again.
+    """
+    import asyncio
+    import getpass
+
+    from services.consolidator import withdraw as service
+
+    options.symbol(symbol, "SYMBOL")
+    stack, name, day = target(context), by or getpass.getuser(), session.date()
+    withdrawal = service.withdraw(_worker(stack), symbol, day, name, reason)
+    rows = asyncio.run(_delete_row(stack, symbol, day, withdrawal.until))
+    facts = {
+        "symbol": symbol, "session": day.isoformat(), "by": name, "until": withdrawal.until.isoformat(),
+        "changed_from": withdrawal.changed_from.isoformat(), "version": withdrawal.version.isoformat(), "rows": rows,
+    }  # fmt: skip
+    text = f"the bar of {symbol} of {day} is withdrawn by {name}; silver follows"
+    answer(context, facts, lambda console: console.print(text))
+
+
+def _worker(stack: Target) -> "Worker":
+    import uuid
+
+    from services.consolidator.consolidate import Consolidator
+    from services.consolidator.worker import Worker
+    from shared.calendar import nyse
+    from shared.lake import Bronze
+
+    return Worker(
+        consolidator=Consolidator(stack.store, Bronze(), nyse()), complete=stack.complete,
+        run=f"withdraw-{uuid.uuid4().hex}", clock=lambda: datetime.now(UTC), max_workers=1, retention_days=None,
+    )  # fmt: skip
+
+
+async def _delete_row(stack: Target, symbol: str, session: date, until: datetime) -> int:
+    """Delete the bar's row from Postgres unless it is a later one; return how many rows that were.
+
+    Else the fetcher, which looks at the last sessions again, would take the bar to be stored.
+    """
+    from shared.database import connected
+    from shared.errors import FiblakeError, UpstreamError
+
+    try:
+        async with connected(*stack.database()) as database:
+            row = (await database.bars(session)).get(symbol)
+            if row is None or row["ingested_at"] > until:
+                return 0
+            return await database.delete_bars(session, [row])
+    except FiblakeError as error:
+        raise UpstreamError(
+            f"the bar is out of the lake, but its row may still be in Postgres ({error}): run the command again"
+        ) from error

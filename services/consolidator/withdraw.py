@@ -1,0 +1,85 @@
+"""How a person takes a bar out of the lake that should never have been there."""
+
+import json
+from dataclasses import dataclass
+from datetime import date, datetime
+from functools import partial
+from typing import Any, Final, cast
+
+import pyarrow.compute as pc
+
+from services.consolidator.worker import Worker
+from shared.bars import Consolidated
+from shared.decoding import decoding, read_json
+from shared.errors import ConfigurationError, NotFoundError
+from shared.lake import WITHDRAWAL_RECORD_KEY
+from shared.telemetry import logger
+
+MAX_WITHDRAWN: Final = 1_000
+"""A symbol has at most so many withdrawn sessions: each of them stays in the metadata of data.parquet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """A bar that is out of the lake."""
+
+    symbol: str
+    session: date
+    until: datetime
+    """A bar of the session that was ingested at or before this instant stays out; a later one comes in."""
+    changed_from: date
+    """The first session that the completion event reports as changed."""
+    version: datetime
+    """The version of data.parquet without the bar."""
+
+
+def withdraw(worker: Worker, symbol: str, session: date, by: str, reason: str) -> Withdrawal:
+    """Take the bar of `session` out of data.parquet, publish the change, and update the manifest.
+
+    First the audit record, then data.parquet, then the event: a run that died is done again, and publishes again if
+    the bar is out already. Raises NotFoundError if there is no such bar, ConfigurationError if it cannot be withdrawn.
+    """
+    stored = _read(worker, symbol)
+    until = stored.withdrawn.get(session)
+    if until is None:
+        row = _withdrawable(stored, symbol, session)
+        until = cast("datetime", row["ingested_at"])
+        entry = {
+            "withdrawn_at": worker.clock().isoformat(), "by": by, "reason": reason,
+            "bar": row | {"timestamp": session.isoformat(), "ingested_at": until.isoformat()},
+        }  # fmt: skip
+        worker.consolidator.store.update(WITHDRAWAL_RECORD_KEY, partial(_recorded, entry=entry))
+    consolidation = worker.withdraw(symbol, session, until)
+    logger.info("bar withdrawn", extra={"symbol": symbol, "session": str(session), "by": by, "reason": reason})
+    return Withdrawal(symbol, session, until, consolidation.changed_from, consolidation.stored.last_updated)
+
+
+def _read(worker: Worker, symbol: str) -> Consolidated:
+    key = worker.consolidator.bronze.data_key(symbol)
+    stored = worker.consolidator.store.find(key)
+    if stored is None:
+        raise NotFoundError(f"{symbol} has no data.parquet: there is no bar to withdraw")
+    consolidated = Consolidated.decode(stored.data, symbol, stored.last_modified)
+    if consolidated.adopted:
+        raise ConfigurationError(f"{key} carries no log: run `fiblake consolidate --symbols {symbol}` first")
+    return consolidated
+
+
+def _withdrawable(stored: Consolidated, symbol: str, session: date) -> dict[str, Any]:
+    rows = stored.bars.filter(pc.equal(stored.bars["timestamp"], session)).to_pylist()
+    if not rows:
+        count, first, last = stored.bars.num_rows, stored.first_session, stored.last_session
+        raise NotFoundError(f"{symbol} has no bar of {session}: its {count} bars lie from {first} to {last}")
+    if stored.bars.num_rows == 1:
+        raise ConfigurationError(
+            f"the bar of {session} is the last one of {symbol}, and cannot be withdrawn: a data.parquet needs a bar"
+        )
+    if len(stored.withdrawn) >= MAX_WITHDRAWN:
+        raise ConfigurationError(f"{symbol} has {MAX_WITHDRAWN:,} withdrawn sessions already, and cannot have more")
+    return cast("dict[str, Any]", rows[0])
+
+
+def _recorded(data: bytes | None, entry: dict[str, Any]) -> bytes:
+    with decoding(f"{WITHDRAWAL_RECORD_KEY} cannot be read", "move it away and run again"):
+        withdrawals = cast("list[dict[str, Any]]", read_json(data, "it")["withdrawals"]) if data else []
+        return json.dumps({"withdrawals": [*withdrawals, entry]}, indent=1).encode()
