@@ -325,9 +325,7 @@ def _shows_a_split(after: Consolidated, changed_from: date) -> bool:
     return any(last_before < day <= after.last_session for day, _ in after.reference.splits)
 
 
-def _merged(
-    task: Task, before: Consolidated | None, adopted: SourceBars | None, sources: Sequence[_Source]
-) -> Merged:
+def _merged(task: Task, before: Consolidated | None, adopted: SourceBars | None, sources: Sequence[_Source]) -> Merged:
     """Merge the files; somebody's own data.parquet is an arrival like them: nobody was told of its bars yet."""
     arrivals = [source.bars for source in sources]
     withdrawn = dict(before.withdrawn) if before else {}

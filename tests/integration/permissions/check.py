@@ -16,6 +16,7 @@ from shared.lake import (
     IDENTITIES_PREFIX,
     MANIFEST_KEY,
     QUARANTINE_RECORD_KEY,
+    WITHDRAWAL_RECORD_KEY,
     Bronze,
     Month,
     archive_key,
@@ -45,6 +46,7 @@ ROOMS = {
     "manifest": (MANIFEST_KEY,),
     "record of deletions": (CLEANUP_RECORD_KEY,),
     "record of releases": (QUARANTINE_RECORD_KEY,),
+    "record of withdrawals": (WITHDRAWAL_RECORD_KEY,),
     "archive": (archive_key(OLD), "archive/adopted/bronze/raw_ohlcv/symbol=AAA/data.parquet"),
     "no place of ours": ("bronze/other.parquet", f"{IDENTITIES_PREFIX}.parquet", "processing_metadata/other", "other"),
 }
@@ -60,6 +62,7 @@ _KINDS = {
     "manifest": re.escape(MANIFEST_KEY),
     "record of deletions": re.escape(CLEANUP_RECORD_KEY),
     "record of releases": re.escape(QUARANTINE_RECORD_KEY),
+    "record of withdrawals": re.escape(WITHDRAWAL_RECORD_KEY),
     "archive": r"archive/.+",
 }
 

@@ -45,7 +45,9 @@ def winners(rows: list[dict]) -> list[dict]:
 
 def without(rows: list[dict], withdrawn: dict[date, datetime]) -> list[dict]:
     """Return the rows that are not withdrawn."""
-    return [row for row in rows if row["timestamp"] not in withdrawn or row["ingested_at"] > withdrawn[row["timestamp"]]]
+    return [
+        row for row in rows if row["timestamp"] not in withdrawn or row["ingested_at"] > withdrawn[row["timestamp"]]
+    ]
 
 
 def in_batches(rows: list[dict], shuffle: random.Random) -> list[pa.Table]:

@@ -108,6 +108,17 @@ def test_a_bar_that_is_ingested_later_brings_the_session_back_and_ends_the_withd
     assert stored(lake).bars["close"].to_pylist() == [10, 12, 10]
 
 
+def test_a_withdrawal_of_a_session_without_a_bar_counts_and_an_earlier_one_does_not_weaken_it(lake: Lake) -> None:
+    day = date(2025, 11, 20)
+    for minute in (5, 0):
+        lake.worker().withdraw("AAPL", day, later(minute))
+    assert stored(lake).withdrawn == {day: later(5)}
+    lake.store.lay(LAKE.date_key("AAPL", day), parquet(bar(day, ingested_at=later(3))))
+    lake.request("AAPL")
+    lake.drained()
+    assert sessions(lake) == [*DAYS]
+
+
 def test_bars_of_other_sessions_that_arrive_keep_the_withdrawal(lake: Lake) -> None:
     withdrawn(lake)
     lake.arrive("AAPL", "2025-11-20")
