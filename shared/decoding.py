@@ -6,8 +6,7 @@ limit allows.
 
 import json
 import os
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, Final
@@ -39,7 +38,7 @@ SHOWN: Final = 300
 """Characters of a library's message that are kept."""
 MAKE_ANEW: Final = "move it away: `fiblake adopt`, and make it anew: `fiblake reconcile --fix`"
 """How to go on if a file of ours cannot be read and keeps a new one out: month file, manifest, checkpoint, record."""
-_TEXTS: Final = {pa.string(), pa.large_string(), pa.binary(), pa.large_binary()}
+_TEXTS: Final = {kind.id for kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())}
 _MAGIC: Final = b"PAR1"
 _FOOTER_TAIL: Final = 8
 
@@ -60,24 +59,39 @@ def limit() -> int:
     return int(text) * MEGABYTE
 
 
-@contextmanager
-def decoding(failure: str, remedy: str = "") -> Iterator[None]:
+class Decoding:
+    """See `decoding`; written out as a class, because a generator takes four times as long, and files are many."""
+
+    __slots__ = ("_failure", "_remedy")
+
+    def __init__(self, failure: str, remedy: str) -> None:
+        self._failure, self._remedy = failure, remedy
+
+    def __enter__(self) -> None:
+        """Begin the block."""
+
+    def __exit__(self, _: object, error: BaseException | None, traceback: object) -> None:
+        """Turn what the block raised into a ContractError."""
+        match error:
+            case None:
+                return
+            case TooLargeError():
+                raise TooLargeError(f"{self._failure}: {error}") from error
+            case ContractError():
+                raise ContractError(_sentence(self._failure, str(error), self._remedy)) from error
+            case Exception() if not isinstance(error, FiblakeError):
+                message = " ".join(str(error).split())[:SHOWN]
+                cause = f"{type(error).__name__} {message}"
+                raise ContractError(_sentence(self._failure, cause, self._remedy)) from error
+
+
+def decoding(failure: str, remedy: str = "") -> Decoding:
     """Turn whatever the block raises into a ContractError that begins with `failure` and ends with `remedy`.
 
     `failure` names the object, or the field ("the manifest cannot be read"); blocks may be nested. Errors of ours other
     than ContractError pass; TooLargeError says itself what to do.
     """
-    try:
-        yield
-    except TooLargeError as error:
-        raise TooLargeError(f"{failure}: {error}") from error
-    except ContractError as error:
-        raise ContractError(_sentence(failure, str(error), remedy)) from error
-    except FiblakeError:
-        raise
-    except Exception as error:
-        message = " ".join(str(error).split())[:SHOWN]
-        raise ContractError(_sentence(failure, f"{type(error).__name__} {message}", remedy)) from error
+    return Decoding(failure, remedy)
 
 
 def _sentence(failure: str, cause: str, remedy: str) -> str:
@@ -108,7 +122,7 @@ def read_json(data: bytes, what: str) -> Any:  # noqa: ANN401 (whatever the text
 
 @dataclass(frozen=True)
 class ParquetBytes:
-    """A Parquet file in memory that passed the checks: its columns may be read."""
+    """A Parquet file in memory whose footer passed the checks; of the columns that are read, the pages must, too."""
 
     data: bytes
     what: str
@@ -128,10 +142,13 @@ class ParquetBytes:
     def read(self, columns: Sequence[str]) -> pa.Table:
         """Read columns, in one thread: many files are read at once, and none of Arrow's threads keeps our bytes.
 
-        Texts whose repetitions might take more than the limit are left as dictionaries.
+        Texts whose repetitions might take more than the limit are left as dictionaries. Raises TooLargeError, or as
+        `chunks_of` does, by the pages of these columns.
         """
-        texts = [field.name for field in self.schema if _is_text(field.type) and field.name in columns]
-        texts = [name for name in texts if self._may_explode(name)]
+        if not self.is_small:
+            self._check_pages(columns)
+        kinds = dict(zip(self.schema.names, self.schema.types, strict=True))
+        texts = [name for name in columns if name in kinds and _is_text(kinds[name]) and self._may_explode(name)]
         if not texts:
             return self.file.read(columns=columns, use_threads=False)
         file = pq.ParquetFile(
@@ -143,6 +160,15 @@ class ParquetBytes:
             if size > limit():
                 raise too_large(self.what, f"has {size:,} bytes of text in column {name!r}", limit())
         return table
+
+    def _check_pages(self, columns: Collection[str]) -> None:
+        """Raise TooLargeError if the columns' pages are larger than the limit, by their own headers."""
+        size = 0
+        for page in page_sizes(self.data, [chunk for chunk in self.chunks if chunk.column in columns]):
+            size += page.size
+            if size > limit():
+                measured = f"is more than {size:,} bytes uncompressed, whatever its footer says"
+                raise too_large(self.what, measured, limit())
 
     @property
     def metadata(self) -> dict[bytes, bytes]:
@@ -164,12 +190,12 @@ class ParquetBytes:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return kind in _TEXTS or pa.types.is_dictionary(kind)
+    return kind.id in _TEXTS or pa.types.is_dictionary(kind)
 
 
 def _text_bytes(chunk: pa.Array) -> int:
     """Return how many bytes the texts of a dictionary array are once each stands by itself."""
-    if not (pa.types.is_dictionary(chunk.type) and chunk.type.value_type in _TEXTS):
+    if not (pa.types.is_dictionary(chunk.type) and chunk.type.value_type.id in _TEXTS):
         return int(chunk.nbytes)
     lengths = pc.binary_length(chunk.dictionary).cast(pa.int64())
     return pc.sum(lengths.take(chunk.indices)).as_py() or 0
@@ -205,25 +231,17 @@ def open_parquet(data: bytes, what: str, columns: Collection[str] | None = None,
 
 
 def _check_parquet(file: ParquetBytes, columns: Collection[str] | None) -> None:
-    """Raise ContractError if reading the columns would take more than the limit, by footer and page headers."""
+    """Raise ContractError if the columns cannot be read, or by the footer would take more than the limit."""
     what, metadata, schema = file.what, file.file.metadata, file.schema
-    fields = [field for field in schema if columns is None or field.name in columns]
-    if len({field.name for field in fields}) < len(fields):
+    names = [name for name in schema.names if columns is None or name in columns]
+    if len(set(names)) < len(names):
         raise ContractError("it has two columns of one name: leave one of them out")
-    for field in fields:
-        if field.type.num_fields:
-            raise ContractError(f"it has lists or records in column {field.name!r}: write one plain value a row")
-    size = metadata.num_rows * len(fields) * VALUE_BYTES
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        if kind.num_fields and (columns is None or name in columns):
+            raise ContractError(f"it has lists or records in column {name!r}: write one plain value a row")
+    size = metadata.num_rows * len(names) * VALUE_BYTES
     if size > limit():
-        raise too_large(what, f"has {metadata.num_rows:,} rows of {len(fields)} columns ({size:,} bytes)", limit())
+        raise too_large(what, f"has {metadata.num_rows:,} rows of {len(names)} columns ({size:,} bytes)", limit())
     size = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
     if size > limit():
         raise too_large(what, f"is {size:,} bytes uncompressed", limit())
-    if file.is_small:
-        return
-    size = 0
-    wanted = (chunk for chunk in file.chunks if columns is None or chunk.column in columns)
-    for page in page_sizes(file.data, wanted):
-        size += page.size
-        if size > limit():
-            raise too_large(what, f"is more than {size:,} bytes uncompressed, whatever its footer says", limit())

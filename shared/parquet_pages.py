@@ -4,7 +4,8 @@ A footer may say less than is there. A page's header cannot: Arrow decompresses 
 says, and refuses one that gives more or less. Headers are in Thrift's compact protocol (parquet.thrift).
 """
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 _BOOLEANS: Final = (1, 2)
@@ -17,19 +18,56 @@ _MORE: Final = 0x80
 """The bit that says that a number goes on."""
 _MAX_DEPTH: Final = 8
 _TAIL: Final = 8
-_ROW_GROUPS, _COLUMNS, _META_DATA, _PATH = 4, 1, 3, 3
+_SCHEMA, _ROW_GROUPS, _COLUMNS, _META_DATA, _PATH = 2, 4, 1, 3, 3
 _STORED_BYTES, _DATA_PAGE, _DICTIONARY_PAGE, _STATISTICS = 7, 9, 11, 12
 _GREATEST, _LEAST = 5, 6
 _DATA_PAGES: Final = {5: 2, 8: 4}
 """Fields of a page header that hold a data page's, and the field of the encoding in each."""
 _DELTA_BYTE_ARRAY: Final = 7
 """The encoding in which a value is so many bytes of the one before and a few more: small pages, large values."""
-_PLAIN_START: Final = b"\x15\x00\x15"
-"""How the header of a data page begins: its type, and the field of its size."""
-_SMALL_HEADER: Final = 24
-"""Bytes that the rest of a header takes; no page that grows large when it is decompressed is smaller."""
 _SIZE, _STORED, _GROWTH = 2, 3, 0
 """Fields of a page header: bytes once decompressed, and as stored. The last is none of Parquet's."""
+
+
+
+_HEADS: Final[list[bytes]] = []
+"""How footers that were read begin, up to the end of the schema: files of one schema share these bytes."""
+_MAX_HEADS: Final = 8
+_LONGEST_HEAD: Final = 4_096
+
+
+def _matcher(pattern: bytes) -> Callable[[bytes, int], re.Match[bytes] | None]:
+    """Return what matches, from a place on, a pattern with signs of ours (spaces mean nothing).
+
+    @ is a number, ~ a text of at most 32 bytes, X an entry of encodings, Y a list of at most two numbers.
+    """
+    text = b"|".join(re.escape(bytes([size])) + b".{%d}" % size for size in range(33))
+    signs = {b" ": b"", b"X": rb"\x15@\x15@\x15@\x00", b"Y": rb"(?:\x06|\x16@|&@@)", b"~": b"(?:%b)" % text}
+    for sign, meaning in (signs | {b"@": rb"[\x80-\xff]{0,8}[\x00-\x7f]"}).items():
+        pattern = pattern.replace(sign, meaning)
+    return re.compile(pattern, re.DOTALL).match
+
+
+_COLUMN: Final = _matcher(
+    rb"&@\x1c \x15@ \x19(?:\x15@|%@@|5@@@|E@@@@) \x19\x18(~) \x15@ \x16@ \x16@ \x16(@) &(@) (?:&(@))?"
+    rb"( (?(4)\x1c|<) (?:\x18~\x18~\x16|6)@ (?:\((~)\x18(~)[\x11\x12][\x11\x12])? \x00 )?"
+    rb"(?(5)\x19|(?(4)\)|I)) (?:\x1cX|,XX|<XXX) (?:< (?:\x16@\x19|\))Y \x19Y \x00)? \x00\x00"
+)
+"""A column's part of a row group as Arrow describes it, for which `_column` takes five times as long.
+
+Groups: path, bytes as stored, place of the data pages, of the dictionary, statistics, their greatest and least text.
+Each byte that begins a field or ends a record stands for itself, so nothing else that is well-formed can match.
+"""
+_PAGE: Final = _matcher(
+    rb"\x15[\x00\x04] \x15(@) \x15(@)"
+    rb"(?:, \x15@ \x15[\x00-\x0d\x0f-\x7f] \x15@ \x15@"
+    rb" (?:\x1c (?: (?:\x18~\x18~\x16|6)@ (?:\(~\x18~[\x11\x12][\x11\x12])? )? \x00)?"
+    rb"|L \x15@ \x15@ [\x11\x12]?) \x00\x00"
+)
+"""The header of a page of data in any encoding but _DELTA_BYTE_ARRAY (twice 7), or of a dictionary, as Arrow writes it.
+
+Groups: bytes once decompressed, and as stored.
+"""
 
 
 class Page(NamedTuple):
@@ -58,13 +96,28 @@ def chunks_of(data: bytes) -> list[Chunk]:
     """
     footer = data[len(data) - _TAIL - int.from_bytes(data[-_TAIL:-4], "little") : -_TAIL]
     chunks: list[Chunk] = []
-    for number, kind, at in _fields(footer, 0):
+    for number, kind, at in _fields_after_schema(footer):
         if number == _ROW_GROUPS and kind == _LIST:
             _, count, group = _list_head(footer, at)
             for _ in range(count):
                 group = _row_group(footer, group, chunks, len(data))
             break
     return chunks
+
+
+def _fields_after_schema(footer: bytes) -> Iterator[tuple[int, int, int]]:
+    """Return the fields of a footer, without those up to the schema if they are byte for byte as in one read before."""
+    for head in _HEADS:
+        if footer.startswith(head):
+            yield from _fields(footer, len(head), _SCHEMA)
+            return
+    for number, kind, at in _fields(footer, 0):
+        if number == _SCHEMA:
+            end = _skip(footer, at, kind, 0)
+            if end <= min(len(footer), _LONGEST_HEAD):
+                _HEADS.insert(0, footer[:end])
+                del _HEADS[_MAX_HEADS:]
+        yield number, kind, at
 
 
 def _row_group(footer: bytes, at: int, chunks: list[Chunk], size: int) -> int:
@@ -82,6 +135,13 @@ def _row_group(footer: bytes, at: int, chunks: list[Chunk], size: int) -> int:
 
 
 def _column(footer: bytes, at: int, chunks: list[Chunk], size: int) -> int:
+    if match := _COLUMN(footer, at):
+        path, stored, data_page, dictionary, _, greatest, least = match.groups()
+        starts = [start for start in (_half(data_page), _half(dictionary) if dictionary else 0) if start]
+        start = min(starts, default=size)
+        end = min(start + _half(stored), size)
+        chunks.append(Chunk(path[1:].decode(), start, end, least and least[1:], greatest and greatest[1:]))
+        return match.end()
     number = 0
     while head := footer[at]:
         number, at = _next_field(footer, at, number)
@@ -144,9 +204,11 @@ def page_sizes(data: bytes, chunks: Iterable[Chunk]) -> Iterator[Page]:
     for chunk in chunks:
         at = chunk.start
         while at < chunk.end:
-            if page := _only_page(data, at, chunk.end):
-                yield page
-                break
+            if (match := _PAGE(data, at)) and not (data[match.start(1)] | data[match.start(2)]) & 1:
+                size, stored = match.groups()
+                yield Page(_half(size), 1)
+                at = match.end() + _half(stored)
+                continue
             header, at = _header(data, at)
             if header[_SIZE] < 0 or header[_STORED] < 0:
                 raise ValueError("a page of less than no bytes")
@@ -167,9 +229,8 @@ def _header(data: bytes, at: int) -> tuple[dict[int, int], int]:
     return header, _skip(data, at, _STRUCT, 0)
 
 
-def _fields(data: bytes, at: int) -> Iterator[tuple[int, int, int]]:
-    """Return the fields of a record: number, type, and where the value is."""
-    number = 0
+def _fields(data: bytes, at: int, number: int = 0) -> Iterator[tuple[int, int, int]]:
+    """Return the fields of a record that follow field `number`: number, type, and where the value is."""
     while head := data[at]:
         number, at = _next_field(data, at, number)
         yield number, head & 0x0F, at
@@ -236,21 +297,9 @@ def _text(data: bytes, at: int) -> bytes:
     return data[at : at + size]
 
 
-def _only_page(data: bytes, at: int, end: int) -> Page | None:
-    """Return a data page after which its column has no room for another one, quickly; None: read its whole header."""
-    if data[at : at + 3] != _PLAIN_START:
-        return None
-    sizes = []
-    at += 2
-    for _ in range(2):
-        at += 1
-        value = shift = 0
-        while data[at] >= _MORE:
-            value |= (data[at] & 0x7F) << shift
-            at, shift = at + 1, shift + 7
-        sizes.append((value | data[at] << shift) >> 1)
-        at += 1
-        if len(sizes) == 1 and data[at] != _PLAIN_START[2]:
-            return None
-    rest = end - at - sizes[1]
-    return Page(sizes[0], 1) if 0 <= rest < _SMALL_HEADER else None
+def _half(varint: bytes) -> int:
+    """Return half of a number that is written as a varint: the number meant, if it is not negative."""
+    value = 0
+    for byte in reversed(varint):
+        value = value << 7 | byte & 0x7F
+    return value >> 1
