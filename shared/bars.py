@@ -178,8 +178,9 @@ class Consolidated:
         if bars.num_rows and not adopted:  # those of another's are judged one by one
             with decoding(f"data.parquet of {symbol} cannot be read", _RESTORE):
                 # Bars are sorted, so that no session lies beyond the first and the last.
-                _ = [bars["timestamp"][place].as_py() for place in (0, -1)]
-                check_years(bars.select(["ingested_at"]))
+                sessions = bars["timestamp"]
+                _ = [sessions[place].as_py() for place in (0, -1)]
+                check_years(bars, ["ingested_at"])
         return cls(bars, log, last_updated, reference, adopted, withdrawn)
 
 
@@ -260,10 +261,11 @@ def decode(data: bytes, schema: pa.Schema, what: str, remedy: str = MAKE_ANEW) -
     with decoding(f"{what} cannot be read", remedy):
         file = open_parquet(data, "it", schema.names)
         table = file.read(schema.names)
-        columns = [_own_column(table, field) for field in schema]
+        stored = dict(zip(table.column_names, table.columns, strict=True))
+        columns = [_own_column(stored.get(field.name), field, table.num_rows) for field in schema]
         own_metadata = {name: value for name, value in file.metadata.items() if name.startswith(_OWN_METADATA)}
         table = pa.Table.from_arrays(columns, schema=schema.with_metadata(own_metadata or None))
-        check_years(table)
+        check_years(table, [field.name for field in schema if not field.nullable])  # `converted` did the others
         return table
 
 
@@ -321,12 +323,12 @@ def _withdrawn(metadata: Mapping[bytes, bytes]) -> dict[date, datetime]:
     return {session: until.astimezone(UTC) for session, until in instants.items()}
 
 
-def _own_column(table: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:
-    if field.name not in table.column_names:
+def _own_column(column: pa.ChunkedArray | None, field: pa.Field, rows: int) -> pa.ChunkedArray | pa.Array:
+    if column is None:
         if not field.nullable:
             raise ContractError(f"it has no column {field.name!r}")
-        return pa.nulls(table.num_rows, field.type)
-    column = converted(table[field.name], field)
+        return pa.nulls(rows, field.type)
+    column = converted(column, field)
     if column.null_count and not field.nullable:
         raise ContractError(f"it has nulls in column {field.name!r}")
     return column

@@ -1,5 +1,7 @@
 """How a column that somebody else wrote becomes one of ours: its type converted, its values checked (pure)."""
 
+import math
+from collections.abc import Collection
 from datetime import date
 from typing import Final
 
@@ -16,7 +18,11 @@ _DAYS: Final = (-719_162, 2_932_896)
 _DAY_SECONDS: Final = 86_400
 _PER_SECOND: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _INT64: Final = 2**63
-_IN_TIME: Final = {pa.date32(), pa.timestamp("us", "UTC")}
+_DOUBLE: Final = pa.float64()
+_STRING: Final = pa.string().id
+_AS_THEY_ARE: Final = {pa.int32().id, pa.int64().id, pa.bool_().id}
+"""Types of which every value, and null, is one of ours."""
+_IN_TIME: Final = {pa.date32().id, pa.timestamp("us", "UTC").id}
 """The types of days and instants in our own tables."""
 
 
@@ -26,7 +32,8 @@ def converted(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
     What is no number in a column that may be null is null. Days and instants that are of the right type already are not
     looked at: `check_years` does that.
     """
-    if column.type == field.type and not (field.nullable or pa.types.is_string(field.type)):
+    kind = field.type
+    if column.type == kind and (kind.id in _AS_THEY_ARE or not (field.nullable or kind.id == _STRING)):
         return column
     with decoding(f"column {field.name!r} cannot be read as {field.type}"):
         if pa.types.is_date32(field.type) or pa.types.is_timestamp(field.type):
@@ -59,12 +66,15 @@ def _in_time(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
     return column if column.type == field.type else column.cast(field.type, safe=False)
 
 
-def check_years(table: pa.Table) -> None:
-    """Raise ContractError, naming column and row, if a day or an instant lies outside the years 1 to 9999."""
-    for field in table.schema:
-        if field.type in _IN_TIME:
-            with decoding(f"column {field.name!r} cannot be read as {field.type}"):
-                _check_years(table[field.name])
+def check_years(table: pa.Table, columns: Collection[str] | None = None) -> None:
+    """Raise ContractError, naming column and row, if a day or an instant lies outside the years 1 to 9999.
+
+    Only `columns` are looked at (None: all).
+    """
+    for name, kind, column in zip(table.column_names, table.schema.types, table.columns, strict=True):
+        if kind.id in _IN_TIME and (columns is None or name in columns):
+            with decoding(f"column {name!r} cannot be read as {kind}"):
+                _check_years(column)
 
 
 def _check_years(column: pa.ChunkedArray) -> None:
@@ -111,6 +121,8 @@ def _whole_numbers(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
 
 
 def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if column.type == _DOUBLE and not math.isnan(pc.sum(column).as_py() or 0.0):
+        return column  # quicker to find out: a sum with NaN is NaN
     nan = pc.is_nan(column)
     return pc.if_else(nan, pa.scalar(None, column.type), column) if pc.any(nan).as_py() else column
 

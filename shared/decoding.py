@@ -39,6 +39,7 @@ SHOWN: Final = 300
 MAKE_ANEW: Final = "move it away: `fiblake adopt`, and make it anew: `fiblake reconcile --fix`"
 """How to go on if a file of ours cannot be read and keeps a new one out: month file, manifest, checkpoint, record."""
 _TEXTS: Final = {kind.id for kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())}
+_TEXT_LIKE: Final = _TEXTS | {pa.dictionary(pa.int32(), pa.string()).id}
 _MAGIC: Final = b"PAR1"
 _FOOTER_TAIL: Final = 8
 
@@ -147,8 +148,8 @@ class ParquetBytes:
         """
         if not self.is_small:
             self._check_pages(columns)
-        kinds = dict(zip(self.schema.names, self.schema.types, strict=True))
-        texts = [name for name in columns if name in kinds and _is_text(kinds[name]) and self._may_explode(name)]
+        kinds = zip(self.schema.names, self.schema.types, strict=True)
+        texts = [name for name, kind in kinds if kind.id in _TEXT_LIKE and name in columns and self._may_explode(name)]
         if not texts:
             return self.file.read(columns=columns, use_threads=False)
         file = pq.ParquetFile(
@@ -187,10 +188,6 @@ class ParquetBytes:
             if size > limit():
                 raise too_large(self.what, f"may be {size:,} bytes of text in column {name!r}", limit())
         return bool(rows * longest > limit())
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return kind.id in _TEXTS or pa.types.is_dictionary(kind)
 
 
 def _text_bytes(chunk: pa.Array) -> int:

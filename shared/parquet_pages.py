@@ -29,7 +29,6 @@ _SIZE, _STORED, _GROWTH = 2, 3, 0
 """Fields of a page header: bytes once decompressed, and as stored. The last is none of Parquet's."""
 
 
-
 _HEADS: Final[list[bytes]] = []
 """How footers that were read begin, up to the end of the schema: files of one schema share these bytes."""
 _MAX_HEADS: Final = 8
@@ -128,20 +127,30 @@ def _row_group(footer: bytes, at: int, chunks: list[Chunk], size: int) -> int:
         if number == _COLUMNS and head & 0x0F == _LIST:
             _, count, at = _list_head(footer, at)
             for _ in range(count):
-                at = _column(footer, at, chunks, size)
+                if match := _COLUMN(footer, at):
+                    chunks.append(_matched_chunk(match, size))
+                    at = match.end()
+                else:
+                    at = _column(footer, at, chunks, size)
         else:
             at = _skip(footer, at, head & 0x0F, 0)
     return at + 1
 
 
+def _matched_chunk(match: re.Match[bytes], size: int) -> Chunk:
+    path, stored, data_page, dictionary, _, greatest, least = match.groups()
+    start = _half(data_page)
+    if dictionary and (place := _half(dictionary)):
+        start = min(start or place, place)
+    start = start or size  # without a page
+    end = start + _half(stored)
+    column = path[1:].decode()
+    if greatest is None:
+        return Chunk(column, start, min(size, end), None, None)
+    return Chunk(column, start, min(size, end), least[1:], greatest[1:])
+
+
 def _column(footer: bytes, at: int, chunks: list[Chunk], size: int) -> int:
-    if match := _COLUMN(footer, at):
-        path, stored, data_page, dictionary, _, greatest, least = match.groups()
-        starts = [start for start in (_half(data_page), _half(dictionary) if dictionary else 0) if start]
-        start = min(starts, default=size)
-        end = min(start + _half(stored), size)
-        chunks.append(Chunk(path[1:].decode(), start, end, least and least[1:], greatest and greatest[1:]))
-        return match.end()
     number = 0
     while head := footer[at]:
         number, at = _next_field(footer, at, number)
@@ -205,9 +214,8 @@ def page_sizes(data: bytes, chunks: Iterable[Chunk]) -> Iterator[Page]:
         at = chunk.start
         while at < chunk.end:
             if (match := _PAGE(data, at)) and not (data[match.start(1)] | data[match.start(2)]) & 1:
-                size, stored = match.groups()
-                yield Page(_half(size), 1)
-                at = match.end() + _half(stored)
+                yield Page(_half(match[1]), 1)
+                at = match.end() + _half(match[2])
                 continue
             header, at = _header(data, at)
             if header[_SIZE] < 0 or header[_STORED] < 0:
@@ -299,7 +307,12 @@ def _text(data: bytes, at: int) -> bytes:
 
 def _half(varint: bytes) -> int:
     """Return half of a number that is written as a varint: the number meant, if it is not negative."""
-    value = 0
-    for byte in reversed(varint):
-        value = value << 7 | byte & 0x7F
+    match len(varint):  # most by far have one, two or three bytes
+        case 1:
+            return varint[0] >> 1
+        case 2:
+            return (varint[0] & 0x7F | varint[1] << 7) >> 1
+        case 3:
+            return (varint[0] & 0x7F | (varint[1] & 0x7F) << 7 | varint[2] << 14) >> 1
+    value, _ = _varint(varint, 0)
     return value >> 1
