@@ -291,10 +291,11 @@ def decode_silver(data: bytes, what: str) -> pa.Table:
     Raises ContractError, with the way to move the file out of the way, if it cannot be read.
     """
     rows = decode(data, _OLD_SILVER, what)
+    columns = dict(zip(rows.column_names, rows.columns, strict=True))
     for name, value in _ADDED_TO_SILVER.items():
-        place = SILVER.get_field_index(name)
-        rows = rows.set_column(place, SILVER.field(place), pc.fill_null(rows[name], value))
-    return rows
+        if columns[name].null_count:
+            columns[name] = pc.fill_null(columns[name], value)
+    return pa.Table.from_arrays(list(columns.values()), schema=SILVER.with_metadata(rows.schema.metadata))
 
 
 def _last_updated(metadata: Mapping[bytes, bytes], last_modified: datetime) -> datetime:
@@ -401,7 +402,8 @@ def _other_value(column: pa.ChunkedArray, name: str, value: str) -> str | None:
     """Say which other value a column holds, if it holds one."""
     try:
         with decoding(f"column {name!r} cannot be read as text"):
-            others = [other for other in pc.unique(column).to_pylist() if other not in {value, None}]
+            values = column if len(column) == 1 else pc.unique(column)
+            others = [other for other in values.to_pylist() if other not in {value, None}]
     except ContractError as error:
         return str(error)
     return f"it holds rows whose {name} is {str(others[0])[:40]!r}" if others else None

@@ -83,19 +83,19 @@ def test_no_column_and_no_page_of_ours_is_read_field_by_field(
 @pytest.mark.parametrize("place", ["anywhere", "in the footer", "one byte in the footer"])
 def test_a_corrupted_file_is_read_by_the_patterns_as_it_is_field_by_field(schema: pa.Schema, place: str) -> None:
     data = own_file(schema, 30, "AAPL", gaps=True)
-    footer_at = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
     chance = random.Random(place)  # noqa: S311 (no secret)
-    corrupt = {
-        "anywhere": lambda: corrupted(data[:-8], chance) + data[-8:],
-        "in the footer": lambda: data[:footer_at] + corrupted(data[footer_at:-8], chance) + data[-8:],
-        "one byte in the footer": lambda: with_byte(data, chance.randrange(footer_at, len(data) - 8), chance),
-    }[place]
     for _ in range(COUNT):
-        bad = corrupt()
+        bad = with_fault(data, place, chance)
         assert outcome(bad) == without_patterns(bad), bad
 
 
-def with_byte(data: bytes, at: int, chance: random.Random) -> bytes:
+def with_fault(data: bytes, place: str, chance: random.Random) -> bytes:
+    footer_at = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    if place == "anywhere":
+        return corrupted(data[:-8], chance) + data[-8:]
+    if place == "in the footer":
+        return data[:footer_at] + corrupted(data[footer_at:-8], chance) + data[-8:]
+    at = chance.randrange(footer_at, len(data) - 8)
     return data[:at] + bytes([chance.randrange(256)]) + data[at + 1 :]
 
 
