@@ -298,6 +298,40 @@ def test_a_bar_in_quarantine_is_listed_and_let_into_the_lake_once(chain: Chain, 
     assert told(fiblake("quarantine", "list", "--symbol", "HELD", "--json")) == []
 
 
+def test_a_withdrawn_bar_leaves_silver_and_postgres_and_its_file_does_not_bring_it_back(
+    chain: Chain, fiblake: Fiblake
+) -> None:
+    bars = [bar("WDRAW", session, 50 + i) for i, session in enumerate(SESSIONS[:8])]
+    gone, rest = bars[4], [*bars[:4], *bars[5:]]
+    at = datetime.now(UTC)
+    row = bar_row("WDRAW", gone.session, 54, 56, 53, 55, 1, None, None, at)
+
+    async def rows() -> int:
+        async with opened(DatabaseAddress.of_secret(chain.stack.database_secret)) as database:
+            return sum(symbol == "WDRAW" for symbol in await database.bars(gone.session))
+
+    async def store() -> None:
+        async with opened(DatabaseAddress.of_secret(chain.stack.database_secret)) as database:
+            await database.store([row])
+
+    asyncio.run(store())
+    key = Bronze().range_key("WDRAW", bars[0].session, bars[-1].session)
+    chain.s3.put_object(Bucket=chain.stack.bucket, Key=key, Body=parquet(bars, at))
+    chain.wait_for_silver(bars)
+    chain.drained()
+
+    arguments = ("withdraw", "WDRAW", gone.session.isoformat(), "--reason", "a test", "--by", "jane", "--json")
+    done = told(fiblake(*arguments))
+
+    assert (done["by"], done["rows"], asyncio.run(rows())) == ("jane", 1, 0)
+    chain.wait_for_silver(rest)
+    assert fiblake("consolidate", "--symbols", "WDRAW", "--full").returncode == 0
+    chain.drained()
+    chain.wait_for_silver(rest)
+    assert told(fiblake("reconcile", "--symbols", "WDRAW", "--json"))["lags"] == []
+    assert (told(fiblake(*arguments))["rows"], fiblake("withdraw", "WDRAW", "2011-12-30").returncode) == (0, 2)
+
+
 def test_all_of_silver_is_computed_anew_where_it_is_not_what_it_should_be(chain: Chain, fiblake: Fiblake) -> None:
     bars = [bar("FULL", session, 50 + i) for i, session in enumerate(SESSIONS[:60])]
     chain.put(bars)
