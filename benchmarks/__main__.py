@@ -34,7 +34,7 @@ NAMES: Final = ("resample_full", "s3", "flat_files", "chain", "fetch", "imports"
 
 
 def main() -> int:
-    """Run what was asked for; give 1 if two contestants' outputs differ."""
+    """Run what was asked for; return 1 if two contestants' outputs differ."""
     options = _options()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as after Ctrl-C: the servers end with their blocks
     size = SIZES[options.size]

@@ -27,7 +27,7 @@ HISTORY: Final = 250
 
 
 def ours() -> Work:
-    """Give the chain."""
+    """Return the chain."""
     from local.emulator import REPOSITORY  # noqa: PLC0415
     from local.stack import running  # noqa: PLC0415
     from local.watch import Watcher  # noqa: PLC0415
@@ -59,11 +59,11 @@ class _Probe:
         self._histories: set[str] = set()
 
     def sessions(self, count: int) -> list[date]:
-        """Give the newest sessions up to NEXT."""
+        """Return the newest sessions up to NEXT."""
         return nyse().between(NEXT - timedelta(days=2 * count + 10), NEXT)[-count:]
 
     def seconds(self, names: Sequence[str], session: date) -> float:
-        """Put one bar a symbol, and give the seconds from the last put until all six tables have all of them."""
+        """Put one bar a symbol, and return the seconds from the last put until all six tables have all of them."""
         self._watcher.wait_until_quiet(PATIENCE_SECONDS)
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(lambda name: self._put(name, session), names))

@@ -58,7 +58,7 @@ def send_requests(size: Size, days: int) -> str:
 
 
 def ours() -> Work:
-    """Give the worker: two processes that drain the queue."""
+    """Return the worker: two processes that drain the queue."""
 
     def work(size: str, days: int) -> Mapping[str, Any]:
         context = get_context("spawn")
@@ -82,7 +82,7 @@ def ours() -> Work:
 
 
 def _per_symbol(requests: Mapping[str, int], symbols: int) -> dict[str, float]:
-    """Tell how many S3 requests a symbol took, each page of a listing being one, and which."""
+    """Return how many S3 requests a symbol took, each page of a listing being one, and which."""
     kinds = {f"{name}_requests": count for name, count in sorted(requests.items())}
     return {"requests_per_symbol": round(sum(requests.values()) / symbols, 2), **kinds}
 
@@ -115,7 +115,7 @@ def _drain(start: Barrier, ends: Any) -> None:  # noqa: ANN401 (a multiprocessin
 
 
 def published() -> Work:
-    """Give the published loop: a listing, downloads, a DuckDB connection and an upload for each symbol."""
+    """Return the published loop: a listing, downloads, a DuckDB connection and an upload for each symbol."""
     import duckdb  # noqa: PLC0415
 
     def work(size: str, days: int) -> Mapping[str, Any]:
@@ -155,7 +155,7 @@ def _loop_once(duckdb: Any, s3: Any, symbol: str, folder: Path) -> None:  # noqa
 
 
 def delta() -> Work:
-    """Give Delta Lake, by year: one append of all new rows, then the compaction of their year."""
+    """Return Delta Lake, by year: one append of all new rows, then the compaction of their year."""
     from deltalake import DeltaTable, write_deltalake  # noqa: PLC0415
 
     options = {
@@ -184,7 +184,7 @@ def delta() -> Work:
 
 
 def iceberg() -> Work:
-    """Give PyIceberg, by year: one append of all new rows. It has no compaction."""
+    """Return PyIceberg, by year: one append of all new rows. It has no compaction."""
     from pyiceberg.catalog.sql import SqlCatalog  # noqa: PLC0415
     from pyiceberg.transforms import IdentityTransform  # noqa: PLC0415
 
@@ -218,7 +218,7 @@ def iceberg() -> Work:
 
 
 def _tables(size: Size, days: int) -> tuple[Any, Any]:
-    """Give the last year of the lake and the new rows as tables: older years are other files, which nothing touches."""
+    """Return the last year of the lake and the new rows as tables: older years are files that nothing touches."""
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.compute as pc  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415

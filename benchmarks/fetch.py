@@ -26,7 +26,7 @@ NOW: Final = datetime(2025, 11, 19, 21, 5, tzinfo=UTC)
 
 
 def ours() -> Work:
-    """Give the fetcher."""
+    """Return the fetcher."""
     from local.postgres import postgres  # noqa: PLC0415 (each process loads what its contestant needs)
     from migrations.schema import upgrade  # noqa: PLC0415
     from shared.database import DatabaseAddress, Tls  # noqa: PLC0415

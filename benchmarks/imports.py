@@ -38,7 +38,7 @@ FUNCTIONS: Final = {
 
 
 def ours(function: str, module: str) -> Callable[[], Work]:
-    """Give the import of one function's handler."""
+    """Return the import of one function's handler."""
 
     def start() -> Work:
         return lambda runs: _imported(function, module, runs)
@@ -61,7 +61,7 @@ def _imported(function: str, module: str, runs: int) -> Mapping[str, Any]:
 
 
 def _import(python: Path, module: str, folder: str) -> tuple[float, float, float, float]:
-    """Import in a fresh interpreter; give seconds, CPU seconds and peak MB of it, and the seconds of both."""
+    """Import in a fresh interpreter; return seconds, CPU seconds and peak MB of it, and the seconds of both."""
     command = [str(python), "-c", PROGRAM.format(module=module)]
     environment = {"PATH": os.defpath, "PYTHONPATH": folder, "AWS_DEFAULT_REGION": "us-east-1"}
     started = time.perf_counter()

@@ -57,7 +57,7 @@ SIZES: Final = {
 
 
 def generated(size: Size) -> Path:
-    """Give the folder of the lake of this size; make it unless it is there (the full one takes a minute)."""
+    """Return the folder of the lake of this size; make it unless it is there (the full one takes a minute)."""
     folder = FOLDER / f"lake-{size.name}"
     if not (folder / "complete").exists():
         shutil.rmtree(folder, ignore_errors=True)
@@ -69,13 +69,13 @@ def generated(size: Size) -> Path:
 
 
 def symbols(size: Size) -> list[str]:
-    """Give the lake's symbols, sorted."""
+    """Return the lake's symbols, sorted."""
     names = ("".join(letters) for length in (3, 4) for letters in product(ascii_uppercase, repeat=length))
     return sorted(name for name, _ in zip(names, range(size.symbols), strict=False))
 
 
 def histories(size: Size) -> dict[str, int]:
-    """Give how many sessions back each symbol's history reaches; together they have about as many bars as asked for."""
+    """Return how many sessions back each symbol's history reaches; together they have about `size.bars` bars."""
     most = nyse().ordinal(LAST) + 1
     # The quantiles of a Weibull distribution: half of the symbols are younger than six years, a few are 63 years old.
     shape = (-np.log1p(-(np.arange(size.symbols) + 0.5) / size.symbols)) ** 1.35
@@ -89,7 +89,7 @@ def histories(size: Size) -> dict[str, int]:
 
 
 def bars(symbol: str, sessions: Any, seed: int) -> pa.Table:  # noqa: ANN401 (datetime64[D], sorted)
-    """Give made-up bars (schema BRONZE) of these sessions."""
+    """Return made-up bars (schema BRONZE) of these sessions."""
     rng = np.random.default_rng([SEED, seed])
     count = sessions.size
     close = np.round(20 * np.exp(np.cumsum(rng.normal(0, 0.02, count)).clip(-3, 4)), 2).clip(0.01)
@@ -108,7 +108,7 @@ def bars(symbol: str, sessions: Any, seed: int) -> pa.Table:  # noqa: ANN401 (da
 
 
 def new_files(size: Size, days: int) -> Iterator[tuple[str, bytes]]:
-    """Give the date files of the `days` sessions up to NEXT, one a symbol and session: what a fetcher would put."""
+    """Return the date files of the `days` sessions up to NEXT, one a symbol and session: what a fetcher would put."""
     calendar = nyse()
     sessions = calendar.between(NEXT - timedelta(days=2 * days + 7), NEXT)[-days:]
     for i, symbol in enumerate(symbols(size)):

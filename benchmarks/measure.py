@@ -44,7 +44,7 @@ def contest(
     environment: Mapping[str, str] | None = None, interpreter: str = sys.executable,
     before: Callable[[], object] = lambda: None,
 ) -> Result:  # fmt: skip
-    """Run a contestant some times, each in a process of its own after `before`, and give the medians.
+    """Run a contestant some times, each in a process of its own after `before`, and return the medians.
 
     `benchmark` is a module of this package with a dictionary CONTESTANTS.
     """
@@ -70,7 +70,7 @@ def _one(
 
 
 def timed(work: Work, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Do the work here, and give what it took; wall, CPU and peak are the work's own if it says them."""
+    """Do the work here, and return what it took; wall, CPU and peak are the work's own if it says them."""
     settle_arrow()
     started, before = time.perf_counter(), _cpu()
     facts = dict(work(**options) or {})
@@ -85,7 +85,7 @@ def settle_arrow() -> None:
 
 
 def _peak_kb() -> int:
-    """Give the peak memory of this process or of its largest child.
+    """Return the peak memory of this process or of its largest child.
 
     Not this one's ru_maxrss: a process inherits as its own peak what its parent held when it was started.
     """
@@ -117,7 +117,7 @@ def count_requests() -> Counter[str]:
 
 
 def surroundings() -> dict[str, Any]:
-    """Give what the figures depend on: the machine and the versions."""
+    """Return what the figures depend on: the machine and the versions."""
     cpus = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     memory = next((line.split()[1] for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), "0")
     return {
@@ -139,5 +139,5 @@ def _lines(path: str) -> Sequence[str]:
 
 
 def plain(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Give results as JSON takes them."""
+    """Return results as JSON takes them."""
     return [asdict(result) for result in results]

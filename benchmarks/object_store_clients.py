@@ -63,7 +63,7 @@ def _in_a_process(name: str, url: str) -> dict[str, Any]:
 
 
 async def _measured(name: str) -> dict[str, tuple[float, float]]:
-    """Give objects a second and this process's CPU milliseconds an object, by verb."""
+    """Return objects a second and this process's CPU milliseconds an object, by verb."""
     prefix = f"{name}-{time.time_ns()}"
     keys = [f"{prefix}/symbol=S{i:05d}/date=2025-11-19.parquet" for i in range(OBJECTS)]
     results = {}

@@ -52,7 +52,7 @@ def printed(results: Sequence[Result], facts: Mapping[str, Any]) -> None:
 
 
 def markdown(results: Sequence[Result], facts: Mapping[str, Any]) -> str:
-    """Give the same, ready for docs/performance.md."""
+    """Return the same, ready for docs/performance.md."""
     lines = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
     lines += [f"| {' | '.join(row)} |" for row in _rows(results, facts)]
     return "\n".join([f"{_title(facts)}.", "", *lines, "", _versions(facts), ""])

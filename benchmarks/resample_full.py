@@ -1,6 +1,6 @@
 """All of bronze into six silver tables: ours, and the ways others do it. Same input, same month files, compared equal.
 
-Each contestant is a function that imports what it needs and gives the work to be timed: `work(lake, out)` reads
+Each contestant is a function that imports what it needs and returns the work to be timed: `work(lake, out)` reads
 `lake`/bronze/raw_ohlcv/symbol=*/data.parquet and writes `out`/silver/... in the lake's layout.
 """
 
@@ -23,7 +23,7 @@ MEMORY_MB: Final = 3000
 
 
 def ours() -> Work:
-    """Give the service's own job, on a folder instead of a bucket."""
+    """Return the service's own job, on a folder instead of a bucket."""
     from obstore.store import LocalStore  # noqa: PLC0415 (each process loads what its contestant needs)
 
     from services.resampler.__main__ import RESERVED_MB, return_what_is_freed  # noqa: PLC0415
@@ -49,7 +49,7 @@ def ours() -> Work:
 
 
 def ours_through_s3() -> Work:
-    """Give the same through S3: the bucket that the environment names."""
+    """Return the same through S3: the bucket that the environment names."""
     from services.resampler.__main__ import resample  # noqa: PLC0415
     from services.resampler.settings import FullResamplerSettings  # noqa: PLC0415
     from shared.settings import load  # noqa: PLC0415
@@ -62,7 +62,7 @@ def ours_through_s3() -> Work:
 
 
 def duckdb_well() -> Work:
-    """Give DuckDB written well: one reading, arg_min and arg_max, one GROUP BY an interval, files by pyarrow."""
+    """Return DuckDB written well: one reading, arg_min and arg_max, one GROUP BY an interval, files by pyarrow."""
     import duckdb  # noqa: PLC0415
 
     def work(lake: str, out: str) -> None:
@@ -93,7 +93,7 @@ def duckdb_well() -> Work:
 
 
 def published() -> Work:
-    """Give the published approach: ROW_NUMBER and a self-join an interval, then pandas, month by month."""
+    """Return the published approach: ROW_NUMBER and a self-join an interval, then pandas, month by month."""
     import duckdb  # noqa: PLC0415
 
     def work(lake: str, out: str) -> None:
@@ -129,7 +129,7 @@ def published() -> Work:
 
 
 def polars_group_by() -> Work:
-    """Give polars with a plain group_by on bars sorted by symbol and session."""
+    """Return polars with a plain group_by on bars sorted by symbol and session."""
     import polars as pl  # noqa: PLC0415
 
     def work(lake: str, out: str) -> None:
@@ -143,7 +143,7 @@ def polars_group_by() -> Work:
 
 
 def polars_group_by_dynamic() -> Work:
-    """Give polars with group_by_dynamic over the sessions' ordinals: windows of n that begin at multiples of n."""
+    """Return polars with group_by_dynamic over the sessions' ordinals: windows of n that begin at multiples of n."""
 
     def work(lake: str, out: str) -> None:
         bars = _polars_bars(lake).set_sorted("symbol")
@@ -158,7 +158,7 @@ def polars_group_by_dynamic() -> Work:
 
 
 def pandas_group_by() -> Work:
-    """Give pandas: a sorted groupby with first, max, min, last and sum."""
+    """Return pandas: a sorted groupby with first, max, min, last and sum."""
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 

@@ -39,7 +39,7 @@ class Nobody(Topic):
 
 @contextmanager
 def seaweedfs(folder: Path) -> Iterator[str]:
-    """Run a SeaweedFS that keeps everything below `folder`, emptied first; give its S3 endpoint's URL."""
+    """Run a SeaweedFS that keeps everything below `folder`, emptied first; return its S3 endpoint's URL."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     config = folder / "s3.json"
@@ -65,13 +65,13 @@ def seaweedfs(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def s3_and_queues(folder: Path) -> Iterator[dict[str, str]]:
-    """Run SeaweedFS as S3 and the emulator as the rest; give the environment in which our code talks to both."""
+    """Run SeaweedFS as S3 and the emulator as the rest; return the environment in which our code talks to both."""
     with seaweedfs(folder / "s3") as s3, emulator(folder / "aws") as rest:
         yield {**client_environment(rest), "AWS_ENDPOINT_URL_S3": s3, "S3_BUCKET": BUCKET}
 
 
 def client(service: str, environment: Mapping[str, str]) -> Any:  # noqa: ANN401 (boto's clients share no type)
-    """Give a boto3 client of the servers that `environment` names."""
+    """Return a boto3 client of the servers that `environment` names."""
     url = environment.get(f"AWS_ENDPOINT_URL_{service.upper()}", environment["AWS_ENDPOINT_URL"])
     return boto3.Session(*KEYS, region_name="us-east-1").client(service, endpoint_url=url)  # type: ignore[call-overload]
 

@@ -56,7 +56,7 @@ class GlobalOptionsAnywhere(TyperGroup):
 
 
 def hoisted(arguments: list[str]) -> list[str]:
-    """Give the arguments with the global options in front; what comes after `--` stays."""
+    """Return the arguments with the global options in front; what comes after `--` stays."""
     front: list[str] = []
     rest: list[str] = []
     left = list(arguments)
@@ -144,5 +144,5 @@ def main() -> None:
 
 
 def exit_code(error: FiblakeError) -> int:
-    """Give what the process ends with: 2 if what was asked for cannot be, else 1."""
+    """Return what the process ends with: 2 if what was asked for cannot be, else 1."""
     return 2 if isinstance(error, ConfigurationError | NotFoundError) else 1

@@ -20,7 +20,7 @@ AT_ONCE: Final = 64
 
 
 def folder() -> Path:
-    """Give the user's cache folder for fiblake."""
+    """Return the user's cache folder for fiblake."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "fiblake"
 

@@ -43,7 +43,7 @@ def consolidate(
 
 
 def _known(stack: Target, chosen: tuple[str, ...]) -> list[str]:
-    """Give the chosen symbols, or all of the lake; raise NotFoundError if one has no folder."""
+    """Return the chosen symbols, or all of the lake; raise NotFoundError if one has no folder."""
     from shared.lake import Bronze, check_known
 
     bronze = Bronze()
@@ -66,7 +66,7 @@ def _asked(stack: Target, symbols: list[str]) -> int:
 
 
 def _worked(stack: Target, symbols: list[str], max_workers: int, *, full: bool) -> int:
-    """Work in this process, as a job would; give its exit code."""
+    """Work in this process, as a job would; return its exit code."""
     from services.consolidator.__main__ import main
 
     os.environ["S3_BUCKET"] = stack.bucket

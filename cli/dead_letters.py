@@ -56,7 +56,7 @@ def _chosen(  # noqa: PLR0917 (options)
 
 
 def filtered(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that choose letters; it gets what they say as its second argument."""
+    """Return a command the options that choose letters; it gets what they say as its second argument."""
     own = list(signature(command).parameters.values())
     choosing = list(signature(_chosen).parameters.values())
 
@@ -182,7 +182,7 @@ def _start_workers(stack: Target, replayed: int) -> None:
 def letters_in(
     places: "Sequence[DeadLetters]", wanted: "Filter", now: datetime, most: int | None = None
 ) -> "list[tuple[DeadLetters, list[DeadLetter]]]":
-    """Give the letters that are meant, with their queues; all are read at once, for most are empty and let one wait."""
+    """Return the letters that are meant, with their queues; all queues are read at once, for an empty one lets one wait."""
     with ThreadPoolExecutor(max(1, len(places))) as pool:
         return list(zip(places, pool.map(lambda place: place.find(wanted, now, most), places), strict=True))
 
@@ -195,7 +195,7 @@ def discard_letters(places: "Sequence[DeadLetters]", wanted: "Filter", now: date
 
 
 def places_of(stack: Target, chosen: Sequence[str] | None) -> "list[DeadLetters]":
-    """Give the dead-letter queues of the stack, or those of the chosen queues."""
+    """Return the dead-letter queues of the stack, or those of the chosen queues."""
     from shared.dead_letters import DeadLetters, back_to, back_to_function
     from shared.functions import call_later, connect
 

@@ -45,7 +45,7 @@ def send(
 
 
 def messages(text: str) -> tuple[list[str], list[dict[str, Any]]]:
-    """Give the bodies and attributes to send: those of Lambda's records from SQS, or the text itself."""
+    """Return the bodies and attributes to send: those of Lambda's records from SQS, or the text itself."""
     try:
         event = json.loads(text)
     except ValueError:

@@ -88,14 +88,14 @@ def table(
 
 @contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Advance]:
-    """Show on stderr how far a long work is, if a person watches; give what to call with each step's size."""
+    """Show on stderr how far a long work is, if a person watches; return what to call with each step's size."""
     with _bar(what, total) as (bar, task):
         yield lambda step: bar.advance(task, step)
 
 
 @contextmanager
 def progress_by_name() -> Iterator[Show]:
-    """Show the same for a work that names its steps; give what to call with what is next, how much is done, and all."""
+    """Show the same for a work that names its steps; return what to call with what is next, what is done, and all."""
     with _bar("starting", None) as (bar, task):
         yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
 

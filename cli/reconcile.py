@@ -48,7 +48,7 @@ def reconcile(
 
 
 def auditor(stack: Target) -> "Reconciler":
-    """Give what compares the stack's lake as its resamplers make it."""
+    """Return what compares the stack's lake as its resamplers make it."""
     from services.reconcile.reconcile import Reconciler
     from services.reconcile.settings import window_start
     from services.reconcile.silver import Grid

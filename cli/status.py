@@ -42,7 +42,7 @@ def status(
 
 
 def look(stack: Target, *, jobs: int, lag: bool) -> dict[str, Any]:
-    """Give all that can be seen of a stack at one moment; what cannot be seen is null, with the fault beside it."""
+    """Return all that can be seen of a stack at one moment; what cannot be seen is null, with the fault beside it."""
     from shared.errors import FiblakeError
     from shared.jobs import DRAINS
     from shared.outcomes import attempt
@@ -83,7 +83,7 @@ def _dead_letters(stack: Target) -> dict[str, int]:
 
 
 def watermark(stack: Target) -> "date | None":
-    """Give the last session that is stored whole, as Postgres says; raise as Database does."""
+    """Return the last session that is stored whole, as Postgres says; raise as Database does."""
     from shared.database import connected
 
     async def asked() -> "date | None":

@@ -100,7 +100,7 @@ class Lake:
         return bool(self.unreadable)
 
     def _take_out_unreadable(self) -> bool:
-        """Tell whether files were taken out; their copies are removed, so that the next query fetches them anew."""
+        """Return whether files were taken out; their copies are removed, so that the next query fetches them anew."""
         import duckdb
 
         before = len(self.unreadable)

@@ -42,7 +42,7 @@ class Choice:
     as_json: bool = False
 
     def environment(self) -> dict[str, str]:
-        """Give the variables that AWS's clients understand for what was chosen."""
+        """Return the variables that AWS's clients understand for what was chosen."""
         chosen = {
             "AWS_PROFILE": self.profile,
             "AWS_REGION": self.region,
@@ -62,7 +62,7 @@ class Target:
     """The database's address, if it need not be asked for (a local stack)."""
 
     def output(self, name: str) -> str:
-        """Give one output of the stack; raise NotFoundError if its template has no such output."""
+        """Return one output of the stack; raise NotFoundError if its template has no such output."""
         try:
             return self.outputs[name]
         except KeyError:
@@ -106,7 +106,7 @@ class Target:
         return Topic.connect(self.output("ConsolidationCompleteTopicArn"))
 
     def queue_ages(self) -> dict[str, int]:
-        """Give how old the oldest message of each queue is, in seconds, as far as CloudWatch knows."""
+        """Return how old the oldest message of each queue is, in seconds, as far as CloudWatch knows."""
         from shared.metrics import oldest_ages
 
         names = {url.rsplit("/", 1)[-1]: name for name, url in self.queue_urls.items()}
@@ -125,7 +125,7 @@ class Target:
         self.jobs(DRAINS).ensure(uuid.uuid4().hex, ceil(requests / SYMBOLS_PER_CHILD))
 
     def database(self) -> "tuple[DatabaseAddress, Tls]":
-        """Give where Postgres is and how to speak to it."""
+        """Return where Postgres is and how to speak to it."""
         from shared.database import DatabaseAddress, Tls
         from shared.secrets import read_secret
 

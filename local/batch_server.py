@@ -106,7 +106,7 @@ class Definition:
         return f"{_ARN}:job-definition/{self.name}:{self.revision}"
 
     def detail(self) -> Json:
-        """Give it as DescribeJobDefinitions does."""
+        """Return it as DescribeJobDefinitions does."""
         return self.body | {"jobDefinitionArn": self.arn, "revision": self.revision, "status": "ACTIVE"}
 
 
@@ -146,7 +146,7 @@ class Submission:
         )
 
     def detail(self, job_id: str) -> Json:
-        """Give what a job's description takes from here."""
+        """Return what a job's description takes from here."""
         return {
             "jobArn": f"{_ARN}:job/{job_id}",
             "jobId": job_id,
@@ -226,7 +226,7 @@ class Job:
             self.stop_reason = reason
 
     def detail(self) -> Json:
-        """Give it as DescribeJobs does."""
+        """Return it as DescribeJobs does."""
         body = self.submission.detail(self.id)
         body["container"] |= _without_none({"exitCode": self.exit_code, "logStreamName": self.log_name})
         body |= {"status": self.status, "statusReason": self.reason, "attempts": self.attempts}
@@ -321,7 +321,7 @@ class ArrayJob:
             child.terminate(reason)
 
     def detail(self) -> Json:
-        """Give it as DescribeJobs does, with the number of children in each state."""
+        """Return it as DescribeJobs does, with the number of children in each state."""
         counts = Counter(child.status for child in self.children)
         summary = {status: counts[status] for status in Status}
         status = self.status
@@ -356,7 +356,7 @@ class Batch:
         }
 
     def answer(self, path: str, body: Json) -> Json:
-        """Give the answer to one request; raise ClientError."""
+        """Return the answer to one request; raise ClientError."""
         action = self._actions.get(path)
         if action is None:
             raise ClientError(f"the embedded Batch does not know {path}")

@@ -126,7 +126,7 @@ class Demo:
         )
 
     def compare(self, splits: Sequence[SampleSplit]) -> dict[int, pd.DataFrame]:
-        """Recompute all tables from the CSV and give the lake's; raise DemoError if one row differs."""
+        """Recompute all tables from the CSV and return the lake's; raise DemoError if one row differs."""
         everything = [bar for bars in self.bars.values() for bar in bars]
         tables: dict[int, pd.DataFrame] = {}
         for interval in INTERVALS:
@@ -164,7 +164,7 @@ class Demo:
         return rows
 
     def _around_split(self) -> float:
-        """Give the close of the last bucket before the split."""
+        """Return the close of the last bucket before the split."""
         rows = self._silver(LATE_SPLIT.symbol, min(INTERVALS))
         return float(rows[rows["last_date"] < LATE_SPLIT.execution_date]["close"].iloc[-1])
 
@@ -189,7 +189,7 @@ class Demo:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demo and give the exit code."""
+    """Run the demo and return the exit code."""
     options = _options(arguments)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)

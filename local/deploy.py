@@ -52,7 +52,7 @@ class DeployError(PermanentError):
 
 
 def build(builds: Path = BUILDS) -> Path:
-    """Give the folder with the built template and the functions' zips, below `builds`; make it unless it is there.
+    """Return the folder with the built template and the functions' zips, below `builds`; make it unless it is there.
 
     Safe when several processes call it at once: one builds, the others wait for it. Raises DeployError.
     """
@@ -69,7 +69,7 @@ def build(builds: Path = BUILDS) -> Path:
 
 
 def deploy(built: Path, endpoint_url: str, parameters: Mapping[str, str]) -> dict[str, str]:
-    """Deploy `built` (see `build`) onto the emulator there, without the Batch resources; give the stack's outputs.
+    """Deploy `built` (see `build`) onto the emulator there, without the Batch resources; return the stack's outputs.
 
     `parameters` are the template's; one that is empty keeps its default. Raises DeployError.
     """

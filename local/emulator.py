@@ -38,7 +38,7 @@ _SYSTEM_PATH: Final = "/usr/bin:/bin"
 
 
 def client_environment(endpoint_url: str) -> dict[str, str]:
-    """Give the environment in which an AWS client (boto3, the CLIs, obstore) talks to the emulator and to nothing else.
+    """Return the environment in which an AWS client (boto3, the CLIs, obstore) talks to the emulator and nothing else.
 
     AWS_PROFILE must not be set beside it.
     """
@@ -46,7 +46,7 @@ def client_environment(endpoint_url: str) -> dict[str, str]:
 
 
 def client(service: str, url: str) -> Any:  # noqa: ANN401 (boto's clients share no type)
-    """Give a boto3 client of what listens there, whatever this process's own environment says."""
+    """Return a boto3 client of what listens there, whatever this process's own environment says."""
     return _session().client(service, endpoint_url=url)  # type: ignore[call-overload]
 
 
@@ -72,7 +72,7 @@ def _credentials() -> dict[str, str]:
 
 @contextmanager
 def emulator(folder: Path, extra_env: Mapping[str, str] | None = None) -> Iterator[str]:
-    """Run an emulator that keeps everything below `folder` while the block runs; give its endpoint's URL.
+    """Run an emulator that keeps everything below `folder` while the block runs; return its endpoint's URL.
 
     Raises ChildError if it does not start. Its state is in memory: it starts empty and forgets everything at the end.
     The functions inherit its environment, and so `extra_env` (AWS_ENDPOINT_URL_BATCH, say).

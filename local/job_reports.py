@@ -25,7 +25,7 @@ _DATA_PER_REQUEST: Final = 500
 
 @contextmanager
 def reporting(url: str | None) -> Iterator[Report]:
-    """Give what reports to the AWS there (None: to nobody), one job after the other, in a thread of its own."""
+    """Return what reports to the AWS there (None: to nobody), one job after the other, in a thread of its own."""
     if url is None:
         yield lambda _job, _log: None
         return

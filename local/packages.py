@@ -43,7 +43,7 @@ class PackageError(PermanentError):
 
 
 def handlers(template: str) -> dict[str, str]:
-    """Give each function's handler, by the function's name in the template."""
+    """Return each function's handler, by the function's name in the template."""
     return dict(_HANDLER.findall(template))
 
 
@@ -57,7 +57,7 @@ def check_imports(package: Path, handler: str, python: Path) -> None:
 
 
 def check_graph(package: Path, handler: str) -> int:
-    """Look up all that our modules import from the handler on; give how many modules of ours those are.
+    """Look up all that our modules import from the handler on; return how many modules of ours those are.
 
     Raises PackageError naming what is not there. A library counts as there if its folder or file is: what it imports
     itself is not looked up.
@@ -78,7 +78,7 @@ def check_graph(package: Path, handler: str) -> int:
 
 
 def _source(package: Path, module: str) -> Path | None:
-    """Give our own module's file in the package."""
+    """Return our own module's file in the package."""
     if module.partition(".")[0] not in _OURS:
         return None
     place = package.joinpath(*module.split("."))
@@ -93,7 +93,7 @@ def _is_there(package: Path, module: str) -> bool:
 
 
 def _imported(node: ast.AST) -> Iterator[tuple[str, bool]]:
-    """Give what is imported anywhere in the code but for the type checker, and whether it is surely a module."""
+    """Return what is imported anywhere in the code but for the type checker, and whether it is surely a module."""
     for child in ast.iter_child_nodes(node):
         match child:
             case ast.If(test=ast.Name(id="TYPE_CHECKING")):
@@ -109,7 +109,7 @@ def _imported(node: ast.AST) -> Iterator[tuple[str, bool]]:
 
 
 def interpreter(version: str, environment: Mapping[str, str]) -> Path | None:
-    """Give an interpreter of that version, if there is one; one that does not start is passed over.
+    """Return an interpreter of that version, if there is one; one that does not start is passed over.
 
     Raises PackageError if one is named (as PYTHON313, say) that is not what it should be.
     """

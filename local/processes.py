@@ -99,7 +99,7 @@ class Child:
         return self._process.pid
 
     def poll(self) -> int | None:
-        """Give the exit code (negative: the signal that ended it), or None while it runs."""
+        """Return the exit code (negative: the signal that ended it), or None while it runs."""
         return self._process.poll()
 
     def terminate(self) -> None:
@@ -111,7 +111,7 @@ class Child:
         self._process.kill()
 
     def stop(self, grace: float = 10.0) -> int:
-        """Ask it to stop, kill it after `grace` seconds; give its exit code. May be called again."""
+        """Ask it to stop, kill it after `grace` seconds; return its exit code. May be called again."""
         self.terminate()
         try:
             return self._process.wait(grace)
@@ -144,7 +144,7 @@ def _ids(user: str | None) -> tuple[str, str]:
 
 
 def free_port() -> int:
-    """Give a TCP port of 127.0.0.1 that nobody listens on; another process may take it before you do.
+    """Return a TCP port of 127.0.0.1 that nobody listens on; another process may take it before you do.
 
     None that an outgoing connection may get meanwhile (Linux takes those from 32768 on), and hardly the same one twice.
     """
@@ -164,7 +164,7 @@ def start_server(
     cwd: Path | None = None,
     timeout: float = 60.0,
 ) -> tuple[Child, int]:
-    """Start a server that writes its port into `port_file` when ready; give it and the port. Raise ChildError."""
+    """Start a server that writes its port into `port_file` when ready; return it and the port. Raise ChildError."""
     port_file.unlink(missing_ok=True)  # a killed server leaves its own behind
     child = Child(argv, log=log, env=env, cwd=cwd)
     try:

@@ -32,7 +32,7 @@ class SampleSplit:
 
 
 def expected_silver(bars: Iterable[SampleBar], interval: int, splits: Sequence[SampleSplit] = ()) -> pd.DataFrame:
-    """Give the interval's whole table (COLUMNS, sorted by symbol and ts) for these daily bars and splits."""
+    """Return the interval's whole table (COLUMNS, sorted by symbol and ts) for these daily bars and splits."""
     frame = pd.DataFrame([(b.symbol, b.session, b.open, b.high, b.low, b.close, b.volume) for b in bars])
     frame.columns = pd.Index(["symbol", "session", *PRICES, "volume"])
     frame["session"] = pd.to_datetime(frame["session"])

@@ -29,7 +29,7 @@ class SampleBar:
 
 
 def read_sample_bars() -> dict[str, list[SampleBar]]:
-    """Give each symbol's bars, sorted by session; raise ConfigurationError if the package is not installed."""
+    """Return each symbol's bars, sorted by session; raise ConfigurationError if the package is not installed."""
     bars: dict[str, list[SampleBar]] = {}
     with gzip.open(sample_file(), "rt", encoding="utf-8", newline="") as lines:
         for row in csv.DictReader(lines):
@@ -38,7 +38,7 @@ def read_sample_bars() -> dict[str, list[SampleBar]]:
 
 
 def sample_file() -> Path:
-    """Give the package's file; raise ConfigurationError if the package is not installed."""
+    """Return the package's file; raise ConfigurationError if the package is not installed."""
     spec = find_spec("bokeh_sampledata")
     if spec is None or not spec.submodule_search_locations:
         raise ConfigurationError("the sample bars are missing: run `pip install --no-deps bokeh-sampledata`")

@@ -52,11 +52,11 @@ class Stack:
         return {name: self.outputs[f"{output}QueueUrl"] for name, output in names.items()}
 
     def environment(self) -> dict[str, str]:
-        """Give the environment in which any AWS client talks to this stack and to nothing else."""
+        """Return the environment in which any AWS client talks to this stack and to nothing else."""
         return {**client_environment(self.endpoint_url), "AWS_ENDPOINT_URL_BATCH": self.batch_url}
 
     def client(self, service: str) -> Any:  # noqa: ANN401 (boto's clients share no type)
-        """Give a boto3 client of this stack, whatever this process's own environment says."""
+        """Return a boto3 client of this stack, whatever this process's own environment says."""
         url = self.batch_url if service == "batch" else self.endpoint_url
         return client(service, url)
 
@@ -137,7 +137,7 @@ def _create_secrets(endpoint_url: str, database_secret: str) -> dict[str, str]:
 
 
 def job_environment(stack: Stack) -> dict[str, str]:
-    """Give the environment of the worker's jobs: what the template's job definition says, and where the stack is."""
+    """Return the environment of the worker's jobs: what the template's job definition says, and where the stack is."""
     return {
         **stack.environment(),
         "S3_BUCKET": stack.bucket,
@@ -157,7 +157,7 @@ def job_environment(stack: Stack) -> dict[str, str]:
 
 
 def full_resample_environment(stack: Stack) -> dict[str, str]:
-    """Give the same of the full-history resample's jobs."""
+    """Return the same of the full-history resample's jobs."""
     return {
         **stack.environment(),
         "S3_BUCKET": stack.bucket,

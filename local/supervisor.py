@@ -35,7 +35,7 @@ class NotRunningError(PermanentError):
 
 
 def main() -> int:
-    """Keep a stack up until SIGTERM or Ctrl-C; give the exit code."""
+    """Keep a stack up until SIGTERM or Ctrl-C; return the exit code."""
     signal.signal(signal.SIGTERM, _interrupt)  # until it is up: a start that is cut off stops what it has started
     first = date.fromisoformat(sys.argv[1]) if len(sys.argv) > 1 else None
     try:
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def current() -> Stack:
-    """Give the stack that is up; raise NotRunningError if none is."""
+    """Return the stack that is up; raise NotRunningError if none is."""
     if not is_running() or not STATE.exists():
         raise NotRunningError("no local stack is up: start one with `fiblake local up`")
     state = json.loads(STATE.read_text())

@@ -81,7 +81,7 @@ class Watcher:
         return str(self._stack.folder / "aws/emulator.log")
 
     def read(self, key: str) -> bytes | None:
-        """Read an object, or give None if there is none."""
+        """Read an object, or return None if there is none."""
         try:
             body: bytes = self._s3.get_object(Bucket=self._stack.bucket, Key=key)["Body"].read()
         except ClientError as error:
@@ -95,29 +95,29 @@ class Watcher:
         return list(self.objects(prefix))
 
     def objects(self, prefix: str) -> dict[str, str]:
-        """Give the ETag of each object below `prefix`, by its key."""
+        """Return the ETag of each object below `prefix`, by its key."""
         pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._stack.bucket, Prefix=prefix)
         return {entry["Key"]: entry["ETag"] for page in pages for entry in page.get("Contents", [])}
 
     def table(self, key: str) -> pa.Table | None:
-        """Read a Parquet object, or give None if there is none."""
+        """Read a Parquet object, or return None if there is none."""
         data = self.read(key)
         return None if data is None else pq.ParquetFile(io.BytesIO(data)).read()
 
     def silver(self, interval: int) -> pa.Table | None:
-        """Read a whole silver table, or give None if it has no file yet."""
+        """Read a whole silver table, or return None if it has no file yet."""
         files = self.objects(silver_prefix(interval))
         tables = [table for key, etag in files.items() if (table := self._silver_file(key, etag)) is not None]
         return pa.concat_tables(tables) if tables else None
 
     def consolidated(self) -> dict[str, date]:
-        """Give the last consolidated session of each symbol, from the manifest."""
+        """Return the last consolidated session of each symbol, from the manifest."""
         table = self.table(MANIFEST_KEY)
         rows = [] if table is None else table.to_pylist()
         return {row["symbol"]: row["last_consolidated_date"] for row in rows}
 
     def checkpoints(self) -> dict[int, dict[str, Any]]:
-        """Give each interval's checkpoint, as far as there are any."""
+        """Return each interval's checkpoint, as far as there are any."""
         found = {interval: self.read(checkpoint_key(interval)) for interval in INTERVALS}
         return {interval: json.loads(data) for interval, data in found.items() if data}
 

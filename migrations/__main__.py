@@ -23,7 +23,7 @@ class MigrationSettings(Settings):
 
 
 def main() -> int:
-    """Bring the schema up to date and give the exit code."""
+    """Bring the schema up to date and return the exit code."""
     try:
         settings = load(MigrationSettings)
         address = DatabaseAddress.of_secret(read_secret(settings.rds_secret_arn))

@@ -28,7 +28,7 @@ class Reference:
     handovers: tuple[date, ...] = ()
 
     def to_json(self) -> str:
-        """Give the text that `from_json` reads."""
+        """Return the text that `from_json` reads."""
         splits = [[day.isoformat(), factor] for day, factor in self.splits]
         return json.dumps({"splits": splits, "handovers": [day.isoformat() for day in self.handovers]})
 
@@ -51,12 +51,12 @@ class Reference:
         return Reference(tuple((day, factor / to_come[0]) for day, factor in known), self.handovers)
 
     def companies(self, sessions: Days) -> npt.NDArray[np.int64]:
-        """Give, for each session, how many handovers it lies on or after: bars of one number are of one company."""
+        """Return, for each session, how many handovers it lies on or after: bars of one number are of one company."""
         handovers = np.array(self.handovers, dtype="datetime64[D]")
         return np.searchsorted(handovers, sessions, side="right").astype(np.int64)
 
     def factors(self, sessions: Days) -> Factors:
-        """Give, for each session, what its prices are multiplied (its volume divided) by.
+        """Return, for each session, what its prices are multiplied (its volume divided) by.
 
         `sessions` are those of all of the symbol's bars, in order. The factor is that of the first split after the
         session (vendor's rule). A company that has handed the symbol over is adjusted to its own last bar: a split

@@ -151,7 +151,7 @@ class Consolidated:
         return cast("date", self.bars["timestamp"][-1].as_py())
 
     def encode(self) -> bytes:
-        """Give the object's bytes: Parquet, with the log and the reference in its key-value metadata."""
+        """Return the object's bytes: Parquet, with the log and the reference in its key-value metadata."""
         metadata = {_LOG: json.dumps(log_to_json(self.log)), _LAST_UPDATED: self.last_updated.isoformat()}
         if self.reference != NO_REFERENCE:
             metadata[_REFERENCE] = self.reference.to_json()
@@ -208,7 +208,7 @@ def bar_row(  # noqa: PLR0917
     symbol: str, session: date, open_: float, high: float, low: float, close: float, volume: float,
     vwap: float | None, trades: int | None, ingested_at: datetime,
 ) -> dict[str, object]:  # fmt: skip
-    """Give one bar as a row of BRONZE."""
+    """Return one bar as a row of BRONZE."""
     prices = {"open": open_, "high": high, "low": low, "close": close}
     rest = {"volume": volume, "vwap": vwap, "trades": trades, "interval": DAILY, "ingested_at": ingested_at}
     return {"symbol": symbol, "timestamp": session, **prices, **rest}
@@ -230,12 +230,12 @@ def released(table: pa.Table, by: str) -> pa.Table:
 
 
 def is_released(data: bytes) -> bool:
-    """Tell whether a source file's bytes carry that mark."""
+    """Return whether a source file's bytes carry that mark."""
     return _RELEASED in open_parquet(data, "the file").metadata
 
 
 def encode(table: pa.Table) -> bytes:
-    """Give `table` as Parquet bytes, its metadata as Parquet's own key-value metadata.
+    """Return `table` as Parquet bytes, its metadata as Parquet's own key-value metadata.
 
     LZ4 is as small as Snappy here and read in half the time; statistics are kept where readers skip by them
     (docs/performance.md).
@@ -356,7 +356,7 @@ def _bars(
 
 
 def _is_all(file: ParquetBytes, name: str, value: str) -> bool:
-    """Tell whether a column's statistics say that all its rows are `value`."""
+    """Return whether a column's statistics say that all its rows are `value`."""
     if file.is_small:
         return False  # reading the column takes less
     own, text = [chunk for chunk in file.chunks if chunk.column == name], value.encode()

@@ -49,7 +49,7 @@ class TradingCalendar:
     sessions: Days
 
     def ordinals(self, days: Days) -> Ordinals:
-        """Give each day's ordinal; raise NotASessionError or CalendarRangeError for the first that has none."""
+        """Return each day's ordinal; raise NotASessionError or CalendarRangeError for the first that has none."""
         places = self._ordinal_of_day
         since = (days - self.sessions[0]).astype(np.int64)
         if since.size and (since.min() < 0 or since.max() >= places.size):
@@ -116,18 +116,18 @@ class TradingCalendar:
         return blake2b(self._session_bits[:whole].tobytes() + last.tobytes(), digest_size=8).hexdigest()
 
     def ordinal(self, day: date) -> int:
-        """Give one session's ordinal; raise as `ordinals` does."""
+        """Return one session's ordinal; raise as `ordinals` does."""
         return int(self.ordinals(np.array([day], dtype="datetime64[D]"))[0])
 
     def ordinal_on_or_after(self, day: date) -> int:
-        """Give the ordinal of the first session that is not before `day`."""
+        """Return the ordinal of the first session that is not before `day`."""
         wanted = np.datetime64(day, "D")
         if wanted > self.sessions[-1]:
             raise CalendarRangeError(day, self.sessions[0], self.sessions[-1])
         return int(np.searchsorted(self.sessions, wanted))
 
     def session(self, ordinal: int) -> date:
-        """Give the session with this ordinal."""
+        """Return the session with this ordinal."""
         return cast("date", self.sessions[ordinal].item())
 
     def between(self, first: date, last: date) -> list[date]:
@@ -139,7 +139,7 @@ class TradingCalendar:
         return cast("list[date]", self.sessions[low:high].tolist())
 
     def last_closed(self, now: datetime) -> date:
-        """Give the last session whose close (16:00 New York) is not after `now`.
+        """Return the last session whose close (16:00 New York) is not after `now`.
 
         A shortened session counts as closed at 16:00 as well: later than it was, never earlier.
         """
@@ -151,7 +151,7 @@ class TradingCalendar:
         return self.session(int(closed) - 1)
 
     def end_of_run(self, first: date, sessions: Collection[date]) -> date:
-        """Give the last session that can be reached from `first` by sessions that are all among `sessions`.
+        """Return the last session that can be reached from `first` by sessions that are all among `sessions`.
 
         If `first` turned out to be none (a closure that an older calendar did not know), it is the session before it.
         """
@@ -163,7 +163,7 @@ class TradingCalendar:
 
 
 def close_of(session: date) -> datetime:
-    """Give the instant (UTC) at which `session` closes at the latest: 16:00 New York."""
+    """Return the instant (UTC) at which `session` closes at the latest: 16:00 New York."""
     return datetime.combine(session, CLOSE, NEW_YORK).astimezone(UTC)
 
 

@@ -34,7 +34,7 @@ class Proof:
     listing: Sequence[ObjectInfo]
 
     def deletable(self, bronze: Bronze, today: date, retention_days: int) -> list[ObjectInfo]:
-        """Give the source files that may be deleted as long as data.parquet is still this version."""
+        """Return the source files that may be deleted as long as data.parquet is still this version."""
         return deletable(bronze, self.listing, self.log, today, retention_days)
 
 
@@ -65,7 +65,7 @@ def oldest_session_kept(today: date, retention_days: int) -> date:
 
 
 def is_lot_due(log: SourceLog, oldest_kept: date) -> bool:
-    """Tell whether the log names so many files beyond retention that it is worth a listing to delete them."""
+    """Return whether the log names so many files beyond retention that it is worth a listing to delete them."""
     if len(log) < FILES_PER_LOT:
         return False
     day, put_before = oldest_kept.isoformat(), datetime.combine(oldest_kept, time(), UTC)

@@ -77,12 +77,12 @@ class DeadLetter:
         return tuple(dict.fromkeys(_SYMBOL_OF_KEY.findall(unquote_plus(self.message.body))))
 
     def to_send(self) -> dict[str, Any]:
-        """Give the attributes it is sent back with: its own, without those of its death, and one replay more."""
+        """Return the attributes it is sent back with: its own, without those of its death, and one replay more."""
         kept = {name: value for name, value in self.message.attributes.items() if name not in _OF_THE_DEATH}
         return {**kept, REPLAYS: {"DataType": "Number", "StringValue": str(self.replays + 1)}}
 
     def facts(self) -> dict[str, Any]:
-        """Give all that there is to say, for a person, a program, or a file."""
+        """Return all that there is to say, for a person, a program, or a file."""
         return {
             "queue": self.queue,
             "id": self.message.id,
@@ -132,7 +132,7 @@ class Filter:
     """Only those of these messages."""
 
     def takes(self, letter: DeadLetter, now: datetime) -> bool:
-        """Tell whether `letter` is meant; one without an age is neither old nor new."""
+        """Return whether `letter` is meant; one without an age is neither old nor new."""
         sent = letter.message.sent_at
         return (
             (self.ids is None or letter.message.id in self.ids)
@@ -165,7 +165,7 @@ class Reading:
     _known: set[str] = field(default_factory=set)
 
     def batches(self, most: int | None = None) -> Iterator[list[DeadLetter]]:
-        """Give the letters in batches of up to 10, `most` in all."""
+        """Return the letters in batches of up to 10, `most` in all."""
         empty = stale = given = 0
         while empty < EMPTY_LOOKS and stale < NOTHING_NEW and (most is None or given < most):
             messages = self.queue.receive(BATCH, WAIT_SECONDS, HIDDEN_SECONDS)
@@ -205,7 +205,7 @@ class DeadLetters:
             self.queue.hide(list(letters.held.values()), 0)
 
     def find(self, wanted: Filter, now: datetime, most: int | None = None) -> list[DeadLetter]:
-        """Give the letters that are meant, among the first `most`; they stay in the queue."""
+        """Return the letters that are meant, among the first `most`; they stay in the queue."""
         with self.reading() as letters:
             return [letter for batch in letters.batches(most) for letter in batch if wanted.takes(letter, now)]
 
@@ -251,7 +251,7 @@ class DeadLetters:
 
 
 def back_to(queue: Queue) -> Send:
-    """Give what sends letters back into the queue they came from, with their attributes and one replay more."""
+    """Return what sends letters back into the queue they came from, with their attributes and one replay more."""
 
     def send(letters: Sequence[DeadLetter]) -> list[int]:
         attributes: list[Attributes] = [letter.to_send() for letter in letters]
@@ -261,7 +261,7 @@ def back_to(queue: Queue) -> Send:
 
 
 def back_to_function(call: Callable[[str, str], None]) -> Send:
-    """Give what hands the events of Lambda's records over to their functions again; other letters do not go.
+    """Return what hands the events of Lambda's records over to their functions again; other letters do not go.
 
     Lambda's record has no room for a replay count.
     """

@@ -177,7 +177,7 @@ class ParquetBytes:
         return self.file.metadata.metadata or {}
 
     def _may_explode(self, name: str) -> bool:
-        """Tell whether a column's texts might take more than the limit; raise TooLargeError if nobody can tell."""
+        """Return whether a column's texts might take more than the limit; raise TooLargeError if nobody can tell."""
         rows = self.file.metadata.num_rows
         if rows <= 1:
             return False  # no larger than its page

@@ -54,7 +54,7 @@ class JobQueue:
         return cls(boto3.client("batch"), queue, definition, prefix)
 
     def submit(self, suffix: str, size: int) -> str:
-        """Submit an array job of `size` children (1: a plain job; 10,000 at the most) and give its id."""
+        """Submit an array job of `size` children (1: a plain job; 10,000 at the most) and return its id."""
         array: dict[str, Any] = {} if size < SMALLEST_ARRAY else {"arrayProperties": {"size": min(size, LARGEST_ARRAY)}}
         try:
             name = f"{self.prefix}{suffix}"
@@ -64,11 +64,11 @@ class JobQueue:
         return answer["jobId"]
 
     def ensure(self, suffix: str, size: int) -> str | None:
-        """Submit a job unless one has yet to start, which will see what was sent before; give the new one's id."""
+        """Submit a job unless one has yet to start, which will see what was sent before; return the new one's id."""
         return None if self.any_waiting() else self.submit(suffix, size)
 
     def any_waiting(self) -> bool:
-        """Tell whether a job of this prefix and definition, or a child of one, has yet to start.
+        """Return whether a job of this prefix and definition, or a child of one, has yet to start.
 
         An array's parent says PENDING for as long as its children run (Batch User Guide, "Array jobs"), so of an array
         only its children's states count: those that run may be about to exit.
@@ -82,7 +82,7 @@ class JobQueue:
             raise UpstreamError(f"Batch does not list the jobs of {self.queue}: {error}") from error
 
     def recent(self, most: int) -> list[JobRun]:
-        """Give the definition's newest jobs, whatever their names, newest first (Batch forgets jobs after a week)."""
+        """Return the definition's newest jobs, whatever their names, newest first (Batch forgets jobs after a week)."""
         try:
             pages = [
                 page

@@ -38,12 +38,12 @@ _MONTH_FILE: Final = re.compile(r"year=(\d{4})/month=(\d{2})/data_(\d+)d_(\d{4})
 
 
 def valid_symbol(symbol: str) -> bool:
-    """Tell whether `symbol` may become part of a key (letters, digits, dot, hyphen; 1 to 16)."""
+    """Return whether `symbol` may become part of a key (letters, digits, dot, hyphen; 1 to 16)."""
     return _SYMBOL.fullmatch(symbol) is not None and symbol.strip(".") != ""
 
 
 def check_symbol(symbol: str) -> str:
-    """Give `symbol` back; raise ContractError unless it may become part of a key."""
+    """Return `symbol` back; raise ContractError unless it may become part of a key."""
     if not valid_symbol(symbol):
         raise ContractError(f"{symbol[:40]!r} is not a symbol: 1 to 16 letters, digits, '.' or '-' are")
     return symbol
@@ -66,24 +66,24 @@ class Bronze:
     prefix: str = BRONZE_PREFIX
 
     def symbol_prefix(self, symbol: str) -> str:
-        """Give the folder of one symbol, with its closing slash."""
+        """Return the folder of one symbol, with its closing slash."""
         return f"{self.prefix}/symbol={check_symbol(symbol)}/"
 
     def symbols_in(self, folders: Iterable[str]) -> list[str]:
-        """Give the symbols whose folders are among `folders` (as a listing of the prefix gives them)."""
+        """Return the symbols whose folders are among `folders` (as a listing of the prefix gives them)."""
         names = (folder.removeprefix(f"{self.prefix}/symbol=").rstrip("/") for folder in folders)
         return [name for name in names if valid_symbol(name)]
 
     def data_key(self, symbol: str) -> str:
-        """Give the key of the symbol's consolidated bars."""
+        """Return the key of the symbol's consolidated bars."""
         return f"{self.symbol_prefix(symbol)}data.parquet"
 
     def date_key(self, symbol: str, session: date) -> str:
-        """Give the key of one session's bar."""
+        """Return the key of one session's bar."""
         return f"{self.symbol_prefix(symbol)}date={session.isoformat()}.parquet"
 
     def range_key(self, symbol: str, first: date, last: date) -> str:
-        """Give the key of a file with many sessions."""
+        """Return the key of a file with many sessions."""
         return f"{self.symbol_prefix(symbol)}range={first.isoformat()}_{last.isoformat()}.parquet"
 
     def parse_source(self, key: str) -> SourceFile:
@@ -108,7 +108,7 @@ class Bronze:
         return source
 
     def is_source(self, key: str) -> bool:
-        """Tell whether `key` is a well-formed date or range file of this lake."""
+        """Return whether `key` is a well-formed date or range file of this lake."""
         try:
             self.parse_source(key)
         except ContractError:
@@ -116,7 +116,7 @@ class Bronze:
         return True
 
     def is_consolidated(self, key: str) -> bool:
-        """Tell whether `key` is some symbol's data.parquet (which is nobody's arrival)."""
+        """Return whether `key` is some symbol's data.parquet (which is nobody's arrival)."""
         match = re.fullmatch(re.escape(self.prefix) + r"/symbol=([^/]+)/data\.parquet", key)
         return match is not None and valid_symbol(match[1])
 
@@ -172,23 +172,23 @@ def check_known(asked: Iterable[str], known: Collection[str]) -> None:
 
 
 def splits_key(symbol: str) -> str:
-    """Give the key of the symbol's splits (schema SPLITS)."""
+    """Return the key of the symbol's splits (schema SPLITS)."""
     return f"{SPLITS_PREFIX}/symbol={check_symbol(symbol)}.parquet"
 
 
 def identities_key(symbol: str) -> str:
-    """Give the key of the companies that have borne the symbol (schema IDENTITIES)."""
+    """Return the key of the companies that have borne the symbol (schema IDENTITIES)."""
     return f"{IDENTITIES_PREFIX}/symbol={check_symbol(symbol)}.parquet"
 
 
 def parse_reference(key: str) -> str | None:
-    """Give the symbol of a splits or identities file, or None if `key` is neither; raises as check_symbol."""
+    """Return the symbol of a splits or identities file, or None if `key` is neither; raises as check_symbol."""
     match = _REFERENCE.fullmatch(key)
     return check_symbol(match[1]) if match else None
 
 
 def quarantine_key(symbol: str, session: date) -> str:
-    """Give the key of the bars of one session that failed validation; an invalid symbol goes under `~`."""
+    """Return the key of the bars of one session that failed validation; an invalid symbol goes under `~`."""
     name = symbol if valid_symbol(symbol) else UNNAMED
     return f"{QUARANTINE_PREFIX}/symbol={name}/date={session.isoformat()}.parquet"
 
@@ -199,7 +199,7 @@ def quarantine_range_key(symbol: str, first: date, last: date) -> str:
 
 
 def archive_key(session: date) -> str:
-    """Give the key of the rows of one session that have left Postgres (schema BRONZE, by symbol)."""
+    """Return the key of the rows of one session that have left Postgres (schema BRONZE, by symbol)."""
     return f"archive/raw_ohlcv/year={session:%Y}/month={session:%m}/date={session.isoformat()}.parquet"
 
 
@@ -212,23 +212,23 @@ class Month:
 
     @classmethod
     def of(cls, day: date) -> "Month":
-        """Give the month that `day` lies in."""
+        """Return the month that `day` lies in."""
         return cls(day.year, day.month)
 
 
 def silver_prefix(interval: int) -> str:
-    """Give the folder of one interval's table, with its closing slash."""
+    """Return the folder of one interval's table, with its closing slash."""
     return f"silver/silver_{interval}d/"
 
 
 def silver_key(interval: int, month: Month) -> str:
-    """Give the key of the file with all symbols' buckets that start in `month`."""
+    """Return the key of the file with all symbols' buckets that start in `month`."""
     y, m = f"{month.year:04d}", f"{month.month:02d}"
     return f"{silver_prefix(interval)}year={y}/month={m}/data_{interval}d_{y}{m}.parquet"
 
 
 def parse_silver_key(interval: int, key: str) -> Month | None:
-    """Give the month of a silver file of `interval`, or None if `key` is something else."""
+    """Return the month of a silver file of `interval`, or None if `key` is something else."""
     match = _MONTH_FILE.fullmatch(key.removeprefix(silver_prefix(interval)))
     if match is None or match.group(1, 2) != match.group(4, 5) or int(match[3]) != interval:
         return None
@@ -236,5 +236,5 @@ def parse_silver_key(interval: int, key: str) -> Month | None:
 
 
 def checkpoint_key(interval: int) -> str:
-    """Give the key of one interval's checkpoint."""
+    """Return the key of one interval's checkpoint."""
     return f"processing_metadata/silver_{interval}d_checkpoint.json"

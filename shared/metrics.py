@@ -14,7 +14,7 @@ WINDOW = timedelta(minutes=15)
 
 
 def oldest_ages(queues: Sequence[str], client: Any = None) -> dict[str, int]:  # noqa: ANN401 (CloudWatch's client)
-    """Give how old the oldest message of each queue is, in seconds; queues of which nothing is known are left out."""
+    """Return how old the oldest message of each queue is, in seconds; queues of which nothing is known are left out."""
     now = datetime.now(UTC)
     try:
         asked = client or boto3.client("cloudwatch")

@@ -59,7 +59,7 @@ class MonthFiles:
         return [month for month in months if month and first <= month <= last]
 
     def is_cut_alike(self, month: Month) -> bool:
-        """Tell whether a month's file was cut by this calendar, as far as it says."""
+        """Return whether a month's file was cut by this calendar, as far as it says."""
         key = silver_key(self.interval, month)
         stored = self.store.find(key)
         stamp = _read(stored.data, key)[1] if stored else ""

@@ -119,7 +119,7 @@ class ObjectStore:
         return cls(backend, bucket, boto)
 
     def find(self, key: str) -> StoredObject | None:
-        """Read an object, or give None if there is none."""
+        """Read an object, or return None if there is none."""
         try:
             return self._read(key)
         except FileNotFoundError as error:
@@ -148,7 +148,7 @@ class ObjectStore:
         return self._in_parallel(lambda key: self._tail(key, size), keys)
 
     def versions(self, keys: Sequence[str]) -> list[str | None]:
-        """Give the ETags of many objects at once, in the order of `keys`; None where there is no object."""
+        """Return the ETags of many objects at once, in the order of `keys`; None where there is no object."""
         return self._in_parallel(self._version, keys)
 
     def listed(self, prefix: str) -> list[ObjectInfo]:
@@ -186,17 +186,17 @@ class ObjectStore:
         return sorted(f"{folder}/" for folder in result["common_prefixes"])
 
     def put(self, key: str, data: bytes) -> str:
-        """Write an object whatever stands there; give its ETag."""
+        """Write an object whatever stands there; return its ETag."""
         return self._write(key, data, "overwrite")
 
     def put_many(self, objects: Iterable[tuple[str, bytes]]) -> dict[str, FiblakeError]:
-        """Write many objects at once; give the errors of those that were not written, by key."""
+        """Write many objects at once; return the errors of those that were not written, by key."""
         pairs = list(objects)
         outcomes = self._in_parallel(self._put_one, pairs)
         return {key: error for (key, _), error in zip(pairs, outcomes, strict=True) if error}
 
     def write_if_unchanged(self, key: str, data: bytes, etag: str | None) -> str:
-        """Write only if the object is still version `etag` (None: is still absent); give the new ETag.
+        """Write only if the object is still version `etag` (None: is still absent); return the new ETag.
 
         Raises ConflictError if it is not (S3 answers 412, or 409 when two conditional writes meet).
         """
@@ -231,7 +231,7 @@ class ObjectStore:
         return {key: error for key, error in zip(changes, outcomes, strict=True) if error}
 
     def delete_versions(self, versions: Sequence[tuple[str, str]]) -> list[str]:
-        """Delete each (key, ETag) that is still that version, 1,000 at the most; give the keys that were deleted.
+        """Delete each (key, ETag) that is still that version, 1,000 at the most; return the keys that were deleted.
 
         A key that is another version now, is gone, or that S3 fails on by itself, is left alone and not in the answer.
         """
@@ -310,7 +310,7 @@ class ObjectStore:
 
 
 def pauses(attempts: int) -> Iterable[float]:
-    """Give the seconds to wait after each of `attempts` conflicts: growing, and random so that rivals part."""
+    """Return the seconds to wait after each of `attempts` conflicts: growing, and random so that rivals part."""
     for attempt in range(attempts):
         longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**attempt)
         yield random.uniform(0, longest)  # noqa: S311 (no secret)

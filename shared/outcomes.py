@@ -22,7 +22,7 @@ class ExhaustedError(PermanentError):
 
 
 def attempt(work: Callable[[], ResultT]) -> ResultT | FiblakeError:
-    """Do `work` and give its result, or the error it ended with.
+    """Do `work` and return its result, or the error it ended with.
 
     One message's failure must not take its batch mates along, so an error that is not ours becomes an UnexpectedError
     of this one message: it is retried and then dead-lettered with its reason, never dropped.
@@ -41,9 +41,9 @@ def attempt(work: Callable[[], ResultT]) -> ResultT | FiblakeError:
 def settle(
     queue: Queue, messages: Sequence[Received], errors: Mapping[str, FiblakeError], most_receives: int
 ) -> list[Received]:
-    """Put an end to each message but those done: dead-letter what can never succeed, give back what may.
+    """Put an end to each message but those done: dead-letter what can never succeed, return back what may.
 
-    `errors` maps a message's id to what it failed with; the others are done. Gives the messages that may be deleted:
+    `errors` maps a message's id to what it failed with; the others are done. Returns the messages that may be deleted:
     done ones and dead-lettered ones. The rest become visible again after a growing pause.
     """
     ended = [m for m in messages if m.id not in errors or _dead_lettered(queue, m, errors[m.id], most_receives)]
@@ -109,7 +109,7 @@ def _response(again: Sequence[Received]) -> dict[str, Any]:
 
 
 def _dead_lettered(queue: Queue, message: Received, error: FiblakeError, most_receives: int) -> bool:
-    """Dead-letter a message if it must be; else, or if that fails, give it back and answer False."""
+    """Dead-letter a message if it must be; else, or if that fails, return it back and answer False."""
     last = _last_word(message, error, most_receives)
     fields = {
         **_names(message.body),
@@ -132,7 +132,7 @@ def _dead_lettered(queue: Queue, message: Received, error: FiblakeError, most_re
 
 
 def _names(body: str) -> dict[str, str]:
-    """Give what a message of ours is about, for the log, if it can be read at all."""
+    """Return what a message of ours is about, for the log, if it can be read at all."""
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):

@@ -98,7 +98,7 @@ class Queue:
         return Queue.of_name(self._client, f"{self.url.rsplit('/', 1)[-1]}-dlq")
 
     def send(self, bodies: Sequence[str], attributes: Sequence[Attributes] = ()) -> list[int]:
-        """Send messages in batches of 10; failed entries are tried 4 times. Gives the indices of those never sent.
+        """Send messages in batches of 10; failed entries are tried 4 times. Returns the indices of those never sent.
 
         `attributes` are each message's own, in the order of `bodies`; none: no message has any.
         """
@@ -129,7 +129,7 @@ class Queue:
         _send_all(entries, lambda batch: self._client.delete_message_batch(QueueUrl=self.url, Entries=batch))
 
     def hide(self, messages: Sequence[Received], seconds: int) -> None:
-        """Keep messages invisible for `seconds` from now (0: give them back at once).
+        """Keep messages invisible for `seconds` from now (0: return them back at once).
 
         One whose receipt is no longer valid is visible to others already, and nothing is to be done about it.
         """
@@ -139,7 +139,7 @@ class Queue:
         _send_all(entries, lambda batch: self._client.change_message_visibility_batch(QueueUrl=self.url, Entries=batch))
 
     def retry_later(self, message: Received) -> None:
-        """Give a message back after a pause that doubles with every receive: 10 s, 20 s, ... 15 min at the most."""
+        """Return a message back after a pause that doubles with every receive: 10 s, 20 s, ... 15 min at the most."""
         self.hide([message], retry_seconds(message.receive_count))
 
     def dead_letter(self, message: Received, error: FiblakeError) -> None:
@@ -184,7 +184,7 @@ class Topic:
         return cls(client, arn)
 
     def publish(self, events: Sequence[Message]) -> list[int]:
-        """Publish events in batches of 10; failed entries are tried 4 times. Gives the indices never published."""
+        """Publish events in batches of 10; failed entries are tried 4 times. Returns the indices never published."""
         entries = [
             {"Id": str(i), "Message": event.model_dump_json(), "MessageAttributes": _filterable(event)}
             for i, event in enumerate(events)
@@ -201,12 +201,12 @@ def queue_of_arn(arn: str) -> Queue:
 
 
 def retry_seconds(receive_count: int) -> int:
-    """Give the pause before a message that was received so often comes again."""
+    """Return the pause before a message that was received so often comes again."""
     return min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS << (receive_count - 1))
 
 
 def name_of(arn: str) -> str:
-    """Give a queue's name from its ARN."""
+    """Return a queue's name from its ARN."""
     return arn.rsplit(":", 1)[-1]
 
 
@@ -259,7 +259,7 @@ def _send_batch(batch: list[dict[str, Any]], request: Any) -> list[dict[str, Any
 
 
 def _is_refusal(error: ClientError | BotoCoreError) -> bool:
-    """Tell whether the service did not want the request as it was: the same request would be refused again."""
+    """Return whether the service did not want the request as it was: the same request would be refused again."""
     if not isinstance(error, ClientError) or "hrottl" in error.response["Error"].get("Code", ""):
         return False
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)

@@ -76,7 +76,7 @@ class Identity:
 
 
 def splits_file(splits: Sequence[Split]) -> bytes:
-    """Give a symbol's splits as the bytes of its file; none is a valid file, the last word on a split withdrawn."""
+    """Return a symbol's splits as the bytes of its file; none is a valid file, the last word on a split withdrawn."""
     rows = [asdict(split) for split in sorted(splits, key=_by_day)]
     return encode(pa.Table.from_pylist(rows, schema=SPLITS))
 
@@ -108,7 +108,7 @@ def read_splits(data: bytes, symbol: str) -> tuple[Split, ...]:
 
 
 def identities_file(identities: Sequence[Identity]) -> bytes:
-    """Give the companies that bore a symbol as the bytes of its file."""
+    """Return the companies that bore a symbol as the bytes of its file."""
     rows = [asdict(identity) for identity in sorted(identities, key=lambda identity: identity.valid_from)]
     return encode(pa.Table.from_pylist(rows, schema=IDENTITIES))
 
@@ -123,7 +123,7 @@ def read_identities(data: bytes, symbol: str) -> tuple[Identity, ...]:
 
 
 def reference_of(splits: Sequence[Split], identities: Sequence[Identity]) -> Reference:
-    """Give what the two files say as it is applied to bars; one company twice in a row hands nothing over.
+    """Return what the two files say as it is applied to bars; one company twice in a row hands nothing over.
 
     All splits of a day are one entry, with the factor that all of them and the later ones make. A split of a day on
     which no company bore the symbol is none of theirs.

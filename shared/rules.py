@@ -52,11 +52,11 @@ def any_broken(bars: Mapping[str, Any]) -> bool:
 
 
 def _passes(price: Any, extreme: Any) -> Any:  # noqa: ANN401 (numbers, or arrays of them)
-    """Tell whether a price is greater than an extreme by more than noise."""
+    """Return whether a price is greater than an extreme by more than noise."""
     with np.errstate(over="ignore", invalid="ignore"):
         return price > extreme * (1 + NOISE)
 
 
 def positive(value: float) -> bool:
-    """Tell whether `value` is a number greater than 0, and finite."""
+    """Return whether `value` is a number greater than 0, and finite."""
     return math.isfinite(value) and value > 0

@@ -9,7 +9,7 @@ _REFUSED = {"AccessDeniedException", "ResourceNotFoundException", "DecryptionFai
 
 
 def read_secret(arn: str) -> str:
-    """Give a secret's string; raise EntitlementError if it is refused or missing, UpstreamError if AWS fails."""
+    """Return a secret's string; raise EntitlementError if it is refused or missing, UpstreamError if AWS fails."""
     try:
         return boto3.client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"]
     except ClientError as error:

@@ -39,7 +39,7 @@ class MonthGrid:
         return f"{through} {self.calendar.digest(through)}"
 
     def is_cut_alike(self, stamp: str) -> bool:
-        """Tell whether a file with this stamp was cut by the same sessions as far as its buckets reach."""
+        """Return whether a file with this stamp was cut by the same sessions as far as its buckets reach."""
         through, _, digest = stamp.partition(" ")
         try:
             return digest != "" and self.calendar.digest(date.fromisoformat(through)) == digest
@@ -52,7 +52,7 @@ class MonthGrid:
         return np.asarray(np.minimum(ordinals, self.calendar.sessions.size - 1) // self.interval * self.interval)
 
     def are_misplaced(self, starts: Numbers) -> bool:
-        """Tell whether one of these buckets belongs into another month's file."""
+        """Return whether one of these buckets belongs into another month's file."""
         own = np.datetime64(f"{self.month.year:04}-{self.month.month:02}", "M")
         return bool((self.calendar.sessions[starts].astype("datetime64[M]") != own).any())
 
@@ -121,7 +121,7 @@ def without_symbols(old: pa.Table, update: Update) -> tuple[pa.Table, bool]:
 
 
 def is_equal_but_for_version(old: pa.Table, new: pa.Table) -> bool:
-    """Tell whether two months' rows have the same values."""
+    """Return whether two months' rows have the same values."""
     return bool(old.drop_columns(["version"]).equals(new.drop_columns(["version"])))
 
 

@@ -20,7 +20,7 @@ class SourceVersion:
     """Whether all its bars say when they were ingested. Bars that do not count as ingested at `last_modified`."""
 
     def is_version(self, etag: str, last_modified: datetime) -> bool:
-        """Tell whether an object with this ETag and LastModified is this version.
+        """Return whether an object with this ETag and LastModified is this version.
 
         S3 tells LastModified to the second in an answer to GET, and some servers more finely in a listing.
         """
@@ -34,7 +34,7 @@ SourceLog = Mapping[str, SourceVersion]
 
 
 def is_merged(log: SourceLog, key: str, etag: str, last_modified: datetime) -> bool:
-    """Tell whether this version of a source file is in the log."""
+    """Return whether this version of a source file is in the log."""
     version = log.get(key)
     return version is not None and version.is_version(etag, last_modified)
 

@@ -31,7 +31,7 @@ def check_profile(name: str) -> None:
 
 
 def outputs_of(client: "CloudFormationClient", stack: str) -> dict[str, str]:
-    """Give the outputs of the stack called `stack`.
+    """Return the outputs of the stack called `stack`.
 
     Raises NotFoundError if there is none of that name, EntitlementError if the credentials are missing or refused,
     UpstreamError if CloudFormation fails.
@@ -48,7 +48,7 @@ def outputs_of(client: "CloudFormationClient", stack: str) -> dict[str, str]:
 
 
 def variables_of(function: str) -> dict[str, str]:
-    """Give the environment variables of a deployed function, by its name; raises as `outputs_of`."""
+    """Return the environment variables of a deployed function, by its name; raises as `outputs_of`."""
     try:
         found = boto3.client("lambda").get_function_configuration(FunctionName=function)
     except ClientError as error:

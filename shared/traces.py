@@ -87,7 +87,7 @@ class Traces:
 
 
 def _place(headers: Sequence[str]) -> dict[str, str] | None:
-    """Give the trace, and the segment in it, that caused the work; None if the senders' traces are not recorded."""
+    """Return the trace, and the segment in it, that caused the work; None if the senders' traces are not recorded."""
     recorded = [header for header in headers if _NOT_SAMPLED not in header]
     if headers and not recorded:
         return None

@@ -41,29 +41,29 @@ def bar(
     session: date | str, close: float = 10.0, ingested_at: datetime = NOON, symbol: str = "AAPL",
     *, volume: float = 1_000.0, vwap: float | None = None, trades: int | None = None,
 ) -> dict[str, object]:  # fmt: skip
-    """Give one bar around `close` as a row of BRONZE."""
+    """Return one bar around `close` as a row of BRONZE."""
     day = date.fromisoformat(session) if isinstance(session, str) else session
     return bar_row(symbol, day, close - 0.5, close + 1, close - 0.75, close, volume, vwap, trades, ingested_at)
 
 
 def table(*rows: dict[str, object]) -> pa.Table:
-    """Give rows as a table of schema BRONZE, in the order given."""
+    """Return rows as a table of schema BRONZE, in the order given."""
     return pa.Table.from_pylist(list(rows), schema=BRONZE)
 
 
 def parquet(*rows: dict[str, object]) -> bytes:
-    """Give rows as the bytes of a source file."""
+    """Return rows as the bytes of a source file."""
     return encode(table(*rows))
 
 
 def consolidated(*rows: dict[str, object], log: dict[str, str] | None = None, at: datetime = NOON) -> bytes:
-    """Give rows (in order, one a session) as the bytes of a data.parquet; `log`: the ETag merged of each source key."""
+    """Return rows (in order, one a session) as the bytes of a data.parquet; `log`: the ETag merged of each source."""
     versions = {key: SourceVersion(etag, stamped=True) for key, etag in (log or {}).items()}
     return Consolidated(table(*rows), versions, at).encode()
 
 
 def later(minutes: float = 1) -> datetime:
-    """Give an instant so many minutes after NOON."""
+    """Return an instant so many minutes after NOON."""
     return NOON + timedelta(minutes=minutes)
 
 
@@ -71,7 +71,7 @@ def later(minutes: float = 1) -> datetime:
 
 
 def splits(*told: tuple[str, int, int], symbol: str = "AAPL") -> list[Split]:
-    """Give splits (day, shares before, shares after), oldest first, each with the vendor's cumulative factor."""
+    """Return splits (day, shares before, shares after), oldest first, each with the vendor's cumulative factor."""
     factor, found = 1.0, list[Split]()
     for day, before, after in sorted(told, reverse=True):
         factor *= before / after
@@ -82,7 +82,7 @@ def splits(*told: tuple[str, int, int], symbol: str = "AAPL") -> list[Split]:
 
 
 def companies(*first_sessions: str, symbol: str = "AAPL") -> list[Identity]:
-    """Give companies that bore the symbol one after the other, from these sessions on."""
+    """Return companies that bore the symbol one after the other, from these sessions on."""
     days = [date.fromisoformat(day) for day in first_sessions]
     ends = [day - timedelta(days=1) for day in days[1:]]
     return [
@@ -170,14 +170,14 @@ class MemoryObjectStore(ObjectStore):
     # What a test looks at.
 
     def peek(self, key: str) -> bytes | None:
-        """Give an object's bytes, unseen by the journal."""
+        """Return an object's bytes, unseen by the journal."""
         try:
             return bytes(obstore.get(self.memory, key).bytes())
         except FileNotFoundError:
             return None
 
     def etag(self, key: str) -> str | None:
-        """Give an object's ETag, unseen by the journal."""
+        """Return an object's ETag, unseen by the journal."""
         try:
             return obstore.head(self.memory, key)["e_tag"]
         except FileNotFoundError:
@@ -188,7 +188,7 @@ class MemoryObjectStore(ObjectStore):
         return sorted(entry["path"] for page in obstore.list(self.memory, prefix) for entry in page)
 
     def done(self, *verbs: str) -> list[str]:
-        """Give the keys of the journal's entries with one of these verbs, in order."""
+        """Return the keys of the journal's entries with one of these verbs, in order."""
         return [key for verb, key in self.journal if verb in verbs]
 
     # The bucket itself.
@@ -363,7 +363,7 @@ class FakeQueue(Queue):
         self._last_id = 0
 
     def put(self, body: str, delay: float = 0, receives: int = 0, attributes: Attributes | None = None) -> str:
-        """Lay a message into the queue, as if it had been received so often before; give its id."""
+        """Lay a message into the queue, as if it had been received so often before; return its id."""
         with self._lock:
             self._last_id += 1
             held = _Held(f"m{self._last_id}", body, self.now + delay, delayed=delay > 0, receives=receives)
@@ -372,7 +372,7 @@ class FakeQueue(Queue):
             return held.id
 
     def bodies(self) -> list[str]:
-        """Give the bodies of all messages that are neither deleted nor dead-lettered and deleted."""
+        """Return the bodies of all messages that are neither deleted nor dead-lettered and deleted."""
         return [held.body for held in self._held.values()]
 
     def send(self, bodies: Sequence[str], attributes: Sequence[Attributes] = ()) -> list[int]:
@@ -482,6 +482,6 @@ class Clock:
 
 
 def sample(name: str) -> dict[str, Any]:
-    """Give the sample event `events/NAME.json`."""
+    """Return the sample event `events/NAME.json`."""
     event: dict[str, Any] = json.loads((REPOSITORY / "events" / f"{name}.json").read_text(encoding="utf-8"))
     return event

@@ -34,20 +34,20 @@ class Query:
         return cls(adjusted == "true", limit_of(fields, *_LIMITS), sort == "desc")
 
     def cursor(self) -> str:
-        """Give these parameters as a cursor."""
+        """Return these parameters as a cursor."""
         sort = "desc" if self.descending else "asc"
         return cursor({"adjusted": str(self.adjusted).lower(), "limit": self.limit, "sort": sort})
 
 
 def grouped(shown: Shown, part: Mapping[str, str], query_text: str, _base_url: str) -> Json:
-    """Give every ticker's bar of one session."""
+    """Return every ticker's bar of one session."""
     session, query = parse_date(part["session"]), Query.parse(query_text)
     shown.check(session)
     return _envelope([{"T": bar.symbol} | _row(bar, _CLOSE) for bar in shown.of_session(session)], query)
 
 
 def one_range(shown: Shown, part: Mapping[str, str], query_text: str, base_url: str) -> Json:
-    """Give one page of a ticker's bars."""
+    """Return one page of a ticker's bars."""
     if (part["multiplier"], part["timespan"]) != ("1", "day"):
         raise bad_request("only bars of 1 day are replayed")
     query = Query.parse(query_text)
@@ -66,7 +66,7 @@ def one_range(shown: Shown, part: Mapping[str, str], query_text: str, base_url: 
 
 
 def _row(bar: Bar, moment: time) -> Json:
-    """Give a bar as the vendor does; a number that is not one is left out."""
+    """Return a bar as the vendor does; a number that is not one is left out."""
     typical = (bar.high + bar.low + bar.close) / 3
     numbers = {
         "o": bar.open,

@@ -80,7 +80,7 @@ class Bars:
         return cls(places, list(places), days, numbers, by_day, days[by_day])
 
     def of_session(self, session: date) -> list[Bar]:
-        """Give the session's bars, sorted by symbol."""
+        """Return the session's bars, sorted by symbol."""
         first, end = _between(self._sorted_days, session, session)
         places = self._by_day[first:end]
         ends = [place.stop for place in self.places.values()]
@@ -88,13 +88,13 @@ class Bars:
         return [self._bar(self._symbols[owner], int(place)) for owner, place in zip(owners, places, strict=True)]
 
     def of_symbol(self, symbol: str, first: date, last: date) -> list[Bar]:
-        """Give the symbol's bars from `first` to `last`, sorted by session; none if there is no such symbol."""
+        """Return the symbol's bars from `first` to `last`, sorted by session; none if there is no such symbol."""
         place = self.places.get(symbol, range(0))
         begin, end = _between(self._days[place.start : place.stop], first, last)
         return [self._bar(symbol, place.start + n) for n in range(begin, end)]
 
     def first_session(self, symbol: str) -> date:
-        """Give the session of the symbol's first bar."""
+        """Return the session of the symbol's first bar."""
         return self._bar(symbol, self.places[symbol].start).session
 
     def _bar(self, symbol: str, place: int) -> Bar:
@@ -156,7 +156,7 @@ def _column(name: str) -> str:
 
 
 def _symbol_of(path: Path, folder: Path | None) -> str:
-    """Give the symbol of a file without a column for it: its folder's (symbol=AAPL), or else the file's own name."""
+    """Return the symbol of a file without a column for it: its folder's (symbol=AAPL), or else the file's own name."""
     hive = _folders(path, folder)
     named = [value for name, value in hive.items() if _column(name) == "symbol"]
     if hive and not named:
@@ -175,7 +175,7 @@ def _symbol_of(path: Path, folder: Path | None) -> str:
 
 
 def _folders(path: Path, folder: Path | None) -> dict[str, str]:
-    """Give the values that hive-like folders (symbol=AAPL) between `folder` and the file name, unquoted."""
+    """Return the values that hive-like folders (symbol=AAPL) between `folder` and the file name, unquoted."""
     parts = path.relative_to(folder).parts[:-1] if folder else ()
     return {name: unquote(value) for name, _, value in (part.partition("=") for part in parts) if value}
 

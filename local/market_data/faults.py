@@ -70,7 +70,7 @@ class Script:
         self._attempts: Counter[tuple[int, str]] = Counter()
 
     def fault(self, path: str, query_text: str) -> Fault | None:
-        """Give what goes wrong with this request, if anything does."""
+        """Return what goes wrong with this request, if anything does."""
         target = f"{path}?{query_text}" if query_text else path
         with self._lock:
             for number, rule in enumerate(self._rules):
@@ -106,7 +106,7 @@ def refuse(fault: Fault) -> None:
 
 
 def spoilt(body: Json, fault: Fault | None, url: str) -> Json:
-    """Give the answer as the fault makes it; what has no list of rows is only ever DELAYED.
+    """Return the answer as the fault makes it; what has no list of rows is only ever DELAYED.
 
     `nonsense` is bars that close below zero.
     """
@@ -129,6 +129,6 @@ def spoilt(body: Json, fault: Fault | None, url: str) -> Json:
 
 
 def encoded(body: Json, fault: Fault | None) -> bytes:
-    """Give the answer's text, which ends in the middle if the fault is that."""
+    """Return the answer's text, which ends in the middle if the fault is that."""
     content = json.dumps(body).encode()
     return content[: len(content) // 2] if fault is not None and fault.kind == "truncated" else content

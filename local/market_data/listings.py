@@ -32,7 +32,7 @@ _LAST_UPDATED: Final = "2026-01-02T00:00:00Z"
 
 
 def tickers(shown: Shown, _part: Mapping[str, str], query_text: str, base_url: str) -> Json:
-    """Give one page of the list of tickers."""
+    """Return one page of the list of tickers."""
     fields = parameters(query_text, {*_FILTERS, "active", "sort", "order", "limit", "offset"})
     active = one_of(fields, "active", ("true", "false")) == "true"
     one_of(fields, "sort", ("ticker",))
@@ -46,7 +46,7 @@ def tickers(shown: Shown, _part: Mapping[str, str], query_text: str, base_url: s
 
 
 def details(shown: Shown, part: Mapping[str, str], query_text: str, _base_url: str) -> Json:
-    """Give what is known of a ticker that trades (on `date`, if that is asked for)."""
+    """Return what is known of a ticker that trades (on `date`, if that is asked for)."""
     fields = parameters(query_text, {"date", "ticker"})  # the official client repeats the ticker in the query
     day = parse_date(fields["date"]) if "date" in fields else None
     for company in shown.companies():
@@ -56,7 +56,7 @@ def details(shown: Shown, part: Mapping[str, str], query_text: str, _base_url: s
 
 
 def events(shown: Shown, part: Mapping[str, str], query_text: str, _base_url: str) -> Json:
-    """Give the ticker changes of a company, named by its ticker or its composite FIGI; the latest first."""
+    """Return the ticker changes of a company, named by its ticker or its composite FIGI; the latest first."""
     one_of(parameters(query_text, {"types"}), "types", ("ticker_change",))
     named = [c for c in shown.companies() if part["ticker"] in (c.ticker, c.fields["composite_figi"])]
     if not named:
@@ -75,7 +75,7 @@ def events(shown: Shown, part: Mapping[str, str], query_text: str, _base_url: st
 
 
 def splits(shown: Shown, _part: Mapping[str, str], query_text: str, base_url: str) -> Json:
-    """Give one page of the list of splits; it has no count, as at the vendor."""
+    """Return one page of the list of splits; it has no count, as at the vendor."""
     exact = {"ticker", "adjustment_type"}
     lists = {f"{name}.any_of" for name in exact}
     fields = parameters(query_text, exact | lists | {*_COMPARISONS, "limit", "sort", "offset"})

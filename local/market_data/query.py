@@ -25,32 +25,32 @@ class RefusedError(Exception):
 
 
 def bad_request(reason: str) -> RefusedError:
-    """Give the vendor's answer to what it does not understand."""
+    """Return the vendor's answer to what it does not understand."""
     return RefusedError(HTTPStatus.BAD_REQUEST, status="ERROR", error=reason)
 
 
 def unknown_key() -> RefusedError:
-    """Give the vendor's answer to a key it does not know."""
+    """Return the vendor's answer to a key it does not know."""
     return RefusedError(HTTPStatus.UNAUTHORIZED, status="ERROR", error="Unknown API Key")
 
 
 def not_authorized(message: str) -> RefusedError:
-    """Give the vendor's answer to what the plan does not allow, or not yet."""
+    """Return the vendor's answer to what the plan does not allow, or not yet."""
     return RefusedError(HTTPStatus.FORBIDDEN, status="NOT_AUTHORIZED", message=message)
 
 
 def not_found(message: str) -> RefusedError:
-    """Give the vendor's answer to what it does not know."""
+    """Return the vendor's answer to what it does not know."""
     return RefusedError(HTTPStatus.NOT_FOUND, status="NOT_FOUND", message=message)
 
 
 def before_end_of_day() -> RefusedError:
-    """Give the vendor's answer to a session that is not over."""
+    """Return the vendor's answer to a session that is not over."""
     return not_authorized("Attempted to request today's data before end of day. Please upgrade your plan.")
 
 
 def outside_timeframe() -> RefusedError:
-    """Give the vendor's answer to a session before the plan's history."""
+    """Return the vendor's answer to a session before the plan's history."""
     return not_authorized("Your plan doesn't include this data timeframe. Please upgrade your plan.")
 
 
@@ -69,7 +69,7 @@ def parameters(text: str, known: Collection[str] | None = None) -> dict[str, str
 
 
 def cursor(fields: Mapping[str, object]) -> str:
-    """Give parameters as the opaque text that `parameters` reads."""
+    """Return parameters as the opaque text that `parameters` reads."""
     return base64.urlsafe_b64encode(urlencode(fields).encode()).decode()
 
 
@@ -81,7 +81,7 @@ def _decode(text: str) -> str:
 
 
 def one_of(fields: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
-    """Give a parameter that has few values, the first of them by default."""
+    """Return a parameter that has few values, the first of them by default."""
     value = fields.get(name, allowed[0])
     if value not in allowed:
         raise bad_request(f"{name!r} must be one of {', '.join(allowed)}, not {value!r}")
@@ -89,7 +89,7 @@ def one_of(fields: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> st
 
 
 def limit_of(fields: Mapping[str, str], default: int, most: int) -> int:
-    """Give how many rows a page may have."""
+    """Return how many rows a page may have."""
     limit = fields.get("limit", str(default))
     if not limit.isdecimal() or not 1 <= int(limit) <= most:
         raise bad_request(f"'limit' must be a number from 1 to {most}, not {limit!r}")
@@ -109,7 +109,7 @@ def parse_date(text: str) -> date:
 
 
 def listing(rows: list[Json], fields: Mapping[str, str], limit: int, url: str) -> Json:
-    """Give one page of a list: what is at the cursor's place, and where the next page is."""
+    """Return one page of a list: what is at the cursor's place, and where the next page is."""
     start = int(fields.get("offset", "0"))
     end = start + limit
     body: Json = {"results": rows[start:end], "status": "OK"}

@@ -85,7 +85,7 @@ class Reference:
 
 
 def _rows(path: Path) -> list[dict[str, str]] | None:
-    """Read a CSV file's rows without their empty cells, or give None if there is no such file; any case of header."""
+    """Read a CSV file's rows without their empty cells, or return None if there is no such file; any case of header."""
     if not path.exists():
         return None
     with path.open(encoding="utf-8-sig", newline="") as lines:
@@ -104,7 +104,7 @@ def _company(row: Mapping[str, str]) -> Company:
 
 
 def _figi(ticker: str, what: str) -> str:
-    """Give an identifier of FIGI's form that is the same every time and, having a vowel, nobody's."""
+    """Return an identifier of FIGI's form that is the same every time and, having a vowel, nobody's."""
     return f"BBGA{hashlib.sha256(f'{what} {ticker}'.encode()).hexdigest()[:8].upper()}"
 
 
@@ -124,7 +124,7 @@ def _day(row: Mapping[str, str], name: str) -> date | None:
 
 
 def cumulative(splits: Iterable[Split]) -> dict[str, float]:
-    """Give each split's factor by its id: the product of its own ratio and those of its ticker's later splits."""
+    """Return each split's factor by its id: the product of its own ratio and those of its ticker's later splits."""
     latest: dict[str, float] = {}
     factors = {}
     for split in sorted(splits, key=lambda split: split.execution_date, reverse=True):

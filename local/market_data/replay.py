@@ -39,13 +39,13 @@ _RULES: Final = TypeAdapter(tuple[Rule, ...])
 
 
 def sample() -> tuple[Bars, Reference]:
-    """Give the built-in sample."""
+    """Return the built-in sample."""
     bars = Bars.read([sample_file()])
     return bars, Reference.read(SAMPLE, bars)
 
 
 def folder(path: Path) -> tuple[Bars, Reference]:
-    """Give what lies in a folder; raise ConfigurationError if that cannot be replayed."""
+    """Return what lies in a folder; raise ConfigurationError if that cannot be replayed."""
     bars = Bars.read(files_of(path, FILES), path)
     return bars, Reference.read(path, bars)
 
@@ -58,11 +58,11 @@ class Replay:
         self.script = Script()
 
     def fault(self, path: str, query_text: str) -> Fault | None:
-        """Give what goes wrong with a request, if anything does."""
+        """Return what goes wrong with a request, if anything does."""
         return self.script.fault(path, query_text)
 
     def answer(self, path: str, query_text: str, base_url: str) -> Json:
-        """Give the body of one GET; raise RefusedError."""
+        """Return the body of one GET; raise RefusedError."""
         for pattern, answer in _ANSWERS.items():
             if (match := pattern.fullmatch(path)) is not None:
                 part = {name: unquote(text) for name, text in match.groupdict().items()}

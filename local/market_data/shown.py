@@ -31,16 +31,16 @@ class Shown:
             raise outside_timeframe()
 
     def of_session(self, session: date) -> list[Bar]:
-        """Give the session's bars, sorted by symbol."""
+        """Return the session's bars, sorted by symbol."""
         return [bar for bar in self.bars.of_session(session) if bar.symbol not in self.hidden]
 
     def of_symbol(self, symbol: str, first: date, last: date) -> list[Bar]:
-        """Give the symbol's bars from `first` to `last`, as far as those sessions are over."""
+        """Return the symbol's bars from `first` to `last`, as far as those sessions are over."""
         end = last if self.as_of is None else min(last, self.as_of)
         return [] if symbol in self.hidden else self.bars.of_symbol(symbol, first, end)
 
     def companies(self) -> list[Company]:
-        """Give the companies that the vendor knows, active or not, sorted by ticker."""
+        """Return the companies that the vendor knows, active or not, sorted by ticker."""
         return [company for company in self.reference.companies if self._knows(company)]
 
     def trades(self, company: Company, day: date | None = None) -> bool:
@@ -48,7 +48,7 @@ class Shown:
         return company.trades(day or self.as_of)
 
     def splits(self) -> list[Split]:
-        """Give the splits that the vendor knows."""
+        """Return the splits that the vendor knows."""
         known = self.reference.splits
         shown = known if self.published is None else [split for split in known if split.id in self.published]
         return [split for split in shown if split.ticker not in self.hidden]

@@ -32,7 +32,7 @@ LEAVES_AFTER_SECONDS: Final = 4
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the worker once and give its exit code."""
+    """Run the worker once and return its exit code."""
     try:
         settings = CliApp.run(WorkerSettings, cli_args=sys.argv[1:] if arguments is None else arguments)
         worker = _built(settings)
@@ -79,7 +79,7 @@ def _run(worker: Worker, settings: WorkerSettings) -> None:
 
 
 def _share(consolidator: Consolidator, settings: WorkerSettings) -> tuple[str, ...]:
-    """Give this child's share of all symbols in the lake."""
+    """Return this child's share of all symbols in the lake."""
     symbols = consolidator.bronze.symbols_in(consolidator.store.folders(f"{settings.s3_prefix}/"))
     return tuple(symbols[settings.aws_batch_job_array_index :: settings.aws_batch_job_array_size])
 

@@ -285,14 +285,14 @@ def _pending(task: Task, before: Consolidated | None, listing: Sequence[ObjectIn
 
 
 def _needs_reference(task: Task, before: Consolidated | None, sources: Sequence[_Source]) -> bool:
-    """Tell whether splits and identities are to be read: somebody asked for it, or nobody may have read them yet."""
+    """Return whether splits and identities are to be read: somebody asked for it, or nobody may have read them yet."""
     if task.full or task.changed_from is None or before is None or before.adopted:
         return True
     return _repeats(task, before.log, sources)
 
 
 def _repeats(task: Task, log: Mapping[str, SourceVersion], sources: Sequence[_Source]) -> bool:
-    """Tell whether a named file is merged already, so that this may be the message of a worker that died."""
+    """Return whether a named file is merged already, so that this may be the message of a worker that died."""
     new = {s.key for s in sources if s.key not in log or log[s.key].etag != s.version.etag}
     return not new or not task.keys <= new
 
@@ -313,7 +313,7 @@ def _announced(task: Task, draft: _Draft, announce: Announce) -> Task:
 
 
 def _shows_a_split(after: Consolidated, changed_from: date) -> bool:
-    """Tell whether the bars from `changed_from` on are the first to show a split, so that all before them change too.
+    """Return whether the bars from `changed_from` on are the first to show a split, so that all before them change too.
 
     A split counts from the first bar on or after its execution date.
     """

@@ -19,7 +19,7 @@ def flush(store: ObjectStore, done: Sequence[Consolidation]) -> None:
 
 
 def entered(data: bytes | None, done: Sequence[Consolidation]) -> bytes | None:
-    """Give the manifest's bytes with `done` entered, or None if nothing changes.
+    """Return the manifest's bytes with `done` entered, or None if nothing changes.
 
     A row gives way only to a later version of its data.parquet, so workers may enter their rows in any order.
     """

@@ -87,7 +87,7 @@ def _split(bars: pa.Table, first: pa.Scalar) -> tuple[pa.Table, pa.Table]:
 
 
 def _last_writes(known: pa.Table, new: pa.Table) -> pa.Table:
-    """Give one row a session, the winner, with a flag that tells whether it is an arrival."""
+    """Return one row a session, the winner, with a flag that tells whether it is an arrival."""
     flagged = [
         table.append_column(_ARRIVED, pa.repeat(pa.scalar(arrived), table.num_rows))
         for table, arrived in ((known, False), (new, True))

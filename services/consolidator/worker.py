@@ -126,7 +126,7 @@ class Worker:
         return consolidation
 
     def _rounds(self, queue: Queue, messages: Sequence[Received], most_receives: int) -> int:
-        """Work on the messages; give the longest pause after which one of them comes again, in seconds.
+        """Work on the messages; return the longest pause after which one of them comes again, in seconds.
 
         What came often before is worked on alone: it may be what killed a worker, and its mates must not go with it.
         """
@@ -135,7 +135,7 @@ class Worker:
         return max(self._round(queue, *each, most_receives) for each in zip(parts, left, strict=True))
 
     def _round(self, queue: Queue, messages: Sequence[Received], held: Sequence[Received], most_receives: int) -> int:
-        """Work on `messages` and settle them, keeping all that are still `held` hidden; give the longest pause."""
+        """Work on `messages` and settle them, keeping all that are still `held` hidden; return the longest pause."""
         outcomes = {m.id: attempt(lambda m=m: self._read_request(m.body)) for m in messages}  # type: ignore[misc]
         requests = {i: o for i, o in outcomes.items() if isinstance(o, ConsolidationRequest)}
         errors = {i: o for i, o in outcomes.items() if isinstance(o, FiblakeError)}
@@ -282,12 +282,12 @@ def _keys(request: ConsolidationRequest, bronze: Bronze) -> list[str]:
 
 
 def _concerns_all(request: ConsolidationRequest) -> bool:
-    """Tell whether a request bears upon all of the history: splits and identities do, and a restored data.parquet."""
+    """Return whether a request bears upon all of the history: splits and identities do, and a restored data.parquet."""
     return request.changed_from is None or request.reference_changed or request.version_floor is not None
 
 
 def _origins(requests: Sequence[ConsolidationRequest]) -> dict[str, _Origin]:
-    """Give each symbol's origin: the first request's id, and the oldest put of all of them."""
+    """Return each symbol's origin: the first request's id, and the oldest put of all of them."""
     origins: dict[str, _Origin] = {}
     for request in requests:
         known = origins.setdefault(request.symbol, _Origin(request.correlation_id, request.put_at))
@@ -325,7 +325,7 @@ def _error_of(
 
 
 def _is_about(request: ConsolidationRequest, fault: Fault, bronze: Bronze) -> bool:
-    """Tell whether a request speaks of the file at fault; the requests of its mates are not to blame.
+    """Return whether a request speaks of the file at fault; the requests of its mates are not to blame.
 
     A request that names no files speaks of all whose last session is not before the one it names.
     """

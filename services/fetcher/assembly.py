@@ -33,12 +33,12 @@ from shared.secrets import read_secret
 
 
 def clock() -> datetime:
-    """Give the present instant (UTC)."""
+    """Return the present instant (UTC)."""
     return datetime.now(UTC)
 
 
 def database_of(settings: ReleaseSettings) -> AbstractAsyncContextManager[Database]:
-    """Give the database that the settings name, to be opened."""
+    """Return the database that the settings name, to be opened."""
     address = DatabaseAddress.of_secret(read_secret(settings.rds_secret_arn))
     return connected(address, Tls(settings.database_tls == "verify-full", settings.database_ca_file))
 
@@ -58,7 +58,7 @@ async def fetch(
     settings: FetcherSettings, event: FetchEvent, show: Progress = unseen, deadline: datetime | None = None,
     *, fetched: Fetched | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Do one run and give what it did, ready for JSON; a run that fails is recorded, and its error raised.
+    """Do one run and return what it did, ready for JSON; a run that fails is recorded, and its error raised.
 
     No session is begun after `deadline`. What was done, also before an error, stands in `fetched`, if one is given.
     """
@@ -75,7 +75,7 @@ async def fetch(
 
 
 async def refresh(settings: MetadataSettings, event: MetadataEvent, deadline: datetime | None = None) -> dict[str, Any]:
-    """Bring reference data up to date (see `metadata.MetadataFetcher`) and give what was done, ready for JSON."""
+    """Bring reference data up to date (see `metadata.MetadataFetcher`) and return what was done, ready for JSON."""
     rules = Rules(
         settings.universe_types, settings.universe, settings.metadata_details_days, settings.metadata_details_per_run,
         settings.history_retry_hours,
@@ -89,7 +89,7 @@ async def refresh(settings: MetadataSettings, event: MetadataEvent, deadline: da
 
 
 async def release_bar(settings: ReleaseSettings, symbol: str, session: date, row: int | None, by: str) -> str:
-    """Release a bar from quarantine (see `quarantine.release`) and give the key of its date file."""
+    """Release a bar from quarantine (see `quarantine.release`) and return the key of its date file."""
     store = ObjectStore.connect(settings.s3_bucket)
     bar = find_quarantined(list_quarantined(store, symbol), symbol, session, row)
     async with database_of(settings) as database:

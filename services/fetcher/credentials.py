@@ -10,7 +10,7 @@ from shared.secrets import read_secret
 
 
 def api_key(settings: VendorSettings) -> SecretStr:
-    """Give the key: from the environment in a local run, else from Secrets Manager (the string, or JSON with one)."""
+    """Return the key: from the environment in a local run, else from Secrets Manager (the string, or JSON with one)."""
     if settings.api_key:
         return settings.api_key
     secret = read_secret(settings.polygon_api_key_secret_arn or "")

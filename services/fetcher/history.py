@@ -105,7 +105,7 @@ class HistoryFetcher:
             return await self.intake.vendor.daily_range(symbol, listed, last)
 
     async def _beginning(self, symbol: str) -> tuple[date, date | None]:
-        """Give the first day on which the symbol may have been the present company's, and its listing date.
+        """Return the first day on which the symbol may have been the present company's, and its listing date.
 
         The listing date is None where the identities know better.
         """
@@ -160,7 +160,7 @@ def _another_companys(  # noqa: PLR0917
     bars: Sequence[VendorBar], place: int, at_listing: int, ratios: Mapping[tuple[str, date], float],
     jump_limit: float, calendar: TradingCalendar,
 ) -> bool:  # fmt: skip
-    """Tell whether the bar before `place` is of another company than the one at it."""
+    """Return whether the bar before `place` is of another company than the one at it."""
     if place == len(bars):
         return False  # there is no bar since the listing date to compare with
     before, after = bars[place - 1], bars[place]
@@ -175,7 +175,7 @@ def _another_companys(  # noqa: PLR0917
 def load_requested(
     runner: asyncio.Runner, fetcher: HistoryFetcher, messages: Iterable[Received], closed: date
 ) -> tuple[list[Stored], dict[str, FiblakeError]]:
-    """Load the history each message asks for; give what was stored, and the errors by message id."""
+    """Load the history each message asks for; return what was stored, and the errors by message id."""
     outcomes = {m.id: attempt(lambda m=m: _requested(runner, fetcher, m, closed)) for m in messages}  # type: ignore[misc]
     stored = [outcome for outcome in outcomes.values() if isinstance(outcome, Stored)]
     return stored, {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, FiblakeError)}
@@ -186,7 +186,7 @@ def _requested(runner: asyncio.Runner, fetcher: HistoryFetcher, message: Receive
 
 
 def _ratios(symbol: str, bars: Iterable[VendorBar], splits: Iterable[Split]) -> Mapping[tuple[str, date], float]:
-    """Give what the splits between a bar and the one before it make of a price, for the bars where there are any."""
+    """Return what the splits between a bar and the one before it make of a price, for the bars where there are any."""
     sessions = sorted({bar.session for bar in bars})
     ratios: dict[tuple[str, date], float] = {}
     for split in splits:

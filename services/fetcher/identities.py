@@ -57,12 +57,12 @@ class Comparison:
 
     @property
     def vanished_by_figi(self) -> dict[str | None, SymbolRecord]:
-        """Give the records that vanished by their company, if that is known."""
+        """Return the records that vanished by their company, if that is known."""
         return {record.composite_figi: record for record in self.vanished if record.composite_figi}
 
     @property
     def successors(self) -> dict[str, str]:
-        """Give, by vanished symbol, the symbol that its company bears now, if that is known."""
+        """Return, by vanished symbol, the symbol that its company bears now, if that is known."""
         listed = [*self.new, *(ticker for _, ticker in self.handed_over)]
         by_figi = {ticker.composite_figi: ticker.symbol for ticker in listed if ticker.composite_figi}
         return {r.symbol: by_figi[r.composite_figi] for r in self.vanished if r.composite_figi in by_figi}
@@ -81,13 +81,13 @@ class Days:
 
     @classmethod
     def of(cls, calendar: TradingCalendar, now: datetime) -> "Days":
-        """Give the days of a run at `now`."""
+        """Return the days of a run at `now`."""
         today = now.astimezone(NEW_YORK).date()
         session = calendar.session(calendar.ordinal_on_or_after(today))
         return cls(today, calendar.last_closed(now), session, calendar)
 
     def before(self, session: date) -> date:
-        """Give the session before `session`."""
+        """Return the session before `session`."""
         return self.calendar.session(self.calendar.ordinal(session) - 1)
 
 
@@ -153,12 +153,12 @@ def settled(
 
 
 def another_company(one: str | None, other: str | None) -> bool:
-    """Tell whether two FIGIs are of two companies; a missing one says nothing."""
+    """Return whether two FIGIs are of two companies; a missing one says nothing."""
     return one is not None and other is not None and one != other
 
 
 def began(symbol: str, changes: Iterable[TickerChange], days: Days) -> date | None:
-    """Give the first session in which the company bore `symbol`, by the vendor's changes of ticker; None: unknown."""
+    """Return the first session in which the company bore `symbol`, by the vendor's changes of ticker; None: unknown."""
     dates = [change.date for change in changes if change.symbol == symbol and change.date <= days.today]
     if not dates or max(dates) < BEGINNING:
         return None
@@ -166,7 +166,7 @@ def began(symbol: str, changes: Iterable[TickerChange], days: Days) -> date | No
 
 
 def renamed_on(symbol: str, changes: Iterable[TickerChange]) -> date | None:
-    """Give the day on which a company that bore another symbol before took this one; None if it did not."""
+    """Return the day on which a company that bore another symbol before took this one; None if it did not."""
     by_day = sorted(changes, key=lambda change: change.date)
     others = [change.date for change in by_day if change.symbol != symbol]
     taken = [change.date for change in by_day if change.symbol == symbol]
@@ -174,7 +174,7 @@ def renamed_on(symbol: str, changes: Iterable[TickerChange]) -> date | None:
 
 
 def ended(record: SymbolRecord, ticker: Ticker | None, days: Days) -> date:
-    """Give the last day of a symbol that vanished: the vendor's, unless that is of another company, or unknown."""
+    """Return the last day of a symbol that vanished: the vendor's, unless that is of another company, or unknown."""
     day = ticker.delisted if ticker else None
     if ticker is None or day is None or another_company(record.composite_figi, ticker.composite_figi):
         return max(days.closed, record.valid_from)
@@ -185,7 +185,7 @@ def ended(record: SymbolRecord, ticker: Ticker | None, days: Days) -> date:
 def updated(
     found: Comparison, beginnings: Mapping[str, date], ends: Mapping[str, date], days: Days, now: datetime
 ) -> list[SymbolRecord]:
-    """Give the records that are new or change; `beginnings` and `ends` are what the vendor knows, by symbol.
+    """Return the records that are new or change; `beginnings` and `ends` are what the vendor knows, by symbol.
 
     A symbol handed over, or a new one of a company that had another, begins with the first session after the old one
     was last seen if the vendor does not know better: what the symbol stood for before may be another company. Any other
@@ -208,13 +208,13 @@ def updated(
 
 
 def changed(pair: Pair) -> bool:
-    """Tell whether the vendor says anything new of a symbol that is still the same company's."""
+    """Return whether the vendor says anything new of a symbol that is still the same company's."""
     record, ticker = pair
     return _seen(record, ticker, record.last_seen) != record
 
 
 def identities_of(records: Iterable[SymbolRecord]) -> dict[str, tuple[Identity, ...]]:
-    """Give the companies that have borne each symbol, oldest first."""
+    """Return the companies that have borne each symbol, oldest first."""
     found: dict[str, list[Identity]] = {}
     for r in sorted(records, key=lambda r: r.valid_from):
         found.setdefault(r.symbol, []).append(Identity(r.symbol, r.valid_from, r.valid_to, r.composite_figi, r.name))
@@ -222,7 +222,7 @@ def identities_of(records: Iterable[SymbolRecord]) -> dict[str, tuple[Identity, 
 
 
 def merged(known: Iterable[SymbolRecord], records: Iterable[SymbolRecord]) -> list[SymbolRecord]:
-    """Give all records as they are once `records` are saved."""
+    """Return all records as they are once `records` are saved."""
     by_key = {(record.symbol, record.valid_from): record for record in [*known, *records]}
     return list(by_key.values())
 
@@ -230,7 +230,7 @@ def merged(known: Iterable[SymbolRecord], records: Iterable[SymbolRecord]) -> li
 def details_due(
     records: Iterable[SymbolRecord], types: Collection[str], stale_before: datetime, today: date
 ) -> list[SymbolRecord]:
-    """Give the current records whose details are missing or from before `stale_before`: the universe's first.
+    """Return the current records whose details are missing or from before `stale_before`: the universe's first.
 
     Among them those without details come first, then the oldest. Equals come in an order that is another one each day,
     so that those on which the vendor fails for ever do not take the others' turn.
@@ -268,7 +268,7 @@ def _chosen(rows: Sequence[Ticker], known: SymbolRecord | None) -> Ticker:
 
 
 def _change(record: SymbolRecord, begins: date | None) -> date | None:
-    """Give the vendor's day of a change of hands, or None if it is not of this one: before the record, or long ago."""
+    """Return the vendor's day of a change of hands, or None if it is of another one: before the record, or long ago."""
     earliest = _seen_on(record) - NEWS_LATE_BY
     return begins if begins and begins > record.valid_from and begins >= earliest else None
 
@@ -278,12 +278,12 @@ def _seen_on(record: SymbolRecord) -> date:
 
 
 def _unseen_for(record: SymbolRecord, days: Days) -> bool:
-    """Tell whether HANDOVER_AFTER sessions have begun since the record's company was last listed with the symbol."""
+    """Return whether HANDOVER_AFTER sessions have begun since the record's company was last listed with the symbol."""
     return len(days.calendar.between(_seen_on(record) + _ONE_DAY, days.today)) >= HANDOVER_AFTER
 
 
 def _after(record: SymbolRecord | None, days: Days) -> date:
-    """Give the first session after the record was last seen, or the run's session if that comes first."""
+    """Return the first session after the record was last seen, or the run's session if that comes first."""
     if record is None:
         return days.session
     return min(days.session, days.calendar.session(days.calendar.ordinal_on_or_after(_seen_on(record) + _ONE_DAY)))

@@ -88,7 +88,7 @@ async def put_bars(intake: Intake, sifted: Sifted, files: Sequence[tuple[str, by
 
 
 def bars_file(rows: Sequence[dict[str, Any]]) -> bytes:
-    """Give bars of one symbol (rows of BRONZE) as the bytes of a source file."""
+    """Return bars of one symbol (rows of BRONZE) as the bytes of a source file."""
     return encode(pa.Table.from_pylist(list(rows), schema=BRONZE))
 
 
@@ -100,7 +100,7 @@ def logged(stored: Stored) -> Stored:
 
 
 def counted(stored: Sequence[Stored]) -> dict[str, int]:
-    """Give what was stored in numbers, by the names of the metrics."""
+    """Return what was stored in numbers, by the names of the metrics."""
     return {
         "BarsStored": sum(one.stored for one in stored),
         "BarsQuarantined": sum(one.quarantined for one in stored),

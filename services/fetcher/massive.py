@@ -87,7 +87,7 @@ class MassiveClient:
     """How many rows were left out because they cannot be used, by kind: bars, tickers, splits, events."""
 
     async def grouped_daily(self, session: date) -> list[VendorBar]:
-        """Give every ticker's bar of one session (one request); raise UpstreamError if there are none."""
+        """Return every ticker's bar of one session (one request); raise UpstreamError if there are none."""
         path = f"/v2/aggs/grouped/locale/us/market/stocks/{session.isoformat()}"
         page = await self._get(wire.Bars, path, {"adjusted": "false", "include_otc": "false"})
         if not page.results:
@@ -106,7 +106,7 @@ class MassiveClient:
         return [row.bar(row.T, session, None if day == session else day) for row, day in rows]
 
     async def daily_range(self, symbol: str, first: date, last: date) -> list[VendorBar]:
-        """Give one ticker's bars from `first` to `last`, following pages to the end; none is a valid answer."""
+        """Return one ticker's bars from `first` to `last`, following pages to the end; none is a valid answer."""
         path = f"/v2/aggs/ticker/{_part(symbol)}/range/1/day/{first.isoformat()}/{last.isoformat()}"
         query = {"adjusted": "false", "sort": "asc", "limit": str(BARS_A_PAGE)}
         rows = await self._rows(wire.Bars, path, query, ticker=symbol)
@@ -123,7 +123,7 @@ class MassiveClient:
         return bars
 
     async def tickers(self) -> list[Ticker]:
-        """Give all active US stocks; raise UpstreamError if there are none.
+        """Return all active US stocks; raise UpstreamError if there are none.
 
         A symbol comes more than once if the vendor lists it so (`identities.compare` chooses), but a row that two
         pages repeat comes once: pages shift while they are read. A row without a ticker comes as the symbol "".
@@ -139,14 +139,14 @@ class MassiveClient:
         return list(dict.fromkeys(listed))
 
     async def delisted(self, symbol: str) -> Ticker | None:
-        """Give the inactive stock of that symbol, the latest of several; None if there is none."""
+        """Return the inactive stock of that symbol, the latest of several; None if there is none."""
         query = {"ticker": symbol, **_tickers_query(active=False)}
         rows = await self._rows(wire.Tickers, "/v3/reference/tickers", query)
         found = [_ticker(row) for row in rows if row.ticker == symbol and row.active is not True]
         return max(found, key=lambda ticker: ticker.delisted or date.min, default=None)
 
     async def details(self, symbol: str) -> Details | None:
-        """Give a ticker's details; None if the vendor knows no such ticker."""
+        """Return a ticker's details; None if the vendor knows no such ticker."""
         try:
             answer = await self._get(wire.OneDetails, f"/v3/reference/tickers/{_part(symbol)}", {})
         except UnknownTickerError:
@@ -157,7 +157,7 @@ class MassiveClient:
         return Details(symbol, row.list_date, row.sic_code, row.sic_description)
 
     async def ticker_changes(self, symbol: str) -> list[TickerChange]:
-        """Give since when the ticker's company has borne which ticker, oldest first; none if the vendor knows none.
+        """Return since when the ticker's company has borne which ticker, oldest first; none if the vendor knows none.
 
         An event that does not say when it was, or to what the ticker changed, is none.
         """
@@ -172,7 +172,7 @@ class MassiveClient:
         return sorted(changes, key=lambda change: (change.date, change.symbol))
 
     async def splits(self) -> list[Split]:
-        """Give all splits, announced ones too, oldest first.
+        """Return all splits, announced ones too, oldest first.
 
         A cumulative factor that is missing or nonsense is filled in from the ratios. A split that lacks a day, or a
         ratio that can be, comes with a ratio that is no number: `split_changes` refuses it.
@@ -192,7 +192,7 @@ class MassiveClient:
     async def _rows(
         self, shape: type[wire.Page[wire.Row]], path: str, query: Mapping[str, str], ticker: str | None = None
     ) -> list[wire.Row]:
-        """Give the rows of all pages; raise rather than give some of them. `ticker`: the one that bars are asked of."""
+        """Return the rows of all pages; raise rather than return some. `ticker`: the one that bars are asked of."""
         rows: list[wire.Row] = []
         seen: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
         while (here := (path, tuple(query.items()))) not in seen:

@@ -202,7 +202,7 @@ class MetadataFetcher:
         _log_changes(found)
 
     async def _beginnings(self, found: Comparison, run: _Run) -> tuple[dict[str, date], set[str]]:
-        """Give, by symbol, the first session in which its new company bore it, where the vendor knows.
+        """Return, by symbol, the first session in which its new company bore it, where the vendor knows.
 
         The changes of ticker are asked for, and the list gets in without them: a symbol that the vendor fails on is
         named as unanswered, and one about which there is no time to ask counts as unknown.
@@ -227,7 +227,7 @@ class MetadataFetcher:
         return beginnings, unanswered
 
     async def _delistings(self, found: Comparison, run: _Run) -> dict[str, Ticker]:
-        """Give what the vendor says of the symbols that vanished, by symbol, where there is time to ask."""
+        """Return what the vendor says of the symbols that vanished, by symbol, where there is time to ask."""
 
         async def ask(record: SymbolRecord) -> Ticker | None:
             try:

@@ -151,7 +151,7 @@ class Fetcher:
         return logged(_stored(str(session), sifted, counts, written_at, watch))
 
     async def _universe(self, session: date) -> set[str]:
-        """Give the symbols to store in `session`; raise ConfigurationError rather than take none for all there is."""
+        """Return the symbols to store in `session`; raise ConfigurationError rather than take none for all there is."""
         known = await self.intake.database.universe(self.universe.types, session)
         wanted = known & self.universe.only if self.universe.only else known
         if not wanted:

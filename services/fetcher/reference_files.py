@@ -17,7 +17,7 @@ async def put_splits(store: ObjectStore, splits: Mapping[str, Sequence[Split]]) 
 
 
 async def put_identities(store: ObjectStore, identities: Mapping[str, Identities]) -> list[str]:
-    """Bring the files up to date with the companies that have borne each symbol; give the symbols that differed.
+    """Bring the files up to date with the companies that have borne each symbol; return the symbols that differed.
 
     A symbol that only ever was one company's needs no file. If it has one (a run wrote it and ended before the
     database knew, and the vendor has thought better of it since) that is brought up to date as well.

@@ -19,7 +19,7 @@ DIGITS: Final = 4
 
 
 def sector_of(sic_code: str | None) -> str | None:
-    """Give the name of the division that a four-digit SIC code lies in; None if it lies in none."""
+    """Return the name of the division that a four-digit SIC code lies in; None if it lies in none."""
     code = (sic_code or "").strip()
     if not (code.isascii() and code.isdigit()) or len(code) > DIGITS:
         return None

@@ -137,7 +137,7 @@ class Event(BaseModel):
             raise ContractError(f"not a {cls.__name__} ({known} are known): {faults}") from None
 
     def now(self, clock: datetime) -> datetime:
-        """Give the instant to work for: `as_of` if that is past, or else what the clock says."""
+        """Return the instant to work for: `as_of` if that is past, or else what the clock says."""
         return min(self.as_of or clock, clock)
 
 

@@ -68,7 +68,7 @@ def sift(bars: Iterable[VendorBar], calendar: TradingCalendar, past: Past, jump_
 
 
 def _in_order(bars: Iterable[VendorBar], past: Past, now: datetime) -> list[tuple[VendorBar, Row, bool]]:
-    """Give each bar with its row, and whether it is stored as it is.
+    """Return each bar with its row, and whether it is stored as it is.
 
     Of two bars of one session that one comes first: it stays, in whatever order the vendor reports the two.
     """

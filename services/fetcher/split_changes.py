@@ -61,7 +61,7 @@ def _check_complete(known: Mapping[str, Sequence[Split]], now: Mapping[str, Sequ
 
 
 def _executed(splits: Sequence[Split], today: date, repaired: list[Split]) -> list[Split]:
-    """Give those of a symbol's splits (oldest first) that are executed, with the factors that are true today.
+    """Return those of a symbol's splits (oldest first) that are executed, with the factors that are true today.
 
     Factors are cumulative: once a split is announced, those before it may have its factor in them already, or not yet.
     Those that fit neither are `repaired`.

@@ -12,7 +12,7 @@ from shared.rules import positive
 
 
 def usable(row: SplitRow) -> Split | None:
-    """Give the split, or None if it names no ticker.
+    """Return the split, or None if it names no ticker.
 
     A day or a ratio that is missing or cannot be is no number in the split: `split_changes` refuses it by name, and
     its ticker keeps what is known. Left out, it would make the other splits' factors seem to contradict the ratios.
@@ -26,12 +26,12 @@ def usable(row: SplitRow) -> Split | None:
 
 
 def possible(split: Split) -> bool:
-    """Tell whether the split's ratio is one."""
+    """Return whether the split's ratio is one."""
     return positive(split.split_from) and positive(split.split_to)
 
 
 def with_factors(splits: Iterable[Split]) -> list[Split]:
-    """Give the splits by date and symbol, each with a factor: the vendor's, or else what the ratios make.
+    """Return the splits by date and symbol, each with a factor: the vendor's, or else what the ratios make.
 
     A split that the vendor reports under two ids comes once. The factor of a day's splits is the product of their
     ratios and the factor of the next day (the vendor's rule: cumulative, so that one factor is enough for a bar).

@@ -18,7 +18,7 @@ class VendorBar(ReportedBar):
 
 
 def faults(bar: VendorBar, calendar: TradingCalendar) -> list[str]:
-    """Give every reason why `bar` may not enter the lake; none means that it may."""
+    """Return every reason why `bar` may not enter the lake; none means that it may."""
     found = [] if valid_symbol(bar.symbol) else [f"symbol {bar.symbol!r} cannot be a key"]
     found += broken_rules(asdict(bar))
     if bar.dated:
@@ -27,7 +27,7 @@ def faults(bar: VendorBar, calendar: TradingCalendar) -> list[str]:
 
 
 def jumped(close: float, previous: float, split_ratio: float, limit: float) -> bool:
-    """Tell whether `close` is more than `limit` times the previous one, or less than one such part of it.
+    """Return whether `close` is more than `limit` times the previous one, or less than one such part of it.
 
     A jump that a split between the two explains is none: `split_ratio` is what it makes of a price (2-for-1: 0.5).
     """

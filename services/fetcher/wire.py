@@ -160,7 +160,7 @@ class BarRow(BaseModel):
     n: Whole = None
 
     def bar(self, symbol: str, session: date, dated: date | None = None) -> VendorBar:
-        """Give the bar under its session: what `t` means is different from endpoint to endpoint."""
+        """Return the bar under its session: what `t` means is different from endpoint to endpoint."""
         vwap = self.vw if math.isfinite(self.vw) else None
         return VendorBar(symbol, session, self.o, self.h, self.l, self.c, self.v, vwap, self.n, dated)
 

@@ -50,7 +50,7 @@ def foreign(reconciler: Reconciler, advance: Advance = lambda _: None) -> Foreig
 
 
 def move_away(store: ObjectStore, unreadable: Sequence[tuple[str, str]], advance: Advance = lambda _: None) -> int:
-    """Move objects below the archive, and give how many; one that is another version by now is left where it is."""
+    """Move objects below the archive, and return how many; one that is another version by now is left where it is."""
     moved = 0
     for key, etag in unreadable:
         outcome = attempt(partial(store.get_version, key, etag))
@@ -76,7 +76,7 @@ def _keep(store: ObjectStore, found: StoredObject) -> None:
 
 
 def _adopted(reconciler: Reconciler) -> list[Lag]:
-    """Give the symbols whose data.parquet is somebody else's.
+    """Return the symbols whose data.parquet is somebody else's.
 
     Silver and manifest are not compared: they may not be readable yet, and both follow from the consolidation.
     """

@@ -46,7 +46,7 @@ class Lag:
     """The version that data.parquet has to grow beyond before silver or the manifest can follow it again."""
 
     def facts(self) -> dict[str, Any]:
-        """Give all that there is to say."""
+        """Return all that there is to say."""
         return {
             "symbol": self.symbol,
             "cause": self.cause.name.lower(),
@@ -58,7 +58,7 @@ class Lag:
 
 
 def requests(lags: Iterable[Lag], correlation_id: str) -> list[ConsolidationRequest]:
-    """Give one request a symbol whose consolidation lags; it covers what lags of its silver too."""
+    """Return one request a symbol whose consolidation lags; it covers what lags of its silver too."""
     by_symbol: dict[str, list[Lag]] = {}
     for lag in lags:
         by_symbol.setdefault(lag.symbol, []).append(lag)
@@ -76,7 +76,7 @@ def requests(lags: Iterable[Lag], correlation_id: str) -> list[ConsolidationRequ
 
 
 def completions(lags: Sequence[Lag], correlation_id: str) -> list[ConsolidationComplete]:
-    """Give one completion event a symbol of which nothing lags but silver, for the intervals that lag."""
+    """Return one completion event a symbol of which nothing lags but silver, for the intervals that lag."""
     requested = {request.symbol for request in requests(lags, correlation_id)}
     by_symbol: dict[str, list[Lag]] = {}
     for lag in lags:

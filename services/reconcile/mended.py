@@ -37,7 +37,7 @@ def mended(letters: Sequence[DeadLetter], reconciler: Reconciler) -> set[str]:
 
 
 def _concerns(lag: Lag, letter: DeadLetter) -> bool:
-    """Tell whether the letter's work cannot have been done as long as this lags."""
+    """Return whether the letter's work cannot have been done as long as this lags."""
     return lag.symbol in {"", *letter.symbols} and lag.interval in {None, _interval(letter)}
 
 

@@ -63,7 +63,7 @@ class Report:
     """Last session that any symbol's data.parquet holds."""
 
     def facts(self, sent: "Sent | None", most: int) -> dict[str, Any]:
-        """Give the audit as JSON can say it: counts by cause, `most` of the lags, and what was enqueued."""
+        """Return the audit as JSON can say it: counts by cause, `most` of the lags, and what was enqueued."""
         causes = Counter(lag.cause.name.lower() for lag in self.lags)
         return {
             "symbols": self.symbols,

@@ -47,10 +47,10 @@ class ReconcileEvent(BaseModel):
             raise ContractError(f"not a reconcile event ({', '.join(cls.model_fields)} are known): {faults}") from None
 
     def since(self, today: date) -> date | None:
-        """Give the day from which on buckets are compared."""
+        """Return the day from which on buckets are compared."""
         return today - timedelta(days=self.days) if self.days else None
 
 
 def window_start(today: date, years: int) -> date | None:
-    """Give the day from which on the resampler resamples; None: all of history."""
+    """Return the day from which on the resampler resamples; None: all of history."""
     return today.replace(year=today.year - years, day=min(today.day, 28)) if years else None

@@ -30,7 +30,7 @@ class Grid:
 
 
 def first_difference(stored: Consolidated, rows: pa.Table, interval: int, since: int, grid: Grid) -> date | None:
-    """Give the first bucket (its `ts`) that `rows` have wrong, from ordinal `since` (a bucket's start) on, or None.
+    """Return the first bucket (its `ts`) that `rows` have wrong, from ordinal `since` (a bucket's start) on, or None.
 
     `rows` are the symbol's in the table (schema SILVER), sorted by `ts`, from that bucket on.
     """
@@ -63,7 +63,7 @@ def buckets(stored: Consolidated, interval: int, since: int, grid: Grid) -> Colu
 def _extents(
     ordinals: Ordinals, stored: Consolidated, interval: int, calendar: TradingCalendar
 ) -> tuple[Ordinals, Ordinals]:
-    """Give, for each bar, the first and the last ordinal of its row: its bucket, as far as one company goes."""
+    """Return, for each bar, the first and the last ordinal of its row: its bucket, as far as one company goes."""
     begins, ends = ordinals // interval * interval, ordinals // interval * interval + interval - 1
     for handover in stored.reference.handovers:
         first = int(np.searchsorted(calendar.sessions, np.datetime64(handover, "D")))

@@ -30,7 +30,7 @@ _LARGE: Final = 1 << 20
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the job once and give its exit code."""
+    """Run the job once and return its exit code."""
     try:
         settings = CliApp.run(FullResamplerSettings, cli_args=sys.argv[1:] if arguments is None else arguments)
         summary = resample(settings)

@@ -83,7 +83,7 @@ class Bars:
         return cls(symbol, version, ordinals, open_, high, low, close, volume, _NO_HANDOVERS)
 
     def since(self, ordinal: int) -> "Bars":
-        """Give the bars from the session with this ordinal on."""
+        """Return the bars from the session with this ordinal on."""
         rows = slice(int(np.searchsorted(self.ordinals, ordinal)), None)
         values: dict[str, Any] = {name: getattr(self, name)[rows] for name in _VALUES}
         return replace(self, ordinals=self.ordinals[rows], **values)
@@ -182,20 +182,20 @@ class Buckets:
         return self.values.nbytes + self.places.nbytes
 
     def taken(self, which: slice | npt.NDArray[np.intp]) -> "Buckets":
-        """Give the buckets that `which` (a slice, or their positions) names, in that order."""
+        """Return the buckets that `which` (a slice, or their positions) names, in that order."""
         if isinstance(which, slice):
             return Buckets(self.values[:, which], self.places[:, which])
         return Buckets(self.values.take(which, axis=1), self.places.take(which, axis=1))
 
     @classmethod
     def joined(cls, parts: Sequence["Buckets"]) -> "Buckets":
-        """Give all parts' buckets in order."""
+        """Return all parts' buckets in order."""
         if not parts:
             return cls(np.empty((len(_VALUES), 0)), np.empty((_PLACES, 0), np.int32))
         return cls(np.concatenate([p.values for p in parts], 1), np.concatenate([p.places for p in parts], 1))
 
     def table(self, symbols: pa.Array, versions: Versions, calendar: TradingCalendar, *, adjusted: bool) -> pa.Table:
-        """Give them as rows (schema SILVER), in the same order; `versions` are the symbols'."""
+        """Return them as rows (schema SILVER), in the same order; `versions` are the symbols'."""
         owner, begins, lasts, counts, complete = self.places
         columns = [
             symbols.take(pa.array(owner)),

@@ -17,7 +17,7 @@ _QUEUE: Final = re.compile(r".*resample-(\d+)d")
 
 
 def interval_of(queue: str) -> int:
-    """Give the interval a queue is for, by its name; raise ConfigurationError if it is none of ours."""
+    """Return the interval a queue is for, by its name; raise ConfigurationError if it is none of ours."""
     match = _QUEUE.fullmatch(queue)
     if match is None or int(match[1]) not in INTERVALS:
         raise ConfigurationError(

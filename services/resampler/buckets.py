@@ -12,12 +12,12 @@ from shared.calendar import Ordinals, TradingCalendar
 
 
 def bucket_start(ordinal: int, interval: int) -> int:
-    """Give the ordinal of the first session of the bucket that `ordinal` is in."""
+    """Return the ordinal of the first session of the bucket that `ordinal` is in."""
     return ordinal - ordinal % interval
 
 
 def first_to_recompute(ordinals: Ordinals, changed: int, interval: int) -> int:
-    """Give the ordinal of the first session of the first bucket that a change of session `changed` may touch.
+    """Return the ordinal of the first session of the first bucket that a change of session `changed` may touch.
 
     `ordinals` are those of the symbol's bars, sorted. Besides the changed session's own bucket that may be the bucket
     of the bar before it: if that bar was the symbol's last, its bucket may only now be complete.
@@ -27,7 +27,7 @@ def first_to_recompute(ordinals: Ordinals, changed: int, interval: int) -> int:
 
 
 def window_start(calendar: TradingCalendar, today: date, years: int, interval: int) -> int:
-    """Give the ordinal where the history window begins: the bucket of the day `years` before `today`; 0 years: all."""
+    """Return the ordinal where the history window begins: the bucket of the day `years` before `today`; 0: all."""
     if years == 0:
         return 0
     # 29 February has no counterpart in most years; the day before has, and only makes the window a day longer.

@@ -26,7 +26,7 @@ class ByMonth:
     offsets: npt.NDArray[np.int64]
 
     def of(self, month: int) -> Buckets:
-        """Give the buckets of the month with this number."""
+        """Return the buckets of the month with this number."""
         return self.buckets.taken(slice(int(self.offsets[month]), int(self.offsets[month + 1])))
 
     @property
@@ -45,7 +45,7 @@ class Months:
 
     @classmethod
     def of(cls, calendar: TradingCalendar) -> "Months":
-        """Give the months of `calendar`."""
+        """Return the months of `calendar`."""
         months = calendar.sessions.astype("datetime64[M]").astype(np.int64)
         return cls(Month.of(calendar.session(0)), (months - months[0]).astype(np.int16))
 
@@ -55,7 +55,7 @@ class Months:
         return int(self.numbers[-1]) + 1
 
     def month(self, number: int) -> Month:
-        """Give the month with this number."""
+        """Return the month with this number."""
         months = self.first.month - 1 + number
         return Month(self.first.year + months // 12, months % 12 + 1)
 
@@ -64,7 +64,7 @@ class Months:
         return (month.year - self.first.year) * 12 + month.month - self.first.month
 
     def share(self, index: int, of: int) -> Due:
-        """Give the month files that are machine `index`'s of `of`.
+        """Return the month files that are machine `index`'s of `of`.
 
         Every so-manieth month, of all intervals: neighbours have as many buckets, so the shares are of one size.
         """

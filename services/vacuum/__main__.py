@@ -20,7 +20,7 @@ from shared.objects import ObjectStore
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Show what may go, delete it if that is wanted, and give the exit code."""
+    """Show what may go, delete it if that is wanted, and return the exit code."""
     try:
         settings = CliApp.run(VacuumSettings, cli_args=sys.argv[1:] if arguments is None else arguments)
         days = check_retention(settings.retention_days, force=settings.force_retention)

@@ -56,7 +56,7 @@ class Plan:
 
 
 def check_retention(days: int, *, force: bool) -> int:
-    """Give `days` back; raise ConfigurationError below the floor of 7 days, unless that is meant."""
+    """Return `days` back; raise ConfigurationError below the floor of 7 days, unless that is meant."""
     if days < RETENTION_FLOOR_DAYS and not force:
         raise ConfigurationError(
             f"a retention of {days} days is below the floor of {RETENTION_FLOOR_DAYS}: whoever looks into a fault may "
@@ -84,7 +84,7 @@ def plan(
 
 
 def execute(vacuum: Vacuum, made: Plan, run: str, advance: Advance = lambda _: None) -> Counts:
-    """Delete what the plan names and is still what the plan saw; give what was deleted, by symbol.
+    """Delete what the plan names and is still what the plan saw; return what was deleted, by symbol.
 
     Each round is recorded by itself in cleanup_manifest.json, so a vacuum that is cut off has recorded what it did.
     """

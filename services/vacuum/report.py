@@ -10,7 +10,7 @@ SYMBOLS_SHOWN: Final = 20
 
 
 def facts(bronze: Bronze, made: Plan, deleted: Counts | None) -> dict[str, Any]:
-    """Give the run as numbers: what may go, what went (None: nothing was to be deleted), what was left alone."""
+    """Return the run as numbers: what may go, what went (None: nothing was to be deleted), what was left alone."""
     return {
         "retention_days": made.retention_days,
         "symbols": made.symbols,

@@ -101,5 +101,5 @@ def _by_symbol(data: bytes, key: str) -> dict[str, Row]:
 
 
 def _is_news(row: Row, known: Row | None) -> bool:
-    """Tell whether a row is of a later writing than the one in the archive; of one writing the table's counts."""
+    """Return whether a row is of a later writing than the one in the archive; of one writing the table's counts."""
     return known is None or row["ingested_at"] >= known["ingested_at"]

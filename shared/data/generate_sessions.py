@@ -15,7 +15,7 @@ FILE = Path(__file__).with_name("nyse_sessions.txt")
 
 
 def sessions() -> list[date]:
-    """Give all NYSE sessions from FIRST to LAST, both inclusive, as the source library knows them."""
+    """Return all NYSE sessions from FIRST to LAST, both inclusive, as the source library knows them."""
     days = pandas_market_calendars.get_calendar("NYSE").valid_days(FIRST, LAST)
     return [day.date() for day in days]
 

@@ -57,25 +57,25 @@ class BarTable(DoubtTable):
             await self._remove_notes(settled)
 
     async def bars(self, session: date) -> dict[str, Row]:
-        """Give the bars of one session by symbol."""
+        """Return the bars of one session by symbol."""
         async with self._transaction():
             found = await self._connection.fetch(_OF_SESSION, session, DAILY)
         return {record["symbol"]: dict(record) for record in found}
 
     async def last_closes(self, first: date, before: date) -> dict[str, tuple[date, float]]:
-        """Give, by symbol, session and close of the last bar from session `first` on and before session `before`."""
+        """Return, by symbol, session and close of the last bar from session `first` on and before session `before`."""
         async with self._transaction():
             found = await self._connection.fetch(_LAST_CLOSES, first, before, DAILY)
         return {record["symbol"]: (record["timestamp"], record["close"]) for record in found}
 
     async def sessions_before(self, before: date) -> dict[date, int]:
-        """Give the sessions before that day of which there are bars, oldest first, with the number of bars."""
+        """Return the sessions before that day of which there are bars, oldest first, with the number of bars."""
         async with self._transaction():
             found = await self._connection.fetch(_BEFORE, before, DAILY)
         return {record["session"]: record["bars"] for record in found}
 
     async def delete_bars(self, session: date, rows: Sequence[Row]) -> int:
-        """Delete bars of one session that are still what `rows` says, by their `ingested_at`; give how many went."""
+        """Delete bars of one session that are still what `rows` says, by their `ingested_at`; return how many went."""
         symbols, instants = [row["symbol"] for row in rows], [row["ingested_at"] for row in rows]
         async with self._transaction():
             said = await self._connection.execute(_DELETE, session, DAILY, symbols, instants)

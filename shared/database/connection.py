@@ -28,11 +28,11 @@ class DatabaseAddress:
     _password: str
 
     def __repr__(self) -> str:
-        """Give the address without its password."""
+        """Return the address without its password."""
         return f"DatabaseAddress({self})"
 
     def __str__(self) -> str:
-        """Give the address as people write it, without its password."""
+        """Return the address as people write it, without its password."""
         return f"{self.user}@{self.host}:{self.port}/{self.database}"
 
     @classmethod
@@ -50,7 +50,7 @@ class DatabaseAddress:
             ) from None
 
     def arguments(self) -> dict[str, Any]:
-        """Give asyncpg's connection arguments."""
+        """Return asyncpg's connection arguments."""
         names = {"host": self.host, "port": self.port, "user": self.user, "database": self.database}
         return {**names, "password": self._password}
 
@@ -66,7 +66,7 @@ class Tls:
     ca_file: str | None = None
 
     def context(self) -> ssl.SSLContext | Literal[False]:
-        """Give asyncpg's `ssl` argument; raise ConfigurationError if `ca_file` cannot be read."""
+        """Return asyncpg's `ssl` argument; raise ConfigurationError if `ca_file` cannot be read."""
         if not self.verify:
             return False
         try:

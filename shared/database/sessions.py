@@ -53,13 +53,13 @@ class SessionTables(BarTable):
     """The ledger of sessions stored whole, and the watermark: up to which session there is no hole."""
 
     async def watermark(self) -> date | None:
-        """Give the last session up to which all are stored whole since ingestion began, or None if none is."""
+        """Return the last session up to which all are stored whole since ingestion began, or None if none is."""
         async with self._transaction():
             found: date | None = await self._connection.fetchval(_READ_WATERMARK, OHLCV)
         return found
 
     async def stored_sessions(self, first: date, last: date) -> set[date]:
-        """Give the sessions from `first` to `last` that are stored whole, their rows still there or archived."""
+        """Return the sessions from `first` to `last` that are stored whole, their rows still there or archived."""
         async with self._transaction():
             found = await self._connection.fetch(_STORED, first, last)
         return {record["session"] for record in found}
@@ -78,7 +78,7 @@ class SessionTables(BarTable):
     async def store_session(
         self, rows: Sequence[Row], session: date, counts: SessionCounts, calendar: TradingCalendar
     ) -> date:
-        """Store one session whole: rows, ledger and watermark in one transaction; give the watermark.
+        """Store one session whole: rows, ledger and watermark in one transaction; return the watermark.
 
         Rows are upserted as by `store`. The watermark begins with the session stored first; it never goes back, and
         moves on only over sessions that all stand in the ledger. No file of the session is in doubt any more.

@@ -24,7 +24,7 @@ class SplitTable(DoubtTable):
     """Splits by symbol."""
 
     async def splits(self, symbol: str | None = None) -> dict[str, list[Split]]:
-        """Give the splits of `symbol`, or of all, oldest first; a symbol without any is left out."""
+        """Return the splits of `symbol`, or of all, oldest first; a symbol without any is left out."""
         async with self._transaction():
             found = await self._connection.fetch(_ALL, symbol)
         by_symbol: dict[str, list[Split]] = {}
@@ -33,7 +33,7 @@ class SplitTable(DoubtTable):
         return by_symbol
 
     async def split_ratios(self, after: date, through: date) -> dict[str, float]:
-        """Give, by symbol, what all splits executed after `after` and up to `through` make of one share's price.
+        """Return, by symbol, what all splits executed after `after` and up to `through` make of one share's price.
 
         That is the product of `split_from` / `split_to`: 0.5 for a 2-for-1.
         """

@@ -50,18 +50,18 @@ class SymbolTable(Connected):
     """One row a company that bears, or bore, a symbol."""
 
     async def universe(self, types: Collection[str], session: date) -> set[str]:
-        """Give the symbols of these types that some company bore in `session`."""
+        """Return the symbols of these types that some company bore in `session`."""
         async with self._transaction():
             found = await self._connection.fetch(_UNIVERSE, list(types), session)
         return {record["symbol"] for record in found}
 
     async def metadata(self) -> list[SymbolRecord]:
-        """Give all records, by symbol, a symbol's oldest first."""
+        """Return all records, by symbol, a symbol's oldest first."""
         async with self._transaction():
             return [SymbolRecord(**record) for record in await self._connection.fetch(_ALL)]
 
     async def current(self, symbol: str) -> SymbolRecord | None:
-        """Give the record of the company that bears `symbol` now, or None if none does."""
+        """Return the record of the company that bears `symbol` now, or None if none does."""
         async with self._transaction():
             found = await self._connection.fetchrow(_CURRENT, symbol)
         return SymbolRecord(**found) if found else None
@@ -82,7 +82,7 @@ class SymbolTable(Connected):
             await self._connection.execute(_UPSERT)
 
     async def history_due(self, types: Collection[str], asked_before: datetime) -> list[str]:
-        """Give the symbols of these types whose history is not loaded, and was not asked for since `asked_before`."""
+        """Return the symbols of these types whose history is not loaded, and was not asked for since `asked_before`."""
         async with self._transaction():
             found = await self._connection.fetch(_HISTORY_DUE, list(types), asked_before)
         return [record["symbol"] for record in found]

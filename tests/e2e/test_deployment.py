@@ -76,7 +76,7 @@ class Account:
         return {(bucket["Name"], str(bucket["CreationDate"])) for bucket in buckets if "life-" in bucket["Name"]}
 
     def names(self) -> dict[str, set[str]]:
-        """Give what there is of the stack's environment, by kind."""
+        """Return what there is of the stack's environment, by kind."""
         queues = self.client("sqs").list_queues(QueueNamePrefix="life-").get("QueueUrls", [])
         alarms = self.client("cloudwatch").describe_alarms(AlarmNamePrefix="life-")["MetricAlarms"]
         topics = self.client("sns").list_topics()["Topics"]
@@ -91,7 +91,7 @@ class Account:
         return {kind: set(names) for kind, names in found.items()}
 
     def invoke(self, function: str, event: dict[str, Any]) -> tuple[Any, bool]:
-        """Give what a function answers, or its error, and whether it is one."""
+        """Return what a function answers, or its error, and whether it is one."""
         answer = self.client("lambda").invoke(FunctionName=function, Payload=json.dumps(event))
         return json.loads(answer["Payload"].read()), "FunctionError" in answer
 
@@ -174,7 +174,7 @@ def test_a_stack_is_deployed_at_the_second_try_updated_invoked_and_deleted(accou
 
 
 def invoke_each(account: Account) -> set[str]:
-    """Invoke every function with something that it can answer here, and give their names."""
+    """Invoke every function with something that it can answer here, and return their names."""
     arrivals = message("no notification", "life-bronze-arrivals")
     unread = message('{"symbol": "../x"}', "life-resample-3d")
     history = message('{"symbol": "AAPL"}', "life-history")

@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def _all(asked: argparse.Namespace) -> Iterator[tuple[int, list[Failure]]]:
-    """Run scenarios and seeds in several processes; give the number of runs and the failures as they come."""
+    """Run scenarios and seeds in several processes; return the number of runs and the failures as they come."""
     seeds = [] if asked.only else list(range(asked.first, asked.first + asked.seeds))
     with ProcessPoolExecutor(asked.processes, get_context("spawn")) as pool:
         parts = [pool.submit(run_scenario, number, asked.only) for number in range(len(SCENARIOS))]

@@ -55,7 +55,7 @@ class Plan(Protocol):
         """Let others act before `actor` sends a request."""
 
     def fault(self, actor: "Caller", what: str) -> Fault | None:
-        """Tell what befalls the request."""
+        """Return what befalls the request."""
 
     def event(self, what: str) -> list[float]:
         """Tell after how many seconds each copy of an event arrives; none: it is lost."""

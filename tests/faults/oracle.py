@@ -177,7 +177,7 @@ def unsettled(bars: Iterable[Bar], symbol: str, merged: Mapping[date, Bar], obje
 
 
 def is_parquet(data: bytes) -> bool:
-    """Tell whether these bytes are a Parquet file at all."""
+    """Return whether these bytes are a Parquet file at all."""
     return data[:4] == data[-4:] == b"PAR1"
 
 

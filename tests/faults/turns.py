@@ -51,7 +51,7 @@ class Turns:
     waiting: list[Turn] = field(default_factory=list)
 
     def start(self, process: Process, work: Work) -> Turn:
-        """Give an actor a thread; it does nothing before its first turn."""
+        """Return an actor a thread; it does nothing before its first turn."""
         turn = Turn(process)
 
         def body() -> None:

@@ -110,7 +110,7 @@ class Chain:
     sqs: Any
 
     def put(self, bars: Sequence[SampleBar], ingested_at: datetime | None = None) -> str:
-        """Put one date file (or a range file, for more bars) as any S3 client would; give its key."""
+        """Put one date file (or a range file, for more bars) as any S3 client would; return its key."""
         first, last = bars[0], bars[-1]
         names = Bronze()
         one = len(bars) == 1
@@ -131,7 +131,7 @@ class Chain:
         self.s3.put_object(Bucket=self.stack.bucket, Key=splits_key(split.symbol), Body=splits_file([told]))
 
     def silver_of(self, symbol: str, interval: int) -> pd.DataFrame:
-        """Give a symbol's rows of one table."""
+        """Return a symbol's rows of one table."""
         table = self.watcher.silver(interval)
         whole = SILVER.empty_table() if table is None else table
         return whole.filter(pc.equal(whole["symbol"], symbol)).to_pandas()
@@ -154,11 +154,11 @@ class Chain:
             self.sqs.send_message(QueueUrl=self.stack.queue_urls[queue], MessageBody=body)
 
     def dead_letter(self, queue: str, body: str, seconds: float = 90) -> dict[str, str]:
-        """Wait for the dead letter with this body, take it out, and give its attributes."""
+        """Wait for the dead letter with this body, take it out, and return its attributes."""
         return self._dead_letter(queue, lambda found: found == body, seconds)
 
     def dead_letter_about(self, queue: str, symbol: str, seconds: float = 90) -> dict[str, str]:
-        """Wait for a dead letter that names this symbol, take it out, and give its attributes."""
+        """Wait for a dead letter that names this symbol, take it out, and return its attributes."""
         return self._dead_letter(queue, lambda found: f'"symbol":"{symbol}"' in found, seconds)
 
     def _dead_letter(self, queue: str, wanted: Callable[[str], bool], seconds: float) -> dict[str, str]:
@@ -175,7 +175,7 @@ class Chain:
         return {name: value["StringValue"] for name, value in found[0]["MessageAttributes"].items()}
 
     def new_queue(self, name: str, visibility_seconds: int) -> str:
-        """Make a queue with its dead-letter queue beside the stack's own; give its URL."""
+        """Make a queue with its dead-letter queue beside the stack's own; return its URL."""
         self.sqs.create_queue(QueueName=f"{name}-dlq")
         attributes = {"VisibilityTimeout": str(visibility_seconds)}
         url: str = self.sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
@@ -202,7 +202,7 @@ class Chain:
         return payload
 
     def objects(self, prefix: str) -> dict[str, str]:
-        """Give the ETag of each object below a prefix."""
+        """Return the ETag of each object below a prefix."""
         return self.watcher.objects(prefix)
 
     def drained(self) -> None:

@@ -116,7 +116,7 @@ class Pooler:
 async def pooling(
     server: DatabaseAddress, known: frozenset[str] = KNOWN
 ) -> AsyncIterator[tuple[DatabaseAddress, Pooler]]:
-    """Serve a pooler before the server, on loopback; give its address."""
+    """Serve a pooler before the server, on loopback; return its address."""
     pooler = Pooler(server, known)
     async with await asyncio.start_server(pooler.serve, "127.0.0.1", 0) as listening:
         port = listening.sockets[0].getsockname()[1]

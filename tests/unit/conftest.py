@@ -54,7 +54,7 @@ def _no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Let no one sleep; give the seconds that were asked for."""
+    """Let no one sleep; return the seconds that were asked for."""
     asked: list[float] = []
     monkeypatch.setattr(time, "sleep", asked.append)
     return asked
@@ -65,7 +65,7 @@ Metrics = Callable[[], list[dict[str, Any]]]
 
 @pytest.fixture
 def metrics(capsys: pytest.CaptureFixture[str]) -> Metrics:
-    """Give what was written as metrics since the last look: a dictionary of names and values a line, `interval` too."""
+    """Return what was written as metrics since the last look: names and values by line, `interval` too."""
 
     def read() -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith('{"_aws"')]

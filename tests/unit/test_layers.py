@@ -29,7 +29,7 @@ def module_file(module: str) -> Path:
 
 
 def imported(tree: ast.Module) -> set[str]:
-    """Give the top-level names of all modules that are imported anywhere in the file."""
+    """Return the top-level names of all modules that are imported anywhere in the file."""
     nodes = list(ast.walk(tree))
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}

@@ -215,7 +215,7 @@ def _as_the_vendor_tells_them(told: Sequence[SampleSplit]) -> list:
 
 
 def _columns(data: bytes) -> bytes:
-    """Give a Parquet file's column data: all that stands before its footer, whose length its last bytes tell."""
+    """Return a Parquet file's column data: all that stands before its footer, whose length its last bytes tell."""
     return data[: -8 - int.from_bytes(data[-8:-4], "little")]
 
 

@@ -25,7 +25,7 @@ def resources(request: pytest.FixtureRequest) -> Body:
 
 
 def watched(resources: Body, namespace: str, metric: str) -> list[dict[str, Any]]:
-    """Give the dimensions of every alarm on a metric."""
+    """Return the dimensions of every alarm on a metric."""
     return [
         {dimension["Name"]: dimension["Value"] for dimension in alarm.get("Dimensions", [])}
         for alarm in properties(resources, ALARM).values()

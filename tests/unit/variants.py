@@ -61,7 +61,7 @@ def parameters_of() -> Body:
 
 
 def deployed(parameters: Mapping[str, str]) -> Body:
-    """Give the resources that a deployment with these parameters has, by name, with every condition decided."""
+    """Return the resources that a deployment with these parameters has, by name, with every condition decided."""
     template: Body = json.loads(_transformed())
     known = template["Parameters"].keys()
     assert parameters.keys() <= known
@@ -92,12 +92,12 @@ def template_of(parameters: Mapping[str, str]) -> Body:
 
 
 def properties(resources: Body, kind: str) -> Body:
-    """Give the properties of all resources of a type, by name."""
+    """Return the properties of all resources of a type, by name."""
     return {name: body.get("Properties", {}) for name, body in resources.items() if body["Type"] == kind}
 
 
 def statements(resources: Body) -> Iterator[tuple[str, Body]]:
-    """Give every statement of every policy of a role, with the name of the resource that it stands in."""
+    """Return every statement of every policy of a role, with the name of the resource that it stands in."""
     for name, body in resources.items():
         inside = body.get("Properties", {})
         documents = [policy["PolicyDocument"] for policy in inside.get("Policies", [])]
@@ -108,7 +108,7 @@ def statements(resources: Body) -> Iterator[tuple[str, Body]]:
 
 
 def listed(value: Any) -> list[Any]:  # noqa: ANN401 (one or many)
-    """Give what may be one or many as many."""
+    """Return what may be one or many as many."""
     return value if isinstance(value, list) else [value]
 
 

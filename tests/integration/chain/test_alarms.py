@@ -108,7 +108,7 @@ def mailbox(chain: Chain, subscribed: str) -> Mailbox:
 
 
 def alarms(chain: Chain, metric: str = "") -> dict[str, Alarm]:
-    """Give the deployed alarms by their names: all, or those on one metric."""
+    """Return the deployed alarms by their names: all, or those on one metric."""
     pages = chain.stack.client("cloudwatch").get_paginator("describe_alarms").paginate()
     found = {alarm["AlarmName"]: alarm for page in pages for alarm in page["MetricAlarms"]}
     return {name: alarm for name, alarm in found.items() if metric in ("", alarm["MetricName"])}
@@ -317,7 +317,7 @@ def torn_manifest(chain: Chain, data: bytes = b"no Parquet") -> Iterator[None]:
 
 @contextmanager
 def throttled(chain: Chain, function: str) -> Iterator[Any]:
-    """Leave a function no concurrency; give a client that does not ask again."""
+    """Leave a function no concurrency; return a client that does not ask again."""
     keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": REGION}
     once = Config(retries={"max_attempts": 0})
     client = boto3.client("lambda", endpoint_url=chain.stack.endpoint_url, config=once, **keys)

@@ -143,7 +143,7 @@ class _Collected:
 
 
 def _resamplers(chain: Chain, prefix: str) -> list[Resampler]:
-    """Give the resampler's own code for all intervals, reading bronze below another prefix."""
+    """Return the resampler's own code for all intervals, reading bronze below another prefix."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in chain.stack.environment().items():
             patch.setenv(name, value)
@@ -153,7 +153,7 @@ def _resamplers(chain: Chain, prefix: str) -> list[Resampler]:
 
 
 def _resampled(resamplers: list[Resampler], symbol: str, changed_from: date) -> dict[str, FiblakeError]:
-    """Resample one symbol into all intervals; give the errors."""
+    """Resample one symbol into all intervals; return the errors."""
     errors: dict[str, FiblakeError] = {}
     for resampler in resamplers:
         errors |= resampler.resample([Change(symbol, changed_from)], datetime.now(UTC))

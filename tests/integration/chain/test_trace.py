@@ -13,7 +13,7 @@ DAY = nyse().last_closed(datetime(2012, 5, 1, tzinfo=UTC))
 
 
 def logged(chain: Chain) -> Iterator[dict[str, Any]]:
-    """Give every JSON line that the functions (the emulator's log) and the jobs (a log each) have written."""
+    """Return every JSON line that the functions (the emulator's log) and the jobs (a log each) have written."""
     folder = chain.stack.folder
     for path in [folder / "aws/emulator.log", *(folder / "jobs").rglob("*.log")]:
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -56,7 +56,7 @@ def json_of(done: "subprocess.CompletedProcess[str]") -> Any:  # noqa: ANN401 (J
 
 
 def sentence(failed: "subprocess.CompletedProcess[str]") -> str:
-    """Give the one line on stderr that is no log line."""
+    """Return the one line on stderr that is no log line."""
     assert failed.stdout == ""
     (line,) = (line for line in failed.stderr.splitlines() if not line.startswith("{"))
     assert line.startswith("fiblake: ")

@@ -58,7 +58,7 @@ class Lot:
     store: MemoryObjectStore
 
     def fill(self) -> int:
-        """Run all three fetchers until each ends well; give how many of their runs failed."""
+        """Run all three fetchers until each ends well; return how many of their runs failed."""
         steps = (self._metadata, self._histories, self._sessions)
         return sum(asyncio.run(self._until_well(step)) for step in steps)
 
@@ -90,7 +90,7 @@ class Lot:
             await Fetcher(intake, Universe(frozenset({"CS"})), FIRST, 3).fetch(FetchEvent())
 
     def contents(self) -> Lake:
-        """Give all that is in bucket and database, but for the instants of writing."""
+        """Return all that is in bucket and database, but for the instants of writing."""
         bars: dict[tuple[str, date], Any] = {}
         for key in self.store.keys("bronze/raw_ohlcv/"):
             table = read_bars(self.store.peek(key) or b"", Bronze().parse_source(key).symbol, NOW)

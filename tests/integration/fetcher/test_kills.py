@@ -112,7 +112,7 @@ class Fetching:
         }  # fmt: skip
 
     def files(self) -> dict[tuple[str, date], tuple[float, float]]:
-        """Give close and volume of each bar in the folder's date files, which hold one bar each."""
+        """Return close and volume of each bar in the folder's date files, which hold one bar each."""
         found: dict[tuple[str, date], tuple[float, float]] = {}
         for key in self.chain.objects(f"{self.prefix}/"):
             source = Bronze(self.prefix).parse_source(key)

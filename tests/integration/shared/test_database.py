@@ -51,7 +51,7 @@ def row(symbol: str = "AAPL", session: date = DAY, close: float = 10.0, at: date
 
 
 async def whole(database: Database, rows: list[dict[str, Any]], session: date, quarantined: int = 0) -> date:
-    """Store a session whole; give the watermark."""
+    """Store a session whole; return the watermark."""
     return await database.store_session(rows, session, SessionCounts(len(rows), quarantined, 0, 0), nyse())
 
 

@@ -37,7 +37,7 @@ def examples(command: Any) -> list[str]:  # noqa: ANN401
 
 
 def parsed(arguments: list[str]) -> str:
-    """Parse a command line without running it; give the command's path."""
+    """Parse a command line without running it; return the command's path."""
     command: Any = ROOT
     context = command.make_context("fiblake", arguments)
     path = []

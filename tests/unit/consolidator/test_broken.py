@@ -28,7 +28,7 @@ def store() -> MemoryObjectStore:
 
 
 def file_of(*rows: dict[str, object]) -> bytes:
-    """Give rows, in which values may be missing, as the bytes of a file."""
+    """Return rows, in which values may be missing, as the bytes of a file."""
     return encode(pa.Table.from_pylist(list(rows), schema=LENIENT))
 
 

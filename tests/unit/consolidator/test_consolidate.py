@@ -198,7 +198,7 @@ SESSIONS = nyse().between(date(2025, 11, 3), date(2025, 11, 12))
 
 @st.composite
 def puts(draw: st.DrawFn) -> list[dict]:
-    """Give bars to put as date files; a session that is drawn twice is restated."""
+    """Return bars to put as date files; a session that is drawn twice is restated."""
     days = draw(st.lists(st.sampled_from(SESSIONS), min_size=1, max_size=5))
     return [bar(d, draw(st.sampled_from([1.0, 2.0])), later(draw(st.integers(0, 3)))) for d in days]
 

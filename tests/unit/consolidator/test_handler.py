@@ -63,13 +63,13 @@ def deployed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployed]:
 
 
 def invoke(event: dict[str, Any]) -> list[str]:
-    """Invoke the function; give the ids of the messages that SQS shall keep."""
+    """Invoke the function; return the ids of the messages that SQS shall keep."""
     response = entry.handler(event, CONTEXT)  # type: ignore[arg-type]
     return [failure["itemIdentifier"] for failure in response["batchItemFailures"]]
 
 
 def together(*events: dict[str, Any]) -> dict[str, Any]:
-    """Give one event with the records of all, each under an id of its own."""
+    """Return one event with the records of all, each under an id of its own."""
     records = [copy.deepcopy(record) for event in events for record in event["Records"]]
     return {"Records": [{**record, "messageId": f"m{n}"} for n, record in enumerate(records)]}
 

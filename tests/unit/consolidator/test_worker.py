@@ -787,7 +787,7 @@ def test_the_event_carries_the_first_requests_id_and_the_oldest_put(lake: Lake) 
 
 @contextmanager
 def traced(worker: Worker) -> Iterator[tuple[Worker, list[dict[str, Any]]]]:
-    """Give the worker with its tracing on, and, when the block is over, the segments that it has sent."""
+    """Return the worker with its tracing on, and, when the block is over, the segments that it has sent."""
     sent: list[str] = []
     segments: list[dict[str, Any]] = []
     traces = Traces("dev-worker", sent.extend)

@@ -12,7 +12,7 @@ __all__ = ["deployed"]
 
 @pytest.fixture(autouse=True)
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Let no coroutine sleep; give the seconds that were asked for."""
+    """Let no coroutine sleep; return the seconds that were asked for."""
     asked: list[float] = []
 
     async def rest(seconds: float) -> None:

@@ -29,7 +29,7 @@ def dead_letters(deployed: Deployed) -> Any:  # noqa: ANN401 (boto's resource)
 
 
 def invoke(*bodies: str, receives: int = 1) -> list[str]:
-    """Hand the messages over as Lambda does; give the ids of those that come again."""
+    """Hand the messages over as Lambda does; return the ids of those that come again."""
     records = [
         {
             "messageId": f"m{number}", "receiptHandle": f"r{number}", "body": body, "eventSourceARN": ARN,

@@ -64,7 +64,7 @@ def days(now: datetime = MORNING) -> Days:
 def taken_over(
     records: Sequence[SymbolRecord], listed: Sequence[Ticker], told: Told | None = None, now: datetime = MORNING
 ) -> list[SymbolRecord]:
-    """Give the table after a run, by symbol and age."""
+    """Return the table after a run, by symbol and age."""
     told = told or Told()
     found, when = compare(records, listed), days(now)
     begins = {s: began(s, told.changes.get(s, ()), when) for s in found.unsettled} if records else {}

@@ -52,7 +52,7 @@ class World:
         return await self.refresh()
 
     def record(self, symbol: str) -> SymbolRecord:
-        """Give the symbol's only record."""
+        """Return the symbol's only record."""
         [found] = [record for (name, _), record in self.database.records.items() if name == symbol]
         return found
 
@@ -552,7 +552,7 @@ def everything_happens(world: World) -> None:
 
 
 def outcome(world: World) -> tuple[object, ...]:
-    """Give what a run leaves behind; what it was asked, and how often, is not part of it."""
+    """Return what a run leaves behind; what it was asked, and how often, is not part of it."""
     objects = {key: world.store.peek(key) for key in world.store.keys()}  # noqa: SIM118 (a method, not a mapping)
     splits = {symbol: of for symbol, of in world.database.stored.items() if of}
     return world.database.records, splits, objects, set(world.requested())

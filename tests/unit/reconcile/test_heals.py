@@ -38,7 +38,7 @@ def audited(world: World, since: date | None = None, symbols: Sequence[str] = ()
 
 
 def healed(world: World, report: Report) -> int:
-    """Do what the audit enqueues; give how many messages that were."""
+    """Do what the audit enqueues; return how many messages that were."""
     queue, topic, jobs = FakeQueue(), FakeTopic(), FakeJobs()
     sent = Outlets(queue, topic, jobs, 100).set_going(report.lags, "audit")
     assert (sent.requests, sent.completions, sent.unsent) == (len(queue.sent), len(topic.published), 0)

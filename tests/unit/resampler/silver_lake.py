@@ -63,7 +63,7 @@ def bucket_start(ts: date, interval: int) -> date:
 def whole_silver(
     bronze: Mapping[str, Mapping[date, Daily]], interval: int, facts: Mapping[str, Facts] | None = None
 ) -> list[dict[str, Any]]:
-    """Give what the table must be: everything recomputed from all of bronze."""
+    """Return what the table must be: everything recomputed from all of bronze."""
     known = facts or {}
     rows = [
         row

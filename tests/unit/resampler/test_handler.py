@@ -44,7 +44,7 @@ class Stack:
     urls: dict[str, str] = field(default_factory=dict)
 
     def invoke(self, bodies: Sequence[str], queue: str = "dev-resample-5d", receives: int = 1) -> list[str]:
-        """Hand one batch to the function, message by message as Lambda shapes them; give the ids that failed."""
+        """Hand one batch to the function, message by message as Lambda shapes them; return the ids that failed."""
         records = [record(f"m{i}", body, queue, receives) for i, body in enumerate(bodies)]
         context: Any = Context()
         answer = entry.handler({"Records": records}, context)

@@ -45,7 +45,7 @@ def written(columns: dict[str, Any]) -> bytes:
 
 
 def columns(**changed: Any) -> dict[str, Any]:  # noqa: ANN401 (arrays)
-    """Give ROW's columns, some of them changed; None leaves one out."""
+    """Return ROW's columns, some of them changed; None leaves one out."""
     all_columns = {name: pa.array([value], BRONZE.field(name).type) for name, value in ROW.items()} | changed
     return {name: column for name, column in all_columns.items() if column is not None}
 
@@ -91,7 +91,7 @@ def test_the_reference_travels_in_the_metadata_and_the_bars_stay_byte_for_byte_w
 
 
 def pages(data: bytes) -> bytes:
-    """Give a Parquet file's column data: all that stands before its footer, whose length its last bytes tell."""
+    """Return a Parquet file's column data: all that stands before its footer, whose length its last bytes tell."""
     return data[: -8 - int.from_bytes(data[-8:-4], "little")]
 
 
@@ -297,7 +297,7 @@ def test_a_column_of_another_kind_is_named_with_what_is_wrong(name: str, column:
 
 
 def text_of(raw: bytes) -> pa.Array:
-    """Give one text whose bytes may be no UTF-8."""
+    """Return one text whose bytes may be no UTF-8."""
     offsets = pa.py_buffer(struct.pack("ii", 0, len(raw)))
     return pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(raw)])
 

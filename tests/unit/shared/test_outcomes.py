@@ -13,7 +13,7 @@ MOST = 6
 
 
 def received(queue: FakeQueue, *receives: int) -> list[Received]:
-    """Give messages that were received so often."""
+    """Return messages that were received so often."""
     for n, count in enumerate(receives):
         queue.put(f"body {n}", receives=count - 1)
     return queue.receive()
@@ -135,7 +135,7 @@ def test_messages_that_came_often_before_are_worked_on_alone_and_last() -> None:
 
 
 def logged(caplog: pytest.LogCaptureFixture, body: str, error: FiblakeError) -> dict[str, object]:
-    """Settle a message that failed so; give the one line that says how it ended."""
+    """Settle a message that failed so; return the one line that says how it ended."""
     queue = FakeQueue()
     queue.put(body)
     (message,) = queue.receive()

@@ -30,7 +30,7 @@ DAY = date(2025, 11, 19)
 
 @pytest.fixture
 def queue() -> Iterator[Queue]:
-    """Give a queue with its dead-letter queue."""
+    """Return a queue with its dead-letter queue."""
     with mock_aws():
         client = boto3.client("sqs")
         client.create_queue(QueueName="dev-consolidation-dlq")
@@ -265,7 +265,7 @@ def completion(symbol: str) -> ConsolidationComplete:
 
 
 def subscribed(filter_policy: str | None = None) -> tuple[Topic, Queue]:
-    """Give a topic and a queue that it feeds, raw, as the template subscribes it."""
+    """Return a topic and a queue that it feeds, raw, as the template subscribes it."""
     sns, sqs = boto3.client("sns"), boto3.client("sqs")
     arn = sns.create_topic(Name="dev-consolidation-complete")["TopicArn"]
     url = sqs.create_queue(QueueName="dev-resample-8d")["QueueUrl"]
