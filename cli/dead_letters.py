@@ -182,7 +182,7 @@ def _start_workers(stack: Target, replayed: int) -> None:
 def letters_in(
     places: "Sequence[DeadLetters]", wanted: "Filter", now: datetime, most: int | None = None
 ) -> "list[tuple[DeadLetters, list[DeadLetter]]]":
-    """Return the letters that are meant, with their queues; all queues are read at once, for an empty one lets one wait."""
+    """Return the letters that are meant, with their queues; all queues are read at once, for reading one takes long."""
     with ThreadPoolExecutor(max(1, len(places))) as pool:
         return list(zip(places, pool.map(lambda place: place.find(wanted, now, most), places), strict=True))
 

@@ -41,7 +41,7 @@ def attempt(work: Callable[[], ResultT]) -> ResultT | FiblakeError:
 def settle(
     queue: Queue, messages: Sequence[Received], errors: Mapping[str, FiblakeError], most_receives: int
 ) -> list[Received]:
-    """Put an end to each message but those done: dead-letter what can never succeed, return back what may.
+    """Put an end to each message but those done: dead-letter what can never succeed, give back what may.
 
     `errors` maps a message's id to what it failed with; the others are done. Returns the messages that may be deleted:
     done ones and dead-lettered ones. The rest become visible again after a growing pause.
