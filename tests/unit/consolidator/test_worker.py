@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 
 from services.consolidator.consolidate import Consolidator
 from services.consolidator.worker import WAIT_SECONDS, Worker
-from shared.bars import MANIFEST, Consolidated, decode
+from shared.bars import BRONZE, MANIFEST, Consolidated, decode
 from shared.calendar import nyse
 from shared.errors import ContractError, UpstreamError
 from shared.events import ConsolidationComplete, ConsolidationRequest, SourceObject
@@ -33,6 +33,7 @@ from tests.fakes import (
     splits,
 )
 from tests.unit.conftest import Metrics
+from tests.unit.shared.bombs import rows_of, written
 
 ROUND, MOST_RECEIVES, IDLE = 100, 6, 4
 OLD = "2025-06-02"
@@ -336,6 +337,20 @@ def test_a_poison_message_becomes_a_dead_letter_with_its_reason_while_its_mates_
     assert reason in letter.reason
     assert lake.queue.bodies() == []
     assert worker.summary.dead_lettered == 1
+
+
+def test_a_bomb_is_a_dead_letter_with_its_numbers_while_its_mates_are_done(lake: Lake) -> None:
+    key = LAKE.date_key("BOMB", date(2025, 11, 19))
+    lake.store.lay(key, written(rows_of(BRONZE, 5_000_000, "BOMB"), compression="zstd", write_statistics=False))
+    lake.arrive("AAPL", "2025-11-19")
+    lake.request_named("BOMB", "2025-11-19", key)
+    lake.arrive("MSFT", "2025-11-19")
+    lake.drained()
+    assert sorted(lake.told) == ["AAPL", "MSFT"]
+    (letter,) = lake.queue.dead
+    assert key in letter.reason
+    assert "5,000,000 rows" in letter.reason
+    assert "READ_LIMIT_MB" in letter.reason
 
 
 def test_an_unmergeable_file_is_a_dead_letter_although_its_symbol_was_consolidated(lake: Lake) -> None:
