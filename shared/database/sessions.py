@@ -83,6 +83,7 @@ class SessionTables(BarTable):
         Rows are upserted as by `store`. The watermark begins with the session stored first; it never goes back, and
         moves on only over sessions that all stand in the ledger. No file of the session is in doubt any more.
         """
+        calendar.ordinal(session)  # raises if it is none, before the ledger says otherwise
         async with self._transaction():
             mark: date = await self._connection.fetchval(_LOCK_WATERMARK, OHLCV, session)
             await self._upsert_bars(rows)

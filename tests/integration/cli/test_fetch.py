@@ -90,13 +90,19 @@ def test_a_person_gets_a_table(lake: Chain) -> None:
     [
         (("--from", "2013-03-01", "--to", "2013-02-01"), "from 2013-03-01 lies after to 2013-02-01"),
         (("--symbols", "../AAPL"), "is not a symbol"),
-        (("--symbols", "NOBODY"), "symbol_metadata does not know NOBODY"),
     ],
 )
-def test_what_cannot_be_fetched_is_said_in_one_sentence(lake: Chain, arguments: tuple[str, ...], said: str) -> None:
-    failed = fiblake(lake, "fetch", *arguments)
+def test_what_cannot_be_asked_for_is_a_wrong_command_line(lake: Chain, arguments: tuple[str, ...], said: str) -> None:
+    failed = fiblake(lake, "fetch", *arguments, COLUMNS="300")
+    assert failed.returncode == 2
+    assert said in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_what_cannot_be_fetched_is_said_in_one_sentence(lake: Chain) -> None:
+    failed = fiblake(lake, "fetch", "--symbols", "NOBODY")
     assert failed.returncode != 0
-    assert said in sentence(failed)
+    assert "symbol_metadata does not know NOBODY" in sentence(failed)
 
 
 def test_a_day_that_is_none_is_a_wrong_command_line(lake: Chain) -> None:
