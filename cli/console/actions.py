@@ -19,8 +19,8 @@ def letters(stack: "Target", queue: str, most: int) -> list[dict[str, Any]]:
     from shared.dead_letters import Filter
 
     places = places_of(stack, [queue] if queue else None)
-    found = letters_in(places, Filter(), datetime.now(UTC), most)
-    return [letter.facts() for _, some in found for letter in some]
+    by_queue = letters_in(places, Filter(), datetime.now(UTC), most)
+    return [letter.facts() for _, some in by_queue for letter in some]
 
 
 def act(stack: "Target", verb: str, queue: str, reason: str, *, is_sure: bool) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Problem:
 
 def problems(state: Mapping[str, Any]) -> list[Problem]:
     """Return what is wrong with a stack, the worst first; `state` is what `cli.status.look` returns."""
-    found = [
+    problems_seen = [
         Problem(
             f"{_counted(count, 'dead letter')} in {name}", f"fiblake dlq show --queue {name}", f"/letters?queue={name}"
         )
@@ -45,10 +45,12 @@ def problems(state: Mapping[str, Any]) -> list[Problem]:
     for name, queue in (state["queues"] or {}).items():
         oldest = queue.get("oldest_seconds")
         if oldest and oldest > STUCK_SECONDS:
-            found.append(Problem(f"the oldest message in {name} has waited {oldest // 60} minutes", "fiblake status"))
+            problems_seen.append(
+                Problem(f"the oldest message in {name} has waited {oldest // 60} minutes", "fiblake status")
+            )
     if state["lagging"]:
         named = ", ".join(state["lagging"][:SYMBOLS_NAMED])
-        found.append(
+        problems_seen.append(
             Problem(
                 f"{_counted(len(state['lagging']), 'symbol')} with files that are not merged: {named}",
                 "fiblake reconcile --fix",
@@ -56,9 +58,11 @@ def problems(state: Mapping[str, Any]) -> list[Problem]:
         )
     if state.get("refused"):
         keys = ", ".join(file["key"] for file in state["refused"][:SYMBOLS_NAMED])
-        found.append(Problem(f"{_counted(len(state['refused']), 'refused file')}: {keys}", "fiblake reconcile"))
-    found += [Problem(f"{what} cannot be seen: {fault}", "fiblake status") for what, fault in state["faults"].items()]
-    return found
+        problems_seen.append(Problem(f"{_counted(len(state['refused']), 'refused file')}: {keys}", "fiblake reconcile"))
+    problems_seen += [
+        Problem(f"{what} cannot be seen: {fault}", "fiblake status") for what, fault in state["faults"].items()
+    ]
+    return problems_seen
 
 
 def _counted(count: int, thing: str) -> str:
@@ -76,10 +80,10 @@ def bars_of(stack: "Target", symbol: str, interval: str, adjustment: str) -> dic
     from shared.bars import Consolidated
     from shared.calendar import nyse
 
-    found = stack.store.find(Bronze().data_key(symbol))
-    if found is None:
+    data_file = stack.store.find(Bronze().data_key(symbol))
+    if data_file is None:
         raise NotFoundError(f"the lake has no bars of {symbol}")
-    stored = Consolidated.decode(found.data, symbol, found.last_modified)
+    stored = Consolidated.decode(data_file.data, symbol, data_file.last_modified)
     if stored.bars.num_rows == 0:
         raise NotFoundError(f"data.parquet of {symbol} holds no bars")
     bars = Bars.of(
@@ -102,8 +106,8 @@ def sources_of(stack: "Target", symbol: str) -> list[dict[str, Any]]:
     from shared.bars import Consolidated
 
     bronze = Bronze()
-    found = stack.store.find(bronze.data_key(symbol))
-    log = Consolidated.decode(found.data, symbol, found.last_modified).log if found else {}
+    data_file = stack.store.find(bronze.data_key(symbol))
+    log = Consolidated.decode(data_file.data, symbol, data_file.last_modified).log if data_file else {}
     listing = [info for info in stack.store.listed(bronze.symbol_prefix(symbol)) if bronze.is_source(info.key)]
     newest_first = sorted(listing, key=lambda info: info.last_modified, reverse=True)
     return [

@@ -151,10 +151,10 @@ def _page(render: Render, name: str, values: "Callable[[Request], Mapping[str, A
 
     async def handle(request: "Request") -> Response:
         try:
-            found = await run_in_threadpool(values, request)
+            page_values = await run_in_threadpool(values, request)
         except FiblakeError as error:
             return render("error.html", {"error": str(error)}, 404 if isinstance(error, NotFoundError) else 200)
-        return render(name, found)
+        return render(name, page_values)
 
     return handle
 
