@@ -313,7 +313,8 @@ def test_a_conflict_is_resolved_by_reading_the_month_file_again_and_bronze_is_re
     lay(store, "MSFT", HISTORY)
     store.interfere(lambda: resampler(store, 3).resample(changed("MSFT", since=FIRST), NOW), of=in_silver)
     assert three.resample(changed("AAPL", since=FIRST), NOW) == {}
-    assert len(store.done("conflict")) == 1
+    # How many of the months that were read before the other one wrote them: that is up to the threads.
+    assert store.done("conflict")
     assert store.done("get").count(LAKE.data_key("AAPL")) == 1
     assert store.done("head") == []
     assert silver(store, 3) == whole_silver({"AAPL": HISTORY, "MSFT": HISTORY}, 3)
