@@ -16,6 +16,7 @@ FROM ${PYTHON_IMAGE}
 RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin fiblake
 COPY --from=packages /opt/venv /opt/venv
 COPY migrations /var/task/migrations
+COPY fiblake /var/task/fiblake
 COPY shared /var/task/shared
 COPY services/__init__.py /var/task/services/
 COPY services/consolidator /var/task/services/consolidator

@@ -167,7 +167,7 @@ $(FUNCTIONS:%=build-%): | .tools/uv/.ready
 		-r requirements/$(firstword $(PACKAGE)).txt
 	@mkdir -p "$(ARTIFACTS_DIR)/services"
 	@cp services/__init__.py "$(ARTIFACTS_DIR)/services/"
-	@cp -R shared "$(ARTIFACTS_DIR)/"
+	@cp -R fiblake shared "$(ARTIFACTS_DIR)/"
 	@cp -R services/$(lastword $(PACKAGE)) "$(ARTIFACTS_DIR)/services/"
 	@$(call strip_package,$(ARTIFACTS_DIR))
 	@$(LAMBDA_COMPILE) "$(ARTIFACTS_DIR)"
@@ -265,7 +265,7 @@ lint: setup ## Check style, types, layers and the template
 
 .PHONY: calendar
 calendar: setup ## Write the trading calendar's data file anew
-	$(VENV_PYTHON) shared/data/generate_sessions.py
+	$(VENV_PYTHON) fiblake/data/generate_sessions.py
 
 AUTHORITIES ?=
 .PHONY: authorities

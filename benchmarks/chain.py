@@ -17,9 +17,9 @@ import numpy as np
 
 from benchmarks.lake import BRONZE_LAKE, NEXT, bars
 from benchmarks.measure import Work
-from shared.bars import SILVER, decode, encode
-from shared.calendar import nyse
-from shared.lake import INTERVALS, Month, silver_key
+from fiblake.bars import SILVER, decode, encode
+from fiblake.calendar import nyse
+from fiblake.lake import INTERVALS, Month, silver_key
 
 PATIENCE_SECONDS: Final = 300
 POLL_SECONDS: Final = 0.05

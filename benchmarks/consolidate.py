@@ -90,13 +90,13 @@ def _per_symbol(requests: Mapping[str, int], symbols: int) -> dict[str, float]:
 def _drain(start: Barrier, ends: Any) -> None:  # noqa: ANN401 (a multiprocessing queue)
     """Run the worker until the queue is empty; tell when its last message was done, its CPU, and its S3 requests."""
     from services.consolidator.__main__ import main  # noqa: PLC0415
-    from shared.queues import Queue, Received  # noqa: PLC0415
+    from shared.queues import Queue, ReceivedMessage  # noqa: PLC0415
 
     settle_arrow()
     asked = [0.0]
     receive = Queue.receive
 
-    def watched(queue: Queue, *arguments: Any, **options: Any) -> list[Received]:  # noqa: ANN401
+    def watched(queue: Queue, *arguments: Any, **options: Any) -> list[ReceivedMessage]:  # noqa: ANN401
         # The worker waits for more before it ends. What it waits in vain for is not work.
         asked[0] = time.time()
         found = receive(queue, *arguments, **options)

@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.lake import BRONZE_LAKE, NEXT, SIZES, bars, symbols
 from benchmarks.measure import Work
-from shared.calendar import close_of, nyse
+from fiblake.calendar import close_of, nyse
 
 NOW: Final = datetime(2025, 11, 19, 21, 5, tzinfo=UTC)
 
@@ -67,8 +67,8 @@ async def _fetched(address: Any, url: str, names: list[str]) -> Mapping[str, Any
 
 
 def _record(name: str) -> Any:  # noqa: ANN401 (asyncpg is not in the benchmarks' environment)
+    from fiblake.symbols import BEGINNING  # noqa: PLC0415
     from shared.database import SymbolRecord  # noqa: PLC0415
-    from shared.symbols import BEGINNING  # noqa: PLC0415
 
     empty = dict.fromkeys(
         (

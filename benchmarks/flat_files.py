@@ -21,7 +21,7 @@ import pyarrow.csv as pa_csv
 
 from benchmarks.lake import BRONZE_LAKE, FOLDER, LAST, SEED
 from benchmarks.measure import Work
-from shared.calendar import nyse
+from fiblake.calendar import nyse
 
 FIRST: Final = date(2002, 11, 14)
 SHAPES: Final = {"small": (1_000, 250), "full": (10_000, 5_800)}

@@ -17,9 +17,9 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from shared.bars import BRONZE, DAILY, Consolidated, encode
-from shared.calendar import nyse
-from shared.lake import Bronze
+from fiblake.bars import BRONZE, DAILY, Consolidated, encode
+from fiblake.calendar import nyse
+from fiblake.lake import Bronze
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / ".local/bench"
 LAST: Final = date(2025, 11, 18)

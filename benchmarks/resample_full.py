@@ -15,8 +15,8 @@ import numpy as np
 from benchmarks.lake import BRONZE_LAKE
 from benchmarks.measure import Work
 from benchmarks.servers import Nobody
-from shared.calendar import nyse
-from shared.lake import INTERVALS, Month, silver_key
+from fiblake.calendar import nyse
+from fiblake.lake import INTERVALS, Month, silver_key
 
 COLUMNS: Final = ("symbol", "ts", "open", "high", "low", "close", "volume", "bars", "last_date", "is_complete")
 MEMORY_MB: Final = 3000

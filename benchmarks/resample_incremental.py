@@ -20,7 +20,7 @@ from typing import Any, Final
 from benchmarks.lake import BRONZE_LAKE, NEXT, SIZES, symbols
 from benchmarks.measure import Work, count_requests, settle_arrow
 from benchmarks.servers import BUCKET, Nobody
-from shared.lake import INTERVALS
+from fiblake.lake import INTERVALS
 
 MESSAGES: Final = 1_000
 """A batch of the function's event sources."""
@@ -76,9 +76,9 @@ def _bodies(names: list[str], event: Callable[[str, Any], str]) -> list[str]:
 
 
 def _event(symbol: str, stored: Any, *, tail: bool = True, whole: bool = False) -> str:  # noqa: ANN401 (a StoredObject)
+    from fiblake.bars import Consolidated  # noqa: PLC0415
+    from fiblake.calendar import nyse  # noqa: PLC0415
     from services.consolidator.tail import tail_of  # noqa: PLC0415
-    from shared.bars import Consolidated  # noqa: PLC0415
-    from shared.calendar import nyse  # noqa: PLC0415
     from shared.events import ConsolidationComplete  # noqa: PLC0415
 
     bars = Consolidated.decode(stored.data, symbol, stored.last_modified)
@@ -104,11 +104,11 @@ def _ready_again(_number: int) -> int:
 
 def _resample(task: tuple[int, int]) -> tuple[float, Counter[str]]:
     """Work on one interval's messages; return the CPU seconds and the S3 requests it took."""
+    from fiblake.calendar import nyse  # noqa: PLC0415
     from services.resampler.batch import resample_batch  # noqa: PLC0415
     from services.resampler.resample import Resampler  # noqa: PLC0415
-    from shared.calendar import nyse  # noqa: PLC0415
     from shared.objects import ObjectStore  # noqa: PLC0415
-    from shared.queues import Received  # noqa: PLC0415
+    from shared.queues import ReceivedMessage  # noqa: PLC0415
 
     interval, batch = task
     (requests,) = _REQUESTS
@@ -116,7 +116,7 @@ def _resample(task: tuple[int, int]) -> tuple[float, Counter[str]]:
     resampler = Resampler(ObjectStore.connect(os.environ["S3_BUCKET"]), BRONZE_LAKE, nyse(), Nobody(), interval, 0)
     for start in range(0, len(_BODIES), batch):
         bodies = _BODIES[start : start + batch]
-        messages = [Received(str(i), str(i), body, 1) for i, body in enumerate(bodies)]
+        messages = [ReceivedMessage(str(i), str(i), body, 1) for i, body in enumerate(bodies)]
         errors = resample_batch(resampler, messages, datetime.now(UTC))
         if errors:
             raise RuntimeError(f"{interval}d: {errors}")

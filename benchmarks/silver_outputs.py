@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.resample_full import COLUMNS
-from shared.lake import INTERVALS, silver_prefix
+from fiblake.lake import INTERVALS, silver_prefix
 
 PRICES: Final = ("open", "high", "low", "close")
 TOLERANCE: Final = 1e-9

@@ -59,7 +59,7 @@ def _adopted(stack: Target, found: "Foreign") -> tuple[int, int]:
         moved = move_away(stack.store, found.unreadable, advance)
     queue = stack.queue(stack.queue_urls["consolidation"])
     outlets = Outlets(queue, stack.complete, stack.jobs(DRAINS), SYMBOLS_PER_CHILD)
-    return moved, outlets.set_going(found.symbols, f"adopt-{uuid.uuid4().hex}").requests
+    return moved, outlets.enqueue(found.symbols, f"adopt-{uuid.uuid4().hex}").requests
 
 
 def _show(found: "Foreign") -> None:

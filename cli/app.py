@@ -36,7 +36,7 @@ from cli.console.command import EXAMPLE as CONSOLE_EXAMPLE
 from cli.console.command import console
 from cli.output import printable
 from cli.target import DEFAULT_STACK, Choice
-from shared.errors import ConfigurationError, FiblakeError, NotFoundError
+from fiblake.errors import ConfigurationError, FiblakeError, NotFoundError
 
 _WITH_VALUE = ("--profile", "--region", "--endpoint-url", "--stack")
 _FLAGS = ("--local", "--json")

@@ -10,8 +10,8 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Final
 
+from fiblake.errors import ConfigurationError
 from shared.batching import chunks
-from shared.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from shared.objects import ObjectStore

@@ -10,12 +10,12 @@ import typer
 from cli import options
 from cli.output import answer, progress
 from cli.target import Target, target
-from shared.lake import INTERVALS
+from fiblake.lake import INTERVALS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from shared.bars import Consolidated
+    from fiblake.bars import Consolidated
 
 EXAMPLE = "Example: fiblake chart AAPL 21d -o aapl.png --last 60"
 DAILY: Final = "1d"
@@ -42,9 +42,9 @@ def chart(
     All intervals are adjusted for splits, unless the stack's silver is not: then the title says "as traded", and lines
     mark the splits.
     """
-    from shared.bars import Consolidated
-    from shared.errors import NotFoundError
-    from shared.lake import Bronze, check_known
+    from fiblake.bars import Consolidated
+    from fiblake.errors import NotFoundError
+    from fiblake.lake import Bronze, check_known
 
     options.symbol(symbol, "SYMBOL")
     if interval not in KNOWN:

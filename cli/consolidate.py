@@ -9,7 +9,7 @@ import typer
 from cli import options
 from cli.output import answer
 from cli.target import Target, target
-from shared.errors import UpstreamError
+from fiblake.errors import UpstreamError
 
 EXAMPLE = (
     "Example: fiblake consolidate --symbols AAPL,MSFT\n\n"
@@ -44,7 +44,7 @@ def consolidate(
 
 def _known(stack: Target, chosen: tuple[str, ...]) -> list[str]:
     """Return the chosen symbols, or all of the lake; raise NotFoundError if one has no folder."""
-    from shared.lake import Bronze, check_known
+    from fiblake.lake import Bronze, check_known
 
     bronze = Bronze()
     known = bronze.symbols_in(stack.store.folders(f"{bronze.prefix}/"))

@@ -9,7 +9,7 @@ import typer
 
 from cli.output import answer
 from cli.target import target
-from shared.errors import UpstreamError
+from fiblake.errors import UpstreamError
 
 app = typer.Typer(help="Events by hand, for trying things out.", no_args_is_help=True)
 SAMPLES_BUCKET: Final = "dev-condvest-datalake"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from shared.errors import UpstreamError
+from fiblake.errors import UpstreamError
 
 app = typer.Typer(
     help="The embedded stack: the real template on this machine, without Docker or an AWS account.",

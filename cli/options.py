@@ -28,8 +28,8 @@ def named(symbols: str | None) -> tuple[str, ...]:
 
 def symbol(name: str, option: str) -> str:
     """Read a symbol."""
-    from shared.errors import ContractError
-    from shared.lake import check_symbol
+    from fiblake.errors import ContractError
+    from fiblake.lake import check_symbol
 
     try:
         return check_symbol(name)
@@ -39,7 +39,7 @@ def symbol(name: str, option: str) -> str:
 
 def checked(read: Callable[[], ValueT]) -> ValueT:
     """Return what is made of the options; what cannot be made of them is a wrong command line."""
-    from shared.errors import ContractError
+    from fiblake.errors import ContractError
 
     try:
         return read()

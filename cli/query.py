@@ -43,7 +43,7 @@ def query(
     lake, --symbols keeps bronze small. Exit code 3: files could not be read, and their rows are missing.
     """
     from cli import tables
-    from shared.errors import ContractError
+    from fiblake.errors import ContractError
 
     chosen = options.named(symbols)
     files = [path for path in (options.writable(csv, "--csv"), options.writable(parquet, "--parquet")) if path]

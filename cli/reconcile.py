@@ -49,11 +49,11 @@ def reconcile(
 
 def auditor(stack: Target) -> "Reconciler":
     """Return what compares the stack's lake as its resamplers make it."""
+    from fiblake.calendar import nyse
+    from fiblake.lake import Bronze
     from services.reconcile.reconcile import Reconciler
     from services.reconcile.settings import window_start
     from services.reconcile.silver import Grid
-    from shared.calendar import nyse
-    from shared.lake import Bronze
 
     today = datetime.now(UTC).date()
     window = window_start(today, int(stack.output("ResamplingRetentionYears")))
@@ -66,15 +66,15 @@ def _fixed(stack: Target, report: "Report") -> "Sent":
 
     queue = stack.queue(stack.queue_urls["consolidation"])
     outlets = Outlets(queue, stack.complete, stack.jobs(DRAINS), SYMBOLS_PER_CHILD)
-    return outlets.set_going(report.lags, f"reconcile-{uuid.uuid4().hex}")
+    return outlets.enqueue(report.lags, f"reconcile-{uuid.uuid4().hex}")
 
 
 def _behind_the_watermark(stack: Target, newest: date | None) -> str | None:
     """Say so if Postgres holds a session that bronze has no bar of; nothing if the database cannot be asked."""
-    from shared.errors import FiblakeError
-    from shared.outcomes import attempt
+    from fiblake.errors import FiblakeError
+    from shared.outcomes import catch_errors
 
-    stored = attempt(lambda: watermark(stack))
+    stored = catch_errors(watermark, stack)
     if stored is None or isinstance(stored, FiblakeError) or (newest and stored <= newest):
         return None
     return f"the watermark says {stored} is stored whole, and no data.parquet reaches beyond {newest}: fetch it again"

@@ -43,9 +43,9 @@ def status(
 
 def look(stack: Target, *, jobs: int, lag: bool) -> dict[str, Any]:
     """Return all that can be seen of a stack at one moment; what cannot be seen is null, with the fault beside it."""
-    from shared.errors import FiblakeError
+    from fiblake.errors import FiblakeError
     from shared.jobs import DRAINS
-    from shared.outcomes import attempt
+    from shared.outcomes import catch_errors
 
     faults: dict[str, str] = {}
 
@@ -55,18 +55,18 @@ def look(stack: Target, *, jobs: int, lag: bool) -> dict[str, Any]:
             return None
         return outcome
 
-    ages = seen("oldest", attempt(stack.queue_ages)) or {}
-    queues = seen("queues", attempt(lambda: _queues(stack, ages)))
+    ages = seen("oldest", catch_errors(stack.queue_ages)) or {}
+    queues = seen("queues", catch_errors(_queues, stack, ages))
     return {
         "stack": stack.name,
         "bucket": stack.bucket,
         "queues": queues,
-        "dead_letters": seen("dead_letters", attempt(lambda: _dead_letters(stack))),
-        "fetched": seen("fetched", attempt(lambda: watermark(stack))),
-        "consolidated": seen("consolidated", attempt(lambda: _consolidated(stack))),
-        "intervals": seen("intervals", attempt(lambda: checkpoints(stack))),
-        **(seen("lagging", attempt(lambda: _lagging(stack))) or NOT_LOOKED if lag else NOT_LOOKED),
-        "jobs": seen("jobs", attempt(lambda: [asdict(run) for run in stack.jobs(DRAINS).recent(jobs)])),
+        "dead_letters": seen("dead_letters", catch_errors(_dead_letters, stack)),
+        "fetched": seen("fetched", catch_errors(watermark, stack)),
+        "consolidated": seen("consolidated", catch_errors(_consolidated, stack)),
+        "intervals": seen("intervals", catch_errors(checkpoints, stack)),
+        **(seen("lagging", catch_errors(_lagging, stack)) or NOT_LOOKED if lag else NOT_LOOKED),
+        "jobs": seen("jobs", catch_errors(lambda: [asdict(run) for run in stack.jobs(DRAINS).recent(jobs)])),
         "faults": faults,
     }
 
@@ -95,8 +95,8 @@ def watermark(stack: Target) -> "date | None":
 
 def manifest_rows(stack: Target) -> list[dict[str, Any]]:
     """Return the manifest's rows, one a symbol (none: no manifest yet); raise ContractError if it is damaged."""
-    from shared.bars import decode_manifest
-    from shared.lake import MANIFEST_KEY
+    from fiblake.bars import decode_manifest
+    from fiblake.lake import MANIFEST_KEY
 
     found = stack.store.find(MANIFEST_KEY)
     return decode_manifest(found.data).to_pylist() if found else []
@@ -115,8 +115,8 @@ def _consolidated(stack: Target) -> dict[str, Any]:
 
 def checkpoints(stack: Target) -> dict[str, dict[str, Any] | None]:
     """Return each table's checkpoint by the interval's name, None where there is none yet."""
+    from fiblake.lake import INTERVALS, checkpoint_key
     from shared.checkpoints import read_checkpoint
-    from shared.lake import INTERVALS, checkpoint_key
 
     found = stack.store.get_many([checkpoint_key(n) for n in INTERVALS])
     return {
@@ -126,8 +126,8 @@ def checkpoints(stack: Target) -> dict[str, dict[str, Any] | None]:
 
 
 def _lagging(stack: Target) -> dict[str, Any]:
+    from fiblake.lake import Bronze
     from services.reconcile.arrived import left_out, waiting
-    from shared.lake import Bronze
 
     bronze = Bronze()
     listing = stack.store.listed(f"{bronze.prefix}/")

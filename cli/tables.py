@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from cli.cache import copies, folder
 from cli.output import printable
-from shared.errors import ContractError
-from shared.lake import IDENTITIES_PREFIX, INTERVALS, MANIFEST_KEY, SPLITS_PREFIX, Bronze, check_known, silver_prefix
+from fiblake.errors import ContractError
+from fiblake.lake import IDENTITIES_PREFIX, INTERVALS, MANIFEST_KEY, SPLITS_PREFIX, Bronze, check_known, silver_prefix
 
 if TYPE_CHECKING:
     import duckdb
@@ -35,8 +35,8 @@ ResultT = TypeVar("ResultT")
 
 def schemas() -> "dict[str, pa.Schema]":
     """Return the columns of each view."""
-    from shared.bars import BRONZE, MANIFEST, SILVER
-    from shared.reference import IDENTITIES, SPLITS
+    from fiblake.bars import BRONZE, MANIFEST, SILVER
+    from fiblake.reference import IDENTITIES, SPLITS
 
     silver = {f"silver_{n}d": SILVER for n in INTERVALS}
     return {"bronze": BRONZE, **silver, "metadata": IDENTITIES, "splits": SPLITS, "manifest": MANIFEST}

@@ -10,7 +10,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import urlsplit
 
-from shared.errors import ConfigurationError, NotFoundError
+from fiblake.errors import ConfigurationError, NotFoundError
 
 if TYPE_CHECKING:
     import typer

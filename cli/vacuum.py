@@ -38,8 +38,8 @@ def bronze(
     """
     if context.invoked_subcommand:
         return
+    from fiblake.lake import Bronze
     from services.vacuum.bronze import Vacuum, check_retention, plan
-    from shared.lake import Bronze
 
     days = check_retention(retention_days, force=force_retention)
     chosen = options.named(symbols)

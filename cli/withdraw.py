@@ -46,10 +46,10 @@ def withdraw(
 def _worker(stack: Target) -> "Worker":
     import uuid
 
+    from fiblake.calendar import nyse
+    from fiblake.lake import Bronze
     from services.consolidator.consolidate import Consolidator
     from services.consolidator.worker import Worker
-    from shared.calendar import nyse
-    from shared.lake import Bronze
 
     return Worker(
         consolidator=Consolidator(stack.store, Bronze(), nyse()), complete=stack.complete,
@@ -62,8 +62,8 @@ async def _delete_row(stack: Target, symbol: str, session: date, until: datetime
 
     Else the fetcher, which looks at the last sessions again, would take the bar to be stored.
     """
+    from fiblake.errors import FiblakeError, UpstreamError
     from shared.database import connected
-    from shared.errors import FiblakeError, UpstreamError
 
     try:
         async with connected(*stack.database()) as database:

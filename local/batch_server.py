@@ -29,9 +29,9 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Final
 
+from fiblake.errors import PermanentError
 from local.job_reports import Report, reporting
 from local.processes import Child, LoopbackServer, Termination, listening
-from shared.errors import PermanentError
 
 Json = dict[str, Any]
 

@@ -23,14 +23,14 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from fiblake.errors import FiblakeError, PermanentError
+from fiblake.lake import INTERVALS, MANIFEST_KEY
 from local.emulator import REPOSITORY
 from local.market_data.control import Control
 from local.recompute import SampleSplit, differences, expected_silver
 from local.sample_bars import SampleBar, read_sample_bars
 from local.stack import API_KEY, Stack, running
 from local.watch import StuckError, View, Watcher
-from shared.errors import FiblakeError, PermanentError
-from shared.lake import INTERVALS, MANIFEST_KEY
 
 NEW_SYMBOL: Final = "IBM"
 """Whom the vendor does not know until half of the sessions are over."""

@@ -21,9 +21,9 @@ from typing import Final
 
 import boto3
 
+from fiblake.errors import PermanentError
+from fiblake.lake import INTERVALS
 from local.emulator import PYTHON, REGION, REPOSITORY, client_environment
-from shared.errors import PermanentError
-from shared.lake import INTERVALS
 from shared.stacks import outputs_of
 
 BUILDS: Final = REPOSITORY / ".local/build"
@@ -96,7 +96,7 @@ def deploy(built: Path, endpoint_url: str, parameters: Mapping[str, str]) -> dic
 
 
 def _fingerprint() -> str:
-    code = (path for folder in ("services", "shared") for path in (REPOSITORY / folder).rglob("*"))
+    code = (path for folder in ("fiblake", "services", "shared") for path in (REPOSITORY / folder).rglob("*"))
     sources = (path for path in code if "__pycache__" not in path.parts)
     return _digest(REPOSITORY, [*(REPOSITORY / name for name in _INPUTS), *sources])[:16]
 

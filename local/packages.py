@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from fiblake.errors import PermanentError
 from local.emulator import REPOSITORY
-from shared.errors import PermanentError
 
 _HANDLER: Final = re.compile(r"^  (\w+Function):\n(?:    .*\n)*?      Handler: (\S+)$", re.MULTILINE)
 _RUNTIME: Final = re.compile(r"^    Runtime: python(\d+\.\d+)$", re.MULTILINE)
@@ -35,7 +35,7 @@ assert not strange, strange
 _ENVIRONMENT: Final = {"AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
-_OURS: Final = frozenset({"services", "shared"})
+_OURS: Final = frozenset({"fiblake", "services", "shared"})
 
 
 class PackageError(PermanentError):

@@ -17,7 +17,7 @@ from socketserver import TCPServer
 from types import FrameType
 from typing import Final, Self
 
-from shared.errors import UpstreamError
+from fiblake.errors import UpstreamError
 
 _POLL_SECONDS: Final = 0.05
 _QUOTED_BYTES: Final = 4000

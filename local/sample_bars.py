@@ -12,7 +12,7 @@ from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 
-from shared.errors import ConfigurationError
+from fiblake.errors import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,13 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from fiblake.errors import ConfigurationError
+from fiblake.lake import BRONZE_PREFIX, INTERVALS
 from local.deploy import build, deploy
 from local.emulator import REPOSITORY, client, client_environment, emulator
 from local.postgres import postgres
 from local.processes import free_port, start_server
 from shared.database import DatabaseAddress, Tls
-from shared.errors import ConfigurationError
-from shared.lake import BRONZE_PREFIX, INTERVALS
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient

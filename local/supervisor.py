@@ -17,10 +17,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, TextIO
 
+from fiblake.errors import FiblakeError, PermanentError, UpstreamError
 from local.emulator import REPOSITORY
 from local.processes import Termination
 from local.stack import Stack, running
-from shared.errors import FiblakeError, PermanentError, UpstreamError
 
 FOLDER: Final = Path(os.environ.get("FIBLAKE_LOCAL_FOLDER", REPOSITORY / ".local/stack"))
 STATE: Final = FOLDER.with_suffix(".json")

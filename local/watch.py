@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from botocore.exceptions import ClientError
 
+from fiblake.bars import decode_silver
+from fiblake.errors import PermanentError
+from fiblake.lake import INTERVALS, MANIFEST_KEY, checkpoint_key, silver_prefix
 from local.stack import Stack
-from shared.bars import decode_silver
-from shared.errors import PermanentError
-from shared.lake import INTERVALS, MANIFEST_KEY, checkpoint_key, silver_prefix
 from shared.queues import Depth, Queue
 
 POLL_SECONDS: Final = 0.1

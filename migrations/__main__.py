@@ -6,9 +6,9 @@ Exit codes: 0 the schema is up to date; 1 the database or a service failed (run 
 import sys
 from typing import Literal
 
+from fiblake.errors import FiblakeError, PermanentError
 from migrations.schema import upgrade
 from shared.database import DatabaseAddress, Tls
-from shared.errors import FiblakeError, PermanentError
 from shared.secrets import read_secret
 from shared.settings import Settings, load
 from shared.telemetry import logger

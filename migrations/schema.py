@@ -12,8 +12,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from fiblake.errors import EntitlementError, UpstreamError
 from shared.database import CONNECT_SECONDS, DatabaseAddress, Tls
-from shared.errors import EntitlementError, UpstreamError
 
 HEAD: Final = "head"
 BASE: Final = "base"

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from shared.decoding import MAKE_ANEW, decoding, read_json
-from shared.errors import ContractError
+from fiblake.decoding import MAKE_ANEW, decoding, read_json
+from fiblake.errors import ContractError
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
 from typing import Any, Final
 
+from fiblake.decoding import MAKE_ANEW, decoding, read_json
+from fiblake.lake import CLEANUP_RECORD_KEY, Bronze
+from fiblake.source_log import SourceLog, is_merged
 from shared.batching import chunks
-from shared.decoding import MAKE_ANEW, decoding, read_json
-from shared.lake import CLEANUP_RECORD_KEY, Bronze
 from shared.objects import DELETES_PER_REQUEST, ObjectInfo, ObjectStore
-from shared.source_log import SourceLog, is_merged
 from shared.telemetry import logger
 
 RUNS_KEPT: Final = 1_000

@@ -12,21 +12,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any, Final, TextIO
 from urllib.parse import unquote_plus
 
+from fiblake.errors import FiblakeError
 from shared.batching import chunks
-from shared.errors import FiblakeError
-from shared.outcomes import attempt
-from shared.queues import BATCH, Attributes, Queue, Received
+from shared.outcomes import catch_errors
+from shared.queues import BATCH, Attributes, Queue, ReceivedMessage
 
 HIDDEN_SECONDS: Final = 120
 """How long a letter that was looked at stays invisible, if whoever looked at it is killed."""
 WAIT_SECONDS: Final = 1
 EMPTY_LOOKS: Final = 2
 """SQS may answer with nothing although there is something; hardly twice in a row."""
-NOTHING_NEW: Final = 20
+MAX_RECEIVES_WITHOUT_NEW: Final = 20
 """Receives in a row without a letter that is new to us, after which all have been seen."""
 REPLAYS: Final = "replays"
 _OF_THE_DEATH: Final = ("reason", "error", "source_queue", "receive_count")
@@ -41,7 +40,7 @@ class DeadLetter:
     """A message in a dead-letter queue, and what its attributes and its body say."""
 
     queue: str
-    message: Received
+    message: ReceivedMessage
 
     @property
     def reason(self) -> str:
@@ -160,14 +159,14 @@ class Reading:
 
     name: str
     queue: Queue
-    held: dict[str, Received] = field(default_factory=dict)
+    held: dict[str, ReceivedMessage] = field(default_factory=dict)
     """Those looked at and left in the queue, which others do not see as long as we read."""
     _known: set[str] = field(default_factory=set)
 
     def batches(self, most: int | None = None) -> Iterator[list[DeadLetter]]:
         """Return the letters in batches of up to 10, `most` in all."""
         empty = stale = given = 0
-        while empty < EMPTY_LOOKS and stale < NOTHING_NEW and (most is None or given < most):
+        while empty < EMPTY_LOOKS and stale < MAX_RECEIVES_WITHOUT_NEW and (most is None or given < most):
             messages = self.queue.receive(BATCH, WAIT_SECONDS, HIDDEN_SECONDS)
             self.held |= {message.id: message for message in messages}
             new = [message for message in messages if message.id not in self._known]
@@ -269,7 +268,7 @@ def back_to_function(call: Callable[[str, str], None]) -> Send:
     def send(letters: Sequence[DeadLetter]) -> list[int]:
         unsent = []
         for i, letter in enumerate(letters):
-            if letter.function is None or isinstance(attempt(partial(call, *letter.function)), FiblakeError):
+            if letter.function is None or isinstance(catch_errors(call, *letter.function), FiblakeError):
                 unsent.append(i)
         return unsent
 

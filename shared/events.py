@@ -19,8 +19,8 @@ from pydantic import (
     model_validator,
 )
 
-from shared.errors import ContractError
-from shared.lake import INTERVALS, LATEST_VERSION, check_symbol
+from fiblake.errors import ContractError
+from fiblake.lake import INTERVALS, LATEST_VERSION, check_symbol
 
 SCHEMA_VERSION: Final = "1.1"
 """1.1 added `files` and `version_floor` to ConsolidationRequest, `version` and `tail` to ConsolidationComplete.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from shared.errors import UpstreamError
+from fiblake.errors import UpstreamError
 
 if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient

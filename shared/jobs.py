@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
+from fiblake.errors import UpstreamError
 from shared.batching import chunks
-from shared.errors import UpstreamError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ from typing import Any
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from shared.errors import UpstreamError
+from fiblake.errors import UpstreamError
 
 WINDOW = timedelta(minutes=15)
 """SQS reports every minute, a few minutes late, and of a queue that was idle for hours not at all."""

@@ -12,12 +12,12 @@ from typing import Final
 
 import pyarrow as pa
 
-from shared.bars import SILVER, SILVER_CALENDAR, decode_silver, encode
-from shared.calendar import TradingCalendar
-from shared.errors import ConflictError, FiblakeError
-from shared.lake import Month, parse_silver_key, silver_key, silver_prefix
+from fiblake.bars import SILVER, SILVER_CALENDAR, decode_silver, encode
+from fiblake.calendar import TradingCalendar
+from fiblake.errors import ConflictError, FiblakeError
+from fiblake.lake import Month, parse_silver_key, silver_key, silver_prefix
 from shared.objects import ObjectStore
-from shared.outcomes import attempt
+from shared.outcomes import catch_errors
 from shared.silver_join import MonthGrid, Update, is_equal_but_for_version, join, without_symbols
 
 MONTHS_AT_ONCE: Final = 8
@@ -89,7 +89,7 @@ class MonthFiles:
         outcomes: dict[Month, _Outcome] = {}
 
         def join_month(month: Month) -> _Outcome | FiblakeError:
-            return attempt(lambda: self._join_month(month, updates(month), absent=month in absent, last=last))
+            return catch_errors(lambda: self._join_month(month, updates(month), absent=month in absent, last=last))
 
         with ThreadPoolExecutor(at_once) as pool:
             for month, outcome in zip(months, pool.map(join_month, months), strict=True):

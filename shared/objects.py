@@ -26,8 +26,8 @@ from obstore.exceptions import (
 )
 from obstore.store import S3Store
 
-from shared.decoding import TooLargeError, oversize
-from shared.errors import ConfigurationError, ConflictError, FiblakeError, UpstreamError
+from fiblake.decoding import TooLargeError, oversize
+from fiblake.errors import ConfigurationError, ConflictError, FiblakeError, UpstreamError
 from shared.s3_errors import send, translated
 from shared.telemetry import logger
 
@@ -210,7 +210,7 @@ class ObjectStore:
         Raises ConflictError after 40 attempts.
         """
         data: bytes | None = None
-        for attempt, pause in enumerate(pauses(ATTEMPTS_AT_UPDATE)):
+        for attempt, pause in enumerate(backoff_delays(ATTEMPTS_AT_UPDATE)):
             found = None if absent and attempt == 0 else self.find(key)
             if data is not None and found and found.data == data:
                 return True  # our own write, whose answer was lost
@@ -309,7 +309,7 @@ class ObjectStore:
         return list(self._pool.map(work, items))
 
 
-def pauses(attempts: int) -> Iterable[float]:
+def backoff_delays(attempts: int) -> Iterable[float]:
     """Return the seconds to wait after each of `attempts` conflicts: growing, and random so that rivals part."""
     for attempt in range(attempts):
         longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**attempt)

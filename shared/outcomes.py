@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
-from shared.errors import FiblakeError, PermanentError, TransientError, UpstreamError
-from shared.queues import Queue, Received, queue_of_arn
-from shared.telemetry import count, logger
+from fiblake.errors import FiblakeError, PermanentError, TransientError, UpstreamError
+from shared.queues import Queue, ReceivedMessage, queue_of_arn
+from shared.telemetry import emit_metrics, logger
 
+ParamsT = ParamSpec("ParamsT")
 ResultT = TypeVar("ResultT")
 SUSPECT_RECEIVES: Final = 3
 """From this receive on a message is worked on alone."""
@@ -21,14 +22,16 @@ class ExhaustedError(PermanentError):
     """A transient failure that outlived the retries."""
 
 
-def attempt(work: Callable[[], ResultT]) -> ResultT | FiblakeError:
-    """Do `work` and return its result, or the error it ended with.
+def catch_errors(
+    work: Callable[ParamsT, ResultT], *args: ParamsT.args, **kwargs: ParamsT.kwargs
+) -> ResultT | FiblakeError:
+    """Call `work` and return its result, or the error it ended with.
 
     One message's failure must not take its batch mates along, so an error that is not ours becomes an UnexpectedError
     of this one message: it is retried and then dead-lettered with its reason, never dropped.
     """
     try:
-        return work()
+        return work(*args, **kwargs)
     except FiblakeError as error:
         return error
     except Exception as error:  # noqa: BLE001 (kept as the message's outcome, see above)
@@ -38,9 +41,9 @@ def attempt(work: Callable[[], ResultT]) -> ResultT | FiblakeError:
         return unexpected
 
 
-def settle(
-    queue: Queue, messages: Sequence[Received], errors: Mapping[str, FiblakeError], most_receives: int
-) -> list[Received]:
+def finish_messages(
+    queue: Queue, messages: Sequence[ReceivedMessage], errors: Mapping[str, FiblakeError], most_receives: int
+) -> list[ReceivedMessage]:
     """Put an end to each message but those done: dead-letter what can never succeed, give back what may.
 
     `errors` maps a message's id to what it failed with; the others are done. Returns the messages that may be deleted:
@@ -49,11 +52,11 @@ def settle(
     ended = [m for m in messages if m.id not in errors or _dead_lettered(queue, m, errors[m.id], most_receives)]
     if errors:
         dead = sum(message.id in errors for message in ended)
-        count(MessagesDeadLettered=dead, MessagesRetried=len(messages) - len(ended))
+        emit_metrics(MessagesDeadLettered=dead, MessagesRetried=len(messages) - len(ended))
     return ended
 
 
-def apart(messages: Sequence[Received]) -> list[list[Received]]:
+def separate_suspects(messages: Sequence[ReceivedMessage]) -> list[list[ReceivedMessage]]:
     """Return the messages in the groups that are to be worked on one after the other.
 
     What came often before stands alone and comes last, the greatest body at the end: it may be what killed the process
@@ -64,16 +67,17 @@ def apart(messages: Sequence[Received]) -> list[list[Received]]:
     return [*([others] if others else []), *([m] for m in suspects)]
 
 
-def worked(
-    source_arn: str, messages: Sequence[Received], work: Callable[[Sequence[Received]], Mapping[str, FiblakeError]],
-    most_receives: int,
+def process_messages(
+    source_arn: str, messages: Sequence[ReceivedMessage],
+    work: Callable[[Sequence[ReceivedMessage]], Mapping[str, FiblakeError]], most_receives: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Work on the messages a function got from the queue `source_arn`; return Lambda's partial batch response.
 
-    `work` returns the errors of the messages it was given, by message id. Of each group (see `apart`) what has ended is
-    deleted before the next group is begun: a process that is killed then takes nothing along that is done.
+    `work` returns the errors of the messages it was given, by message id. The messages of a group (see
+    `separate_suspects`) that have ended are deleted before the next group begins: if the process is killed, what is
+    done stays done.
     """
-    groups, again = apart(messages), list[Received]()
+    groups, again = separate_suspects(messages), list[ReceivedMessage]()
     for place, group in enumerate(groups, start=1):
         response = batch_response(source_arn, group, work(group), most_receives)
         kept = {failure["itemIdentifier"] for failure in response["batchItemFailures"]}
@@ -85,30 +89,30 @@ def worked(
 
 
 def batch_response(
-    source_arn: str, messages: Sequence[Received], errors: Mapping[str, FiblakeError], most_receives: int
+    source_arn: str, messages: Sequence[ReceivedMessage], errors: Mapping[str, FiblakeError], most_receives: int
 ) -> dict[str, Any]:
-    """Settle the messages a function got from the queue `source_arn`; return Lambda's partial batch response.
+    """Finish the messages a function got from the queue `source_arn`; return Lambda's partial batch response.
 
     If the queue cannot be found, the messages that failed come again, and those that are done end all the same.
     """
     failed = [message for message in messages if message.id in errors]
     queue = _queue(source_arn) if failed else None
-    ended = settle(queue, failed, errors, most_receives) if isinstance(queue, Queue) else []
+    ended = finish_messages(queue, failed, errors, most_receives) if isinstance(queue, Queue) else []
     return _response([message for message in failed if message not in ended])
 
 
 def _queue(source_arn: str) -> Queue | FiblakeError:
-    queue = attempt(lambda: queue_of_arn(source_arn))
+    queue = catch_errors(queue_of_arn, source_arn)
     if isinstance(queue, FiblakeError):
         logger.warning("the queue of these messages is not found", extra={"fault": str(queue)})
     return queue
 
 
-def _response(again: Sequence[Received]) -> dict[str, Any]:
+def _response(again: Sequence[ReceivedMessage]) -> dict[str, Any]:
     return {"batchItemFailures": [{"itemIdentifier": message.id} for message in again]}
 
 
-def _dead_lettered(queue: Queue, message: Received, error: FiblakeError, most_receives: int) -> bool:
+def _dead_lettered(queue: Queue, message: ReceivedMessage, error: FiblakeError, most_receives: int) -> bool:
     """Dead-letter a message if it must be; else, or if that fails, return it back and answer False."""
     last = _last_word(message, error, most_receives)
     fields = {
@@ -141,7 +145,7 @@ def _names(body: str) -> dict[str, str]:
     return {name: found[name] for name in names if isinstance(found.get(name), str)} if isinstance(found, dict) else {}
 
 
-def _last_word(message: Received, error: FiblakeError, most_receives: int) -> FiblakeError:
+def _last_word(message: ReceivedMessage, error: FiblakeError, most_receives: int) -> FiblakeError:
     if isinstance(error, PermanentError) or message.receive_count < most_receives:
         return error
     return ExhaustedError(f"gave up after {message.receive_count} receives: {error}")

@@ -13,10 +13,10 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from shared.bars import ReportedBar, decode_rows, encode
-from shared.decoding import decoding
-from shared.errors import ContractError
-from shared.lake import QUARANTINE_PREFIX, quarantine_key, quarantine_range_key
+from fiblake.bars import ReportedBar, decode_rows, encode
+from fiblake.decoding import decoding
+from fiblake.errors import ContractError
+from fiblake.lake import QUARANTINE_PREFIX, quarantine_key, quarantine_range_key
 from shared.objects import ObjectStore
 from shared.telemetry import logger
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
+from fiblake.errors import FiblakeError, UpstreamError
 from shared.batching import chunks
-from shared.errors import FiblakeError, UpstreamError
 from shared.events import ConsolidationComplete, Message
 from shared.telemetry import TRACE, logger
 
@@ -44,7 +44,7 @@ Attributes = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class ReceivedMessage:
     """A message in our hands: to be deleted, retried, or dead-lettered."""
 
     id: str
@@ -107,7 +107,9 @@ class Queue:
             entry["MessageAttributes"] = own
         return _send_all(entries, lambda batch: self._client.send_message_batch(QueueUrl=self.url, Entries=batch))
 
-    def receive(self, most: int = BATCH, wait_seconds: int = 0, hidden_seconds: int | None = None) -> list[Received]:
+    def receive(
+        self, most: int = BATCH, wait_seconds: int = 0, hidden_seconds: int | None = None
+    ) -> list[ReceivedMessage]:
         """Receive up to `most` (10 at the most) messages; others do not see them for `hidden_seconds`.
 
         None: for as long as the queue itself says.
@@ -123,12 +125,12 @@ class Queue:
             raise UpstreamError(f"SQS gives no messages from {self.url}: {error}") from error
         return [_received(message) for message in answer.get("Messages", [])]
 
-    def delete(self, messages: Sequence[Received]) -> None:
+    def delete(self, messages: Sequence[ReceivedMessage]) -> None:
         """Delete messages that are done; one that SQS does not delete comes again, which is harmless."""
         entries = [{"Id": str(i), "ReceiptHandle": m.receipt} for i, m in enumerate(messages)]
         _send_all(entries, lambda batch: self._client.delete_message_batch(QueueUrl=self.url, Entries=batch))
 
-    def hide(self, messages: Sequence[Received], seconds: int) -> None:
+    def hide(self, messages: Sequence[ReceivedMessage], seconds: int) -> None:
         """Keep messages invisible for `seconds` from now (0: return them back at once).
 
         One whose receipt is no longer valid is visible to others already, and nothing is to be done about it.
@@ -138,11 +140,11 @@ class Queue:
         ]
         _send_all(entries, lambda batch: self._client.change_message_visibility_batch(QueueUrl=self.url, Entries=batch))
 
-    def retry_later(self, message: Received) -> None:
+    def retry_later(self, message: ReceivedMessage) -> None:
         """Return a message back after a pause that doubles with every receive: 10 s, 20 s, ... 15 min at the most."""
         self.hide([message], retry_seconds(message.receive_count))
 
-    def dead_letter(self, message: Received, error: FiblakeError) -> None:
+    def dead_letter(self, message: ReceivedMessage, error: FiblakeError) -> None:
         """Put a message into the dead-letter queue with its reason; the caller deletes it here afterwards."""
         reason: dict[str, Any] = {
             "reason": _text(str(error)[:LONGEST_REASON]),
@@ -266,7 +268,7 @@ def _is_refusal(error: ClientError | BotoCoreError) -> bool:
     return status in {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
 
 
-def from_lambda(record: "SQSRecord") -> Received:
+def from_lambda(record: "SQSRecord") -> ReceivedMessage:
     """Take a message as Lambda's event source mapping hands it over (its attributes' names begin in lower case)."""
     attributes = {
         name: {
@@ -276,16 +278,16 @@ def from_lambda(record: "SQSRecord") -> Received:
         if "stringValue" in attribute
     }
     count = int(record.attributes.approximate_receive_count)
-    return Received(record.message_id, record.receipt_handle, record.body, count, attributes)
+    return ReceivedMessage(record.message_id, record.receipt_handle, record.body, count, attributes)
 
 
-def _received(message: Any) -> Received:  # noqa: ANN401 (boto's own shape)
+def _received(message: Any) -> ReceivedMessage:  # noqa: ANN401 (boto's own shape)
     system = message.get("Attributes", {})
     count = int(system.get("ApproximateReceiveCount", 1))
     sent = datetime.fromtimestamp(int(system["SentTimestamp"]) / 1000, UTC) if "SentTimestamp" in system else None
     body, attributes = message["Body"], message.get("MessageAttributes", {})
     trace = system.get("AWSTraceHeader")
-    return Received(message["MessageId"], message["ReceiptHandle"], body, count, attributes, sent, trace)
+    return ReceivedMessage(message["MessageId"], message["ReceiptHandle"], body, count, attributes, sent, trace)
 
 
 def _text(value: str) -> dict[str, str]:

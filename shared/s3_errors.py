@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
-from shared.errors import ConfigurationError, FiblakeError, UpstreamError
+from fiblake.errors import ConfigurationError, FiblakeError, UpstreamError
 from shared.telemetry import logger
 
 ResultT = TypeVar("ResultT")

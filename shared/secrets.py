@@ -3,7 +3,7 @@
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from shared.errors import EntitlementError, UpstreamError
+from fiblake.errors import EntitlementError, UpstreamError
 
 _REFUSED = {"AccessDeniedException", "ResourceNotFoundException", "DecryptionFailure"}
 

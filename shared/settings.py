@@ -5,8 +5,8 @@ from typing import Annotated, TypeVar
 from pydantic import BeforeValidator, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from shared.errors import ConfigurationError, ContractError
-from shared.lake import check_symbol
+from fiblake.errors import ConfigurationError, ContractError
+from fiblake.lake import check_symbol
 
 
 def listed(value: object) -> tuple[str, ...]:

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shared.bars import OLDEST_VERSION, SILVER
-from shared.calendar import TradingCalendar
-from shared.lake import Month
+from fiblake.bars import OLDEST_VERSION, SILVER
+from fiblake.calendar import TradingCalendar
+from fiblake.lake import Month
 
 Numbers = npt.NDArray[np.int64]
 _FIRST_DAY: Final = np.iinfo(np.int32).min

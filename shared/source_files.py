@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from shared.bars import ReportedBar, is_released, read_bars
-from shared.calendar import TradingCalendar
-from shared.columns import NO_SESSION, check_years
-from shared.errors import ContractError
-from shared.lake import SourceFile
-from shared.rules import PRICES, broken_rules, unbroken, unusable_numbers
+from fiblake.bars import ReportedBar, is_released, read_bars
+from fiblake.calendar import TradingCalendar
+from fiblake.columns import NO_SESSION, check_years
+from fiblake.errors import ContractError
+from fiblake.lake import SourceFile
+from fiblake.rules import PRICES, broken_rules, unbroken, unusable_numbers
 
 CLOCK_SKEW: Final = timedelta(days=1)
 """How far a writer's clock may be ahead of S3's: no later write could win over an instant of the far future."""

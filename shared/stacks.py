@@ -6,7 +6,7 @@ import boto3
 import botocore.session
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError, ProfileNotFound
 
-from shared.errors import ConfigurationError, EntitlementError, NotFoundError, UpstreamError
+from fiblake.errors import ConfigurationError, EntitlementError, NotFoundError, UpstreamError
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient

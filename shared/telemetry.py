@@ -20,7 +20,7 @@ _one_line = threading.Lock()
 _UNITS: Final = {"Seconds": MetricUnit.Seconds, "Percent": MetricUnit.Percent}
 
 
-def count(*, interval: int | None = None, **values: float) -> None:
+def emit_metrics(*, interval: int | None = None, **values: float) -> None:
     """Write values by name as one line of metrics (CloudWatch's embedded metric format), with the service's name.
 
     A name that ends in Seconds or Percent is in that unit, any other is a count. `interval` is a dimension of its own.
@@ -34,7 +34,7 @@ def count(*, interval: int | None = None, **values: float) -> None:
         _metrics.flush_metrics()
 
 
-def joined(symbol: str, correlation_id: str, into: str) -> None:
+def log_correlation_merge(symbol: str, correlation_id: str, into: str) -> None:
     """Log that from here on what has this id is done together with, and under the id of, another message."""
     if correlation_id != into:
         logger.info("joined", extra={"symbol": symbol, "correlation_id": correlation_id, "into": into})

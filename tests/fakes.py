@@ -16,14 +16,14 @@ import obstore
 import pyarrow as pa
 from obstore.store import MemoryStore
 
-from shared.bars import BRONZE, Consolidated, bar_row, encode
-from shared.errors import FiblakeError, UpstreamError
+from fiblake.bars import BRONZE, Consolidated, bar_row, encode
+from fiblake.errors import FiblakeError, UpstreamError
+from fiblake.lake import Bronze
+from fiblake.reference import Identity, Split
+from fiblake.source_log import SourceVersion
 from shared.events import ConsolidationComplete, Message
-from shared.lake import Bronze
 from shared.objects import ObjectInfo, ObjectStore, StoredObject
-from shared.queues import BATCH, Attributes, Depth, Queue, Received, Topic
-from shared.reference import Identity, Split
-from shared.source_log import SourceVersion
+from shared.queues import BATCH, Attributes, Depth, Queue, ReceivedMessage, Topic
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BUCKET = "test-condvest-datalake"
@@ -383,7 +383,9 @@ class FakeQueue(Queue):
                 self.put(body, attributes=attributes[i] if attributes else None)
         return refused
 
-    def receive(self, most: int = BATCH, wait_seconds: int = 0, hidden_seconds: int | None = None) -> list[Received]:
+    def receive(
+        self, most: int = BATCH, wait_seconds: int = 0, hidden_seconds: int | None = None
+    ) -> list[ReceivedMessage]:
         assert 1 <= most <= BATCH
         with self._lock:
             self.receives += 1
@@ -394,13 +396,13 @@ class FakeQueue(Queue):
             hidden = self.visibility_timeout if hidden_seconds is None else hidden_seconds
             return [self._hand_out(held, hidden) for held in self._visible()[: min(most, self.most_at_once)]]
 
-    def delete(self, messages: Sequence[Received]) -> None:
+    def delete(self, messages: Sequence[ReceivedMessage]) -> None:
         with self._lock:
             for message in messages:
                 if self._held.pop(message.id, None):
                     self.journal.append(("delete message", message.body))
 
-    def hide(self, messages: Sequence[Received], seconds: int) -> None:
+    def hide(self, messages: Sequence[ReceivedMessage], seconds: int) -> None:
         with self._lock:
             for message in messages:
                 self.hidden.append((message.id, seconds))
@@ -408,7 +410,7 @@ class FakeQueue(Queue):
                 if held and held.receipt == message.receipt:
                     held.visible_at = self.now + seconds
 
-    def dead_letter(self, message: Received, error: FiblakeError) -> None:
+    def dead_letter(self, message: ReceivedMessage, error: FiblakeError) -> None:
         if self.refuse_dead_letters:
             raise UpstreamError("the dead-letter queue fails, as arranged")
         self.dead.append(DeadLetter(message.body, str(error), error))
@@ -424,11 +426,11 @@ class FakeQueue(Queue):
     def _visible(self) -> list[_Held]:
         return [held for held in self._held.values() if held.visible_at <= self.now]
 
-    def _hand_out(self, held: _Held, hidden_seconds: float) -> Received:
+    def _hand_out(self, held: _Held, hidden_seconds: float) -> ReceivedMessage:
         held.receives += 1
         held.receipt = f"{held.id}-{held.receives}"
         held.visible_at = self.now + hidden_seconds
-        return Received(held.id, held.receipt, held.body, held.receives, held.attributes, NOON)
+        return ReceivedMessage(held.id, held.receipt, held.body, held.receives, held.attributes, NOON)
 
 
 # ---------------------------------------------------------------------------------------------------------------- jobs

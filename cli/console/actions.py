@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from shared.errors import NotFoundError
+from fiblake.errors import NotFoundError
 
 if TYPE_CHECKING:
     from cli.target import Target

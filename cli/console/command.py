@@ -27,7 +27,7 @@ def console(
     import uvicorn
 
     from cli.console.server import Console, application
-    from shared.errors import ConfigurationError
+    from fiblake.errors import ConfigurationError
 
     stack = target(context)
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from shared.errors import NotFoundError
-from shared.lake import INTERVALS, Bronze
+from fiblake.errors import NotFoundError
+from fiblake.lake import INTERVALS, Bronze
 
 if TYPE_CHECKING:
     from cli.target import Target
-    from services.resampler.aggregate import Bars
+    from fiblake.aggregate import Bars
 
 DAILY: Final = "1d"
 INTERVAL_NAMES: Final = (DAILY, *(f"{n}d" for n in INTERVALS))
@@ -76,9 +76,9 @@ def bars_of(stack: "Target", symbol: str, interval: str, adjustment: str) -> dic
     `last`, `sources` (files in the symbol's folder: name, size, merged or not). Raises NotFoundError if the lake has no
     such symbol, ContractError if its data.parquet cannot be read.
     """
-    from services.resampler.aggregate import Bars
-    from shared.bars import Consolidated
-    from shared.calendar import nyse
+    from fiblake.aggregate import Bars
+    from fiblake.bars import Consolidated
+    from fiblake.calendar import nyse
 
     data_file = stack.store.find(Bronze().data_key(symbol))
     if data_file is None:
@@ -103,7 +103,7 @@ def bars_of(stack: "Target", symbol: str, interval: str, adjustment: str) -> dic
 
 def sources_of(stack: "Target", symbol: str) -> list[dict[str, Any]]:
     """Return the files in a symbol's folder, newest first: name, size, when it was put, and whether it is merged."""
-    from shared.bars import Consolidated
+    from fiblake.bars import Consolidated
 
     bronze = Bronze()
     data_file = stack.store.find(bronze.data_key(symbol))
@@ -126,7 +126,7 @@ def stages_of(stack: "Target", count: int = SESSIONS_SHOWN) -> dict[str, Any]:
     symbols whose data.parquet reaches the session, a table's stage whether its checkpoint does.
     """
     from cli.status import checkpoints, manifest_rows
-    from shared.calendar import nyse
+    from fiblake.calendar import nyse
 
     calendar = nyse()
     closed = calendar.last_closed(datetime.now(UTC))
@@ -183,7 +183,7 @@ def _last_processed(checkpoint: Mapping[str, Any] | None) -> date | None:
 
 
 def _daily(bars: "Bars") -> list[dict[str, Any]]:
-    from shared.calendar import nyse
+    from fiblake.calendar import nyse
 
     sessions = nyse().sessions[bars.ordinals]
     numbers = zip(*(getattr(bars, name).tolist() for name in _NUMBERS), strict=True)
@@ -191,8 +191,8 @@ def _daily(bars: "Bars") -> list[dict[str, Any]]:
 
 
 def _buckets(bars: "Bars", interval: int) -> list[dict[str, Any]]:
-    from services.resampler.aggregate import aggregate
-    from shared.calendar import nyse
+    from fiblake.aggregate import aggregate
+    from fiblake.calendar import nyse
 
     rows = aggregate([bars], interval, nyse(), adjusted=True).to_pylist()
     return [_row(row["ts"], [row[name] for name in _NUMBERS], complete=row["is_complete"]) for row in rows]

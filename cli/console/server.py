@@ -23,8 +23,8 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from cli.console import actions, facts
-from shared.errors import FiblakeError, NotFoundError, PermanentError
-from shared.lake import check_symbol
+from fiblake.errors import FiblakeError, NotFoundError, PermanentError
+from fiblake.lake import check_symbol
 
 if TYPE_CHECKING:
     from starlette.requests import Request

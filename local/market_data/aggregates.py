@@ -7,10 +7,10 @@ from datetime import date, datetime, time
 from typing import Final
 from urllib.parse import quote
 
+from fiblake.calendar import NEW_YORK
 from local.market_data.bars import Bar
 from local.market_data.query import Json, bad_request, cursor, limit_of, one_of, parameters, parse_date
 from local.market_data.shown import Shown
-from shared.calendar import NEW_YORK
 
 _MIDNIGHT: Final = time(0)
 _CLOSE: Final = time(16)

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from shared.errors import ConfigurationError
-from shared.lake import valid_symbol
+from fiblake.errors import ConfigurationError
+from fiblake.lake import valid_symbol
 
 SUFFIXES: Final = (".csv", ".csv.gz", ".parquet")
 _NUMBERS: Final = ("open", "high", "low", "close", "volume", "vwap", "trades")

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from http.client import HTTPConnection
 from urllib.parse import urlsplit
 
-from shared.errors import ContractError
+from fiblake.errors import ContractError
 
 
 @dataclass(frozen=True, slots=True)

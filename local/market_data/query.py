@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from shared.calendar import NEW_YORK
+from fiblake.calendar import NEW_YORK
 
 Json = dict[str, Any]
 

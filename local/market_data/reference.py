@@ -11,9 +11,9 @@ from datetime import date
 from pathlib import Path
 from typing import Final
 
+from fiblake.errors import ConfigurationError
 from local.market_data.bars import Bars
 from local.market_data.query import Json
-from shared.errors import ConfigurationError
 
 FILES: Final = frozenset({"tickers.csv", "splits.csv", "ticker_changes.csv"})
 _LISTED: Final = ("name", "primary_exchange", "type", "currency_name", "cik", "composite_figi", "share_class_figi")

@@ -7,7 +7,7 @@ from alembic import op
 revision: Final = "0002"
 down_revision: Final = "0001"
 
-# The columns' order is that of shared.symbols.SymbolRecord: rows are staged in a table LIKE this one.
+# The columns' order is that of fiblake.symbols.SymbolRecord: rows are staged in a table LIKE this one.
 SYMBOLS: Final = """
 CREATE TABLE symbol_metadata (
     symbol text NOT NULL,
@@ -36,7 +36,7 @@ CREATE TABLE symbol_metadata (
 )
 """
 ONE_CURRENT: Final = "CREATE UNIQUE INDEX symbol_metadata_current ON symbol_metadata (symbol) WHERE valid_to IS NULL"
-# The columns' order is that of shared.reference.Split.
+# The columns' order is that of fiblake.reference.Split.
 SPLITS: Final = """
 CREATE TABLE splits (
     symbol text NOT NULL,

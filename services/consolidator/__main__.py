@@ -16,12 +16,12 @@ from typing import Final
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from fiblake.calendar import nyse
+from fiblake.errors import ConfigurationError, FiblakeError
+from fiblake.lake import Bronze
 from services.consolidator.consolidate import Consolidator
 from services.consolidator.settings import WorkerSettings
 from services.consolidator.worker import Worker
-from shared.calendar import nyse
-from shared.errors import ConfigurationError, FiblakeError
-from shared.lake import Bronze
 from shared.objects import ObjectStore
 from shared.queues import Queue, Topic
 from shared.telemetry import logger

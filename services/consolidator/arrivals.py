@@ -10,9 +10,9 @@ from urllib.parse import unquote_plus
 from aws_lambda_powertools.utilities.data_classes import S3EventBridgeNotificationEvent
 from aws_lambda_powertools.utilities.data_classes.s3_event import S3EventRecord
 
-from shared.errors import ContractError
+from fiblake.errors import ContractError
+from fiblake.lake import Bronze, SourceFile, parse_reference
 from shared.events import FILES_NAMED, ConsolidationRequest, SourceObject
-from shared.lake import Bronze, SourceFile, parse_reference
 
 if TYPE_CHECKING:
     from datetime import date

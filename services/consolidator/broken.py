@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from shared.objects import ObjectStore
 from shared.quarantine import quarantine
 from shared.source_files import BrokenBar, SourceBars
-from shared.telemetry import count, logger
+from shared.telemetry import emit_metrics, logger
 
 _VALUES = ("open", "high", "low", "close", "volume")
 
@@ -34,7 +34,7 @@ def quarantine_broken(store: ObjectStore, files: Mapping[str, SourceBars], merge
         waiting = [bar for bar in bars if not _is_settled(bar, stored.get(bar.bar.session))]
         quarantined += quarantine(store, [(bar.bar, bar.reason) for bar in waiting], now, key)
     if quarantined:
-        count(BarsQuarantined=quarantined)
+        emit_metrics(BarsQuarantined=quarantined)
 
 
 def _rows(bars: pa.Table, sessions: Sequence[date]) -> dict[date, dict[str, Any]]:

@@ -14,21 +14,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fiblake.adjustment import NO_REFERENCE, Reference
+from fiblake.bars import Consolidated
+from fiblake.calendar import TradingCalendar
+from fiblake.errors import ConflictError, ContractError, FiblakeError, NotFoundError, PermanentError, TransientError
+from fiblake.lake import Bronze, identities_key, splits_key
+from fiblake.reference import read_identities, read_splits, reference_of
+from fiblake.source_log import SourceVersion, is_merged
 from services.consolidator.broken import quarantine_broken
 from services.consolidator.merge import Merged, merge
 from services.consolidator.tail import tail_of
-from shared.adjustment import NO_REFERENCE, Reference
-from shared.bars import Consolidated
-from shared.calendar import TradingCalendar
 from shared.cleanup import is_lot_due, oldest_session_kept
-from shared.errors import ConflictError, ContractError, FiblakeError, NotFoundError, PermanentError, TransientError
 from shared.events import FILES_NAMED, ConsolidationRequest, SourceObject, Tail
-from shared.lake import Bronze, identities_key, splits_key
-from shared.objects import ObjectInfo, ObjectStore, StoredObject, pauses
-from shared.outcomes import attempt
-from shared.reference import read_identities, read_splits, reference_of
+from shared.objects import ObjectInfo, ObjectStore, StoredObject, backoff_delays
+from shared.outcomes import catch_errors
 from shared.source_files import SourceBars, bars_of_adopted, bars_of_source
-from shared.source_log import SourceVersion, is_merged
 
 ATTEMPTS: Final = 20
 TICK: Final = timedelta(microseconds=1)
@@ -146,7 +146,7 @@ class Consolidator:
         `task.changed_from`, because if we die after that write, only a message makes somebody report them.
         Raises NotFoundError if the symbol has no bars at all, ConflictError if 20 attempts met another writer.
         """
-        for pause in pauses(ATTEMPTS):
+        for pause in backoff_delays(ATTEMPTS):
             try:
                 draft = self._read_and_merge(task, now)
                 task = _announced(task, draft, announce)
@@ -209,7 +209,7 @@ class Consolidator:
     def _read(self, keys: Sequence[str], now: datetime) -> tuple[list[_Source], list[Fault]]:
         """Read the files that can be read, and return the faults of the others; one that is gone is no fault."""
         objects = [stored for stored in self.store.get_many(keys) if stored]
-        outcomes = [(stored.key, attempt(lambda stored=stored: self._decode(stored, now))) for stored in objects]  # type: ignore[misc]
+        outcomes = [(stored.key, catch_errors(self._decode, stored, now)) for stored in objects]
         faults = [Fault(key, outcome) for key, outcome in outcomes if isinstance(outcome, FiblakeError)]
         return [outcome for _, outcome in outcomes if isinstance(outcome, _Source)], faults
 
@@ -230,8 +230,8 @@ class Consolidator:
         """
         keys = splits_key(symbol), identities_key(symbol)
         files = self.store.get_many(keys)
-        splits = attempt(lambda: read_splits(files[0].data, symbol) if files[0] else ())
-        identities = attempt(lambda: read_identities(files[1].data, symbol) if files[1] else ())
+        splits = catch_errors(lambda: read_splits(files[0].data, symbol) if files[0] else ())
+        identities = catch_errors(lambda: read_identities(files[1].data, symbol) if files[1] else ())
         faults = [
             Fault(key, ReferenceFileError(f"{key}: {outcome}") if isinstance(outcome, PermanentError) else outcome)
             for key, outcome in zip(keys, (splits, identities), strict=True)

@@ -6,11 +6,11 @@ from typing import Any
 from aws_lambda_powertools.utilities.data_classes import SQSEvent
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from fiblake.lake import Bronze
 from services.consolidator.router import Router
 from services.consolidator.settings import RouterSettings
 from shared.jobs import DRAINS, JobQueue
-from shared.lake import Bronze
-from shared.outcomes import worked
+from shared.outcomes import process_messages
 from shared.queues import Queue, from_lambda
 from shared.settings import load
 from shared.telemetry import logger
@@ -31,4 +31,4 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     """Route the arrivals of one batch."""
     settings, router = _built()
     messages = [from_lambda(record) for record in SQSEvent(event).records]
-    return worked(event["Records"][0]["eventSourceARN"], messages, router.route, settings.max_receive_count)
+    return process_messages(event["Records"][0]["eventSourceARN"], messages, router.route, settings.max_receive_count)

@@ -6,9 +6,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fiblake.bars import MANIFEST, decode_manifest, encode
+from fiblake.lake import MANIFEST_KEY
 from services.consolidator.consolidate import Consolidation
-from shared.bars import MANIFEST, decode_manifest, encode
-from shared.lake import MANIFEST_KEY
 from shared.objects import ObjectStore
 
 

@@ -13,7 +13,7 @@ from typing import Final, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shared.bars import BRONZE
+from fiblake.bars import BRONZE
 
 _FIRST: Final = ("timestamp", "ingested_at", "close")
 _CONSTANT: Final = ("symbol", "interval")

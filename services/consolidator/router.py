@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final
 
+from fiblake.errors import ContractError, FiblakeError, UpstreamError
+from fiblake.lake import Bronze
 from services.consolidator.arrivals import Arrivals, read_notification, requests
-from shared.errors import ContractError, FiblakeError, UpstreamError
 from shared.events import ConsolidationRequest
 from shared.jobs import JobQueue
-from shared.lake import Bronze
-from shared.outcomes import attempt
-from shared.queues import Queue, Received
-from shared.telemetry import count, joined, logger
+from shared.outcomes import catch_errors
+from shared.queues import Queue, ReceivedMessage
+from shared.telemetry import emit_metrics, log_correlation_merge, logger
 
 FAULTS_NAMED: Final = 3
 """Of a notification with more faults the others are counted."""
@@ -31,7 +31,7 @@ class Router:
     largest_array: int
     new_id: Callable[[], str] = lambda: uuid.uuid4().hex
 
-    def route(self, messages: Sequence[Received]) -> dict[str, FiblakeError]:
+    def route(self, messages: Sequence[ReceivedMessage]) -> dict[str, FiblakeError]:
         """Send one request for each symbol that arrived and see to it that a job will drain them.
 
         Gives, by message id, the errors of the messages that failed. Files of ours travel on even if their notification
@@ -52,14 +52,14 @@ class Router:
         self._log_joined(wanted, arrivals.values())
         return errors
 
-    def _read(self, message: Received) -> Arrivals | FiblakeError:
-        return attempt(lambda: read_notification(message.body, self.bucket, self.bronze))
+    def _read(self, message: ReceivedMessage) -> Arrivals | FiblakeError:
+        return catch_errors(read_notification, message.body, self.bucket, self.bronze)
 
     def _submit(self, symbols: int) -> FiblakeError | None:
         """Submit a job unless one has yet to start: that one will see the messages, which were sent before we look."""
         if symbols == 0:
             return None
-        outcome = attempt(lambda: self._ensure_job(symbols))
+        outcome = catch_errors(self._ensure_job, symbols)
         return outcome if isinstance(outcome, FiblakeError) else None
 
     def _ensure_job(self, symbols: int) -> None:
@@ -84,14 +84,14 @@ class Router:
                 extra = {"symbol": request.symbol, "correlation_id": request.correlation_id}
                 logger.info("consolidation requested", extra=extra)
         logger.info("arrivals routed", extra={"symbols": len(wanted), "unsent": len(unsent), "failed": len(errors)})
-        count(SymbolsRequested=len(wanted) - len(unsent), ArrivalsFailed=len(errors))
+        emit_metrics(SymbolsRequested=len(wanted) - len(unsent), ArrivalsFailed=len(errors))
 
     @staticmethod
     def _log_joined(wanted: Sequence[ConsolidationRequest], arrivals: Iterable[Arrivals]) -> None:
         into = {request.symbol: request.correlation_id for request in wanted}
         for arrival in arrivals:
             for symbol in sorted(arrival.symbols):
-                joined(symbol, arrival.correlation_id, into[symbol])
+                log_correlation_merge(symbol, arrival.correlation_id, into[symbol])
 
 
 def _all_in_one(faults: Sequence[ContractError]) -> ContractError | None:

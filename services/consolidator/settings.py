@@ -5,8 +5,8 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import CliImplicitFlag, SettingsConfigDict
 
+from fiblake.lake import BRONZE_PREFIX
 from shared.jobs import LARGEST_ARRAY
-from shared.lake import BRONZE_PREFIX
 from shared.settings import Settings, Symbols
 
 

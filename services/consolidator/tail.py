@@ -5,11 +5,11 @@ from typing import Final
 
 import numpy as np
 
-from shared.bars import Consolidated
-from shared.calendar import TradingCalendar
-from shared.errors import FiblakeError
+from fiblake.bars import Consolidated
+from fiblake.calendar import TradingCalendar
+from fiblake.errors import FiblakeError
+from fiblake.lake import INTERVALS
 from shared.events import Tail
-from shared.lake import INTERVALS
 
 LONGEST_TAIL: Final = 100
 """Bars: a new session needs at most 35; ten events of this size are a tenth of what SNS takes at once."""

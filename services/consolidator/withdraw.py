@@ -8,11 +8,11 @@ from typing import Any, Final, cast
 
 import pyarrow.compute as pc
 
+from fiblake.bars import Consolidated
+from fiblake.decoding import decoding, read_json
+from fiblake.errors import ConfigurationError, NotFoundError
+from fiblake.lake import WITHDRAWAL_RECORD_KEY
 from services.consolidator.worker import Worker
-from shared.bars import Consolidated
-from shared.decoding import decoding, read_json
-from shared.errors import ConfigurationError, NotFoundError
-from shared.lake import WITHDRAWAL_RECORD_KEY
 from shared.telemetry import logger
 
 MAX_WITHDRAWN: Final = 1_000

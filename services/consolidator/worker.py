@@ -9,6 +9,8 @@ from datetime import date, datetime
 from functools import partial
 from typing import Final
 
+from fiblake.errors import ContractError, FiblakeError, NotFoundError, TransientError, UpstreamError
+from fiblake.lake import Bronze, parse_reference
 from services.consolidator import manifest
 from services.consolidator.consolidate import (
     Announce,
@@ -21,12 +23,10 @@ from services.consolidator.consolidate import (
     announce_nothing,
 )
 from shared.cleanup import Proof, clean_up
-from shared.errors import ContractError, FiblakeError, NotFoundError, TransientError, UpstreamError
 from shared.events import ConsolidationComplete, ConsolidationRequest, parse
-from shared.lake import Bronze, parse_reference
-from shared.outcomes import apart, attempt, settle
-from shared.queues import BATCH, Queue, Received, Topic, retry_seconds
-from shared.telemetry import count, joined, logger
+from shared.outcomes import catch_errors, finish_messages, separate_suspects
+from shared.queues import BATCH, Queue, ReceivedMessage, Topic, retry_seconds
+from shared.telemetry import emit_metrics, log_correlation_merge, logger
 from shared.traces import Traces
 
 HEARTBEAT_SECONDS: Final = 30
@@ -125,18 +125,20 @@ class Worker:
             raise errors[symbol]
         return consolidation
 
-    def _rounds(self, queue: Queue, messages: Sequence[Received], most_receives: int) -> int:
+    def _rounds(self, queue: Queue, messages: Sequence[ReceivedMessage], most_receives: int) -> int:
         """Work on the messages; return the longest pause after which one of them comes again, in seconds.
 
         What came often before is worked on alone: it may be what killed a worker, and its mates must not go with it.
         """
-        parts = apart(messages)
+        parts = separate_suspects(messages)
         left = [[m for part in parts[i:] for m in part] for i in range(len(parts))]
         return max(self._round(queue, *each, most_receives) for each in zip(parts, left, strict=True))
 
-    def _round(self, queue: Queue, messages: Sequence[Received], held: Sequence[Received], most_receives: int) -> int:
+    def _round(
+        self, queue: Queue, messages: Sequence[ReceivedMessage], held: Sequence[ReceivedMessage], most_receives: int
+    ) -> int:
         """Work on `messages` and settle them, keeping all that are still `held` hidden; return the longest pause."""
-        outcomes = {m.id: attempt(lambda m=m: self._read_request(m.body)) for m in messages}  # type: ignore[misc]
+        outcomes = {m.id: catch_errors(self._read_request, m.body) for m in messages}
         requests = {i: o for i, o in outcomes.items() if isinstance(o, ConsolidationRequest)}
         errors = {i: o for i, o in outcomes.items() if isinstance(o, FiblakeError)}
         with _kept_hidden(queue, held):
@@ -154,12 +156,12 @@ class Worker:
         return request
 
     def _settle(
-        self, queue: Queue, messages: Sequence[Received], errors: Mapping[str, FiblakeError], most_receives: int
+        self, queue: Queue, messages: Sequence[ReceivedMessage], errors: Mapping[str, FiblakeError], most_receives: int
     ) -> int:
         stopped = [m for m in messages if isinstance(errors.get(m.id), StoppedError)]
         queue.hide(stopped, 0)
         met = [m for m in messages if m not in stopped]
-        ended = settle(queue, met, errors, most_receives)
+        ended = finish_messages(queue, met, errors, most_receives)
         queue.delete(ended)
         retried = [m for m in met if m not in ended]
         self.summary.released += len(stopped)
@@ -179,7 +181,7 @@ class Worker:
             notes.update(run=self.run, symbols=len(published), files=files, failed=failed)
         self.summary.symbols += len(published)
         self.summary.files += files
-        count(SymbolsConsolidated=len(published), FilesMerged=files, SymbolsFailed=failed)
+        emit_metrics(SymbolsConsolidated=len(published), FilesMerged=files, SymbolsFailed=failed)
         return errors
 
     def _consolidate(
@@ -228,7 +230,7 @@ class Worker:
     def _consolidate_one(self, task: Task, announce: Announce) -> Consolidation | FiblakeError:
         if self.stop.is_set():
             return StoppedError(f"stopped before {task.symbol}")
-        return attempt(lambda: self.consolidator.consolidate(task, self.clock(), announce))
+        return catch_errors(self.consolidator.consolidate, task, self.clock(), announce)
 
     def _publish(
         self, consolidated: Sequence[Consolidation], origins: Mapping[str, _Origin]
@@ -239,7 +241,7 @@ class Worker:
         for event in (event for event in events if event.symbol not in unsent):
             extra = event.model_dump(mode="json", exclude={"intervals", "schema_version", "tail"})
             logger.info("consolidated", extra=extra)
-        entered = attempt(lambda: manifest.flush(self.consolidator.store, consolidated))
+        entered = catch_errors(manifest.flush, self.consolidator.store, consolidated)
         if isinstance(entered, FiblakeError):
             # Never a dead letter at first sight: no message is to blame for the manifest.
             return {c.symbol: UpstreamError(f"the manifest was not written: {entered}") for c in consolidated}
@@ -251,7 +253,7 @@ class Worker:
         store, bronze = self.consolidator.store, self.consolidator.bronze
         days = self.retention_days
         proofs = [Proof(c.symbol, c.etag, c.stored.log, c.listing) for c in published if c.listing]
-        outcome = attempt(lambda: clean_up(store, bronze, proofs, self.run, self.clock(), days))
+        outcome = catch_errors(clean_up, store, bronze, proofs, self.run, self.clock(), days)
         if isinstance(outcome, FiblakeError):
             # The files stay and a later run over these symbols deletes them: nothing to retry a message for.
             logger.warning("clean-up failed", extra={"reason": str(outcome)})
@@ -259,11 +261,11 @@ class Worker:
             self.summary.deleted += sum(counts["files"] for counts in outcome.values())
 
 
-def _take(queue: Queue, most: int) -> list[Received]:
+def _take(queue: Queue, most: int) -> list[ReceivedMessage]:
     """Take up to `most` messages; a short answer does not mean that there are no more, an empty one does."""
     taken = queue.receive(min(BATCH, most), WAIT_SECONDS)
     while taken and len(taken) < most:
-        more = attempt(lambda: queue.receive(min(BATCH, most - len(taken))))  # noqa: B023 (called at once)
+        more = catch_errors(queue.receive, min(BATCH, most - len(taken)))
         if isinstance(more, FiblakeError) or not more:
             break  # what is in hand is worked on; whatever ails the queue shows again at the next look
         taken += more
@@ -291,7 +293,7 @@ def _origins(requests: Sequence[ConsolidationRequest]) -> dict[str, _Origin]:
     origins: dict[str, _Origin] = {}
     for request in requests:
         known = origins.setdefault(request.symbol, _Origin(request.correlation_id, request.put_at))
-        joined(request.symbol, request.correlation_id, known.correlation_id)
+        log_correlation_merge(request.symbol, request.correlation_id, known.correlation_id)
         puts = [at for at in (known.put_at, request.put_at) if at]
         origins[request.symbol] = _Origin(known.correlation_id, min(puts, default=None))
     return origins
@@ -345,7 +347,7 @@ def _joined(errors: Sequence[FiblakeError]) -> FiblakeError | None:
 
 
 @contextmanager
-def _kept_hidden(queue: Queue, messages: Sequence[Received]) -> Iterator[None]:
+def _kept_hidden(queue: Queue, messages: Sequence[ReceivedMessage]) -> Iterator[None]:
     """Keep messages invisible to other workers for as long as the block lasts."""
     over = threading.Event()
 

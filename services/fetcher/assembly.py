@@ -6,6 +6,8 @@ from dataclasses import asdict
 from datetime import UTC, date, datetime
 from typing import Any
 
+from fiblake.calendar import nyse
+from fiblake.lake import Bronze
 from services.fetcher.credentials import api_key
 from services.fetcher.gaps import Asked
 from services.fetcher.history import HistoryFetcher
@@ -23,9 +25,7 @@ from services.fetcher.settings import (
     ReleaseSettings,
     VendorSettings,
 )
-from shared.calendar import nyse
 from shared.database import Database, DatabaseAddress, Tls, connected
-from shared.lake import Bronze
 from shared.objects import ObjectStore
 from shared.quarantine import list_quarantined
 from shared.queues import Queue

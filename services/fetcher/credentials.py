@@ -4,8 +4,8 @@ import json
 
 from pydantic import SecretStr
 
+from fiblake.errors import ConfigurationError
 from services.fetcher.settings import VendorSettings
-from shared.errors import ConfigurationError
 from shared.secrets import read_secret
 
 

@@ -6,8 +6,8 @@ says, and what equals it need not be written.
 
 Every place in services/fetcher that compares and skips, and why it is safe:
 
-- `sifting.sift` skips a bar that equals its row: `settle_bars` has run before, under the session's lock; a bar whose
-  noted file is gone or cannot be read is not compared (`ohlcv._past`).
+- `sifting.classify_bars` skips a bar that equals its row: `settle_bars` has run before, under the session's lock; a bar
+  whose noted file is gone or cannot be read is not compared (`ohlcv._past`).
 - `split_changes` skips a symbol whose splits equal its rows: a symbol whose file is noted is written whatever its rows
   say, and all of it happens under the lock of splits. (The vendor reports all splits each time, so nothing is read.)
 - `reference_files.put_identities` skips a symbol whose companies are as in its file: it compares with the file itself,
@@ -27,9 +27,9 @@ import asyncio
 from datetime import date
 from typing import Any, Final
 
+from fiblake.errors import PermanentError
 from services.fetcher.intake import Intake
 from shared.database import SPLITS, Settled, session_of
-from shared.errors import PermanentError
 from shared.objects import StoredObject
 from shared.source_files import bars_of_source
 from shared.telemetry import logger
@@ -65,7 +65,7 @@ async def settle_all_bars(intake: Intake) -> set[date]:
     for scope in await intake.database.noted_scopes():
         if scope == SPLITS:
             continue
-        async with intake.database.alone(scope, wait=False) as mine:
+        async with intake.database.session_lock(scope, wait=False) as mine:
             if mine:
                 await settle_bars(intake, scope)
         if session := session_of(scope):

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from shared.calendar import TradingCalendar
+from fiblake.calendar import TradingCalendar
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,23 +6,23 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
+from fiblake.calendar import TradingCalendar
+from fiblake.errors import EntitlementError, FiblakeError, NotFoundError
+from fiblake.reference import Split
+from fiblake.rules import positive
+from fiblake.symbols import BEGINNING
 from services.fetcher.doubts import settle_bars
 from services.fetcher.gaps import Asked
 from services.fetcher.identities import renamed_on
 from services.fetcher.intake import Intake, Stopwatch, Stored, bars_file, logged, put_bars
 from services.fetcher.massive import BadRequestError, OutOfPlanError, PendingError
-from services.fetcher.sifting import Past, sift
+from services.fetcher.sifting import StoredState, classify_bars
 from services.fetcher.tickers import TickerChange
 from services.fetcher.validation import VendorBar, jumped
-from shared.calendar import TradingCalendar
 from shared.database import Settled, history_scope
-from shared.errors import EntitlementError, FiblakeError, NotFoundError
 from shared.events import HistoryRequest, parse
-from shared.outcomes import attempt
-from shared.queues import Received
-from shared.reference import Split
-from shared.rules import positive
-from shared.symbols import BEGINNING
+from shared.outcomes import catch_errors
+from shared.queues import ReceivedMessage
 from shared.telemetry import logger
 
 GAP_SESSIONS: Final = 20
@@ -45,7 +45,7 @@ class HistoryFetcher:
         may not have traded yet, or the vendor may have lost them. Raises NotFoundError if symbol_metadata does not know
         the symbol and no first session is given.
         """
-        async with self.intake.database.alone(history_scope(symbol)):
+        async with self.intake.database.session_lock(history_scope(symbol)):
             return await self._load(symbol, asked, closed)
 
     async def _load(self, symbol: str, asked: Asked, closed: date) -> Stored:
@@ -57,9 +57,9 @@ class HistoryFetcher:
             splits = (await intake.database.splits(symbol)).get(symbol, [])
         with watch.timed("vendor"):
             bars = await self._bars(symbol, start, min(asked.last or closed, closed), listed)
-        past = Past(split_ratios=_ratios(symbol, bars, splits))
+        past = StoredState(split_ratios=_ratios(symbol, bars, splits))
         bars, decided = since_listing(bars, listed, past.split_ratios, intake.jump_limit, intake.calendar)
-        sifted = sift(bars, intake.calendar, past, intake.jump_limit, intake.clock())
+        sifted = classify_bars(bars, intake.calendar, past, intake.jump_limit, intake.clock())
         rows = sifted.rows
         files = []
         if rows:
@@ -173,15 +173,17 @@ def _another_companys(  # noqa: PLR0917
 
 
 def load_requested(
-    runner: asyncio.Runner, fetcher: HistoryFetcher, messages: Iterable[Received], closed: date
+    runner: asyncio.Runner, fetcher: HistoryFetcher, messages: Iterable[ReceivedMessage], closed: date
 ) -> tuple[list[Stored], dict[str, FiblakeError]]:
     """Load the history each message asks for; return what was stored, and the errors by message id."""
-    outcomes = {m.id: attempt(lambda m=m: _requested(runner, fetcher, m, closed)) for m in messages}  # type: ignore[misc]
+    outcomes = {m.id: catch_errors(_requested, runner, fetcher, m, closed) for m in messages}
     stored = [outcome for outcome in outcomes.values() if isinstance(outcome, Stored)]
     return stored, {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, FiblakeError)}
 
 
-def _requested(runner: asyncio.Runner, fetcher: HistoryFetcher, message: Received, closed: date) -> Stored | None:
+def _requested(
+    runner: asyncio.Runner, fetcher: HistoryFetcher, message: ReceivedMessage, closed: date
+) -> Stored | None:
     return runner.run(fetcher.load_unless_there(parse(HistoryRequest, message.body), closed))
 
 

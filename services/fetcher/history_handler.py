@@ -9,15 +9,15 @@ from typing import Any
 from aws_lambda_powertools.utilities.data_classes import SQSEvent
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from fiblake.errors import FiblakeError, UpstreamError
 from services.fetcher.assembly import clock, opened
 from services.fetcher.history import HistoryFetcher, load_requested
 from services.fetcher.intake import Intake, counted
 from services.fetcher.settings import FetcherSettings
-from shared.errors import FiblakeError, UpstreamError
-from shared.outcomes import attempt, worked
-from shared.queues import Received, from_lambda
+from shared.outcomes import catch_errors, process_messages
+from shared.queues import ReceivedMessage, from_lambda
 from shared.settings import load
-from shared.telemetry import count, logger
+from shared.telemetry import emit_metrics, logger
 
 
 def _opened(runner: asyncio.Runner, stack: AsyncExitStack, settings: FetcherSettings) -> tuple[Intake, date]:
@@ -32,17 +32,17 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     messages = [from_lambda(record) for record in SQSEvent(event).records]
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
-        opening = attempt(lambda: _opened(runner, stack, settings))
+        opening = catch_errors(_opened, runner, stack, settings)
 
-        def work(group: Sequence[Received]) -> Mapping[str, FiblakeError]:
+        def work(group: Sequence[ReceivedMessage]) -> Mapping[str, FiblakeError]:
             if isinstance(opening, FiblakeError):
                 # No message is to blame for database, secret or calendar: they come again, when it may be mended.
                 return dict.fromkeys((m.id for m in group), UpstreamError(str(opening)))
             intake, closed = opening
             stored, errors = load_requested(runner, HistoryFetcher(intake, settings.history_from), group, closed)
-            count(HistoriesLoaded=len(stored), **counted(stored))
+            emit_metrics(HistoriesLoaded=len(stored), **counted(stored))
             return errors
 
-        response = worked(event["Records"][0]["eventSourceARN"], messages, work, settings.max_receive_count)
+        response = process_messages(event["Records"][0]["eventSourceARN"], messages, work, settings.max_receive_count)
         runner.run(stack.aclose())
     return response

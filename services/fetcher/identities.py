@@ -10,11 +10,11 @@ from datetime import date, datetime, timedelta
 from typing import Final
 from zlib import crc32
 
+from fiblake.calendar import NEW_YORK, TradingCalendar
+from fiblake.errors import UpstreamError
+from fiblake.reference import Identity
+from fiblake.symbols import BEGINNING, SymbolRecord
 from services.fetcher.tickers import Ticker, TickerChange
-from shared.calendar import NEW_YORK, TradingCalendar
-from shared.errors import UpstreamError
-from shared.reference import Identity
-from shared.symbols import BEGINNING, SymbolRecord
 
 NEWS_LATE_BY: Final = timedelta(days=90)
 """How long a symbol may stay in the vendor's list after it was delisted; an older date is another company's."""

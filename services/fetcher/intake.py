@@ -10,13 +10,13 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from fiblake.bars import BRONZE, encode
+from fiblake.calendar import TradingCalendar
+from fiblake.errors import FiblakeError, PermanentError, UpstreamError
+from fiblake.lake import Bronze
 from services.fetcher.massive import MassiveClient
-from services.fetcher.sifting import Sifted
-from shared.bars import BRONZE, encode
-from shared.calendar import TradingCalendar
+from services.fetcher.sifting import ClassifiedBars
 from shared.database import Database
-from shared.errors import FiblakeError, PermanentError, UpstreamError
-from shared.lake import Bronze
 from shared.objects import ObjectStore
 from shared.quarantine import quarantine
 from shared.telemetry import logger
@@ -75,7 +75,7 @@ class Stopwatch:
             self.seconds[what] = round(self.seconds.get(what, 0.0) + time.perf_counter() - started, 3)
 
 
-async def put_bars(intake: Intake, sifted: Sifted, files: Sequence[tuple[str, bytes]], what: str) -> None:
+async def put_bars(intake: Intake, sifted: ClassifiedBars, files: Sequence[tuple[str, bytes]], what: str) -> None:
     """Put refused bars into quarantine and the others' files into bronze, many at a time.
 
     Raises, once all were tried, an error that names the symbols whose files could not be written.

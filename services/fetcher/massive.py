@@ -21,13 +21,13 @@ from aiolimiter import AsyncLimiter
 from pydantic import BaseModel, SecretStr, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
+from fiblake.calendar import NEW_YORK
+from fiblake.errors import EntitlementError, PermanentError, TransientError, UpstreamError
+from fiblake.reference import Split
 from services.fetcher import wire
 from services.fetcher.splits import usable, with_factors
 from services.fetcher.tickers import Details, Ticker, TickerChange
 from services.fetcher.validation import VendorBar
-from shared.calendar import NEW_YORK
-from shared.errors import EntitlementError, PermanentError, TransientError, UpstreamError
-from shared.reference import Split
 from shared.telemetry import logger
 
 ATTEMPTS: Final = 5

@@ -12,6 +12,10 @@ from datetime import date, datetime, timedelta
 from typing import Final, TypeVar
 from uuid import uuid4
 
+from fiblake.calendar import TradingCalendar
+from fiblake.errors import EntitlementError, FiblakeError, TransientError, UpstreamError
+from fiblake.lake import parse_reference, splits_key, valid_symbol
+from fiblake.symbols import SymbolRecord
 from services.fetcher.identities import (
     Comparison,
     Days,
@@ -33,14 +37,10 @@ from services.fetcher.settings import MetadataEvent
 from services.fetcher.split_changes import split_changes
 from services.fetcher.tickers import Details, Ticker
 from shared.batching import chunks
-from shared.calendar import TradingCalendar
 from shared.database import IDENTITIES, SPLITS, Database, Settled
-from shared.errors import EntitlementError, FiblakeError, TransientError, UpstreamError
 from shared.events import HistoryRequest
-from shared.lake import parse_reference, splits_key, valid_symbol
 from shared.objects import ObjectStore
 from shared.queues import Queue
-from shared.symbols import SymbolRecord
 from shared.telemetry import logger
 
 KIND: Final = "metadata"
@@ -174,7 +174,7 @@ class MetadataFetcher:
     # ------------------------------------------------------------------------------------------------------- identities
 
     async def _identities(self, run: _Run) -> None:
-        async with self.database.alone(IDENTITIES):
+        async with self.database.session_lock(IDENTITIES):
             await self._take_identities(run)
 
     async def _take_identities(self, run: _Run) -> None:
@@ -247,7 +247,7 @@ class MetadataFetcher:
     # ----------------------------------------------------------------------------------------------------------- splits
 
     async def _splits(self, run: _Run) -> None:
-        async with self.database.alone(SPLITS):
+        async with self.database.session_lock(SPLITS):
             await self._take_splits(run)
 
     async def _take_splits(self, run: _Run) -> None:

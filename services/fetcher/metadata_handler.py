@@ -9,7 +9,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from services.fetcher.assembly import refresh
 from services.fetcher.settings import MetadataEvent, MetadataSettings
 from shared.settings import load
-from shared.telemetry import count, logger
+from shared.telemetry import emit_metrics, logger
 
 TO_FINISH: Final = timedelta(minutes=5)
 """What is kept of a function's time for what comes after single symbols: at a free plan's pace splits take three."""
@@ -21,7 +21,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     left = timedelta(milliseconds=context.get_remaining_time_in_millis())
     deadline = datetime.now(UTC) + left - TO_FINISH
     answer = asyncio.run(refresh(load(MetadataSettings), MetadataEvent.of(event), deadline))
-    count(
+    emit_metrics(
         TickersListed=answer["listed"],
         SymbolsNew=answer["new"],
         SymbolsVanished=answer["vanished"],

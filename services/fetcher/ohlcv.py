@@ -6,22 +6,22 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Final
 
+from fiblake.errors import ConfigurationError, TransientError, UpstreamError
 from services.fetcher.doubts import settle_all_bars, settle_bars
 from services.fetcher.gaps import Asked, Plan, plan
 from services.fetcher.intake import Intake, Stopwatch, Stored, bars_file, logged, put_bars
 from services.fetcher.massive import PendingError
 from services.fetcher.settings import FetchEvent
-from services.fetcher.sifting import Past, Sifted, sift
+from services.fetcher.sifting import ClassifiedBars, StoredState, classify_bars
 from services.fetcher.validation import VendorBar
 from shared.database import SessionCounts, session_scope
-from shared.errors import ConfigurationError, TransientError, UpstreamError
 from shared.telemetry import logger
 
 FAILURES_IN_A_ROW: Final = 2
 """After so many sessions that failed one after the other, it is not the session that ails."""
 CLOSES_SINCE: Final = timedelta(days=14)
 """How far back a symbol's previous close is looked for."""
-MANY: Final = 100
+MIN_SYMBOLS_TO_CHECK: Final = 100
 """So many symbols trade on every session, or at least half of them do."""
 
 
@@ -90,7 +90,7 @@ class Fetcher:
             session = turn.popleft()
             show(session.isoformat(), len(sessions) - len(turn) - 1, len(sessions))
             try:
-                async with self.intake.database.alone(session):
+                async with self.intake.database.session_lock(session):
                     stored = await self._session(session)
             except PendingError as error:
                 logger.info("session pending", extra={"session": str(session), "reason": str(error)})
@@ -135,7 +135,7 @@ class Fetcher:
             bars = await intake.vendor.grouped_daily(session)
         _check_not_short(session, bars, wanted & past.closes.keys())
         ours = [bar for bar in bars if bar.symbol in wanted or self._nameless(bar)]
-        sifted = sift(ours, intake.calendar, past, intake.jump_limit, intake.clock())
+        sifted = classify_bars(ours, intake.calendar, past, intake.jump_limit, intake.clock())
         files = [(intake.bronze.date_key(row["symbol"], session), bars_file([row])) for row in sifted.rows]
         with watch.timed("database"):
             await intake.database.note(session_scope(session), [key for key, _ in files])
@@ -163,7 +163,7 @@ class Fetcher:
             )
         return wanted
 
-    async def _past(self, session: date, unknown: set[str]) -> Past:
+    async def _past(self, session: date, unknown: set[str]) -> StoredState:
         """Read what is stored; of `unknown` symbols nobody knows what bronze says: they are compared with nothing."""
         database = self.intake.database
         stored = await database.bars(session)
@@ -171,7 +171,7 @@ class Fetcher:
         since = session - CLOSES_SINCE
         closes = {symbol: close for symbol, (_, close) in (await database.last_closes(since, session)).items()}
         ratios = await database.split_ratios(since, session)
-        return Past(rows, closes, {(symbol, session): ratio for symbol, ratio in ratios.items()})
+        return StoredState(rows, closes, {(symbol, session): ratio for symbol, ratio in ratios.items()})
 
     @staticmethod
     def _nameless(bar: VendorBar) -> bool:
@@ -185,14 +185,14 @@ def _check_not_short(session: date, bars: Sequence[VendorBar], expected: set[str
     Of a few symbols it says nothing: some do not trade every day.
     """
     came = len(expected & {bar.symbol for bar in bars})
-    if len(expected) >= MANY and 2 * came < len(expected):
+    if len(expected) >= MIN_SYMBOLS_TO_CHECK and 2 * came < len(expected):
         raise UpstreamError(
             f"the vendor has bars of {came} of the {len(expected)} symbols that traded in the days before {session}, "
             "fewer than half: it is not taken as whole on such an answer"
         )
 
 
-def _stored(what: str, sifted: Sifted, counts: SessionCounts, written_at: datetime, watch: Stopwatch) -> Stored:
+def _stored(what: str, sifted: ClassifiedBars, counts: SessionCounts, written_at: datetime, watch: Stopwatch) -> Stored:
     return Stored(
         what, len(sifted.rows), sifted.unchanged, len(sifted.refused), counts.outside_universe,
         tuple(sifted.flagged), written_at, watch.seconds,

@@ -11,7 +11,7 @@ from services.fetcher.intake import counted
 from services.fetcher.ohlcv import Fetched
 from services.fetcher.settings import FetcherSettings, FetchEvent
 from shared.settings import load
-from shared.telemetry import count, logger
+from shared.telemetry import emit_metrics, logger
 
 FOR_A_SESSION: Final = timedelta(minutes=3)
 """What the last session of a run may take, with a vendor that is slow to answer."""
@@ -21,9 +21,9 @@ def _measure(fetched: Fetched) -> None:
     stored = [*fetched.done, *fetched.looked_at_again]
     counts = counted(stored)
     bars = counts["BarsStored"] + counts["BarsQuarantined"] + sum(one.unchanged for one in stored)
-    count(SessionsStored=len(fetched.done), SessionsPending=len(fetched.pending), **counts)
+    emit_metrics(SessionsStored=len(fetched.done), SessionsPending=len(fetched.pending), **counts)
     if bars:
-        count(BarsQuarantinedPercent=100 * counts["BarsQuarantined"] / bars)
+        emit_metrics(BarsQuarantinedPercent=100 * counts["BarsQuarantined"] / bars)
 
 
 @logger.inject_lambda_context(clear_state=True)

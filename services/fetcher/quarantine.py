@@ -9,12 +9,12 @@ from typing import Any, Final, cast
 
 import pyarrow as pa
 
-from shared.bars import BRONZE, bar_row, encode, released
-from shared.calendar import TradingCalendar
+from fiblake.bars import BRONZE, bar_row, encode, released
+from fiblake.calendar import TradingCalendar
+from fiblake.decoding import decoding, read_json
+from fiblake.errors import ConflictError, ContractError, NotFoundError
+from fiblake.lake import QUARANTINE_RECORD_KEY, UNNAMED, Bronze
 from shared.database import Database, Settled, session_scope
-from shared.decoding import decoding, read_json
-from shared.errors import ConflictError, ContractError, NotFoundError
-from shared.lake import QUARANTINE_RECORD_KEY, UNNAMED, Bronze
 from shared.objects import ObjectStore
 from shared.quarantine import QuarantinedBar, encode_quarantined, read_quarantined, row_of
 from shared.telemetry import logger
@@ -48,7 +48,7 @@ async def release(  # noqa: PLR0917
     _check_unchanged(store, bar)
     key = bronze.date_key(bar.bar.symbol, bar.bar.session)
     scope = session_scope(bar.bar.session)
-    async with database.alone(scope):
+    async with database.session_lock(scope):
         await database.note(scope, [key])
         store.put(key, encode(released(pa.Table.from_pylist([row], schema=BRONZE), by)))
         await database.store([row], Settled(scope, [key]))

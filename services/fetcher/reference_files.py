@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from shared.errors import ContractError
-from shared.lake import IDENTITIES_PREFIX, identities_key, splits_key
+from fiblake.errors import ContractError
+from fiblake.lake import IDENTITIES_PREFIX, identities_key, splits_key
+from fiblake.reference import Identity, Split, identities_file, read_identities, splits_file
 from shared.objects import ObjectStore
-from shared.reference import Identity, Split, identities_file, read_identities, splits_file
 
 Identities = tuple[Identity, ...]
 

@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import Any
 
+from fiblake.errors import FiblakeError
 from shared.database import Database
-from shared.errors import FiblakeError
 
 
 @asynccontextmanager

@@ -18,10 +18,10 @@ from pydantic import (
 )
 from pydantic_settings import NoDecode
 
-from shared.calendar import close_of
-from shared.errors import ContractError
+from fiblake.calendar import close_of
+from fiblake.errors import ContractError
+from fiblake.lake import BRONZE_PREFIX
 from shared.events import Symbol
-from shared.lake import BRONZE_PREFIX
 from shared.settings import Settings
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")

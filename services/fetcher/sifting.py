@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, Final
 
+from fiblake.bars import bar_row
+from fiblake.calendar import TradingCalendar
 from services.fetcher.validation import VendorBar, faults, jumped
-from shared.bars import bar_row
-from shared.calendar import TradingCalendar
 
 TWICE: Final = "the vendor reported this session twice"
 _COMPARED: Final = ("open", "high", "low", "close", "volume", "vwap", "trades")
@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class StoredState:
     """What the lake knows already: rows by symbol and session, last closes before the answer, splits in between."""
 
     rows: Mapping[tuple[str, date], Mapping[str, Any]] = field(default_factory=dict)
@@ -26,7 +26,7 @@ class Past:
 
 
 @dataclass(slots=True)
-class Sifted:
+class ClassifiedBars:
     """The bars of one answer, sorted by session and symbol."""
 
     rows: list[Row] = field(default_factory=list)
@@ -38,9 +38,11 @@ class Sifted:
     """Symbols whose price jumped; their bars are among the rows all the same."""
 
 
-def sift(bars: Iterable[VendorBar], calendar: TradingCalendar, past: Past, jump_limit: float, now: datetime) -> Sifted:
+def classify_bars(
+    bars: Iterable[VendorBar], calendar: TradingCalendar, past: StoredState, jump_limit: float, now: datetime
+) -> ClassifiedBars:
     """Sort the bars of one answer; rows are ingested at `now`."""
-    result = Sifted()
+    result = ClassifiedBars()
     closes = dict(past.closes)
     seen: set[tuple[str, date]] = set()
     for bar, row, known in _in_order(bars, past, now):
@@ -67,7 +69,7 @@ def sift(bars: Iterable[VendorBar], calendar: TradingCalendar, past: Past, jump_
     return result
 
 
-def _in_order(bars: Iterable[VendorBar], past: Past, now: datetime) -> list[tuple[VendorBar, Row, bool]]:
+def _in_order(bars: Iterable[VendorBar], past: StoredState, now: datetime) -> list[tuple[VendorBar, Row, bool]]:
     """Return each bar with its row, and whether it is stored as it is.
 
     Of two bars of one session that one comes first: it stays, in whatever order the vendor reports the two.

@@ -4,10 +4,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 
+from fiblake.errors import UpstreamError
+from fiblake.reference import Split, split_days
+from fiblake.rules import positive
 from services.fetcher.splits import possible
-from shared.errors import UpstreamError
-from shared.reference import Split, split_days
-from shared.rules import positive
 
 
 @dataclass(frozen=True, slots=True)

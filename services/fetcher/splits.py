@@ -6,9 +6,9 @@ from dataclasses import replace
 from datetime import date
 from itertools import groupby
 
+from fiblake.reference import Split, distinct
+from fiblake.rules import positive
 from services.fetcher.wire import SplitRow
-from shared.reference import Split, distinct
-from shared.rules import positive
 
 
 def usable(row: SplitRow) -> Split | None:

@@ -3,10 +3,10 @@
 from dataclasses import asdict, dataclass
 from datetime import date
 
-from shared.bars import ReportedBar
-from shared.calendar import TradingCalendar
-from shared.lake import valid_symbol
-from shared.rules import broken_rules
+from fiblake.bars import ReportedBar
+from fiblake.calendar import TradingCalendar
+from fiblake.lake import valid_symbol
+from fiblake.rules import broken_rules
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Final, Generic, TypeVar
 
 from pydantic import BaseModel, BeforeValidator
 
+from fiblake.calendar import NEW_YORK
 from services.fetcher.validation import VendorBar
-from shared.calendar import NEW_YORK
 
 _TOO_LARGE: Final = 2**63
 _TOO_FAR: Final = 6 * 10**13

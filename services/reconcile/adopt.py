@@ -7,18 +7,17 @@ there: it is moved below `archive/adopted/`, byte for byte, read back, and only 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Final
 
+from fiblake.bars import decode_manifest, decode_silver
+from fiblake.errors import ConflictError, FiblakeError
+from fiblake.lake import CLEANUP_RECORD_KEY, INTERVALS, MANIFEST_KEY, checkpoint_key, silver_prefix
 from services.reconcile.lag import Cause, Lag
 from services.reconcile.reconcile import Reconciler
-from shared.bars import decode_manifest, decode_silver
 from shared.checkpoints import read_checkpoint
 from shared.cleanup import recorded
-from shared.errors import ConflictError, FiblakeError
-from shared.lake import CLEANUP_RECORD_KEY, INTERVALS, MANIFEST_KEY, checkpoint_key, silver_prefix
 from shared.objects import ObjectStore, StoredObject
-from shared.outcomes import attempt
+from shared.outcomes import catch_errors
 
 ARCHIVE_PREFIX: Final = "archive/adopted/"
 Advance = Callable[[int], None]
@@ -42,7 +41,7 @@ def foreign(reconciler: Reconciler, advance: Advance = lambda _: None) -> Foreig
     found = Foreign()
     for key in keys:
         one = store.find(key)
-        if one and isinstance(attempt(partial(_read, one)), FiblakeError):
+        if one and isinstance(catch_errors(_read, one), FiblakeError):
             found.unreadable.append((key, one.etag))
         advance(1)
     found.symbols = _adopted(reconciler)
@@ -53,7 +52,7 @@ def move_away(store: ObjectStore, unreadable: Sequence[tuple[str, str]], advance
     """Move objects below the archive, and return how many; one that is another version by now is left where it is."""
     moved = 0
     for key, etag in unreadable:
-        outcome = attempt(partial(store.get_version, key, etag))
+        outcome = catch_errors(store.get_version, key, etag)
         advance(1)
         if isinstance(outcome, ConflictError):
             continue

@@ -1,15 +1,14 @@
 """Which symbols wait to be consolidated, at a glance, and which files were left out: without reading a bar."""
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from shared.bars import read_log
+from fiblake.bars import read_log
+from fiblake.lake import Bronze
+from fiblake.source_log import SourceVersion, is_merged
 from shared.batching import chunks
-from shared.lake import Bronze
 from shared.objects import CONCURRENCY, ObjectInfo, ObjectStore, StoredObject
-from shared.outcomes import attempt
-from shared.source_log import SourceVersion, is_merged
+from shared.outcomes import catch_errors
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -50,7 +49,7 @@ def left_out(store: ObjectStore, bronze: Bronze, listing: Sequence[ObjectInfo]) 
     candidates: list[ObjectInfo] = []
     for keys in chunks(older, CONCURRENCY):
         for key, tail in zip(keys, store.tails(keys, FOOTER_BYTES), strict=True):
-            log = attempt(partial(_log_of, store, bronze, tail)) if tail else {}
+            log = catch_errors(_log_of, store, bronze, tail) if tail else {}
             if isinstance(log, dict):
                 candidates += [i for i in older[key] if not is_merged(log, i.key, i.etag, i.last_modified)]
     # What was merged and cleaned up since the listing is in no log either.

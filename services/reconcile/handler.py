@@ -5,17 +5,17 @@ from typing import Any, Final
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from fiblake.calendar import nyse
+from fiblake.lake import Bronze
 from services.reconcile.lag import NEEDS_A_PERSON
 from services.reconcile.reconcile import Outlets, Reconciler
 from services.reconcile.settings import ReconcileEvent, ReconcileSettings, window_start
 from services.reconcile.silver import Grid
-from shared.calendar import nyse
 from shared.jobs import DRAINS, JobQueue
-from shared.lake import Bronze
 from shared.objects import ObjectStore
 from shared.queues import Queue, Topic
 from shared.settings import load
-from shared.telemetry import count, logger
+from shared.telemetry import emit_metrics, logger
 
 LAGS_TOLD: Final = 100
 
@@ -28,11 +28,13 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     grid = Grid(nyse(), settings.resampling_adjusted)
     reconciler = Reconciler(store, Bronze(settings.s3_prefix), grid, today, window)
     report = reconciler.audit(asked.symbols, asked.since(today))
-    sent = _outlets(settings).set_going(report.lags, context.aws_request_id) if asked.fix and report.lags else None
+    sent = _outlets(settings).enqueue(report.lags, context.aws_request_id) if asked.fix and report.lags else None
     said = report.facts(sent, LAGS_TOLD)
     if not asked.symbols:  # the metrics are about the whole lake, and their silence is an alarm
         needing_a_person = len({lag.symbol for lag in report.lags if lag.cause in NEEDS_A_PERSON})
-        count(SymbolsAudited=report.symbols, SymbolsLagging=said["lagging"], SymbolsNeedingAPerson=needing_a_person)
+        emit_metrics(
+            SymbolsAudited=report.symbols, SymbolsLagging=said["lagging"], SymbolsNeedingAPerson=needing_a_person
+        )
     logger.info("reconcile ended", extra=said)
     return said
 

@@ -9,21 +9,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
-from functools import partial
 from math import ceil
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from services.reconcile.lag import Cause, Lag, completions, requests
-from services.reconcile.silver import Grid, first_difference
-from shared.bars import SILVER, Consolidated, decode_manifest, decode_silver
-from shared.batching import chunks
-from shared.checkpoints import read_checkpoint
-from shared.errors import ContractError, FiblakeError, PermanentError, UpstreamError
-from shared.jobs import JobQueue
-from shared.lake import (
+from fiblake.bars import SILVER, Consolidated, decode_manifest, decode_silver
+from fiblake.errors import ContractError, FiblakeError, PermanentError, UpstreamError
+from fiblake.lake import (
     INTERVALS,
     MANIFEST_KEY,
     Bronze,
@@ -35,12 +29,17 @@ from shared.lake import (
     silver_prefix,
     splits_key,
 )
+from fiblake.reference import read_identities, read_splits, reference_of
+from fiblake.source_log import is_merged
+from services.reconcile.lag import Cause, Lag, completions, requests
+from services.reconcile.silver import Grid, first_difference
+from shared.batching import chunks
+from shared.checkpoints import read_checkpoint
+from shared.jobs import JobQueue
 from shared.objects import CONCURRENCY, ObjectInfo, ObjectStore, StoredObject
-from shared.outcomes import attempt
+from shared.outcomes import catch_errors
 from shared.queues import Queue, Topic
-from shared.reference import read_identities, read_splits, reference_of
 from shared.source_files import SourceBars, bars_of_source
-from shared.source_log import is_merged
 
 SYMBOLS_AT_ONCE: Final = 500
 """Bounds the memory: so many symbols' bars and buckets are held at a time."""
@@ -145,7 +144,7 @@ class Reconciler:
     def _manifest(self, report: Report) -> Manifest | None:
         """Read the manifest's rows by symbol; None, and a lag in the report, if it cannot be read."""
         found = self.store.find(MANIFEST_KEY)
-        rows = attempt(lambda: decode_manifest(found.data).to_pylist()) if found else []
+        rows = catch_errors(lambda: decode_manifest(found.data).to_pylist()) if found else []
         if isinstance(rows, FiblakeError):
             report.lags.append(Lag("", Cause.UNREADABLE, str(rows)))
             return None
@@ -165,7 +164,7 @@ class Reconciler:
             return list(pool.map(lambda symbol: self._read(symbol, manifest), symbols))
 
     def _read(self, symbol: str, manifest: Manifest | None) -> _Known:
-        outcome = attempt(partial(self._compared, symbol, manifest))
+        outcome = catch_errors(self._compared, symbol, manifest)
         if isinstance(outcome, UpstreamError):
             raise outcome
         if isinstance(outcome, FiblakeError):
@@ -211,7 +210,7 @@ class Reconciler:
         """
         newest = sorted(unmerged, key=lambda info: info.last_modified, reverse=True)[:FILES_LOOKED_INTO]
         objects = self.store.get_many([info.key for info in newest])
-        outcomes = {found.key: attempt(partial(self._bars_of, found)) for found in objects if found}
+        outcomes = {found.key: catch_errors(self._bars_of, found) for found in objects if found}
         faults = {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, PermanentError)}
         if are_first:
             read = {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, SourceBars)}
@@ -234,8 +233,8 @@ class Reconciler:
     def _reference_lag(self, symbol: str, stored: Consolidated) -> list[Lag]:
         keys = (splits_key(symbol), identities_key(symbol))
         files = self.store.get_many(keys)
-        splits = attempt(lambda: read_splits(files[0].data, symbol) if files[0] else ())
-        identities = attempt(lambda: read_identities(files[1].data, symbol) if files[1] else ())
+        splits = catch_errors(lambda: read_splits(files[0].data, symbol) if files[0] else ())
+        identities = catch_errors(lambda: read_identities(files[1].data, symbol) if files[1] else ())
         if isinstance(splits, FiblakeError) or isinstance(identities, FiblakeError):
             outcomes = zip(keys, (splits, identities), strict=True)
             faults = [f"{key}: {outcome}" for key, outcome in outcomes if isinstance(outcome, FiblakeError)]
@@ -260,7 +259,7 @@ class Reconciler:
             if newest and newest > stored.last_updated:
                 yield from self._restored(symbol, newest, interval)
                 continue
-            day = attempt(partial(first_difference, stored, rows, interval, first, self.grid))
+            day = catch_errors(first_difference, stored, rows, interval, first, self.grid)
             if isinstance(day, FiblakeError):
                 yield Lag(symbol, Cause.UNREADABLE, str(day), interval=interval)
             elif day:
@@ -285,7 +284,7 @@ class Reconciler:
     def _restored(self, symbol: str, version: datetime, interval: int) -> Iterator[Lag]:
         """Read data.parquet again, which is older than silver: it was put back, unless it is a newer one by now."""
         found = self.store.find(self.bronze.data_key(symbol))
-        stored = attempt(lambda: Consolidated.decode(found.data, symbol, found.last_modified)) if found else None
+        stored = catch_errors(Consolidated.decode, found.data, symbol, found.last_modified) if found else None
         if isinstance(stored, FiblakeError):
             yield Lag(symbol, Cause.UNREADABLE, f"{self.bronze.data_key(symbol)}: {stored}; {RESTORE}")
         elif stored and stored.last_updated < version:
@@ -313,7 +312,7 @@ class Reconciler:
         parts = [SILVER.empty_table()]
         for keys in chunks(months, CONCURRENCY):
             for found in filter(None, self.store.get_many(keys)):
-                rows = attempt(partial(decode_silver, found.data, found.key))
+                rows = catch_errors(decode_silver, found.data, found.key)
                 if isinstance(rows, FiblakeError):
                     detail = f"{rows}; until then this interval is not compared"
                     return Lag("", Cause.UNREADABLE, detail, interval=interval)
@@ -331,7 +330,7 @@ class Reconciler:
         lags = []
         keys = [checkpoint_key(interval) for interval in INTERVALS]
         for interval, found in zip(INTERVALS, self.store.get_many(keys), strict=True):
-            at = attempt(partial(_processed, found)) if found else ""
+            at = catch_errors(_processed, found) if found else ""
             if isinstance(at, FiblakeError):
                 lags.append(Lag("", Cause.UNREADABLE, str(at), interval=interval))
             elif at < last.isoformat() and interval not in late:
@@ -348,7 +347,7 @@ class Outlets:
     jobs: JobQueue
     symbols_per_child: int
 
-    def set_going(self, lags: Sequence[Lag], run: str) -> Sent:
+    def enqueue(self, lags: Sequence[Lag], run: str) -> Sent:
         """Enqueue what makes the lags good: requests and a job that drains them, or events for the resampler.
 
         Raises UpstreamError if no job can be submitted; the requests are in the queue by then, for the next job.

@@ -4,10 +4,10 @@ from datetime import date, timedelta
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shared.errors import ContractError
+from fiblake.errors import ContractError
+from fiblake.lake import BRONZE_PREFIX
 from shared.events import Symbol
 from shared.jobs import LARGEST_ARRAY
-from shared.lake import BRONZE_PREFIX
 from shared.settings import Settings
 
 

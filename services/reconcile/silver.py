@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from shared.bars import Consolidated
-from shared.calendar import Ordinals, TradingCalendar
+from fiblake.bars import Consolidated
+from fiblake.calendar import Ordinals, TradingCalendar
 
 Columns = dict[str, npt.NDArray[Any]]
 PRICES: Final = ("open", "high", "low", "close")

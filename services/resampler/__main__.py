@@ -13,11 +13,11 @@ from typing import Final
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from services.resampler.full import FullResampler, Summary, Watch, unwatched
+from fiblake.calendar import nyse
+from fiblake.errors import ConfigurationError, FiblakeError
+from fiblake.lake import Bronze
+from services.resampler.full import FullResampler, Summary, Watch, no_progress
 from services.resampler.settings import FullResamplerSettings
-from shared.calendar import nyse
-from shared.errors import ConfigurationError, FiblakeError
-from shared.lake import Bronze
 from shared.objects import ObjectStore
 from shared.queues import Topic
 from shared.telemetry import logger
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 3 if summary.failed else 0
 
 
-def resample(settings: FullResamplerSettings, watch: Watch = unwatched) -> Summary:
+def resample(settings: FullResamplerSettings, watch: Watch = no_progress) -> Summary:
     """Compute all of silver anew, or this child's share of it."""
     return_what_is_freed()
     resampler = FullResampler(

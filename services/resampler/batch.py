@@ -3,15 +3,14 @@
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from functools import partial
 from typing import Final
 
+from fiblake.errors import ConfigurationError, FiblakeError
+from fiblake.lake import INTERVALS
 from services.resampler.resample import Change, Resampler
-from shared.errors import ConfigurationError, FiblakeError
 from shared.events import ConsolidationComplete, parse
-from shared.lake import INTERVALS
-from shared.outcomes import attempt
-from shared.queues import Received
+from shared.outcomes import catch_errors
+from shared.queues import ReceivedMessage
 
 _QUEUE: Final = re.compile(r".*resample-(\d+)d")
 
@@ -26,9 +25,9 @@ def interval_of(queue: str) -> int:
     return int(match[1])
 
 
-def resample_batch(resampler: Resampler, messages: Sequence[Received], now: datetime) -> dict[str, FiblakeError]:
+def resample_batch(resampler: Resampler, messages: Sequence[ReceivedMessage], now: datetime) -> dict[str, FiblakeError]:
     """Resample what the messages name; return the errors by message id. A symbol that fails fails all its messages."""
-    outcomes = {m.id: attempt(partial(parse, ConsolidationComplete, m.body)) for m in messages}
+    outcomes = {m.id: catch_errors(parse, ConsolidationComplete, m.body) for m in messages}
     events = {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, ConsolidationComplete)}
     errors = {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, FiblakeError)}
     failures = resampler.resample([Change.of(event) for event in events.values()], now)

@@ -3,8 +3,8 @@
 import json
 from datetime import date, datetime
 
+from fiblake.lake import checkpoint_key
 from shared.checkpoints import read_checkpoint
-from shared.lake import checkpoint_key
 from shared.objects import ObjectStore
 
 

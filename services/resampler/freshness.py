@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from typing import Any, Final
 
-from services.resampler.buckets import bucket_start
-from shared.bars import decode_manifest, decode_silver
-from shared.calendar import TradingCalendar
+from fiblake.bars import decode_manifest, decode_silver
+from fiblake.buckets import bucket_start
+from fiblake.calendar import TradingCalendar
+from fiblake.lake import INTERVALS, MANIFEST_KEY, Bronze, Month, checkpoint_key, silver_key
 from shared.checkpoints import read_checkpoint
-from shared.lake import INTERVALS, MANIFEST_KEY, Bronze, Month, checkpoint_key, silver_key
 from shared.objects import ObjectStore
-from shared.telemetry import count, logger
+from shared.telemetry import emit_metrics, logger
 
 RECENT_SESSIONS: Final = 21
 """Only symbols with a bar in the last so many sessions are looked up in silver: the audit compares all of them."""
@@ -35,14 +35,14 @@ def measure(store: ObjectStore, bronze: Bronze, calendar: TradingCalendar, now: 
     stale = {n: _stale(consolidated, resampled[n], recent, closed) for n in INTERVALS}
     sessions = _behind(calendar, consolidated.values(), closed)
     missing = {n: _behind(calendar, _processed(store, n), closed) for n in INTERVALS}
-    count(
+    emit_metrics(
         SessionsNotConsolidated=sessions,
         SymbolsNotConsolidated=len(unmerged),
         SessionsNotResampled=max(missing.values()),
         SymbolsNotResampled=max(map(len, stale.values())),
     )
     for n in INTERVALS:
-        count(interval=n, SessionsNotResampled=missing[n], SymbolsNotResampled=len(stale[n]))
+        emit_metrics(interval=n, SessionsNotResampled=missing[n], SymbolsNotResampled=len(stale[n]))
     shown = {
         "last_closed": closed.isoformat(),
         "not_consolidated": sessions,

@@ -5,10 +5,10 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from fiblake.calendar import nyse
+from fiblake.lake import Bronze
 from services.resampler.freshness import measure
 from services.resampler.settings import FreshnessSettings
-from shared.calendar import nyse
-from shared.lake import Bronze
 from shared.objects import ObjectStore
 from shared.settings import load
 from shared.telemetry import logger

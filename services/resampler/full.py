@@ -17,21 +17,21 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
+from fiblake.aggregate import Bars, Buckets, Market
+from fiblake.buckets import window_start
+from fiblake.calendar import TradingCalendar
+from fiblake.errors import FiblakeError, UpstreamError
+from fiblake.lake import INTERVALS, Bronze, Month
 from services.resampler import checkpoint
-from services.resampler.aggregate import Bars, Buckets, Market
-from services.resampler.buckets import window_start
 from services.resampler.months import ByMonth, Due, Months, Recomputed, halves
 from shared.batching import chunks
-from shared.calendar import TradingCalendar
-from shared.errors import FiblakeError, UpstreamError
 from shared.events import SYMBOLS_PER_EVENT, SilverUpdated
-from shared.lake import INTERVALS, Bronze, Month
 from shared.month_files import MONTHS_AT_ONCE, MonthFiles
 from shared.objects import ObjectStore
-from shared.outcomes import attempt
+from shared.outcomes import catch_errors
 from shared.queues import Topic
 from shared.silver_join import Update
-from shared.telemetry import count, logger
+from shared.telemetry import emit_metrics, logger
 
 SYMBOLS_AT_ONCE: Final = 128
 BATCHES_AT_ONCE: Final = 3
@@ -42,7 +42,7 @@ Watch = Callable[[str, int, int], None]
 """Told of progress: what is being done, how much of it is done, and of how much."""
 
 
-def unwatched(_what: str, _done: int, _of: int) -> None:
+def no_progress(_what: str, _done: int, _of: int) -> None:
     """Tell nobody."""
 
 
@@ -124,7 +124,7 @@ class FullResampler:
     adjusted: bool
     most_bytes: int
     """Memory for the buckets at hand."""
-    watch: Watch = unwatched
+    watch: Watch = no_progress
     rebuild: bool = False
     """Whether rows of the same version are overwritten, too: they differ if a setting, the calendar or code changed."""
 
@@ -206,7 +206,7 @@ class FullResampler:
         objects = self.store.get_many([self.bronze.data_key(symbol) for symbol in symbols])
         pairs = [(symbol, stored) for symbol, stored in zip(symbols, objects, strict=True) if stored]
         read = partial(Bars.read, calendar=self.calendar, adjusted=self.adjusted)
-        outcomes = {symbol: attempt(partial(read, o.data, symbol, o.last_modified)) for symbol, o in pairs}
+        outcomes = {symbol: catch_errors(read, o.data, symbol, o.last_modified) for symbol, o in pairs}
         errors = {symbol: outcome for symbol, outcome in outcomes.items() if isinstance(outcome, FiblakeError)}
         market = Market.of([outcome for outcome in outcomes.values() if isinstance(outcome, Bars)])
         buckets = {
@@ -264,4 +264,4 @@ class FullResampler:
         events = [SilverUpdated(interval=interval, changed_from=first, symbols=tuple(part)) for part in parts]
         if self.updated.publish(events):
             raise UpstreamError("SNS did not take the SilverUpdated event")
-        count(interval=interval, SymbolsResampled=len(summary.symbols), RowsComputed=summary.rows[interval])
+        emit_metrics(interval=interval, SymbolsResampled=len(summary.symbols), RowsComputed=summary.rows[interval])

@@ -7,13 +7,13 @@ from typing import Any
 from aws_lambda_powertools.utilities.data_classes import SQSEvent
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from fiblake.calendar import nyse
+from fiblake.lake import Bronze
 from services.resampler.batch import interval_of, resample_batch
 from services.resampler.resample import Resampler
 from services.resampler.settings import ResamplerSettings
-from shared.calendar import nyse
-from shared.lake import Bronze
 from shared.objects import ObjectStore
-from shared.outcomes import worked
+from shared.outcomes import process_messages
 from shared.queues import Topic, from_lambda, name_of
 from shared.settings import load
 from shared.telemetry import logger
@@ -39,4 +39,6 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     messages = [from_lambda(record) for record in SQSEvent(event).records]
     resampler = _resampler(interval_of(name_of(arn)))
     most_receives = _settings().max_receive_count
-    return worked(arn, messages, lambda group: resample_batch(resampler, group, datetime.now(UTC)), most_receives)
+    return process_messages(
+        arn, messages, lambda group: resample_batch(resampler, group, datetime.now(UTC)), most_receives
+    )

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from services.resampler.aggregate import Buckets, Market, version_numbers
-from shared.bars import SILVER
-from shared.calendar import TradingCalendar
-from shared.lake import INTERVALS, Month
+from fiblake.aggregate import Buckets, Market, version_numbers
+from fiblake.bars import SILVER
+from fiblake.calendar import TradingCalendar
+from fiblake.lake import INTERVALS, Month
 from shared.silver_join import Update
 
 Due = npt.NDArray[np.bool_]

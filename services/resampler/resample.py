@@ -9,26 +9,25 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from functools import partial
 from itertools import zip_longest
 from typing import Final
 
+from fiblake.aggregate import VALUES, Bars, Market
+from fiblake.buckets import bucket_start, first_to_recompute, window_start
+from fiblake.calendar import TradingCalendar
+from fiblake.errors import FiblakeError, NotFoundError, UpstreamError
+from fiblake.lake import Bronze, Month
 from services.resampler import checkpoint
-from services.resampler.aggregate import Bars, Market
-from services.resampler.buckets import bucket_start, first_to_recompute, window_start
 from services.resampler.full import FullResampler
 from services.resampler.months import Months, Recomputed
 from shared.batching import chunks
-from shared.calendar import TradingCalendar
-from shared.errors import FiblakeError, NotFoundError, UpstreamError
 from shared.events import SYMBOLS_PER_EVENT, ConsolidationComplete, SilverUpdated, Tail
-from shared.lake import Bronze, Month
 from shared.month_files import MonthFiles, OtherCalendarError
 from shared.objects import ObjectStore, StoredObject
-from shared.outcomes import attempt
+from shared.outcomes import catch_errors
 from shared.queues import Topic
 from shared.silver_join import Update
-from shared.telemetry import count, joined, logger
+from shared.telemetry import emit_metrics, log_correlation_merge, logger
 
 SYMBOLS_AT_ONCE: Final = 64
 CUT_ANEW_BYTES: Final = 1 << 30
@@ -98,7 +97,7 @@ class Resampler:
 
         The others are in the month files, the checkpoint, and a SilverUpdated event when this returns.
         """
-        outcome = attempt(lambda: self._resample(changes, now))
+        outcome = catch_errors(self._resample, changes, now)
         return {change.symbol: outcome for change in changes} if isinstance(outcome, FiblakeError) else outcome
 
     def _resample(self, changes: Sequence[Change], now: datetime) -> dict[str, FiblakeError]:
@@ -166,7 +165,8 @@ class Resampler:
             first = max(window, bucket_start(changed, self.interval))
             begin = self.calendar.session(first)
             rows = bisect_left(tail.timestamp, begin)
-            bars = Bars.of_tail(change.symbol, change.version, tail, rows, self.calendar)
+            columns = {name: getattr(tail, name)[rows:] for name in VALUES}
+            bars = Bars.of_columns(change.symbol, change.version, tail.timestamp[rows:], columns, self.calendar)
             last = ordinal_of[change.last_session]
         except KeyError:  # not a session: whoever reads data.parquet says which
             return None
@@ -188,7 +188,7 @@ class Resampler:
                 if following:
                     coming.append(pool.submit(get, following))
                 pairs = zip(part, objects, strict=True)
-                outcomes = [attempt(partial(self._tail, s, changed[s], stored, window)) for s, stored in pairs]
+                outcomes = [catch_errors(self._tail, s, changed[s], stored, window) for s, stored in pairs]
                 errors |= {s: o for s, o in zip(part, outcomes, strict=True) if isinstance(o, FiblakeError)}
                 yield [outcome for outcome in outcomes if isinstance(outcome, _Tailed)]
 
@@ -235,7 +235,7 @@ class Resampler:
         correlation: dict[str, str] = {}
         for change in changes:
             own = correlation.setdefault(change.symbol, change.correlation_id)
-            joined(change.symbol, change.correlation_id, own)
+            log_correlation_merge(change.symbol, change.correlation_id, own)
         days = {symbol: self.calendar.session(cuts[symbol]) for symbol in symbols}
         events = [
             SilverUpdated(
@@ -251,10 +251,10 @@ class Resampler:
             logger.info("resampled", extra={**extra, "changed_from": days[symbol].isoformat()})
 
     def _measure(self, symbols: Sequence[str], rows: int, months: int, changes: Sequence[Change]) -> None:
-        count(interval=self.interval, SymbolsResampled=len(symbols), RowsComputed=rows, MonthsWritten=months)
+        emit_metrics(interval=self.interval, SymbolsResampled=len(symbols), RowsComputed=rows, MonthsWritten=months)
         updated = set(symbols)
         oldest = min((c.put_at for c in changes if c.put_at and c.symbol in updated), default=None)
         if oldest:
             # What S3 calls the instant of a put is to the second: a quick chain could be there before it.
             seconds = max(0.0, (self.clock() - oldest).total_seconds())
-            count(interval=self.interval, PutToSilverSeconds=seconds)
+            emit_metrics(interval=self.interval, PutToSilverSeconds=seconds)

@@ -3,7 +3,7 @@
 from pydantic import Field
 from pydantic_settings import CliImplicitFlag, SettingsConfigDict
 
-from shared.lake import BRONZE_PREFIX
+from fiblake.lake import BRONZE_PREFIX
 from shared.settings import Settings
 
 

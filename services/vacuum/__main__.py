@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from fiblake.errors import ConfigurationError, FiblakeError, NotFoundError
+from fiblake.lake import Bronze
 from services.vacuum.bronze import Plan, Vacuum, check_retention, execute, plan
 from services.vacuum.report import sentences, totals
 from services.vacuum.settings import VacuumSettings
-from shared.errors import ConfigurationError, FiblakeError, NotFoundError
-from shared.lake import Bronze
 from shared.objects import ObjectStore
 
 

@@ -7,13 +7,13 @@ from datetime import datetime
 from functools import partial
 from typing import Final
 
-from shared.bars import Consolidated
+from fiblake.bars import Consolidated
+from fiblake.errors import ConfigurationError, FiblakeError, UpstreamError
+from fiblake.lake import Bronze, check_known
 from shared.batching import chunks
 from shared.cleanup import Counts, Proof, by_symbol, clean_up
-from shared.errors import ConfigurationError, FiblakeError, UpstreamError
-from shared.lake import Bronze, check_known
 from shared.objects import ObjectInfo, ObjectStore
-from shared.outcomes import attempt
+from shared.outcomes import catch_errors
 
 RETENTION_FLOOR_DAYS: Final = 7
 SYMBOLS_PER_ROUND: Final = 100
@@ -77,7 +77,7 @@ def plan(
     wanted = sorted(set(symbols)) or known
     made = Plan(now, retention_days, len(wanted))
     with ThreadPoolExecutor(vacuum.max_workers) as pool:
-        for symbol, outcome in zip(wanted, pool.map(lambda s: attempt(lambda: _proof(vacuum, s)), wanted), strict=True):
+        for symbol, outcome in zip(wanted, pool.map(lambda s: catch_errors(_proof, vacuum, s), wanted), strict=True):
             _note(made, vacuum.bronze, symbol, outcome)
             advance(1)
     return made

@@ -5,10 +5,10 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from fiblake.lake import Bronze
 from services.vacuum.bronze import Vacuum, check_retention, execute, plan
 from services.vacuum.report import facts
 from services.vacuum.settings import VacuumEvent, VacuumSettings
-from shared.lake import Bronze
 from shared.objects import ObjectStore
 from shared.settings import load
 from shared.telemetry import logger

@@ -2,9 +2,9 @@
 
 from typing import Any, Final
 
+from fiblake.lake import Bronze
 from services.vacuum.bronze import Plan
 from shared.cleanup import Counts
-from shared.lake import Bronze
 
 SYMBOLS_SHOWN: Final = 20
 

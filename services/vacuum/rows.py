@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from shared.bars import BRONZE, decode_rows, encode
+from fiblake.bars import BRONZE, decode_rows, encode
+from fiblake.errors import ConfigurationError, UpstreamError
+from fiblake.lake import archive_key
 from shared.batching import chunks
 from shared.database import Database
-from shared.errors import ConfigurationError, UpstreamError
-from shared.lake import archive_key
 from shared.objects import ObjectStore
 
 FLOOR_DAYS: Final = 60

@@ -3,10 +3,10 @@
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import CliImplicitFlag, SettingsConfigDict
 
+from fiblake.errors import ContractError
+from fiblake.lake import BRONZE_PREFIX
 from services.vacuum.bronze import RETENTION_FLOOR_DAYS
-from shared.errors import ContractError
 from shared.events import Symbol
-from shared.lake import BRONZE_PREFIX
 from shared.settings import Settings, Symbols
 
 

@@ -1,1 +1,1 @@
-"""Data files, and the scripts that generate them."""
+"""The authorities of RDS certificates, and what renews them."""

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
+from fiblake.symbols import SymbolRecord
 from shared.database.bars import COLUMNS, BarTable
 from shared.database.connection import CONNECT_SECONDS, STATEMENT_SECONDS, DatabaseAddress, Tls, connection_to
 from shared.database.doubts import (
@@ -19,7 +20,6 @@ from shared.database.runs import RunTable
 from shared.database.sessions import OHLCV, SessionCounts, SessionTables
 from shared.database.splits import SplitTable
 from shared.database.symbols import SymbolTable
-from shared.symbols import SymbolRecord
 
 __all__ = [
     "COLUMNS",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import date
 from typing import Any, Final
 
-from shared.bars import DAILY
+from fiblake.bars import DAILY
 from shared.database.doubts import DoubtTable, Settled
 
 COLUMNS: Final = (

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import asyncpg
 
-from shared.errors import ConfigurationError, EntitlementError, UpstreamError
+from fiblake.errors import ConfigurationError, EntitlementError, UpstreamError
 
 CONNECT_SECONDS: Final = 10
 STATEMENT_SECONDS: Final = 60

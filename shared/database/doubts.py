@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
+from fiblake.errors import UpstreamError
 from shared.database.connection import Connected, translated
-from shared.errors import UpstreamError
 
 LOCK_SECONDS: Final = 300
 """How long another one's work on the same files is waited for."""
@@ -78,7 +78,7 @@ class DoubtTable(Connected):
             await self._remove_notes(settled)
 
     @asynccontextmanager
-    async def alone(self, work: date | str, *, wait: bool = True) -> AsyncIterator[bool]:
+    async def session_lock(self, work: date | str, *, wait: bool = True) -> AsyncIterator[bool]:
         """Let nobody else work on the same files (a session's, or a scope's) within the block.
 
         Whoever is at work is waited for; without `wait`, yield False instead. The lock belongs to a connection of its

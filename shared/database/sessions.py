@@ -5,7 +5,7 @@ from dataclasses import astuple, dataclass
 from datetime import date, datetime
 from typing import Final
 
-from shared.calendar import TradingCalendar
+from fiblake.calendar import TradingCalendar
 from shared.database.bars import BarTable, Row
 from shared.database.doubts import Settled, session_scope
 

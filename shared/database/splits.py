@@ -6,8 +6,8 @@ from datetime import date
 from operator import attrgetter
 from typing import Final
 
+from fiblake.reference import Split
 from shared.database.doubts import DoubtTable, Settled
-from shared.reference import Split
 
 _COLUMNS: Final = tuple(field.name for field in fields(Split))
 _row: Final = attrgetter(*_COLUMNS)

@@ -5,8 +5,8 @@ from datetime import date, datetime
 from operator import attrgetter
 from typing import Final
 
+from fiblake.symbols import RECORD_FIELDS, SymbolRecord
 from shared.database.connection import Connected
-from shared.symbols import RECORD_FIELDS, SymbolRecord
 
 _HISTORY: Final = ("history_requested_at", "history_loaded_at", "history_from")
 _KEY: Final = ("symbol", "valid_from")

@@ -15,8 +15,8 @@ from tempfile import mkdtemp
 import boto3
 import pytest
 
+from fiblake.lake import INTERVALS, Bronze
 from local.emulator import REPOSITORY
-from shared.lake import INTERVALS, Bronze
 from tests.integration.conftest import bar, parquet, wait_until
 
 FIBLAKE = [str(Path(sys.executable).with_name("fiblake")), "local"]

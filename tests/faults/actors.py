@@ -17,6 +17,9 @@ from typing import Any, Self
 
 from aws_lambda_powertools.utilities.data_classes import SQSEvent
 
+from fiblake.calendar import nyse
+from fiblake.errors import FiblakeError, UpstreamError
+from fiblake.lake import Bronze
 from services.consolidator.consolidate import Consolidator
 from services.consolidator.router import Router
 from services.consolidator.worker import Worker
@@ -31,14 +34,11 @@ from services.resampler.full import FullResampler
 from services.resampler.resample import Resampler
 from services.vacuum import bronze as vacuum
 from shared import cleanup, objects, outcomes
-from shared.calendar import nyse
 from shared.dead_letters import DeadLetters, Filter, back_to
-from shared.errors import FiblakeError, UpstreamError
 from shared.jobs import DRAINS, JobQueue
-from shared.lake import Bronze
 from shared.objects import ObjectStore
 from shared.quarantine import list_quarantined, quarantine
-from shared.queues import Queue, Received, Topic, from_lambda
+from shared.queues import Queue, ReceivedMessage, Topic, from_lambda
 from shared.telemetry import logger
 from tests.faults.cloud import (
     ARRIVALS,
@@ -152,14 +152,14 @@ _QUEUES: dict[str, Queue] = {}
 
 def _invoke(
     process: Process, name: str, messages: Sequence[Sent],
-    work: Callable[[Sequence[Received]], dict[str, FiblakeError]],
+    work: Callable[[Sequence[ReceivedMessage]], dict[str, FiblakeError]],
 ) -> None:  # fmt: skip
     """Do as Lambda's event source mapping does: hand a batch over, and delete what is not named as failed."""
     arn = f"arn:aws:sqs:us-east-1:{process.name}:{name}"
     _QUEUES[arn] = process.queue(name)
     event = {"Records": [_record(name, message) for message in messages]}
     received = [from_lambda(record) for record in SQSEvent(event).records]
-    answer = outcomes.worked(arn, received, work, MOST_RECEIVES)
+    answer = outcomes.process_messages(arn, received, work, MOST_RECEIVES)
     del _QUEUES[arn]
     failed = {item["itemIdentifier"] for item in answer["batchItemFailures"]}
     process.world.request(
@@ -167,7 +167,7 @@ def _invoke(
     )
 
 
-def _forget(cloud: Cloud, name: str, received: Sequence[Received], failed: set[str]) -> None:
+def _forget(cloud: Cloud, name: str, received: Sequence[ReceivedMessage], failed: set[str]) -> None:
     for message in received:
         if message.id not in failed and cloud.by_receipt(name, message.receipt):
             del cloud.queues[name].messages[message.id]
@@ -250,7 +250,7 @@ def audit(process: Process) -> Report:
         for lag in report.lags:
             interval = f" {lag.interval}d" if lag.interval else ""
             process.world.note(process, f"finds {lag.symbol}{interval} {lag.cause.name}: {lag.detail}")
-        _outlets(process).set_going(report.lags, process.world.new_id("audit-"))
+        _outlets(process).enqueue(report.lags, process.world.new_id("audit-"))
     return report
 
 
@@ -258,7 +258,7 @@ def adopt_all(process: Process) -> None:
     """Take over what somebody else's jobs have written, as `fiblake adopt --yes` does."""
     found = adopt.foreign(audit_of(process))
     adopt.move_away(process.store, found.unreadable)
-    _outlets(process).set_going(found.symbols, process.world.new_id("adopt-"))
+    _outlets(process).enqueue(found.symbols, process.world.new_id("adopt-"))
 
 
 def replay_letters(process: Process) -> None:
@@ -311,7 +311,7 @@ class NoDatabase:
     """A Postgres of which nothing is asked here: no silver comes from it."""
 
     @asynccontextmanager
-    async def alone(self, _work: str) -> Any:  # noqa: ANN401
+    async def session_lock(self, _work: str) -> Any:  # noqa: ANN401
         yield
 
     async def note(self, _scope: str, _keys: object) -> None:
@@ -371,7 +371,7 @@ def simulated(intervals: tuple[int, ...]) -> Iterator[None]:
         replaced.append((owner, name, getattr(owner, name)))
         setattr(owner, name, value)
 
-    for module in [m for name, m in sys.modules.items() if name.startswith(("services.", "shared."))]:
+    for module in [m for name, m in sys.modules.items() if name.startswith(("fiblake.", "services.", "shared."))]:
         if hasattr(module, "ThreadPoolExecutor"):
             replace(module, "ThreadPoolExecutor", InOrder)
         if hasattr(module, "INTERVALS"):
@@ -383,9 +383,9 @@ def simulated(intervals: tuple[int, ...]) -> Iterator[None]:
     replace(time, "sleep", lambda _seconds: None)
     level = logger.log_level
     logger.setLevel("CRITICAL")
-    for module in [m for name, m in sys.modules.items() if name.startswith(("services.", "shared."))]:
-        if hasattr(module, "count") and getattr(module.count, "__module__", "") == "shared.telemetry":
-            replace(module, "count", lambda **_: None)
+    for module in [m for name, m in sys.modules.items() if name.startswith(("fiblake.", "services.", "shared."))]:
+        if hasattr(module, "emit_metrics") and getattr(module.emit_metrics, "__module__", "") == "shared.telemetry":
+            replace(module, "emit_metrics", lambda **_: None)
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 SESSIONS = [
     date.fromisoformat(line)
-    for line in (Path(__file__).resolve().parents[2] / "shared/data/nyse_sessions.txt")
+    for line in (Path(__file__).resolve().parents[2] / "fiblake/data/nyse_sessions.txt")
     .read_text(encoding="ascii")
     .split()
 ]

@@ -2,9 +2,10 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+import pytest
+
+from tests.faults.mutants import MUTANTS, REPOSITORY, Mutant
 
 
 def faults(*options: str) -> subprocess.CompletedProcess[str]:
@@ -31,3 +32,8 @@ def test_one_seed_shows_its_journal() -> None:
     assert ran.returncode == 0
     assert "END OF FAULTS" in ran.stdout
     assert ran.stdout.endswith("to see it again: make faults SEED=3\n")
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.guard)
+def test_the_code_that_a_mutant_changes_is_there_once(mutant: Mutant) -> None:
+    assert (REPOSITORY / mutant.file).read_text(encoding="utf-8").count(mutant.old) == 1

@@ -19,6 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from fiblake.bars import BRONZE, SILVER, bar_row, encode
+from fiblake.lake import INTERVALS, Bronze, splits_key
+from fiblake.reference import Split, splits_file
 from local.emulator import REPOSITORY
 from local.postgres import postgres
 from local.recompute import SampleSplit, differences, expected_silver
@@ -26,10 +29,7 @@ from local.sample_bars import SampleBar
 from local.stack import Stack, running
 from local.watch import Watcher
 from migrations import schema
-from shared.bars import BRONZE, SILVER, bar_row, encode
 from shared.database import DatabaseAddress, Tls
-from shared.lake import INTERVALS, Bronze, splits_key
-from shared.reference import Split, splits_file
 from tests.integration.databases import ask
 from tests.integration.market import Market, replaying
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import asyncpg
 
+from fiblake.symbols import BEGINNING
 from shared.database import Database, DatabaseAddress, SymbolRecord, Tls, connected
-from shared.symbols import BEGINNING
 
 
 async def ask(address: DatabaseAddress, sql: str, *values: object) -> list[dict[str, Any]]:

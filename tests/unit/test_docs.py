@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from services.resampler.aggregate import Bars, aggregate
-from shared.bars import SILVER, encode
-from shared.calendar import nyse
-from shared.lake import Month, silver_key
+from fiblake.aggregate import Bars, aggregate
+from fiblake.bars import SILVER, encode
+from fiblake.calendar import nyse
+from fiblake.lake import Month, silver_key
 from tests.fakes import REPOSITORY, bar, table
 
 SILVER_PAGE = (REPOSITORY / "docs/silver.md").read_text(encoding="utf-8")

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from fiblake.calendar import close_of
 from services.fetcher.settings import FetchEvent
-from shared.calendar import close_of
 from tests.fakes import sample
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-OURS = ("cli", "local", "migrations", "services", "shared", "benchmarks")
+OURS = ("cli", "fiblake", "local", "migrations", "services", "shared", "benchmarks")
 VAGUE = {"common", "helper", "helpers", "manager", "managers", "misc", "util", "utils"}
 MOST_LINES = 60
 KEEPS_THE_ERROR = {"shared/outcomes.py"}

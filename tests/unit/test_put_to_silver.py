@@ -10,6 +10,10 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fiblake.bars import BRONZE, Consolidated, bar_row, encode
+from fiblake.calendar import nyse
+from fiblake.lake import INTERVALS, identities_key, splits_key
+from fiblake.reference import identities_file, splits_file
 from local.recompute import SampleSplit, differences, expected_silver
 from local.sample_bars import SampleBar
 from services.consolidator.arrivals import read_notification, requests
@@ -18,11 +22,7 @@ from services.consolidator.worker import Worker
 from services.reconcile.reconcile import Reconciler
 from services.reconcile.silver import Grid
 from services.resampler.batch import resample_batch
-from shared.bars import BRONZE, Consolidated, bar_row, encode
-from shared.calendar import nyse
-from shared.lake import INTERVALS, identities_key, splits_key
-from shared.queues import Received
-from shared.reference import identities_file, splits_file
+from shared.queues import ReceivedMessage
 from tests.fakes import BUCKET, LAKE, FakeQueue, FakeTopic, MemoryObjectStore, companies, splits
 from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS, Daily, Facts, flat, table
 from tests.unit.resampler.silver_lake import resampler, silver, whole_silver
@@ -64,7 +64,7 @@ class Lake:
         self.open_events += told
 
     def resample(self, interval: int, bodies: Sequence[str]) -> None:
-        messages = [Received(str(n), str(n), body, 1) for n, body in enumerate(bodies)]
+        messages = [ReceivedMessage(str(n), str(n), body, 1) for n, body in enumerate(bodies)]
         assert resample_batch(resampler(self.store, interval), messages, NOW) == {}
         self.open_events = [body for body in self.open_events if body not in bodies]
 

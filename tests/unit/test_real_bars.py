@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import pandas as pd
 import pytest
 
+from fiblake.bars import Consolidated
+from fiblake.calendar import nyse
+from fiblake.lake import INTERVALS
 from local.recompute import differences, expected_silver
 from local.sample_bars import SampleBar
 from services.consolidator.consolidate import Consolidator
 from services.consolidator.worker import Worker
-from shared.bars import Consolidated
-from shared.calendar import nyse
-from shared.lake import INTERVALS
 from shared.quarantine import list_quarantined
 from tests.fakes import LAKE, FakeQueue, FakeTopic
 from tests.unit.real_bars import DIRT, PUBLISHED, Dirt, Row, file_of, published_rows

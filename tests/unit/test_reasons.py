@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import FiblakeError, PermanentError
+from fiblake.errors import FiblakeError, PermanentError
 from tests.fakes import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "dead-letters.md").read_text(encoding="utf-8")
@@ -36,7 +36,7 @@ NO_END = {"StoppedError", "PendingError", "OnlyBrokenBarsError"}
 
 
 def sources() -> Iterator[tuple[str, ast.Module]]:
-    for folder in ("services", "shared"):
+    for folder in ("fiblake", "services", "shared"):
         for path in sorted((REPOSITORY / folder).rglob("*.py")):
             yield str(path.relative_to(REPOSITORY)), ast.parse(path.read_text(encoding="utf-8"))
 
@@ -54,7 +54,11 @@ def error_classes() -> dict[str, type[FiblakeError]]:
     while waiting:
         kind = waiting.pop()
         classes[kind.__name__] = kind
-        waiting += [one for one in kind.__subclasses__() if one.__module__.partition(".")[0] in {"services", "shared"}]
+        waiting += [
+            one
+            for one in kind.__subclasses__()
+            if one.__module__.partition(".")[0] in {"fiblake", "services", "shared"}
+        ]
     return classes
 
 

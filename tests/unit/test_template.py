@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from fiblake.lake import INTERVALS
 from local.stack import Stack, full_resample_environment, job_environment
-from shared.lake import INTERVALS
 from tests.unit.variants import EVERYTHING, deployed, properties
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ from tests.unit.variants import EVERYTHING, LOCAL, VARIANTS, Body, deployed, pro
 ALARM = "AWS::CloudWatch::Alarm"
 SOURCES = [
     path.read_text(encoding="utf-8")
-    for folder in ("services", "shared")
+    for folder in ("fiblake", "services", "shared")
     for path in (REPOSITORY / folder).rglob("*.py")
 ]
 PAGE = (REPOSITORY / "docs/alarms.md").read_text(encoding="utf-8")

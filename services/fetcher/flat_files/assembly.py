@@ -4,16 +4,16 @@ from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 
+from fiblake.calendar import nyse
+from fiblake.errors import ConfigurationError
+from fiblake.lake import Bronze
+from fiblake.symbols import SymbolRecord
 from services.fetcher.assembly import clock, database_of
 from services.fetcher.flat_files.chunk import Claims
 from services.fetcher.flat_files.load import FlatFileLoader, LoadReport, Progress
 from services.fetcher.flat_files.sources import BucketSource, FolderSource, Source
 from services.fetcher.settings import FlatFileSettings
-from shared.calendar import nyse
-from shared.errors import ConfigurationError
-from shared.lake import Bronze
 from shared.objects import ObjectStore
-from shared.symbols import SymbolRecord
 
 FIRST_FLAT_FILE = date(2003, 9, 10)
 """The vendor has no day file before."""

@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from fiblake.bars import BRONZE, DAILY
+from fiblake.lake import valid_symbol
+from fiblake.rules import broken_rules, unbroken
 from services.fetcher.flat_files.days import NO_COUNT, NUMBERS, Day, DayFile
 from services.fetcher.validation import VendorBar
-from shared.bars import BRONZE, DAILY
-from shared.lake import valid_symbol
-from shared.rules import broken_rules, unbroken
 
 BYTES_PER_ROW: Final = 110
 """Memory that a row of a chunk takes, its place in the order and the files under way included."""

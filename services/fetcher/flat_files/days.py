@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from shared.errors import ContractError
+from fiblake.errors import ContractError
 
 TICKER: Final = "ticker"
 NUMBERS: Final = ("open", "high", "low", "close", "volume")

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Final, cast
 
+from fiblake.decoding import decoding, read_json
 from services.fetcher.flat_files.days import DayFile
-from shared.decoding import decoding, read_json
 from shared.objects import ObjectStore
 
 LEDGER_KEY: Final = "processing_metadata/flat_files.json"

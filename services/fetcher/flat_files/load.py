@@ -11,17 +11,17 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from fiblake.bars import encode
+from fiblake.calendar import TradingCalendar
+from fiblake.errors import FiblakeError, UpstreamError
+from fiblake.lake import Bronze
 from services.fetcher.flat_files.chunk import BYTES_PER_ROW, Chunk, Claims, TickerBars
 from services.fetcher.flat_files.days import Day, DayFile, decode_day
 from services.fetcher.flat_files.ledger import loaded_versions, record_loaded
 from services.fetcher.flat_files.sources import Source
-from shared.bars import encode
 from shared.batching import chunks
-from shared.calendar import TradingCalendar
-from shared.errors import FiblakeError, UpstreamError
-from shared.lake import Bronze
 from shared.objects import ObjectStore
-from shared.outcomes import attempt
+from shared.outcomes import catch_errors
 from shared.quarantine import quarantine
 from shared.telemetry import logger
 
@@ -127,10 +127,7 @@ class FlatFileLoader:
         with ThreadPoolExecutor(DECODERS) as pool:
 
             def begin(count: int) -> list[tuple[DayFile, Future[Day | FiblakeError]]]:
-                return [
-                    (file, pool.submit(attempt, lambda file=file: self._decode(file)))
-                    for file in islice(waiting, count)
-                ]
+                return [(file, pool.submit(catch_errors, self._decode, file)) for file in islice(waiting, count)]
 
             under_way = begin(2 * DECODERS)
             while under_way:

@@ -6,8 +6,8 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final, Protocol
 
+from fiblake.errors import ConfigurationError, ConflictError, UpstreamError
 from services.fetcher.flat_files.days import DayFile, day_file
-from shared.errors import ConfigurationError, ConflictError, UpstreamError
 from shared.objects import ObjectStore
 
 PREFIX: Final = "us_stocks_sip/day_aggs_v1"

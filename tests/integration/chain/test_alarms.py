@@ -16,13 +16,13 @@ import boto3
 import pytest
 from botocore.config import Config
 
+from fiblake.bars import MANIFEST, encode
+from fiblake.buckets import bucket_start
+from fiblake.calendar import nyse
+from fiblake.lake import INTERVALS, MANIFEST_KEY, Month, silver_key
 from local.emulator import REGION
 from local.market_data.control import Control
 from local.stack import API_KEY
-from services.resampler.buckets import bucket_start
-from shared.bars import MANIFEST, encode
-from shared.calendar import nyse
-from shared.lake import INTERVALS, MANIFEST_KEY, Month, silver_key
 from shared.metrics import oldest_ages
 from tests.integration.conftest import Chain, bar, wait_until
 

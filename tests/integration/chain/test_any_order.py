@@ -6,14 +6,14 @@ from datetime import date
 
 import pandas as pd
 
+from fiblake.bars import Consolidated, decode_silver, encode
+from fiblake.calendar import nyse
+from fiblake.lake import INTERVALS, Bronze, Month, silver_key, silver_prefix
 from local.recompute import expected_silver
 from local.sample_bars import SampleBar
 from services.consolidator.tail import tail_of
-from shared.bars import Consolidated, decode_silver, encode
-from shared.calendar import nyse
 from shared.dead_letters import DeadLetters, Filter, back_to
 from shared.events import ConsolidationComplete
-from shared.lake import INTERVALS, Bronze, Month, silver_key, silver_prefix
 from shared.queues import Queue
 from tests.integration.conftest import Chain, bar
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import duckdb
 
+from fiblake.calendar import nyse
+from fiblake.lake import MANIFEST_KEY, Bronze, splits_key
 from local.recompute import SampleSplit
-from shared.calendar import nyse
 from shared.database import DatabaseAddress
 from shared.events import ConsolidationComplete
-from shared.lake import MANIFEST_KEY, Bronze, splits_key
 from tests.integration.conftest import Chain, bar, wait_until
 from tests.integration.databases import ask, know
 

@@ -8,11 +8,11 @@ from datetime import UTC, date, datetime
 
 import pytest
 
+from fiblake.calendar import nyse
+from fiblake.errors import FiblakeError
+from fiblake.lake import INTERVALS, Bronze
 from services.resampler.resample import Change, Resampler
-from shared.calendar import nyse
-from shared.errors import FiblakeError
 from shared.events import ConsolidationRequest
-from shared.lake import INTERVALS, Bronze
 from shared.objects import ObjectStore
 from shared.queues import Topic
 from tests.integration.conftest import Chain, bar, parquet

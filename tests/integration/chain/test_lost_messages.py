@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from fiblake.calendar import nyse
+from fiblake.lake import INTERVALS, Bronze
 from local.sample_bars import SampleBar
-from shared.calendar import nyse
 from shared.database import DatabaseAddress
-from shared.lake import INTERVALS, Bronze
 from tests.integration.conftest import Chain, bar, wait_until
 from tests.integration.databases import ask
 

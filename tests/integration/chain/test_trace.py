@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from shared.calendar import nyse
-from shared.lake import INTERVALS
+from fiblake.calendar import nyse
+from fiblake.lake import INTERVALS
 from tests.integration.conftest import Chain, bar, wait_until
 
 DAY = nyse().last_closed(datetime(2012, 5, 1, tzinfo=UTC))

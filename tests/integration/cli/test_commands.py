@@ -17,14 +17,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from fiblake.bars import BRONZE, bar_row, decode, encode
+from fiblake.calendar import nyse
+from fiblake.lake import Bronze, archive_key, quarantine_key
 from local.deploy import STACK
 from local.emulator import REPOSITORY
 from shared import dead_letters
-from shared.bars import BRONZE, bar_row, decode, encode
-from shared.calendar import nyse
 from shared.database import DatabaseAddress
 from shared.events import ConsolidationComplete
-from shared.lake import Bronze, archive_key, quarantine_key
 from tests.integration.conftest import Chain, bar, parquet, wait_until
 from tests.integration.databases import know, opened
 

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pytest
 from playwright.sync_api import Page, expect
 
+from fiblake.bars import BRONZE, bar_row, encode
+from fiblake.calendar import nyse
+from fiblake.lake import Bronze
 from local.deploy import STACK
-from shared.bars import BRONZE, bar_row, encode
-from shared.calendar import nyse
-from shared.lake import Bronze
 from tests.browser import opened_page
 from tests.integration.conftest import Chain, bar, wait_until
 

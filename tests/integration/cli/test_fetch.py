@@ -22,7 +22,7 @@ SHORT_CALENDAR = """
 import sys
 from cli.app import main
 from services.fetcher import assembly
-from shared.calendar import TradingCalendar
+from fiblake.calendar import TradingCalendar
 whole = assembly.nyse()
 assembly.nyse = lambda: TradingCalendar(whole.sessions[:13_000])
 sys.argv = ["fiblake", *sys.argv[1:]]

@@ -9,6 +9,11 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from fiblake.bars import read_bars
+from fiblake.calendar import nyse
+from fiblake.errors import TransientError
+from fiblake.lake import Bronze
+from fiblake.reference import read_splits
 from local.sample_bars import read_sample_bars
 from services.fetcher import massive as client
 from services.fetcher.gaps import Asked
@@ -17,12 +22,7 @@ from services.fetcher.intake import Intake
 from services.fetcher.metadata import MetadataFetcher, Rules
 from services.fetcher.ohlcv import Fetcher, Universe
 from services.fetcher.settings import FetchEvent, MetadataEvent
-from shared.bars import read_bars
-from shared.calendar import nyse
 from shared.database import DatabaseAddress
-from shared.errors import TransientError
-from shared.lake import Bronze
-from shared.reference import read_splits
 from tests.fakes import LAKE, Clock, FakeQueue, MemoryObjectStore
 from tests.integration.databases import ask, opened
 from tests.integration.market import KEY, Market, replaying

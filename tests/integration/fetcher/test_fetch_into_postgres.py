@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fiblake.calendar import nyse
 from services.fetcher.intake import Intake
 from services.fetcher.ohlcv import Fetched, Fetcher, IncompleteError, Universe
 from services.fetcher.settings import FetchEvent
 from services.fetcher.validation import VendorBar
-from shared.calendar import nyse
 from shared.database import DatabaseAddress
 from tests.fakes import LAKE, Clock, MemoryObjectStore
 from tests.integration.databases import ask as query

@@ -13,12 +13,12 @@ from typing import Any, Final
 
 import pytest
 
+from fiblake.bars import read_bars
+from fiblake.lake import Bronze
 from local.emulator import REPOSITORY
 from local.sample_bars import read_sample_bars
 from local.stack import API_KEY
-from shared.bars import read_bars
 from shared.database import DatabaseAddress
-from shared.lake import Bronze
 from tests.integration.conftest import Chain
 from tests.integration.databases import ask, know
 

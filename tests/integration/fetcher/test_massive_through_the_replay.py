@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from fiblake.errors import EntitlementError, FiblakeError, TransientError, UpstreamError
 from local.sample_bars import read_sample_bars
 from services.fetcher import massive as module
 from services.fetcher.massive import (
@@ -20,7 +21,6 @@ from services.fetcher.massive import (
     massive,
 )
 from services.fetcher.tickers import Details, Ticker, TickerChange
-from shared.errors import EntitlementError, FiblakeError, TransientError, UpstreamError
 from tests.integration.market import KEY, Market
 
 pytestmark = pytest.mark.usefixtures("waits")

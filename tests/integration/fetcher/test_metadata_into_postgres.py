@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
+from fiblake.calendar import nyse
+from fiblake.errors import UpstreamError
+from fiblake.reference import Split
 from services.fetcher import metadata
 from services.fetcher.metadata import MetadataFetcher, Refreshed, Rules
 from services.fetcher.settings import MetadataEvent
 from services.fetcher.tickers import Details, TickerChange
-from shared.calendar import nyse
 from shared.database import DatabaseAddress
-from shared.errors import UpstreamError
-from shared.reference import Split
 from tests.fakes import Clock, FakeQueue, MemoryObjectStore
 from tests.integration.databases import ask, opened
 from tests.unit.fetcher.reference import Fate, KilledError, ReferenceVendor, ticker

@@ -9,9 +9,9 @@ from massive import RESTClient
 from massive.exceptions import BadResponse
 from pydantic import SecretStr
 
+from fiblake.calendar import NEW_YORK
 from services.fetcher.massive import MassiveClient, massive
 from services.fetcher.validation import VendorBar
-from shared.calendar import NEW_YORK
 from tests.integration.market import KEY, Market
 
 SESSION = date(2013, 2, 27)

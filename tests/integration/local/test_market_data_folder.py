@@ -6,11 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fiblake.bars import BRONZE, bar_row
+from fiblake.errors import ConfigurationError
 from local.market_data.bars import Bar, Bars, files_of
 from local.market_data.reference import FILES, Company, Reference
 from local.market_data.replay import folder
-from shared.bars import BRONZE, bar_row
-from shared.errors import ConfigurationError
 from tests.integration.market import replaying
 
 FIRST, SECOND, THIRD = date(1962, 1, 2), date(1962, 1, 3), date(1962, 1, 4)

@@ -2,7 +2,7 @@ from datetime import date
 
 import pytest
 
-from shared.errors import ContractError
+from fiblake.errors import ContractError
 from tests.integration.market import Market
 
 TICKERS = "/v3/reference/tickers"

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
+from fiblake.errors import EntitlementError
 from migrations import __main__ as job
 from shared.database import DatabaseAddress
-from shared.errors import EntitlementError
 from tests.integration.databases import ask
 
 

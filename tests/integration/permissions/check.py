@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shared.lake import (
+from fiblake.lake import (
     CLEANUP_RECORD_KEY,
     IDENTITIES_PREFIX,
     MANIFEST_KEY,

@@ -12,10 +12,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shared.bars import BRONZE, SILVER_CALENDAR, bar_row, encode
-from shared.calendar import nyse
-from shared.events import ConsolidationComplete, ConsolidationRequest, HistoryRequest
-from shared.lake import (
+from fiblake.bars import BRONZE, SILVER_CALENDAR, bar_row, encode
+from fiblake.calendar import nyse
+from fiblake.lake import (
     CLEANUP_RECORD_KEY,
     INTERVALS,
     MANIFEST_KEY,
@@ -25,6 +24,7 @@ from shared.lake import (
     silver_prefix,
     splits_key,
 )
+from shared.events import ConsolidationComplete, ConsolidationRequest, HistoryRequest
 from tests.integration.permissions.calls import Call
 from tests.integration.permissions.lake import PathError, RecordedLake
 

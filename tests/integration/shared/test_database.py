@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fiblake.bars import bar_row
+from fiblake.calendar import nyse
+from fiblake.errors import ConfigurationError, EntitlementError, UpstreamError
 from migrations import schema
-from shared.bars import bar_row
-from shared.calendar import nyse
 from shared.database import COLUMNS, Database, DatabaseAddress, SessionCounts, Tls
-from shared.errors import ConfigurationError, EntitlementError, UpstreamError
 from tests.integration.databases import ask, opened
 
 DAY = date(2025, 11, 19)

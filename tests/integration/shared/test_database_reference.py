@@ -3,9 +3,9 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
+from fiblake.errors import UpstreamError
+from fiblake.reference import Split
 from shared.database import DatabaseAddress, SymbolRecord
-from shared.errors import UpstreamError
-from shared.reference import Split
 from tests.integration.databases import ask, opened
 
 NOW = datetime(2025, 11, 20, 12, tzinfo=UTC)

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fiblake.bars import bar_row
+from fiblake.calendar import CalendarRangeError, NotASessionError, nyse
+from fiblake.errors import UpstreamError
 from migrations import schema
-from shared.bars import bar_row
-from shared.calendar import CalendarRangeError, NotASessionError, nyse
 from shared.database import Database, DatabaseAddress, SessionCounts, Tls
-from shared.errors import UpstreamError
 from tests.integration.databases import ask, opened
 
 NOON = datetime(2025, 11, 20, 12, tzinfo=UTC)
@@ -117,11 +117,11 @@ async def test_of_two_that_work_on_one_session_the_second_waits_and_on_another_n
     done: list[str] = []
 
     async def second() -> None:
-        async with opened(migrated) as database, database.alone(MON):
+        async with opened(migrated) as database, database.session_lock(MON):
             done.append("second")
 
     async with opened(migrated) as one, opened(migrated) as other:
-        async with one.alone(MON), other.alone(TUE):
+        async with one.session_lock(MON), other.session_lock(TUE):
             waiting = asyncio.create_task(second())
             await until_one_waits(migrated)
             done.append("first")
@@ -131,7 +131,7 @@ async def test_of_two_that_work_on_one_session_the_second_waits_and_on_another_n
 
 async def test_who_ends_without_a_word_holds_nobody_up(migrated: DatabaseAddress) -> None:
     async def cut_off(database: Database) -> None:
-        async with database.alone(MON):
+        async with database.session_lock(MON):
             await ask(migrated, f"SELECT pg_terminate_backend(pid) {OURS}")
             # The lock is another one's now: nothing may be stored under it any more.
             await whole(database, MON)
@@ -139,7 +139,7 @@ async def test_who_ends_without_a_word_holds_nobody_up(migrated: DatabaseAddress
     async with opened(migrated) as one, opened(migrated) as other:
         with pytest.raises(UpstreamError):
             await cut_off(one)
-        async with other.alone(MON):
+        async with other.session_lock(MON):
             assert await ask(migrated, f"SELECT {OURS} AND granted") == [{}]
 
 

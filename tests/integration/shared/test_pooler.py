@@ -6,13 +6,13 @@ from datetime import UTC, date, datetime
 import asyncpg
 import pytest
 
+from fiblake.bars import bar_row
+from fiblake.calendar import nyse
+from fiblake.errors import ConfigurationError
+from fiblake.reference import Split
+from fiblake.symbols import BEGINNING
 from migrations import schema
-from shared.bars import bar_row
-from shared.calendar import nyse
 from shared.database import DatabaseAddress, SessionCounts, Settled, SymbolRecord, Tls, connected
-from shared.errors import ConfigurationError
-from shared.reference import Split
-from shared.symbols import BEGINNING
 from tests.integration.databases import ask
 from tests.integration.pooler import pooling
 
@@ -34,11 +34,11 @@ async def test_schema_rows_ledger_locks_and_notes_work_through_a_pooler(address:
         async with connected(front, PLAIN) as one, connected(front, PLAIN) as other:
             await one.save_metadata([RECORD])
             await one.replace_splits({"AAPL": [SPLIT]})
-            async with one.alone(DAY), other.alone(DAY, wait=False) as both:
+            async with one.session_lock(DAY), other.session_lock(DAY, wait=False) as both:
                 assert not both
                 await one.note("session 2025-11-19", ["a", "b"])
                 await one.store_session(rows, DAY, SessionCounts(300, 0, 0, 0), nyse())
-            async with other.alone(DAY, wait=False) as mine:
+            async with other.session_lock(DAY, wait=False) as mine:
                 assert mine
             await other.store(rows[:1], Settled("session 2025-11-19", ["a"]))
             assert (await other.watermark(), len(await other.bars(DAY))) == (DAY, 300)

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
+from fiblake.bars import BRONZE, bar_row, decode, encode
+from fiblake.calendar import nyse
+from fiblake.errors import ConfigurationError, UpstreamError
+from fiblake.lake import archive_key
 from services.vacuum.rows import Due, Retired, due, retire
-from shared.bars import BRONZE, bar_row, decode, encode
-from shared.calendar import nyse
 from shared.database import Database, DatabaseAddress, SessionCounts
-from shared.errors import ConfigurationError, UpstreamError
-from shared.lake import archive_key
 from tests.fakes import MemoryObjectStore
 from tests.integration.databases import ask, opened
 

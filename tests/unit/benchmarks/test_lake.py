@@ -1,10 +1,10 @@
 import numpy as np
 
 from benchmarks.lake import FULL, LAST, MISSING, NEXT, SHORTEST, SIZES, bars, histories, new_files, symbols
-from shared.bars import BRONZE, read_bars
-from shared.calendar import nyse
-from shared.lake import valid_symbol
-from shared.rules import any_broken
+from fiblake.bars import BRONZE, read_bars
+from fiblake.calendar import nyse
+from fiblake.lake import valid_symbol
+from fiblake.rules import any_broken
 from tests.fakes import NOON
 
 SMALL = SIZES["small"]

@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.silver_outputs import differences
-from services.resampler.aggregate import aggregate
-from shared.bars import encode
-from shared.lake import INTERVALS, Month, silver_key
+from fiblake.aggregate import aggregate
+from fiblake.bars import encode
+from fiblake.lake import INTERVALS, Month, silver_key
 from tests.unit.resampler.daily import SESSIONS, bars, numbered, nyse
 
 MONTH = Month(1962, 1)

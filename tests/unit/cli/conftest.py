@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.app import app, exit_code
-from shared.errors import FiblakeError
+from fiblake.errors import FiblakeError
 from tests.fakes import FakeJobs, FakeQueue, FakeTopic, MemoryObjectStore
 
 

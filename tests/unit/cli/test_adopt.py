@@ -4,10 +4,10 @@ from datetime import date
 import pyarrow as pa
 import pytest
 
+from fiblake.bars import encode
+from fiblake.lake import Month, silver_key
 from services.reconcile.adopt import ARCHIVE_PREFIX
-from shared.bars import encode
 from shared.events import ConsolidationRequest
-from shared.lake import Month, silver_key
 from tests.fakes import LAKE, FakeQueue, bar, table
 from tests.unit.cli.conftest import FakeTarget, Run
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from cli import app as command_line
 from cli.app import app, exit_code, hoisted, main
 from cli.target import Choice
-from shared.errors import ConfigurationError, EntitlementError, NotFoundError, UpstreamError
+from fiblake.errors import ConfigurationError, EntitlementError, NotFoundError, UpstreamError
 from tests.fakes import REPOSITORY
 
 ROOT = typer.main.get_command(app)

@@ -11,13 +11,13 @@ from starlette.applications import Starlette
 
 from cli.console.facts import bars_of, letter_groups, problems, symbols_like
 from cli.console.server import COOKIE, Console, application
-from shared.adjustment import Reference
-from shared.bars import MANIFEST, Consolidated, ReportedBar, encode
-from shared.errors import ContractError, NotFoundError
+from fiblake.adjustment import Reference
+from fiblake.bars import MANIFEST, Consolidated, ReportedBar, encode
+from fiblake.errors import ContractError, NotFoundError
+from fiblake.lake import MANIFEST_KEY
 from shared.events import ConsolidationRequest
-from shared.lake import MANIFEST_KEY
 from shared.quarantine import quarantine
-from shared.queues import Received
+from shared.queues import ReceivedMessage
 from tests.fakes import LAKE, NOON, bar, table
 from tests.unit.cli.conftest import FakeTarget
 from tests.unit.shared.test_dead_letters import Source
@@ -76,7 +76,7 @@ def client(stack: FakeTarget) -> Visitor:
 def bury(stack: FakeTarget, symbol: str, reason: str) -> None:
     queue = stack.queues["consolidation"]
     queue.dead_letter(
-        Received("m", "r", ConsolidationRequest(symbol=symbol).model_dump_json(), 6), ContractError(reason)
+        ReceivedMessage("m", "r", ConsolidationRequest(symbol=symbol).model_dump_json(), 6), ContractError(reason)
     )
 
 
@@ -222,7 +222,7 @@ def test_letters_are_grouped_by_reason(stack: FakeTarget, client: Visitor) -> No
 def test_text_of_others_stays_text(stack: FakeTarget, client: Visitor, place: str) -> None:
     queue = stack.queues["consolidation"]
     body = EVIL if place == "body" else "{}"
-    queue.dead_letter(Received("m", "r", body, 6), ContractError(EVIL if place == "reason" else "x"))
+    queue.dead_letter(ReceivedMessage("m", "r", body, 6), ContractError(EVIL if place == "reason" else "x"))
     page = client.get(f"/symbols?q={EVIL}" if place == "query" else "/fragments/letters").text
     assert "&lt;script&gt;" in page
     assert EVIL not in page

@@ -4,9 +4,9 @@ from datetime import date
 
 import pytest
 
+from fiblake.lake import BRONZE_PREFIX
 from services.consolidator import __main__ as worker
 from shared.events import ConsolidationRequest
-from shared.lake import BRONZE_PREFIX
 from tests.fakes import LAKE, FakeQueue, bar, parquet
 from tests.unit.cli.conftest import FakeTarget, Run
 

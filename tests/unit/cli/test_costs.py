@@ -8,10 +8,10 @@ import pytest
 
 from cli import costs
 from cli.costs import AUDIT, BATCH, REQUESTS, of_month, of_session, table
+from fiblake.calendar import nyse
+from fiblake.lake import INTERVALS
 from services.reconcile.reconcile import Reconciler
 from services.reconcile.silver import Grid
-from shared.calendar import nyse
-from shared.lake import INTERVALS
 from tests.fakes import LAKE, REPOSITORY
 from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS
 from tests.unit.test_put_to_silver import World

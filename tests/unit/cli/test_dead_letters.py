@@ -6,12 +6,12 @@ import pyarrow as pa
 import pytest
 
 from cli.dead_letters import REASONS_SHOWN
+from fiblake.bars import MANIFEST, encode
+from fiblake.errors import ContractError, FiblakeError, NotFoundError
+from fiblake.lake import MANIFEST_KEY
 from shared import functions
-from shared.bars import MANIFEST, encode
-from shared.errors import ContractError, FiblakeError, NotFoundError
 from shared.events import ConsolidationRequest
-from shared.lake import MANIFEST_KEY
-from shared.queues import Received
+from shared.queues import ReceivedMessage
 from tests.fakes import LAKE, NOON, FakeQueue, bar, consolidated, parquet
 from tests.unit.cli.conftest import FakeTarget, Run
 from tests.unit.shared.test_dead_letters import Source
@@ -24,7 +24,7 @@ def request(symbol: str) -> str:
 
 
 def bury(queue: Source, body: str, error: FiblakeError) -> None:
-    queue.dead_letter(Received("m", "r", body, 6), error)
+    queue.dead_letter(ReceivedMessage("m", "r", body, 6), error)
 
 
 @pytest.fixture(autouse=True)

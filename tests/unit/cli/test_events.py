@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 
 from cli.events import messages
+from fiblake.errors import ContractError
+from fiblake.lake import INTERVALS
 from services.consolidator.arrivals import read_notification, requests
 from services.reconcile.settings import ReconcileEvent
 from services.resampler.batch import interval_of
 from services.vacuum.settings import VacuumEvent
-from shared.errors import ContractError
 from shared.events import ConsolidationComplete, ConsolidationRequest, parse
-from shared.lake import INTERVALS
 from tests.fakes import BUCKET, LAKE, REPOSITORY, FakeQueue, sample
 from tests.unit.cli.conftest import FakeTarget, Run
 

@@ -9,9 +9,9 @@ import pytest
 
 from cli import chart, tables
 from cli.tables import schemas
-from shared.bars import MANIFEST, SILVER, Consolidated, encode
-from shared.lake import MANIFEST_KEY, Month, identities_key, silver_key
-from shared.reference import Identity, identities_file, reference_of
+from fiblake.bars import MANIFEST, SILVER, Consolidated, encode
+from fiblake.lake import MANIFEST_KEY, Month, identities_key, silver_key
+from fiblake.reference import Identity, identities_file, reference_of
 from tests.fakes import LAKE, NOON, bar, consolidated, splits, table
 from tests.unit.cli.conftest import FakeTarget, Run
 

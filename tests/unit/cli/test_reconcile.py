@@ -4,7 +4,7 @@ from datetime import date
 import pytest
 
 from cli import reconcile
-from shared.errors import UpstreamError
+from fiblake.errors import UpstreamError
 from shared.events import ConsolidationRequest
 from tests.fakes import LAKE, FakeQueue, bar, parquet
 from tests.unit.cli.conftest import FakeTarget, Run

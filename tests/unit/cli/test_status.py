@@ -5,10 +5,10 @@ import pyarrow as pa
 import pytest
 
 from cli import status
-from shared.bars import MANIFEST, encode
-from shared.errors import EntitlementError, UpstreamError
+from fiblake.bars import MANIFEST, encode
+from fiblake.errors import EntitlementError, UpstreamError
+from fiblake.lake import MANIFEST_KEY, checkpoint_key
 from shared.jobs import JobRun
-from shared.lake import MANIFEST_KEY, checkpoint_key
 from tests.fakes import LAKE, NOON, bar, consolidated, parquet
 from tests.unit.cli.conftest import FakeTarget, Run
 from tests.unit.shared.test_dead_letters import Source

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import shared.database
-from shared.bars import Consolidated
-from shared.errors import UpstreamError
-from shared.lake import WITHDRAWAL_RECORD_KEY
+from fiblake.bars import Consolidated
+from fiblake.errors import UpstreamError
+from fiblake.lake import WITHDRAWAL_RECORD_KEY
 from tests.fakes import LAKE, NOON, bar, consolidated, later
 from tests.unit.cli.conftest import FakeTarget, Run
 

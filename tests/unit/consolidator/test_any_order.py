@@ -12,14 +12,14 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fiblake.bars import Consolidated
+from fiblake.calendar import nyse
+from fiblake.lake import splits_key
+from fiblake.reference import read_splits, reference_of, splits_file
 from services.consolidator.consolidate import Consolidator
 from services.consolidator.worker import Worker
-from shared.bars import Consolidated
-from shared.calendar import nyse
 from shared.cleanup import Proof, clean_up
 from shared.events import ConsolidationComplete, ConsolidationRequest, SourceObject
-from shared.lake import splits_key
-from shared.reference import read_splits, reference_of, splits_file
 from tests.fakes import LAKE, NOON, FakeQueue, FakeTopic, MemoryObjectStore, bar, later, parquet, splits
 
 DATA, SPLITS = LAKE.data_key("AAPL"), splits_key("AAPL")

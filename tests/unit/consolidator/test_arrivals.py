@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fiblake.errors import ContractError
+from fiblake.lake import SourceFile, identities_key, splits_key
 from services.consolidator.arrivals import Arrivals, read_notification, requests
-from shared.errors import ContractError
 from shared.events import FILES_NAMED
-from shared.lake import SourceFile, identities_key, splits_key
 from tests.fakes import LAKE, sample
 
 BUCKET = "dev-condvest-datalake"

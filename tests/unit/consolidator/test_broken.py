@@ -3,12 +3,12 @@ from datetime import UTC, date, datetime, timedelta
 import pyarrow as pa
 import pytest
 
+from fiblake.bars import BRONZE, Consolidated, encode, released
+from fiblake.calendar import nyse
+from fiblake.errors import UpstreamError
+from fiblake.lake import quarantine_key, quarantine_range_key
 from services.consolidator.consolidate import Consolidation, Consolidator, OnlyBrokenBarsError, Task
 from services.fetcher.quarantine import find_quarantined, release
-from shared.bars import BRONZE, Consolidated, encode, released
-from shared.calendar import nyse
-from shared.errors import UpstreamError
-from shared.lake import quarantine_key, quarantine_range_key
 from shared.quarantine import MAX_OBJECTS, QuarantinedBar, list_quarantined, quarantine
 from shared.source_files import MAX_BROKEN
 from tests.fakes import LAKE, NOON, MemoryObjectStore, bar, later, parquet, table

@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fiblake.adjustment import NO_REFERENCE, Reference
+from fiblake.bars import BRONZE, Consolidated
+from fiblake.calendar import nyse
+from fiblake.errors import ConflictError, ContractError, FiblakeError, NotFoundError, UpstreamError
+from fiblake.lake import identities_key, splits_key
+from fiblake.reference import identities_file, splits_file
 from services.consolidator.consolidate import ATTEMPTS, Consolidation, Consolidator, ReferenceFileError, Task
 from services.consolidator.merge import merge
-from shared.adjustment import NO_REFERENCE, Reference
-from shared.bars import BRONZE, Consolidated
-from shared.calendar import nyse
-from shared.errors import ConflictError, ContractError, FiblakeError, NotFoundError, UpstreamError
-from shared.lake import identities_key, splits_key
 from shared.outcomes import UnexpectedError
-from shared.reference import identities_file, splits_file
 from tests.fakes import (
     LAKE,
     NOON,

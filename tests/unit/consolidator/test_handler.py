@@ -9,8 +9,8 @@ import boto3
 import pytest
 from moto import mock_aws
 
+from fiblake.errors import ConfigurationError, UpstreamError
 from services.consolidator import handler as entry
-from shared.errors import ConfigurationError, UpstreamError
 from shared.events import ConsolidationRequest, parse
 from shared.jobs import JobQueue
 from shared.queues import Queue, queue_of_arn

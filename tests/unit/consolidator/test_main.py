@@ -7,12 +7,12 @@ from datetime import date
 
 import pytest
 
+from fiblake.calendar import nyse
+from fiblake.errors import UpstreamError
 from services.consolidator import __main__ as entry
 from services.consolidator.consolidate import Consolidator
 from services.consolidator.settings import WorkerSettings
 from services.consolidator.worker import Worker
-from shared.calendar import nyse
-from shared.errors import UpstreamError
 from shared.events import ConsolidationRequest
 from shared.queues import Queue
 from tests.fakes import LAKE, REPOSITORY, Clock, FakeQueue, FakeTopic, MemoryObjectStore, bar, parquet

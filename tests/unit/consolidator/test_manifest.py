@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fiblake.bars import MANIFEST, Consolidated, decode
+from fiblake.errors import ConflictError, ContractError
+from fiblake.lake import MANIFEST_KEY
 from services.consolidator import manifest
 from services.consolidator.consolidate import Consolidation
-from shared.bars import MANIFEST, Consolidated, decode
-from shared.errors import ConflictError, ContractError
-from shared.lake import MANIFEST_KEY
 from shared.objects import ATTEMPTS_AT_UPDATE
 from tests.fakes import NOON, MemoryObjectStore, bar, later, parquet, table
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fiblake.bars import BRONZE
 from services.consolidator.merge import Merged, merge
-from shared.bars import BRONZE
 from tests.fakes import bar, later, table
 
 SESSIONS = [date(2025, 11, 3) + timedelta(days=n) for n in range(6)]

@@ -8,11 +8,11 @@ from datetime import date
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fiblake.errors import UpstreamError
 from services.consolidator.router import Router
-from shared.errors import UpstreamError
 from shared.events import ConsolidationRequest, parse
-from shared.outcomes import settle
-from shared.queues import Received
+from shared.outcomes import finish_messages
+from shared.queues import ReceivedMessage
 from tests.fakes import BUCKET, LAKE, FakeJobs, FakeQueue
 
 MOST_RECEIVES = 6
@@ -90,13 +90,13 @@ class Chain:
         before = len(self.jobs.submitted)
         errors = self.router.route(messages)
         self.jobs.waiting |= len(self.jobs.submitted) > before
-        self.arrivals.delete(settle(self.arrivals, messages, errors, MOST_RECEIVES))
+        self.arrivals.delete(finish_messages(self.arrivals, messages, errors, MOST_RECEIVES))
 
     @property
     def at_work(self) -> list[Job]:
         return [job for job in self.running if not job.leaving]
 
-    def taken(self, most: int, *, finished: bool = True) -> list[Received]:
+    def taken(self, most: int, *, finished: bool = True) -> list[ReceivedMessage]:
         if not self.at_work:
             return []
         messages = self.consolidation.receive(most)

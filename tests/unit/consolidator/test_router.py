@@ -4,12 +4,12 @@ from datetime import date
 
 import pytest
 
+from fiblake.errors import PermanentError, UpstreamError
+from fiblake.lake import identities_key, splits_key
 from services.consolidator.router import Router
-from shared.errors import PermanentError, UpstreamError
 from shared.events import ConsolidationRequest, parse
 from shared.jobs import LARGEST_ARRAY
-from shared.lake import identities_key, splits_key
-from shared.queues import Received
+from shared.queues import ReceivedMessage
 from tests.fakes import BUCKET, LAKE, FakeJobs, FakeQueue, sample
 from tests.unit.conftest import Metrics
 
@@ -31,8 +31,8 @@ def by_rule(symbol: str, name: str) -> str:
     return json.dumps(body | {"id": name, "detail": {"bucket": {"name": BUCKET}, "object": {"key": key}}})
 
 
-def received(*bodies: str) -> list[Received]:
-    return [Received(f"m{n}", f"r{n}", body, 1) for n, body in enumerate(bodies)]
+def received(*bodies: str) -> list[ReceivedMessage]:
+    return [ReceivedMessage(f"m{n}", f"r{n}", body, 1) for n, body in enumerate(bodies)]
 
 
 class Routed:

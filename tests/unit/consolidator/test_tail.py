@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fiblake.adjustment import NO_REFERENCE, Reference
+from fiblake.aggregate import Bars, aggregate
+from fiblake.bars import Consolidated
+from fiblake.buckets import first_to_recompute
+from fiblake.calendar import nyse
+from fiblake.lake import INTERVALS
 from services.consolidator.tail import LONGEST_TAIL, tail_of
-from services.resampler.aggregate import Bars, aggregate
-from services.resampler.buckets import first_to_recompute
-from shared.adjustment import NO_REFERENCE, Reference
-from shared.bars import Consolidated
-from shared.calendar import nyse
 from shared.events import ConsolidationComplete, Tail, parse
-from shared.lake import INTERVALS
 from tests.fakes import NOON, bar, table
 
 CALENDAR = nyse()

@@ -6,15 +6,15 @@ from datetime import date, datetime, timedelta
 
 import pytest
 
+from fiblake.adjustment import NO_REFERENCE, Reference
+from fiblake.bars import Consolidated, encode
+from fiblake.calendar import nyse
+from fiblake.errors import NotFoundError, UpstreamError
+from fiblake.lake import splits_key
+from fiblake.reference import splits_file
 from services.consolidator.consolidate import TICK, Consolidation, Consolidator, Task
-from shared.adjustment import NO_REFERENCE, Reference
-from shared.bars import Consolidated, encode
-from shared.calendar import nyse
 from shared.cleanup import FILES_PER_LOT, Proof, clean_up
-from shared.errors import NotFoundError, UpstreamError
 from shared.events import ConsolidationRequest
-from shared.lake import splits_key
-from shared.reference import splits_file
 from tests.fakes import LAKE, NOON, MemoryObjectStore, bar, consolidated, later, parquet, splits, table
 
 DATA = LAKE.data_key("AAPL")

@@ -6,12 +6,12 @@ from datetime import date
 
 import pytest
 
+from fiblake.bars import Consolidated, decode_manifest
+from fiblake.errors import ConfigurationError, ConflictError, ContractError, NotFoundError, UpstreamError
+from fiblake.lake import MANIFEST_KEY, WITHDRAWAL_RECORD_KEY, splits_key
+from fiblake.reference import splits_file
 from services.consolidator import withdraw as module
 from services.consolidator.withdraw import Withdrawal, withdraw
-from shared.bars import Consolidated, decode_manifest
-from shared.errors import ConfigurationError, ConflictError, ContractError, NotFoundError, UpstreamError
-from shared.lake import MANIFEST_KEY, WITHDRAWAL_RECORD_KEY, splits_key
-from shared.reference import splits_file
 from tests.fakes import LAKE, NOON, bar, consolidated, later, parquet, splits
 from tests.unit.consolidator.test_worker import Lake
 

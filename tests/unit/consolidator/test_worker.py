@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from fiblake.bars import BRONZE, MANIFEST, Consolidated, decode
+from fiblake.calendar import nyse
+from fiblake.errors import ContractError, UpstreamError
+from fiblake.lake import CLEANUP_RECORD_KEY, MANIFEST_KEY, quarantine_key, splits_key
+from fiblake.reference import splits_file
 from services.consolidator.consolidate import Consolidator
 from services.consolidator.worker import WAIT_SECONDS, Worker
-from shared.bars import BRONZE, MANIFEST, Consolidated, decode
-from shared.calendar import nyse
-from shared.errors import ContractError, UpstreamError
 from shared.events import ConsolidationComplete, ConsolidationRequest, SourceObject
-from shared.lake import CLEANUP_RECORD_KEY, MANIFEST_KEY, quarantine_key, splits_key
 from shared.outcomes import ExhaustedError
-from shared.queues import Depth, Received
-from shared.reference import splits_file
+from shared.queues import Depth, ReceivedMessage
 from shared.traces import Traces
 from tests.fakes import (
     LAKE,
@@ -821,7 +821,7 @@ def test_a_round_is_one_segment_of_its_senders_trace_however_many_its_symbols(
     lake.request("GHOST", correlation_id="put-of-GHOST")
     receive = lake.queue.receive
 
-    def of_a_traced_sender(most: int, wait_seconds: int = 0) -> list[Received]:
+    def of_a_traced_sender(most: int, wait_seconds: int = 0) -> list[ReceivedMessage]:
         return [replace(m, trace=f"Root={root};Parent={parent};Sampled=1") for m in receive(most, wait_seconds)]
 
     monkeypatch.setattr(lake.queue, "receive", of_a_traced_sender)

@@ -20,7 +20,7 @@ from tests.unit.fetcher.rows import FakeDatabase
 from tests.unit.fetcher.vendor import KEY, Vendor, grouped_page
 
 if TYPE_CHECKING:
-    from shared.errors import FiblakeError
+    from fiblake.errors import FiblakeError
 
 PASSWORD = "s3cret-passw0rd"  # noqa: S105 (nobody's)
 DAY = date(2025, 11, 20)

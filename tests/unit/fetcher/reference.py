@@ -8,11 +8,11 @@ from datetime import date, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
+from fiblake.errors import FiblakeError
+from fiblake.reference import Split
+from fiblake.symbols import SymbolRecord
 from services.fetcher.tickers import Details, Ticker, TickerChange
 from shared.database import Database, Settled
-from shared.errors import FiblakeError
-from shared.reference import Split
-from shared.symbols import SymbolRecord
 
 
 class KilledError(Exception):
@@ -148,7 +148,7 @@ class ReferenceDatabase(Database):
         return sorted(self.notes)
 
     @asynccontextmanager
-    async def alone(self, work: date | str, *, wait: bool = True) -> AsyncIterator[bool]:
+    async def session_lock(self, work: date | str, *, wait: bool = True) -> AsyncIterator[bool]:
         assert wait
         self.locked.add(str(work))
         try:

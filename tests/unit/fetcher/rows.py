@@ -7,10 +7,10 @@ from datetime import date, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from shared.calendar import TradingCalendar
+from fiblake.calendar import TradingCalendar
+from fiblake.errors import UpstreamError
+from fiblake.reference import Split
 from shared.database import Database, SessionCounts, Settled, SymbolRecord, session_scope
-from shared.errors import UpstreamError
-from shared.reference import Split
 from tests.fakes import Journal
 
 
@@ -44,7 +44,7 @@ class FakeDatabase(Database):
         return self.mark
 
     @asynccontextmanager
-    async def alone(self, work: date | str, *, wait: bool = True) -> AsyncIterator[bool]:
+    async def session_lock(self, work: date | str, *, wait: bool = True) -> AsyncIterator[bool]:
         scope = session_scope(work) if isinstance(work, date) else work
         assert scope not in self.locked, "waits for itself, for ever"
         assert not (wait and scope in self.busy)

@@ -3,10 +3,10 @@ import traceback
 import pytest
 from pydantic import SecretStr
 
+from fiblake.errors import ConfigurationError
 from services.fetcher import credentials
 from services.fetcher.credentials import api_key
 from services.fetcher.settings import FetcherSettings
-from shared.errors import ConfigurationError
 
 KEY = "s3cret-K3Y"
 ARN = "arn:key"

@@ -14,6 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fiblake.bars import read_bars
+from fiblake.calendar import nyse
+from fiblake.errors import ConfigurationError, ContractError, UpstreamError
+from fiblake.lake import BRONZE_PREFIX
+from fiblake.symbols import SymbolRecord
 from services.fetcher.flat_files.assembly import claims_of
 from services.fetcher.flat_files.chunk import Claims
 from services.fetcher.flat_files.days import DayFile, day_file, decode_day
@@ -21,12 +26,7 @@ from services.fetcher.flat_files.ledger import LEDGER_KEY
 from services.fetcher.flat_files.load import UNCLAIMED_PREFIX, FlatFileLoader, LoadReport
 from services.fetcher.flat_files.sources import PREFIX, BucketSource, FolderSource
 from services.fetcher.settings import DEFAULT_TYPES
-from shared.bars import read_bars
-from shared.calendar import nyse
-from shared.errors import ConfigurationError, ContractError, UpstreamError
-from shared.lake import BRONZE_PREFIX
 from shared.quarantine import list_quarantined
-from shared.symbols import SymbolRecord
 from tests.fakes import LAKE, NOON, MemoryObjectStore
 
 HEADER = "ticker,volume,open,close,high,low,window_start,transactions"

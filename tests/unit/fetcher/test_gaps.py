@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fiblake.calendar import close_of, nyse
+from fiblake.errors import ConfigurationError
 from services.fetcher.gaps import Asked, plan
-from shared.calendar import close_of, nyse
-from shared.errors import ConfigurationError
 
 MONDAY, TUESDAY = date(2025, 11, 24), date(2025, 11, 25)
 AFTER_CLOSE = datetime(2025, 11, 25, 21, 5, tzinfo=UTC)

@@ -8,17 +8,17 @@ from typing import Any
 import httpx
 import pytest
 
+from fiblake.bars import read_bars
+from fiblake.calendar import nyse
+from fiblake.errors import ContractError, EntitlementError, FiblakeError, NotFoundError, UpstreamError
+from fiblake.reference import Split
+from fiblake.symbols import BEGINNING
 from services.fetcher.gaps import Asked
 from services.fetcher.history import GAP_SESSIONS, HistoryFetcher, load_requested
 from services.fetcher.intake import Intake, Stored
-from shared.bars import read_bars
-from shared.calendar import nyse
 from shared.database import SymbolRecord
-from shared.errors import ContractError, EntitlementError, FiblakeError, NotFoundError, UpstreamError
 from shared.events import HistoryRequest
-from shared.queues import Received
-from shared.reference import Split
-from shared.symbols import BEGINNING
+from shared.queues import ReceivedMessage
 from tests.fakes import LAKE, Clock, Journal, MemoryObjectStore
 from tests.unit.fetcher.rows import FakeDatabase
 from tests.unit.fetcher.vendor import Vendor, client_of, page, range_row, refusal
@@ -287,11 +287,11 @@ async def test_a_load_that_is_cut_off_is_not_noted_and_the_next_one_completes_it
 # ------------------------------------------------------------------------------------------------------------ messages
 
 
-def message(number: int, body: str) -> Received:
-    return Received(f"m{number}", f"r{number}", body, 1)
+def message(number: int, body: str) -> ReceivedMessage:
+    return ReceivedMessage(f"m{number}", f"r{number}", body, 1)
 
 
-def asking(number: int, symbol: str) -> Received:
+def asking(number: int, symbol: str) -> ReceivedMessage:
     return message(number, HistoryRequest(symbol=symbol).model_dump_json())
 
 
@@ -301,7 +301,7 @@ def runner() -> Iterator[asyncio.Runner]:
         yield runner
 
 
-def load_all(world: World, runner: asyncio.Runner, *messages: Received) -> dict[str, FiblakeError]:
+def load_all(world: World, runner: asyncio.Runner, *messages: ReceivedMessage) -> dict[str, FiblakeError]:
     opened = world.fetcher()
     fetcher = runner.run(opened.__aenter__())
     try:

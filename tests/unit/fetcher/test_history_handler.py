@@ -4,9 +4,9 @@ from typing import Any
 import boto3
 import pytest
 
+from fiblake.calendar import TradingCalendar, nyse
+from fiblake.errors import UpstreamError
 from services.fetcher import assembly, history_handler
-from shared.calendar import TradingCalendar, nyse
-from shared.errors import UpstreamError
 from shared.events import HistoryRequest
 from shared.queues import queue_of_arn
 from tests.fakes import LAKE, sample

@@ -7,6 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fiblake.calendar import nyse
+from fiblake.errors import UpstreamError
+from fiblake.reference import Identity
+from fiblake.symbols import BEGINNING, SymbolRecord
 from services.fetcher.identities import (
     Comparison,
     Days,
@@ -21,10 +25,6 @@ from services.fetcher.identities import (
     updated,
 )
 from services.fetcher.tickers import Ticker, TickerChange
-from shared.calendar import nyse
-from shared.errors import UpstreamError
-from shared.reference import Identity
-from shared.symbols import BEGINNING, SymbolRecord
 
 THU, FRI, SAT, MON, TUE = (date(2025, 11, day) for day in (20, 21, 22, 24, 25))
 MORNING = datetime(2025, 11, 21, 11, tzinfo=UTC)

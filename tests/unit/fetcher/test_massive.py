@@ -9,6 +9,8 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from fiblake.calendar import nyse
+from fiblake.errors import EntitlementError, FiblakeError, PermanentError, TransientError, UpstreamError
 from services.fetcher.massive import (
     ATTEMPTS,
     LONGEST_PAUSE_SECONDS,
@@ -21,8 +23,6 @@ from services.fetcher.massive import (
     massive,
 )
 from services.fetcher.validation import VendorBar, faults
-from shared.calendar import nyse
-from shared.errors import EntitlementError, FiblakeError, PermanentError, TransientError, UpstreamError
 from tests.unit.fetcher.vendor import BASE, KEY, Vendor, client_of, grouped_row, page, range_row, refusal
 
 DAY = date(2025, 11, 19)

@@ -9,17 +9,17 @@ from unittest.mock import AsyncMock
 
 import pytest
 
+from fiblake.calendar import nyse
+from fiblake.errors import EntitlementError, FiblakeError, UpstreamError
+from fiblake.lake import identities_key, splits_key
+from fiblake.reference import Identity, Split, identities_file, read_identities, read_splits
+from fiblake.symbols import BEGINNING, SymbolRecord
 from services.fetcher import metadata
 from services.fetcher.massive import BadRequestError
 from services.fetcher.metadata import MetadataFetcher, Refreshed, Rules
 from services.fetcher.settings import MetadataEvent
 from services.fetcher.tickers import Details, Ticker, TickerChange
-from shared.calendar import nyse
-from shared.errors import EntitlementError, FiblakeError, UpstreamError
 from shared.events import HistoryRequest, parse
-from shared.lake import identities_key, splits_key
-from shared.reference import Identity, Split, identities_file, read_identities, read_splits
-from shared.symbols import BEGINNING, SymbolRecord
 from tests.fakes import Clock, FakeQueue, MemoryObjectStore
 from tests.unit.fetcher.reference import Fate, KilledError, ReferenceDatabase, ReferenceVendor, ticker
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from fiblake.errors import ConfigurationError, ContractError
+from fiblake.lake import splits_key
+from fiblake.reference import Split
 from services.fetcher import assembly, metadata_handler
-from shared.errors import ConfigurationError, ContractError
-from shared.lake import splits_key
 from shared.queues import Queue
-from shared.reference import Split
 from tests.fakes import FakeQueue, sample
 from tests.unit.conftest import Metrics
 from tests.unit.fetcher.deployed import DAY, Context, Deployed

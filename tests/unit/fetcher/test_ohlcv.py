@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fiblake.bars import BRONZE, read_bars
+from fiblake.calendar import nyse
+from fiblake.errors import ConfigurationError, EntitlementError
+from fiblake.reference import Split
 from services.fetcher.intake import Intake, Stored
 from services.fetcher.ohlcv import Fetched, Fetcher, IncompleteError, Universe
 from services.fetcher.settings import FetchEvent
-from shared.bars import BRONZE, read_bars
-from shared.calendar import nyse
 from shared.database import SessionCounts
-from shared.errors import ConfigurationError, EntitlementError
-from shared.reference import Split
 from tests.fakes import BUCKET, LAKE, Clock, Journal, MemoryObjectStore
 from tests.unit.fetcher.rows import FakeDatabase
 from tests.unit.fetcher.vendor import Vendor, client_of, grouped_page, grouped_row, page, refusal

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from fiblake.errors import ConfigurationError, EntitlementError, TransientError, UpstreamError
 from services.fetcher import ohlcv_handler
-from shared.errors import ConfigurationError, EntitlementError, TransientError, UpstreamError
 from tests.fakes import LAKE
 from tests.unit.conftest import Metrics
 from tests.unit.fetcher.deployed import DAY, PASSWORD, Context, Deployed

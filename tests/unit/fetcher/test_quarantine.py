@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fiblake.bars import ReportedBar, read_bars
+from fiblake.calendar import nyse
+from fiblake.errors import ConflictError, ContractError, FiblakeError, NotFoundError, UpstreamError
+from fiblake.lake import QUARANTINE_RECORD_KEY
 from services.fetcher.quarantine import find_quarantined, release
-from shared.bars import ReportedBar, read_bars
-from shared.calendar import nyse
-from shared.errors import ConflictError, ContractError, FiblakeError, NotFoundError, UpstreamError
-from shared.lake import QUARANTINE_RECORD_KEY
 from shared.quarantine import QuarantinedBar, list_quarantined, quarantine
 from tests.fakes import LAKE, MemoryObjectStore, later
 from tests.unit.fetcher.rows import FakeDatabase
@@ -99,7 +99,7 @@ async def test_nobody_else_works_on_the_session_while_a_bar_of_it_is_let_in(
 ) -> None:
     quarantine(store, [(BAD, REASON)], NOW)
     [bar] = list_quarantined(store)
-    async with database.alone(DAY):
+    async with database.session_lock(DAY):
         with pytest.raises(AssertionError, match="waits"):
             await let_in(store, database, bar)
     assert (database.rows, len(list_quarantined(store)), store.keys("bronze/raw_ohlcv/")) == ({}, 1, [])

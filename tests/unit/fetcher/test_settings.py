@@ -2,8 +2,8 @@ from datetime import UTC, date, datetime
 
 import pytest
 
+from fiblake.errors import ConfigurationError, ContractError
 from services.fetcher.settings import FetcherSettings, FetchEvent
-from shared.errors import ConfigurationError, ContractError
 from shared.settings import load
 
 KEY = "s3cret-K3Y"

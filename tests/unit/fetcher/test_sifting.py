@@ -7,9 +7,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.fetcher.sifting import Past, Sifted, sift
+from fiblake.calendar import nyse
+from services.fetcher.sifting import ClassifiedBars, StoredState, classify_bars
 from services.fetcher.validation import VendorBar
-from shared.calendar import nyse
 
 NOW = datetime(2025, 11, 21, 21, 5, tzinfo=UTC)
 THURSDAY, FRIDAY = date(2025, 11, 20), date(2025, 11, 21)
@@ -20,8 +20,8 @@ def vendor_bar(symbol: str = "AAPL", session: date = FRIDAY, close: float = 10.0
     return replace(bar, **changes)
 
 
-def sifted(*bars: VendorBar, limit: float = 3.0, **past: Any) -> Sifted:  # noqa: ANN401
-    return sift(bars, nyse(), Past(**past), limit, NOW)
+def sifted(*bars: VendorBar, limit: float = 3.0, **past: Any) -> ClassifiedBars:  # noqa: ANN401
+    return classify_bars(bars, nyse(), StoredState(**past), limit, NOW)
 
 
 def known(*bars: VendorBar) -> dict[tuple[str, date], dict[str, Any]]:

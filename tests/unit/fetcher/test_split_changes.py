@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fiblake.errors import UpstreamError
+from fiblake.reference import Split, reference_of
 from services.fetcher.split_changes import split_changes
-from shared.errors import UpstreamError
-from shared.reference import Split, reference_of
 
 TODAY = date(2005, 2, 28)
 BEFORE, TOMORROW = date(2000, 6, 21), TODAY + timedelta(days=1)

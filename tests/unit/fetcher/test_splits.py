@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fiblake.reference import Split
 from services.fetcher.splits import usable, with_factors
 from services.fetcher.wire import SplitRow
-from shared.reference import Split
 
 DAY = date(2000, 6, 21)
 RATIOS = st.sampled_from([(1.0, 2.0), (1.0, 3.0), (2.0, 3.0), (10.0, 1.0), (1.0, 20.0), (20.0, 21.0)])

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fiblake.calendar import nyse
 from services.fetcher.validation import VendorBar, faults
-from shared.calendar import nyse
 
 GOOD = VendorBar("AAPL", date(2025, 11, 19), 10.0, 12.0, 9.0, 11.0, 1000.5, 10.6, 17)
 

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from fiblake.calendar import NEW_YORK
 from services.fetcher.massive import MassiveClient, massive
-from shared.calendar import NEW_YORK
 
 KEY = "s3cret-K3Y"
 BASE = "https://api.massive.test"

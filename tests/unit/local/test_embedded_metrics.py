@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from local.embedded_metrics import Measurement, declared
-from shared.telemetry import count
+from shared.telemetry import emit_metrics
 
 
 def line(**changes: Any) -> str:  # noqa: ANN401 (JSON)
@@ -45,7 +45,7 @@ def test_a_line_of_another_kind_or_without_what_it_declares_measures_nothing(tex
 
 
 def test_what_the_services_write_is_measured_as_they_meant_it(capsys: pytest.CaptureFixture[str]) -> None:
-    count(interval=3, SessionsBehind=2)
+    emit_metrics(interval=3, SessionsBehind=2)
     [one] = declared(capsys.readouterr().out)
     assert (one.namespace, one.name, one.unit, one.values) == ("fiblake", "SessionsBehind", "Count", (2.0,))
     assert one.dimensions["interval"] == "3d"

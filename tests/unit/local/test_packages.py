@@ -34,12 +34,12 @@ def script(file: Path, answer: str, code: int = 0) -> Path:
 def test_modules_are_followed_from_the_handler_on(tmp_path: Path) -> None:
     built = package(
         tmp_path,
-        services__fetcher__handler="from shared import lake\nfrom shared.errors import Fault\nhandler = print",
+        services__fetcher__handler="from shared import lake\nfrom fiblake.errors import Fault\nhandler = print",
         shared__lake="import json\nimport os.path",
-        shared__errors="class Fault(Exception): ...",
-        shared__unused="import nowhere",
+        fiblake__errors="class Fault(Exception): ...",
+        fiblake__unused="import nowhere",
     )
-    assert check_graph(built, HANDLER) == 6, "the handler, two modules of shared, and the folders above them"
+    assert check_graph(built, HANDLER) == 7, "the handler, one module of shared and one of fiblake, and their folders"
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_modules_are_followed_from_the_handler_on(tmp_path: Path) -> None:
         "from shared.gone import name",
         "def later():\n    from shared.gone import name",
         "try:\n    import shared.gone\nfinally:\n    pass",
-        "import shared.lake\nif shared.lake:\n    import gone",
+        "import fiblake.lake\nif fiblake.lake:\n    import gone",
         "from gone.inside import name",
     ],
 )

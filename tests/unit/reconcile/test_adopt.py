@@ -7,14 +7,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fiblake.bars import Consolidated
+from fiblake.calendar import nyse
+from fiblake.errors import ConflictError, UpstreamError
+from fiblake.lake import CLEANUP_RECORD_KEY, INTERVALS, MANIFEST_KEY, Month, checkpoint_key, silver_key
 from services.reconcile.adopt import ARCHIVE_PREFIX, foreign, move_away
 from services.reconcile.lag import Cause, requests
 from services.reconcile.reconcile import Reconciler
 from services.reconcile.silver import Grid
-from shared.bars import Consolidated
-from shared.calendar import nyse
-from shared.errors import ConflictError, UpstreamError
-from shared.lake import CLEANUP_RECORD_KEY, INTERVALS, MANIFEST_KEY, Month, checkpoint_key, silver_key
 from tests.fakes import LAKE
 from tests.unit.reconcile.test_heals import audited, healed
 from tests.unit.resampler.daily import NOW

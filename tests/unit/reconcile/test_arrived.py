@@ -1,9 +1,9 @@
 import time
 from datetime import date
 
+from fiblake.calendar import nyse
 from services.consolidator.consolidate import Consolidator, Task
 from services.reconcile.arrived import FOOTER_BYTES, left_out, waiting
-from shared.calendar import nyse
 from shared.objects import ObjectInfo
 from tests.fakes import LAKE, NOON, MemoryObjectStore, bar, consolidated, later, parquet
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
+from fiblake.errors import ContractError
 from services.reconcile import handler as entry
 from services.reconcile.reconcile import Outlets
 from services.reconcile.settings import ReconcileEvent, window_start
-from shared.errors import ContractError
 from shared.events import ConsolidationRequest
 from shared.objects import ObjectStore
 from tests.fakes import LAKE, FakeJobs, FakeQueue, FakeTopic, MemoryObjectStore, bar, parquet

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fiblake.bars import SILVER, Consolidated, decode_silver, encode
+from fiblake.calendar import nyse
+from fiblake.lake import INTERVALS
 from services.reconcile.lag import Cause
 from services.reconcile.reconcile import FILES_LOOKED_INTO, Outlets, Reconciler, Report
 from services.reconcile.silver import Grid
-from shared.bars import SILVER, Consolidated, decode_silver, encode
-from shared.calendar import nyse
 from shared.events import ConsolidationComplete
-from shared.lake import INTERVALS
 from tests.fakes import LAKE, FakeJobs, FakeQueue, FakeTopic, bar, parquet
 from tests.unit.resampler.daily import NOW, SESSIONS, flat
 from tests.unit.resampler.silver_lake import silver, whole_silver
@@ -40,7 +40,7 @@ def audited(world: World, since: date | None = None, symbols: Sequence[str] = ()
 def healed(world: World, report: Report) -> int:
     """Do what the audit enqueues; return how many messages that were."""
     queue, topic, jobs = FakeQueue(), FakeTopic(), FakeJobs()
-    sent = Outlets(queue, topic, jobs, 100).set_going(report.lags, "audit")
+    sent = Outlets(queue, topic, jobs, 100).enqueue(report.lags, "audit")
     assert (sent.requests, sent.completions, sent.unsent) == (len(queue.sent), len(topic.published), 0)
     assert [size for _, size in jobs.submitted] == ([1] if queue.sent else [])
     world.consolidate(queue.sent)

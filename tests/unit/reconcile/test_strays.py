@@ -10,20 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fiblake.bars import Consolidated
+from fiblake.calendar import nyse
+from fiblake.errors import NotFoundError
+from fiblake.lake import INTERVALS, MANIFEST_KEY, Bronze, Month, checkpoint_key, identities_key, silver_key, splits_key
 from services.reconcile import reconcile
 from services.reconcile.lag import Cause, Lag, requests
 from services.reconcile.mended import mended
 from services.reconcile.reconcile import KEYS_NAMED, Reconciler, Report
 from services.reconcile.silver import Grid, buckets, first_difference
 from shared import lake
-from shared.bars import Consolidated
-from shared.calendar import nyse
 from shared.dead_letters import DeadLetter
-from shared.errors import NotFoundError
 from shared.events import ConsolidationRequest
-from shared.lake import INTERVALS, MANIFEST_KEY, Bronze, Month, checkpoint_key, identities_key, silver_key, splits_key
 from shared.objects import StoredObject
-from shared.queues import Received
+from shared.queues import ReceivedMessage
 from tests.fakes import BUCKET, LAKE, bar, table
 from tests.unit.reconcile.test_heals import audited, healed
 from tests.unit.resampler.daily import NOW
@@ -109,7 +109,7 @@ def test_a_folder_marker_named_like_a_file_is_no_file_that_waits() -> None:
 
 
 def test_every_key_of_bronze_that_a_service_writes_is_none_of_them() -> None:
-    """A new kind of key in shared/lake.py must be known to `stray`, or the audit would complain of our own files."""
+    """A new kind of key in fiblake/lake.py must be known to `stray`, or the audit would complain of our own files."""
     samples: dict[str, object] = {"symbol": "AAPL", "session": DAY, "first": DAY, "last": DAY}
     builders = [*vars(lake).items(), *((name, getattr(LAKE, name)) for name in dir(LAKE))]
     keys = [
@@ -182,7 +182,7 @@ def test_a_month_file_that_cannot_be_read_is_named_once(monkeypatch: pytest.Monk
 
 
 def letter(queue: str, body: str) -> DeadLetter:
-    return DeadLetter(queue, Received(body, "r", body, 6))
+    return DeadLetter(queue, ReceivedMessage(body, "r", body, 6))
 
 
 def test_a_letter_of_a_resampler_is_mended_when_its_own_interval_is_right() -> None:

@@ -4,12 +4,12 @@ from datetime import date
 
 import pytest
 
+from fiblake.calendar import nyse
+from fiblake.lake import INTERVALS
 from services.consolidator.consolidate import Consolidator
 from services.consolidator.withdraw import withdraw
 from services.consolidator.worker import Worker
 from services.reconcile.lag import Cause
-from shared.calendar import nyse
-from shared.lake import INTERVALS
 from tests.fakes import LAKE, FakeTopic
 from tests.unit.reconcile.test_heals import audited, healed
 from tests.unit.resampler.daily import NOW, SESSIONS

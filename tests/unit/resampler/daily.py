@@ -7,10 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from services.resampler.aggregate import Bars
-from shared.adjustment import NO_REFERENCE, Reference
-from shared.bars import BRONZE, Consolidated
-from shared.calendar import nyse
+from fiblake.adjustment import NO_REFERENCE, Reference
+from fiblake.aggregate import Bars
+from fiblake.bars import BRONZE, Consolidated
+from fiblake.calendar import nyse
 
 NOW = datetime(2026, 3, 2, 22, tzinfo=UTC)
 SESSIONS: list[date] = nyse().sessions.tolist()

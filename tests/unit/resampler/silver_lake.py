@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from typing import Any
 
+from fiblake.bars import decode_silver, read_prices
+from fiblake.calendar import nyse
+from fiblake.errors import ContractError
+from fiblake.lake import Month, parse_silver_key, silver_prefix
 from services.resampler.resample import Change, Resampler
-from shared.bars import decode_silver, read_prices
-from shared.calendar import nyse
-from shared.errors import ContractError
-from shared.lake import Month, parse_silver_key, silver_prefix
 from tests.fakes import LAKE, FakeTopic, MemoryObjectStore
 from tests.unit.resampler.daily import NO_FACTS, NOW, ORDINAL, SESSIONS, Daily, Facts, data_parquet, slow_silver
 

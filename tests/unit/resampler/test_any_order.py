@@ -13,13 +13,13 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fiblake.bars import OLDEST_VERSION
+from fiblake.calendar import nyse
+from fiblake.lake import INTERVALS
 from services.resampler.batch import resample_batch
 from services.resampler.full import FullResampler
-from shared.bars import OLDEST_VERSION
-from shared.calendar import nyse
 from shared.events import ConsolidationComplete, Tail
-from shared.lake import INTERVALS
-from shared.queues import Received
+from shared.queues import ReceivedMessage
 from tests.fakes import LAKE, FakeTopic, MemoryObjectStore
 from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS, Daily, Facts, flat
 from tests.unit.resampler.silver_lake import lay, resampler, silver, version_of, versioned_silver, whole_silver
@@ -40,13 +40,13 @@ class World:
     store: MemoryObjectStore = field(default_factory=MemoryObjectStore)
     bronze: dict[str, dict[date, Daily]] = field(default_factory=dict)
     facts: dict[str, Facts] = field(default_factory=dict)
-    events: list[Received] = field(default_factory=list)
+    events: list[ReceivedMessage] = field(default_factory=list)
     open: set[str] = field(default_factory=set)
     """Ids of the events that nobody has worked on yet."""
     lock: Any = field(default_factory=threading.RLock)
     """Month files are written by several threads, so others may come in at once."""
 
-    def arrive(self, symbol: str, session: date, price: int, *, tail: bool = True) -> Received:
+    def arrive(self, symbol: str, session: date, price: int, *, tail: bool = True) -> ReceivedMessage:
         """A bar is consolidated, and then the event of it sent."""
         with self.lock:
             days = self.bronze.setdefault(symbol, {})
@@ -56,14 +56,14 @@ class World:
             days[session] = flat(price)
             return self._consolidated(symbol, min(days) if shown else session, tail=tail and not shown)
 
-    def learn(self, symbol: str, facts: Facts) -> Received | None:
+    def learn(self, symbol: str, facts: Facts) -> ReceivedMessage | None:
         """What is known of a symbol beside its bars is consolidated, and then the event of it sent."""
         with self.lock:
             self.facts[symbol] = facts
             days = self.bronze.get(symbol)
             return self._consolidated(symbol, min(days), tail=False) if days else None
 
-    def _consolidated(self, symbol: str, changed_from: date, *, tail: bool) -> Received:
+    def _consolidated(self, symbol: str, changed_from: date, *, tail: bool) -> ReceivedMessage:
         days, facts = self.bronze[symbol], self.facts.get(symbol, Facts())
         lay(self.store, symbol, days, facts)
         event = ConsolidationComplete(
@@ -72,13 +72,13 @@ class World:
         )  # fmt: skip
         return self.send(event)
 
-    def send(self, event: ConsolidationComplete) -> Received:
+    def send(self, event: ConsolidationComplete) -> ReceivedMessage:
         name = str(len(self.events))
-        self.events.append(Received(name, name, event.model_dump_json(), 1))
+        self.events.append(ReceivedMessage(name, name, event.model_dump_json(), 1))
         self.open.add(name)
         return self.events[-1]
 
-    def resample(self, events: list[Received]) -> None:
+    def resample(self, events: list[ReceivedMessage]) -> None:
         reader = resampler(self.store, self.interval, retention_years=self.retention_years)
         assert resample_batch(reader, events, NOW) == {}
         self.open.difference_update(event.id for event in events)

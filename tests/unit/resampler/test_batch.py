@@ -4,12 +4,12 @@ from itertools import count
 
 import pytest
 
+from fiblake.errors import ConfigurationError, ContractError, NotFoundError, UpstreamError
+from fiblake.lake import INTERVALS
 from services.resampler.batch import interval_of, resample_batch
 from services.resampler.resample import Resampler
-from shared.errors import ConfigurationError, ContractError, NotFoundError, UpstreamError
 from shared.events import ConsolidationComplete
-from shared.lake import INTERVALS
-from shared.queues import Received
+from shared.queues import ReceivedMessage
 from tests.fakes import LAKE, FakeTopic, MemoryObjectStore
 from tests.unit.conftest import Metrics
 from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS, numbered
@@ -27,9 +27,9 @@ def complete(symbol: str, since: date, correlation_id: str = "") -> Consolidatio
     )
 
 
-def received(body: str) -> Received:
+def received(body: str) -> ReceivedMessage:
     name = f"m{next(IDS)}"
-    return Received(name, f"receipt-{name}", body, 1)
+    return ReceivedMessage(name, f"receipt-{name}", body, 1)
 
 
 @pytest.mark.parametrize("interval", INTERVALS)

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fiblake.bars import OLDEST_VERSION, SILVER_CALENDAR, decode_silver, encode
+from fiblake.calendar import TradingCalendar, nyse
+from fiblake.errors import ConflictError
+from fiblake.lake import INTERVALS, Month, silver_key, silver_prefix
 from services.resampler.full import FullResampler
 from services.resampler.resample import Change, Resampler
-from shared.bars import OLDEST_VERSION, SILVER_CALENDAR, decode_silver, encode
-from shared.calendar import TradingCalendar, nyse
-from shared.errors import ConflictError
-from shared.lake import INTERVALS, Month, silver_key, silver_prefix
 from tests.fakes import LAKE, FakeTopic, MemoryObjectStore
 from tests.unit.resampler.daily import NOW, Daily, numbered
 from tests.unit.resampler.silver_lake import lay, silver, whole_silver

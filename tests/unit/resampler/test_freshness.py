@@ -6,13 +6,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from fiblake.bars import MANIFEST, SILVER, encode
+from fiblake.buckets import bucket_start
+from fiblake.calendar import nyse
+from fiblake.errors import ConfigurationError, ContractError
+from fiblake.lake import INTERVALS, MANIFEST_KEY, Month, checkpoint_key, silver_key
 from services.resampler import freshness_handler
-from services.resampler.buckets import bucket_start
 from services.resampler.freshness import measure
-from shared.bars import MANIFEST, SILVER, encode
-from shared.calendar import nyse
-from shared.errors import ConfigurationError, ContractError
-from shared.lake import INTERVALS, MANIFEST_KEY, Month, checkpoint_key, silver_key
 from shared.objects import ObjectStore
 from tests.fakes import BUCKET, LAKE, NOON, MemoryObjectStore
 from tests.unit.conftest import Metrics

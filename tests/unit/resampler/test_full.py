@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fiblake.calendar import nyse
+from fiblake.errors import ConflictError, UpstreamError
+from fiblake.lake import INTERVALS, Month, checkpoint_key, silver_key, silver_prefix
 from services.resampler.full import FullResampler
-from shared.calendar import nyse
-from shared.errors import ConflictError, UpstreamError
-from shared.lake import INTERVALS, Month, checkpoint_key, silver_key, silver_prefix
 from shared.objects import ATTEMPTS_AT_UPDATE
 from tests.fakes import LAKE, FakeTopic, MemoryObjectStore
 from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS, Daily, Facts, flat, numbered

@@ -9,9 +9,9 @@ import boto3
 import pytest
 from moto import mock_aws
 
+from fiblake.aggregate import Bars
+from fiblake.errors import ConfigurationError
 from services.resampler import handler as entry
-from services.resampler.aggregate import Bars
-from shared.errors import ConfigurationError
 from shared.events import ConsolidationComplete
 from shared.objects import ObjectStore
 from shared.queues import queue_of_arn

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from fiblake.errors import UpstreamError
 from services.resampler import __main__ as entry
 from services.resampler.settings import FullResamplerSettings
 from shared import traces
-from shared.errors import UpstreamError
 from shared.objects import ObjectStore
 from shared.queues import Topic
 from tests.fakes import LAKE, FakeTopic, MemoryObjectStore

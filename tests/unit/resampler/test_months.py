@@ -2,10 +2,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.resampler.aggregate import Market
+from fiblake.aggregate import Market
+from fiblake.calendar import nyse
+from fiblake.lake import INTERVALS, Month
 from services.resampler.months import Months, halves
-from shared.calendar import nyse
-from shared.lake import INTERVALS, Month
 from tests.unit.resampler.daily import SESSIONS, bars, numbered
 
 MONTHS = Months.of(nyse())

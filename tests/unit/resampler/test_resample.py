@@ -5,10 +5,10 @@ from datetime import date, timedelta
 
 import pytest
 
+from fiblake.bars import BRONZE, SILVER, Consolidated, decode, encode
+from fiblake.errors import ConfigurationError, ConflictError, ContractError, NotFoundError, UpstreamError
+from fiblake.lake import INTERVALS, Month, checkpoint_key, silver_key, silver_prefix
 from services.resampler.resample import Change, Resampler
-from shared.bars import BRONZE, SILVER, Consolidated, decode, encode
-from shared.errors import ConfigurationError, ConflictError, ContractError, NotFoundError, UpstreamError
-from shared.lake import INTERVALS, Month, checkpoint_key, silver_key, silver_prefix
 from tests.fakes import LAKE, FakeTopic, MemoryObjectStore
 from tests.unit.resampler.daily import (
     NOW,

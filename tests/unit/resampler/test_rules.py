@@ -7,14 +7,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from fiblake.bars import OLDEST_VERSION, SILVER, decode_silver, encode
+from fiblake.calendar import nyse
+from fiblake.lake import INTERVALS, Month, silver_key
 from services.resampler.batch import resample_batch
 from services.resampler.full import FullResampler
 from services.resampler.resample import Change
-from shared.bars import OLDEST_VERSION, SILVER, decode_silver, encode
-from shared.calendar import nyse
 from shared.events import ConsolidationComplete, Tail
-from shared.lake import INTERVALS, Month, silver_key
-from shared.queues import Received
+from shared.queues import ReceivedMessage
 from tests.fakes import LAKE, FakeTopic, MemoryObjectStore
 from tests.unit.resampler.daily import NO_FACTS, NOW, ORDINAL, SESSIONS, Daily, Facts, data_parquet, flat, numbered
 from tests.unit.resampler.silver_lake import changed, lay, resampler, silver, version_of, versioned_silver, whole_silver
@@ -46,7 +46,7 @@ def consolidate(
 
 
 def work(store: MemoryObjectStore, interval: int, *events: ConsolidationComplete) -> None:
-    messages = [Received(str(n), str(n), event.model_dump_json(), 1) for n, event in enumerate(events)]
+    messages = [ReceivedMessage(str(n), str(n), event.model_dump_json(), 1) for n, event in enumerate(events)]
     assert resample_batch(resampler(store, interval), messages, NOW) == {}
 
 
@@ -257,7 +257,7 @@ def test_rule_11_silver_without_versions_and_events_of_schema_1_0_go_on(store: M
     lay(store, "AAPL", days)
     body = ConsolidationComplete(symbol="AAPL", changed_from=NEW, last_session=NEW).model_dump(mode="json")
     old = {name: body[name] for name in ("symbol", "changed_from", "last_session", "correlation_id", "intervals")}
-    message = Received("m", "r", ConsolidationComplete(**old, schema_version="1.0").model_dump_json(), 1)
+    message = ReceivedMessage("m", "r", ConsolidationComplete(**old, schema_version="1.0").model_dump_json(), 1)
     for n in INTERVALS:
         assert resample_batch(resampler(store, n), [message], NOW) == {}
         assert silver(store, n) == whole_silver({"AAPL": days, "MSFT": HISTORY}, n)

@@ -15,13 +15,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shared.bars import BRONZE, MANIFEST, SILVER, Consolidated, decode_manifest, decode_silver, encode, read_prices
-from shared.calendar import nyse
+from fiblake.bars import BRONZE, MANIFEST, SILVER, Consolidated, decode_manifest, decode_silver, encode, read_prices
+from fiblake.calendar import nyse
+from fiblake.errors import FiblakeError
+from fiblake.reference import IDENTITIES, SPLITS, read_identities, read_splits
 from shared.checkpoints import read_checkpoint
 from shared.cleanup import recorded
-from shared.errors import FiblakeError
 from shared.quarantine import read_quarantined
-from shared.reference import IDENTITIES, SPLITS, read_identities, read_splits
 from shared.source_files import bars_of_source
 from tests.fakes import LAKE
 

@@ -14,14 +14,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from shared.bars import MANIFEST, SILVER, Consolidated, decode_manifest, decode_silver, encode, read_log, read_prices
-from shared.calendar import nyse
+from fiblake.bars import MANIFEST, SILVER, Consolidated, decode_manifest, decode_silver, encode, read_log, read_prices
+from fiblake.calendar import nyse
+from fiblake.errors import FiblakeError
+from fiblake.reference import identities_file, read_identities, read_splits, splits_file
 from shared.checkpoints import read_checkpoint
 from shared.cleanup import recorded
-from shared.errors import FiblakeError
 from shared.events import ConsolidationComplete, ConsolidationRequest, parse
 from shared.quarantine import encode_quarantined, read_quarantined
-from shared.reference import identities_file, read_identities, read_splits, splits_file
 from shared.source_files import bars_of_adopted, bars_of_source
 from tests.fakes import LAKE, NOON, bar, companies, parquet, sample, splits, table
 

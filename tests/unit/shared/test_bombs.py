@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.decoding import limit
-from shared.errors import ConfigurationError
+from fiblake.decoding import limit
+from fiblake.errors import ConfigurationError
 from tests.fakes import REPOSITORY
 from tests.unit.shared.bombs import JSON_READERS, PARQUET_READERS, lay_bombs
 

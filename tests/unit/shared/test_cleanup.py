@@ -8,15 +8,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from fiblake.bars import BRONZE, Consolidated, read_bars
+from fiblake.calendar import nyse
+from fiblake.errors import ContractError, UpstreamError
+from fiblake.lake import CLEANUP_RECORD_KEY
+from fiblake.source_log import SourceVersion
 from services.consolidator.consolidate import Consolidation, Consolidator, Task
 from services.consolidator.merge import merge
-from shared.bars import BRONZE, Consolidated, read_bars
-from shared.calendar import nyse
 from shared.cleanup import RUNS_KEPT, Proof, clean_up, deletable, recorded
-from shared.errors import ContractError, UpstreamError
-from shared.lake import CLEANUP_RECORD_KEY
 from shared.objects import DELETES_PER_REQUEST, ObjectInfo
-from shared.source_log import SourceVersion
 from tests.fakes import LAKE, NOON, MemoryObjectStore, bar, later, parquet, table
 
 TODAY = NOON.date()

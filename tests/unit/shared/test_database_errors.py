@@ -3,8 +3,8 @@
 import asyncpg
 import pytest
 
+from fiblake.errors import ConfigurationError, EntitlementError, FiblakeError, UpstreamError
 from shared.database.connection import DatabaseAddress, Tls, connection_to, translated
-from shared.errors import ConfigurationError, EntitlementError, FiblakeError, UpstreamError
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fiblake.errors import ContractError, FiblakeError, NotFoundError, UpstreamError
 from shared.dead_letters import (
     HIDDEN_SECONDS,
     DeadLetter,
@@ -15,9 +16,8 @@ from shared.dead_letters import (
     back_to,
     back_to_function,
 )
-from shared.errors import ContractError, FiblakeError, NotFoundError, UpstreamError
 from shared.events import ConsolidationRequest
-from shared.queues import Queue, Received
+from shared.queues import Queue, ReceivedMessage
 from tests.fakes import NOON, FakeQueue, sample
 
 SYMBOLS = ("AAPL", "MSFT", "IBM")
@@ -35,7 +35,7 @@ class Source(FakeQueue):
         self.dead_letters = FakeQueue(f"{self.name}-dlq")
         self._client = self  # type: ignore[assignment]
 
-    def dead_letter(self, message: Received, error: FiblakeError) -> None:
+    def dead_letter(self, message: ReceivedMessage, error: FiblakeError) -> None:
         Queue.dead_letter(self, message, error)
 
     def send_message(self, *, QueueUrl: str, MessageBody: str, MessageAttributes: dict[str, Any]) -> None:  # noqa: N803
@@ -54,11 +54,11 @@ def letters_of(source: Source) -> DeadLetters:
 
 def bury(source: Source, *bodies: str, error: ContractError | UpstreamError | NotFoundError | None = None) -> None:
     for body in bodies:
-        message = Received("m", "r", body, 3, {"origin": {"DataType": "String", "StringValue": "test"}})
+        message = ReceivedMessage("m", "r", body, 3, {"origin": {"DataType": "String", "StringValue": "test"}})
         source.dead_letter(message, error or ContractError("broken"))
 
 
-def everything(queue: Queue) -> list[Received]:
+def everything(queue: Queue) -> list[ReceivedMessage]:
     found = []
     while messages := queue.receive():
         found += messages
@@ -76,7 +76,7 @@ def request(symbol: str, n: int = 0) -> str:
 
 def letter(body: str = "", sent_at: datetime | None = NOON, **attributes: str) -> DeadLetter:
     typed = {name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()}
-    return DeadLetter("q", Received("m", "r", body, 1, typed, sent_at))
+    return DeadLetter("q", ReceivedMessage("m", "r", body, 1, typed, sent_at))
 
 
 def test_a_letter_says_what_it_died_of_and_what_it_is_about(source: Source) -> None:
@@ -208,7 +208,7 @@ def test_a_message_that_dies_again_after_n_replays_is_stopped(source: Source) ->
 def test_a_message_that_dies_again_at_once_is_not_replayed_twice_in_one_run(source: Source) -> None:
     def dies_at_once(letters: Sequence[DeadLetter]) -> list[int]:
         for one in letters:
-            source.dead_letter(Received("m", "r", one.message.body, 1, one.to_send()), ContractError("again"))
+            source.dead_letter(ReceivedMessage("m", "r", one.message.body, 1, one.to_send()), ContractError("again"))
         return []
 
     bury(source, request("AAPL"), request("MSFT"))
@@ -267,7 +267,7 @@ class _Mortal(Queue):
         self._request()
         return self._queue.send(*arguments)
 
-    def receive(self, *arguments: Any) -> list[Received]:  # noqa: ANN401
+    def receive(self, *arguments: Any) -> list[ReceivedMessage]:  # noqa: ANN401
         self._request()
         return self._queue.receive(*arguments)
 

@@ -9,7 +9,8 @@ from datetime import date
 
 import pytest
 
-from shared.errors import ContractError
+from fiblake.errors import ContractError
+from fiblake.lake import INTERVALS
 from shared.events import (
     SCHEMA_VERSION,
     ConsolidationComplete,
@@ -21,7 +22,6 @@ from shared.events import (
     Tail,
     parse,
 )
-from shared.lake import INTERVALS
 from tests.fakes import NOON, REPOSITORY, sample
 
 SCHEMAS = REPOSITORY / "events" / "schemas"

@@ -2,7 +2,7 @@ import boto3
 import pytest
 from botocore.stub import Stubber
 
-from shared.errors import UpstreamError
+from fiblake.errors import UpstreamError
 from shared.functions import call_later
 
 

@@ -6,7 +6,7 @@ import boto3
 import pytest
 from botocore.stub import Stubber
 
-from shared.errors import UpstreamError
+from fiblake.errors import UpstreamError
 from shared.jobs import LARGEST_ARRAY, JobQueue
 
 QUEUE, DEFINITION, PREFIX = "dev-batch-consolidation", "dev-batch-bronze-consolidator", "drain-"

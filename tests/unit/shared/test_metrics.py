@@ -5,7 +5,7 @@ import boto3
 import pytest
 from botocore.stub import ANY, Stubber
 
-from shared.errors import UpstreamError
+from fiblake.errors import UpstreamError
 from shared.metrics import oldest_ages
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)

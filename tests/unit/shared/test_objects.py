@@ -8,9 +8,9 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from obstore.exceptions import BaseError, GenericError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
 
+from fiblake.errors import ConfigurationError, ConflictError, UpstreamError
 from shared import objects
-from shared.errors import ConfigurationError, ConflictError, UpstreamError
-from shared.objects import ATTEMPTS_AT_UPDATE, CONCURRENCY, ObjectInfo, ObjectStore, pauses
+from shared.objects import ATTEMPTS_AT_UPDATE, CONCURRENCY, ObjectInfo, ObjectStore, backoff_delays
 from tests.fakes import BUCKET, MemoryObjectStore
 
 
@@ -330,7 +330,7 @@ def test_what_s3_answers_becomes_an_error_that_is_retried_and_names_the_object(
 
 
 def test_pauses_grow_to_a_second_and_are_random() -> None:
-    series = [list(pauses(40)) for _ in range(200)]
+    series = [list(backoff_delays(40)) for _ in range(200)]
     assert {len(one) for one in series} == {40}
     assert max(one[0] for one in series) <= 0.02
     assert 0.5 < max(one[-1] for one in series) <= 1

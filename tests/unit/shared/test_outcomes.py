@@ -4,15 +4,22 @@ from collections.abc import Sequence
 
 import pytest
 
-from shared.errors import ConflictError, ContractError, FiblakeError, UpstreamError
-from shared.outcomes import ExhaustedError, UnexpectedError, attempt, batch_response, settle, worked
-from shared.queues import Received
+from fiblake.errors import ConflictError, ContractError, FiblakeError, UpstreamError
+from shared.outcomes import (
+    ExhaustedError,
+    UnexpectedError,
+    batch_response,
+    catch_errors,
+    finish_messages,
+    process_messages,
+)
+from shared.queues import ReceivedMessage
 from tests.fakes import FakeQueue
 
 MOST = 6
 
 
-def received(queue: FakeQueue, *receives: int) -> list[Received]:
+def received(queue: FakeQueue, *receives: int) -> list[ReceivedMessage]:
     """Return messages that were received so often."""
     for n, count in enumerate(receives):
         queue.put(f"body {n}", receives=count - 1)
@@ -23,7 +30,7 @@ def test_done_messages_end_others_are_retried_and_hopeless_ones_become_dead_lett
     queue = FakeQueue()
     done, retried, hopeless = received(queue, 1, 2, 1)
     errors: dict[str, FiblakeError] = {retried.id: UpstreamError("later"), hopeless.id: ContractError("never")}
-    assert settle(queue, [done, retried, hopeless], errors, MOST) == [done, hopeless]
+    assert finish_messages(queue, [done, retried, hopeless], errors, MOST) == [done, hopeless]
     assert queue.hidden == [(retried.id, 20)]
     assert [(letter.body, letter.reason) for letter in queue.dead] == [(hopeless.body, "never")]
 
@@ -32,7 +39,7 @@ def test_done_messages_end_others_are_retried_and_hopeless_ones_become_dead_lett
 def test_a_transient_failure_is_given_up_after_the_last_receive(receives: int, dead: bool) -> None:  # noqa: FBT001
     queue = FakeQueue()
     (message,) = received(queue, receives)
-    ended = settle(queue, [message], {message.id: ConflictError("met another")}, MOST)
+    ended = finish_messages(queue, [message], {message.id: ConflictError("met another")}, MOST)
     assert ended == ([message] if dead else [])
     if dead:
         assert isinstance(queue.dead[0].error, ExhaustedError)
@@ -42,7 +49,7 @@ def test_a_transient_failure_is_given_up_after_the_last_receive(receives: int, d
 def test_a_message_whose_dead_letter_is_refused_goes_back() -> None:
     queue = FakeQueue(refuse_dead_letters=True)
     (message,) = received(queue, 3)
-    assert settle(queue, [message], {message.id: ContractError("never")}, MOST) == []
+    assert finish_messages(queue, [message], {message.id: ContractError("never")}, MOST) == []
     assert queue.hidden == [(message.id, 40)]
 
 
@@ -88,7 +95,7 @@ def test_if_the_queue_cannot_be_found_only_the_messages_that_failed_come_again(
     assert asked == []
     errors: dict[str, FiblakeError] = {messages[0].id: UpstreamError("later")}
     assert batch_response(ARN, messages, errors, MOST) == {"batchItemFailures": [{"itemIdentifier": messages[0].id}]}
-    assert worked(ARN, messages, lambda _group: errors, MOST) == {
+    assert process_messages(ARN, messages, lambda _group: errors, MOST) == {
         "batchItemFailures": [{"itemIdentifier": messages[0].id}]
     }
 
@@ -103,7 +110,7 @@ def test_a_message_that_kills_the_process_takes_none_of_its_mates_along(source: 
     source.put("killer, which is larger than the others")
     done: list[str] = []
 
-    def work(group: Sequence[Received]) -> dict[str, FiblakeError]:
+    def work(group: Sequence[ReceivedMessage]) -> dict[str, FiblakeError]:
         if any(message.body.startswith("killer") for message in group):
             raise Killed
         done.extend(message.id for message in group)
@@ -111,7 +118,7 @@ def test_a_message_that_kills_the_process_takes_none_of_its_mates_along(source: 
 
     for _ in range(MOST):
         with pytest.raises(Killed):
-            worked(ARN, source.receive(), work, MOST)
+            process_messages(ARN, source.receive(), work, MOST)
         source.now += source.visibility_timeout
     assert source.bodies() == ["killer, which is larger than the others"]
     assert sorted(done) == sorted(mates)
@@ -120,16 +127,18 @@ def test_a_message_that_kills_the_process_takes_none_of_its_mates_along(source: 
 @pytest.mark.usefixtures("source")
 def test_messages_that_came_often_before_are_worked_on_alone_and_last() -> None:
     messages = [
-        Received("large", "r", "x" * 100, 3), Received("new", "r", "x", 1), Received("small", "r", "x", 5),
-        Received("again", "r", "x", 2),
-    ]  # fmt: skip
+        ReceivedMessage("large", "r", "x" * 100, 3),
+        ReceivedMessage("new", "r", "x", 1),
+        ReceivedMessage("small", "r", "x", 5),
+        ReceivedMessage("again", "r", "x", 2),
+    ]
     groups: list[list[str]] = []
 
-    def work(group: Sequence[Received]) -> dict[str, FiblakeError]:
+    def work(group: Sequence[ReceivedMessage]) -> dict[str, FiblakeError]:
         groups.append([message.id for message in group])
         return {"again": UpstreamError("later"), "small": UpstreamError("later")}
 
-    response = worked(ARN, messages, work, MOST)
+    response = process_messages(ARN, messages, work, MOST)
     assert groups == [["new", "again"], ["small"], ["large"]]
     assert response == {"batchItemFailures": [{"itemIdentifier": "again"}, {"itemIdentifier": "small"}]}
 
@@ -140,7 +149,7 @@ def logged(caplog: pytest.LogCaptureFixture, body: str, error: FiblakeError) -> 
     queue.put(body)
     (message,) = queue.receive()
     caplog.clear()
-    settle(queue, [message], {message.id: error}, MOST)
+    finish_messages(queue, [message], {message.id: error}, MOST)
     (line,) = [record for record in caplog.records if record.getMessage() in {"retry", "dead letter"}]
     assert vars(line)["reason"] == str(error)
     return vars(line)
@@ -178,12 +187,12 @@ def test_an_attempt_gives_the_result_or_our_error() -> None:
     def fails() -> None:
         raise error
 
-    assert attempt(lambda: 5) == 5
-    assert attempt(fails) is error
+    assert catch_errors(lambda: 5) == 5
+    assert catch_errors(fails) is error
 
 
 def test_an_attempt_turns_another_error_into_one_that_is_retried_and_keeps_it() -> None:
-    outcome = attempt(lambda: 1 // 0)
+    outcome = catch_errors(lambda: 1 // 0)
     assert isinstance(outcome, UnexpectedError)
     assert str(outcome) == "ZeroDivisionError: integer division or modulo by zero"
     assert isinstance(outcome.__cause__, ZeroDivisionError)
@@ -194,12 +203,12 @@ def test_an_attempt_does_not_hold_up_the_end_of_the_process() -> None:
         raise SystemExit(1)
 
     with pytest.raises(SystemExit):
-        attempt(exits)
+        catch_errors(exits)
 
 
 def test_a_body_that_is_nested_too_deeply_to_be_read_is_settled_all_the_same() -> None:
     queue = FakeQueue()
     queue.put("[" * 100_000)
     [message] = queue.receive()
-    assert settle(queue, [message], {message.id: ContractError("no request")}, 6) == [message]
+    assert finish_messages(queue, [message], {message.id: ContractError("no request")}, 6) == [message]
     assert [dead.reason for dead in queue.dead] == ["no request"]

@@ -8,7 +8,7 @@ from aws_lambda_powertools.utilities.data_classes import SQSEvent
 from botocore.exceptions import ClientError, EndpointConnectionError
 from moto import mock_aws
 
-from shared.errors import ContractError, UpstreamError
+from fiblake.errors import ContractError, UpstreamError
 from shared.events import ConsolidationComplete, SilverUpdated
 from shared.queues import (
     ATTEMPTS_AT_SENDING,
@@ -16,7 +16,7 @@ from shared.queues import (
     LONGEST_RETRY_SECONDS,
     Depth,
     Queue,
-    Received,
+    ReceivedMessage,
     Topic,
     from_lambda,
     name_of,
@@ -159,7 +159,7 @@ def test_the_pause_before_a_retry_doubles_up_to_a_quarter_of_an_hour(receives: i
             seen.extend(entry["VisibilityTimeout"] for entry in Entries)
             return {}
 
-    Queue(Client(), "url").retry_later(Received("m", "r", "body", receives))  # type: ignore[arg-type]
+    Queue(Client(), "url").retry_later(ReceivedMessage("m", "r", "body", receives))  # type: ignore[arg-type]
     assert seen == [pause]
     assert retry_seconds(receives) == pause
     assert pause <= LONGEST_RETRY_SECONDS
@@ -167,7 +167,7 @@ def test_the_pause_before_a_retry_doubles_up_to_a_quarter_of_an_hour(receives: i
 
 def test_a_dead_letter_keeps_body_and_attributes_and_tells_its_reason(queue: Queue) -> None:
     kept = {"intervals": {"DataType": "String.Array", "StringValue": "[3]"}}
-    queue.dead_letter(Received("m", "r", "body", 4, kept), ContractError("what to do"))
+    queue.dead_letter(ReceivedMessage("m", "r", "body", 4, kept), ContractError("what to do"))
     (letter,) = queue.dead_letters.receive()
     assert letter.body == "body"
     values = {name: value["StringValue"] for name, value in letter.attributes.items()}
@@ -179,7 +179,7 @@ def test_a_dead_letter_keeps_body_and_attributes_and_tells_its_reason(queue: Que
 
 def test_a_dead_letter_has_at_most_ten_attributes_its_reason_among_them(queue: Queue) -> None:
     many = {f"a{n}": {"DataType": "String", "StringValue": str(n)} for n in range(10)}
-    queue.dead_letter(Received("m", "r", "body", 1, many), ContractError("why"))
+    queue.dead_letter(ReceivedMessage("m", "r", "body", 1, many), ContractError("why"))
     (letter,) = queue.dead_letters.receive()
     assert len(letter.attributes) == 10
     assert letter.attributes["reason"]["StringValue"] == "why"
@@ -189,12 +189,12 @@ def test_a_dead_letter_has_at_most_ten_attributes_its_reason_among_them(queue: Q
     ("reason", "written"), [("a\x00b\x1bc", "a?b?c"), ("", "-"), ("x" * 5_000, "x" * LONGEST_REASON)]
 )
 def test_a_reason_is_made_fit_for_sqs(queue: Queue, reason: str, written: str) -> None:
-    queue.dead_letter(Received("m", "r", "body", 1), ContractError(reason))
+    queue.dead_letter(ReceivedMessage("m", "r", "body", 1), ContractError(reason))
     assert queue.dead_letters.receive()[0].attributes["reason"]["StringValue"] == written
 
 
 def test_a_dead_letter_dead_lettered_again_tells_the_newer_reason(queue: Queue) -> None:
-    queue.dead_letter(Received("m", "r", "body", 1), ContractError("first"))
+    queue.dead_letter(ReceivedMessage("m", "r", "body", 1), ContractError("first"))
     (letter,) = queue.dead_letters.receive()
     queue.dead_letter(letter, ContractError("second"))
     assert [again.attributes["reason"]["StringValue"] for again in queue.dead_letters.receive()] == ["second"]
@@ -202,7 +202,7 @@ def test_a_dead_letter_dead_lettered_again_tells_the_newer_reason(queue: Queue) 
 
 def test_when_sqs_fails_it_is_an_upstream_error() -> None:
     queue = Queue(AlwaysFails(), "https://sqs/0/q")  # type: ignore[arg-type]
-    message = Received("m", "r", "body", 1)
+    message = ReceivedMessage("m", "r", "body", 1)
     for call in (queue.receive, queue.depth, lambda: queue.dead_letter(message, ContractError("why"))):
         with pytest.raises(UpstreamError):
             call()
@@ -210,8 +210,8 @@ def test_when_sqs_fails_it_is_an_upstream_error() -> None:
 
 def test_messages_that_cannot_be_deleted_or_hidden_are_nobodys_error() -> None:
     queue = Queue(AlwaysFails(), "https://sqs/0/q")  # type: ignore[arg-type]
-    queue.delete([Received("m", "r", "body", 1)])
-    queue.hide([Received("m", "r", "body", 1)], 5)
+    queue.delete([ReceivedMessage("m", "r", "body", 1)])
+    queue.hide([ReceivedMessage("m", "r", "body", 1)], 5)
 
 
 def test_a_queue_without_a_dead_letter_queue_says_so() -> None:
@@ -219,7 +219,7 @@ def test_a_queue_without_a_dead_letter_queue_says_so() -> None:
         client = boto3.client("sqs")
         queue = Queue(client, client.create_queue(QueueName="alone")["QueueUrl"])
         with pytest.raises(UpstreamError, match="alone-dlq"):
-            queue.dead_letter(Received("m", "r", "body", 1), ContractError("why"))
+            queue.dead_letter(ReceivedMessage("m", "r", "body", 1), ContractError("why"))
 
 
 def test_a_queue_is_found_by_the_arn_of_lambdas_event() -> None:

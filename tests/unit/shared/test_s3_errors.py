@@ -6,7 +6,7 @@ import obstore
 import pytest
 from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, PreconditionError
 
-from shared.errors import ConfigurationError, ConflictError, FiblakeError, PermanentError, UpstreamError
+from fiblake.errors import ConfigurationError, ConflictError, FiblakeError, PermanentError, UpstreamError
 from shared.objects import ObjectStore
 from shared.s3_errors import PAUSES
 from tests.fakes import BUCKET, MemoryObjectStore

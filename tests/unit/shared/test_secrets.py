@@ -5,7 +5,7 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 from botocore.stub import Stubber
 
-from shared.errors import EntitlementError, FiblakeError, UpstreamError
+from fiblake.errors import EntitlementError, FiblakeError, UpstreamError
 from shared.secrets import read_secret
 
 ARN = "arn:aws:secretsmanager:us-east-1:123456789012:secret:key"

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import Field, SecretStr
 
-from shared.errors import ConfigurationError
+from fiblake.errors import ConfigurationError
 from shared.settings import Settings, load
 
 

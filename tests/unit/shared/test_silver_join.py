@@ -6,9 +6,9 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.bars import OLDEST_VERSION, SILVER
-from shared.calendar import TradingCalendar, nyse
-from shared.lake import Month
+from fiblake.bars import OLDEST_VERSION, SILVER
+from fiblake.calendar import TradingCalendar, nyse
+from fiblake.lake import Month
 from shared.silver_join import MonthGrid, Update, join, without_symbols
 
 SESSIONS: list[date] = nyse().sessions.tolist()

@@ -5,7 +5,7 @@ import pytest
 from botocore.exceptions import EndpointConnectionError, NoCredentialsError
 from botocore.stub import Stubber
 
-from shared.errors import ConfigurationError, EntitlementError, NotFoundError, UpstreamError
+from fiblake.errors import ConfigurationError, EntitlementError, NotFoundError, UpstreamError
 from shared.stacks import connect, outputs_of
 
 

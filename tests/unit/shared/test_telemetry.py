@@ -12,7 +12,7 @@ from tests.fakes import REPOSITORY
 def written(program: str, namespace: str = "") -> list[dict[str, Any]]:
     environment = os.environ | {"POWERTOOLS_METRICS_NAMESPACE": namespace, "POWERTOOLS_SERVICE_NAME": "resampler"}
     done = subprocess.run(
-        [sys.executable, "-c", f"from shared.telemetry import count; {program}"],
+        [sys.executable, "-c", f"from shared.telemetry import emit_metrics; {program}"],
         cwd=REPOSITORY,
         env=environment,
         capture_output=True,
@@ -29,7 +29,7 @@ def declared(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_count_is_one_line_that_cloudwatch_reads_as_metrics_of_the_service() -> None:
-    [line] = written("count(SymbolsConsolidated=3, PutToSilverSeconds=1.5, BarsQuarantinedPercent=0.25)")
+    [line] = written("emit_metrics(SymbolsConsolidated=3, PutToSilverSeconds=1.5, BarsQuarantinedPercent=0.25)")
     assert (declared(line)["Namespace"], declared(line)["Dimensions"], line["service"]) == (
         "fiblake", [["service"]], "resampler",
     )  # fmt: skip
@@ -41,7 +41,7 @@ def test_a_count_is_one_line_that_cloudwatch_reads_as_metrics_of_the_service() -
 
 
 def test_an_interval_is_a_dimension_of_that_line_only() -> None:
-    of_interval, after = written("count(interval=21, SymbolsResampled=1); count(SymbolsResampled=1)")
+    of_interval, after = written("emit_metrics(interval=21, SymbolsResampled=1); emit_metrics(SymbolsResampled=1)")
     assert [sorted(dimensions) for dimensions in declared(of_interval)["Dimensions"]] == [["interval", "service"]]
     assert of_interval["interval"] == "21d"
     assert declared(after)["Dimensions"] == [["service"]]
@@ -53,12 +53,12 @@ from concurrent.futures import ThreadPoolExecutor
 import warnings
 warnings.simplefilter("error")
 with ThreadPoolExecutor(8) as pool:
-    list(pool.map(lambda n: count(interval=n, Rows=n), [3, 5, 8, 13] * 50))
+    list(pool.map(lambda n: emit_metrics(interval=n, Rows=n), [3, 5, 8, 13] * 50))
 """)
     assert [line["interval"] for line in lines] == [f"{int(line['Rows'][0])}d" for line in lines]
     assert len(lines) == 200
 
 
 def test_each_environment_has_a_namespace_of_its_own() -> None:
-    [line] = written("count(SymbolsConsolidated=1)", "fiblake/prod")
+    [line] = written("emit_metrics(SymbolsConsolidated=1)", "fiblake/prod")
     assert declared(line)["Namespace"] == "fiblake/prod"

@@ -7,14 +7,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from fiblake.bars import BRONZE, read_bars
+from fiblake.calendar import nyse
+from fiblake.errors import ConfigurationError, NotFoundError, UpstreamError
+from fiblake.lake import CLEANUP_RECORD_KEY
 from services.consolidator.consolidate import Consolidator, Task
 from services.consolidator.merge import merge
 from services.vacuum.bronze import SYMBOLS_PER_ROUND, Plan, Vacuum, check_retention, execute, plan
-from shared.bars import BRONZE, read_bars
-from shared.calendar import nyse
 from shared.cleanup import Counts
-from shared.errors import ConfigurationError, NotFoundError, UpstreamError
-from shared.lake import CLEANUP_RECORD_KEY
 from tests.fakes import LAKE, NOON, MemoryObjectStore, bar, consolidated, later, parquet, table
 
 OLD = [date(2025, 6, 2), date(2025, 6, 3), date(2025, 6, 4)]

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from fiblake.errors import ConfigurationError, ContractError
 from services.vacuum.handler import handler
-from shared.errors import ConfigurationError, ContractError
 from shared.objects import ObjectStore
 from tests.fakes import LAKE, MemoryObjectStore, bar, consolidated, parquet
 

@@ -4,8 +4,8 @@ from datetime import date
 
 import pytest
 
+from fiblake.errors import UpstreamError
 from services.vacuum import __main__ as entry
-from shared.errors import UpstreamError
 from shared.objects import ObjectStore
 from tests.fakes import LAKE, REPOSITORY, MemoryObjectStore, bar, consolidated, parquet
 

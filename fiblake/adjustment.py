@@ -8,10 +8,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from shared.calendar import Days
-from shared.decoding import decoding, read_json
-from shared.errors import ContractError
-from shared.rules import positive
+from fiblake.calendar import Days
+from fiblake.decoding import decoding, read_json
+from fiblake.errors import ContractError
+from fiblake.rules import positive
 
 Factors = npt.NDArray[np.float64]
 

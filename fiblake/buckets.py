@@ -8,7 +8,7 @@ from datetime import date
 
 import numpy as np
 
-from shared.calendar import Ordinals, TradingCalendar
+from fiblake.calendar import Ordinals, TradingCalendar
 
 
 def bucket_start(ordinal: int, interval: int) -> int:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.adjustment import NO_REFERENCE, Reference
-from shared.errors import ContractError
+from fiblake.adjustment import NO_REFERENCE, Reference
+from fiblake.errors import ContractError
 
 AAPL = Reference(((date(2000, 6, 21), 0.25), (date(2005, 2, 28), 0.5)))
 """Two 2-for-1 splits: a share of May 2000 is four of today's, a share of 2003 is two."""

@@ -1,25 +1,24 @@
 """What a bucket says: open of its first bar, close of its last, extremes and sum of all (pure)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from shared.adjustment import NO_REFERENCE, Factors, Reference
-from shared.bars import OLDEST_VERSION, SILVER, read_prices
-from shared.calendar import Days, Ordinals, TradingCalendar
-from shared.errors import ContractError
-from shared.events import Tail
+from fiblake.adjustment import NO_REFERENCE, Factors, Reference
+from fiblake.bars import OLDEST_VERSION, SILVER, read_prices
+from fiblake.calendar import Days, Ordinals, TradingCalendar
+from fiblake.errors import ContractError
 
 Values = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int32]
 Versions = npt.NDArray[np.int64]
 _PRICES: Final = ("open", "high", "low", "close")
-_VALUES: Final = (*_PRICES, "volume")
+VALUES: Final = (*_PRICES, "volume")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _NO_BAR: Final = -1
@@ -56,7 +55,7 @@ class Bars:
         Raises as TradingCalendar.ordinals does.
         """
         sessions = cast("Days", np.asarray(table["timestamp"].to_numpy(), dtype="datetime64[D]"))
-        values: dict[str, Any] = {name: table[name].to_numpy() for name in _VALUES}
+        values: dict[str, Any] = {name: table[name].to_numpy() for name in VALUES}
         if adjusted and reference.splits and sessions.size:
             values = _adjusted(values, reference.as_of(sessions[-1].item()).factors(sessions))
         handovers = np.searchsorted(calendar.sessions, np.array(reference.handovers, dtype="datetime64[D]"))
@@ -73,19 +72,22 @@ class Bars:
         return cls.of(symbol, table, calendar, reference, adjusted=adjusted, version=version)
 
     @classmethod
-    def of_tail(cls, symbol: str, version: datetime, tail: Tail, first: int, calendar: TradingCalendar) -> "Bars":
-        """Take the bars of an event's tail, from its row `first` on: no split or handover counts there.
+    def of_columns(
+        cls, symbol: str, version: datetime, sessions: Sequence[date], columns: Mapping[str, Sequence[float]],
+        calendar: TradingCalendar,
+    ) -> "Bars":  # fmt: skip
+        """Take adjusted bars of one company, as columns "open", "high", "low", "close" and "volume", sorted by session.
 
-        Raises KeyError if one is of no session.
+        Raises KeyError if a day is no session.
         """
-        ordinals = np.array([calendar.ordinal_of[day] for day in tail.timestamp[first:]], dtype=np.int64)
-        open_, high, low, close, volume = np.array([getattr(tail, name)[first:] for name in _VALUES])
+        ordinals = np.array([calendar.ordinal_of[day] for day in sessions], dtype=np.int64)
+        open_, high, low, close, volume = np.array([columns[name] for name in VALUES])
         return cls(symbol, version, ordinals, open_, high, low, close, volume, _NO_HANDOVERS)
 
     def since(self, ordinal: int) -> "Bars":
         """Return the bars from the session with this ordinal on."""
         rows = slice(int(np.searchsorted(self.ordinals, ordinal)), None)
-        values: dict[str, Any] = {name: getattr(self, name)[rows] for name in _VALUES}
+        values: dict[str, Any] = {name: getattr(self, name)[rows] for name in VALUES}
         return replace(self, ordinals=self.ordinals[rows], **values)
 
 
@@ -115,8 +117,8 @@ class Market:
     def of(cls, many: Sequence[Bars]) -> "Market":
         """Join the bars of distinct symbols."""
         counts = [bars.ordinals.size for bars in many]
-        values = np.empty((len(_VALUES), sum(counts)))
-        for row, name in zip(values, _VALUES, strict=True):
+        values = np.empty((len(VALUES), sum(counts)))
+        for row, name in zip(values, VALUES, strict=True):
             _join([getattr(bars, name) for bars in many], row)
         ordinals = _join([bars.ordinals for bars in many], np.empty(sum(counts), np.int32))
         owner = np.repeat(np.arange(len(many), dtype=np.int32), counts)
@@ -142,7 +144,7 @@ class Market:
             ends = np.minimum(ends, self.tenure[1][firsts])
         lasts = np.append(firsts[1:], begins.size) - 1
         open_, high, low, close, volume = self.values
-        values = np.empty((len(_VALUES), firsts.size))
+        values = np.empty((len(VALUES), firsts.size))
         np.take(open_, firsts, out=values[0])
         np.maximum.reduceat(high, firsts, out=values[1])
         np.minimum.reduceat(low, firsts, out=values[2])
@@ -191,7 +193,7 @@ class Buckets:
     def joined(cls, parts: Sequence["Buckets"]) -> "Buckets":
         """Return all parts' buckets in order."""
         if not parts:
-            return cls(np.empty((len(_VALUES), 0)), np.empty((_PLACES, 0), np.int32))
+            return cls(np.empty((len(VALUES), 0)), np.empty((_PLACES, 0), np.int32))
         return cls(np.concatenate([p.values for p in parts], 1), np.concatenate([p.places for p in parts], 1))
 
     def table(self, symbols: pa.Array, versions: Versions, calendar: TradingCalendar, *, adjusted: bool) -> pa.Table:

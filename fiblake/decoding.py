@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from shared.errors import ConfigurationError, ContractError, FiblakeError
-from shared.parquet_pages import Chunk, chunks_of, page_sizes
+from fiblake.errors import ConfigurationError, ContractError, FiblakeError
+from fiblake.parquet_pages import Chunk, chunks_of, page_sizes
 
 LIMIT_VARIABLE: Final = "READ_LIMIT_MB"
 """The setting: how many megabytes of memory one object of the lake may take once it is decoded."""

@@ -8,8 +8,8 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shared.decoding import decoding
-from shared.errors import ContractError
+from fiblake.decoding import decoding
+from fiblake.errors import ContractError
 
 NO_SESSION: Final = date.min
 """Stands for a session that a row does not name; no calendar has it."""

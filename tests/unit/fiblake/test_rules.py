@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.rules import any_broken, broken_rules
+from fiblake.rules import any_broken, broken_rules
 
 BAR = {"open": 10.0, "high": 12.0, "low": 9.0, "close": 11.0, "volume": 0.0}
 

@@ -1,6 +1,6 @@
-from shared import errors
-from shared.calendar import CalendarRangeError, NotASessionError
-from shared.errors import ConfigurationError, ContractError, FiblakeError, PermanentError, TransientError
+from fiblake import errors
+from fiblake.calendar import CalendarRangeError, NotASessionError
+from fiblake.errors import ConfigurationError, ContractError, FiblakeError, PermanentError, TransientError
 
 OURS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, FiblakeError)]
 

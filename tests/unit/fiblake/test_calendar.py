@@ -4,9 +4,9 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
+from fiblake.calendar import CalendarRangeError, NotASessionError, TradingCalendar, close_of, nyse
+from fiblake.data import generate_sessions
 from services.fetcher.gaps import Asked, plan
-from shared.calendar import CalendarRangeError, NotASessionError, TradingCalendar, close_of, nyse
-from shared.data import generate_sessions
 from tests.fakes import sample
 
 NEW_YORK = ZoneInfo("America/New_York")

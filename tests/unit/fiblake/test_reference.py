@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.adjustment import NO_REFERENCE, Reference
-from shared.errors import ContractError
-from shared.reference import (
+from fiblake.adjustment import NO_REFERENCE, Reference
+from fiblake.errors import ContractError
+from fiblake.reference import (
     Identity,
     Split,
     identities_file,

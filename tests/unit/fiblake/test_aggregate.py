@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.resampler.aggregate import aggregate
-from services.resampler.buckets import first_to_recompute
-from shared.adjustment import NO_REFERENCE, Reference
-from shared.bars import SILVER
-from shared.calendar import CalendarRangeError, NotASessionError, nyse
-from shared.lake import INTERVALS
+from fiblake.adjustment import NO_REFERENCE, Reference
+from fiblake.aggregate import aggregate
+from fiblake.bars import SILVER
+from fiblake.buckets import first_to_recompute
+from fiblake.calendar import CalendarRangeError, NotASessionError, nyse
+from fiblake.lake import INTERVALS
 from tests.unit.resampler.daily import (
     NO_FACTS,
     ORDINAL,

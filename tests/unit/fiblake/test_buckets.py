@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.resampler.buckets import bucket_start, first_to_recompute, window_start
-from shared.calendar import nyse
-from shared.errors import ConfigurationError
-from shared.lake import INTERVALS
+from fiblake.buckets import bucket_start, first_to_recompute, window_start
+from fiblake.calendar import nyse
+from fiblake.errors import ConfigurationError
+from fiblake.lake import INTERVALS
 from tests.unit.resampler.daily import ORDINAL, SESSIONS
 
 FIRST_BUCKETS = {

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import parquet_pages
-from shared.bars import BRONZE, MANIFEST, SILVER, encode
-from shared.parquet_pages import chunks_of, page_sizes
+from fiblake import parquet_pages
+from fiblake.bars import BRONZE, MANIFEST, SILVER, encode
+from fiblake.parquet_pages import chunks_of, page_sizes
 from tests.fakes import NOON
 from tests.unit.shared.hostile import DAYS, corrupted
 

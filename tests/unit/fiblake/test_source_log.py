@@ -3,9 +3,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shared.bars import Consolidated, encode
-from shared.errors import ContractError
-from shared.source_log import SourceVersion, is_merged, log_of_json, log_to_json
+from fiblake.bars import Consolidated, encode
+from fiblake.errors import ContractError
+from fiblake.source_log import SourceVersion, is_merged, log_of_json, log_to_json
 from tests.fakes import NOON, bar, later, table
 
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.errors import ContractError
-from shared.lake import (
+from fiblake.errors import ContractError
+from fiblake.lake import (
     INTERVALS,
     Bronze,
     Month,

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.adjustment import NO_REFERENCE, Reference
-from shared.bars import (
+from fiblake.adjustment import NO_REFERENCE, Reference
+from fiblake.bars import (
     BRONZE,
     MANIFEST,
     OLDEST_VERSION,
@@ -25,11 +25,11 @@ from shared.bars import (
     read_bars,
     read_prices,
 )
-from shared.calendar import nyse
-from shared.errors import ContractError
-from shared.reference import read_splits
+from fiblake.calendar import nyse
+from fiblake.errors import ContractError
+from fiblake.reference import read_splits
+from fiblake.source_log import SourceVersion
 from shared.source_files import bars_of_source
-from shared.source_log import SourceVersion
 from tests.fakes import LAKE, NOON, bar, later, parquet, table
 
 MODIFIED = datetime(2020, 1, 1, tzinfo=UTC)

@@ -1,0 +1,1 @@
+"""The format of the lake: keys, schemas, calendar, adjustment and buckets, and how its bytes are decoded."""

@@ -1,0 +1,409 @@
+"""What a bar looks like at rest: Arrow schemas, and Parquet bytes to tables and back.
+
+Bronze: one row a session of one symbol, prices as traded. Readers are lenient (extra columns are ignored, missing
+nullable ones are null), writers are strict.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import Any, Final, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fiblake.adjustment import NO_REFERENCE, Reference
+from fiblake.columns import check_years, converted, filled
+from fiblake.decoding import (
+    MAKE_ANEW,
+    ROW_VALUE_BYTES,
+    ParquetBytes,
+    decoding,
+    limit,
+    open_parquet,
+    parquet_metadata,
+    read_json,
+    too_large,
+)
+from fiblake.errors import ContractError
+from fiblake.lake import LATEST_VERSION, MANIFEST_KEY
+from fiblake.source_log import SourceVersion, log_of_json, log_to_json
+
+DAILY: Final = "1d"
+
+BRONZE: Final = pa.schema(
+    [
+        pa.field("symbol", pa.string(), nullable=False),
+        pa.field("timestamp", pa.date32(), nullable=False),
+        pa.field("open", pa.float64(), nullable=False),
+        pa.field("high", pa.float64(), nullable=False),
+        pa.field("low", pa.float64(), nullable=False),
+        pa.field("close", pa.float64(), nullable=False),
+        pa.field("volume", pa.float64(), nullable=False),
+        pa.field("vwap", pa.float64()),
+        pa.field("trades", pa.int64()),
+        pa.field("interval", pa.string(), nullable=False),
+        pa.field("ingested_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+"""A daily bar: `timestamp` is the session, prices are USD as traded, `volume` is shares (fractions occur)."""
+
+PRICES: Final = pa.schema([BRONZE.field(name) for name in ("timestamp", "open", "high", "low", "close", "volume")])
+"""The part of BRONZE that buckets are made of: reading it alone costs a fifth of reading all."""
+
+SILVER: Final = pa.schema(
+    [
+        pa.field("symbol", pa.string(), nullable=False),
+        pa.field("ts", pa.date32(), nullable=False),
+        pa.field("open", pa.float64(), nullable=False),
+        pa.field("high", pa.float64(), nullable=False),
+        pa.field("low", pa.float64(), nullable=False),
+        pa.field("close", pa.float64(), nullable=False),
+        pa.field("volume", pa.float64(), nullable=False),
+        pa.field("bars", pa.int32(), nullable=False),
+        pa.field("last_date", pa.date32(), nullable=False),
+        pa.field("is_complete", pa.bool_(), nullable=False),
+        pa.field("adjusted", pa.bool_(), nullable=False),
+        pa.field("version", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+"""A bucket: `ts` is its first session, `bars` how many daily bars are in it, `last_date` the last of them.
+
+`is_complete`: the symbol has a bar on or after the bucket's last session, so no later bar can join the bucket.
+`adjusted`: prices and volume are comparable across splits; else they are as traded.
+`version`: the version (`last_updated`) of the data.parquet that the row was computed from; OLDEST_VERSION if unknown.
+"""
+
+OLDEST_VERSION: Final = datetime(1970, 1, 1, tzinfo=UTC)
+"""The version of silver rows that carry none: every data.parquet is newer."""
+SILVER_CALENDAR: Final = b"fiblake.calendar"
+"""Metadata of a month file: by which calendar its buckets were cut."""
+
+MANIFEST: Final = pa.schema(
+    [
+        pa.field("symbol", pa.string(), nullable=False),
+        pa.field("last_consolidated_date", pa.date32(), nullable=False),
+        pa.field("row_count", pa.int64(), nullable=False),
+        pa.field("last_updated", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+
+_REQUIRED: Final = ("timestamp", "open", "high", "low", "close", "volume")
+_REPEATED: Final = ("symbol", "interval")
+_SKIPPED_BY: Final = (*_REPEATED, "timestamp", "ts")
+_AS_DICTIONARY: Final = (*_REPEATED, "version")
+_OWN_METADATA: Final = b"fiblake."
+_LOG: Final = b"fiblake.merged"
+_RELEASED: Final = b"fiblake.released"
+_LAST_UPDATED: Final = b"fiblake.last_updated"
+_REFERENCE: Final = b"fiblake.reference"
+_WITHDRAWN: Final = b"fiblake.withdrawn"
+_RESTORE: Final = "restore its last version that can be read (the bucket keeps versions)"
+_ADDED_TO_SILVER: Final = {"adjusted": False, "version": OLDEST_VERSION}
+"""Columns that month files of before do not have, and what their rows are taken to say."""
+_OLD_SILVER: Final = pa.schema([f.with_nullable(f.nullable or f.name in _ADDED_TO_SILVER) for f in SILVER])
+"""SILVER as it may lie in S3."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedBar:
+    """A bar as somebody reported it, under the session that it claims; it may break any rule."""
+
+    symbol: str
+    session: date
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    vwap: float | None
+    trades: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Consolidated:
+    """A symbol's data.parquet: its bars, and the log of the source files merged into them.
+
+    `bars` has schema BRONZE, sorted by `timestamp`, one row a session; `log` maps a source file's key to the version
+    that was merged; `last_updated` is the object's version: it grows along conditional writes, whatever the writers'
+    clocks say; `reference` is what is to be applied to the bars, which stay as traded.
+    """
+
+    bars: pa.Table
+    log: dict[str, SourceVersion]
+    last_updated: datetime
+    reference: Reference = NO_REFERENCE
+    adopted: bool = False
+    """Whether somebody else wrote it: it carries no log, and its bars were never checked or told of."""
+    withdrawn: Mapping[date, datetime] = field(default_factory=dict)
+    """Session -> instant: a bar of that session that was ingested at or before the instant must not be in `bars`."""
+
+    @property
+    def first_session(self) -> date:
+        """The first session with a bar."""
+        return cast("date", self.bars["timestamp"][0].as_py())
+
+    @property
+    def last_session(self) -> date:
+        """The last session with a bar."""
+        return cast("date", self.bars["timestamp"][-1].as_py())
+
+    def encode(self) -> bytes:
+        """Return the object's bytes: Parquet, with the log and the reference in its key-value metadata."""
+        metadata = {_LOG: json.dumps(log_to_json(self.log)), _LAST_UPDATED: self.last_updated.isoformat()}
+        if self.reference != NO_REFERENCE:
+            metadata[_REFERENCE] = self.reference.to_json()
+        if self.withdrawn:
+            withdrawn = {session.isoformat(): until.isoformat() for session, until in sorted(self.withdrawn.items())}
+            metadata[_WITHDRAWN] = json.dumps(withdrawn)
+        return encode(self.bars.replace_schema_metadata(metadata))
+
+    @classmethod
+    def decode(cls, data: bytes, symbol: str, last_modified: datetime) -> "Consolidated":
+        """Read an object's bytes; a data.parquet that others wrote has an empty log and no reference.
+
+        Its rows are not checked either: what is null is no number there, or NO_SESSION.
+        """
+        file = _open(data, symbol, BRONZE)
+        metadata = file.metadata
+        log = _log(metadata, symbol)
+        with decoding(f"data.parquet of {symbol} carries a log that cannot be read", _RESTORE):
+            last_updated = _last_updated(metadata, last_modified)
+            reference = _reference(metadata)
+            withdrawn = _withdrawn(metadata)
+        adopted = _LOG not in metadata
+        bars = _bars(file, symbol, last_modified, BRONZE, with_gaps=adopted)
+        if bars.num_rows and not adopted:  # those of another's are judged one by one
+            with decoding(f"data.parquet of {symbol} cannot be read", _RESTORE):
+                # Bars are sorted, so that no session lies beyond the first and the last.
+                sessions = bars["timestamp"]
+                _ = [sessions[place].as_py() for place in (0, -1)]
+                check_years(bars, ["ingested_at"])
+        return cls(bars, log, last_updated, reference, adopted, withdrawn)
+
+
+def read_log(tail: bytes, symbol: str) -> dict[str, SourceVersion] | None:
+    """Return the log of a data.parquet (none: no log) from its last bytes; None if they do not hold all of the footer.
+
+    Raises ContractError if the log cannot be read.
+    """
+    metadata = parquet_metadata(tail)
+    return None if metadata is None else _log(metadata, symbol)
+
+
+def read_prices(data: bytes, symbol: str, last_modified: datetime) -> tuple[pa.Table, Reference, datetime]:
+    """Read of a data.parquet what buckets are made of: bars (schema PRICES), the reference to apply, the version.
+
+    The version of a file that others wrote is `last_modified`. Raises as `read_bars` does, and if a value is null.
+    """
+    file = _open(data, symbol, PRICES)
+    with decoding(f"data.parquet of {symbol} carries metadata that cannot be read", _RESTORE):
+        reference, version = _reference(file.metadata), _last_updated(file.metadata, last_modified)
+    return _bars(file, symbol, None, PRICES, with_gaps=False), reference, version
+
+
+def bar_row(  # noqa: PLR0917
+    symbol: str, session: date, open_: float, high: float, low: float, close: float, volume: float,
+    vwap: float | None, trades: int | None, ingested_at: datetime,
+) -> dict[str, object]:  # fmt: skip
+    """Return one bar as a row of BRONZE."""
+    prices = {"open": open_, "high": high, "low": low, "close": close}
+    rest = {"volume": volume, "vwap": vwap, "trades": trades, "interval": DAILY, "ingested_at": ingested_at}
+    return {"symbol": symbol, "timestamp": session, **prices, **rest}
+
+
+def read_bars(data: bytes, symbol: str, last_modified: datetime) -> pa.Table:
+    """Read a source file's bytes as bars of `symbol` (schema BRONZE, order as stored).
+
+    A file without `ingested_at` takes `last_modified`. A price or volume that is null is no number, a session that is
+    null is NO_SESSION. Raises ContractError, with all that is wrong, if the bytes are not Parquet, a needed column is
+    missing, a type cannot be converted, or a row is of another symbol or another interval.
+    """
+    return _bars(_open(data, symbol, BRONZE), symbol, last_modified, BRONZE, with_gaps=True)
+
+
+def released(table: pa.Table, by: str) -> pa.Table:
+    """Mark the bars of a source file as let in by a person in spite of the rules of prices."""
+    return table.replace_schema_metadata({_RELEASED: by})
+
+
+def is_released(data: bytes) -> bool:
+    """Return whether a source file's bytes carry that mark."""
+    return _RELEASED in open_parquet(data, "the file").metadata
+
+
+def encode(table: pa.Table) -> bytes:
+    """Return `table` as Parquet bytes, its metadata as Parquet's own key-value metadata.
+
+    LZ4 is as small as Snappy here and read in half the time; statistics are kept where readers skip by them
+    (docs/performance.md).
+    """
+    sink = pa.BufferOutputStream()
+    names = table.column_names
+    # Arrow's own copy of the schema is left out (Parquet's types are enough), and with it the metadata, unless added.
+    with pq.ParquetWriter(
+        sink, table.schema, compression="lz4", store_schema=False,
+        use_dictionary=[name for name in _AS_DICTIONARY if name in names],
+        write_statistics=[name for name in _SKIPPED_BY if name in names],
+    ) as writer:  # fmt: skip
+        writer.write_table(table)
+        writer.add_key_value_metadata(table.schema.metadata or {})
+    return cast("bytes", sink.getvalue().to_pybytes())
+
+
+def decode(data: bytes, schema: pa.Schema, what: str, remedy: str = MAKE_ANEW) -> pa.Table:
+    """Read Parquet bytes of one of our own tables, with our own metadata, a missing nullable column as nulls.
+
+    Raises ContractError, naming `what`, if they are not that.
+    """
+    with decoding(f"{what} cannot be read", remedy):
+        file = open_parquet(data, "it", schema.names)
+        table = file.read(schema.names)
+        stored = dict(zip(table.column_names, table.columns, strict=True))
+        columns = [_own_column(stored.get(field.name), field, table.num_rows) for field in schema]
+        own_metadata = {name: value for name, value in file.metadata.items() if name.startswith(_OWN_METADATA)}
+        table = pa.Table.from_arrays(columns, schema=schema.with_metadata(own_metadata or None))
+        check_years(table, [field.name for field in schema if not field.nullable])  # `converted` did the others
+        return table
+
+
+def decode_rows(data: bytes, schema: pa.Schema, what: str, remedy: str = MAKE_ANEW) -> list[dict[str, Any]]:
+    """Read Parquet bytes of one of our own small tables as rows; raise as `decode` does."""
+    table = decode(data, schema, what, remedy)
+    size = table.num_rows * len(schema) * ROW_VALUE_BYTES
+    if size > limit():
+        raise too_large(what, f"has {table.num_rows:,} rows ({size:,} bytes)", limit())
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
+def decode_manifest(data: bytes) -> pa.Table:
+    """Read the manifest (schema MANIFEST); raise ContractError as `decode_silver` does."""
+    return decode(data, MANIFEST, MANIFEST_KEY)
+
+
+def decode_silver(data: bytes, what: str) -> pa.Table:
+    """Read a month file (schema SILVER, with the file's own metadata).
+
+    Rows that do not say whether they are adjusted are as traded; rows without a version have the oldest there is.
+    Raises ContractError, with the way to move the file out of the way, if it cannot be read.
+    """
+    rows = decode(data, _OLD_SILVER, what)
+    columns = dict(zip(rows.column_names, rows.columns, strict=True))
+    for name, value in _ADDED_TO_SILVER.items():
+        if columns[name].null_count:
+            columns[name] = pc.fill_null(columns[name], value)
+    return pa.Table.from_arrays(list(columns.values()), schema=SILVER.with_metadata(rows.schema.metadata))
+
+
+def _last_updated(metadata: Mapping[bytes, bytes], last_modified: datetime) -> datetime:
+    text = metadata.get(_LAST_UPDATED)
+    version = datetime.fromisoformat(text.decode()).astimezone(UTC) if text else last_modified
+    if version >= LATEST_VERSION:
+        raise ValueError(f"no version can follow {version}")
+    return version
+
+
+def _log(metadata: Mapping[bytes, bytes], symbol: str) -> dict[str, SourceVersion]:
+    with decoding(f"data.parquet of {symbol} carries a log that cannot be read", _RESTORE):
+        return log_of_json(read_json(metadata.get(_LOG, b"{}"), "it"))
+
+
+def _reference(metadata: dict[bytes, bytes]) -> Reference:
+    text = metadata.get(_REFERENCE)
+    return Reference.from_json(text.decode()) if text else NO_REFERENCE
+
+
+def _withdrawn(metadata: Mapping[bytes, bytes]) -> dict[date, datetime]:
+    value = read_json(metadata.get(_WITHDRAWN, b"{}"), "it")
+    if not isinstance(value, dict):
+        raise TypeError(f"{type(value).__name__} in the place of an object")
+    instants = {date.fromisoformat(session): datetime.fromisoformat(until) for session, until in value.items()}
+    return {session: until.astimezone(UTC) for session, until in instants.items()}
+
+
+def _own_column(column: pa.ChunkedArray | None, field: pa.Field, rows: int) -> pa.ChunkedArray | pa.Array:
+    if column is None:
+        if not field.nullable:
+            raise ContractError(f"it has no column {field.name!r}")
+        return pa.nulls(rows, field.type)
+    column = converted(column, field)
+    if column.null_count and not field.nullable:
+        raise ContractError(f"it has nulls in column {field.name!r}")
+    return column
+
+
+def _open(data: bytes, symbol: str, schema: pa.Schema) -> ParquetBytes:
+    return open_parquet(data, f"file of {symbol}", schema.names, kind="bars")
+
+
+def _bars(
+    file: ParquetBytes, symbol: str, last_modified: datetime | None, schema: pa.Schema, *, with_gaps: bool
+) -> pa.Table:
+    """Read the columns of `schema`, checked; `with_gaps`: values that are needed may be null."""
+    names = file.schema.names
+    constants = {"symbol": symbol, "interval": DAILY}
+    with decoding(f"file of {symbol} cannot be read as bars"):
+        # A column that the file's own statistics prove to be one value need not be read.
+        unproven = [name for name in constants if name in names and not _is_all(file, name, constants[name])]
+        wanted = [name for name in schema.names if name in names and name not in constants]
+        table = file.read([*wanted, *unproven])
+        if not unproven and table.schema == schema:  # as we write it ourselves
+            return table
+        return _conformed(table, constants | {"ingested_at": last_modified}, schema, with_gaps=with_gaps)
+
+
+def _is_all(file: ParquetBytes, name: str, value: str) -> bool:
+    """Return whether a column's statistics say that all its rows are `value`."""
+    if file.is_small:
+        return False  # reading the column takes less
+    own, text = [chunk for chunk in file.chunks if chunk.column == name], value.encode()
+    return bool(own) and all(chunk.least == text == chunk.greatest for chunk in own)
+
+
+def _conformed(table: pa.Table, defaults: Mapping[str, object], schema: pa.Schema, *, with_gaps: bool) -> pa.Table:
+    """Bring a table into the shape of `schema`; raise ContractError with everything that stands against it."""
+    columns = dict(zip(table.column_names, table.columns, strict=True))
+    outcomes = [_outcome(columns, table.num_rows, field, defaults, with_gaps=with_gaps) for field in schema]
+    outcomes += [_other_value(columns[name], name, str(defaults[name])) for name in _REPEATED if name in columns]
+    faults = [outcome for outcome in outcomes if isinstance(outcome, str)]
+    if faults:
+        raise ContractError("; ".join(faults))
+    return pa.Table.from_arrays(outcomes[: len(schema)], schema=schema)
+
+
+def _outcome(
+    columns: Mapping[str, pa.ChunkedArray], rows: int, field: pa.Field, defaults: Mapping[str, object],
+    *, with_gaps: bool,
+) -> pa.ChunkedArray | pa.Array | str:  # fmt: skip
+    """Return a column, or the sentence that says what is wrong with it."""
+    name = field.name
+    default = defaults.get(name)
+    if name in _REPEATED or (name not in columns and name not in _REQUIRED):
+        return pa.repeat(pa.scalar(default, field.type), rows)
+    if name not in columns:
+        return f"it has no column {name!r}"
+    column = columns[name]
+    if with_gaps or column.type != field.type:  # else it is as we write it ourselves
+        try:
+            column = converted(column, field)
+        except ContractError as error:
+            return str(error)
+    if default is not None and column.null_count:
+        return column.fill_null(pa.scalar(default, field.type))
+    if name not in _REQUIRED or not column.null_count:
+        return column
+    return filled(column, field) if with_gaps else f"it has nulls in column {name!r}"
+
+
+def _other_value(column: pa.ChunkedArray, name: str, value: str) -> str | None:
+    """Say which other value a column holds, if it holds one."""
+    try:
+        with decoding(f"column {name!r} cannot be read as text"):
+            values = column if len(column) == 1 else pc.unique(column)
+            others = [other for other in values.to_pylist() if other not in {value, None}]
+    except ContractError as error:
+        return str(error)
+    return f"it holds rows whose {name} is {str(others[0])[:40]!r}" if others else None

@@ -1,0 +1,174 @@
+"""Which days are trading sessions, and in which order: the NYSE since 1962-01-02, whose ordinal is 0.
+
+The sessions come from a file generated from pandas_market_calendars (`make calendar`). A day beyond its end is an
+error that names that command, never a guess.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from functools import cache, cached_property
+from hashlib import blake2b
+from importlib.resources import files
+from typing import Final, cast
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import numpy.typing as npt
+
+from fiblake.errors import ConfigurationError, ContractError, FiblakeError
+
+Days = npt.NDArray[np.datetime64]
+Ordinals = npt.NDArray[np.int64]
+
+NEW_YORK: Final = ZoneInfo("America/New_York")
+CLOSE: Final = time(16, 0)
+
+
+class CalendarRangeError(ConfigurationError):
+    """A day lies outside the calendar file."""
+
+    def __init__(self, day: object, first: object, last: object) -> None:
+        mend = ": raise LAST in fiblake/data/generate_sessions.py, run `make calendar`, and deploy"
+        super().__init__(
+            f"{day} is outside the trading calendar ({first} to {last}){mend if str(day) > str(last) else ''}"
+        )
+
+
+class NotASessionError(ContractError):
+    """A day is not a trading session."""
+
+    def __init__(self, day: object) -> None:
+        super().__init__(f"{day} is not a session of the NYSE")
+
+
+@dataclass(frozen=True)
+class TradingCalendar:
+    """Sessions in order; `sessions[k]` (datetime64[D]) has ordinal k."""
+
+    sessions: Days
+
+    def ordinals(self, days: Days) -> Ordinals:
+        """Return each day's ordinal; raise NotASessionError or CalendarRangeError for the first that has none."""
+        places = self._ordinal_of_day
+        since = (days - self.sessions[0]).astype(np.int64)
+        if since.size and (since.min() < 0 or since.max() >= places.size):
+            outside = days[(since < 0) | (since >= places.size)]
+            raise CalendarRangeError(outside[0], self.sessions[0], self.sessions[-1])
+        found = places[since]
+        if found.size and found.min() < 0:
+            raise NotASessionError(days[found < 0][0])
+        return np.asarray(found)
+
+    def are_sessions(self, days: Days) -> npt.NDArray[np.bool_]:
+        """Return which of these days are sessions; a day outside the calendar is none."""
+        places = self._ordinal_of_day
+        since = (days - self.sessions[0]).astype(np.int64)
+        inside = (since >= 0) & (since < places.size)
+        return np.asarray(inside & (places[np.where(inside, since, 0)] >= 0), dtype=np.bool_)
+
+    def check_end(self, days: Days) -> None:
+        """Raise CalendarRangeError if one of these days lies behind the calendar's last session."""
+        if days.size and days.max() > self.sessions[-1]:
+            raise CalendarRangeError(days.max(), self.sessions[0], self.sessions[-1])
+
+    def faults(self, day: date) -> list[str]:
+        """Return why a day is no session that a bar can be of; none: it is one."""
+        try:
+            self.ordinal(day)
+        except FiblakeError as error:
+            return [str(error)]
+        return []
+
+    @cached_property
+    def days(self) -> npt.NDArray[np.int32]:
+        """The sessions as Arrow and Parquet store dates: days since 1970-01-01."""
+        return self.sessions.astype(np.int64).astype(np.int32)
+
+    @cached_property
+    def ordinal_of(self) -> dict[date, int]:
+        """Each session's ordinal: for few days quicker than `ordinals`."""
+        return {session: ordinal for ordinal, session in enumerate(self.sessions.tolist())}
+
+    @cached_property
+    def _session_bits(self) -> npt.NDArray[np.uint8]:
+        """A bit for each day since the first session: whether it is one."""
+        return np.packbits(self._ordinal_of_day >= 0)
+
+    @cached_property
+    def _ordinal_of_day(self) -> Ordinals:
+        """By days since the first session: the ordinal, or -1 of a day that is no session."""
+        since = (self.sessions - self.sessions[0]).astype(np.int64)
+        places = np.full(since[-1] + 1, -1, dtype=np.int64)
+        places[since] = np.arange(since.size)
+        return places
+
+    def digest(self, through: date) -> str:
+        """Return a short text that stands for the sessions up to `through`: two calendars with the same ones agree.
+
+        It is empty for a day outside the calendar.
+        """
+        days = int((np.datetime64(through, "D") - self.sessions[0]).astype(np.int64)) + 1
+        if not 0 < days <= self._ordinal_of_day.size:
+            return ""
+        whole, rest = divmod(days, 8)
+        last = self._session_bits[whole : whole + 1] & (0xFF00 >> rest & 0xFF)
+        return blake2b(self._session_bits[:whole].tobytes() + last.tobytes(), digest_size=8).hexdigest()
+
+    def ordinal(self, day: date) -> int:
+        """Return one session's ordinal; raise as `ordinals` does."""
+        return int(self.ordinals(np.array([day], dtype="datetime64[D]"))[0])
+
+    def ordinal_on_or_after(self, day: date) -> int:
+        """Return the ordinal of the first session that is not before `day`."""
+        wanted = np.datetime64(day, "D")
+        if wanted > self.sessions[-1]:
+            raise CalendarRangeError(day, self.sessions[0], self.sessions[-1])
+        return int(np.searchsorted(self.sessions, wanted))
+
+    def session(self, ordinal: int) -> date:
+        """Return the session with this ordinal."""
+        return cast("date", self.sessions[ordinal].item())
+
+    def between(self, first: date, last: date) -> list[date]:
+        """List the sessions from `first` to `last`, both inclusive."""
+        if np.datetime64(last, "D") > self.sessions[-1]:
+            raise CalendarRangeError(last, self.sessions[0], self.sessions[-1])
+        low = np.searchsorted(self.sessions, np.datetime64(first, "D"))
+        high = np.searchsorted(self.sessions, np.datetime64(last, "D"), side="right")
+        return cast("list[date]", self.sessions[low:high].tolist())
+
+    def last_closed(self, now: datetime) -> date:
+        """Return the last session whose close (16:00 New York) is not after `now`.
+
+        A shortened session counts as closed at 16:00 as well: later than it was, never earlier.
+        """
+        here = now.astimezone(NEW_YORK)
+        day = np.datetime64(here.date(), "D")
+        closed = np.searchsorted(self.sessions, day, side="right" if here.time() >= CLOSE else "left")
+        if day > self.sessions[-1] or closed == 0:
+            raise CalendarRangeError(here.date(), self.sessions[0], self.sessions[-1])
+        return self.session(int(closed) - 1)
+
+    def end_of_run(self, first: date, sessions: Collection[date]) -> date:
+        """Return the last session that can be reached from `first` by sessions that are all among `sessions`.
+
+        If `first` turned out to be none (a closure that an older calendar did not know), it is the session before it.
+        """
+        ordinal = self.ordinal_on_or_after(first)
+        ordinal -= self.session(ordinal) > first
+        while ordinal + 1 < len(self.sessions) and self.session(ordinal + 1) in sessions:
+            ordinal += 1
+        return self.session(ordinal)
+
+
+def close_of(session: date) -> datetime:
+    """Return the instant (UTC) at which `session` closes at the latest: 16:00 New York."""
+    return datetime.combine(session, CLOSE, NEW_YORK).astimezone(UTC)
+
+
+@cache
+def nyse() -> TradingCalendar:
+    """Load the calendar file, once a process."""
+    lines = files("fiblake").joinpath("data/nyse_sessions.txt").read_text(encoding="ascii").split()
+    return TradingCalendar(np.array(lines, dtype="datetime64[D]"))

@@ -1,0 +1,1 @@
+"""The trading calendar's data file, and what writes it."""

@@ -1,0 +1,240 @@
+"""Where everything lies in the bucket: keys built and parsed, and nowhere else."""
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from difflib import get_close_matches
+from typing import Final
+
+from fiblake.errors import ContractError, NotFoundError
+
+INTERVALS: Final = (3, 5, 8, 13, 21, 34)
+"""Fibonacci intervals, in trading sessions."""
+
+BRONZE_ROOT: Final = "bronze/"
+BRONZE_PREFIX: Final = "bronze/raw_ohlcv"
+SPLITS_PREFIX: Final = "bronze/splits"
+IDENTITIES_PREFIX: Final = "bronze/identities"
+QUARANTINE_PREFIX: Final = "bronze/quarantine"
+MANIFEST_KEY: Final = "processing_metadata/consolidation_manifest.parquet"
+CLEANUP_RECORD_KEY: Final = "processing_metadata/cleanup_manifest.json"
+QUARANTINE_RECORD_KEY: Final = "processing_metadata/quarantine_releases.json"
+WITHDRAWAL_RECORD_KEY: Final = "processing_metadata/withdrawals.json"
+LATEST_VERSION: Final = datetime(9999, 1, 1, tzinfo=UTC)
+"""No version of a data.parquet lies after this instant: a later one must be possible."""
+UNNAMED: Final = "~"
+"""Stands for a symbol that cannot be a key (quarantine only); no valid symbol contains it."""
+
+_SYMBOL: Final = re.compile(r"[A-Za-z0-9.\-]{1,16}")
+_SOURCE: Final = re.compile(
+    r"date=(?P<date>\d{4}-\d{2}-\d{2})\.parquet|range=(?P<first>\d{4}-\d{2}-\d{2})_(?P<last>\d{4}-\d{2}-\d{2})\.parquet"
+)
+_REFERENCE: Final = re.compile(rf"(?:{SPLITS_PREFIX}|{IDENTITIES_PREFIX})/symbol=(.*)\.parquet")
+_QUARANTINE: Final = re.compile(
+    rf"{QUARANTINE_PREFIX}/symbol=[^/]+/(date=\d{{4}}-\d{{2}}-\d{{2}}|range=\d{{4}}-\d{{2}}-\d{{2}}_\d{{4}}-\d{{2}}-\d{{2}})\.parquet"
+)
+_MONTH_FILE: Final = re.compile(r"year=(\d{4})/month=(\d{2})/data_(\d+)d_(\d{4})(\d{2})\.parquet")
+
+
+def valid_symbol(symbol: str) -> bool:
+    """Return whether `symbol` may become part of a key (letters, digits, dot, hyphen; 1 to 16)."""
+    return _SYMBOL.fullmatch(symbol) is not None and symbol.strip(".") != ""
+
+
+def check_symbol(symbol: str) -> str:
+    """Return `symbol` back; raise ContractError unless it may become part of a key."""
+    if not valid_symbol(symbol):
+        raise ContractError(f"{symbol[:40]!r} is not a symbol: 1 to 16 letters, digits, '.' or '-' are")
+    return symbol
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file that waits to be merged: one session (date=) or many (range=) of one symbol."""
+
+    key: str
+    symbol: str
+    first: date
+    last: date
+
+
+@dataclass(frozen=True, slots=True)
+class Bronze:
+    """The bronze part of the lake under one prefix (environment variable S3_PREFIX)."""
+
+    prefix: str = BRONZE_PREFIX
+
+    def symbol_prefix(self, symbol: str) -> str:
+        """Return the folder of one symbol, with its closing slash."""
+        return f"{self.prefix}/symbol={check_symbol(symbol)}/"
+
+    def symbols_in(self, folders: Iterable[str]) -> list[str]:
+        """Return the symbols whose folders are among `folders` (as a listing of the prefix gives them)."""
+        names = (folder.removeprefix(f"{self.prefix}/symbol=").rstrip("/") for folder in folders)
+        return [name for name in names if valid_symbol(name)]
+
+    def data_key(self, symbol: str) -> str:
+        """Return the key of the symbol's consolidated bars."""
+        return f"{self.symbol_prefix(symbol)}data.parquet"
+
+    def date_key(self, symbol: str, session: date) -> str:
+        """Return the key of one session's bar."""
+        return f"{self.symbol_prefix(symbol)}date={session.isoformat()}.parquet"
+
+    def range_key(self, symbol: str, first: date, last: date) -> str:
+        """Return the key of a file with many sessions."""
+        return f"{self.symbol_prefix(symbol)}range={first.isoformat()}_{last.isoformat()}.parquet"
+
+    def parse_source(self, key: str) -> SourceFile:
+        """Read a source file's key; raise ContractError, naming what is wrong, if it is not one of ours."""
+        head = f"{self.prefix}/symbol="
+        symbol, slash, name = key.removeprefix(head).partition("/")
+        if not key.startswith(head) or not slash:
+            raise ContractError(f"key {key!r} is not of the form {head}SYMBOL/date=YYYY-MM-DD.parquet")
+        match = _SOURCE.fullmatch(name)
+        if match is None:
+            raise ContractError(
+                f"key {key!r}: {name!r} is neither date=YYYY-MM-DD.parquet nor range=FIRST_LAST.parquet"
+            )
+        first = match["date"] or match["first"]
+        last = match["date"] or match["last"]
+        try:
+            source = SourceFile(key, check_symbol(symbol), date.fromisoformat(first), date.fromisoformat(last))
+        except ValueError as error:
+            raise ContractError(f"key {key!r}: {error}") from error
+        if source.first > source.last:
+            raise ContractError(f"key {key!r}: the range ends before it begins")
+        return source
+
+    def is_source(self, key: str) -> bool:
+        """Return whether `key` is a well-formed date or range file of this lake."""
+        try:
+            self.parse_source(key)
+        except ContractError:
+            return False
+        return True
+
+    def is_consolidated(self, key: str) -> bool:
+        """Return whether `key` is some symbol's data.parquet (which is nobody's arrival)."""
+        match = re.fullmatch(re.escape(self.prefix) + r"/symbol=([^/]+)/data\.parquet", key)
+        return match is not None and valid_symbol(match[1])
+
+    def roots(self) -> list[str]:
+        """Return the folders that all of bronze lies in, each with its closing slash."""
+        own = f"{self.prefix}/"
+        return [BRONZE_ROOT] if own.startswith(BRONZE_ROOT) else [own, BRONZE_ROOT]
+
+    def symbol_of(self, key: str) -> str:
+        """Return what stands for the symbol in the key of an object below a symbol's folder; else nothing."""
+        folder, slash, _ = key.removeprefix(f"{self.prefix}/symbol=").partition("/")
+        return folder if slash and key.startswith(f"{self.prefix}/symbol=") else ""
+
+    def stray(self, key: str) -> str | None:
+        """Return what is to be done with an object of bronze that no service reads; None if a service reads it.
+
+        A folder marker (its key ends in a slash) holds nothing, so it is none, unless it is named like a file.
+        """
+        if key.endswith("/"):
+            return "an empty folder that is named like a file: delete it" if key.endswith(".parquet/") else None
+        if self.is_source(key) or self.is_consolidated(key) or _QUARANTINE.fullmatch(key):
+            return None
+        reference = _REFERENCE.fullmatch(key)
+        if reference and valid_symbol(reference[1]):
+            return None
+        if key.startswith(f"{self.prefix}/"):
+            return self._stray_bars(key)
+        if key.startswith((f"{SPLITS_PREFIX}/", f"{IDENTITIES_PREFIX}/")):
+            return "not of the form symbol=SYMBOL.parquet: put it under such a name, and delete this one"
+        return f"no service reads it: move it out of {BRONZE_ROOT}"
+
+    def _stray_bars(self, key: str) -> str:
+        folder, _, name = key.removeprefix(f"{self.prefix}/").partition("/")
+        symbol = folder.removeprefix("symbol=")
+        if not folder.startswith("symbol=") or not valid_symbol(symbol):
+            return f"not below {self.prefix}/symbol=SYMBOL/: put its bars there, and delete this one"
+        lower = name.lower()
+        meant = next((n for n in (lower, f"date={lower}") if self.is_source(f"{self.symbol_prefix(symbol)}{n}")), None)
+        if meant:
+            return f"move it to {self.symbol_prefix(symbol)}{meant}"
+        return "not named date=YYYY-MM-DD.parquet or range=FIRST_LAST.parquet: put its bars so, and delete this one"
+
+
+def check_known(asked: Iterable[str], known: Collection[str]) -> None:
+    """Raise NotFoundError if the lake does not know a symbol that a person asked for; it names the nearest ones."""
+    unknown = sorted(set(asked) - set(known))
+    if not unknown:
+        return
+    capitals = {symbol.upper(): symbol for symbol in known}
+    nearest = {capitals[match]: None for one in unknown for match in get_close_matches(one.upper(), capitals, 1)}
+    hint = f" (did you mean {', '.join(nearest)}?)" if nearest else ""
+    raise NotFoundError(f"the lake has no bars of {', '.join(unknown)}{hint}")
+
+
+def splits_key(symbol: str) -> str:
+    """Return the key of the symbol's splits (schema SPLITS)."""
+    return f"{SPLITS_PREFIX}/symbol={check_symbol(symbol)}.parquet"
+
+
+def identities_key(symbol: str) -> str:
+    """Return the key of the companies that have borne the symbol (schema IDENTITIES)."""
+    return f"{IDENTITIES_PREFIX}/symbol={check_symbol(symbol)}.parquet"
+
+
+def parse_reference(key: str) -> str | None:
+    """Return the symbol of a splits or identities file, or None if `key` is neither; raises as check_symbol."""
+    match = _REFERENCE.fullmatch(key)
+    return check_symbol(match[1]) if match else None
+
+
+def quarantine_key(symbol: str, session: date) -> str:
+    """Return the key of the bars of one session that failed validation; an invalid symbol goes under `~`."""
+    name = symbol if valid_symbol(symbol) else UNNAMED
+    return f"{QUARANTINE_PREFIX}/symbol={name}/date={session.isoformat()}.parquet"
+
+
+def quarantine_range_key(symbol: str, first: date, last: date) -> str:
+    """Return the key of many bars of one symbol that failed validation, all from one file."""
+    return f"{QUARANTINE_PREFIX}/symbol={check_symbol(symbol)}/range={first.isoformat()}_{last.isoformat()}.parquet"
+
+
+def archive_key(session: date) -> str:
+    """Return the key of the rows of one session that have left Postgres (schema BRONZE, by symbol)."""
+    return f"archive/raw_ohlcv/year={session:%Y}/month={session:%m}/date={session.isoformat()}.parquet"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Month:
+    """A calendar month: the unit silver is stored by."""
+
+    year: int
+    month: int
+
+    @classmethod
+    def of(cls, day: date) -> "Month":
+        """Return the month that `day` lies in."""
+        return cls(day.year, day.month)
+
+
+def silver_prefix(interval: int) -> str:
+    """Return the folder of one interval's table, with its closing slash."""
+    return f"silver/silver_{interval}d/"
+
+
+def silver_key(interval: int, month: Month) -> str:
+    """Return the key of the file with all symbols' buckets that start in `month`."""
+    y, m = f"{month.year:04d}", f"{month.month:02d}"
+    return f"{silver_prefix(interval)}year={y}/month={m}/data_{interval}d_{y}{m}.parquet"
+
+
+def parse_silver_key(interval: int, key: str) -> Month | None:
+    """Return the month of a silver file of `interval`, or None if `key` is something else."""
+    match = _MONTH_FILE.fullmatch(key.removeprefix(silver_prefix(interval)))
+    if match is None or match.group(1, 2) != match.group(4, 5) or int(match[3]) != interval:
+        return None
+    return Month(int(match[1]), int(match[2]))
+
+
+def checkpoint_key(interval: int) -> str:
+    """Return the key of one interval's checkpoint."""
+    return f"processing_metadata/silver_{interval}d_checkpoint.json"

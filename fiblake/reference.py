@@ -1,0 +1,206 @@
+"""What makes a symbol's bars comparable with each other: its splits, and which companies have borne it (pure).
+
+Both are small Parquet files, one a symbol, that travel the way of the bars: the worker takes them into data.parquet's
+metadata (`fiblake/adjustment.py`), the resampler applies them. Bars in bronze stay as traded.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from itertools import pairwise
+from typing import Final
+
+import pyarrow as pa
+
+from fiblake.adjustment import Reference
+from fiblake.bars import decode_rows, encode
+from fiblake.errors import ContractError
+from fiblake.rules import positive
+
+FACTOR_TOLERANCE: Final = 1e-3
+"""How far a cumulative factor may be from the product of the ratios, by its size: the vendor rounds both."""
+
+_REMEDY: Final = "put a right file under the same key"
+SPLITS: Final = pa.schema(
+    [
+        pa.field("symbol", pa.string(), nullable=False),
+        pa.field("execution_date", pa.date32(), nullable=False),
+        pa.field("split_from", pa.float64(), nullable=False),
+        pa.field("split_to", pa.float64(), nullable=False),
+        pa.field("adjustment_type", pa.string(), nullable=False),
+        pa.field("historical_adjustment_factor", pa.float64(), nullable=False),
+        pa.field("id", pa.string(), nullable=False),
+    ]
+)
+"""A split, as the vendor reports it: `split_from` shares became `split_to` on the morning of `execution_date`."""
+
+IDENTITIES: Final = pa.schema(
+    [
+        pa.field("symbol", pa.string(), nullable=False),
+        pa.field("valid_from", pa.date32(), nullable=False),
+        pa.field("valid_to", pa.date32()),
+        pa.field("composite_figi", pa.string()),
+        pa.field("name", pa.string()),
+    ]
+)
+"""A company that bore the symbol from session `valid_from` to session `valid_to` (null: it still does)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """One split (a row of SPLITS).
+
+    `historical_adjustment_factor` is cumulative (vendor's rule): a price before `execution_date`, and on or after the
+    split before it, times this factor is comparable with today's. Volume is divided by it.
+    """
+
+    symbol: str
+    execution_date: date
+    split_from: float
+    split_to: float
+    adjustment_type: str
+    historical_adjustment_factor: float
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One company that bore the symbol (a row of IDENTITIES)."""
+
+    symbol: str
+    valid_from: date
+    valid_to: date | None
+    composite_figi: str | None
+    name: str | None
+
+
+def splits_file(splits: Sequence[Split]) -> bytes:
+    """Return a symbol's splits as the bytes of its file; none is a valid file, the last word on a split withdrawn."""
+    rows = [asdict(split) for split in sorted(splits, key=_by_day)]
+    return encode(pa.Table.from_pylist(rows, schema=SPLITS))
+
+
+def read_splits(data: bytes, symbol: str) -> tuple[Split, ...]:
+    """Read a symbol's splits, oldest first; raise ContractError if the file or one of its numbers cannot be used.
+
+    That is also so if the cumulative factors are not the product of the ratios: which of the two is right is for
+    whoever wrote the file to say.
+    """
+    splits = tuple(Split(**row) for row in decode_rows(data, SPLITS, f"the splits of {symbol}", _REMEDY))
+    for split in splits:
+        factor = split.historical_adjustment_factor
+        if split.symbol != symbol or not positive(factor):
+            told = f"{split.symbol[:40]} on {split.execution_date}, factor {factor}"
+            raise ContractError(f"the splits of {symbol} hold one that cannot be: {told}")
+        if not positive(split.split_from) or not positive(split.split_to):
+            told = f"{split.split_from} shares became {split.split_to} on {split.execution_date}"
+            raise ContractError(f"the splits of {symbol} hold one that cannot be: {told}")
+    for day in split_days(splits):
+        if not day.agrees:
+            given = ", ".join(f"{split.historical_adjustment_factor:g}" for split in day.splits)
+            raise ContractError(
+                f"the splits of {symbol} contradict themselves: on {day.day} the cumulative factor is {given}, and the "
+                f"ratios of that day and of all later ones make {day.expected:g}; set historical_adjustment_factor or "
+                "the ratios right and put the file again"
+            )
+    return tuple(sorted(splits, key=_by_day))
+
+
+def identities_file(identities: Sequence[Identity]) -> bytes:
+    """Return the companies that bore a symbol as the bytes of its file."""
+    rows = [asdict(identity) for identity in sorted(identities, key=lambda identity: identity.valid_from)]
+    return encode(pa.Table.from_pylist(rows, schema=IDENTITIES))
+
+
+def read_identities(data: bytes, symbol: str) -> tuple[Identity, ...]:
+    """Read the companies that bore a symbol, oldest first; raise ContractError if the file is not that."""
+    rows = decode_rows(data, IDENTITIES, f"the identities of {symbol}", _REMEDY)
+    identities = tuple(Identity(**row) for row in rows)
+    if any(identity.symbol != symbol for identity in identities):
+        raise ContractError(f"the identities of {symbol} hold another symbol's")
+    return tuple(sorted(identities, key=lambda identity: identity.valid_from))
+
+
+def reference_of(splits: Sequence[Split], identities: Sequence[Identity]) -> Reference:
+    """Return what the two files say as it is applied to bars; one company twice in a row hands nothing over.
+
+    All splits of a day are one entry, with the factor that all of them and the later ones make. A split of a day on
+    which no company bore the symbol is none of theirs.
+    """
+    companies = sorted(identities, key=lambda identity: identity.valid_from)
+    handovers = [(old.valid_to, new.valid_from) for old, new in pairwise(companies) if not _same(old, new)]
+    factors = [(day.day, day.factor) for day in split_days(splits)]
+    for ended, begins in handovers:
+        factors = _without(factors, ended, begins) if ended else factors
+    return Reference(tuple(factors), tuple(begins for _, begins in handovers))
+
+
+@dataclass(frozen=True, slots=True)
+class SplitDay:
+    """All splits of one symbol on one day; `expected` is the factor of the ratios of these and all later splits."""
+
+    day: date
+    splits: tuple[Split, ...]
+    expected: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the splits' own factors say what the ratios say: one of them is the whole day's."""
+        return any(self._is_expected(split.historical_adjustment_factor) for split in self.splits)
+
+    @property
+    def factor(self) -> float:
+        """The day's cumulative factor: as it is given, or what the ratios make of it if none given agrees."""
+        given = (split.historical_adjustment_factor for split in self.splits)
+        agreeing = [factor for factor in given if self._is_expected(factor)]
+        return min(agreeing, key=lambda factor: abs(factor - self.expected), default=self.expected)
+
+    def _is_expected(self, factor: float) -> bool:
+        return math.isclose(factor, self.expected, rel_tol=FACTOR_TOLERANCE)
+
+
+def split_days(splits: Iterable[Split]) -> list[SplitDay]:
+    """Return one symbol's splits by day, oldest first, each day with the factor that the ratios make.
+
+    The order of a day's splits does not matter. One that is reported twice, under two ids, counts once: a company that
+    splits its shares twice on one day by the same ratio is not known.
+    """
+    by_day: dict[date, list[Split]] = {}
+    for split in sorted(splits, key=_by_day):
+        by_day.setdefault(split.execution_date, []).append(split)
+    days: list[SplitDay] = []
+    later = 1.0
+    for day in sorted(by_day, reverse=True):
+        of_day = by_day[day]
+        ratio = math.prod(split.split_from / split.split_to for split in distinct(of_day))
+        days.append(SplitDay(day, tuple(of_day), ratio * later))
+        later = days[-1].factor
+    return days[::-1]
+
+
+def distinct(splits: Iterable[Split]) -> list[Split]:
+    """Return the splits without those that another one repeats: of one symbol, on one day, by one ratio."""
+    by_meaning: dict[tuple[str, date, str], Split] = {}
+    for split in sorted(splits, key=_by_day):
+        ratio = f"{split.split_from / split.split_to:.9g}"
+        by_meaning.setdefault((split.symbol, split.execution_date, ratio), split)
+    return list(by_meaning.values())
+
+
+def _without(factors: Sequence[tuple[date, float]], ended: date, begins: date) -> list[tuple[date, float]]:
+    """Leave out the splits from between two companies' times, here and in the cumulative factors before them."""
+    before = [(day, factor) for day, factor in factors if day <= ended]
+    since = [(day, factor) for day, factor in factors if day >= begins]
+    first_after = factors[len(before)][1] if len(before) < len(factors) else 1.0
+    ratio = (since[0][1] if since else 1.0) / first_after
+    return [*((day, factor * ratio) for day, factor in before), *since]
+
+
+def _by_day(split: Split) -> tuple[date, str]:
+    # The id only keeps the order of two splits on one day fixed; what they mean does not depend on it.
+    return split.execution_date, split.id
+
+
+def _same(old: Identity, new: Identity) -> bool:
+    return old.composite_figi is not None and old.composite_figi == new.composite_figi
