@@ -1,7 +1,7 @@
 """`fiblake quarantine list|release`: bars that failed validation, and how a person lets one into the lake."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from shared.quarantine import QuarantinedBar
 
 app = typer.Typer(help="Bars that failed validation: look at them, let one in after all.", no_args_is_help=True)
-_NUMBERS: Final = ("open", "high", "low", "close", "volume")
 
 
 @app.command(name="list", epilog="Example: fiblake quarantine list --symbol AAPL")
 def list_(context: typer.Context, symbol: Annotated[str, typer.Option(help="Only this symbol's.")] = "") -> None:
     """List the bars in quarantine with the reasons why they are there."""
     from cli.target import target
+    from fiblake.rules import NUMBER_COLUMNS
 
     wanted = options.symbol(symbol, "--symbol") if symbol else None
     rows = facts_of(target(context).store, wanted)
-    columns = ("symbol", "session", "row", *_NUMBERS, "reason")
+    columns = ("symbol", "session", "row", *NUMBER_COLUMNS, "reason")
     answer(context, rows, lambda console: console.print(table("Bars in quarantine", rows, columns)))
 
 
@@ -58,8 +58,10 @@ def facts_of(store: "ObjectStore", symbol: str | None) -> list[dict[str, Any]]:
 
 
 def _row(held: "QuarantinedBar") -> dict[str, Any]:
+    from fiblake.rules import NUMBER_COLUMNS
+
     bar = held.bar
     row = {"symbol": bar.symbol, "session": bar.session.isoformat(), "row": held.row}
-    row |= {name: getattr(bar, name) for name in _NUMBERS}
+    row |= {name: getattr(bar, name) for name in NUMBER_COLUMNS}
     where = {"source": held.source, "held_since": held.held_since.isoformat(), "key": held.key}
     return {**row, "reason": held.reason, **where}

@@ -13,12 +13,11 @@ from fiblake.adjustment import NO_REFERENCE, Factors, Reference
 from fiblake.bars import OLDEST_VERSION, SILVER, read_prices
 from fiblake.calendar import Days, Ordinals, TradingCalendar
 from fiblake.errors import ContractError
+from fiblake.rules import NUMBER_COLUMNS, PRICE_COLUMNS
 
 Values = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int32]
 Versions = npt.NDArray[np.int64]
-_PRICES: Final = ("open", "high", "low", "close")
-VALUES: Final = (*_PRICES, "volume")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _NO_BAR: Final = -1
@@ -55,7 +54,7 @@ class Bars:
         Raises as TradingCalendar.ordinals does.
         """
         sessions = cast("Days", np.asarray(table["timestamp"].to_numpy(), dtype="datetime64[D]"))
-        values: dict[str, Any] = {name: table[name].to_numpy() for name in VALUES}
+        values: dict[str, Any] = {name: table[name].to_numpy() for name in NUMBER_COLUMNS}
         if adjusted and reference.splits and sessions.size:
             values = _adjusted(values, reference.as_of(sessions[-1].item()).factors(sessions))
         handovers = np.searchsorted(calendar.sessions, np.array(reference.handovers, dtype="datetime64[D]"))
@@ -81,18 +80,18 @@ class Bars:
         Raises KeyError if a day is no session.
         """
         ordinals = np.array([calendar.ordinal_of[day] for day in sessions], dtype=np.int64)
-        open_, high, low, close, volume = np.array([columns[name] for name in VALUES])
+        open_, high, low, close, volume = np.array([columns[name] for name in NUMBER_COLUMNS])
         return cls(symbol, version, ordinals, open_, high, low, close, volume, _NO_HANDOVERS)
 
     def since(self, ordinal: int) -> "Bars":
         """Return the bars from the session with this ordinal on."""
         rows = slice(int(np.searchsorted(self.ordinals, ordinal)), None)
-        values: dict[str, Any] = {name: getattr(self, name)[rows] for name in VALUES}
+        values: dict[str, Any] = {name: getattr(self, name)[rows] for name in NUMBER_COLUMNS}
         return replace(self, ordinals=self.ordinals[rows], **values)
 
 
 def _adjusted(values: dict[str, Any], factors: Factors) -> dict[str, Any]:
-    prices = {name: values[name] * factors for name in _PRICES}
+    prices = {name: values[name] * factors for name in PRICE_COLUMNS}
     return {**prices, "volume": values["volume"] / factors}
 
 
@@ -117,8 +116,8 @@ class Market:
     def of(cls, many: Sequence[Bars]) -> "Market":
         """Join the bars of distinct symbols."""
         counts = [bars.ordinals.size for bars in many]
-        values = np.empty((len(VALUES), sum(counts)))
-        for row, name in zip(values, VALUES, strict=True):
+        values = np.empty((len(NUMBER_COLUMNS), sum(counts)))
+        for row, name in zip(values, NUMBER_COLUMNS, strict=True):
             _join([getattr(bars, name) for bars in many], row)
         ordinals = _join([bars.ordinals for bars in many], np.empty(sum(counts), np.int32))
         owner = np.repeat(np.arange(len(many), dtype=np.int32), counts)
@@ -144,7 +143,7 @@ class Market:
             ends = np.minimum(ends, self.tenure[1][firsts])
         lasts = np.append(firsts[1:], begins.size) - 1
         open_, high, low, close, volume = self.values
-        values = np.empty((len(VALUES), firsts.size))
+        values = np.empty((len(NUMBER_COLUMNS), firsts.size))
         np.take(open_, firsts, out=values[0])
         np.maximum.reduceat(high, firsts, out=values[1])
         np.minimum.reduceat(low, firsts, out=values[2])
@@ -193,7 +192,7 @@ class Buckets:
     def joined(cls, parts: Sequence["Buckets"]) -> "Buckets":
         """Return all parts' buckets in order."""
         if not parts:
-            return cls(np.empty((len(VALUES), 0)), np.empty((_PLACES, 0), np.int32))
+            return cls(np.empty((len(NUMBER_COLUMNS), 0)), np.empty((_PLACES, 0), np.int32))
         return cls(np.concatenate([p.values for p in parts], 1), np.concatenate([p.places for p in parts], 1))
 
     def table(self, symbols: pa.Array, versions: Versions, calendar: TradingCalendar, *, adjusted: bool) -> pa.Table:

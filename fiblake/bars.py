@@ -29,6 +29,7 @@ from fiblake.decoding import (
 )
 from fiblake.errors import ContractError
 from fiblake.lake import LATEST_VERSION, MANIFEST_KEY
+from fiblake.rules import NUMBER_COLUMNS
 from fiblake.source_log import SourceVersion, log_of_json, log_to_json
 
 DAILY: Final = "1d"
@@ -48,9 +49,19 @@ BRONZE: Final = pa.schema(
         pa.field("ingested_at", pa.timestamp("us", tz="UTC"), nullable=False),
     ]
 )
-"""A daily bar: `timestamp` is the session, prices are USD as traded, `volume` is shares (fractions occur)."""
+"""A daily bar: `timestamp` is the session, prices are USD as traded, `volume` is shares (fractions occur).
 
-PRICES: Final = pa.schema([BRONZE.field(name) for name in ("timestamp", "open", "high", "low", "close", "volume")])
+Column lists, the order of merging, comparisons and the table in Postgres are derived from this schema
+(`tests/unit/test_bar_columns.py`). A new column stands after `trades` and may be null: files of before do not have it.
+"""
+
+KEY_COLUMNS: Final = ("symbol", "timestamp", "interval")
+"""The columns that name a bar."""
+
+VALUE_COLUMNS: Final = tuple(name for name in BRONZE.names if name not in {*KEY_COLUMNS, "ingested_at"})
+"""The columns that say what a bar was; the fields of ReportedBar beside symbol and session."""
+
+PRICES: Final = pa.schema([BRONZE.field(name) for name in ("timestamp", *NUMBER_COLUMNS)])
 """The part of BRONZE that buckets are made of: reading it alone costs a fifth of reading all."""
 
 SILVER: Final = pa.schema(
@@ -90,7 +101,7 @@ MANIFEST: Final = pa.schema(
     ]
 )
 
-_REQUIRED: Final = ("timestamp", "open", "high", "low", "close", "volume")
+_REQUIRED: Final = ("timestamp", *NUMBER_COLUMNS)
 _REPEATED: Final = ("symbol", "interval")
 _SKIPPED_BY: Final = (*_REPEATED, "timestamp", "ts")
 _AS_DICTIONARY: Final = (*_REPEATED, "version")
@@ -109,7 +120,10 @@ _OLD_SILVER: Final = pa.schema([f.with_nullable(f.nullable or f.name in _ADDED_T
 
 @dataclass(frozen=True, slots=True)
 class ReportedBar:
-    """A bar as somebody reported it, under the session that it claims; it may break any rule."""
+    """A bar as somebody reported it, under the session that it claims; it may break any rule.
+
+    A number that was not reported is NaN, or None where the column may be null.
+    """
 
     symbol: str
     session: date
@@ -118,8 +132,24 @@ class ReportedBar:
     low: float
     close: float
     volume: float
-    vwap: float | None
-    trades: int | None
+    vwap: float | None = None
+    trades: int | None = None
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> "ReportedBar":
+        """Return the bar that a row of BRONZE holds; what the row does not hold is null."""
+        values: dict[str, Any] = {name: row.get(name) for name in VALUE_COLUMNS}
+        return cls(row["symbol"], row["timestamp"], **values)
+
+    def values(self) -> dict[str, Any]:
+        """Return the bar's numbers by VALUE_COLUMNS."""
+        return {name: getattr(self, name) for name in VALUE_COLUMNS}
+
+    def row(self, ingested_at: datetime) -> dict[str, Any]:
+        """Return the bar as a row of BRONZE."""
+        key = {"symbol": self.symbol, "timestamp": self.session, "interval": DAILY}
+        row = key | self.values() | {"ingested_at": ingested_at}
+        return {name: row[name] for name in BRONZE.names}
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,16 +232,6 @@ def read_prices(data: bytes, symbol: str, last_modified: datetime) -> tuple[pa.T
     with decoding(f"data.parquet of {symbol} carries metadata that cannot be read", _RESTORE):
         reference, version = _reference(file.metadata), _last_updated(file.metadata, last_modified)
     return _bars(file, symbol, None, PRICES, with_gaps=False), reference, version
-
-
-def bar_row(  # noqa: PLR0917
-    symbol: str, session: date, open_: float, high: float, low: float, close: float, volume: float,
-    vwap: float | None, trades: int | None, ingested_at: datetime,
-) -> dict[str, object]:  # fmt: skip
-    """Return one bar as a row of BRONZE."""
-    prices = {"open": open_, "high": high, "low": low, "close": close}
-    rest = {"volume": volume, "vwap": vwap, "trades": trades, "interval": DAILY, "ingested_at": ingested_at}
-    return {"symbol": symbol, "timestamp": session, **prices, **rest}
 
 
 def read_bars(data: bytes, symbol: str, last_modified: datetime) -> pa.Table:

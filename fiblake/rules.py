@@ -7,14 +7,16 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-PRICES: Final = ("open", "high", "low", "close")
+PRICE_COLUMNS: Final = ("open", "high", "low", "close")
+NUMBER_COLUMNS: Final = (*PRICE_COLUMNS, "volume")
+"""The numbers that every bar has."""
 NOISE: Final = 1e-9
 """How far, relatively, a price may pass an extreme: what arithmetic on prices leaves, no contradiction."""
 
 
 def broken_rules(bar: Mapping[str, float]) -> list[str]:
     """Return every rule that a bar (open, high, low, close in USD; volume in shares) breaks; none: it is good."""
-    broken = [f"{name} {bar[name]} is not a positive number" for name in PRICES if not positive(bar[name])]
+    broken = [f"{name} {bar[name]} is not a positive number" for name in PRICE_COLUMNS if not positive(bar[name])]
     if not (math.isfinite(bar["volume"]) and bar["volume"] >= 0):
         broken.append(f"volume {bar['volume']} is not a number of shares")
     if broken:
@@ -29,12 +31,12 @@ def broken_rules(bar: Mapping[str, float]) -> list[str]:
 
 def unusable_numbers(bar: Mapping[str, float]) -> list[str]:
     """Return the numbers of a bar that are none, which not even a person can let in."""
-    return [f"{name} {bar[name]} is no number" for name in (*PRICES, "volume") if not math.isfinite(bar[name])]
+    return [f"{name} {bar[name]} is no number" for name in NUMBER_COLUMNS if not math.isfinite(bar[name])]
 
 
 def unbroken(bars: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
     """Return, for each of many bars, whether it breaks no rule of `broken_rules`; `bars` has an array a column."""
-    open_, high, low, close = (np.asarray(bars[name]) for name in PRICES)
+    open_, high, low, close = (np.asarray(bars[name]) for name in PRICE_COLUMNS)
     volume = np.asarray(bars["volume"])
     highest, lowest = np.maximum(open_, close), np.minimum(open_, close)
     # Comparisons with what is no number are false, and so is the whole.

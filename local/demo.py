@@ -23,12 +23,13 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from fiblake.bars import ReportedBar
 from fiblake.errors import FiblakeError, PermanentError
 from fiblake.lake import INTERVALS, MANIFEST_KEY
 from local.emulator import REPOSITORY
 from local.market_data.control import Control
 from local.recompute import SampleSplit, differences, expected_silver
-from local.sample_bars import SampleBar, read_sample_bars
+from local.sample_bars import read_sample_bars
 from local.stack import API_KEY, Stack, running
 from local.watch import StuckError, View, Watcher
 
@@ -56,7 +57,7 @@ class Demo:
     """One run: the stack, the bars it is to hold in the end, and what was measured."""
 
     stack: Stack
-    bars: dict[str, list[SampleBar]]
+    bars: dict[str, list[ReportedBar]]
     console: Console
     latencies: dict[date, float] = field(default_factory=dict)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pandas_market_calendars
 
-from local.sample_bars import SampleBar
+from fiblake.bars import ReportedBar
 
 PRICES: Final = ["open", "high", "low", "close"]
 COLUMNS: Final = ["symbol", "ts", *PRICES, "volume", "bars", "last_date", "is_complete", "adjusted"]
@@ -31,7 +31,7 @@ class SampleSplit:
     split_to: float
 
 
-def expected_silver(bars: Iterable[SampleBar], interval: int, splits: Sequence[SampleSplit] = ()) -> pd.DataFrame:
+def expected_silver(bars: Iterable[ReportedBar], interval: int, splits: Sequence[SampleSplit] = ()) -> pd.DataFrame:
     """Return the interval's whole table (COLUMNS, sorted by symbol and ts) for these daily bars and splits."""
     frame = pd.DataFrame([(b.symbol, b.session, b.open, b.high, b.low, b.close, b.volume) for b in bars])
     frame.columns = pd.Index(["symbol", "session", *PRICES, "volume"])

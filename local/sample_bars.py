@@ -7,30 +7,17 @@ is in the public domain. Only its file is read: its loader needs bokeh and panda
 import csv
 import gzip
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 
+from fiblake.bars import ReportedBar
 from fiblake.errors import ConfigurationError
 
 
-@dataclass(frozen=True, slots=True)
-class SampleBar:
-    """One session of one symbol, prices as traded."""
-
-    symbol: str
-    session: date
-    open: float
-    high: float
-    low: float
-    close: float
-    volume: float
-
-
-def read_sample_bars() -> dict[str, list[SampleBar]]:
+def read_sample_bars() -> dict[str, list[ReportedBar]]:
     """Return each symbol's bars, sorted by session; raise ConfigurationError if the package is not installed."""
-    bars: dict[str, list[SampleBar]] = {}
+    bars: dict[str, list[ReportedBar]] = {}
     with gzip.open(sample_file(), "rt", encoding="utf-8", newline="") as lines:
         for row in csv.DictReader(lines):
             bars.setdefault(row["Ticker"], []).append(_bar(row))
@@ -45,8 +32,8 @@ def sample_file() -> Path:
     return Path(spec.submodule_search_locations[0], "_data", "stocks.csv.gz")
 
 
-def _bar(row: Mapping[str, str]) -> SampleBar:
-    return SampleBar(
+def _bar(row: Mapping[str, str]) -> ReportedBar:
+    return ReportedBar(
         symbol=row["Ticker"],
         session=date.fromisoformat(row["Date"]),
         open=float(row["Open"]),

@@ -6,17 +6,18 @@ a source reports again takes the place of what it reported before.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import date, datetime
 from functools import partial
 from typing import Any, Final
 
 import pyarrow as pa
 
-from fiblake.bars import ReportedBar, decode_rows, encode
+from fiblake.bars import BRONZE, VALUE_COLUMNS, ReportedBar, decode_rows, encode
 from fiblake.decoding import decoding
 from fiblake.errors import ContractError
 from fiblake.lake import QUARANTINE_PREFIX, quarantine_key, quarantine_range_key
+from fiblake.rules import NUMBER_COLUMNS
 from shared.objects import ObjectStore
 from shared.telemetry import logger
 
@@ -25,14 +26,15 @@ MAX_OBJECTS: Final = 32
 MAX_LOGGED: Final = 20
 _SCHEMA: Final = pa.schema(
     [
-        ("symbol", pa.string()), ("session", pa.date32()), ("open", pa.float64()), ("high", pa.float64()),
-        ("low", pa.float64()), ("close", pa.float64()), ("volume", pa.float64()), ("vwap", pa.float64()),
-        ("trades", pa.int64()), ("reason", pa.string()), ("ingested_at", pa.timestamp("us", tz="UTC")),
+        ("symbol", pa.string()),
+        ("session", pa.date32()),
+        *((name, BRONZE.field(name).type) for name in VALUE_COLUMNS),
+        ("reason", pa.string()),
+        ("ingested_at", pa.timestamp("us", tz="UTC")),
         ("source", pa.string()),
     ]
-)  # fmt: skip
+)
 """`ingested_at`: since when the bar waits. `source`: the file that it stood in; null: the vendor reported it."""
-_NUMBERS: Final = ("open", "high", "low", "close", "volume")
 
 Row = dict[str, Any]
 
@@ -114,7 +116,7 @@ def _with_rows(data: bytes | None, key: str, source: str | None, rows: Sequence[
 
 
 def _fields(bar: ReportedBar) -> Row:
-    return {field.name: getattr(bar, field.name) for field in fields(ReportedBar)}
+    return {"symbol": bar.symbol, "session": bar.session, **bar.values()}
 
 
 def _facts(row: Mapping[str, Any]) -> list[str]:
@@ -136,6 +138,6 @@ def _quarantined(key: str, etag: str, number: int, row: Row) -> QuarantinedBar:
     missing = [name for name in ("symbol", "session", "reason", "ingested_at") if row[name] is None]
     if missing:
         raise ContractError(f"row {number} has no {', '.join(missing)}")
-    numbers = {name: math.nan if row[name] is None else row[name] for name in _NUMBERS}
-    bar = ReportedBar(row["symbol"], row["session"], **numbers, vwap=row["vwap"], trades=row["trades"])
+    numbers = {name: math.nan if row[name] is None else row[name] for name in NUMBER_COLUMNS}
+    bar = ReportedBar.of_row(row | numbers | {"timestamp": row["session"]})
     return QuarantinedBar(key, etag, number, bar, row["reason"], row["ingested_at"], row["source"])

@@ -14,7 +14,7 @@ from fiblake.calendar import TradingCalendar
 from fiblake.columns import NO_SESSION, check_years
 from fiblake.errors import ContractError
 from fiblake.lake import SourceFile
-from fiblake.rules import PRICES, broken_rules, unbroken, unusable_numbers
+from fiblake.rules import NUMBER_COLUMNS, broken_rules, unbroken, unusable_numbers
 
 CLOCK_SKEW: Final = timedelta(days=1)
 """How far a writer's clock may be ahead of S3's: no later write could win over an instant of the far future."""
@@ -22,7 +22,6 @@ MAX_BROKEN: Final = 20_000
 """A file with more broken rows than a symbol has sessions is no file of bars."""
 MAX_RIVALS: Final = 20
 _FIRST_INSTANT: Final = np.datetime64("0001-01-01", "us")
-_NUMBERS: Final = (*PRICES, "volume")
 
 Flags = npt.NDArray[np.bool_]
 
@@ -87,7 +86,7 @@ class _Rules:
 
     def judged(self, bars: pa.Table) -> SourceBars:
         """Part the rows that can be merged from those that break a rule."""
-        columns = {name: bars[name].to_numpy() for name in ("timestamp", "ingested_at", *_NUMBERS)}
+        columns = {name: bars[name].to_numpy() for name in ("timestamp", "ingested_at", *NUMBER_COLUMNS)}
         broken = self._broken(columns)
         if not broken.any():
             return SourceBars(bars, (), _rivals(bars, columns["timestamp"]))
@@ -115,7 +114,7 @@ class _Rules:
         if not good.all():
             self.calendar.check_end(sessions[named])
         if self.released:
-            return np.asarray(~(good & np.all([np.isfinite(columns[name]) for name in _NUMBERS], axis=0)))
+            return np.asarray(~(good & np.all([np.isfinite(columns[name]) for name in NUMBER_COLUMNS], axis=0)))
         return np.asarray(~(good & unbroken(columns)))
 
     @property
@@ -123,9 +122,7 @@ class _Rules:
         return min(self.last, self.today)
 
     def _refused(self, number: int, row: dict[str, Any]) -> BrokenBar:
-        values = {name: row[name] for name in ("symbol", *_NUMBERS, "vwap", "trades")}
-        bar = ReportedBar(session=row["timestamp"], **values)
-        return BrokenBar(bar, row["ingested_at"], f"row {number}: {'; '.join(self._reasons(row))}")
+        return BrokenBar(ReportedBar.of_row(row), row["ingested_at"], f"row {number}: {'; '.join(self._reasons(row))}")
 
     def _reasons(self, row: dict[str, Any]) -> list[str]:
         session: date = row["timestamp"]

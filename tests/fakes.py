@@ -16,7 +16,7 @@ import obstore
 import pyarrow as pa
 from obstore.store import MemoryStore
 
-from fiblake.bars import BRONZE, Consolidated, bar_row, encode
+from fiblake.bars import BRONZE, Consolidated, ReportedBar, encode
 from fiblake.errors import FiblakeError, UpstreamError
 from fiblake.lake import Bronze
 from fiblake.reference import Identity, Split
@@ -43,7 +43,7 @@ def bar(
 ) -> dict[str, object]:  # fmt: skip
     """Return one bar around `close` as a row of BRONZE."""
     day = date.fromisoformat(session) if isinstance(session, str) else session
-    return bar_row(symbol, day, close - 0.5, close + 1, close - 0.75, close, volume, vwap, trades, ingested_at)
+    return ReportedBar(symbol, day, close - 0.5, close + 1, close - 0.75, close, volume, vwap, trades).row(ingested_at)
 
 
 def table(*rows: dict[str, object]) -> pa.Table:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fiblake.errors import NotFoundError
 from fiblake.lake import INTERVALS, Bronze
+from fiblake.rules import NUMBER_COLUMNS
 
 if TYPE_CHECKING:
     from cli.target import Target
@@ -19,7 +20,6 @@ STUCK_SECONDS: Final = 900
 """A message that has waited so long is not on its way any more."""
 SYMBOLS_NAMED: Final = 8
 SESSIONS_SHOWN: Final = 60
-_NUMBERS: Final = ("open", "high", "low", "close", "volume")
 STAGES: Final = ("fetched", "consolidated", *(f"silver_{n}d" for n in INTERVALS))
 
 
@@ -186,7 +186,7 @@ def _daily(bars: "Bars") -> list[dict[str, Any]]:
     from fiblake.calendar import nyse
 
     sessions = nyse().sessions[bars.ordinals]
-    numbers = zip(*(getattr(bars, name).tolist() for name in _NUMBERS), strict=True)
+    numbers = zip(*(getattr(bars, name).tolist() for name in NUMBER_COLUMNS), strict=True)
     return [_row(day, values, complete=True) for day, values in zip(sessions, numbers, strict=True)]
 
 
@@ -195,11 +195,11 @@ def _buckets(bars: "Bars", interval: int) -> list[dict[str, Any]]:
     from fiblake.calendar import nyse
 
     rows = aggregate([bars], interval, nyse(), adjusted=True).to_pylist()
-    return [_row(row["ts"], [row[name] for name in _NUMBERS], complete=row["is_complete"]) for row in rows]
+    return [_row(row["ts"], [row[name] for name in NUMBER_COLUMNS], complete=row["is_complete"]) for row in rows]
 
 
 def _row(day: object, numbers: Sequence[float], *, complete: bool) -> dict[str, Any]:
-    return {"time": str(day), **dict(zip(_NUMBERS, numbers, strict=True)), "complete": complete}
+    return {"time": str(day), **dict(zip(NUMBER_COLUMNS, numbers, strict=True)), "complete": complete}
 
 
 def quarantine_of(stack: "Target", symbol: str | None = None) -> list[dict[str, Any]]:

@@ -7,8 +7,8 @@ from datetime import date, datetime, time
 from typing import Final
 from urllib.parse import quote
 
+from fiblake.bars import ReportedBar
 from fiblake.calendar import NEW_YORK
-from local.market_data.bars import Bar
 from local.market_data.query import Json, bad_request, cursor, limit_of, one_of, parameters, parse_date
 from local.market_data.shown import Shown
 
@@ -65,7 +65,7 @@ def one_range(shown: Shown, part: Mapping[str, str], query_text: str, base_url: 
     return body
 
 
-def _row(bar: Bar, moment: time) -> Json:
+def _row(bar: ReportedBar, moment: time) -> Json:
     """Return a bar as the vendor does; a number that is not one is left out."""
     typical = (bar.high + bar.low + bar.close) / 3
     numbers = {
@@ -75,8 +75,8 @@ def _row(bar: Bar, moment: time) -> Json:
         "c": bar.close,
         "v": bar.volume,
         # Where there are neither trades nor a volume-weighted price: two plausible ones that are the same every time.
-        "n": bar.trades if math.isfinite(bar.trades) else bar.volume // 100,
-        "vw": bar.vwap if math.isfinite(bar.vwap) else round(typical, 4),
+        "n": bar.volume // 100 if bar.trades is None else bar.trades,
+        "vw": round(typical, 4) if bar.vwap is None else bar.vwap,
     }
     row: Json = {name: number for name, number in numbers.items() if math.isfinite(number)}
     if "n" in row:

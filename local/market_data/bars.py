@@ -1,12 +1,13 @@
 """Which bars are replayed? Those of a folder's files, by symbol and by session, in arrays: there may be millions."""
 
+import math
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import accumulate
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote
 
 import numpy as np
@@ -16,31 +17,16 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from fiblake.bars import BRONZE, VALUE_COLUMNS, ReportedBar
 from fiblake.errors import ConfigurationError
 from fiblake.lake import valid_symbol
 
 SUFFIXES: Final = (".csv", ".csv.gz", ".parquet")
-_NUMBERS: Final = ("open", "high", "low", "close", "volume", "vwap", "trades")
-_OPTIONAL: Final = ("vwap", "trades")
+_OPTIONAL: Final = tuple(name for name in VALUE_COLUMNS if BRONZE.field(name).nullable)
 _OTHER_NAMES: Final = {"ticker": "symbol", "date": "session", "timestamp": "session"}
 _SCHEMA: Final = pa.schema(
-    [("symbol", pa.string()), ("session", pa.date32()), *((name, pa.float64()) for name in _NUMBERS)]
+    [("symbol", pa.string()), ("session", pa.date32()), *((name, pa.float64()) for name in VALUE_COLUMNS)]
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """One session of one symbol, prices as traded; a number that the file does not have is not a number."""
-
-    symbol: str
-    session: date
-    open: float
-    high: float
-    low: float
-    close: float
-    volume: float
-    vwap: float
-    trades: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +38,7 @@ class Bars:
     _symbols: Sequence[str]
     _days: npt.NDArray[np.datetime64]
     _numbers: npt.NDArray[np.float64]
-    """One row a bar, one column a name of _NUMBERS."""
+    """One row a bar, one column a name of VALUE_COLUMNS."""
     _by_day: npt.NDArray[np.int64]
     """The bars' places, sorted by session."""
     _sorted_days: npt.NDArray[np.datetime64]
@@ -75,11 +61,11 @@ class Bars:
             twice = own[1:][own[1:] == own[:-1]]
             if len(twice):
                 raise ConfigurationError(f"there are two bars of {symbol} on {twice[0]}: leave one of them out")
-        numbers = np.column_stack([table[name].to_numpy() for name in _NUMBERS])
+        numbers = np.column_stack([table[name].to_numpy() for name in VALUE_COLUMNS])
         by_day = np.argsort(days, kind="stable")
         return cls(places, list(places), days, numbers, by_day, days[by_day])
 
-    def of_session(self, session: date) -> list[Bar]:
+    def of_session(self, session: date) -> list[ReportedBar]:
         """Return the session's bars, sorted by symbol."""
         first, end = _between(self._sorted_days, session, session)
         places = self._by_day[first:end]
@@ -87,7 +73,7 @@ class Bars:
         owners = np.searchsorted(ends, places, side="right")
         return [self._bar(self._symbols[owner], int(place)) for owner, place in zip(owners, places, strict=True)]
 
-    def of_symbol(self, symbol: str, first: date, last: date) -> list[Bar]:
+    def of_symbol(self, symbol: str, first: date, last: date) -> list[ReportedBar]:
         """Return the symbol's bars from `first` to `last`, sorted by session; none if there is no such symbol."""
         place = self.places.get(symbol, range(0))
         begin, end = _between(self._days[place.start : place.stop], first, last)
@@ -97,8 +83,10 @@ class Bars:
         """Return the session of the symbol's first bar."""
         return self._bar(symbol, self.places[symbol].start).session
 
-    def _bar(self, symbol: str, place: int) -> Bar:
-        return Bar(symbol, self._days[place].item(), *self._numbers[place].tolist())
+    def _bar(self, symbol: str, row: int) -> ReportedBar:
+        numbers = dict(zip(VALUE_COLUMNS, self._numbers[row].tolist(), strict=True))
+        unknown: dict[str, Any] = {name: None for name in _OPTIONAL if not math.isfinite(numbers[name])}
+        return ReportedBar(symbol, self._days[row].item(), **(numbers | unknown))
 
 
 def files_of(folder: Path, others: Container[str]) -> list[Path]:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from datetime import date
 
-from local.market_data.bars import Bar, Bars
+from fiblake.bars import ReportedBar
+from local.market_data.bars import Bars
 from local.market_data.query import before_end_of_day, outside_timeframe
 from local.market_data.reference import Company, Reference, Split
 
@@ -30,11 +31,11 @@ class Shown:
         if self.since is not None and session < self.since:
             raise outside_timeframe()
 
-    def of_session(self, session: date) -> list[Bar]:
+    def of_session(self, session: date) -> list[ReportedBar]:
         """Return the session's bars, sorted by symbol."""
         return [bar for bar in self.bars.of_session(session) if bar.symbol not in self.hidden]
 
-    def of_symbol(self, symbol: str, first: date, last: date) -> list[Bar]:
+    def of_symbol(self, symbol: str, first: date, last: date) -> list[ReportedBar]:
         """Return the symbol's bars from `first` to `last`, as far as those sessions are over."""
         end = last if self.as_of is None else min(last, self.as_of)
         return [] if symbol in self.hidden else self.bars.of_symbol(symbol, first, end)

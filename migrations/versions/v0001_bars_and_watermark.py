@@ -7,7 +7,7 @@ from alembic import op
 revision: Final = "0001"
 down_revision: Final = None
 
-# The columns' order is that of shared.database.COLUMNS: bars are staged in a table LIKE this one and copied with `*`.
+# The columns of fiblake.bars.BRONZE.
 BARS: Final = """
 CREATE TABLE raw_ohlcv (
     symbol text NOT NULL,

@@ -12,8 +12,6 @@ from shared.quarantine import quarantine
 from shared.source_files import BrokenBar, SourceBars
 from shared.telemetry import emit_metrics, logger
 
-_VALUES = ("open", "high", "low", "close", "volume")
-
 
 def quarantine_broken(store: ObjectStore, files: Mapping[str, SourceBars], merged: pa.Table, now: datetime) -> None:
     """Put the broken bars of files (by key) into quarantine, and count those that did not wait there yet.
@@ -45,5 +43,5 @@ def _rows(bars: pa.Table, sessions: Sequence[date]) -> dict[date, dict[str, Any]
 def _is_settled(broken: BrokenBar, stored: dict[str, Any] | None) -> bool:
     if stored is None:
         return False
-    is_same = all(stored[name] == getattr(broken.bar, name) for name in _VALUES)
+    is_same = all(stored[name] == value for name, value in broken.bar.values().items())
     return is_same or bool(stored["ingested_at"] > broken.ingested_at)

@@ -13,15 +13,11 @@ from typing import Final, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fiblake.bars import BRONZE
+from fiblake.bars import BRONZE, VALUE_COLUMNS
 
-_FIRST: Final = ("timestamp", "ingested_at", "close")
-_CONSTANT: Final = ("symbol", "interval")
-_ORDER: Final = [
-    (name, "ascending", "at_start")
-    for name in (*_FIRST, *(name for name in BRONZE.names if name not in {*_FIRST, *_CONSTANT}))
-]
-"""Every column of the schema that varies takes part; else which of two rows wins would depend on their order."""
+_TIE_ORDER: Final = ("close", *(name for name in VALUE_COLUMNS if name != "close"))
+"""Every value takes part. Otherwise, which of two rows wins would depend on their order."""
+_ORDER: Final = [(name, "ascending", "at_start") for name in ("timestamp", "ingested_at", *_TIE_ORDER)]
 _ARRIVED: Final = "arrived"
 
 

@@ -9,11 +9,11 @@ from fiblake.bars import Consolidated
 from fiblake.calendar import TradingCalendar
 from fiblake.errors import FiblakeError
 from fiblake.lake import INTERVALS
+from fiblake.rules import NUMBER_COLUMNS
 from shared.events import Tail
 
 LONGEST_TAIL: Final = 100
 """Bars: a new session needs at most 35; ten events of this size are a tenth of what SNS takes at once."""
-_VALUES: Final = ("open", "high", "low", "close", "volume")
 
 
 def tail_of(stored: Consolidated, changed_from: date, calendar: TradingCalendar) -> Tail | None:
@@ -40,7 +40,7 @@ def tail_of(stored: Consolidated, changed_from: date, calendar: TradingCalendar)
     splits = any(tail_from < day <= stored.last_session for day, _ in reference.splits)
     if splits or any(day > tail_from for day in reference.handovers):
         return None
-    columns = {name: stored.bars[name].to_numpy()[first:] for name in _VALUES}
+    columns = {name: stored.bars[name].to_numpy()[first:] for name in NUMBER_COLUMNS}
     if not all(np.isfinite(column).all() for column in columns.values()):
         return None
     days = tuple(sessions[first:].astype("datetime64[D]").tolist())

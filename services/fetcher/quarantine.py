@@ -5,21 +5,20 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import date, datetime
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import pyarrow as pa
 
-from fiblake.bars import BRONZE, bar_row, encode, released
+from fiblake.bars import BRONZE, encode, released
 from fiblake.calendar import TradingCalendar
 from fiblake.decoding import decoding, read_json
 from fiblake.errors import ConflictError, ContractError, NotFoundError
 from fiblake.lake import QUARANTINE_RECORD_KEY, UNNAMED, Bronze
+from fiblake.rules import NUMBER_COLUMNS
 from shared.database import Database, Settled, session_scope
 from shared.objects import ObjectStore
 from shared.quarantine import QuarantinedBar, encode_quarantined, read_quarantined, row_of
 from shared.telemetry import logger
-
-_NUMBERS: Final = ("open", "high", "low", "close", "volume")
 
 
 def find_quarantined(bars: Iterable[QuarantinedBar], symbol: str, session: date, row: int | None) -> QuarantinedBar:
@@ -67,11 +66,10 @@ def _releasable(held: QuarantinedBar, calendar: TradingCalendar, now: datetime) 
     if held.key.split("/")[-2] == f"symbol={UNNAMED}":
         raise ContractError(f"the bar of {bar.symbol!r} cannot be released: its symbol cannot be a key")
     calendar.ordinal(bar.session)
-    for name in _NUMBERS:
+    for name in NUMBER_COLUMNS:
         if not math.isfinite(getattr(bar, name)):
             raise ContractError(f"the bar of {bar.symbol} in {bar.session} cannot be released: it has no {name}")
-    prices = (bar.open, bar.high, bar.low, bar.close)
-    return bar_row(bar.symbol, bar.session, *prices, bar.volume, bar.vwap, bar.trades, now)
+    return bar.row(now)
 
 
 def _check_unchanged(store: ObjectStore, bar: QuarantinedBar) -> bytes:

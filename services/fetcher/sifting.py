@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, Final
 
-from fiblake.bars import bar_row
+from fiblake.bars import VALUE_COLUMNS
 from fiblake.calendar import TradingCalendar
 from services.fetcher.validation import VendorBar, faults, jumped
 
 TWICE: Final = "the vendor reported this session twice"
-_COMPARED: Final = ("open", "high", "low", "close", "volume", "vwap", "trades")
 
 Row = dict[str, Any]
 
@@ -74,15 +73,10 @@ def _in_order(bars: Iterable[VendorBar], past: StoredState, now: datetime) -> li
 
     Of two bars of one session that one comes first: it stays, in whatever order the vendor reports the two.
     """
-    rows = [(bar, _row(bar, now)) for bar in bars]
-    found = [(bar, row, _same(row, past.rows.get((bar.symbol, bar.session)))) for bar, row in rows]
-    return sorted(found, key=lambda one: (one[0].session, one[0].symbol, not one[2]))
+    rows = [(bar, bar.row(now)) for bar in bars]
+    compared = [(bar, row, _is_same(row, past.rows.get((bar.symbol, bar.session)))) for bar, row in rows]
+    return sorted(compared, key=lambda entry: (entry[0].session, entry[0].symbol, not entry[2]))
 
 
-def _row(bar: VendorBar, now: datetime) -> Row:
-    prices = (bar.open, bar.high, bar.low, bar.close)
-    return bar_row(bar.symbol, bar.session, *prices, bar.volume, bar.vwap, bar.trades, now)
-
-
-def _same(row: Row, known: Mapping[str, Any] | None) -> bool:
-    return known is not None and all(row[name] == known[name] for name in _COMPARED)
+def _is_same(row: Row, stored: Mapping[str, Any] | None) -> bool:
+    return stored is not None and all(row[name] == stored[name] for name in VALUE_COLUMNS)

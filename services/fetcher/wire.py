@@ -162,7 +162,10 @@ class BarRow(BaseModel):
     def bar(self, symbol: str, session: date, dated: date | None = None) -> VendorBar:
         """Return the bar under its session: what `t` means is different from endpoint to endpoint."""
         vwap = self.vw if math.isfinite(self.vw) else None
-        return VendorBar(symbol, session, self.o, self.h, self.l, self.c, self.v, vwap, self.n, dated)
+        return VendorBar(
+            symbol, session, open=self.o, high=self.h, low=self.l, close=self.c, volume=self.v, vwap=vwap,
+            trades=self.n, dated=dated,
+        )  # fmt: skip
 
 
 class Bars(Page[BarRow]):

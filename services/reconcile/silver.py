@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from fiblake.bars import Consolidated
 from fiblake.calendar import Ordinals, TradingCalendar
+from fiblake.rules import PRICE_COLUMNS
 
 Columns = dict[str, npt.NDArray[Any]]
-PRICES: Final = ("open", "high", "low", "close")
 CLOSE_ENOUGH: Final = 1e-9
 """Relative; sums may be taken in another order."""
 
@@ -54,7 +54,7 @@ def buckets(stored: Consolidated, interval: int, since: int, grid: Grid) -> Colu
     if grid.adjusted and stored.reference.splits and sessions.size:
         factors = stored.reference.as_of(sessions[-1].item()).factors(sessions)
     kept = ordinals >= since
-    values = {name: stored.bars[name].to_numpy()[kept] * factors[kept] for name in PRICES}
+    values = {name: stored.bars[name].to_numpy()[kept] * factors[kept] for name in PRICE_COLUMNS}
     volume = stored.bars["volume"].to_numpy()[kept] / factors[kept]
     begins, ends = _extents(ordinals, stored, interval, grid.calendar)
     return _rows(sessions[kept], values, volume, begins[kept], ends[kept] <= ordinals[-1:].max(initial=-1), grid)

@@ -12,11 +12,12 @@ from datetime import UTC, date, datetime
 from itertools import zip_longest
 from typing import Final
 
-from fiblake.aggregate import VALUES, Bars, Market
+from fiblake.aggregate import Bars, Market
 from fiblake.buckets import bucket_start, first_to_recompute, window_start
 from fiblake.calendar import TradingCalendar
 from fiblake.errors import FiblakeError, NotFoundError, UpstreamError
 from fiblake.lake import Bronze, Month
+from fiblake.rules import NUMBER_COLUMNS
 from services.resampler import checkpoint
 from services.resampler.full import FullResampler
 from services.resampler.months import Months, Recomputed
@@ -165,7 +166,7 @@ class Resampler:
             first = max(window, bucket_start(changed, self.interval))
             begin = self.calendar.session(first)
             rows = bisect_left(tail.timestamp, begin)
-            columns = {name: getattr(tail, name)[rows:] for name in VALUES}
+            columns = {name: getattr(tail, name)[rows:] for name in NUMBER_COLUMNS}
             bars = Bars.of_columns(change.symbol, change.version, tail.timestamp[rows:], columns, self.calendar)
             last = ordinal_of[change.last_session]
         except KeyError:  # not a session: whoever reads data.parquet says which

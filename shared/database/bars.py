@@ -4,24 +4,23 @@ from collections.abc import Sequence
 from datetime import date
 from typing import Any, Final
 
-from fiblake.bars import DAILY
+from fiblake.bars import BRONZE, DAILY, KEY_COLUMNS
 from shared.database.doubts import DoubtTable, Settled
 
-COLUMNS: Final = (
-    "symbol", "timestamp", "open", "high", "low", "close", "volume", "vwap", "trades", "interval", "ingested_at",
-)  # fmt: skip
+COLUMNS: Final = tuple(BRONZE.names)
 Row = dict[str, Any]
 
 _STAGE: Final = "CREATE TEMP TABLE incoming_bars (LIKE raw_ohlcv) ON COMMIT DROP"
 # In one order, so that of two writers that meet each waits for the other once, and not both for each other.
-_UPSERT: Final = """
-INSERT INTO raw_ohlcv AS known
-SELECT * FROM incoming_bars ORDER BY symbol, "timestamp"
+_NAMES: Final = ", ".join(f'"{name}"' for name in COLUMNS)
+_CHANGES: Final = ", ".join(f'"{name}" = excluded."{name}"' for name in COLUMNS if name not in KEY_COLUMNS)
+_UPSERT: Final = f"""
+INSERT INTO raw_ohlcv AS known ({_NAMES})
+SELECT {_NAMES} FROM incoming_bars ORDER BY symbol, "timestamp"
 ON CONFLICT (symbol, "timestamp", "interval") DO UPDATE
-SET open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close, volume = excluded.volume,
-    vwap = excluded.vwap, trades = excluded.trades, ingested_at = excluded.ingested_at
+SET {_CHANGES}
 WHERE excluded.ingested_at >= known.ingested_at
-"""
+"""  # noqa: S608 (names of columns of our own schema)
 _OF_SESSION: Final = 'SELECT * FROM raw_ohlcv WHERE "timestamp" = $1 AND "interval" = $2'
 _LAST_CLOSES: Final = """
 SELECT DISTINCT ON (symbol) symbol, "timestamp", close

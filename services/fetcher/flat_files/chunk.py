@@ -177,7 +177,7 @@ class Chunk:
         trades = int(self._trades[place])
         numbers: dict[str, Any] = {name: float(self._numbers[name][place]) for name in NUMBERS}
         session = self.files[self._days[place]].session
-        return VendorBar(ticker, session, **numbers, vwap=None, trades=None if trades == NO_COUNT else trades)
+        return VendorBar(ticker, session, **numbers, trades=None if trades == NO_COUNT else trades)
 
     def _as_reported(self, ticker: str, places: Places, reason: str) -> pa.Table:
         """Return rows as they stand in the files, with the reason why they are not stored."""
@@ -196,12 +196,12 @@ class Chunk:
 
 
 def _bars(ticker: str, rows: pa.Table) -> pa.Table:
+    """Return rows as a table of BRONZE; a column that day files do not have is null."""
     count = rows.num_rows
-    constant = {
-        "symbol": pa.repeat(ticker, count), "interval": pa.repeat(DAILY, count), "vwap": pa.nulls(count, pa.float64()),
-    }  # fmt: skip
-    columns = [constant[name] if name in constant else rows[name] for name in BRONZE.names]
-    return pa.Table.from_arrays(columns, schema=BRONZE)
+    columns = dict(zip(rows.column_names, rows.columns, strict=True))
+    columns |= {"symbol": pa.repeat(ticker, count), "interval": pa.repeat(DAILY, count)}
+    nulls = {field.name: pa.nulls(count, field.type) for field in BRONZE if field.nullable}
+    return pa.Table.from_arrays([(nulls | columns)[name] for name in BRONZE.names], schema=BRONZE)
 
 
 def _within(days: Days, periods: Sequence[tuple[date, date]]) -> Flags:

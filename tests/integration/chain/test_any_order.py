@@ -6,11 +6,10 @@ from datetime import date
 
 import pandas as pd
 
-from fiblake.bars import Consolidated, decode_silver, encode
+from fiblake.bars import Consolidated, ReportedBar, decode_silver, encode
 from fiblake.calendar import nyse
 from fiblake.lake import INTERVALS, Bronze, Month, silver_key, silver_prefix
 from local.recompute import expected_silver
-from local.sample_bars import SampleBar
 from services.consolidator.tail import tail_of
 from shared.dead_letters import DeadLetters, Filter, back_to
 from shared.events import ConsolidationComplete
@@ -101,7 +100,7 @@ def test_silver_without_versions_and_events_of_schema_1_0_go_on_and_nothing_else
     assert touched <= months, "only what the events concern is written"
 
 
-def _buckets(bars: Sequence[SampleBar], interval: int) -> list[date]:
+def _buckets(bars: Sequence[ReportedBar], interval: int) -> list[date]:
     days: list[date] = expected_silver(bars, interval)["ts"].dt.date.tolist()
     return days
 

@@ -12,20 +12,20 @@ from typing import Any
 
 import pytest
 
+from fiblake.bars import ReportedBar
 from fiblake.calendar import nyse
 from fiblake.lake import INTERVALS, Bronze
-from local.sample_bars import SampleBar
 from shared.database import DatabaseAddress
 from tests.integration.conftest import Chain, bar, wait_until
 from tests.integration.databases import ask
 
-Hop = Callable[[Chain, list[SampleBar]], AbstractContextManager[None]]
+Hop = Callable[[Chain, list[ReportedBar]], AbstractContextManager[None]]
 SESSION = nyse().last_closed(datetime.now(UTC))
 """The audit of each day looks at the last 400 days of silver."""
 
 
 @contextmanager
-def event_lost_between_s3_and_the_queue(chain: Chain, bars: list[SampleBar]) -> Iterator[None]:
+def event_lost_between_s3_and_the_queue(chain: Chain, bars: list[ReportedBar]) -> Iterator[None]:
     events = chain.stack.client("events")
     [rule] = [one["Name"] for one in events.list_rules()["Rules"] if "BronzeArrivalsRule" in one["Name"]]
     events.disable_rule(Name=rule)
@@ -37,14 +37,14 @@ def event_lost_between_s3_and_the_queue(chain: Chain, bars: list[SampleBar]) -> 
 
 
 @contextmanager
-def notification_lost_before_the_router(chain: Chain, bars: list[SampleBar]) -> Iterator[None]:
+def notification_lost_before_the_router(chain: Chain, bars: list[ReportedBar]) -> Iterator[None]:
     with purged(chain, "bronze-arrivals"):
         chain.put(bars)
     yield
 
 
 @contextmanager
-def request_lost_before_the_worker(chain: Chain, bars: list[SampleBar]) -> Iterator[None]:
+def request_lost_before_the_worker(chain: Chain, bars: list[ReportedBar]) -> Iterator[None]:
     with redirected(chain, "RouterFunctionName", "CONSOLIDATION_QUEUE_URL") as swallowed:
         chain.put(bars)
         wait_until(lambda: bars[0].symbol in swallowed(), "the router has sent the request")
@@ -53,7 +53,7 @@ def request_lost_before_the_worker(chain: Chain, bars: list[SampleBar]) -> Itera
 
 
 @contextmanager
-def completion_lost_before_the_queues(chain: Chain, bars: list[SampleBar]) -> Iterator[None]:
+def completion_lost_before_the_queues(chain: Chain, bars: list[ReportedBar]) -> Iterator[None]:
     with nobody_subscribes(chain):
         chain.put(bars)
         wait_until(lambda: is_consolidated(chain, bars[0].symbol), "the worker has told of it")
@@ -62,7 +62,7 @@ def completion_lost_before_the_queues(chain: Chain, bars: list[SampleBar]) -> It
 
 
 @contextmanager
-def completion_lost_before_the_resampler(chain: Chain, bars: list[SampleBar]) -> Iterator[None]:
+def completion_lost_before_the_resampler(chain: Chain, bars: list[ReportedBar]) -> Iterator[None]:
     with purged(chain, "resample-8d"):
         chain.put(bars)
     yield

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from fiblake.bars import BRONZE, bar_row, decode, encode
+from fiblake.bars import BRONZE, ReportedBar, decode, encode
 from fiblake.calendar import nyse
 from fiblake.lake import Bronze, archive_key, quarantine_key
 from local.deploy import STACK
@@ -236,7 +236,7 @@ def test_an_event_sent_by_hand_is_worked_on(chain: Chain, fiblake: Fiblake, tmp_
 
 def test_old_rows_leave_the_database_for_the_bucket(chain: Chain, fiblake: Fiblake) -> None:
     session = date(1990, 1, 2)
-    rows = [bar_row("OLDROW", session, 9, 10, 8, 9, 1, None, None, datetime.now(UTC))]
+    rows = [ReportedBar("OLDROW", session, 9, 10, 8, 9, 1).row(datetime.now(UTC))]
 
     async def stored() -> int:
         async with opened(DatabaseAddress.of_secret(chain.stack.database_secret)) as database:
@@ -304,7 +304,7 @@ def test_a_withdrawn_bar_leaves_silver_and_postgres_and_its_file_does_not_bring_
     bars = [bar("WDRAW", session, 50 + i) for i, session in enumerate(SESSIONS[:8])]
     gone, rest = bars[4], [*bars[:4], *bars[5:]]
     at = datetime.now(UTC)
-    row = bar_row("WDRAW", gone.session, 54, 56, 53, 55, 1, None, None, at)
+    row = ReportedBar("WDRAW", gone.session, 54, 56, 53, 55, 1).row(at)
 
     async def rows() -> int:
         async with opened(DatabaseAddress.of_secret(chain.stack.database_secret)) as database:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from playwright.sync_api import Page, expect
 
-from fiblake.bars import BRONZE, bar_row, encode
+from fiblake.bars import BRONZE, ReportedBar, encode
 from fiblake.calendar import nyse
 from fiblake.lake import Bronze
 from local.deploy import STACK
@@ -57,7 +57,7 @@ def test_a_poisoned_file_is_seen_cured_and_its_candle_drawn(
     chain.put(good[:-1])
     chain.wait_for_silver(good[:-1])
     last = good[-1]
-    row = bar_row(EVIL, last.session, 1.0, 1.0, 1.0, 1.0, 1.0, None, None, datetime.now(UTC))
+    row = ReportedBar(EVIL, last.session, 1.0, 1.0, 1.0, 1.0, 1.0).row(datetime.now(UTC))
     key = Bronze().date_key("CNSL", last.session)
     poison = encode(pa.Table.from_pylist([row], schema=BRONZE))
     chain.s3.put_object(Bucket=chain.stack.bucket, Key=key, Body=poison)

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fiblake.bars import BRONZE, bar_row
+from fiblake.bars import BRONZE, ReportedBar
 from fiblake.errors import ConfigurationError
-from local.market_data.bars import Bar, Bars, files_of
+from local.market_data.bars import Bars, files_of
 from local.market_data.reference import FILES, Company, Reference
 from local.market_data.replay import folder
 from tests.integration.market import replaying
@@ -34,7 +34,7 @@ def prices(tmp_path: Path) -> Path:
     content = "date,open,high,low,close,volume,vwap,trades\n1962-01-03,1,1,1,1,7,1.25,3\n"
     (tmp_path / "TRUE.csv.gz").write_bytes(gzip.compress(content.encode()))
     (tmp_path / "symbol=AAPL").mkdir()
-    rows = [bar_row("AAPL", day, 1.0, 2.0, 1.0, 2.0, 10.0, None, None, pa.scalar(0)) for day in (SECOND, THIRD)]
+    rows = [ReportedBar("AAPL", day, 1.0, 2.0, 1.0, 2.0, 10.0).row(pa.scalar(0)) for day in (SECOND, THIRD)]
     for row in rows:
         del row["ingested_at"]
     schema = pa.schema([field for field in BRONZE if field.name != "ingested_at"])
@@ -46,7 +46,7 @@ def test_bars_are_read_from_files_of_every_kind_with_columns_by_either_name(pric
     bars, _ = folder(prices)
     assert list(bars.places) == ["AAPL", "BRK.B", "TRUE"]
     assert closes(bars, "BRK.B") == [1.5, 2.5]
-    assert bars.of_symbol("TRUE", FIRST, LAST) == [Bar("TRUE", SECOND, 1.0, 1.0, 1.0, 1.0, 7.0, 1.25, 3.0)]
+    assert bars.of_symbol("TRUE", FIRST, LAST) == [ReportedBar("TRUE", SECOND, 1.0, 1.0, 1.0, 1.0, 7.0, 1.25, 3)]
     assert [(bar.symbol, bar.close) for bar in bars.of_session(SECOND)] == [
         ("AAPL", 2.0),
         ("BRK.B", 2.5),

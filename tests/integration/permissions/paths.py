@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fiblake.bars import BRONZE, SILVER_CALENDAR, bar_row, encode
+from fiblake.bars import BRONZE, SILVER_CALENDAR, ReportedBar, encode
 from fiblake.calendar import nyse
 from fiblake.lake import (
     CLEANUP_RECORD_KEY,
@@ -222,7 +222,7 @@ def _that(*, action: str, who: str, place: str = "") -> Callable[[Call], bool]:
 
 def _bars(symbol: str, days: Sequence[date], low: float = 9.0) -> bytes:
     now = datetime.now(UTC)
-    rows = [bar_row(symbol, day, 10.0, 11.0, low, 10.5, 1000.0, None, None, now) for day in days]
+    rows = [ReportedBar(symbol, day, 10.0, 11.0, low, 10.5, 1000.0).row(now) for day in days]
     return encode(pa.Table.from_pylist(rows, schema=BRONZE))
 
 

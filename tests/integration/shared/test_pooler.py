@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime
 import asyncpg
 import pytest
 
-from fiblake.bars import bar_row
+from fiblake.bars import ReportedBar
 from fiblake.calendar import nyse
 from fiblake.errors import ConfigurationError
 from fiblake.reference import Split
@@ -28,7 +28,7 @@ RECORD = SymbolRecord(
 
 
 async def test_schema_rows_ledger_locks_and_notes_work_through_a_pooler(address: DatabaseAddress) -> None:
-    rows = [bar_row(f"S{n}", DAY, 1.0, 1.0, 1.0, 1.0, 1.0, None, None, NOON) for n in range(300)]
+    rows = [ReportedBar(f"S{n}", DAY, 1.0, 1.0, 1.0, 1.0, 1.0).row(NOON) for n in range(300)]
     async with pooling(address) as (front, pooler):
         await asyncio.to_thread(schema.upgrade, front, PLAIN)
         async with connected(front, PLAIN) as one, connected(front, PLAIN) as other:

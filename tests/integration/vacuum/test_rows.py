@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fiblake.bars import BRONZE, bar_row, decode, encode
+from fiblake.bars import BRONZE, ReportedBar, decode, encode
 from fiblake.calendar import nyse
 from fiblake.errors import ConfigurationError, UpstreamError
 from fiblake.lake import archive_key
@@ -23,7 +23,7 @@ DAYS = 730
 
 def row(symbol: str, session: date, close: float = 10.0, seconds: int = 0) -> dict[str, Any]:
     at = NOON + timedelta(seconds=seconds, microseconds=123)
-    return bar_row(symbol, session, close, close + 1, close - 1, close, 0.5, None, 3, at)
+    return ReportedBar(symbol, session, close, close + 1, close - 1, close, 0.5, None, 3).row(at)
 
 
 async def filled(address: DatabaseAddress) -> None:

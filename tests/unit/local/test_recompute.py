@@ -4,14 +4,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from fiblake.bars import ReportedBar
 from local.recompute import SampleSplit, differences, expected_silver
-from local.sample_bars import SampleBar
 
 MONDAY, TUESDAY, WEDNESDAY = (date(2025, 11, day) for day in (17, 18, 19))
 BARS = [
-    SampleBar("AAPL", MONDAY, 200, 204, 196, 202, 1_000),
-    SampleBar("AAPL", TUESDAY, 100, 103, 99, 102, 3_000),
-    SampleBar("MSFT", MONDAY, 50, 51, 49, 50, 7_000),
+    ReportedBar("AAPL", MONDAY, 200, 204, 196, 202, 1_000),
+    ReportedBar("AAPL", TUESDAY, 100, 103, 99, 102, 3_000),
+    ReportedBar("MSFT", MONDAY, 50, 51, 49, 50, 7_000),
 ]
 SPLIT = SampleSplit("AAPL", TUESDAY, 1, 2)
 
