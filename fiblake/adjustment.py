@@ -1,9 +1,13 @@
-"""What is applied to a symbol's bars when silver is computed: split factors, and where one company ends (pure)."""
+"""What is applied to a symbol's bars: splits, dividends, and where one company ends and the next begins (pure).
+
+Silver is adjusted for splits only. Total return is for readers: dividends change no bucket of silver.
+"""
 
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from datetime import date
-from typing import Final
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,23 +18,62 @@ from fiblake.errors import ContractError
 from fiblake.rules import positive
 
 Factors = npt.NDArray[np.float64]
+Adjustment = Literal["raw", "splits", "total"]
+"""What prices are adjusted for: nothing (as traded), splits, or splits and dividends (total return)."""
+PAYOUT_TOLERANCE: Final = 1e-4
+"""How far the vendor's factor of one dividend may be from the one of cash and close: the vendor rounds to 6 digits."""
+
+
+class Payout(NamedTuple):
+    """All dividends of one ex-date together.
+
+    `cash`: USD a share as traded on the ex-date, so after a split of that day; 0 if nobody knows it in USD.
+    `factor`: the vendor's cumulative factor of this and all later dividends; None if the vendor gives none.
+    """
+
+    ex_date: date
+    cash: float
+    factor: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PayoutDispute:
+    """A dividend whose factor by the vendor is not the one that its cash and the close before make.
+
+    `derived` is what is applied: 1.0 if the cash is unknown, or is not less than the close before.
+    """
+
+    ex_date: date
+    cash: float
+    derived: float
+    reported: float | None
+
+    def __str__(self) -> str:
+        """Return what contradicts what."""
+        reported = "no factor" if self.reported is None else f"{self.reported:.6f}"
+        return f"{self.ex_date}: cash {self.cash:g} makes {self.derived:.6f}, the vendor says {reported}"
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A symbol's splits and handovers, as they travel in data.parquet's metadata.
+    """A symbol's splits, handovers and dividends, as they travel in data.parquet's metadata.
 
     `splits`: (execution date, cumulative factor), oldest first. `handovers`: the first session of each company but the
-    first, in order: no bucket and no factor reaches across one.
+    first, in order: no bucket and no factor reaches across one. `dividends`: one entry an ex-date, oldest first,
+    announced ones too.
     """
 
     splits: tuple[tuple[date, float], ...] = ()
     handovers: tuple[date, ...] = ()
+    dividends: tuple[Payout, ...] = ()
 
     def to_json(self) -> str:
-        """Return the text that `from_json` reads."""
+        """Return the text that `from_json` reads; without dividends it is the text of versions that knew none."""
         splits = [[day.isoformat(), factor] for day, factor in self.splits]
-        return json.dumps({"splits": splits, "handovers": [day.isoformat() for day in self.handovers]})
+        record: dict[str, Any] = {"splits": splits, "handovers": [day.isoformat() for day in self.handovers]}
+        if self.dividends:
+            record["dividends"] = [[day.isoformat(), cash, factor] for day, cash, factor in self.dividends]
+        return json.dumps(record)
 
     @classmethod
     def from_json(cls, text: str) -> "Reference":
@@ -40,7 +83,13 @@ class Reference:
             splits = tuple((date.fromisoformat(day), float(factor)) for day, factor in record["splits"])
             if not all(positive(factor) for _, factor in splits):
                 raise ContractError("a factor is not a positive number")
-            return cls(splits, tuple(date.fromisoformat(day) for day in record["handovers"]))
+            handovers = tuple(date.fromisoformat(day) for day in record["handovers"])
+            return cls(splits, handovers, tuple(_payout(*entry) for entry in record.get("dividends", [])))
+
+    @property
+    def of_silver(self) -> "Reference":
+        """The part that silver is computed with: all but the dividends."""
+        return replace(self, dividends=()) if self.dividends else self
 
     def as_of(self, session: date) -> "Reference":
         """Leave out the splits after `session`: while that is a symbol's last, its prices are what others relate to."""
@@ -48,7 +97,7 @@ class Reference:
         if not to_come:
             return self
         known = self.splits[: len(self.splits) - len(to_come)]
-        return Reference(tuple((day, factor / to_come[0]) for day, factor in known), self.handovers)
+        return replace(self, splits=tuple((day, factor / to_come[0]) for day, factor in known))
 
     def companies(self, sessions: Days) -> npt.NDArray[np.int64]:
         """Return, for each session, how many handovers it lies on or after: bars of one number are of one company."""
@@ -63,9 +112,7 @@ class Reference:
         that none of its bars shows, because it came after the last one, changes nothing of it. (What the present
         company's last bar does not show yet, `as_of` leaves out.)
         """
-        days = np.array([day for day, _ in self.splits], dtype="datetime64[D]")
-        cumulative = np.array([*(factor for _, factor in self.splits), 1.0])
-        found = cumulative[np.searchsorted(days, sessions, side="right")]
+        found = self._cumulative(sessions)
         companies = self.companies(sessions)
         # What comes after a company's last bar is divided out; the present company's last factor is 1 by definition.
         ends = np.ones(len(self.handovers) + 1)
@@ -73,6 +120,92 @@ class Reference:
         ends[companies[former]] = found[former]  # of several bars of a company the last one stays
         return np.asarray(found / ends[companies], dtype=np.float64)
 
+    def total_factors(self, sessions: Days, closes: Factors) -> Factors:
+        """Return, for each session, what its prices are multiplied by for total return (volume follows splits only).
+
+        `sessions` and `closes` are those of all of the symbol's bars, in order, as traded. Each dividend is reinvested
+        at the close before its ex-date less the dividend, so prices before it keep 1 - cash / close. It counts from the
+        first bar on or after its ex-date, for that company's bars only; one that no bar shows yet changes nothing.
+        """
+        if not sessions.size:
+            return np.ones(0)
+        factors = self.as_of(sessions[-1].item()).factors(sessions)
+        if not self.dividends:
+            return factors
+        kept, _ = self._kept(sessions, closes)
+        own = np.flatnonzero(np.diff(self.companies(sessions))) + 1
+        for first, end in zip([0, *own], [*own, sessions.size], strict=True):
+            factors[first : end - 1] *= np.cumprod(kept[end - 1 : first : -1])[::-1]
+        return factors
+
+    def payout_disputes(self, sessions: Days, closes: Factors) -> list[PayoutDispute]:
+        """Return the dividends whose factor by the vendor contradicts cash and close; arguments as `total_factors`.
+
+        The vendor's factors are cumulative, so each is compared by its step to the next. What the bars do not show, or
+        of which the vendor gives no factor, cannot contradict; cash that cannot be applied always does.
+        """
+        if not (sessions.size and self.dividends):
+            return []
+        kept, places = self._kept(sessions, closes)
+        disputes = []
+        for place in sorted({int(place) for place in places if place >= 0}):
+            shown = np.flatnonzero(places == place)
+            first, following = self.dividends[shown[0]], self.dividends[shown[-1] + 1 :][:1]
+            derived, cash = float(kept[place]), sum(self.dividends[i].cash for i in shown)
+            steps = _steps(first.factor, following, sessions[-1].item())
+            if derived == 1.0 or (steps and not any(math.isclose(s, derived, abs_tol=PAYOUT_TOLERANCE) for s in steps)):
+                disputes.append(PayoutDispute(first.ex_date, cash, derived, steps[0] if steps else None))
+        return disputes
+
+    def _cumulative(self, days: Days) -> Factors:
+        """Return the factor of the first split after each day."""
+        executed = np.array([day for day, _ in self.splits], dtype="datetime64[D]")
+        factors = np.array([*(factor for _, factor in self.splits), 1.0])
+        return factors[np.searchsorted(executed, days, side="right")]
+
+    def _kept(self, sessions: Days, closes: Factors) -> tuple[Factors, npt.NDArray[np.int64]]:
+        """Return what each session's dividends leave of the close before, and by dividend the session that shows it.
+
+        The place of a dividend is -1 if no bar of its company lies before its ex-date, or none on or after it.
+        """
+        days = np.array([payout.ex_date for payout in self.dividends], dtype="datetime64[D]")
+        cash = np.array([payout.cash for payout in self.dividends])
+        companies = self.companies(sessions)
+        places = np.searchsorted(sessions, days, side="left").astype(np.int64)
+        places[places == sessions.size] = -1
+        places[(places == 0) | (companies[places] != companies[places - 1])] = -1
+        shown = places >= 0
+        before = places[shown] - 1
+        # A split between the close and the ex-date makes other shares of those that the close is the price of.
+        close = closes[before] * self._cumulative(sessions[before]) / self._cumulative(days[shown])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            paid = np.bincount(places[shown], weights=cash[shown] / close, minlength=sessions.size)
+            kept = np.where((paid >= 0) & (paid < 1), 1 - paid, 1.0)
+        return kept, places
+
 
 NO_REFERENCE: Final = Reference()
-"""A symbol of one company that never split its shares."""
+"""A symbol of one company that never split its shares nor paid a dividend."""
+
+
+def _payout(day: str, cash: float, factor: float | None) -> Payout:
+    payout = Payout(date.fromisoformat(day), float(cash), None if factor is None else float(factor))
+    if payout.cash and not positive(payout.cash):
+        raise ContractError("the cash of a dividend is not a positive number")
+    if payout.factor is not None and not positive(payout.factor):
+        raise ContractError("the factor of a dividend is not a positive number")
+    return payout
+
+
+def _steps(factor: float | None, following: tuple[Payout, ...], last: date) -> list[float]:
+    """Return what the vendor's cumulative factors may say of one day alone.
+
+    The next dividend may only be announced (after session `last`): then nobody knows whether the factor has it in.
+    """
+    if factor is None:
+        return []
+    if not following:
+        return [factor]
+    later = following[0].factor
+    steps = [] if later is None else [factor / later]
+    return [*steps, factor] if following[0].ex_date > last else steps

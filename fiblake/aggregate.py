@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from fiblake.adjustment import NO_REFERENCE, Factors, Reference
+from fiblake.adjustment import NO_REFERENCE, Adjustment, Reference
 from fiblake.bars import OLDEST_VERSION, SILVER, read_prices
 from fiblake.calendar import Days, Ordinals, TradingCalendar
 from fiblake.errors import ContractError
@@ -47,28 +47,28 @@ class Bars:
     @classmethod
     def of(
         cls, symbol: str, table: pa.Table, calendar: TradingCalendar, reference: Reference = NO_REFERENCE,
-        *, adjusted: bool = True, version: datetime = OLDEST_VERSION,
+        *, adjust: Adjustment = "splits", version: datetime = OLDEST_VERSION,
     ) -> "Bars":  # fmt: skip
-        """Take bars (schema BRONZE, sorted, one a session), with the splits of `reference` applied if `adjusted`.
+        """Take bars (schema BRONZE, sorted, one a session), with `reference` applied as `adjust` says.
 
         Raises as TradingCalendar.ordinals does.
         """
         sessions = cast("Days", np.asarray(table["timestamp"].to_numpy(), dtype="datetime64[D]"))
         values: dict[str, Any] = {name: table[name].to_numpy() for name in NUMBER_COLUMNS}
-        if adjusted and reference.splits and sessions.size:
-            values = _adjusted(values, reference.as_of(sessions[-1].item()).factors(sessions))
+        if sessions.size:
+            values = _adjusted(values, sessions, reference, adjust)
         handovers = np.searchsorted(calendar.sessions, np.array(reference.handovers, dtype="datetime64[D]"))
         return cls(symbol, version, calendar.ordinals(sessions), handovers=handovers.astype(np.int64), **values)
 
     @classmethod
     def read(
-        cls, data: bytes, symbol: str, last_modified: datetime, calendar: TradingCalendar, *, adjusted: bool
+        cls, data: bytes, symbol: str, last_modified: datetime, calendar: TradingCalendar, *, adjust: Adjustment
     ) -> "Bars":
         """Take the bars of a data.parquet's bytes; raise ContractError if it holds none, or cannot be read."""
         table, reference, version = read_prices(data, symbol, last_modified)
         if table.num_rows == 0:
             raise ContractError(f"data.parquet of {symbol} holds no bars")
-        return cls.of(symbol, table, calendar, reference, adjusted=adjusted, version=version)
+        return cls.of(symbol, table, calendar, reference, adjust=adjust, version=version)
 
     @classmethod
     def of_columns(
@@ -90,9 +90,16 @@ class Bars:
         return replace(self, ordinals=self.ordinals[rows], **values)
 
 
-def _adjusted(values: dict[str, Any], factors: Factors) -> dict[str, Any]:
-    prices = {name: values[name] * factors for name in PRICE_COLUMNS}
-    return {**prices, "volume": values["volume"] / factors}
+def _adjusted(values: dict[str, Any], sessions: Days, reference: Reference, adjust: Adjustment) -> dict[str, Any]:
+    """Apply factors; the number of shares follows splits only, also for total return."""
+    of_prices = of_volume = None
+    if adjust != "raw" and reference.splits:
+        of_prices = of_volume = reference.as_of(sessions[-1].item()).factors(sessions)
+    if adjust == "total" and reference.dividends:
+        of_prices = reference.total_factors(sessions, values["close"])
+    if of_prices is not None:
+        values |= {name: values[name] * of_prices for name in PRICE_COLUMNS}
+    return values if of_volume is None else {**values, "volume": values["volume"] / of_volume}
 
 
 @dataclass(frozen=True, slots=True)

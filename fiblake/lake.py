@@ -16,6 +16,7 @@ BRONZE_ROOT: Final = "bronze/"
 BRONZE_PREFIX: Final = "bronze/raw_ohlcv"
 SPLITS_PREFIX: Final = "bronze/splits"
 IDENTITIES_PREFIX: Final = "bronze/identities"
+DIVIDENDS_PREFIX: Final = "bronze/dividends"
 QUARANTINE_PREFIX: Final = "bronze/quarantine"
 MANIFEST_KEY: Final = "processing_metadata/consolidation_manifest.parquet"
 CLEANUP_RECORD_KEY: Final = "processing_metadata/cleanup_manifest.json"
@@ -30,7 +31,7 @@ _SYMBOL: Final = re.compile(r"[A-Za-z0-9.\-]{1,16}")
 _SOURCE: Final = re.compile(
     r"date=(?P<date>\d{4}-\d{2}-\d{2})\.parquet|range=(?P<first>\d{4}-\d{2}-\d{2})_(?P<last>\d{4}-\d{2}-\d{2})\.parquet"
 )
-_REFERENCE: Final = re.compile(rf"(?:{SPLITS_PREFIX}|{IDENTITIES_PREFIX})/symbol=(.*)\.parquet")
+_REFERENCE: Final = re.compile(rf"(?:{SPLITS_PREFIX}|{IDENTITIES_PREFIX}|{DIVIDENDS_PREFIX})/symbol=(.*)\.parquet")
 _QUARANTINE: Final = re.compile(
     rf"{QUARANTINE_PREFIX}/symbol=[^/]+/(date=\d{{4}}-\d{{2}}-\d{{2}}|range=\d{{4}}-\d{{2}}-\d{{2}}_\d{{4}}-\d{{2}}-\d{{2}})\.parquet"
 )
@@ -144,7 +145,7 @@ class Bronze:
             return None
         if key.startswith(f"{self.prefix}/"):
             return self._stray_bars(key)
-        if key.startswith((f"{SPLITS_PREFIX}/", f"{IDENTITIES_PREFIX}/")):
+        if key.startswith((f"{SPLITS_PREFIX}/", f"{IDENTITIES_PREFIX}/", f"{DIVIDENDS_PREFIX}/")):
             return "not of the form symbol=SYMBOL.parquet: put it under such a name, and delete this one"
         return f"no service reads it: move it out of {BRONZE_ROOT}"
 
@@ -181,10 +182,20 @@ def identities_key(symbol: str) -> str:
     return f"{IDENTITIES_PREFIX}/symbol={check_symbol(symbol)}.parquet"
 
 
+def dividends_key(symbol: str) -> str:
+    """Return the key of the symbol's dividends (schema DIVIDENDS)."""
+    return f"{DIVIDENDS_PREFIX}/symbol={check_symbol(symbol)}.parquet"
+
+
 def parse_reference(key: str) -> str | None:
-    """Return the symbol of a splits or identities file, or None if `key` is neither; raises as check_symbol."""
+    """Return the symbol of a file of splits, identities or dividends, or None for others; raises as check_symbol."""
     match = _REFERENCE.fullmatch(key)
     return check_symbol(match[1]) if match else None
+
+
+def is_dividends(key: str) -> bool:
+    """Return whether `key` is of a file of dividends, which silver is not computed with."""
+    return key.startswith(f"{DIVIDENDS_PREFIX}/")
 
 
 def quarantine_key(symbol: str, session: date) -> str:

@@ -1,7 +1,8 @@
-"""What makes a symbol's bars comparable with each other: its splits, and which companies have borne it (pure).
+"""What makes a symbol's bars comparable: its splits, its dividends, and which companies have borne it (pure).
 
-Both are small Parquet files, one a symbol, that travel the way of the bars: the worker takes them into data.parquet's
-metadata (`fiblake/adjustment.py`), the resampler applies them. Bars in bronze stay as traded.
+Splits, companies and dividends are small Parquet files, one a symbol, that travel the way of the bars: the worker takes
+them into data.parquet's metadata (`fiblake/adjustment.py`). The resampler applies splits and companies, a reader who
+asks for total return dividends as well. Bars in bronze stay as traded.
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from fiblake.adjustment import Reference
+from fiblake.adjustment import Payout, Reference
 from fiblake.bars import decode_rows, encode
 from fiblake.errors import ContractError
 from fiblake.rules import positive
@@ -22,6 +23,7 @@ FACTOR_TOLERANCE: Final = 1e-3
 """How far a cumulative factor may be from the product of the ratios, by its size: the vendor rounds both."""
 
 _REMEDY: Final = "put a right file under the same key"
+_USD: Final = "USD"
 SPLITS: Final = pa.schema(
     [
         pa.field("symbol", pa.string(), nullable=False),
@@ -45,6 +47,29 @@ IDENTITIES: Final = pa.schema(
     ]
 )
 """A company that bore the symbol from session `valid_from` to session `valid_to` (null: it still does)."""
+
+DIVIDENDS: Final = pa.schema(
+    [
+        pa.field("symbol", pa.string(), nullable=False),
+        pa.field("ex_dividend_date", pa.date32(), nullable=False),
+        pa.field("cash_amount", pa.float64(), nullable=False),
+        pa.field("currency", pa.string()),
+        pa.field("declaration_date", pa.date32()),
+        pa.field("record_date", pa.date32()),
+        pa.field("pay_date", pa.date32()),
+        pa.field("frequency", pa.int64()),
+        pa.field("distribution_type", pa.string()),
+        pa.field("split_adjusted_cash_amount", pa.float64()),
+        pa.field("historical_adjustment_factor", pa.float64()),
+        pa.field("id", pa.string(), nullable=False),
+    ]
+)
+"""A cash dividend, as the vendor reports it: who owns a share before `ex_dividend_date` gets `cash_amount`.
+
+`cash_amount` is per share as traded on that day (null `currency`: USD). `frequency` is the vendor's integer, because
+what it stands for differs between sources. The two adjusted columns are the vendor's word, and nothing is computed with
+them: `split_adjusted_cash_amount` is per share of today, `historical_adjustment_factor` is cumulative.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +98,24 @@ class Identity:
     valid_to: date | None
     composite_figi: str | None
     name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Dividend:
+    """One cash dividend (a row of DIVIDENDS)."""
+
+    symbol: str
+    ex_dividend_date: date
+    cash_amount: float
+    currency: str | None
+    declaration_date: date | None
+    record_date: date | None
+    pay_date: date | None
+    frequency: int | None
+    distribution_type: str | None
+    split_adjusted_cash_amount: float | None
+    historical_adjustment_factor: float | None
+    id: str
 
 
 def splits_file(splits: Sequence[Split]) -> bytes:
@@ -122,18 +165,68 @@ def read_identities(data: bytes, symbol: str) -> tuple[Identity, ...]:
     return tuple(sorted(identities, key=lambda identity: identity.valid_from))
 
 
-def reference_of(splits: Sequence[Split], identities: Sequence[Identity]) -> Reference:
-    """Return what the two files say as it is applied to bars; one company twice in a row hands nothing over.
+def dividends_file(dividends: Sequence[Dividend]) -> bytes:
+    """Return a symbol's dividends as the bytes of its file; none is a valid file."""
+    rows = [asdict(dividend) for dividend in sorted(dividends, key=_by_ex_date)]
+    return encode(pa.Table.from_pylist(rows, schema=DIVIDENDS))
+
+
+def read_dividends(data: bytes, symbol: str) -> tuple[Dividend, ...]:
+    """Read a symbol's dividends, oldest first; raise ContractError if the file or one of its numbers cannot be used."""
+    rows = decode_rows(data, DIVIDENDS, f"the dividends of {symbol}", _REMEDY)
+    dividends = tuple(Dividend(**row) for row in rows)
+    for dividend in dividends:
+        if fault := dividend_fault(dividend):
+            described = f"{dividend.symbol[:40]} on {dividend.ex_dividend_date}, {fault}"
+            raise ContractError(f"the dividends of {symbol} hold one that cannot be: {described}; {_REMEDY}")
+        if dividend.symbol != symbol:
+            raise ContractError(f"the dividends of {symbol} hold one of {dividend.symbol[:40]}; {_REMEDY}")
+    return tuple(sorted(dividends, key=_by_ex_date))
+
+
+def dividend_fault(dividend: Dividend) -> str:
+    """Return what is wrong with a dividend's numbers; empty if nothing is."""
+    if not positive(dividend.cash_amount):
+        return f"cash_amount {dividend.cash_amount} is not a positive number"
+    factor = dividend.historical_adjustment_factor
+    if factor is not None and not positive(factor):
+        return f"historical_adjustment_factor {factor} is not a positive number"
+    return ""
+
+
+def reference_of(
+    splits: Sequence[Split], identities: Sequence[Identity], dividends: Sequence[Dividend] = ()
+) -> Reference:
+    """Return what the files say as it is applied to bars; one company twice in a row hands nothing over.
 
     All splits of a day are one entry, with the factor that all of them and the later ones make. A split of a day on
-    which no company bore the symbol is none of theirs.
+    which no company bore the symbol is none of theirs. (A dividend of such a day no bar shows.)
     """
     companies = sorted(identities, key=lambda identity: identity.valid_from)
     handovers = [(old.valid_to, new.valid_from) for old, new in pairwise(companies) if not _same(old, new)]
     factors = [(day.day, day.factor) for day in split_days(splits)]
     for ended, begins in handovers:
         factors = _without(factors, ended, begins) if ended else factors
-    return Reference(tuple(factors), tuple(begins for _, begins in handovers))
+    return Reference(tuple(factors), tuple(begins for _, begins in handovers), payouts(dividends))
+
+
+def payouts(dividends: Iterable[Dividend]) -> tuple[Payout, ...]:
+    """Return one entry an ex-date, oldest first: all cash of the day, and the vendor's factor of the whole day.
+
+    A dividend that is reported twice, under two ids, counts once: the vendor has many such. Of one in another currency
+    the cash is not known in USD. The least factor of a day has all of its dividends in it.
+    """
+    by_day: dict[date, dict[tuple[object, ...], Dividend]] = {}
+    for dividend in sorted(dividends, key=_by_ex_date):
+        meaning = (f"{dividend.cash_amount:.9g}", dividend.currency, dividend.distribution_type, dividend.pay_date)
+        by_day.setdefault(dividend.ex_dividend_date, {}).setdefault(meaning, dividend)
+    return tuple(_payout(day, list(of_day.values())) for day, of_day in by_day.items())
+
+
+def _payout(day: date, dividends: Sequence[Dividend]) -> Payout:
+    in_dollars = [dividend.cash_amount for dividend in dividends if (dividend.currency or _USD).upper() == _USD]
+    given = [d.historical_adjustment_factor for d in dividends if d.historical_adjustment_factor is not None]
+    return Payout(day, math.fsum(in_dollars), min(given, default=None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +293,10 @@ def _without(factors: Sequence[tuple[date, float]], ended: date, begins: date) -
 def _by_day(split: Split) -> tuple[date, str]:
     # The id only keeps the order of two splits on one day fixed; what they mean does not depend on it.
     return split.execution_date, split.id
+
+
+def _by_ex_date(dividend: Dividend) -> tuple[date, str]:
+    return dividend.ex_dividend_date, dividend.id
 
 
 def _same(old: Identity, new: Identity) -> bool:

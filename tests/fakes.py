@@ -19,7 +19,7 @@ from obstore.store import MemoryStore
 from fiblake.bars import BRONZE, Consolidated, ReportedBar, encode
 from fiblake.errors import FiblakeError, UpstreamError
 from fiblake.lake import Bronze
-from fiblake.reference import Identity, Split
+from fiblake.reference import Dividend, Identity, Split
 from fiblake.source_log import SourceVersion
 from shared.events import ConsolidationComplete, Message
 from shared.objects import ObjectInfo, ObjectStore, StoredObject
@@ -79,6 +79,14 @@ def splits(*told: tuple[str, int, int], symbol: str = "AAPL") -> list[Split]:
         name = f"{symbol}-{day}"
         found.append(Split(symbol, date.fromisoformat(day), before, after, kind, factor, name))
     return found[::-1]
+
+
+def dividend(day: str, cash: float, symbol: str = "AAPL", **changed: object) -> Dividend:
+    """Return a quarterly dividend in USD, without the vendor's factor unless it is given."""
+    plain = Dividend(
+        symbol, date.fromisoformat(day), cash, "USD", None, None, None, 4, "recurring", None, None, f"{symbol}-{day}"
+    )
+    return replace(plain, **changed)  # type: ignore[arg-type]
 
 
 def companies(*first_sessions: str, symbol: str = "AAPL") -> list[Identity]:

@@ -11,6 +11,7 @@ from fiblake.rules import NUMBER_COLUMNS
 
 if TYPE_CHECKING:
     from cli.target import Target
+    from fiblake.adjustment import Adjustment
     from fiblake.aggregate import Bars
 
 DAILY: Final = "1d"
@@ -86,9 +87,8 @@ def bars_of(stack: "Target", symbol: str, interval: str, adjustment: str) -> dic
     stored = Consolidated.decode(data_file.data, symbol, data_file.last_modified)
     if stored.bars.num_rows == 0:
         raise NotFoundError(f"data.parquet of {symbol} holds no bars")
-    bars = Bars.of(
-        symbol, stored.bars, nyse(), stored.reference, adjusted=adjustment == "splits"
-    )  # as the resampler takes them
+    adjust: Adjustment = "splits" if adjustment == "splits" else "raw"
+    bars = Bars.of(symbol, stored.bars, nyse(), stored.reference, adjust=adjust)  # as the resampler takes them
     reference = stored.reference.as_of(stored.last_session)
     return {
         "symbol": symbol,

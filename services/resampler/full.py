@@ -205,7 +205,7 @@ class FullResampler:
         """
         objects = self.store.get_many([self.bronze.data_key(symbol) for symbol in symbols])
         pairs = [(symbol, stored) for symbol, stored in zip(symbols, objects, strict=True) if stored]
-        read = partial(Bars.read, calendar=self.calendar, adjusted=self.adjusted)
+        read = partial(Bars.read, calendar=self.calendar, adjust="splits" if self.adjusted else "raw")
         outcomes = {symbol: catch_errors(read, o.data, symbol, o.last_modified) for symbol, o in pairs}
         errors = {symbol: outcome for symbol, outcome in outcomes.items() if isinstance(outcome, FiblakeError)}
         market = Market.of([outcome for outcome in outcomes.values() if isinstance(outcome, Bars)])

@@ -197,7 +197,9 @@ class Resampler:
         """Return the symbol's bars from the first bucket on that is to be recomputed."""
         if stored is None:
             raise NotFoundError(f"{symbol} has no data.parquet: consolidate it first")
-        bars = Bars.read(stored.data, symbol, stored.last_modified, self.calendar, adjusted=self.adjusted)
+        bars = Bars.read(
+            stored.data, symbol, stored.last_modified, self.calendar, adjust="splits" if self.adjusted else "raw"
+        )
         changed = self.calendar.ordinal_on_or_after(changed_from)
         first = max(window, first_to_recompute(bars.ordinals, changed, self.interval))
         return _Tailed(bars.since(first), first, int(bars.ordinals[-1]))

@@ -12,7 +12,9 @@ from fiblake.lake import (
     SourceFile,
     check_symbol,
     checkpoint_key,
+    dividends_key,
     identities_key,
+    is_dividends,
     parse_reference,
     parse_silver_key,
     quarantine_key,
@@ -166,14 +168,16 @@ def test_months_are_in_order() -> None:
 
 @given(symbols)
 def test_a_reference_files_key_says_its_symbol_and_is_no_source(symbol: str) -> None:
-    for key in (splits_key(symbol), identities_key(symbol)):
+    for key in (splits_key(symbol), identities_key(symbol), dividends_key(symbol)):
         assert parse_reference(key) == symbol
         assert not LAKE.is_source(key)
+        assert LAKE.stray(key) is None
+        assert is_dividends(key) == (key == dividends_key(symbol))
 
 
 @pytest.mark.parametrize(
     "key",
-    ["bronze/splits/AAPL.parquet", "bronze/splits/symbol=AAPL.csv", "bronze/dividends/symbol=AAPL.parquet",
+    ["bronze/splits/AAPL.parquet", "bronze/splits/symbol=AAPL.csv", "bronze/earnings/symbol=AAPL.parquet",
      "x/bronze/splits/symbol=AAPL.parquet", "bronze/splits/symbol=AAPL\n.parquet"],
 )  # fmt: skip
 def test_another_key_is_no_reference_file(key: str) -> None:

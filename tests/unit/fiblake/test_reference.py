@@ -10,18 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiblake.adjustment import NO_REFERENCE, Reference
+from fiblake.adjustment import NO_REFERENCE, Payout, Reference
 from fiblake.errors import ContractError
 from fiblake.reference import (
+    Dividend,
     Identity,
     Split,
+    dividends_file,
     identities_file,
+    read_dividends,
     read_identities,
     read_splits,
     reference_of,
     splits_file,
 )
-from tests.fakes import bar, companies, parquet, splits
+from tests.fakes import bar, companies, dividend, parquet, splits
 
 AAPL = splits(("2000-06-21", 1, 2), ("2005-02-28", 1, 2))
 TWO = companies("1980-12-12", "2003-01-02")
@@ -184,3 +187,65 @@ def test_two_companies_of_which_neither_figi_is_known_are_two() -> None:
 @given(st.permutations(AAPL + splits(("2014-06-09", 1, 7))), st.permutations(companies("1980-12-12", "2003-01-02")))
 def test_the_order_they_are_told_in_does_not_matter(told: list[Split], bearers: list[Identity]) -> None:
     assert reference_of(told, bearers) == reference_of(sorted(told, key=lambda s: s.execution_date), TWO)
+
+
+# ----------------------------------------------------------------------------------------------------------- dividends
+
+THREE = [dividend("2012-08-09", 2.65), dividend("2012-11-07", 2.65), dividend("2013-02-07", 2.65)]
+
+
+def test_dividends_are_read_as_they_were_written_oldest_first() -> None:
+    whole = replace(
+        THREE[0], declaration_date=date(2012, 7, 24), record_date=date(2012, 8, 13), pay_date=date(2012, 8, 16),
+        split_adjusted_cash_amount=0.094643, historical_adjustment_factor=0.986,
+    )  # fmt: skip
+    assert read_dividends(dividends_file([THREE[2], THREE[1], whole]), "AAPL") == (whole, *THREE[1:])
+    assert read_dividends(dividends_file([]), "AAPL") == ()
+
+
+def test_of_a_dividend_only_day_cash_and_id_must_be_told() -> None:
+    day = date(2012, 8, 9)
+    rows = [{"symbol": "AAPL", "ex_dividend_date": day, "cash_amount": 2.65, "id": "a", "more": "columns"}]
+    nothing = (None,) * 8
+    assert read_dividends(written(rows), "AAPL") == (Dividend("AAPL", day, 2.65, *nothing, "a"),)
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (replace(THREE[0], cash_amount=0.0), "AAPL on 2012-08-09, cash_amount 0.0 is not a positive number"),
+        (replace(THREE[0], cash_amount=float("inf")), "cash_amount inf is not a positive number"),
+        (replace(THREE[0], historical_adjustment_factor=-1.0), "historical_adjustment_factor -1.0 is not a positive"),
+        (replace(THREE[0], symbol="MSFT"), "the dividends of AAPL hold one of MSFT"),
+    ],
+)
+def test_a_dividend_that_cannot_be_is_refused_and_named(broken: Dividend, reason: str) -> None:
+    with pytest.raises(ContractError, match=f"{reason}.*; put a right file under the same key"):
+        read_dividends(dividends_file([THREE[1], broken]), "AAPL")
+
+
+@pytest.mark.parametrize("data", [b"", b"no Parquet", splits_file(AAPL)])
+def test_what_is_no_file_of_dividends_is_refused(data: bytes) -> None:
+    with pytest.raises(ContractError, match="the dividends of AAPL cannot be read"):
+        read_dividends(data, "AAPL")
+
+
+def test_the_reference_has_one_entry_an_ex_date_with_all_its_cash_and_the_whole_days_factor() -> None:
+    regular = dividend("2004-11-15", 0.08, id="b", historical_adjustment_factor=0.95)
+    special = dividend("2004-11-15", 3.0, id="a", distribution_type="special", historical_adjustment_factor=0.9)
+    expected = (Payout(date(2004, 11, 15), 3.08, 0.9), Payout(date(2012, 8, 9), 2.65, None))
+    assert reference_of([], [], [THREE[0], regular, special]).dividends == expected
+    assert reference_of(AAPL, TWO, THREE).of_silver == reference_of(AAPL, TWO)
+
+
+def test_one_dividend_under_two_ids_counts_once_and_two_of_one_day_twice() -> None:
+    again = replace(THREE[0], id="another")
+    assert reference_of([], [], [THREE[0], again]) == reference_of([], [], THREE[:1])
+    special = replace(again, distribution_type="special")
+    assert reference_of([], [], [THREE[0], special]).dividends[0].cash == 5.3
+
+
+def test_cash_in_another_currency_is_not_known_in_dollars() -> None:
+    foreign = [dividend("2024-06-06", 1.0, currency="CAD", historical_adjustment_factor=0.97)]
+    unsaid = [dividend("2024-06-07", 1.0, currency=None), dividend("2024-06-10", 1.0, currency="usd")]
+    assert [cash for _, cash, _ in reference_of([], [], foreign + unsaid).dividends] == [0.0, 1.0, 1.0]

@@ -69,7 +69,7 @@ NO_FACTS = Facts()
 def bars(
     symbol: str, days: Mapping[date, Daily], reference: Reference = NO_REFERENCE, *, adjusted: bool = True
 ) -> Bars:
-    return Bars.of(symbol, table(symbol, days), nyse(), reference, adjusted=adjusted)
+    return Bars.of(symbol, table(symbol, days), nyse(), reference, adjust="splits" if adjusted else "raw")
 
 
 def data_parquet(
