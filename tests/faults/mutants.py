@@ -168,8 +168,8 @@ MUTANTS = (
     Mutant(
         "the last write wins",
         "services/consolidator/merge.py",
-        '_FIRST: Final = ("timestamp", "ingested_at", "close")',
-        '_FIRST: Final = ("timestamp", "close", "ingested_at")',
+        '("timestamp", "ingested_at", *_TIE_ORDER)',
+        '("timestamp", *_TIE_ORDER, "ingested_at")',
         scenario("a bar is restated there and back"),
     ),
     Mutant(
