@@ -175,8 +175,8 @@ MUTANTS = (
     Mutant(
         "of equal instants the greater row wins",
         "services/consolidator/merge.py",
-        '    (name, "ascending", "at_start")\n',
-        '    (name, "descending" if name == "close" else "ascending", "at_start")\n',
+        '[(name, "ascending", "at_start") for name',
+        '[(name, "descending" if name == "close" else "ascending", "at_start") for name',
         unit("consolidator/test_merge.py"),
     ),
     Mutant(

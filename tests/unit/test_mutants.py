@@ -1,0 +1,14 @@
+from collections import Counter
+
+import pytest
+
+from tests.faults.mutants import MUTANTS, REPOSITORY, Mutant
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.guard)
+def test_the_text_that_a_mutant_changes_stands_once_in_its_file(mutant: Mutant) -> None:
+    assert (REPOSITORY / mutant.file).read_text().count(mutant.old) == 1
+
+
+def test_each_mutant_takes_out_another_guard() -> None:
+    assert [guard for guard, count in Counter(mutant.guard for mutant in MUTANTS).items() if count > 1] == []
