@@ -100,11 +100,14 @@ def bars(symbol: str, sessions: Any, seed: int) -> pa.Table:  # noqa: ANN401 (da
     trades = (volume / 100).astype(np.int64)
     vwap = np.round((high + low + close) / 3, 4)
     ingested = sessions.astype("datetime64[us]") + np.timedelta64(_CLOSE_UTC, "h")
-    columns = [
-        pa.repeat(pa.scalar(symbol), count), sessions, open_, high, low, close, volume, vwap, trades,
-        pa.repeat(pa.scalar(DAILY), count), pa.array(ingested, pa.timestamp("us")).cast(pa.timestamp("us", tz="UTC")),
-    ]  # fmt: skip
-    return pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, BRONZE, strict=True)], schema=BRONZE)
+    columns = {
+        "symbol": pa.repeat(pa.scalar(symbol), count), "timestamp": sessions, "open": open_, "high": high, "low": low,
+        "close": close, "volume": volume, "vwap": vwap, "trades": trades,
+        "interval": pa.repeat(pa.scalar(DAILY), count),
+        "ingested_at": pa.array(ingested, pa.timestamp("us")).cast(pa.timestamp("us", tz="UTC")),
+    }  # fmt: skip
+    nulls = {field.name: pa.nulls(count, field.type) for field in BRONZE if field.nullable}
+    return pa.table({field.name: pa.array((nulls | columns)[field.name], field.type) for field in BRONZE}, BRONZE)
 
 
 def new_files(size: Size, days: int) -> Iterator[tuple[str, bytes]]:
