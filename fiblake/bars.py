@@ -254,8 +254,8 @@ def is_released(data: bytes) -> bool:
     return _RELEASED in open_parquet(data, "the file").metadata
 
 
-def encode(table: pa.Table) -> bytes:
-    """Return `table` as Parquet bytes, its metadata as Parquet's own key-value metadata.
+def encode(table: pa.Table, metadata: Mapping[bytes, str] | None = None) -> bytes:
+    """Return `table` as Parquet bytes, with Parquet's own key-value metadata (None: that of the table's schema).
 
     LZ4 is as small as Snappy here and read in half the time; statistics are kept where readers skip by them
     (docs/performance.md).
@@ -269,7 +269,7 @@ def encode(table: pa.Table) -> bytes:
         write_statistics=[name for name in _SKIPPED_BY if name in names],
     ) as writer:  # fmt: skip
         writer.write_table(table)
-        writer.add_key_value_metadata(table.schema.metadata or {})
+        writer.add_key_value_metadata((table.schema.metadata or {}) if metadata is None else metadata)
     return cast("bytes", sink.getvalue().to_pybytes())
 
 

@@ -91,9 +91,9 @@ class TradingCalendar:
         return {session: ordinal for ordinal, session in enumerate(self.sessions.tolist())}
 
     @cached_property
-    def _session_bits(self) -> npt.NDArray[np.uint8]:
+    def _session_bits(self) -> bytes:
         """A bit for each day since the first session: whether it is one."""
-        return np.packbits(self._ordinal_of_day >= 0)
+        return np.packbits(self._ordinal_of_day >= 0).tobytes()
 
     @cached_property
     def _ordinal_of_day(self) -> Ordinals:
@@ -108,12 +108,13 @@ class TradingCalendar:
 
         It is empty for a day outside the calendar.
         """
-        days = int((np.datetime64(through, "D") - self.sessions[0]).astype(np.int64)) + 1
+        days = (through - self.session(0)).days + 1
         if not 0 < days <= self._ordinal_of_day.size:
             return ""
         whole, rest = divmod(days, 8)
-        last = self._session_bits[whole : whole + 1] & (0xFF00 >> rest & 0xFF)
-        return blake2b(self._session_bits[:whole].tobytes() + last.tobytes(), digest_size=8).hexdigest()
+        bits = self._session_bits
+        last = bytes([bits[whole] & (0xFF00 >> rest & 0xFF)]) if whole < len(bits) else b""
+        return blake2b(bits[:whole] + last, digest_size=8).hexdigest()
 
     def ordinal(self, day: date) -> int:
         """Return one session's ordinal; raise as `ordinals` does."""

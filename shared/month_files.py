@@ -12,13 +12,13 @@ from typing import Final
 
 import pyarrow as pa
 
-from fiblake.bars import SILVER, SILVER_CALENDAR, decode_silver, encode
+from fiblake.bars import SILVER_CALENDAR, decode_silver, encode
 from fiblake.calendar import TradingCalendar
 from fiblake.errors import ConflictError, FiblakeError
 from fiblake.lake import Month, parse_silver_key, silver_key, silver_prefix
 from shared.objects import ObjectStore
 from shared.outcomes import catch_errors
-from shared.silver_join import MonthGrid, Update, is_equal_but_for_version, join, without_symbols
+from shared.silver_join import NO_ROWS, MonthGrid, Update, is_equal_but_for_version, join, without_symbols
 
 MONTHS_AT_ONCE: Final = 8
 
@@ -109,7 +109,7 @@ class MonthFiles:
             nonlocal postponed
             rows, postponed = self._joined(data, key, updates, grid)
             postponed = postponed and not last
-            return None if rows is None or postponed else encode(rows)
+            return None if rows is None or postponed else encode(rows, {SILVER_CALENDAR: grid.calendar_stamp})
 
         written = self.store.update(key, change, absent=absent)
         return _Outcome.AFTER_THE_OTHERS if postponed else _Outcome.WRITTEN if written else _Outcome.UNCHANGED
@@ -118,7 +118,7 @@ class MonthFiles:
         self, data: bytes | None, key: str, updates: Sequence[Update], grid: MonthGrid
     ) -> tuple[pa.Table | None, bool]:
         """Return the rows to write (None: the file stays as it is), and whether misplaced rows go."""
-        before, stamp = _read(data, key) if data is not None else (SILVER.empty_table(), "")
+        before, stamp = _read(data, key) if data is not None else (NO_ROWS, "")
         rows, is_alike = before, not stamp or grid.is_cut_alike(stamp)
         if not is_alike:
             rows = self._without_old_cut(rows, key, grid.month, updates)
@@ -126,12 +126,11 @@ class MonthFiles:
         for update in updates:
             joined = join(rows, update, grid, wins_ties=self.wins_ties)
             rows, changed, misplaced = joined.rows, changed or joined.changed, misplaced or joined.misplaced
-        own_stamp = grid.calendar_stamp
-        if self.wins_ties and stamp != own_stamp and data is not None:
+        if self.wins_ties and data is not None and stamp != grid.calendar_stamp:
             changed = True
         elif changed and self.whole and is_alike and data is not None and is_equal_but_for_version(before, rows):
             changed = False
-        return (rows.replace_schema_metadata({SILVER_CALENDAR: own_stamp}) if changed else None), misplaced
+        return (rows if changed else None), misplaced
 
     def _without_old_cut(self, rows: pa.Table, key: str, month: Month, updates: Sequence[Update]) -> pa.Table:
         if not self.whole:

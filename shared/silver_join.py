@@ -19,6 +19,9 @@ from fiblake.lake import Month
 
 Numbers = npt.NDArray[np.int64]
 _FIRST_DAY: Final = np.iinfo(np.int32).min
+_EPOCH: Final = date(1970, 1, 1)
+NO_ROWS: Final = SILVER.empty_table()
+"""Made once: Arrow takes longer for it than for a month of rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +35,8 @@ class MonthGrid:
     @property
     def calendar_stamp(self) -> str:
         """By which calendar the buckets are cut: the end of the last of them, and a digest of all sessions up to it."""
-        before_next = np.datetime64(f"{self.month.year:04}-{self.month.month:02}", "M") + 1
-        last = int(np.searchsorted(self.calendar.sessions, before_next.astype("datetime64[D]"))) - 1
+        next_month = date(self.month.year + self.month.month // 12, self.month.month % 12 + 1, 1)
+        last = int(self.calendar.days.searchsorted(np.int32((next_month - _EPOCH).days))) - 1
         end = last // self.interval * self.interval + self.interval - 1
         through = self.calendar.session(min(end, self.calendar.sessions.size - 1))
         return f"{through} {self.calendar.digest(through)}"

@@ -1,19 +1,22 @@
 """Which month file a bucket belongs to, and which month files are whose to do (pure)."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from fiblake.aggregate import Buckets, Market, version_numbers
-from fiblake.bars import SILVER
 from fiblake.calendar import TradingCalendar
 from fiblake.lake import INTERVALS, Month
-from shared.silver_join import Update
+from shared.silver_join import NO_ROWS, Update
 
+ROWS_OF_BLOCK: Final = 16_384
+"""Rows that are made at once: for months with few buckets, making a table takes longer than filling it."""
 Due = npt.NDArray[np.bool_]
 """Which month files are to be done: a row an interval, a column a month since the calendar's first."""
 
@@ -87,6 +90,27 @@ class Months:
         return ByMonth(buckets.taken(wanted[np.argsort(numbers, kind="stable")]), offsets)
 
 
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Rows of consecutive months."""
+
+    first: int
+    """The number of the first month."""
+    offsets: npt.NDArray[np.int64]
+    """Where each month begins among the rows, and where the last one ends."""
+    rows: pa.Table
+
+    @property
+    def end(self) -> int:
+        """The number of the month after the last one."""
+        return self.first + self.offsets.size - 1
+
+    def of(self, month: int) -> pa.Table:
+        """Return the rows of one of the months."""
+        begin, end = self.offsets[month - self.first : month - self.first + 2].tolist()
+        return self.rows.slice(begin, end - begin)
+
+
 @dataclass(slots=True)
 class Recomputed:
     """All buckets of distinct symbols from a cut on, by month; the symbols are added some at a time."""
@@ -100,12 +124,14 @@ class Recomputed:
     parts: list[ByMonth] = field(default_factory=list)
     _columns: Update | None = None
     """What all months' updates have in common."""
+    _block: _Block | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, market: Market, cuts: Sequence[int], buckets: ByMonth) -> None:
         """Add the buckets of a market's symbols."""
         buckets.buckets.places[0] += np.int32(len(self.symbols))  # they refer to the longer list of symbols now
         self.parts.append(buckets)
-        self._columns = None
+        self._columns = self._block = None
         self.symbols += market.symbols
         self.versions += market.versions
         self.cuts += cuts
@@ -126,15 +152,25 @@ class Recomputed:
 
     def update(self, month: int) -> Update:
         """Return what is to be joined into the file of the month with this number."""
-        columns = self._columns = self._columns or self._common()
-        buckets = Buckets.joined([part.of(month) for part in self.parts])
-        rows = buckets.table(columns.symbols, columns.versions, self.calendar, adjusted=self.adjusted)
-        return replace(columns, rows=rows)
+        with self._lock:
+            columns = self._columns = self._columns or self._common()
+            if self._block is None or not self._block.first <= month < self._block.end:
+                self._block = self._block_from(month, columns)
+            return replace(columns, rows=self._block.of(month))
+
+    def _block_from(self, month: int, columns: Update) -> _Block:
+        """Make rows of this month's buckets and of as many months after it as a block may hold."""
+        sizes = np.sum([np.diff(part.offsets[month:]) for part in self.parts], axis=0)
+        ends = np.cumsum(sizes)
+        months = max(1, int(np.searchsorted(ends, ROWS_OF_BLOCK, side="right")))
+        parts = [part.of(number) for number in range(month, month + months) for part in self.parts]
+        rows = Buckets.joined(parts).table(columns.symbols, columns.versions, self.calendar, adjusted=self.adjusted)
+        return _Block(month, np.append(0, ends[:months]), rows)
 
     def _common(self) -> Update:
         symbols, is_sorted = pa.array(self.symbols, pa.string()), self.symbols == sorted(self.symbols)
         cuts = np.array(self.cuts, np.int64)
-        return Update(symbols, version_numbers(self.versions), cuts, SILVER.empty_table(), is_sorted)
+        return Update(symbols, version_numbers(self.versions), cuts, NO_ROWS, is_sorted)
 
 
 def halves(due: Due) -> tuple[Due, Due]:
