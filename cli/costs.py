@@ -184,8 +184,8 @@ def table(sizes: Sequence[int]) -> str:
                  *(f"{of_month(size, with_free=True):.2f}" for size in sizes)])  # fmt: skip
     rows.append(["the same without the dashboard (CreateDashboard=false)",
                  *(f"**{of_month(size, with_free=True, dashboard=False):.2f}**" for size in sizes)])  # fmt: skip
-    rows.append(["Postgres: db.t4g.micro with 20 GB, or db.t4g.small with 100, and its secret",
-                 *(f"{of_database(size) + SECRET:.2f}" for size in sizes)])  # fmt: skip
+    rows.append(["Postgres: db.t4g.micro with 20 GB, or db.t4g.small with 100, and its two secrets",
+                 *(f"{of_database(size) + 2 * SECRET:.2f}" for size in sizes)])  # fmt: skip
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 

@@ -4,7 +4,7 @@ import os
 import re
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -58,8 +58,6 @@ class Target:
 
     name: str
     outputs: Mapping[str, str]
-    database_secret: str | None = field(default=None, repr=False)
-    """The database's address, if it need not be asked for (a local stack)."""
 
     def output(self, name: str) -> str:
         """Return one output of the stack; raise NotFoundError if its template has no such output."""
@@ -125,13 +123,19 @@ class Target:
         self.jobs(DRAINS).ensure(uuid.uuid4().hex, ceil(requests / SYMBOLS_PER_CHILD))
 
     def database(self) -> "tuple[DatabaseAddress, Tls]":
-        """Return where Postgres is and how to speak to it."""
-        from shared.database import DatabaseAddress, Tls
+        """Return where Postgres is and how to speak to it, as the fetchers do: as the user that may do no more."""
+        from shared.database import DatabaseAddress
         from shared.secrets import read_secret
 
-        secret = self.database_secret or read_secret(self.output("RdsSecretArn"))
-        verify = self.output("DatabaseTls") != "disable"
-        return DatabaseAddress.of_secret(secret), Tls(verify, os.environ.get("DATABASE_CA_FILE") or None)
+        # A stack of an older version has one user for all.
+        output = "FetcherSecretArn" if "FetcherSecretArn" in self.outputs else "RdsSecretArn"
+        return DatabaseAddress.of_secret(read_secret(self.output(output))), self.database_tls()
+
+    def database_tls(self) -> "Tls":
+        """Return how connections to Postgres are protected."""
+        from shared.database import Tls
+
+        return Tls(self.output("DatabaseTls") != "disable", os.environ.get("DATABASE_CA_FILE") or None)
 
     def _urls(self, ending: str) -> dict[str, str]:
         urls = [url for name, url in self.outputs.items() if name.endswith(ending)]
@@ -204,7 +208,7 @@ def _local() -> Target:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
     os.environ.update(stack.environment())
-    return Target("local", stack.outputs, stack.database_secret)
+    return Target("local", stack.outputs)
 
 
 def _keep_stdout_clean() -> None:

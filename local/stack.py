@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -80,10 +81,10 @@ def running(
         say("building the functions")
         built = build()
         say("starting PostgreSQL")
-        database_secret = json.dumps(parts.enter_context(postgres(folder / "postgres")))
-        from migrations.schema import upgrade  # noqa: PLC0415 (Alembic takes a second: not for who only looks)
-
-        upgrade(DatabaseAddress.of_secret(database_secret), Tls(verify=False))
+        database = parts.enter_context(postgres(folder / "postgres"))
+        fetcher = json.dumps({**database, "username": "fiblake_fetcher", "password": secrets.token_hex()})
+        database_secret = json.dumps(database)
+        _migrate(DatabaseAddress.of_secret(database_secret), DatabaseAddress.of_secret(fetcher))
         say("starting the market-data replay, Batch and the AWS emulator")
         market_data_url = parts.enter_context(_server(folder, "market_data_server", "--api-key", API_KEY))
         # Each of the two calls the other. Batch comes later and goes first: its jobs work on what the emulator has.
@@ -94,11 +95,11 @@ def running(
         batch = ("--port", str(batch_port), "--work-dir", str(folder / "jobs"), "--aws-url", endpoint_url)
         parts.enter_context(_server(folder, "batch_server", *batch))
         say("deploying template.yaml")
-        secrets = _create_secrets(endpoint_url, database_secret)
+        arns = _create_secrets(endpoint_url, database_secret, fetcher)
         first = first_session.isoformat() if first_session else ""
         outputs = deploy(built, endpoint_url, {
             "Environment": ENVIRONMENT, "MarketDataUrl": market_data_url, "DatabaseTls": "disable",
-            "FirstSession": first, **secrets,
+            "FirstSession": first, **arns,
         })  # fmt: skip
         stack = Stack(folder, endpoint_url, batch_url, market_data_url, database_secret, outputs)
         _register_job_definitions(stack)
@@ -127,11 +128,25 @@ def _server(folder: Path, module: str, *options: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-def _create_secrets(endpoint_url: str, database_secret: str) -> dict[str, str]:
-    secrets: SecretsManagerClient = client("secretsmanager", endpoint_url)
-    values = {"RdsSecretArn": ("rds", database_secret), "ApiKeySecretArn": ("api-key", API_KEY)}
+def _migrate(owner: DatabaseAddress, fetcher: DatabaseAddress) -> None:
+    """Do what the migration job does, before there is a Secrets Manager."""
+    # Alembic takes a second to import: not for who only looks.
+    from migrations.fetcher_user import set_up_fetcher_user  # noqa: PLC0415
+    from migrations.schema import upgrade  # noqa: PLC0415
+
+    plain = Tls(verify=False)
+    upgrade(owner, plain)
+    set_up_fetcher_user(owner, fetcher, plain)
+
+
+def _create_secrets(endpoint_url: str, database_secret: str, fetcher_secret: str) -> dict[str, str]:
+    manager: SecretsManagerClient = client("secretsmanager", endpoint_url)
+    values = {
+        "RdsSecretArn": ("rds", database_secret), "FetcherSecretArn": ("fetcher", fetcher_secret),
+        "ApiKeySecretArn": ("api-key", API_KEY),
+    }  # fmt: skip
     return {
-        parameter: secrets.create_secret(Name=f"{ENVIRONMENT}/{name}", SecretString=value)["ARN"]
+        parameter: manager.create_secret(Name=f"{ENVIRONMENT}/{name}", SecretString=value)["ARN"]
         for parameter, (name, value) in values.items()
     }
 

@@ -1,5 +1,7 @@
 """Entry point of the migration job, which runs where the database can be reached (`python -m migrations`).
 
+Schema first, then the fetchers' user and its rights.
+
 Exit codes: 0 the schema is up to date; 1 the database or a service failed (run it again); 2 the settings are wrong.
 """
 
@@ -7,9 +9,8 @@ import sys
 from typing import Literal
 
 from fiblake.errors import FiblakeError, PermanentError
-from migrations.schema import upgrade
-from shared.database import DatabaseAddress, Tls
-from shared.secrets import read_secret
+from migrations.migrate import migrate
+from shared.database import Tls
 from shared.settings import Settings, load
 from shared.telemetry import logger
 
@@ -18,6 +19,9 @@ class MigrationSettings(Settings):
     """Environment of the job."""
 
     rds_secret_arn: str
+    """Of the user that owns the tables."""
+    fetcher_secret_arn: str | None = None
+    """Of the user that the fetchers log in as; none, or the same secret: they log in as the owner."""
     database_tls: Literal["verify-full", "disable"] = "verify-full"
     database_ca_file: str | None = None
 
@@ -26,12 +30,12 @@ def main() -> int:
     """Bring the schema up to date and return the exit code."""
     try:
         settings = load(MigrationSettings)
-        address = DatabaseAddress.of_secret(read_secret(settings.rds_secret_arn))
-        upgrade(address, Tls(settings.database_tls == "verify-full", settings.database_ca_file))
+        tls = Tls(settings.database_tls == "verify-full", settings.database_ca_file)
+        addresses = migrate(settings.rds_secret_arn, settings.fetcher_secret_arn, tls)
     except FiblakeError as error:
         logger.error("not migrated", extra={"reason": str(error)})
         return 2 if isinstance(error, PermanentError) else 1
-    logger.info("schema is up to date", extra={"database": str(address)})
+    logger.info("schema is up to date", extra={"users": [str(address) for address in addresses]})
     return 0
 
 

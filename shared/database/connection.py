@@ -143,7 +143,12 @@ class translated:  # noqa: N801 (a context manager, read as a verb)
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
-            raise EntitlementError(f"the database refuses its user: {error}") from error
+            raise EntitlementError(
+                f"the database refuses its user: {error}; `fiblake migrate` makes the fetchers' user and sets its "
+                "password"
+            ) from error
+        if isinstance(error, asyncpg.InsufficientPrivilegeError):
+            raise ConfigurationError(f"{error}: `fiblake migrate` gives the fetchers' user its rights") from error
         if isinstance(error, asyncpg.PostgresError) and "startup parameter" in str(error).lower():
             raise ConfigurationError(
                 f"the database, or the pooler before it, refuses how the connection is opened: {error}; let the pooler "

@@ -28,8 +28,9 @@ from local.recompute import SampleSplit, differences, expected_silver
 from local.stack import Stack, running
 from local.watch import Watcher
 from migrations import schema
+from migrations.fetcher_user import set_up_fetcher_user
 from shared.database import DatabaseAddress, Tls
-from tests.integration.databases import ask
+from tests.integration.databases import ask, fetcher_of
 from tests.integration.market import Market, replaying
 
 FIRST_SESSION = date(2013, 2, 27)
@@ -38,7 +39,9 @@ FIRST_SESSION = date(2013, 2, 27)
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatabaseAddress]:
     with postgres(tmp_path_factory.mktemp("postgres") / "data") as secret:
-        yield DatabaseAddress.of_secret(json.dumps(secret))
+        owner = DatabaseAddress.of_secret(json.dumps(secret))
+        asyncio.run(ask(owner, f"CREATE ROLE {fetcher_of(owner).user} LOGIN"))
+        yield owner
 
 
 @pytest.fixture
@@ -53,6 +56,7 @@ def address(server: DatabaseAddress) -> Iterator[DatabaseAddress]:
 @pytest.fixture
 def migrated(address: DatabaseAddress) -> DatabaseAddress:
     schema.upgrade(address, Tls(verify=False))
+    set_up_fetcher_user(address, fetcher_of(address), Tls(verify=False))
     return address
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,9 +20,19 @@ async def ask(address: DatabaseAddress, sql: str, *values: object) -> list[dict[
         await connection.close()
 
 
+TRUSTED = "any"
+
+
+def fetcher_of(owner: DatabaseAddress) -> DatabaseAddress:
+    """Return the address as the fetchers' user has it."""
+    return replace(owner, user="fiblake_fetcher", _password=TRUSTED)
+
+
 @asynccontextmanager
 async def opened(address: DatabaseAddress) -> AsyncIterator[Database]:
-    async with connected(address, Tls(verify=False)) as database:
+    """Open the database as the services do: as the fetchers' user, if the address is the owner's."""
+    login = fetcher_of(address) if address.user == "postgres" else address
+    async with connected(login, Tls(verify=False)) as database:
         yield database
 
 

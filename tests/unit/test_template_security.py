@@ -1,8 +1,21 @@
 """Who may do what, and what is open to whom, in every variant of the deployed template."""
 
+import json
+
 import pytest
 
-from tests.unit.variants import EVERYTHING, LOCAL, VARIANTS, Body, deployed, listed, properties, statements
+from tests.unit.variants import (
+    EVERYTHING,
+    GIVEN,
+    LOCAL,
+    SECRETS,
+    VARIANTS,
+    Body,
+    deployed,
+    listed,
+    properties,
+    statements,
+)
 
 EVERY_RESOURCE = {
     frozenset({"batch:DescribeJobs", "batch:ListJobs"}): "Batch knows no resource for them",
@@ -251,6 +264,47 @@ def test_the_database_is_encrypted_private_and_takes_nothing_but_tls() -> None:
     assert resources["Database"]["DeletionPolicy"] == "Snapshot"
     [subnets] = properties(resources, "AWS::RDS::DBSubnetGroup").values()
     assert subnets["SubnetIds"] == [{"Ref": "PrivateSubnetA"}, {"Ref": "PrivateSubnetB"}]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "owner", "fetcher"),
+    [
+        (EVERYTHING, {"Ref": "DatabaseSecret"}, {"Ref": "FetcherSecret"}),
+        ({**EVERYTHING, "RdsSecretArn": f"{SECRETS}theirs"}, f"{SECRETS}theirs", f"{SECRETS}theirs"),
+        (GIVEN, f"{SECRETS}rds", f"{SECRETS}fetcher"),
+        ({**GIVEN, "FetcherSecretArn": ""}, f"{SECRETS}rds", f"{SECRETS}rds"),
+    ],
+    ids=["made here", "made here, another used", "given", "given, one user"],
+)
+def test_the_databases_owner_is_the_migrations_alone_and_the_fetchers_have_a_user_of_their_own(
+    parameters: dict[str, str], owner: object, fetcher: object
+) -> None:
+    resources = deployed(parameters)
+    readers = {
+        name: listed(statement["Resource"])
+        for name, statement in statements(resources)
+        if "secretsmanager:GetSecretValue" in listed(statement["Action"])
+    }
+    both = [owner] if owner == fetcher else [owner, fetcher]
+    key = f"{SECRETS}key"
+    fetchers = {f"{name}FetcherRole": [fetcher, key] for name in ("Metadata", "History", "Ohlcv")}
+    assert readers == {"MigrateRole": both, **fetchers}
+    for function in properties(resources, "AWS::Lambda::Function").values():
+        assert function["Environment"]["Variables"].get("RDS_SECRET_ARN", fetcher) == fetcher
+    [migration] = [j for n, j in properties(resources, "AWS::Batch::JobDefinition").items() if n.startswith("Migrate")]
+    variables = {pair["Name"]: pair["Value"] for pair in migration["ContainerProperties"]["Environment"]}
+    assert (variables["RDS_SECRET_ARN"], variables["FETCHER_SECRET_ARN"]) == (owner, fetcher)
+
+
+def test_a_database_made_here_has_two_generated_secrets_of_two_users_with_its_address() -> None:
+    resources = deployed(EVERYTHING)
+    secrets = properties(resources, "AWS::SecretsManager::Secret")
+    users = {name: json.loads(s["GenerateSecretString"]["SecretStringTemplate"]) for name, s in secrets.items()}
+    assert users == {"DatabaseSecret": {"username": "fiblake"}, "FetcherSecret": {"username": "fiblake_fetcher"}}
+    assert {s["GenerateSecretString"]["PasswordLength"] for s in secrets.values()} == {32}
+    attached = properties(resources, "AWS::SecretsManager::SecretTargetAttachment").values()
+    assert sorted(one["SecretId"]["Ref"] for one in attached) == sorted(secrets)
+    assert {one["TargetId"]["Ref"] for one in attached} == {"Database"}
 
 
 def test_nothing_comes_into_the_network_but_what_carries_its_own_security_group() -> None:

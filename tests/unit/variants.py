@@ -27,7 +27,10 @@ json.dump(Translator({}, Parser()).translate(template, {}), sys.stdout)
 """
 _NOTHING = object()
 
-LOCAL = {"WithBatch": "false", "RdsSecretArn": f"{SECRETS}rds", "ApiKeySecretArn": f"{SECRETS}key"}
+LOCAL = {
+    "WithBatch": "false", "RdsSecretArn": f"{SECRETS}rds", "FetcherSecretArn": f"{SECRETS}fetcher",
+    "ApiKeySecretArn": f"{SECRETS}key",
+}  # fmt: skip
 GIVEN = {
     **LOCAL, "WithBatch": "true", "WorkerImage": "worker:1",
     "SubnetIds": "subnet-0123456789abcdef0,subnet-0123456789abcdef1",

@@ -35,7 +35,8 @@ class Concrete:
             case "AWS::S3::Bucket":
                 return str(self.put_in(inside["BucketName"]))
             case "AWS::SecretsManager::Secret":
-                return f"{SECRETS}rds"  # that of RdsSecretArn, so that calls are the same in all variants
+                # Those of the parameters, so that calls are the same in all variants.
+                return SECRETS + {"DatabaseSecret": "rds", "FetcherSecret": "fetcher"}[logical]
             case "AWS::Lambda::Function":
                 return str(self.put_in(inside["FunctionName"]))
             case "AWS::Logs::LogGroup":

@@ -51,7 +51,10 @@ def recorded_lake(folder: Path) -> Iterator[RecordedLake]:
         child, port = start_server(argv, port_file=folder / "batch.port", log=folder / "batch.log", cwd=REPOSITORY)
         batch_url = f"http://127.0.0.1:{port}"
         targets = dict.fromkeys(("s3", "sqs", "sns"), emulator_url) | {"batch": batch_url}
-        secrets = {f"{SECRETS}rds": json.dumps(database), f"{SECRETS}key": KEY}
+        fetcher = {**database, "username": "fiblake_fetcher", "password": "p"}
+        secrets = {
+            f"{SECRETS}rds": json.dumps(database), f"{SECRETS}fetcher": json.dumps(fetcher), f"{SECRETS}key": KEY,
+        }  # fmt: skip
         with child, recording(targets, secrets, folder / "proxy.port") as (made, url), _socket() as warm:
             overrides = {"MARKET_DATA_URL": market.url}
             lake = RecordedLake(concrete("with everything"), made, url, emulator_url, batch_url, overrides, warm)

@@ -11,8 +11,9 @@ from fiblake.bars import ReportedBar
 from fiblake.calendar import CalendarRangeError, NotASessionError, nyse
 from fiblake.errors import UpstreamError
 from migrations import schema
+from migrations.fetcher_user import set_up_fetcher_user
 from shared.database import Database, DatabaseAddress, SessionCounts, Tls
-from tests.integration.databases import ask, opened
+from tests.integration.databases import ask, fetcher_of, opened
 
 NOON = datetime(2025, 11, 20, 12, tzinfo=UTC)
 WEEK = nyse().between(date(2025, 11, 17), date(2025, 11, 26))
@@ -183,6 +184,7 @@ def test_a_database_of_the_first_version_keeps_its_watermark_as_the_ledgers_firs
     schema.upgrade(address, Tls(verify=False), "0001")
     asyncio.run(fill())
     schema.upgrade(address, Tls(verify=False))
+    set_up_fetcher_user(address, fetcher_of(address), Tls(verify=False))
     asyncio.run(go_on())
     schema.downgrade(address, Tls(verify=False), "0001")
     assert asyncio.run(ask(address, "SELECT last_session FROM data_ingestion_watermark")) == [{"last_session": WED}]

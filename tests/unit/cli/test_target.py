@@ -23,7 +23,7 @@ OUTPUTS = {
     "BatchJobDefinitionName": "prod-batch-bronze-consolidator",
     "DatabaseTls": "disable",
 }
-SECRET = '{"host": "db", "port": 5432, "username": "u", "password": "hush", "dbname": "d"}'  # noqa: S105 (nobody's)
+OWNER = '{"host": "db", "port": 5432, "username": "owner", "password": "hush", "dbname": "d"}'
 
 
 def context(choice: Choice) -> SimpleNamespace:
@@ -51,12 +51,16 @@ def test_a_stack_that_is_not_fiblakes_is_an_error_that_says_so() -> None:
         _ = foreign.queue_urls
 
 
-def test_the_database_of_a_local_stack_needs_no_secret_read_and_no_tls() -> None:
-    found = Target("local", OUTPUTS, SECRET)
-    address, tls = found.database()
-    assert repr(address) == "DatabaseAddress(u@db:5432/d)"
-    assert not tls.verify
-    assert "hush" not in repr(found)
+def test_the_database_is_spoken_to_as_the_fetchers_do_and_on_an_older_stack_as_its_owner(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    secrets = {"arn:owner": OWNER, "arn:fetcher": OWNER.replace("owner", "fetcher")}
+    monkeypatch.setattr("shared.secrets.read_secret", secrets.__getitem__)
+    older = OUTPUTS | {"RdsSecretArn": "arn:owner"}
+    for outputs, user in ((older, "owner"), (older | {"FetcherSecretArn": "arn:fetcher"}, "fetcher")):
+        address, tls = Target("prod", outputs).database()
+        assert repr(address) == f"DatabaseAddress({user}@db:5432/d)"
+        assert not tls.verify
 
 
 def test_the_options_turn_the_process_to_the_stack_they_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,11 +76,11 @@ def test_the_options_turn_the_process_to_the_stack_they_name(monkeypatch: pytest
 
 
 def test_the_local_stack_takes_no_setting_of_the_users_account(monkeypatch: pytest.MonkeyPatch) -> None:
-    stack = Stack(Path(), "http://127.0.0.1:1", "http://127.0.0.1:2", "", SECRET, OUTPUTS)
+    stack = Stack(Path(), "http://127.0.0.1:1", "http://127.0.0.1:2", "", OWNER, OUTPUTS)
     monkeypatch.setattr(supervisor, "current", lambda: stack)
     monkeypatch.setenv("AWS_PROFILE", "prod")
     found = target(context(Choice(local=True)))  # type: ignore[arg-type]
-    assert found.database()[0].host == "db"
+    assert (found.name, found.outputs) == ("local", OUTPUTS)
     assert "AWS_PROFILE" not in os.environ
     assert os.environ["AWS_ENDPOINT_URL"] == "http://127.0.0.1:1"
 
