@@ -157,7 +157,7 @@ def target(context: "typer.Context") -> Target:
     _keep_stdout_clean()
     if choice.local:
         return _local()
-    from shared.stacks import connect, outputs_of
+    from fiblake.stacks import connect, outputs_of
 
     use_account(choice)
     return Target(choice.stack, outputs_of(connect(), choice.stack))
@@ -168,7 +168,7 @@ def use_account(choice: Choice) -> None:
 
     Raises ConfigurationError if an option names what cannot be: boto would end in a traceback.
     """
-    from shared.stacks import check_profile
+    from fiblake.stacks import check_profile
 
     if choice.endpoint_url and not _is_url(choice.endpoint_url):
         raise ConfigurationError(f"--endpoint-url {choice.endpoint_url!r} is no URL such as http://localhost:4566")

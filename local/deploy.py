@@ -23,8 +23,8 @@ import boto3
 
 from fiblake.errors import PermanentError
 from fiblake.lake import INTERVALS
+from fiblake.stacks import outputs_of
 from local.emulator import PYTHON, REGION, REPOSITORY, client_environment
-from shared.stacks import outputs_of
 
 BUILDS: Final = REPOSITORY / ".local/build"
 STACK: Final = "fiblake"

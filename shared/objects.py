@@ -5,73 +5,30 @@ go through boto's DeleteObjects, which takes an ETag an object (S3 User Guide, "
 keys in the bucket, ETags are as S3 gives them, instants are UTC.
 """
 
-import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import boto3
 import obstore
 from botocore.exceptions import BotoCoreError, ClientError
-from obstore.auth.boto3 import Boto3CredentialProvider
-from obstore.exceptions import (
-    AlreadyExistsError,
-    BaseError,
-    InvalidPathError,
-    PreconditionError,
-)
-from obstore.store import S3Store
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
-from fiblake.decoding import TooLargeError, oversize
-from fiblake.errors import ConfigurationError, ConflictError, FiblakeError, UpstreamError
-from shared.s3_errors import send, translated
+from fiblake.errors import ConflictError, FiblakeError, UpstreamError
+from fiblake.objects import CONCURRENCY, ObjectInfo, ObjectReader, StoredObject, s3_backend
+from fiblake.s3_errors import translated
 from shared.telemetry import logger
 
 if TYPE_CHECKING:
-    from obstore import GetOptions, GetResult
-    from obstore.store import ClientConfig, RetryConfig
     from obstore.store import ObjectStore as Backend
 
-ItemT = TypeVar("ItemT")
-ResultT = TypeVar("ResultT")
+__all__ = ["CONCURRENCY", "ObjectInfo", "ObjectStore", "StoredObject", "backoff_delays"]
 
-CONCURRENCY: Final = 32
 DELETES_PER_REQUEST: Final = 1_000
 ATTEMPTS_AT_UPDATE: Final = 40
 FIRST_PAUSE_SECONDS: Final = 0.02
 LONGEST_PAUSE_SECONDS: Final = 1.0
-RETRIES: "Final[RetryConfig]" = {"max_retries": 6, "retry_timeout": timedelta(seconds=90)}
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
-    """One line of a listing."""
-
-    key: str
-    etag: str
-    size: int
-    last_modified: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class StoredObject:
-    """An object's bytes and the version they are of."""
-
-    key: str
-    etag: str
-    last_modified: datetime
-    content: bytes | TooLargeError
-
-    @property
-    def data(self) -> bytes:
-        """The bytes; raises TooLargeError if they are more than may be read (then they were not)."""
-        if isinstance(self.content, TooLargeError):
-            raise self.content
-        return self.content
 
 
 class BotoClient(Protocol):
@@ -84,8 +41,8 @@ class BotoClient(Protocol):
         """S3 API, ListObjectsV2, page by page."""
 
 
-class ObjectStore:
-    """One bucket.
+class ObjectStore(ObjectReader):
+    """One bucket, to read and to write.
 
     Every method raises UpstreamError if S3 fails or refuses the credentials (a new role's policy takes a while to hold,
     so that is tried again as well), and ConfigurationError if there is no such bucket, or the object is in cold
@@ -94,77 +51,26 @@ class ObjectStore:
     """
 
     def __init__(self, backend: "Backend", bucket: str, boto: BotoClient) -> None:
-        self.bucket = bucket
-        self._backend = backend
+        super().__init__(backend, bucket)
         self._boto = boto
-        self._pool = ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="objects")
 
     @classmethod
     def connect(cls, bucket: str) -> "ObjectStore":
         """Open `bucket` with the credentials, region and endpoint that the AWS environment variables name."""
-        return cls(_s3_backend(bucket), bucket, boto3.client("s3"))
+        return cls(s3_backend(bucket), bucket, boto3.client("s3"))
 
     @classmethod
     def connect_to(cls, bucket: str, endpoint_url: str, access_key_id: str, secret_access_key: str) -> "ObjectStore":
         """Open a bucket of somebody else's S3, with credentials of its own; the environment's are not used."""
-        backend = S3Store(
-            bucket, endpoint=endpoint_url, region="us-east-1", virtual_hosted_style_request=False,
-            client_options=_client_options(allow_http=endpoint_url.startswith("http://")), retry_config=RETRIES,
-            access_key_id=access_key_id, secret_access_key=secret_access_key,
-        )  # fmt: skip
+        keys = {"access_key_id": access_key_id, "secret_access_key": secret_access_key}
+        backend = s3_backend(
+            bucket, endpoint=endpoint_url, region="us-east-1", virtual_hosted_style_request=False, **keys
+        )
         boto = boto3.client(
             "s3", endpoint_url=endpoint_url, region_name="us-east-1",
             aws_access_key_id=access_key_id, aws_secret_access_key=secret_access_key,
         )  # fmt: skip
         return cls(backend, bucket, boto)
-
-    def find(self, key: str) -> StoredObject | None:
-        """Read an object, or return None if there is none."""
-        try:
-            return self._read(key)
-        except FileNotFoundError as error:
-            # The answer to a wrong bucket is a 404 too: taken for an absent object, it would make everything absent.
-            if "NoSuchBucket" in str(error):
-                raise ConfigurationError(f"there is no bucket {self.bucket!r}: set S3_BUCKET right") from error
-            return None
-        except BaseError as error:
-            raise translated(error, self.bucket, key) from error
-
-    def get_version(self, key: str, etag: str) -> StoredObject:
-        """Read exactly the version `etag`; raise ConflictError if the object is another one now, or gone."""
-        try:
-            return self._read(key, if_match=etag)
-        except (PreconditionError, FileNotFoundError) as error:
-            raise ConflictError(f"s3://{self.bucket}/{key} is no longer version {etag}") from error
-        except BaseError as error:
-            raise translated(error, self.bucket, key) from error
-
-    def get_many(self, keys: Sequence[str]) -> list[StoredObject | None]:
-        """Read many objects at once, in the order of `keys`; None where there is no object."""
-        return self._in_parallel(self.find, keys)
-
-    def tails(self, keys: Sequence[str], size: int) -> list[StoredObject | None]:
-        """Read the last `size` bytes of many objects at once, in the order of `keys`; None where there is no object."""
-        return self._in_parallel(lambda key: self._tail(key, size), keys)
-
-    def versions(self, keys: Sequence[str]) -> list[str | None]:
-        """Return the ETags of many objects at once, in the order of `keys`; None where there is no object."""
-        return self._in_parallel(self._version, keys)
-
-    def listed(self, prefix: str) -> list[ObjectInfo]:
-        """List all objects below `prefix` (which ends in a slash), in the order of their keys."""
-        try:
-            found = send(lambda: [entry for page in obstore.list(self._backend, prefix) for entry in page])
-        except InvalidPathError:
-            # One key with an empty or a dot segment, which anyone can put, and obstore lists nothing of the folder.
-            return self._listed_by_boto(prefix)
-        except BaseError as error:
-            raise translated(error, self.bucket, prefix) from error
-        if any(entry["size"] == 0 for entry in found):
-            # A folder marker, perhaps: obstore drops the slash at the end of its key, and names what is not there.
-            return self._listed_by_boto(prefix)
-        listing = [ObjectInfo(e["path"], e["e_tag"] or "", e["size"], e["last_modified"]) for e in found]
-        return sorted(listing, key=lambda info: info.key)
 
     def keys(self, prefix: str) -> Iterator[str]:
         """List the keys below `prefix` (which ends in a slash), in their order; memory holds one page of them."""
@@ -173,17 +79,6 @@ class ObjectStore:
                 yield from (entry["Key"] for entry in page.get("Contents", []))
         except (ClientError, BotoCoreError) as error:
             raise UpstreamError(f"S3 does not list s3://{self.bucket}/{prefix}: {error}") from error
-
-    def folders(self, prefix: str) -> list[str]:
-        """List the folders right below `prefix`, as keys with their closing slash."""
-        try:
-            result = send(lambda: obstore.list_with_delimiter(self._backend, prefix))
-        except InvalidPathError:
-            pages = self._boto_pages(prefix, Delimiter="/")
-            return sorted(entry["Prefix"] for page in pages for entry in page.get("CommonPrefixes", []))
-        except BaseError as error:
-            raise translated(error, self.bucket, prefix) from error
-        return sorted(f"{folder}/" for folder in result["common_prefixes"])
 
     def put(self, key: str, data: bytes) -> str:
         """Write an object whatever stands there; return its ETag."""
@@ -251,9 +146,19 @@ class ObjectStore:
             return error
         return None
 
-    def _listed_by_boto(self, prefix: str) -> list[ObjectInfo]:
+    def _list_markers(self, prefix: str, _listing: list[ObjectInfo]) -> list[ObjectInfo]:
+        return self._list_odd_keys(prefix)
+
+    def _list_odd_folders(self, prefix: str) -> list[str]:
+        pages = self._boto_pages(prefix, Delimiter="/")
+        return sorted(entry["Prefix"] for page in pages for entry in page.get("CommonPrefixes", []))
+
+    def _list_odd_keys(self, prefix: str) -> list[ObjectInfo]:
         contents = [entry for page in self._boto_pages(prefix) for entry in page.get("Contents", [])]
         return [ObjectInfo(e["Key"], e["ETag"], e["Size"], e["LastModified"]) for e in contents]
+
+    def _log_retry(self, reason: str) -> None:
+        logger.warning("S3 refused for now", extra={"reason": reason})
 
     def _update_one(self, pair: tuple[str, Callable[[bytes | None], bytes | None]]) -> FiblakeError | None:
         try:
@@ -269,44 +174,19 @@ class ObjectStore:
         except (ClientError, BotoCoreError) as error:
             raise UpstreamError(f"S3 does not list s3://{self.bucket}/{prefix}: {error}") from error
 
-    def _version(self, key: str) -> str | None:
-        try:
-            return send(lambda: obstore.head(self._backend, key))["e_tag"]
-        except FileNotFoundError:
-            return None
-        except BaseError as error:
-            raise translated(error, self.bucket, key) from error
-
-    def _tail(self, key: str, size: int) -> StoredObject | None:
-        try:
-            return send(lambda: _stored(key, obstore.get(self._backend, key, options={"range": {"suffix": size}})))
-        except FileNotFoundError:
-            return None
-        except BaseError as error:
-            raise translated(error, self.bucket, key) from error
-
-    def _read(self, key: str, if_match: str | None = None) -> StoredObject:
-        options: GetOptions | None = {"if_match": if_match} if if_match else None
-        return send(lambda: _stored(key, obstore.get(self._backend, key, options=options)))
-
     def _write(self, key: str, data: bytes, mode: Any) -> str:  # noqa: ANN401 (obstore's PutMode exists for checkers only)
         try:
-            result = send(lambda: obstore.put(self._backend, key, data, mode=mode, use_multipart=False))
+            result = self._send(lambda: obstore.put(self._backend, key, data, mode=mode, use_multipart=False))
         except (PreconditionError, AlreadyExistsError) as error:
             raise ConflictError(f"s3://{self.bucket}/{key} was written by somebody else first") from error
         except FileNotFoundError as error:
             if "NoSuchBucket" in str(error) or mode == "overwrite":
-                raise ConfigurationError(f"there is no bucket {self.bucket!r}: set S3_BUCKET right") from error
+                raise self._no_bucket() from error
             # S3 answers If-Match on a missing key with 404: the version is gone, which is a conflict to us.
             raise ConflictError(f"s3://{self.bucket}/{key} was deleted by somebody else") from error
         except BaseError as error:
             raise translated(error, self.bucket, key) from error
         return result["e_tag"] or ""
-
-    def _in_parallel(self, work: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> list[ResultT]:
-        if len(items) < 2:  # noqa: PLR2004 (a pool for one item is waste)
-            return [work(item) for item in items]
-        return list(self._pool.map(work, items))
 
 
 def backoff_delays(attempts: int) -> Iterable[float]:
@@ -314,32 +194,3 @@ def backoff_delays(attempts: int) -> Iterable[float]:
     for attempt in range(attempts):
         longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**attempt)
         yield random.uniform(0, longest)  # noqa: S311 (no secret)
-
-
-def _stored(key: str, result: "GetResult") -> StoredObject:
-    meta = result.meta
-    version = (key, meta["e_tag"] or "", meta["last_modified"].astimezone(UTC))
-    first, end = result.range
-    fault = oversize(key, end - first)  # by the answer's headers, before a byte is read
-    return StoredObject(*version, fault or bytes(result.bytes()))
-
-
-def _s3_backend(bucket: str) -> S3Store:
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
-    # AWS wants the bucket in the host's name, where its certificate allows no dot; another S3 may know no such host.
-    options: dict[str, Any] = {"virtual_hosted_style_request": endpoint is None and "." not in bucket}
-    if endpoint:
-        options["endpoint"] = endpoint
-    if "AWS_PROFILE" in os.environ:
-        # obstore reads no profile: boto finds its credentials, single sign-on included.
-        options["credential_provider"] = Boto3CredentialProvider()
-    return S3Store(
-        bucket,
-        client_options=_client_options(allow_http=bool(endpoint)),
-        retry_config=RETRIES,
-        **options,
-    )
-
-
-def _client_options(*, allow_http: bool) -> "ClientConfig":
-    return {"allow_http": allow_http, "timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=5)}

@@ -27,6 +27,7 @@ ASKED_BY_A_PERSON = {
     "services/vacuum": "`fiblake vacuum`, and a function that is called once a month and again by hand",
     "shared/functions.py": "`fiblake dlq replay`",
     "shared/metrics.py": "`fiblake status`",
+    "fiblake/stacks.py": "the command line or a reader finding its stack",
     "shared/stacks.py": "the command line finding its stack",
 }
 """Places whose errors end no message: they answer a person."""

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from cli.target import Choice, Target, target
+from fiblake import stacks
 from fiblake.errors import NotFoundError
 from local import supervisor
 from local.stack import Stack
-from shared import stacks
 from shared.telemetry import logger
 from tests.fakes import FakeJobs
 

@@ -8,8 +8,9 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from obstore.exceptions import BaseError, GenericError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
 
+from fiblake import objects
 from fiblake.errors import ConfigurationError, ConflictError, UpstreamError
-from shared import objects
+from fiblake.objects import s3_backend
 from shared.objects import ATTEMPTS_AT_UPDATE, CONCURRENCY, ObjectInfo, ObjectStore, backoff_delays
 from tests.fakes import BUCKET, MemoryObjectStore
 
@@ -351,7 +352,7 @@ def test_a_profiles_credentials_are_found_by_boto(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     asked: dict[str, Any] = {}
     monkeypatch.setattr(objects, "S3Store", lambda _bucket, **options: asked.update(options))
-    objects._s3_backend("b")  # noqa: SLF001 (what connect opens)
+    s3_backend("b")
     assert asked["credential_provider"]()["access_key_id"] == "of-the-profile"
 
 
@@ -366,5 +367,5 @@ def test_the_bucket_stands_in_the_hosts_name_on_aws_and_in_the_path_elsewhere(
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     if endpoint is not None:
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    config = objects._s3_backend(bucket).config  # noqa: SLF001 (what connect opens)
+    config = s3_backend(bucket).config
     assert str(config["virtual_hosted_style_request"]).lower() == str(in_the_host).lower()

@@ -7,8 +7,8 @@ import pytest
 from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, PreconditionError
 
 from fiblake.errors import ConfigurationError, ConflictError, FiblakeError, PermanentError, UpstreamError
+from fiblake.s3_errors import PAUSES
 from shared.objects import ObjectStore
-from shared.s3_errors import PAUSES
 from tests.fakes import BUCKET, MemoryObjectStore
 
 FORBIDDEN = "403 Forbidden"
@@ -148,7 +148,7 @@ def test_what_would_be_refused_again_is_not_sent_again(
         (
             GenericError(answer("NoSuchBucket", "none", "404 Not Found")),
             ConfigurationError,
-            f"there is no bucket '{BUCKET}': set S3_BUCKET right",
+            f"there is no bucket '{BUCKET}': set S3_BUCKET right (in Python: bucket=)",
         ),
     ],
 )

@@ -15,7 +15,6 @@ from typing import Final, TypeVar
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
 from fiblake.errors import ConfigurationError, FiblakeError, UpstreamError
-from shared.telemetry import logger
 
 ResultT = TypeVar("ResultT")
 
@@ -31,10 +30,11 @@ _BARE_400: Final = re.compile(r"400 Bad Request: *(\n|$)")
 """The answer to HEAD has no body, and so no code."""
 
 
-def send(request: Callable[[], ResultT]) -> ResultT:
+def send(request: Callable[[], ResultT], on_retry: Callable[[str], object]) -> ResultT:
     """Return what `request` returns; send it again, after a pause, if S3's refusal says nothing about the request.
 
-    That holds for conditional writes too: such a refusal means that nothing was written.
+    That holds for conditional writes too: such a refusal means that nothing was written. `on_retry` is called with the
+    reason before each further attempt.
     """
     for pause in PAUSES:
         try:
@@ -42,7 +42,7 @@ def send(request: Callable[[], ResultT]) -> ResultT:
         except BaseError as error:
             if not _may_pass(error):
                 raise
-            logger.warning("S3 refused for now", extra={"reason": code_of(error) or "400 without a code"})
+            on_retry(code_of(error) or "400 without a code")
         time.sleep(pause + random.uniform(0, pause))  # noqa: S311 (no secret)
     return request()
 
@@ -60,7 +60,7 @@ def translated(error: BaseError, bucket: str, key: str) -> FiblakeError:
     message = html.unescape(match[1]).strip()[:LONGEST_MESSAGE] if match else ""
     answer = f"{code} ({message})" if code and message else code
     if code == "NoSuchBucket":
-        return ConfigurationError(f"there is no bucket {bucket!r}: set S3_BUCKET right")
+        return ConfigurationError(f"there is no bucket {bucket!r}: set S3_BUCKET right (in Python: bucket=)")
     if code == "InvalidObjectState":
         return ConfigurationError(
             f"S3 does not give out {place}: {answer}: the object is in cold storage; restore it, and take archive "

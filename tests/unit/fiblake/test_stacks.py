@@ -6,7 +6,7 @@ from botocore.exceptions import EndpointConnectionError, NoCredentialsError
 from botocore.stub import Stubber
 
 from fiblake.errors import ConfigurationError, EntitlementError, NotFoundError, UpstreamError
-from shared.stacks import connect, outputs_of
+from fiblake.stacks import connect, outputs_of
 
 
 @pytest.fixture

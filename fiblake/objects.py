@@ -1,0 +1,230 @@
+"""How objects of the lake are read from S3: by obstore, which takes a fifth of botocore's CPU a request.
+
+Keys are whole keys in the bucket, ETags are as S3 gives them, instants are UTC. Services, which also write, use
+`shared.objects`.
+"""
+
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import obstore
+from obstore.exceptions import BaseError, InvalidPathError, PreconditionError
+from obstore.store import S3Store
+
+from fiblake.decoding import TooLargeError, oversize
+from fiblake.errors import ConfigurationError, ConflictError, EntitlementError
+from fiblake.s3_errors import send, translated
+
+if TYPE_CHECKING:
+    from obstore import GetOptions, GetResult
+    from obstore.store import ClientConfig, RetryConfig
+    from obstore.store import ObjectStore as Backend
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+CONCURRENCY: Final = 32
+RETRIES: "Final[RetryConfig]" = {"max_retries": 6, "retry_timeout": timedelta(seconds=90)}
+_logger: Final = logging.getLogger("fiblake")
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One line of a listing."""
+
+    key: str
+    etag: str
+    size: int
+    last_modified: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object's bytes and the version they are of."""
+
+    key: str
+    etag: str
+    last_modified: datetime
+    content: bytes | TooLargeError
+
+    @property
+    def data(self) -> bytes:
+        """The bytes; raises TooLargeError if they are more than may be read (then they were not)."""
+        if isinstance(self.content, TooLargeError):
+            raise self.content
+        return self.content
+
+
+class ObjectReader(ABC):
+    """One bucket, read only.
+
+    Every method raises UpstreamError if S3 fails or refuses the credentials, and ConfigurationError if there is no such
+    bucket, or the object is in cold storage.
+    """
+
+    def __init__(self, backend: "Backend", bucket: str) -> None:
+        self.bucket = bucket
+        self._backend = backend
+        self._pool = ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="objects")
+
+    def find(self, key: str) -> StoredObject | None:
+        """Read an object, or return None if there is none."""
+        try:
+            return self._read(key)
+        except FileNotFoundError as error:
+            # The answer to a wrong bucket is a 404 too: taken for an absent object, it would make everything absent.
+            if "NoSuchBucket" in str(error):
+                raise self._no_bucket() from error
+            return None
+        except BaseError as error:
+            raise translated(error, self.bucket, key) from error
+
+    def get_version(self, key: str, etag: str) -> StoredObject:
+        """Read exactly the version `etag`; raise ConflictError if the object is another one now, or gone."""
+        try:
+            return self._read(key, if_match=etag)
+        except (PreconditionError, FileNotFoundError) as error:
+            raise ConflictError(f"s3://{self.bucket}/{key} is no longer version {etag}") from error
+        except BaseError as error:
+            raise translated(error, self.bucket, key) from error
+
+    def get_many(self, keys: Sequence[str]) -> list[StoredObject | None]:
+        """Read many objects at once, in the order of `keys`; None where there is no object."""
+        return self._in_parallel(self.find, keys)
+
+    def tails(self, keys: Sequence[str], size: int) -> list[StoredObject | None]:
+        """Read the last `size` bytes of many objects at once, in the order of `keys`; None where there is no object."""
+        return self._in_parallel(lambda key: self._tail(key, size), keys)
+
+    def versions(self, keys: Sequence[str]) -> list[str | None]:
+        """Return the ETags of many objects at once, in the order of `keys`; None where there is no object."""
+        return self._in_parallel(self._version, keys)
+
+    def listed(self, prefix: str) -> list[ObjectInfo]:
+        """List all objects below `prefix` (which ends in a slash), in the order of their keys."""
+        try:
+            entries = self._send(lambda: [entry for page in obstore.list(self._backend, prefix) for entry in page])
+        except InvalidPathError:
+            # One key with an empty or a dot segment, which anyone can put, and obstore lists nothing of the folder.
+            return self._list_odd_keys(prefix)
+        except BaseError as error:
+            raise translated(error, self.bucket, prefix) from error
+        listing = [ObjectInfo(e["path"], e["e_tag"] or "", e["size"], e["last_modified"]) for e in entries]
+        if any(info.size == 0 for info in listing):
+            # A folder marker, perhaps: obstore drops the slash at the end of its key, and names what is not there.
+            return self._list_markers(prefix, listing)
+        return sorted(listing, key=lambda info: info.key)
+
+    def folders(self, prefix: str) -> list[str]:
+        """List the folders right below `prefix`, as keys with their closing slash."""
+        try:
+            result = self._send(lambda: obstore.list_with_delimiter(self._backend, prefix))
+        except InvalidPathError:
+            return self._list_odd_folders(prefix)
+        except BaseError as error:
+            raise translated(error, self.bucket, prefix) from error
+        return sorted(f"{folder}/" for folder in result["common_prefixes"])
+
+    @abstractmethod
+    def _list_markers(self, prefix: str, listing: list[ObjectInfo]) -> list[ObjectInfo]:
+        """List what is below `prefix`, where `listing`, which may name folder markers wrongly, is obstore's answer."""
+
+    @abstractmethod
+    def _list_odd_keys(self, prefix: str) -> list[ObjectInfo]:
+        """List what is below `prefix`, where obstore lists nothing because of a key with an empty or a dot segment."""
+
+    @abstractmethod
+    def _list_odd_folders(self, prefix: str) -> list[str]:
+        """The same for folders."""
+
+    def _no_bucket(self) -> ConfigurationError:
+        return ConfigurationError(f"there is no bucket {self.bucket!r}: set S3_BUCKET right (in Python: bucket=)")
+
+    def _send(self, request: Callable[[], ResultT]) -> ResultT:
+        return send(request, self._log_retry)
+
+    def _log_retry(self, reason: str) -> None:
+        _logger.warning("S3 refused for now: %s", reason)
+
+    def _version(self, key: str) -> str | None:
+        try:
+            return self._send(lambda: obstore.head(self._backend, key))["e_tag"]
+        except FileNotFoundError:
+            return None
+        except BaseError as error:
+            raise translated(error, self.bucket, key) from error
+
+    def _tail(self, key: str, size: int) -> StoredObject | None:
+        try:
+            return self._send(
+                lambda: _stored(key, obstore.get(self._backend, key, options={"range": {"suffix": size}}))
+            )
+        except FileNotFoundError:
+            return None
+        except BaseError as error:
+            raise translated(error, self.bucket, key) from error
+
+    def _read(self, key: str, if_match: str | None = None) -> StoredObject:
+        options: GetOptions | None = {"if_match": if_match} if if_match else None
+        return self._send(lambda: _stored(key, obstore.get(self._backend, key, options=options)))
+
+    def _in_parallel(self, work: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> list[ResultT]:
+        if len(items) < 2:  # noqa: PLR2004 (a pool for one item is waste)
+            return [work(item) for item in items]
+        return list(self._pool.map(work, items))
+
+
+def s3_backend(bucket: str, **options: Any) -> S3Store:  # noqa: ANN401 (obstore's own options)
+    """Open a bucket with the credentials, region and endpoint of AWS's environment variables.
+
+    `options` (obstore's: endpoint, region, access_key_id, credential_provider, ...) count more than the environment.
+    """
+    variables = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+    endpoint = options.pop("endpoint", None) or variables
+    if endpoint:
+        options["endpoint"] = endpoint
+    if "AWS_PROFILE" in os.environ and not {"access_key_id", "credential_provider"} & options.keys():
+        options["credential_provider"] = profile_credentials(None)
+    # AWS wants the bucket in the host's name, where its certificate allows no dot; another S3 may know no such host.
+    options.setdefault("virtual_hosted_style_request", endpoint is None and "." not in bucket)
+    client_options: ClientConfig = {
+        "allow_http": bool(endpoint), "timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=5),
+    }  # fmt: skip
+    return S3Store(bucket, client_options=client_options, retry_config=RETRIES, **options)
+
+
+def profile_credentials(profile: str | None) -> Any:  # noqa: ANN401 (obstore's type is for checkers only)
+    """Return a provider of a profile's credentials (None: AWS_PROFILE's), single sign-on included: boto finds them.
+
+    obstore reads no profile. Raises ConfigurationError if boto3 is not installed.
+    """
+    try:
+        import boto3  # noqa: PLC0415 (only who uses a profile needs it)
+        from botocore.exceptions import BotoCoreError  # noqa: PLC0415 (the same)
+        from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415 (the same)
+    except ImportError as error:
+        raise ConfigurationError(
+            "a profile's credentials are found by boto3, which is not installed: pip install boto3, or set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from error
+    try:
+        return Boto3CredentialProvider(boto3.Session(profile_name=profile) if profile else None)
+    except (BotoCoreError, ValueError) as error:
+        raise EntitlementError(
+            f"the profile {profile or os.environ.get('AWS_PROFILE')!r} has no credentials ({error}): name another one, "
+            "or sign in"
+        ) from error
+
+
+def _stored(key: str, result: "GetResult") -> StoredObject:
+    meta = result.meta
+    version = (key, meta["e_tag"] or "", meta["last_modified"].astimezone(UTC))
+    first, end = result.range
+    fault = oversize(key, end - first)  # by the answer's headers, before a byte is read
+    return StoredObject(*version, fault or bytes(result.bytes()))

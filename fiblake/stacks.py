@@ -1,0 +1,65 @@
+"""What a deployed stack gives out: CloudFormation's outputs.
+
+Only whoever names a stack imports this module: it needs boto3, which a reader may do without.
+"""
+
+from typing import TYPE_CHECKING
+
+import boto3
+import botocore.session
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError, ProfileNotFound
+
+from fiblake.errors import ConfigurationError, EntitlementError, NotFoundError, UpstreamError
+
+if TYPE_CHECKING:
+    from mypy_boto3_cloudformation import CloudFormationClient
+
+REFUSED = {"AccessDenied", "AccessDeniedException", "ExpiredToken", "InvalidClientTokenId", "SignatureDoesNotMatch"}
+
+
+def connect() -> "CloudFormationClient":
+    """Open CloudFormation with the credentials, region and endpoint of the environment."""
+    try:
+        return boto3.client("cloudformation")
+    except (ProfileNotFound, NoRegionError) as error:
+        raise ConfigurationError(
+            f"{str(error).rstrip('.')}: name another with --profile and --region (in Python: profile=, region=)"
+        ) from error
+
+
+def check_profile(name: str) -> None:
+    """Raise ConfigurationError, naming those that are there, if AWS's configuration files have no such profile."""
+    profiles = botocore.session.Session().available_profiles
+    if name not in profiles:
+        known = f"there are {', '.join(profiles)}" if profiles else "there are none"
+        raise ConfigurationError(f"--profile {name!r} is not in AWS's configuration files: {known}")
+
+
+def outputs_of(client: "CloudFormationClient", stack: str) -> dict[str, str]:
+    """Return the outputs of the stack called `stack`.
+
+    Raises NotFoundError if there is none of that name, EntitlementError if the credentials are missing or refused,
+    UpstreamError if CloudFormation fails.
+    """
+    try:
+        found = client.describe_stacks(StackName=stack)["Stacks"]
+    except NoCredentialsError as error:
+        raise EntitlementError(
+            "no AWS credentials are found: set AWS_* variables or name a --profile (in Python: profile=)"
+        ) from error
+    except ClientError as error:
+        raise _translated(error, stack) from error
+    except BotoCoreError as error:
+        raise UpstreamError(f"CloudFormation cannot be asked for stack {stack}: {error}") from error
+    return {output["OutputKey"]: output["OutputValue"] for output in found[0].get("Outputs", [])}
+
+
+def _translated(error: ClientError, stack: str) -> NotFoundError | EntitlementError | UpstreamError:
+    code, message = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
+    if "does not exist" in message:
+        return NotFoundError(
+            f"there is no stack {stack} in this account and region: name one with --stack (in Python: stack=)"
+        )
+    if code in REFUSED:
+        return EntitlementError(f"the credentials may not look at stack {stack}: {code} {message}".strip())
+    return UpstreamError(f"CloudFormation fails on stack {stack}: {code} {message}".strip())
