@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from cli.cache import copies, folder
 from cli.output import printable
 from fiblake.errors import ContractError
 from fiblake.lake import IDENTITIES_PREFIX, INTERVALS, MANIFEST_KEY, SPLITS_PREFIX, Bronze, check_known, silver_prefix
+from fiblake.reader.cache import copies, folder
 
 if TYPE_CHECKING:
     import duckdb

@@ -180,6 +180,11 @@ class Buckets:
         return begins
 
     @property
+    def is_complete(self) -> npt.NDArray[np.bool_]:
+        """Which buckets no later bar can join."""
+        return np.asarray(self.places[4], dtype=np.bool_)
+
+    @property
     def size(self) -> int:
         """How many buckets there are."""
         return int(self.places.shape[1])

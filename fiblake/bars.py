@@ -5,7 +5,7 @@ nullable ones are null), writers are strict.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any, Final, cast
@@ -304,18 +304,19 @@ def decode_manifest(data: bytes) -> pa.Table:
     return decode(data, MANIFEST, MANIFEST_KEY)
 
 
-def decode_silver(data: bytes, what: str) -> pa.Table:
-    """Read a month file (schema SILVER, with the file's own metadata).
+def decode_silver(data: bytes, what: str, columns: Sequence[str] = SILVER.names) -> pa.Table:
+    """Read `columns` of a month file (schema SILVER, with the file's own metadata).
 
     Rows that do not say whether they are adjusted are as traded; rows without a version have the oldest there is.
     Raises ContractError, with the way to move the file out of the way, if it cannot be read.
     """
-    rows = decode(data, _OLD_SILVER, what)
-    columns = dict(zip(rows.column_names, rows.columns, strict=True))
-    for name, value in _ADDED_TO_SILVER.items():
-        if columns[name].null_count:
-            columns[name] = pc.fill_null(columns[name], value)
-    return pa.Table.from_arrays(list(columns.values()), schema=SILVER.with_metadata(rows.schema.metadata))
+    rows = decode(data, pa.schema([_OLD_SILVER.field(name) for name in columns]), what)
+    values = dict(zip(rows.column_names, rows.columns, strict=True))
+    for name in _ADDED_TO_SILVER.keys() & values.keys():
+        if values[name].null_count:
+            values[name] = pc.fill_null(values[name], _ADDED_TO_SILVER[name])
+    schema = pa.schema([SILVER.field(name) for name in columns], metadata=rows.schema.metadata)
+    return pa.Table.from_arrays(list(values.values()), schema=schema)
 
 
 def _last_updated(metadata: Mapping[bytes, bytes], last_modified: datetime) -> datetime:

@@ -18,7 +18,7 @@ from obstore.exceptions import BaseError, InvalidPathError, PreconditionError
 from obstore.store import S3Store
 
 from fiblake.decoding import TooLargeError, oversize
-from fiblake.errors import ConfigurationError, ConflictError, EntitlementError
+from fiblake.errors import ConfigurationError, ConflictError
 from fiblake.s3_errors import send, translated
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class ObjectReader(ABC):
 
     @abstractmethod
     def _list_odd_folders(self, prefix: str) -> list[str]:
-        """The same for folders."""
+        """List the folders below `prefix`, where obstore lists nothing, for the same reason."""
 
     def _no_bucket(self) -> ConfigurationError:
         return ConfigurationError(f"there is no bucket {self.bucket!r}: set S3_BUCKET right (in Python: bucket=)")
@@ -190,36 +190,16 @@ def s3_backend(bucket: str, **options: Any) -> S3Store:  # noqa: ANN401 (obstore
     if endpoint:
         options["endpoint"] = endpoint
     if "AWS_PROFILE" in os.environ and not {"access_key_id", "credential_provider"} & options.keys():
-        options["credential_provider"] = profile_credentials(None)
+        # obstore reads no profile: boto finds its credentials, single sign-on included.
+        from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415 (only who uses a profile needs boto)
+
+        options["credential_provider"] = Boto3CredentialProvider()
     # AWS wants the bucket in the host's name, where its certificate allows no dot; another S3 may know no such host.
     options.setdefault("virtual_hosted_style_request", endpoint is None and "." not in bucket)
     client_options: ClientConfig = {
         "allow_http": bool(endpoint), "timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=5),
     }  # fmt: skip
     return S3Store(bucket, client_options=client_options, retry_config=RETRIES, **options)
-
-
-def profile_credentials(profile: str | None) -> Any:  # noqa: ANN401 (obstore's type is for checkers only)
-    """Return a provider of a profile's credentials (None: AWS_PROFILE's), single sign-on included: boto finds them.
-
-    obstore reads no profile. Raises ConfigurationError if boto3 is not installed.
-    """
-    try:
-        import boto3  # noqa: PLC0415 (only who uses a profile needs it)
-        from botocore.exceptions import BotoCoreError  # noqa: PLC0415 (the same)
-        from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415 (the same)
-    except ImportError as error:
-        raise ConfigurationError(
-            "a profile's credentials are found by boto3, which is not installed: pip install boto3, or set "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        ) from error
-    try:
-        return Boto3CredentialProvider(boto3.Session(profile_name=profile) if profile else None)
-    except (BotoCoreError, ValueError) as error:
-        raise EntitlementError(
-            f"the profile {profile or os.environ.get('AWS_PROFILE')!r} has no credentials ({error}): name another one, "
-            "or sign in"
-        ) from error
 
 
 def _stored(key: str, result: "GetResult") -> StoredObject:

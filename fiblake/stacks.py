@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 REFUSED = {"AccessDenied", "AccessDeniedException", "ExpiredToken", "InvalidClientTokenId", "SignatureDoesNotMatch"}
 
 
-def connect() -> "CloudFormationClient":
-    """Open CloudFormation with the credentials, region and endpoint of the environment."""
+def connect(
+    profile: str | None = None, region: str | None = None, endpoint_url: str | None = None
+) -> "CloudFormationClient":
+    """Open CloudFormation; what is not named comes from the environment."""
     try:
-        return boto3.client("cloudformation")
+        session = boto3.Session(profile_name=profile, region_name=region)
+        return session.client("cloudformation", endpoint_url=endpoint_url)
     except (ProfileNotFound, NoRegionError) as error:
         raise ConfigurationError(
             f"{str(error).rstrip('.')}: name another with --profile and --region (in Python: profile=, region=)"

@@ -1,7 +1,7 @@
-"""Where do a command's copies of the lake's files lie? Below the user's cache, one a version (ETag) of an object.
+"""Where a reader's copies of the lake's files lie: below the user's cache, one a version (ETag) of an object.
 
-Bytes come through our own object store, not through an extension of DuckDB's that would be downloaded at run time: so a
-command reads S3 with the same credentials and endpoint as everything else, and needs no other way out of a network.
+Bytes come through our own object reader, not through an extension of DuckDB's that would be downloaded at run time: so
+DuckDB reads S3 with the same credentials and endpoint as everything else, and needs no other way out of a network.
 """
 
 import os
@@ -11,10 +11,9 @@ from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Final
 
 from fiblake.errors import ConfigurationError
-from shared.batching import chunks
 
 if TYPE_CHECKING:
-    from shared.objects import ObjectStore
+    from fiblake.objects import ObjectReader
 
 AT_ONCE: Final = 64
 
@@ -26,7 +25,7 @@ def folder() -> Path:
 
 
 def copies(
-    store: "ObjectStore", versions: Mapping[str, str], advance: Callable[[int], None], root: Path | None = None
+    store: "ObjectReader", versions: Mapping[str, str], advance: Callable[[int], None], root: Path | None = None
 ) -> dict[str, Path]:
     """Return a local file for each object (key → ETag), in the order of the keys; fetch those that are not there yet.
 
@@ -36,14 +35,15 @@ def copies(
     places = {key: _place(root or folder(), store.bucket, key, etag) for key, etag in sorted(versions.items())}
     missing = [key for key, place in places.items() if not place.exists()]
     advance(len(places) - len(missing))
-    for some in chunks(missing, AT_ONCE):
-        for key, found in zip(some, store.get_many(some), strict=True):
-            if found is None:
+    for start in range(0, len(missing), AT_ONCE):
+        part = missing[start : start + AT_ONCE]
+        for key, stored in zip(part, store.get_many(part), strict=True):
+            if stored is None:
                 del places[key]
                 continue
-            places[key] = _place(root or folder(), store.bucket, key, found.etag)
-            _keep(places[key], found.data)
-        advance(len(some))
+            places[key] = _place(root or folder(), store.bucket, key, stored.etag)
+            _keep(places[key], stored.data)
+        advance(len(part))
     return places
 
 

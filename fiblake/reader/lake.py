@@ -1,0 +1,270 @@
+"""The lake as a researcher asks it: bars of symbols, panels of sessions by symbols, splits, sessions.
+
+Two ways lead to the same rows. Bars of few symbols are cut from their data.parquet, one GET a symbol, by the code that
+cuts silver. Bars of many symbols come from silver's month files, one GET a month. `_reads_silver` says which is taken.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from itertools import zip_longest
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from fiblake.aggregate import Bars, Market, version_numbers
+from fiblake.bars import SILVER
+from fiblake.buckets import bucket_start
+from fiblake.calendar import NEW_YORK, Days, TradingCalendar, nyse
+from fiblake.decoding import decoding
+from fiblake.errors import ContractError, NotFoundError
+from fiblake.lake import INTERVALS, Bronze, Month, check_known, check_symbol, splits_key
+from fiblake.objects import ObjectReader, StoredObject
+from fiblake.reader.months import SilverTable
+from fiblake.reader.panel import NUMBERS, pivoted
+from fiblake.reader.result import Result, with_metadata
+from fiblake.reference import SPLITS, read_splits
+
+Day = date | datetime | str | np.datetime64
+"""A day as a caller writes it: also as 2015-01-02, or pandas' Timestamp."""
+Symbols = str | Iterable[str]
+Adjust = Literal["splits", "raw"]
+Source = Literal["auto", "bronze", "silver"]
+
+DAILY: Final = 1
+KNOWN_INTERVALS: Final = (DAILY, *INTERVALS)
+ADJUSTMENTS: Final = ("splits", "raw")
+SOURCES: Final = ("auto", "bronze", "silver")
+COLUMNS: Final = tuple(name for name in SILVER.names if name not in {"adjusted", "version"})
+"""What a row of `bars` says. Whether prices are adjusted is the same for all rows, and stands in the metadata."""
+ROWS: Final = pa.schema([SILVER.field(name) for name in COLUMNS])
+SYMBOLS_AT_ONCE: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What bars are asked for; `symbols` None: all that the lake has."""
+
+    symbols: tuple[str, ...] | None
+    interval: int
+    first: date
+    last: date
+    adjust: str
+    complete: bool
+
+
+@dataclass(frozen=True)
+class Lake:
+    """A lake, read only. Make one with `fiblake.open`."""
+
+    store: ObjectReader
+    bronze: Bronze = field(default_factory=Bronze)
+    cache: Path | None = None
+    """Where copies of month files are kept; None: in the user's cache folder."""
+    calendar: TradingCalendar = field(default_factory=nyse, repr=False)
+    clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC), repr=False)
+
+    def __repr__(self) -> str:
+        return f"<fiblake.Lake: s3://{self.store.bucket}>"
+
+    def symbols(self) -> list[str]:
+        """List the symbols that the lake has bars of: one request for 1,000 symbols."""
+        return self.bronze.symbols_in(self.store.folders(f"{self.bronze.prefix}/"))
+
+    def sessions(self, start: Day | None = None, end: Day | None = None) -> Days:
+        """Return the trading sessions from `start` (1962-01-02) to `end` (the last one that has closed)."""
+        first = _day(start, "start") if start is not None else self.calendar.session(0)
+        last = _day(end, "end") if end is not None else self.calendar.last_closed(self.clock())
+        return np.array(self.calendar.between(first, last), dtype="datetime64[D]")
+
+    def splits(self, symbol: str) -> Result:
+        """Return a symbol's splits, oldest first; `historical_adjustment_factor` is cumulative (see reference.py)."""
+        stored = self.store.find(splits_key(symbol))
+        if stored is None:
+            self._check_known([symbol])
+        splits = read_splits(stored.data, symbol) if stored else ()
+        columns = {name: [getattr(split, name) for split in splits] for name in SPLITS.names}
+        table = pa.Table.from_pydict(columns, schema=SPLITS)
+        return Result(with_metadata(table, as_of=self.clock().isoformat()), "execution_date")
+
+    def bars(
+        self, symbols: Symbols | None = None, interval: str = "1d", start: Day | None = None, end: Day | None = None,
+        *, adjust: Adjust = "splits", complete: bool = False, source: Source = "auto",
+    ) -> Result:  # fmt: skip
+        """Return bars of one symbol, of several, or of all (None), sorted by symbol and `ts`.
+
+        `interval` is 1d or one of silver's (3d, 5d, 8d, 13d, 21d, 34d). `start` and `end` limit `ts`, a bucket's first
+        session, both inclusive. `adjust`: "splits" makes prices and volumes comparable across splits, "raw" leaves them
+        as traded. `complete` leaves out buckets that a later bar may still join. `source` says which files are read;
+        "auto" takes those that need the fewest requests.
+
+        Raises NotFoundError, naming the nearest ones, for symbols that the lake does not have.
+        """
+        request = self._request(symbols, interval, start, end, adjust, complete=complete)
+        rows = (
+            self._from_silver(request, COLUMNS) if self._reads_silver(request, source) else self._from_bronze(request)
+        )
+        return Result(self._described(rows, request))
+
+    def panel(
+        self, column: str, interval: str = "1d", symbols: Symbols | None = None, start: Day | None = None,
+        end: Day | None = None, *, adjust: Adjust = "splits", complete: bool = False, source: Source = "auto",
+    ) -> Result:  # fmt: skip
+        """Return one number of all symbols as a table of sessions by symbols; null: no bar.
+
+        `column` is open, high, low, close or volume. A row is a bucket, `ts` its first session by the calendar. Of a
+        bucket in which a symbol was handed over it shows the new company (`bars` has both). The options are those of
+        `bars`.
+        """
+        if column not in NUMBERS:
+            raise ContractError(f"column {column!r} is none of {', '.join(NUMBERS)}")
+        request = self._request(symbols, interval, start, end, adjust, complete=complete)
+        if self._reads_silver(request, source):
+            rows = self._from_silver(request, ("symbol", "ts", column, "is_complete"), by_bucket=True)
+        else:
+            rows = self._from_bronze(request, by_bucket=True)
+        table = pivoted(rows, column, request.interval, self.calendar, request.symbols)
+        return Result(self._described(table, request, column=column))
+
+    def _request(
+        self, symbols: Symbols | None, interval: str, start: Day | None, end: Day | None, adjust: str,
+        *, complete: bool,
+    ) -> Request:  # fmt: skip
+        names = {f"{number}d": number for number in KNOWN_INTERVALS}
+        if interval not in names:
+            raise ContractError(f"interval {interval!r} is none of {', '.join(names)}")
+        if adjust not in ADJUSTMENTS:
+            raise ContractError(f"adjust={adjust!r} is none of {', '.join(ADJUSTMENTS)}")
+        first = _day(start, "start") if start is not None else self.calendar.session(0)
+        last = _day(end, "end") if end is not None else self.calendar.session(-1)
+        if first > last:
+            raise ContractError(f"start {first} lies behind end {last}: swap them")
+        return Request(_named(symbols), names[interval], first, last, adjust, complete)
+
+    def _reads_silver(self, request: Request, source: str) -> bool:
+        """Return whether month files are read.
+
+        That is so if they are fewer than the symbols: daily bars have none, and they hold no bars as traded.
+        """
+        if source not in SOURCES:
+            raise ContractError(f"source={source!r} is none of {', '.join(SOURCES)}")
+        has_silver = request.interval != DAILY and request.adjust == "splits"
+        if source == "silver" and not has_silver:
+            raise ContractError(
+                f'silver has no {request.interval}d bars with adjust={request.adjust!r}: leave out source="silver"'
+            )
+        if source != "auto" or not has_silver or request.symbols is None:
+            return has_silver and source != "bronze"
+        last = min(request.last, self.clock().date())
+        months = (last.year - request.first.year) * 12 + last.month - request.first.month + 1
+        return len(request.symbols) > months
+
+    def _from_bronze(self, request: Request, *, by_bucket: bool = False) -> pa.Table:
+        """Cut the bars of each symbol's data.parquet into buckets."""
+        symbols = request.symbols if request.symbols is not None else tuple(self.symbols())
+        keys = [self.bronze.data_key(symbol) for symbol in symbols]
+        parts, missing = [ROWS.empty_table()], []
+        for names, objects in self._objects(symbols, keys):
+            missing += [symbol for symbol, stored in zip(names, objects, strict=True) if stored is None]
+            stored_of = {symbol: stored for symbol, stored in zip(names, objects, strict=True) if stored}
+            parts.append(self._cut(stored_of, request, by_bucket=by_bucket))
+        if missing and request.symbols is not None:
+            self._check_known(missing)
+            raise NotFoundError(f"{', '.join(missing)}: the bars are not consolidated yet; try again in some minutes")
+        return pa.concat_tables(parts)
+
+    def _objects(
+        self, symbols: Sequence[str], keys: Sequence[str]
+    ) -> Iterator[tuple[Sequence[str], list[StoredObject | None]]]:
+        """Read objects, some at a time; meanwhile the next ones are on their way."""
+        starts = list(range(0, len(symbols), SYMBOLS_AT_ONCE))
+        parts = [slice(start, start + SYMBOLS_AT_ONCE) for start in starts]
+        with ThreadPoolExecutor(1) as pool:
+            coming = [pool.submit(self.store.get_many, keys[part]) for part in parts[:1]]
+            for part, following in zip_longest(parts, parts[1:]):
+                objects = coming.pop().result()
+                if following:
+                    coming.append(pool.submit(self.store.get_many, keys[following]))
+                yield symbols[part], objects
+
+    def _cut(self, objects: dict[str, StoredObject], request: Request, *, by_bucket: bool) -> pa.Table:
+        adjusted = request.adjust == "splits"
+        many = []
+        for symbol, stored in objects.items():
+            with decoding(f"{stored.key} cannot be used", "`fiblake reconcile` says what to do"):
+                bars = Bars.read(stored.data, symbol, stored.last_modified, self.calendar, adjusted=adjusted)
+            many.append(bars.since(bucket_start(self._ordinal(request.first), request.interval)))
+        market = Market.of(many)
+        buckets = market.buckets(request.interval)
+        begins = buckets.begins - buckets.begins % request.interval if by_bucket else buckets.begins
+        wanted = (begins >= self._ordinal(request.first)) & (begins < self._ordinal_after(request.last))
+        if request.complete:
+            wanted &= buckets.is_complete
+        names, versions = pa.array(market.symbols, pa.string()), version_numbers(market.versions)
+        table = buckets.taken(np.flatnonzero(wanted)).table(names, versions, self.calendar, adjusted=adjusted)
+        return table.select(list(COLUMNS))
+
+    def _from_silver(self, request: Request, columns: Sequence[str], *, by_bucket: bool = False) -> pa.Table:
+        """Read month files; symbols that silver has as traded (an old row, or such a stack) are cut from bronze."""
+        silver = SilverTable(self.store, self.calendar, request.interval, self.cache)
+        begin = bucket_start(self._ordinal(request.first), request.interval)
+        rows, as_traded = silver.read(
+            columns, request.symbols, Month.of(self.calendar.session(begin)), Month.of(request.last)
+        )
+        starts = silver.bucket_starts(rows) if by_bucket else silver.ordinals(rows)
+        wanted = (starts >= self._ordinal(request.first)) & (starts < self._ordinal_after(request.last))
+        if request.complete:
+            wanted &= rows["is_complete"].to_numpy()
+        rows = rows.filter(pa.array(wanted))
+        if request.symbols is not None:
+            absent = set(request.symbols) - set(rows["symbol"].unique().to_pylist()) - set(as_traded)
+            if absent:
+                self._check_known(sorted(absent))
+        if as_traded:
+            again = Request(tuple(as_traded), request.interval, request.first, request.last, "splits", request.complete)
+            rows = pa.concat_tables([rows, self._from_bronze(again, by_bucket=by_bucket).select(list(columns))])
+            rows = rows.sort_by([("symbol", "ascending"), ("ts", "ascending")])
+        return rows
+
+    def _ordinal(self, day: date) -> int:
+        """Return the ordinal of the first session on or after a day; behind the calendar's end, one that none has."""
+        return int(np.searchsorted(self.calendar.sessions, np.datetime64(day, "D")))
+
+    def _ordinal_after(self, day: date) -> int:
+        return int(np.searchsorted(self.calendar.sessions, np.datetime64(day, "D"), side="right"))
+
+    def _check_known(self, symbols: Sequence[str]) -> None:
+        check_known(symbols, self.symbols())
+
+    def _described(self, table: pa.Table, request: Request, **facts: str) -> pa.Table:
+        return with_metadata(
+            table, interval=f"{request.interval}d", adjust=request.adjust, as_of=self.clock().isoformat(), **facts
+        )
+
+
+def _named(symbols: Symbols | None) -> tuple[str, ...] | None:
+    """Return the symbols that are asked for, each once, sorted; None: all."""
+    if symbols is None:
+        return None
+    names = [symbols] if isinstance(symbols, str) else list(symbols)
+    if not names:
+        raise ContractError("no symbol is named: name one or more, or None for all")
+    return tuple(sorted({check_symbol(str(name)) for name in names}))
+
+
+def _day(value: Day, name: str) -> date:
+    """Return the day that a caller means; of an instant with a time zone that is the day in New York."""
+    with decoding(f"{name}={value!r} is no day", "write it as 2015-01-02"):
+        if isinstance(value, str):
+            return date.fromisoformat(value)
+        if isinstance(value, datetime) and value.tzinfo:
+            value = value.astimezone(NEW_YORK).replace(tzinfo=None)
+        if not isinstance(value, date | np.datetime64):
+            raise ContractError(f"it is of type {type(value).__name__}")
+        day: date | None = np.array([value], dtype="datetime64[D]").item()
+        if not isinstance(day, date):
+            raise ContractError("it is empty, or outside the years 1 to 9999")
+        return day

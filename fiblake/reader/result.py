@@ -1,0 +1,81 @@
+"""What the lake answers: an Arrow table that says what it is, and its ways into pandas, polars and the rest."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow as pa
+
+from fiblake.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+
+_OWN: Final = b"fiblake."
+_UNIT: Final = "ns"
+"""Of days and instants in pandas, whatever its version takes by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Rows of the lake.
+
+    pandas, polars, DuckDB and pyarrow take it as it is, through the Arrow PyCapsule interface.
+    """
+
+    table: pa.Table
+    """The rows; the schema's metadata are those of `metadata`, each name with `fiblake.` before it."""
+    index: str = "ts"
+    """The column that is the index in pandas."""
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the rows are: interval, adjust, as_of (the instant as of which the lake was read), and so on."""
+        own = (self.table.schema.metadata or {}).items()
+        return {key.removeprefix(_OWN).decode(): value.decode() for key, value in own if key.startswith(_OWN)}
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return a DataFrame, indexed by session; texts are categories, and the metadata are in `attrs`."""
+        needs("pandas")
+        frame: pd.DataFrame = self.table.to_pandas(date_as_object=False, strings_to_categorical=True)
+        for name, kind in frame.dtypes.items():
+            if kind.kind == "M":
+                frame[name] = frame[name].dt.as_unit(_UNIT)
+        frame = frame.set_index(self.index)
+        frame.attrs.update(self.metadata)
+        return frame
+
+    def to_polars(self) -> "pl.DataFrame":
+        """Return a polars DataFrame."""
+        frame: pl.DataFrame = needs("polars").from_arrow(self.table)
+        return frame
+
+    def to_arrow(self) -> pa.Table:
+        """Return the pyarrow Table."""
+        return self.table
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.table.__arrow_c_stream__(requested_schema)
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name}={value}" for name, value in self.metadata.items())
+        return f"<fiblake.Result: {len(self):,} rows of {', '.join(self.table.column_names[:20])}; {facts}>"
+
+
+def with_metadata(table: pa.Table, **facts: str) -> pa.Table:
+    """Return the table with these facts as its metadata."""
+    return table.replace_schema_metadata({_OWN + name.encode(): value.encode() for name, value in facts.items()})
+
+
+def needs(package: str) -> Any:  # noqa: ANN401 (a module)
+    """Import a package that reading does without; raise ConfigurationError, naming the extra, if it is not there."""
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise ConfigurationError(
+            f"this needs {package}, which is not installed: pip install 'fiblake[{package}]'"
+        ) from error

@@ -1,0 +1,277 @@
+from datetime import UTC, date, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fiblake import FiblakeError, Lake
+from fiblake.errors import ContractError, NotFoundError
+from fiblake.lake import INTERVALS, Month, silver_key, silver_prefix, splits_key
+from fiblake.reader.lake import COLUMNS
+from fiblake.reference import splits_file
+from tests.fakes import LAKE, MemoryObjectStore, bar, consolidated
+from tests.fakes import splits as splits_of
+from tests.unit.fiblake.reader.lakes import SOME, SYMBOLS, Contents, contents, lake_of, sessions
+from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS, Facts, numbered
+from tests.unit.resampler.silver_lake import bucket_start, whole_silver
+
+TEN_YEARS = SESSIONS[ORDINAL[date(2003, 3, 3)] : ORDINAL[date(2013, 2, 28)] + 1]
+
+
+def store_of(lake: Lake) -> MemoryObjectStore:
+    assert isinstance(lake.store, MemoryObjectStore)
+    return lake.store
+
+
+def rows_of(lake: Lake, *arguments: Any, **options: Any) -> list[dict[str, Any]]:  # noqa: ANN401 (those of `bars`)
+    result: list[dict[str, Any]] = lake.bars(*arguments, **options).table.to_pylist()
+    return result
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Two symbols with ten years of bars; AAPL split its shares, and BRK.B was handed over."""
+    some = {"AAPL": numbered(TEN_YEARS), "BRK.B": numbered(TEN_YEARS[100:])}
+    facts = {"AAPL": Facts(((date(2010, 6, 1), 1, 7),)), "BRK.B": Facts(handovers=(date(2009, 5, 5),))}
+    store = store_of(lake_of(Contents(some, facts), tmp_path_factory.mktemp("cache")))
+    return {key: store.peek(key) or b"" for key in store.keys("")}
+
+
+@pytest.fixture
+def lake(objects: dict[str, bytes], tmp_path: Path) -> Lake:
+    store = MemoryObjectStore()
+    for key, data in objects.items():
+        store.lay(key, data)
+    return Lake(store, cache=tmp_path, clock=lambda: NOW)
+
+
+# ------------------------------------------------------------------------------------------------- two ways, equal rows
+
+
+@given(contents=contents, interval=st.sampled_from(INTERVALS), data=st.data(), complete=st.booleans())
+def test_bars_cut_from_bronze_are_those_of_the_month_files_and_of_slow_arithmetic(
+    *, contents: Contents, interval: int, data: st.DataObject, complete: bool
+) -> None:
+    asked = data.draw(st.none() | st.lists(st.sampled_from(sorted(contents.bronze)), min_size=1))
+    first, last = sorted(data.draw(st.tuples(sessions, sessions)))
+    limits = {"start": first, "end": last, "complete": complete}
+    with TemporaryDirectory() as folder:
+        lake = lake_of(contents, Path(folder), [interval])
+        bronze = lake.bars(asked, f"{interval}d", source="bronze", **limits)  # type: ignore[arg-type]
+        silver = lake.bars(asked, f"{interval}d", source="silver", **limits)  # type: ignore[arg-type]
+        panels = [
+            lake.panel("close", f"{interval}d", asked, source=source, **limits)  # type: ignore[arg-type]
+            for source in ("bronze", "silver")
+        ]
+    assert bronze.table.equals(silver.table, check_metadata=False)
+    assert panels[0].table.equals(panels[1].table, check_metadata=False)
+    expected = [
+        row
+        for row in whole_silver(contents.bronze, interval, contents.facts)
+        if (asked is None or row["symbol"] in asked)
+        and first <= row["ts"] <= last
+        and (row["is_complete"] or not complete)
+    ]
+    assert approximately(bronze.table.to_pylist()) == approximately(expected)
+    cells = {
+        (row["ts"], symbol): row[symbol]
+        for row in panels[0].table.to_pylist()
+        for symbol in panels[0].table.column_names[1:]
+    }
+    whole = [
+        row
+        for row in whole_silver(contents.bronze, interval, contents.facts)
+        if (asked is None or row["symbol"] in asked)
+        and first <= bucket_start(row["ts"], interval) <= last
+        and (row["is_complete"] or not complete)
+    ]
+    latest = {(bucket_start(row["ts"], interval), row["symbol"]): row["close"] for row in whole}
+    assert {place: value for place, value in cells.items() if value is not None} == pytest.approx(latest)
+
+
+def approximately(rows: list[dict[str, Any]]) -> list[list[Any]]:
+    numbers = ("open", "high", "low", "close", "volume")
+    return [[round(row[name], 6) if name in numbers else row[name] for name in COLUMNS] for row in rows]
+
+
+def test_silver_that_is_as_traded_is_cut_from_bronze(tmp_path: Path) -> None:
+    split = Contents({"AAPL": numbered(SOME), "MSFT": numbered(SOME)}, {"AAPL": Facts(((SOME[50], 1, 2),))})
+    lake = lake_of(split, tmp_path, adjusted=False)
+    silver = lake.bars(None, "3d", source="silver").table
+    assert silver.equals(lake.bars(None, "3d", source="bronze").table, check_metadata=False)
+    raw = lake.bars("AAPL", "3d", adjust="raw").table
+    assert raw["close"][0].as_py() == pytest.approx(2 * silver["close"][0].as_py())
+
+
+def test_daily_bars_are_adjusted_or_as_traded(lake: Lake) -> None:
+    before, after = date(2010, 5, 28), date(2010, 6, 1)
+    (raw,) = rows_of(lake, "AAPL", start=before, end=before, adjust="raw")
+    (adjusted,) = rows_of(lake, "AAPL", start=before, end=before)
+    assert (raw["close"], raw["volume"]) == (100.5 + ORDINAL[before], 10 * (100 + ORDINAL[before]))
+    assert adjusted["close"] == pytest.approx(raw["close"] / 7)
+    assert adjusted["volume"] == pytest.approx(raw["volume"] * 7)
+    assert rows_of(lake, "AAPL", start=after, end=after) == rows_of(lake, "AAPL", start=after, end=after, adjust="raw")
+
+
+def test_a_row_that_stands_in_two_files_while_it_moves_is_given_once(tmp_path: Path) -> None:
+    lake = lake_of(Contents({"AAPL": numbered(SOME)}), tmp_path)
+    store = store_of(lake)
+    before = lake.bars("AAPL", "3d", source="silver").table
+    store.lay(silver_key(3, Month(2013, 12)), store.peek(silver_key(3, Month(2013, 1))) or b"")
+    assert lake.bars("AAPL", "3d", source="silver").table.equals(before, check_metadata=False)
+
+
+# ---------------------------------------------------------------------------------------------------- requests, counted
+
+
+def test_the_history_of_one_symbol_is_one_get(lake: Lake) -> None:
+    for interval in ("1d", *(f"{n}d" for n in INTERVALS)):
+        store_of(lake).journal.clear()
+        assert len(lake.bars("AAPL", interval)) > 70
+        assert store_of(lake).journal == [("get", LAKE.data_key("AAPL"))]
+
+
+def test_a_panel_of_ten_years_is_one_get_a_month_file_once(lake: Lake) -> None:
+    store = store_of(lake)
+    files = store.keys(silver_prefix(21))
+    assert len(files) > 100
+    first = lake.panel("close", "21d")
+    assert store.journal[0] == ("list", silver_prefix(21))
+    assert sorted(store.done("get")) == files
+    store.journal.clear()
+    assert lake.panel("close", "21d").table.equals(first.table)
+    assert store.journal == [("list", silver_prefix(21))]
+
+
+def test_only_the_month_files_that_may_hold_a_row_are_read(lake: Lake) -> None:
+    lake.panel("close", "3d", start="2012-02-01", end="2012-03-30")
+    begin = SESSIONS[ORDINAL[date(2012, 2, 1)] // 3 * 3]
+    months = [Month(begin.year, begin.month), Month(2012, 2), Month(2012, 3)]
+    assert set(store_of(lake).done("get")) == {silver_key(3, month) for month in months}
+
+
+def test_month_files_are_read_if_they_are_fewer_than_the_symbols(tmp_path: Path) -> None:
+    many = [f"S{number}" for number in range(4)]
+    lake = lake_of(Contents({symbol: numbered(SOME) for symbol in many}), tmp_path)
+    for months, source in ((3, "silver/"), (4, "bronze/")):
+        store_of(lake).journal.clear()
+        lake.bars(many, "5d", start="2013-01-02", end=date(2013, months, 1))
+        assert all(key.startswith(source) for key in store_of(lake).done("get"))
+        assert store_of(lake).done("get")
+
+
+# -------------------------------------------------------------------------------------------------------- what is asked
+
+
+@pytest.mark.parametrize(
+    "day",
+    [
+        "2012-03-05", date(2012, 3, 5), datetime(2012, 3, 5, 23, 59), np.datetime64("2012-03-05"),  # noqa: DTZ001
+        pd.Timestamp("2012-03-05"), datetime(2012, 3, 6, 2, tzinfo=UTC), np.datetime64("2012-03-05T10:00:00"),
+    ],
+)  # fmt: skip
+def test_a_day_may_be_written_in_many_ways(lake: Lake, day: Any) -> None:  # noqa: ANN401 (any way)
+    (row,) = rows_of(lake, "AAPL", start=day, end=day)
+    assert row["ts"] == date(2012, 3, 5)
+
+
+@pytest.mark.parametrize("day", ["yesterday", "2012", pd.NaT, np.datetime64("NaT"), 7, "2012-02-30"])
+def test_what_is_no_day_is_refused_with_its_name(lake: Lake, day: Any) -> None:  # noqa: ANN401 (anything)
+    with pytest.raises(ContractError, match=r"^end=.* is no day.*write it as 2015-01-02"):
+        lake.bars("AAPL", end=day)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "said"),
+    [
+        (("AAPL", "7d"), {}, r"interval '7d' is none of 1d, 3d, 5d, 8d, 13d, 21d, 34d"),
+        (("AAPL",), {"adjust": "all"}, r"adjust='all' is none of splits, raw"),
+        (("AAPL",), {"source": "gold"}, r"source='gold' is none of auto, bronze, silver"),
+        (("AAPL",), {"source": "silver"}, r"silver has no 1d bars .* leave out source"),
+        (("AAPL", "3d"), {"source": "silver", "adjust": "raw"}, r"silver has no 3d bars with adjust='raw'"),
+        (("AAPL",), {"start": "2013-01-03", "end": "2013-01-02"}, r"start .* lies behind end .*: swap them"),
+        (([],), {}, "no symbol is named"),
+        (("../AAPL",), {}, "is not a symbol"),
+    ],
+)
+def test_a_wrong_question_is_refused_before_anything_is_read(
+    lake: Lake, arguments: tuple[Any, ...], options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ContractError, match=said):
+        lake.bars(*arguments, **options)
+    assert store_of(lake).journal == []
+
+
+def test_a_panel_of_what_is_no_number_is_refused(lake: Lake) -> None:
+    with pytest.raises(ContractError, match="column 'adjusted' is none of open, high, low, close, volume"):
+        lake.panel("adjusted")
+
+
+@pytest.mark.parametrize("source", ["bronze", "silver"])
+def test_an_unknown_symbol_is_named_with_the_nearest_one(lake: Lake, source: str) -> None:
+    with pytest.raises(NotFoundError, match=r"no bars of AAPLE \(did you mean AAPL\?\)"):
+        lake.bars(["AAPL", "AAPLE"], "21d", source=source)  # type: ignore[arg-type]
+
+
+def test_a_symbol_without_bars_in_the_range_has_no_rows(lake: Lake) -> None:
+    for source in ("bronze", "silver"):
+        result = lake.bars("AAPL", "21d", end="1970-01-02", source=source)  # type: ignore[arg-type]
+        assert len(result) == 0
+        assert result.table.column_names == list(COLUMNS)
+        assert lake.panel("close", "21d", "AAPL", end="1970-01-02", source=source).table.column_names == ["ts", "AAPL"]  # type: ignore[arg-type]
+
+
+def test_a_symbol_whose_first_bars_wait_to_be_consolidated_is_said_to_wait(lake: Lake) -> None:
+    store_of(lake).lay(LAKE.date_key("NEW", date(2013, 2, 28)), b"")
+    with pytest.raises(NotFoundError, match="NEW: the bars are not consolidated yet"):
+        lake.bars("NEW")
+
+
+def test_a_data_parquet_that_cannot_be_read_is_named_and_no_symbol_is_left_out(lake: Lake) -> None:
+    store_of(lake).lay(LAKE.data_key("BAD"), b"no Parquet")
+    with pytest.raises(FiblakeError, match=r"symbol=BAD/data\.parquet cannot be used"):
+        lake.bars(None)
+
+
+def test_a_bar_of_a_day_that_is_no_session_is_named_with_its_file(lake: Lake) -> None:
+    store_of(lake).lay(LAKE.data_key("BAD"), consolidated(bar("2013-02-24", symbol="BAD")))
+    with pytest.raises(ContractError, match=r"symbol=BAD/data\.parquet cannot be used: 2013-02-24 is not a session"):
+        lake.bars("BAD")
+
+
+def test_the_metadata_say_what_the_rows_are(lake: Lake) -> None:
+    assert lake.bars("AAPL", "21d", adjust="raw").metadata == {
+        "interval": "21d", "adjust": "raw", "as_of": NOW.isoformat(),
+    }  # fmt: skip
+    assert lake.panel("close", "3d").metadata["column"] == "close"
+
+
+def test_symbols_and_sessions(lake: Lake) -> None:
+    assert lake.symbols() == ["AAPL", "BRK.B"]
+    assert lake.sessions("2013-02-27", "2013-03-02").tolist() == [
+        date(2013, 2, 27),
+        date(2013, 2, 28),
+        date(2013, 3, 1),
+    ]
+    assert lake.sessions()[[0, -1]].tolist() == [date(1962, 1, 2), date(2026, 3, 2)]
+
+
+def test_splits_of_a_symbol_are_listed(lake: Lake) -> None:
+    store_of(lake).lay(splits_key("AAPL"), splits_file(splits_of(("2010-06-01", 1, 7), ("2012-08-01", 1, 2))))
+    frame = lake.splits("AAPL").to_pandas()
+    assert frame.index.tolist() == [pd.Timestamp("2010-06-01"), pd.Timestamp("2012-08-01")]
+    assert frame["historical_adjustment_factor"].tolist() == pytest.approx([1 / 14, 1 / 2])
+    assert len(lake.splits("BRK.B")) == 0
+    with pytest.raises(NotFoundError, match="did you mean AAPL"):
+        lake.splits("AAPK")
+
+
+def test_symbols_are_given_once_and_sorted(lake: Lake) -> None:
+    twice = lake.bars(["BRK.B", "AAPL", "BRK.B"], "34d").table
+    assert twice.equals(lake.bars(SYMBOLS[:2], "34d").table)
+    assert twice["symbol"].unique().to_pylist() == ["AAPL", "BRK.B"]
