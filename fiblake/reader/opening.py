@@ -1,13 +1,12 @@
 """Which lake is opened, and with whose credentials: `fiblake.open`."""
 
-import json
 import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from fiblake.decoding import decoding
+from fiblake.decoding import decoding, read_json
 from fiblake.errors import ConfigurationError, ContractError, EntitlementError, NotFoundError
 from fiblake.lake import BRONZE_PREFIX, Bronze
 from fiblake.objects import ObjectInfo, ObjectReader, s3_backend
@@ -140,7 +139,7 @@ def _local_stack(state: Path) -> tuple[str, str]:
             f"no local stack is up: start one with `fiblake local up`, here or in the folder that {LOCAL_FOLDER} names"
         )
     with decoding(f"{state} cannot be read", "start the stack again: `fiblake local down`, `fiblake local up`"):
-        facts = json.loads(state.read_bytes())
+        facts = read_json(state.read_bytes(), "it")
         return str(facts["endpoint_url"]), str(facts["outputs"]["BucketName"])
 
 
