@@ -15,28 +15,28 @@ from typing import Final, Literal
 import numpy as np
 import pyarrow as pa
 
+from fiblake.adjustment import Adjustment
 from fiblake.aggregate import Bars, Market, version_numbers
 from fiblake.bars import SILVER
 from fiblake.buckets import bucket_start
 from fiblake.calendar import NEW_YORK, Days, TradingCalendar, nyse
 from fiblake.decoding import decoding
 from fiblake.errors import ContractError, NotFoundError
-from fiblake.lake import INTERVALS, Bronze, Month, check_known, check_symbol, splits_key
+from fiblake.lake import INTERVALS, Bronze, Month, check_known, check_symbol, dividends_key, splits_key
 from fiblake.objects import ObjectReader, StoredObject
 from fiblake.reader.months import SilverTable
 from fiblake.reader.panel import NUMBERS, pivoted
 from fiblake.reader.result import Result, with_metadata
-from fiblake.reference import SPLITS, read_splits
+from fiblake.reference import DIVIDENDS, SPLITS, read_dividends, read_splits
 
 Day = date | datetime | str | np.datetime64
 """A day as a caller writes it: also as 2015-01-02, or pandas' Timestamp."""
 Symbols = str | Iterable[str]
-Adjust = Literal["splits", "raw"]
 Source = Literal["auto", "bronze", "silver"]
 
 DAILY: Final = 1
 KNOWN_INTERVALS: Final = (DAILY, *INTERVALS)
-ADJUSTMENTS: Final = ("splits", "raw")
+ADJUSTMENTS: Final[tuple[Adjustment, ...]] = ("splits", "raw", "total")
 SOURCES: Final = ("auto", "bronze", "silver")
 COLUMNS: Final = tuple(name for name in SILVER.names if name not in {"adjusted", "version"})
 """What a row of `bars` says. Whether prices are adjusted is the same for all rows, and stands in the metadata."""
@@ -52,7 +52,7 @@ class Request:
     interval: int
     first: date
     last: date
-    adjust: str
+    adjust: Adjustment
     complete: bool
 
 
@@ -81,25 +81,37 @@ class Lake:
         return np.array(self.calendar.between(first, last), dtype="datetime64[D]")
 
     def splits(self, symbol: str) -> Result:
-        """Return a symbol's splits, oldest first; `historical_adjustment_factor` is cumulative (see reference.py)."""
-        stored = self.store.find(splits_key(symbol))
+        """Return a symbol's splits, oldest first, by execution date.
+
+        `historical_adjustment_factor` is cumulative: it makes prices before the split comparable with today's.
+        """
+        return self._reference_rows(symbol, splits_key(symbol), read_splits, SPLITS, "execution_date")
+
+    def dividends(self, symbol: str) -> Result:
+        """Return a symbol's cash dividends, oldest first, by ex-date; announced ones too."""
+        return self._reference_rows(symbol, dividends_key(symbol), read_dividends, DIVIDENDS, "ex_dividend_date")
+
+    def _reference_rows(
+        self, symbol: str, key: str, read: Callable[[bytes, str], Sequence[object]], schema: pa.Schema, index: str
+    ) -> Result:
+        stored = self.store.find(key)
         if stored is None:
             self._check_known([symbol])
-        splits = read_splits(stored.data, symbol) if stored else ()
-        columns = {name: [getattr(split, name) for split in splits] for name in SPLITS.names}
-        table = pa.Table.from_pydict(columns, schema=SPLITS)
-        return Result(with_metadata(table, as_of=self.clock().isoformat()), "execution_date")
+        records = read(stored.data, symbol) if stored else ()
+        columns = {name: [getattr(record, name) for record in records] for name in schema.names}
+        table = pa.Table.from_pydict(columns, schema=schema)
+        return Result(with_metadata(table, as_of=self.clock().isoformat()), index)
 
     def bars(
         self, symbols: Symbols | None = None, interval: str = "1d", start: Day | None = None, end: Day | None = None,
-        *, adjust: Adjust = "splits", complete: bool = False, source: Source = "auto",
+        *, adjust: Adjustment = "splits", complete: bool = False, source: Source = "auto",
     ) -> Result:  # fmt: skip
         """Return bars of one symbol, of several, or of all (None), sorted by symbol and `ts`.
 
         `interval` is 1d or one of silver's (3d, 5d, 8d, 13d, 21d, 34d). `start` and `end` limit `ts`, a bucket's first
-        session, both inclusive. `adjust`: "splits" makes prices and volumes comparable across splits, "raw" leaves them
-        as traded. `complete` leaves out buckets that a later bar may still join. `source` says which files are read;
-        "auto" takes those that need the fewest requests.
+        session, both inclusive. `adjust`: "splits" makes prices and volumes comparable across splits, "total"
+        prices across dividends too, and "raw" leaves both as traded. `complete` leaves out buckets that a later bar may
+        still join. `source` says which files are read; "auto" takes those that need the fewest requests.
 
         Raises NotFoundError, naming the nearest ones, for symbols that the lake does not have.
         """
@@ -111,7 +123,7 @@ class Lake:
 
     def panel(
         self, column: str, interval: str = "1d", symbols: Symbols | None = None, start: Day | None = None,
-        end: Day | None = None, *, adjust: Adjust = "splits", complete: bool = False, source: Source = "auto",
+        end: Day | None = None, *, adjust: Adjustment = "splits", complete: bool = False, source: Source = "auto",
     ) -> Result:  # fmt: skip
         """Return one number of all symbols as a table of sessions by symbols; null: no bar.
 
@@ -130,7 +142,7 @@ class Lake:
         return Result(self._described(table, request, column=column))
 
     def _request(
-        self, symbols: Symbols | None, interval: str, start: Day | None, end: Day | None, adjust: str,
+        self, symbols: Symbols | None, interval: str, start: Day | None, end: Day | None, adjust: Adjustment,
         *, complete: bool,
     ) -> Request:  # fmt: skip
         names = {f"{number}d": number for number in KNOWN_INTERVALS}
@@ -191,11 +203,10 @@ class Lake:
                 yield symbols[part], objects
 
     def _cut(self, objects: dict[str, StoredObject], request: Request, *, by_bucket: bool) -> pa.Table:
-        adjusted = request.adjust == "splits"
         many = []
         for symbol, stored in objects.items():
             with decoding(f"{stored.key} cannot be used", "`fiblake reconcile` says what to do"):
-                bars = Bars.read(stored.data, symbol, stored.last_modified, self.calendar, adjusted=adjusted)
+                bars = Bars.read(stored.data, symbol, stored.last_modified, self.calendar, adjust=request.adjust)
             many.append(bars.since(bucket_start(self._ordinal(request.first), request.interval)))
         market = Market.of(many)
         buckets = market.buckets(request.interval)
@@ -204,7 +215,9 @@ class Lake:
         if request.complete:
             wanted &= buckets.is_complete
         names, versions = pa.array(market.symbols, pa.string()), version_numbers(market.versions)
-        table = buckets.taken(np.flatnonzero(wanted)).table(names, versions, self.calendar, adjusted=adjusted)
+        table = buckets.taken(np.flatnonzero(wanted)).table(
+            names, versions, self.calendar, adjusted=request.adjust != "raw"
+        )
         return table.select(list(COLUMNS))
 
     def _from_silver(self, request: Request, columns: Sequence[str], *, by_bucket: bool = False) -> pa.Table:

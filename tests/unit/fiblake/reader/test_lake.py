@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fiblake import FiblakeError, Lake
+from fiblake.adjustment import Payout
+from fiblake.bars import Consolidated
 from fiblake.errors import ContractError, NotFoundError
-from fiblake.lake import INTERVALS, Month, silver_key, silver_prefix, splits_key
+from fiblake.lake import INTERVALS, Month, dividends_key, silver_key, silver_prefix, splits_key
 from fiblake.reader.lake import COLUMNS
-from fiblake.reference import splits_file
-from tests.fakes import LAKE, MemoryObjectStore, bar, consolidated
+from fiblake.reference import dividends_file, splits_file
+from tests.fakes import LAKE, MemoryObjectStore, bar, consolidated, dividend
 from tests.fakes import splits as splits_of
 from tests.unit.fiblake.reader.lakes import SOME, SYMBOLS, Contents, contents, lake_of, sessions
 from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS, Facts, numbered
@@ -190,7 +193,7 @@ def test_what_is_no_day_is_refused_with_its_name(lake: Lake, day: Any) -> None: 
     ("arguments", "options", "said"),
     [
         (("AAPL", "7d"), {}, r"interval '7d' is none of 1d, 3d, 5d, 8d, 13d, 21d, 34d"),
-        (("AAPL",), {"adjust": "all"}, r"adjust='all' is none of splits, raw"),
+        (("AAPL",), {"adjust": "all"}, r"adjust='all' is none of splits, raw, total"),
         (("AAPL",), {"source": "gold"}, r"source='gold' is none of auto, bronze, silver"),
         (("AAPL",), {"source": "silver"}, r"silver has no 1d bars .* leave out source"),
         (("AAPL", "3d"), {"source": "silver", "adjust": "raw"}, r"silver has no 3d bars with adjust='raw'"),
@@ -269,6 +272,25 @@ def test_splits_of_a_symbol_are_listed(lake: Lake) -> None:
     assert len(lake.splits("BRK.B")) == 0
     with pytest.raises(NotFoundError, match="did you mean AAPL"):
         lake.splits("AAPK")
+
+
+def test_dividends_of_a_symbol_are_listed_and_applied_for_total_return(lake: Lake) -> None:
+    store = store_of(lake)
+    store.lay(dividends_key("AAPL"), dividends_file([dividend("2012-03-05", 10.0)]))
+    frame = lake.dividends("AAPL").to_pandas()
+    assert frame["cash_amount"].tolist() == [10.0]
+    assert frame.index.tolist() == [pd.Timestamp("2012-03-05")]
+    stored = Consolidated.decode(store.peek(LAKE.data_key("AAPL")) or b"", "AAPL", NOW)
+    reference = replace(stored.reference, dividends=(Payout(date(2012, 3, 5), 10.0),))
+    store.lay(LAKE.data_key("AAPL"), replace(stored, reference=reference).encode())
+    before, after = date(2012, 3, 2), date(2012, 3, 5)
+    splits_only, total = (
+        rows_of(lake, "AAPL", start=before, end=after, adjust=adjust) for adjust in ("splits", "total")
+    )
+    assert total[0]["close"] == pytest.approx(splits_only[0]["close"] - 10)
+    assert total[0]["volume"] == splits_only[0]["volume"]
+    assert total[1] == splits_only[1]
+    assert lake.bars("AAPL", "21d", adjust="total").metadata["adjust"] == "total"
 
 
 def test_symbols_are_given_once_and_sorted(lake: Lake) -> None:
