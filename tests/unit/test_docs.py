@@ -15,6 +15,7 @@ from fiblake.lake import Month, silver_key
 from tests.fakes import REPOSITORY, bar, table
 
 SILVER_PAGE = (REPOSITORY / "docs/silver.md").read_text(encoding="utf-8")
+ENGINES_PAGE = (REPOSITORY / "docs/engines.md").read_text(encoding="utf-8")
 SESSIONS = nyse().between(date(2024, 1, 2), date(2024, 3, 28))
 
 
@@ -35,7 +36,7 @@ def lake(tmp_path: Path) -> Path:
 
 
 def examples() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", SILVER_PAGE, flags=re.DOTALL)
+    return re.findall(r"```python\n(.*?)```", ENGINES_PAGE, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("example", examples(), ids=["pandas", "duckdb"])

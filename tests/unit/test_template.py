@@ -355,6 +355,7 @@ def test_a_stack_that_could_not_work_is_refused_with_the_parameters_that_it_lack
 def test_the_outputs_name_what_tools_need() -> None:
     assert TEMPLATE["Outputs"].keys() == {
         "BucketName",
+        "CatalogDatabaseName",
         "BronzeArrivalsQueueUrl",
         "ConsolidationQueueUrl",
         "ConsolidationCompleteTopicArn",

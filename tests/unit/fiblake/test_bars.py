@@ -180,6 +180,12 @@ def test_encoding_keeps_the_tables_metadata() -> None:
     assert pq.ParquetFile(pa.BufferReader(data)).metadata.metadata[b"some"] == b"thing"
 
 
+def test_every_column_has_the_codec_that_every_engine_reads() -> None:
+    """Trino, and with it Athena, refuses LZ4 as Arrow writes it (LZ4_RAW)."""
+    group = pq.ParquetFile(pa.BufferReader(parquet(bar("2025-11-19")))).metadata.row_group(0)
+    assert {group.column(number).compression for number in range(len(BRONZE))} == {"SNAPPY"}
+
+
 def test_the_same_bars_are_the_same_bytes() -> None:
     assert parquet(ROW) == parquet(ROW)
 
