@@ -29,6 +29,7 @@ from cli import (
     reconcile,
     resample,
     status,
+    universe,
     vacuum,
     withdraw,
 )
@@ -87,6 +88,7 @@ app.command(name="status", epilog=status.EXAMPLE)(status.status)
 app.command(name="consolidate", epilog=consolidate.EXAMPLE)(consolidate.consolidate)
 app.command(name="reconcile", epilog=reconcile.EXAMPLE)(reconcile.reconcile)
 app.command(name="query", epilog=query.EXAMPLE)(query.query)
+app.command(name="universe", epilog=universe.EXAMPLE)(universe.universe)
 app.command(name="chart", epilog=chart.EXAMPLE)(chart.chart)
 app.command(name="console", epilog=CONSOLE_EXAMPLE)(console)
 app.command(name="resample", epilog=resample.RESAMPLE_EXAMPLES)(resample.resample)

@@ -14,13 +14,40 @@ if TYPE_CHECKING:
 
     from services.fetcher.flat_files.load import LoadReport
 
-app = typer.Typer(help="Load long histories from files.", no_args_is_help=True)
+app = typer.Typer(help="Load the past: companies, and long histories from files.", no_args_is_help=True)
+COMPANIES_EXAMPLE: Final = """Example: fiblake load companies --from 2003-09-10
+
+The settings are those of the stack's metadata fetcher; a variable of the same name in the environment counts more."""
 EXAMPLES: Final = """Example: fiblake load flatfiles --from 2003-09-10
 
 Example: fiblake load flatfiles --dir ~/flatfiles --from 2020-01-02 --to 2020-12-31
 
 The settings are those of the stack's fetcher function; a variable of the same name in the environment counts more."""
 NAMED_AT_MOST: Final = 5
+
+
+@app.command(name="companies", epilog=COMPANIES_EXAMPLE)
+def companies(
+    context: typer.Context,
+    first: Annotated[datetime, typer.Option("--from", formats=DAY, help="First day whose companies are asked for.")],
+) -> None:
+    """Bring into symbol_metadata who bore which symbol since a day, companies since delisted too.
+
+    The vendor's list of one day a month is read, and the days in between are asked for where a list differs.
+    """
+    import asyncio
+    from dataclasses import asdict
+
+    from cli.target import settings_of
+    from services.fetcher.assembly import load_companies
+    from services.fetcher.settings import MetadataSettings
+
+    settings = settings_of(context, "MetadataFetcherFunctionName", MetadataSettings)
+    with progress_by_name() as show:
+        report = asyncio.run(load_companies(settings, first.date(), show))
+    facts = asdict(report)
+    rows = [{"what": name.replace("_", " "), "number": number} for name, number in facts.items()]
+    answer(context, facts, lambda console: console.print(table("Companies", rows, ("what", "number"))))
 
 
 @app.command(name="flatfiles", epilog=EXAMPLES)

@@ -1,4 +1,4 @@
-"""The lake as DuckDB's tables: `bronze`, `silver_3d` ... `silver_34d`, `metadata`, `splits`, `manifest`."""
+"""The lake as DuckDB's tables: `bronze`, `silver_3d` ... `silver_34d`, `metadata`, `splits`, `universe`, `manifest`."""
 
 import re
 import sys
@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from cli.output import printable
 from fiblake.errors import ContractError
-from fiblake.lake import IDENTITIES_PREFIX, INTERVALS, MANIFEST_KEY, SPLITS_PREFIX, Bronze, check_known, silver_prefix
+from fiblake.lake import (
+    IDENTITIES_PREFIX,
+    INTERVALS,
+    MANIFEST_KEY,
+    SPLITS_PREFIX,
+    UNIVERSE_KEY,
+    Bronze,
+    check_known,
+    silver_prefix,
+)
 from fiblake.reader.cache import copies, folder
 
 if TYPE_CHECKING:
@@ -29,6 +38,8 @@ _TYPES: Final = {
     "string": "VARCHAR", "date32[day]": "DATE", "double": "DOUBLE", "int64": "BIGINT", "int32": "INTEGER",
     "bool": "BOOLEAN", "timestamp[us, tz=UTC]": "TIMESTAMP WITH TIME ZONE",
 }  # fmt: skip
+_SINGLE_KEYS: Final = {"manifest": MANIFEST_KEY, "universe": UNIVERSE_KEY}
+"""Views of one object each."""
 Advance = Callable[[int], None]
 ResultT = TypeVar("ResultT")
 
@@ -37,9 +48,11 @@ def schemas() -> "dict[str, pa.Schema]":
     """Return the columns of each view."""
     from fiblake.bars import BRONZE, MANIFEST, SILVER
     from fiblake.reference import IDENTITIES, SPLITS
+    from fiblake.universe import UNIVERSE
 
     silver = {f"silver_{n}d": SILVER for n in INTERVALS}
-    return {"bronze": BRONZE, **silver, "metadata": IDENTITIES, "splits": SPLITS, "manifest": MANIFEST}
+    companies = {"metadata": IDENTITIES, "universe": UNIVERSE}
+    return {"bronze": BRONZE, **silver, **companies, "splits": SPLITS, "manifest": MANIFEST}
 
 
 def named_in(sql: str, *, local_files: bool = False) -> set[str]:
@@ -166,9 +179,10 @@ def _versions(store: "ObjectStore", name: str, symbols: Sequence[str]) -> dict[s
         return {key: etag for key, etag in zip(keys, store.versions(keys), strict=True) if etag}
     if name == "bronze":
         return {info.key: info.etag for info in store.listed(f"{bronze.prefix}/") if bronze.is_consolidated(info.key)}
-    if name == "manifest":
-        (etag,) = store.versions([MANIFEST_KEY])
-        return {MANIFEST_KEY: etag} if etag else {}
+    if name in _SINGLE_KEYS:
+        key = _SINGLE_KEYS[name]
+        (etag,) = store.versions([key])
+        return {key: etag} if etag else {}
     prefixes = {f"silver_{n}d": silver_prefix(n) for n in INTERVALS}
     prefixes |= {"metadata": f"{IDENTITIES_PREFIX}/", "splits": f"{SPLITS_PREFIX}/"}
     return {info.key: info.etag for info in store.listed(prefixes[name]) if info.key.endswith(".parquet")}

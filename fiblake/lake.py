@@ -17,6 +17,10 @@ BRONZE_PREFIX: Final = "bronze/raw_ohlcv"
 SPLITS_PREFIX: Final = "bronze/splits"
 IDENTITIES_PREFIX: Final = "bronze/identities"
 DIVIDENDS_PREFIX: Final = "bronze/dividends"
+UNIVERSE_KEY: Final = "bronze/universe.parquet"
+"""All companies that are known, with their symbols and times (schema UNIVERSE)."""
+UNCLAIMED_PREFIX: Final = "bronze/unclaimed"
+"""Rows of flat files that belong to no known company, one object a chunk of sessions."""
 QUARANTINE_PREFIX: Final = "bronze/quarantine"
 MANIFEST_KEY: Final = "processing_metadata/consolidation_manifest.parquet"
 CLEANUP_RECORD_KEY: Final = "processing_metadata/cleanup_manifest.json"
@@ -32,9 +36,12 @@ _SOURCE: Final = re.compile(
     r"date=(?P<date>\d{4}-\d{2}-\d{2})\.parquet|range=(?P<first>\d{4}-\d{2}-\d{2})_(?P<last>\d{4}-\d{2}-\d{2})\.parquet"
 )
 _REFERENCE: Final = re.compile(rf"(?:{SPLITS_PREFIX}|{IDENTITIES_PREFIX}|{DIVIDENDS_PREFIX})/symbol=(.*)\.parquet")
-_QUARANTINE: Final = re.compile(
-    rf"{QUARANTINE_PREFIX}/symbol=[^/]+/(date=\d{{4}}-\d{{2}}-\d{{2}}|range=\d{{4}}-\d{{2}}-\d{{2}}_\d{{4}}-\d{{2}}-\d{{2}})\.parquet"
+_DAY: Final = r"\d{4}-\d{2}-\d{2}"
+_BESIDE_BARS: Final = re.compile(
+    rf"{QUARANTINE_PREFIX}/symbol=[^/]+/(date={_DAY}|range={_DAY}_{_DAY})\.parquet"
+    rf"|{UNCLAIMED_PREFIX}/range={_DAY}_{_DAY}\.parquet"
 )
+"""Bars that are kept, and are not in the lake: quarantine, and rows of flat files that no company claims."""
 _MONTH_FILE: Final = re.compile(r"year=(\d{4})/month=(\d{2})/data_(\d+)d_(\d{4})(\d{2})\.parquet")
 
 
@@ -138,7 +145,7 @@ class Bronze:
         """
         if key.endswith("/"):
             return "an empty folder that is named like a file: delete it" if key.endswith(".parquet/") else None
-        if self.is_source(key) or self.is_consolidated(key) or _QUARANTINE.fullmatch(key):
+        if self.is_source(key) or self.is_consolidated(key) or key == UNIVERSE_KEY or _BESIDE_BARS.fullmatch(key):
             return None
         reference = _REFERENCE.fullmatch(key)
         if reference and valid_symbol(reference[1]):
@@ -207,6 +214,11 @@ def quarantine_key(symbol: str, session: date) -> str:
 def quarantine_range_key(symbol: str, first: date, last: date) -> str:
     """Return the key of many bars of one symbol that failed validation, all from one file."""
     return f"{QUARANTINE_PREFIX}/symbol={check_symbol(symbol)}/range={first.isoformat()}_{last.isoformat()}.parquet"
+
+
+def unclaimed_key(first: date, last: date) -> str:
+    """Return the key of the rows of flat files of these sessions that belong to no known company."""
+    return f"{UNCLAIMED_PREFIX}/range={first.isoformat()}_{last.isoformat()}.parquet"
 
 
 def archive_key(session: date) -> str:

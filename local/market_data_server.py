@@ -12,7 +12,8 @@ vwap, trades; upper or lower case, text in UTF-8, other columns are ignored. A f
 in a folder symbol=NAME, or is named for its symbol. Names that begin with a dot or an underscore are passed over.
 Beside them may lie
     tickers.csv         ticker, and perhaps name, type, primary_exchange, currency_name, cik, composite_figi,
-                        share_class_figi, list_date, delisted_date, sic_code, sic_description;
+                        share_class_figi, list_date, delisted_date (the last day), sic_code, sic_description,
+                        is_test (true: one of the vendor's own); "-" is what the vendor leaves out;
                         without this file each symbol with bars is a common stock listed with its first bar
     splits.csv          ticker, execution_date, split_from, split_to, and perhaps adjustment_type;
                         the cumulative factor is computed from the splits that are published

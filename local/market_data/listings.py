@@ -32,12 +32,14 @@ _LAST_UPDATED: Final = "2026-01-02T00:00:00Z"
 
 
 def tickers(shown: Shown, _part: Mapping[str, str], query_text: str, base_url: str) -> Json:
-    """Return one page of the list of tickers."""
-    fields = parameters(query_text, {*_FILTERS, "active", "sort", "order", "limit", "offset"})
+    """Return one page of the list of tickers, of today or of a `date`."""
+    fields = parameters(query_text, {*_FILTERS, "active", "date", "sort", "order", "limit", "offset"})
     active = one_of(fields, "active", ("true", "false")) == "true"
     one_of(fields, "sort", ("ticker",))
     descending = one_of(fields, "order", ("asc", "desc")) == "desc"
-    rows = [_ticker(company, active=active) for company in shown.companies() if shown.trades(company) == active]
+    day = parse_date(fields["date"]) if "date" in fields else None
+    known = [company for company in shown.companies() if day is None or (company.listed or date.min) <= day]
+    rows = [_ticker(company, active=active) for company in known if shown.trades(company, day) == active]
     wanted = {field: fields[name] for name, field in _FILTERS.items() if name in fields}
     chosen = [row for row in rows if all(row.get(field) == value for field, value in wanted.items())]
     limit = limit_of(fields, *_TICKER_LIMITS)
@@ -58,7 +60,7 @@ def details(shown: Shown, part: Mapping[str, str], query_text: str, _base_url: s
 def events(shown: Shown, part: Mapping[str, str], query_text: str, _base_url: str) -> Json:
     """Return the ticker changes of a company, named by its ticker or its composite FIGI; the latest first."""
     one_of(parameters(query_text, {"types"}), "types", ("ticker_change",))
-    named = [c for c in shown.companies() if part["ticker"] in (c.ticker, c.fields["composite_figi"])]
+    named = [c for c in shown.companies() if part["ticker"] in (c.ticker, c.fields.get("composite_figi"))]
     if not named:
         raise not_found("Ticker not found.")
     company = max(named, key=shown.trades)

@@ -17,12 +17,14 @@ from local.market_data.query import Json
 
 FILES: Final = frozenset({"tickers.csv", "splits.csv", "ticker_changes.csv"})
 _LISTED: Final = ("name", "primary_exchange", "type", "currency_name", "cik", "composite_figi", "share_class_figi")
+BLANK: Final = "-"
+"""Stands in tickers.csv for what the vendor leaves out."""
 _DEFAULTS: Final = {"type": "CS", "primary_exchange": "XNAS", "currency_name": "usd"}
 
 
 @dataclass(frozen=True, slots=True)
 class Company:
-    """A company under one ticker, from `listed` to `delisted` (None: always, and still)."""
+    """A company under one ticker, from `listed` to `delisted`, its last day (None: always, and still)."""
 
     ticker: str
     listed: date | None
@@ -36,7 +38,7 @@ class Company:
         """Whether it is listed on that day (None: now)."""
         if day is None:
             return self.delisted is None
-        return (self.listed is None or self.listed <= day) and (self.delisted is None or day < self.delisted)
+        return (self.listed is None or self.listed <= day) and (self.delisted is None or day <= self.delisted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,8 @@ def _company(row: Mapping[str, str]) -> Company:
     figis = {"composite_figi": _figi(ticker, "composite"), "share_class_figi": _figi(ticker, "share class")}
     known = {"name": f"{ticker} Inc.", **_DEFAULTS, **figis, **row}
     fields: Json = {"ticker": ticker, "market": "stocks", "locale": "us"}
-    fields |= {name: known[name] for name in _LISTED if name in known}
+    fields |= {name: known[name] for name in _LISTED if known.get(name, BLANK) != BLANK}
+    fields |= {"is_test": True} if row.get("is_test") == "true" else {}
     details = {name: row[name] for name in ("list_date", "sic_code", "sic_description") if name in row}
     return Company(ticker, _day(row, "list_date"), _day(row, "delisted_date"), fields, details)
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from fiblake.calendar import nyse
 from fiblake.lake import Bronze
+from services.fetcher.companies import KIND as COMPANIES
+from services.fetcher.companies import CompaniesLoader, CompaniesReport
 from services.fetcher.credentials import api_key
 from services.fetcher.gaps import Asked
 from services.fetcher.history import HistoryFetcher
@@ -86,6 +88,16 @@ async def refresh(settings: MetadataSettings, event: MetadataEvent, deadline: da
             intake.vendor, intake.store, intake.database, intake.calendar, histories, rules, clock
         )  # fmt: skip
         return asdict(await fetcher.refresh(event, deadline))
+
+
+async def load_companies(settings: VendorSettings, first: date, show: Progress) -> CompaniesReport:
+    """Take over the companies of the past (see `companies.CompaniesLoader`); the run is recorded with what it did."""
+    async with opened(settings) as intake:
+        loader = CompaniesLoader(intake.vendor, intake.store, intake.database, intake.calendar, clock)
+        async with recorded(intake.database, COMPANIES, {"from": first.isoformat()}, clock) as result:
+            report = await loader.load(first, show)
+            result.update(asdict(report))
+        return report
 
 
 async def release_bar(settings: ReleaseSettings, symbol: str, session: date, row: int | None, by: str) -> str:

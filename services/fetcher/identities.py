@@ -1,7 +1,7 @@
 """Which company bears which symbol, and since when: what the vendor lists against what is known (pure).
 
-Companies are told apart by their composite FIGI. Nothing is ever deleted: a symbol's records follow one another in
-time, without overlapping, and only the last one may be without an end.
+Companies are told apart by their composite FIGI, else by their share class's, else by their times. Nothing is ever
+deleted: a symbol's records follow one another in time, without overlapping. Only the last one may be without an end.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -22,6 +22,9 @@ HANDOVER_AFTER: Final = 3
 """Sessions for which a symbol must be listed with another FIGI before it counts as handed over, if nothing else says
 so: the vendor lists some tickers twice for a few days, with two FIGIs in changing order."""
 
+BACK_WITHIN: Final = NEWS_LATE_BY
+"""A symbol that comes back after a longer time is listed anew, whoever bears it: in between nobody did."""
+
 _ONE_DAY: Final = timedelta(days=1)
 
 Pair = tuple[SymbolRecord, Ticker]
@@ -36,7 +39,7 @@ class Comparison:
     kept: list[Pair] = field(default_factory=list)
     """Still the same company's; its name or exchange may have changed."""
     back: list[Pair] = field(default_factory=list)
-    """Had vanished, and is the same company's again."""
+    """Had vanished, and is listed again; after BACK_WITHIN that is a new listing (see `settled`)."""
     handed_over: list[Pair] = field(default_factory=list)
     """Listed with another company's FIGI."""
     doubtful: list[Pair] = field(default_factory=list)
@@ -111,7 +114,7 @@ def compare(known: Iterable[SymbolRecord], listed: Iterable[Ticker]) -> Comparis
             found.new.append(ticker)
             continue
         record = last[symbol]
-        if another_company(record.composite_figi, ticker.composite_figi):
+        if another_company(record, ticker):
             found.handed_over.append((record, ticker))
         else:
             (found.kept if record.valid_to is None else found.back).append((record, ticker))
@@ -144,17 +147,24 @@ def settled(
         if ticker.symbol in unanswered and ticker.composite_figi in by_figi
         and not _unseen_for(by_figi[ticker.composite_figi], days)
     }  # fmt: skip
+    anew = [pair for pair in found.back if days.today - (pair[0].valid_to or days.today) > BACK_WITHIN]
     return replace(
-        found, handed_over=[pair for pair in found.handed_over if handed_over(*pair)],
+        found, handed_over=[*(pair for pair in found.handed_over if handed_over(*pair)), *anew],
+        back=[pair for pair in found.back if pair not in anew],
         doubtful=[*found.doubtful, *(pair for pair in found.handed_over if not handed_over(*pair))],
         new=[ticker for ticker in found.new if ticker.symbol not in waiting],
         vanished=[record for record in found.vanished if found.successors.get(record.symbol) not in waiting],
     )  # fmt: skip
 
 
-def another_company(one: str | None, other: str | None) -> bool:
-    """Return whether two FIGIs are of two companies; a missing one says nothing."""
-    return one is not None and other is not None and one != other
+def another_company(one: SymbolRecord | Ticker, other: SymbolRecord | Ticker) -> bool:
+    """Return whether the two are of two companies: by the composite FIGI, or the share class's if one is missing.
+
+    If neither can be compared nothing is said; times decide then.
+    """
+    if one.composite_figi and other.composite_figi:
+        return one.composite_figi != other.composite_figi
+    return bool(one.share_class_figi and other.share_class_figi) and one.share_class_figi != other.share_class_figi
 
 
 def began(symbol: str, changes: Iterable[TickerChange], days: Days) -> date | None:
@@ -176,7 +186,7 @@ def renamed_on(symbol: str, changes: Iterable[TickerChange]) -> date | None:
 def ended(record: SymbolRecord, ticker: Ticker | None, days: Days) -> date:
     """Return the last day of a symbol that vanished: the vendor's, unless that is of another company, or unknown."""
     day = ticker.delisted if ticker else None
-    if ticker is None or day is None or another_company(record.composite_figi, ticker.composite_figi):
+    if ticker is None or day is None or another_company(record, ticker):
         return max(days.closed, record.valid_from)
     earliest = max(record.valid_from, record.last_seen.astimezone(NEW_YORK).date() - NEWS_LATE_BY)
     return day if day >= earliest else max(days.closed, record.valid_from)
@@ -196,7 +206,7 @@ def updated(
     records = [_seen(record, ticker, now) for record, ticker in [*found.kept, *found.back]]
     for ticker in found.new:
         unknown = _after(by_figi.get(ticker.composite_figi), days) if ticker.symbol in found.renamed else BEGINNING
-        records.append(_record(ticker, beginnings.get(ticker.symbol, unknown), now))
+        records.append(record_of(ticker, beginnings.get(ticker.symbol, unknown), now))
     for record, ticker in found.handed_over:
         records += _handed_over(record, ticker, beginnings.get(ticker.symbol), days, now)
     successors = found.successors
@@ -256,9 +266,9 @@ def _handed_over(
     start = _change(record, begins) or _after(record if record.valid_to is None else None, days)
     if start <= record.valid_from:
         # It became the last company's in this very session: the vendor has corrected itself.
-        return [_record(ticker, record.valid_from, now)]
+        return [record_of(ticker, record.valid_from, now)]
     last = days.before(start)
-    return [_over(record, min(record.valid_to or last, last)), _record(ticker, start, now)]
+    return [_over(record, min(record.valid_to or last, last)), record_of(ticker, start, now)]
 
 
 def _chosen(rows: Sequence[Ticker], known: SymbolRecord | None) -> Ticker:
@@ -304,7 +314,8 @@ def _seen(record: SymbolRecord, ticker: Ticker, now: datetime) -> SymbolRecord:
     )  # fmt: skip
 
 
-def _record(ticker: Ticker, valid_from: date, now: datetime) -> SymbolRecord:
+def record_of(ticker: Ticker, valid_from: date, now: datetime) -> SymbolRecord:
+    """Return the record of a company that bears the symbol since `valid_from` and was first listed at `now`."""
     return SymbolRecord(
         symbol=ticker.symbol, valid_from=valid_from, valid_to=None, composite_figi=ticker.composite_figi,
         share_class_figi=ticker.share_class_figi, name=ticker.name or None, industry=None, sector=None, sic_code=None,

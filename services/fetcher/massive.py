@@ -122,21 +122,35 @@ class MassiveClient:
             )
         return bars
 
-    async def tickers(self) -> list[Ticker]:
-        """Return all active US stocks; raise UpstreamError if there are none.
+    async def tickers(self, on: date | None = None) -> list[Ticker]:
+        """Return all US stocks that are active, or were on the day `on`; raise UpstreamError if there are none.
 
         A symbol comes more than once if the vendor lists it so (`identities.compare` chooses), but a row that two
         pages repeat comes once: pages shift while they are read. A row without a ticker comes as the symbol "".
         """
-        path = "/v3/reference/tickers"
-        rows = await self._rows(wire.Tickers, path, _tickers_query(active=True))
-        stocks = [row for row in rows if row.active is not False and row.market in {None, "stocks"}]
-        others = [row for row in rows if row.active is False or row.market not in {None, "stocks"}]
-        self._leave_out("tickers", [*others, *(row for row in stocks if not row.ticker)], path)
-        listed = [_ticker(row) for row in stocks]
+        listed = await self._tickers(_tickers_query(active=True, on=on), active=True)
         if not listed:
-            raise UpstreamError(f"{path}: not one active ticker")
-        return list(dict.fromkeys(listed))
+            raise UpstreamError(f"/v3/reference/tickers: not one active ticker{f' on {on}' if on else ''}")
+        return listed
+
+    async def delisted_tickers(self) -> list[Ticker]:
+        """Return all US stocks that are active no longer."""
+        return await self._tickers(_tickers_query(active=False), active=False)
+
+    async def listed_as(self, symbol: str, on: date) -> list[Ticker]:
+        """Return the stocks that bore the symbol on the day `on`; none is a valid answer."""
+        query = {"ticker": symbol, **_tickers_query(active=True, on=on)}
+        rows = await self._rows(wire.Tickers, "/v3/reference/tickers", query)
+        return [_ticker(row) for row in rows if row.ticker == symbol and row.active is not False]
+
+    async def _tickers(self, query: Mapping[str, str], *, active: bool) -> list[Ticker]:
+        """Return the stocks of a whole list; those of the vendor's own tests are none."""
+        path = "/v3/reference/tickers"
+        rows = [row for row in await self._rows(wire.Tickers, path, query) if not row.is_test]
+        stocks = [row for row in rows if row.active in {None, active} and row.market in {None, "stocks"}]
+        others = [row for row in rows if row.active not in {None, active} or row.market not in {None, "stocks"}]
+        self._leave_out("tickers", [*others, *(row for row in stocks if not row.ticker)], path)
+        return list(dict.fromkeys(_ticker(row) for row in stocks))
 
     async def delisted(self, symbol: str) -> Ticker | None:
         """Return the inactive stock of that symbol, the latest of several; None if there is none."""
@@ -339,8 +353,8 @@ def _part(symbol: str) -> str:
     return quote(symbol, safe="")
 
 
-def _tickers_query(*, active: bool) -> dict[str, str]:
-    chosen = {"market": "stocks", "active": str(active).lower()}
+def _tickers_query(*, active: bool, on: date | None = None) -> dict[str, str]:
+    chosen = {"market": "stocks", "active": str(active).lower(), **({"date": on.isoformat()} if on else {})}
     return {**chosen, "sort": "ticker", "order": "asc", "limit": str(TICKERS_A_PAGE)}
 
 

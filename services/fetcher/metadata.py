@@ -12,7 +12,7 @@ from datetime import date, datetime, timedelta
 from typing import Final, TypeVar
 from uuid import uuid4
 
-from fiblake.calendar import TradingCalendar
+from fiblake.calendar import NEW_YORK, TradingCalendar
 from fiblake.errors import EntitlementError, FiblakeError, TransientError, UpstreamError
 from fiblake.lake import parse_reference, splits_key, valid_symbol
 from fiblake.symbols import SymbolRecord
@@ -30,7 +30,7 @@ from services.fetcher.identities import (
     updated,
 )
 from services.fetcher.massive import BadRequestError, MassiveClient
-from services.fetcher.reference_files import put_identities, put_splits
+from services.fetcher.reference_files import put_identities, put_splits, put_universe
 from services.fetcher.runs import recorded
 from services.fetcher.sectors import sector_of
 from services.fetcher.settings import MetadataEvent
@@ -193,7 +193,10 @@ class MetadataFetcher:
         ends = {record.symbol: ended(record, delistings.get(record.symbol), days) for record in found.vanished}
         records = updated(found, beginnings, ends, days, run.now)
         done.listed, done.left_out = len(listed), len(tickers) - len(listed)
-        written = await put_identities(self.store, identities_of(merged(known, records)))
+        everyone = merged(known, records)
+        written = await put_identities(self.store, identities_of(everyone))
+        first_list = min((record.first_seen for record in everyone), default=run.now)
+        await put_universe(self.store, everyone, first_list.astimezone(NEW_YORK).date())
         await self.database.save_metadata(records)
         done.new, done.renamed, done.handed_over = len(found.new), len(found.renamed), len(found.handed_over)
         done.doubtful = len(found.doubtful)

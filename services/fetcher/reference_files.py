@@ -2,10 +2,13 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from datetime import date
 
 from fiblake.errors import ContractError
-from fiblake.lake import IDENTITIES_PREFIX, identities_key, splits_key
+from fiblake.lake import IDENTITIES_PREFIX, UNIVERSE_KEY, identities_key, splits_key
 from fiblake.reference import Identity, Split, identities_file, read_identities, splits_file
+from fiblake.symbols import SymbolRecord
+from fiblake.universe import Universe, read_universe, universe_file, universe_of
 from shared.objects import ObjectStore
 
 Identities = tuple[Identity, ...]
@@ -36,6 +39,20 @@ async def put_identities(store: ObjectStore, identities: Mapping[str, Identities
     return differing
 
 
+async def put_universe(store: ObjectStore, records: Sequence[SymbolRecord], since: date) -> None:
+    """Bring the file of all companies up to date with symbol_metadata, of which all is known since the day `since`.
+
+    An earlier run may have asked for older days: then all is known since those.
+    """
+
+    def changed(data: bytes | None) -> bytes | None:
+        stored = _read_universe(data)
+        universe = universe_of(records, min(since, stored.known_since) if stored else since)
+        return None if universe == stored else universe_file(universe)
+
+    await asyncio.to_thread(store.update, UNIVERSE_KEY, changed)
+
+
 async def _put(store: ObjectStore, files: Mapping[str, bytes]) -> None:
     failures = await asyncio.to_thread(store.put_many, files.items())
     for error in failures.values():
@@ -46,5 +63,13 @@ def _read(data: bytes | None, symbol: str) -> Identities | None:
     """Read a file; what cannot be read is to be written anew."""
     try:
         return read_identities(data, symbol) if data is not None else None
+    except ContractError:
+        return None
+
+
+def _read_universe(data: bytes | None) -> Universe | None:
+    """Read the file; one that cannot be read is to be written anew."""
+    try:
+        return read_universe(data) if data is not None else None
     except ContractError:
         return None

@@ -197,6 +197,7 @@ class TickerRow(BaseModel):
     primary_exchange: Text = None
     currency_name: Text = None
     active: Flag = None
+    is_test: Flag = None
     composite_figi: Text = None
     share_class_figi: Text = None
     delisted_utc: DayOfInstant = None

@@ -1,6 +1,6 @@
 """Who bears which symbol, and whose history is loaded: the table symbol_metadata."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date, datetime
 from operator import attrgetter
 from typing import Final
@@ -14,7 +14,7 @@ _row: Final = attrgetter(*RECORD_FIELDS)
 
 _UNIVERSE: Final = """
 SELECT symbol FROM symbol_metadata
-WHERE type = ANY($1) AND valid_from <= $2 AND (valid_to IS NULL OR valid_to >= $2)
+WHERE (type IS NULL OR type = ANY($1)) AND valid_from <= $2 AND (valid_to IS NULL OR valid_to >= $2)
 """
 _ALL: Final = "SELECT * FROM symbol_metadata ORDER BY symbol, valid_from"
 _CURRENT: Final = "SELECT * FROM symbol_metadata WHERE symbol = $1 AND valid_to IS NULL"
@@ -30,9 +30,14 @@ INSERT INTO symbol_metadata AS known
 SELECT * FROM incoming_symbols ORDER BY valid_to IS NULL, symbol, valid_from
 ON CONFLICT (symbol, valid_from) DO UPDATE SET {_REPLACED}, {_REQUESTED_ANEW}
 """  # noqa: S608 (names of our own columns)
+_MOVE: Final = """
+UPDATE symbol_metadata AS known SET valid_from = move.new
+FROM unnest($1::text[], $2::date[], $3::date[]) AS move (symbol, old, new)
+WHERE known.symbol = move.symbol AND known.valid_from = move.old
+"""
 _HISTORY_DUE: Final = """
 SELECT symbol FROM symbol_metadata
-WHERE valid_to IS NULL AND active AND type = ANY($1) AND history_loaded_at IS NULL
+WHERE valid_to IS NULL AND active AND (type IS NULL OR type = ANY($1)) AND history_loaded_at IS NULL
   AND (history_requested_at IS NULL OR history_requested_at < $2)
 ORDER BY symbol
 """
@@ -50,7 +55,7 @@ class SymbolTable(Connected):
     """One row a company that bears, or bore, a symbol."""
 
     async def universe(self, types: Collection[str], session: date) -> set[str]:
-        """Return the symbols of these types that some company bore in `session`."""
+        """Return the symbols of these types, or of an unknown one, that some company bore in `session`."""
         async with self._transaction():
             found = await self._connection.fetch(_UNIVERSE, list(types), session)
         return {record["symbol"] for record in found}
@@ -66,15 +71,22 @@ class SymbolTable(Connected):
             found = await self._connection.fetchrow(_CURRENT, symbol)
         return SymbolRecord(**found) if found else None
 
-    async def save_metadata(self, records: Sequence[SymbolRecord]) -> None:
+    async def save_metadata(
+        self, records: Sequence[SymbolRecord], moved: Mapping[tuple[str, date], date] | None = None
+    ) -> None:
         """Upsert records by symbol and `valid_from`, all in one transaction.
+
+        `moved` gives records another `valid_from` first, by symbol and the old one.
 
         What a known record says of its history stays, except for a symbol that comes back after it had vanished: bars
         are missing in between, so its history is due again.
         """
         if not records:
             return
+        moves = [(symbol, old, new) for (symbol, old), new in (moved or {}).items()]
         async with self._transaction():
+            if moves:
+                await self._connection.execute(_MOVE, *map(list, zip(*moves, strict=True)))
             await self._connection.execute(_STAGE)
             await self._connection.copy_records_to_table(
                 "incoming_symbols", records=map(_row, records), columns=RECORD_FIELDS
@@ -82,7 +94,10 @@ class SymbolTable(Connected):
             await self._connection.execute(_UPSERT)
 
     async def history_due(self, types: Collection[str], asked_before: datetime) -> list[str]:
-        """Return the symbols of these types whose history is not loaded, and was not asked for since `asked_before`."""
+        """Return the symbols whose history is not loaded, and was not asked for since `asked_before`.
+
+        Only symbols of these types, and of an unknown one, count.
+        """
         async with self._transaction():
             found = await self._connection.fetch(_HISTORY_DUE, list(types), asked_before)
         return [record["symbol"] for record in found]

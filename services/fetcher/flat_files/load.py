@@ -14,7 +14,7 @@ import pyarrow as pa
 from fiblake.bars import encode
 from fiblake.calendar import TradingCalendar
 from fiblake.errors import FiblakeError, UpstreamError
-from fiblake.lake import Bronze
+from fiblake.lake import Bronze, unclaimed_key
 from services.fetcher.flat_files.chunk import BYTES_PER_ROW, Chunk, Claims, TickerBars
 from services.fetcher.flat_files.days import Day, DayFile, decode_day
 from services.fetcher.flat_files.ledger import loaded_versions, record_loaded
@@ -25,7 +25,6 @@ from shared.outcomes import catch_errors
 from shared.quarantine import quarantine
 from shared.telemetry import logger
 
-UNCLAIMED_PREFIX: Final = "bronze/unclaimed"
 DECODERS: Final = 2
 WRITERS: Final = 2
 TICKERS_PER_REQUEST: Final = 128
@@ -164,7 +163,7 @@ class FlatFileLoader:
             for future in under_way:
                 future.result()
         if unclaimed:
-            key = f"{UNCLAIMED_PREFIX}/range={chunk.files[0].session}_{chunk.files[-1].session}.parquet"
+            key = unclaimed_key(chunk.files[0].session, chunk.files[-1].session)
             self.store.put(key, encode(pa.concat_tables(unclaimed)))
 
     def _put(self, group: Sequence[TickerBars]) -> None:

@@ -52,6 +52,17 @@ async def test_a_record_saved_again_is_replaced(migrated: DatabaseAddress) -> No
         assert await database.metadata() == [other]
 
 
+async def test_a_record_that_moves_keeps_what_is_known_of_its_history_and_makes_room(migrated: DatabaseAddress) -> None:
+    other = record("AAPL", BEGINNING, DAY - timedelta(days=1))
+    async with opened(migrated) as database:
+        await database.save_metadata([record()])
+        await database.history_loaded("AAPL", NOW, DAY)
+        await database.save_metadata([other, record("AAPL", DAY)], {("AAPL", BEGINNING): DAY})
+        before, now = await database.metadata()
+    assert before == other
+    assert now == replace(record("AAPL", DAY), history_loaded_at=NOW, history_from=DAY)
+
+
 async def test_a_symbol_is_handed_over_in_one_call_and_has_one_current_record(migrated: DatabaseAddress) -> None:
     ended = record("AAPL", BEGINNING, DAY - timedelta(days=1))
     async with opened(migrated) as database:
@@ -78,10 +89,10 @@ async def test_the_universe_of_a_session_is_who_bore_a_symbol_then(migrated: Dat
     ]  # fmt: skip
     async with opened(migrated) as database:
         await database.save_metadata(records)
-        assert await database.universe(TYPES, yesterday) == {"AAPL", "GONE", "REUSED"}
-        assert await database.universe(TYPES, DAY) == {"AAPL", "NEW", "REUSED"}
-        assert await database.universe({"WARRANT"}, DAY) == {"WARRANT"}
-        assert await database.universe((), DAY) == set()
+        assert await database.universe(TYPES, yesterday) == {"AAPL", "GONE", "REUSED", "UNTYPED"}
+        assert await database.universe(TYPES, DAY) == {"AAPL", "NEW", "REUSED", "UNTYPED"}
+        assert await database.universe({"WARRANT"}, DAY) == {"WARRANT", "UNTYPED"}
+        assert await database.universe((), DAY) == {"UNTYPED"}
 
 
 async def test_a_history_is_due_until_it_is_loaded_and_not_again_while_it_is_on_its_way(
@@ -90,12 +101,13 @@ async def test_a_history_is_due_until_it_is_loaded_and_not_again_while_it_is_on_
     hour, day = timedelta(hours=1), timedelta(days=1)
     others = [
         replace(record("WARRANT"), type="WARRANT"), record("GONE", BEGINNING, DAY),
-        replace(record("IDLE"), active=False),
+        replace(record("IDLE"), active=False), replace(record("UNTYPED"), type=None),
     ]  # fmt: skip
     async with opened(migrated) as database:
         await database.save_metadata([record("AAPL"), record("MSFT"), *others])
-        assert await database.history_due(TYPES, NOW - day) == ["AAPL", "MSFT"]
-        await database.history_requested(["AAPL", "MSFT"], NOW)
+        assert await database.history_due(TYPES, NOW - day) == ["AAPL", "MSFT", "UNTYPED"]
+        await database.history_requested(["AAPL", "MSFT", "UNTYPED"], NOW)
+        await database.history_loaded("UNTYPED", NOW + hour, DAY)
         assert await database.history_due(TYPES, NOW - day + hour) == []
         await database.history_loaded("AAPL", NOW + hour, date(1980, 12, 12))
         assert await database.history_due(TYPES, NOW + hour) == ["MSFT"]

@@ -104,8 +104,13 @@ class ReferenceDatabase(Database):
     async def metadata(self) -> list[SymbolRecord]:
         return [self.records[key] for key in sorted(self.records)]
 
-    async def save_metadata(self, records: Sequence[SymbolRecord]) -> None:
+    async def save_metadata(
+        self, records: Sequence[SymbolRecord], moved: Mapping[tuple[str, date], date] | None = None
+    ) -> None:
         self.fate.step()
+        for (symbol, old), new in (moved or {}).items():
+            assert (symbol, new) not in self.records
+            self.records[symbol, new] = replace(self.records.pop((symbol, old)), valid_from=new)
         saved = self.records | {(r.symbol, r.valid_from): self._with_history(r) for r in records}
         current = [r.symbol for r in saved.values() if r.valid_to is None]
         assert len(current) == len(set(current)), "Postgres takes one current record a symbol"
@@ -115,7 +120,7 @@ class ReferenceDatabase(Database):
     async def history_due(self, types: Collection[str], asked_before: datetime) -> list[str]:
         return [
             r.symbol for r in await self.metadata()
-            if r.valid_to is None and r.active and r.type in types and r.history_loaded_at is None
+            if r.valid_to is None and r.active and (r.type is None or r.type in types) and r.history_loaded_at is None
             and (r.history_requested_at is None or r.history_requested_at < asked_before)
         ]  # fmt: skip
 

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from fiblake.bars import read_bars
 from fiblake.calendar import nyse
 from fiblake.errors import ConfigurationError, ContractError, UpstreamError
-from fiblake.lake import BRONZE_PREFIX
+from fiblake.lake import BRONZE_PREFIX, UNCLAIMED_PREFIX
 from fiblake.symbols import SymbolRecord
 from services.fetcher.flat_files.assembly import claims_of
 from services.fetcher.flat_files.chunk import Claims
 from services.fetcher.flat_files.days import DayFile, day_file, decode_day
 from services.fetcher.flat_files.ledger import LEDGER_KEY
-from services.fetcher.flat_files.load import UNCLAIMED_PREFIX, FlatFileLoader, LoadReport
+from services.fetcher.flat_files.load import FlatFileLoader, LoadReport
 from services.fetcher.flat_files.sources import PREFIX, BucketSource, FolderSource
 from services.fetcher.settings import DEFAULT_TYPES
 from shared.quarantine import list_quarantined
@@ -205,6 +205,7 @@ def test_bars_that_no_company_claims_are_kept_beside_the_lake(tmp_path: Path) ->
     report = load(tmp_path, store, claims)
     assert set(stored(store)) == {("AAPL", day) for day in DAYS[:3]} | {("GONE", day) for day in DAYS[:2]}
     (key,) = store.keys(UNCLAIMED_PREFIX)
+    assert LAKE.stray(key) is None
     rows = pq.read_table(io.BytesIO(store.peek(key) or b"")).to_pylist()
     assert sorted((row["ticker"], row["session"], row["reason"]) for row in rows) == sorted(
         [("GONE", DAYS[2], "no company is known to have borne the ticker in this session")]

@@ -180,6 +180,23 @@ def test_a_symbol_that_comes_back_with_its_figi_is_the_same_company_again() -> N
     assert back == known("OLD", "FOLD", last_seen=MORNING)
 
 
+@pytest.mark.parametrize("figi", ["FOLD", "ANOTHER", None])
+def test_a_symbol_that_comes_back_after_a_long_time_is_listed_anew_whoever_bears_it(figi: str | None) -> None:
+    ended = date(2025, 6, 2)
+    old = known("OLD", "FOLD", valid_to=ended, delisted_date=ended, active=False)
+    assert periods(taken_over([old], [ticker("OLD", figi)])) == [
+        ("OLD", BEGINNING, ended, "FOLD"), ("OLD", FRI, None, figi),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("other", "count"), [("SHARE-2", 2), ("SHARE-1", 1), (None, 1)])
+def test_where_a_composite_figi_is_missing_the_share_classs_decides(other: str | None, count: int) -> None:
+    earlier = MORNING - timedelta(days=10)
+    record = known(figi=None, share_class_figi="SHARE-1", last_seen=earlier)
+    after = taken_over([record], [ticker(figi=META, share_class_figi=other)])
+    assert len(after) == count
+
+
 # ------------------------------------------------------------------------------------------- another company, a rename
 
 

@@ -11,9 +11,10 @@ import pytest
 
 from fiblake.calendar import nyse
 from fiblake.errors import EntitlementError, FiblakeError, UpstreamError
-from fiblake.lake import identities_key, splits_key
+from fiblake.lake import UNIVERSE_KEY, identities_key, splits_key
 from fiblake.reference import Identity, Split, identities_file, read_identities, read_splits
 from fiblake.symbols import BEGINNING, SymbolRecord
+from fiblake.universe import read_universe
 from services.fetcher import metadata
 from services.fetcher.massive import BadRequestError
 from services.fetcher.metadata import MetadataFetcher, Refreshed, Rules
@@ -89,7 +90,32 @@ async def test_a_first_run_takes_over_the_list_and_asks_for_every_history(world:
     assert done.histories_requested == 3
     # Nobody is asked when each of them began, and a symbol of one company needs no file.
     assert world.vendor.questions("ticker_changes") == []
-    assert world.store.keys() == []
+    assert world.store.keys() == [UNIVERSE_KEY]
+    universe = read_universe(world.store.peek(UNIVERSE_KEY) or b"")
+    assert universe.known_since == FRI
+    assert universe.on(FRI)["symbol"].to_pylist() == ["AACBW", "AAPL", "MSFT", "SPY"]
+
+
+async def test_the_universe_of_a_day_has_who_was_listed_then_and_a_list_that_says_the_same_writes_nothing(
+    world: World,
+) -> None:
+    await world.refresh()
+    world.vendor.listed = [*world.vendor.listed[1:], ticker("NEWCO", "F-NEW", type=None)]
+    world.store.journal.clear()
+    await world.day_after(3)
+    universe = read_universe(world.store.peek(UNIVERSE_KEY) or b"")
+    assert universe.on(FRI)["symbol"].to_pylist() == ["AAPL", "MSFT", "SPY"]
+    # Nobody knows when it was listed: on the first list it was not, and it has no bars yet.
+    assert universe.on(MON)["symbol"].to_pylist() == ["MSFT", "NEWCO", "SPY"]
+    world.store.journal.clear()
+    await world.refresh()
+    assert world.store.done("put", "write") == []
+
+
+async def test_a_symbol_without_a_type_is_no_reason_to_leave_its_history_out(world: World) -> None:
+    world.vendor.listed.append(ticker("BLANK", type=None))
+    await world.refresh()
+    assert "BLANK" in world.requested()
 
 
 async def test_the_same_list_again_changes_nothing_but_when_it_was_seen(world: World) -> None:

@@ -77,7 +77,7 @@ def test_splits_alone_may_be_asked_for(reference: Reference, deployed: Deployed)
     reference.vendor.reported = [Split("AAPL", DAY, 1.0, 4.0, "forward_split", 0.25, "E1")]
     reference.vendor.listed = []
     assert invoke({"splits_only": True})["splits_changed"] == 1
-    assert deployed.store.keys() == [splits_key("AAPL")]
+    assert deployed.store.keys("bronze/splits/") == [splits_key("AAPL")]
 
 
 def test_details_stop_before_the_functions_time_is_over(reference: Reference) -> None:

@@ -1,0 +1,94 @@
+"""Which companies were listed on a day, those since delisted too: one small Parquet file, written by the fetcher.
+
+The file is a copy of what the table symbol_metadata says of names and times, so that a reader needs no database.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fiblake.bars import decode, encode
+from fiblake.calendar import NEW_YORK
+from fiblake.decoding import decoding
+from fiblake.lake import UNIVERSE_KEY
+from fiblake.symbols import BEGINNING, SymbolRecord
+
+UNIVERSE: Final = pa.schema(
+    [
+        pa.field("symbol", pa.string(), nullable=False),
+        pa.field("valid_from", pa.date32(), nullable=False),
+        pa.field("valid_to", pa.date32()),
+        pa.field("composite_figi", pa.string()),
+        pa.field("share_class_figi", pa.string()),
+        pa.field("name", pa.string()),
+        pa.field("type", pa.string()),
+        pa.field("exchange", pa.string()),
+    ]
+)
+"""A company and its symbol, from session `valid_from` to session `valid_to` (null: it still bears it).
+
+`valid_from` is the calendar's first session if the company bore the symbol before anybody asked. `type` is null if the
+vendor does not say: that is no reason to leave the company out.
+"""
+_KNOWN_SINCE: Final = b"fiblake.known_since"
+
+
+@dataclass(frozen=True, slots=True)
+class Universe:
+    """All companies that are known, by symbol and time (schema UNIVERSE).
+
+    Of companies that were gone before `known_since` nothing is known: before that day the answer has survivors only.
+    """
+
+    companies: pa.Table
+    known_since: date
+
+    def on(self, day: date) -> pa.Table:
+        """Return the companies that were listed on `day`, by symbol."""
+        begun = pc.less_equal(self.companies["valid_from"], pa.scalar(day))
+        still = pc.fill_null(pc.greater_equal(self.companies["valid_to"], pa.scalar(day)), fill_value=True)
+        return self.companies.filter(pc.and_(begun, still))
+
+
+def universe_of(records: Iterable[SymbolRecord], known_since: date) -> Universe:
+    """Return the records of symbol_metadata as a universe."""
+    rows = [
+        {
+            "symbol": r.symbol, "valid_from": _listed_from(r, known_since), "valid_to": r.valid_to,
+            "composite_figi": r.composite_figi, "share_class_figi": r.share_class_figi, "name": r.name, "type": r.type,
+            "exchange": r.exchange,
+        }
+        for r in sorted(records, key=lambda r: (r.symbol, r.valid_from))
+    ]  # fmt: skip
+    return Universe(pa.Table.from_pylist(rows, schema=UNIVERSE), known_since)
+
+
+def universe_file(universe: Universe) -> bytes:
+    """Return a universe as the bytes of its file."""
+    metadata = {_KNOWN_SINCE: universe.known_since.isoformat().encode()}
+    return encode(universe.companies.replace_schema_metadata(metadata))
+
+
+def read_universe(data: bytes) -> Universe:
+    """Read the file; raise ContractError if it is none."""
+    remedy = "delete it and run `fiblake metadata`, which writes it anew"
+    table = decode(data, UNIVERSE, UNIVERSE_KEY, remedy)
+    with decoding(f"{UNIVERSE_KEY} does not say since when companies are known", remedy):
+        known_since = date.fromisoformat(table.schema.metadata[_KNOWN_SINCE].decode())
+    return Universe(table.replace_schema_metadata(None), known_since)
+
+
+def _listed_from(record: SymbolRecord, known_since: date) -> date:
+    """Return where the company's time begins.
+
+    If nobody knows, and it was not in the first list, its bars decide, or else the day on which it was first listed.
+    """
+    seen = record.first_seen.astimezone(NEW_YORK).date()
+    if record.valid_from > BEGINNING or seen <= known_since:
+        return record.valid_from
+    begins = min(record.history_from or seen, seen)
+    return min(begins, record.valid_to) if record.valid_to else begins

@@ -1,0 +1,188 @@
+"""Who bore which symbol in the past: what the vendor listed on successive days, and since when and until when (pure).
+
+The vendor's lists are asked for on some days only. They decide who was there. A label (a day of delisting) is taken
+only where it lies between two lists that leave it open. The days that are open beyond that are asked for one by one.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
+from typing import Final
+
+from fiblake.calendar import TradingCalendar, close_of
+from fiblake.symbols import BEGINNING, SymbolRecord
+from services.fetcher.identities import another_company, record_of
+from services.fetcher.tickers import Ticker
+
+_ONE_DAY: Final = timedelta(days=1)
+_FILLED: Final = ("name", "type", "exchange", "currency", "composite_figi", "share_class_figi")
+"""What an older list may say and a newer one leave out."""
+
+
+@dataclass(slots=True)
+class Period:
+    """A company bore a symbol in the lists from `first` to `last`."""
+
+    company: Ticker
+    not_before: date | None
+    """The list before, in which it did not (None: there is none before)."""
+    first: date
+    last: date
+    not_after: date | None = None
+    """The list after, in which it did no longer (None: there is none after)."""
+    begins: date = BEGINNING
+    """First session; the calendar's if the company is in the first list."""
+    ends: date | None = None
+    """Last session; None if the company is in the last list."""
+
+    def is_of(self, ticker: Ticker) -> bool:
+        """Return whether the ticker may be the same company."""
+        return not another_company(self.company, ticker)
+
+
+@dataclass(slots=True)
+class History:
+    """The periods that successive lists make; lists are added oldest first."""
+
+    periods: list[Period] = field(default_factory=list)
+    _open: dict[str, Period] = field(default_factory=dict)
+    _days: list[date] = field(default_factory=list)
+    """The days of the lists, oldest first."""
+
+    def add_list(self, day: date, listed: Iterable[Ticker]) -> None:
+        """Add the list of all tickers that were active on a session."""
+        rows: dict[str, list[Ticker]] = {}
+        for ticker in listed:
+            rows.setdefault(ticker.symbol, []).append(ticker)
+        for symbol in self._open.keys() - rows.keys():
+            self._open.pop(symbol).not_after = day
+        for symbol, of_symbol in rows.items():
+            period = self._open.get(symbol)
+            ticker = _chosen(of_symbol, period)
+            if period and period.is_of(ticker):
+                period.last, period.company = day, _merged(period.company, ticker)
+                continue
+            if period:
+                period.not_after = day
+            self._open[symbol] = Period(ticker, self._days[-1] if self._days else None, day, day)
+            self.periods.append(self._open[symbol])
+        self._days.append(day)
+
+    def add_delisted(self, delisted: Iterable[Ticker], calendar: TradingCalendar) -> None:
+        """Take the days of delisting: as a period's end, or as all that is known of a company between two lists."""
+        of_symbol: dict[str, list[Period]] = {}
+        for period in self.periods:
+            of_symbol.setdefault(period.company.symbol, []).append(period)
+        for ticker in sorted(delisted, key=lambda ticker: (ticker.symbol, ticker.delisted or BEGINNING)):
+            if ticker.delisted is None or not self._days[0] < ticker.delisted < self._days[-1]:
+                continue
+            last = calendar.session(calendar.ordinal_on_or_after(ticker.delisted + _ONE_DAY) - 1)
+            periods = of_symbol.setdefault(ticker.symbol, [])
+            own = [p for p in periods if p.is_of(ticker) and p.first <= last <= (p.not_after or date.max)]
+            if own:
+                _end(own[-1], ticker, last)
+            elif not any(p.first <= last <= p.last for p in periods):
+                before = max(day for day in self._days if day < last)
+                periods.append(Period(ticker, before, last, last, min(day for day in self._days if day > last)))
+                _end(periods[-1], ticker, last)
+                self.periods.append(periods[-1])
+
+    def by_symbol(self) -> dict[str, list[Period]]:
+        """Return each symbol's periods, oldest first."""
+        found: dict[str, list[Period]] = {}
+        for period in sorted(self.periods, key=lambda period: period.first):
+            found.setdefault(period.company.symbol, []).append(period)
+        return found
+
+
+def _end(period: Period, ticker: Ticker, last: date) -> None:
+    """Take a day of delisting, if the lists leave it open."""
+    if period.not_after and period.last <= last < period.not_after:
+        period.ends, period.company = last, _merged(period.company, ticker)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What becomes of symbol_metadata."""
+
+    records: list[SymbolRecord]
+    """New ones, and those that change."""
+    moved: dict[tuple[str, date], date]
+    """Records whose `valid_from` changes, by symbol and the old one."""
+    contradicted: list[Period]
+    """Periods in which another company is known to have borne the symbol; they are left out."""
+
+
+def take(known: Iterable[SymbolRecord], history: History, now: datetime) -> Taken:
+    """Return what the periods make of the records that are known.
+
+    A period that a known record may be the same company's, and shares a day with, tells when the record begins. The end
+    of a known record stays. A period without such a record is a new record, unless known ones take up its time.
+    """
+    records: dict[str, list[SymbolRecord]] = {}
+    for record in known:
+        records.setdefault(record.symbol, []).append(record)
+    taken = Taken([], {}, [])
+    for symbol, periods in history.by_symbol().items():
+        _take_symbol(records.get(symbol, []), periods, taken, now)
+    return taken
+
+
+def _take_symbol(known: Sequence[SymbolRecord], periods: Sequence[Period], taken: Taken, now: datetime) -> None:
+    unmatched = sorted(known, key=lambda record: record.valid_from)
+    settled: list[SymbolRecord] = []
+    rest: list[Period] = []
+    for period in reversed(periods):
+        own = [record for record in unmatched if _may_be(record, period)]
+        if not own:
+            rest.append(period)
+            continue
+        record = own[-1]
+        unmatched.remove(record)
+        begins = period.begins
+        if any(_overlap(other, begins, record.valid_from) for other in [*unmatched, *settled]):
+            begins = record.valid_from
+        seen = min(record.first_seen, close_of(period.first))
+        settled.append(replace(_filled(record, period.company), valid_from=begins, first_seen=seen))
+        if begins != record.valid_from:
+            taken.moved[record.symbol, record.valid_from] = begins
+    for period in rest:
+        if any(_overlap(record, period.begins, period.ends) for record in [*unmatched, *settled]):
+            taken.contradicted.append(period)
+            continue
+        settled.append(_record(period, now))
+    taken.records.extend(record for record in settled if record not in known)
+
+
+def _record(period: Period, now: datetime) -> SymbolRecord:
+    record = record_of(period.company, period.begins, close_of(period.first))
+    if period.ends is None:
+        return replace(record, last_seen=now)
+    seen = close_of(period.last)
+    return replace(record, valid_to=period.ends, delisted_date=period.ends, active=False, last_seen=seen)
+
+
+def _may_be(record: SymbolRecord, period: Period) -> bool:
+    """Return whether the record may be the period's company: one that still bears the symbol is in the last list."""
+    is_over = record.valid_to is None and period.not_after is not None
+    return not is_over and not another_company(record, period.company) and _overlap(record, period.begins, period.ends)
+
+
+def _overlap(record: SymbolRecord, begins: date, ends: date | None) -> bool:
+    return record.valid_from <= (ends or date.max) and begins <= (record.valid_to or date.max)
+
+
+def _filled(record: SymbolRecord, ticker: Ticker) -> SymbolRecord:
+    """Take from the list what the record lacks."""
+    missing = {name: getattr(ticker, name) for name in _FILLED if getattr(record, name) is None}
+    return replace(record, **missing)
+
+
+def _merged(older: Ticker, newer: Ticker) -> Ticker:
+    """Take what the newer list says; what it leaves out stays."""
+    return replace(newer, **{name: getattr(older, name) for name in _FILLED if getattr(newer, name) is None})
+
+
+def _chosen(rows: Sequence[Ticker], period: Period | None) -> Ticker:
+    """Choose one of the rows that a list has for a symbol: the company's that bore it before, if it is among them."""
+    return min(rows, key=lambda row: (period is not None and not period.is_of(row), row.composite_figi or "~"))
