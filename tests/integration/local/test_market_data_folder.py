@@ -75,7 +75,7 @@ def test_a_list_is_the_whole_truth_and_what_it_leaves_open_is_plausible(prices: 
     first, second = companies(prices)
     assert (first.ticker, first.fields["type"], first.fields["name"]) == ("AAPL", "ETF", "AAPL Inc.")
     assert (first.listed, first.delisted) == (None, None)
-    assert [second.trades(day) for day in (FIRST, SECOND, None)] == [True, False, False]
+    assert [second.trades(day) for day in (FIRST, SECOND, None)] == [True, True, False]
 
 
 def test_one_ticker_of_two_companies_is_told_apart_by_the_day(
