@@ -22,12 +22,13 @@ from fiblake.buckets import bucket_start
 from fiblake.calendar import NEW_YORK, Days, TradingCalendar, nyse
 from fiblake.decoding import decoding
 from fiblake.errors import ContractError, NotFoundError
-from fiblake.lake import INTERVALS, Bronze, Month, check_known, check_symbol, dividends_key, splits_key
+from fiblake.lake import INTERVALS, UNIVERSE_KEY, Bronze, Month, check_known, check_symbol, dividends_key, splits_key
 from fiblake.objects import ObjectReader, StoredObject
 from fiblake.reader.months import SilverTable
 from fiblake.reader.panel import NUMBERS, pivoted
 from fiblake.reader.result import Result, with_metadata
 from fiblake.reference import DIVIDENDS, SPLITS, read_dividends, read_splits
+from fiblake.universe import read_universe
 
 Day = date | datetime | str | np.datetime64
 """A day as a caller writes it: also as 2015-01-02, or pandas' Timestamp."""
@@ -90,6 +91,19 @@ class Lake:
     def dividends(self, symbol: str) -> Result:
         """Return a symbol's cash dividends, oldest first, by ex-date; announced ones too."""
         return self._reference_rows(symbol, dividends_key(symbol), read_dividends, DIVIDENDS, "ex_dividend_date")
+
+    def universe(self, day: Day) -> Result:
+        """Return the companies that were listed on a day, by symbol, those since delisted too.
+
+        `type` is null where the vendor does not say it. Of a day before `known_since` (in the metadata) the lake knows
+        only companies that were still there then. Raises NotFoundError if the lake does not know any company.
+        """
+        stored = self.store.find(UNIVERSE_KEY)
+        if stored is None:
+            raise NotFoundError(f"the lake has no {UNIVERSE_KEY}: `fiblake metadata` writes it")
+        universe, when = read_universe(stored.data), _day(day, "day")
+        facts = {"day": when.isoformat(), "known_since": universe.known_since.isoformat()}
+        return Result(with_metadata(universe.on(when), as_of=self.clock().isoformat(), **facts), "symbol")
 
     def _reference_rows(
         self, symbol: str, key: str, read: Callable[[bytes, str], Sequence[object]], schema: pa.Schema, index: str

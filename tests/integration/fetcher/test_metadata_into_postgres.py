@@ -121,7 +121,8 @@ async def test_two_days_leave_symbols_splits_and_requests_as_the_vendor_has_them
         assert await database.universe({"CS"}, THU) == {"AAPL", "META", "MSFT", "NEWCO", "SPY"}
     assert world.store.keys() == [
         "bronze/identities/symbol=META.parquet", "bronze/identities/symbol=SPY.parquet",
-        "bronze/splits/symbol=AAPL.parquet", "bronze/splits/symbol=MSFT.parquet", "bronze/splits/symbol=NEWCO.parquet", "bronze/universe.parquet",
+        "bronze/splits/symbol=AAPL.parquet", "bronze/splits/symbol=MSFT.parquet", "bronze/splits/symbol=NEWCO.parquet",
+        "bronze/universe.parquet",
     ]  # fmt: skip
     runs = await ask(migrated, "SELECT kind, status, result::jsonb ->> 'new' AS new FROM runs ORDER BY started_at")
     assert runs == [

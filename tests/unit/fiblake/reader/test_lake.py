@@ -14,15 +14,18 @@ from fiblake import FiblakeError, Lake
 from fiblake.adjustment import Payout
 from fiblake.bars import Consolidated
 from fiblake.errors import ContractError, NotFoundError
-from fiblake.lake import INTERVALS, Month, dividends_key, silver_key, silver_prefix, splits_key
+from fiblake.lake import INTERVALS, UNIVERSE_KEY, Month, dividends_key, silver_key, silver_prefix, splits_key
 from fiblake.reader.lake import COLUMNS
 from fiblake.reference import dividends_file, splits_file
+from fiblake.symbols import BEGINNING, SymbolRecord
+from fiblake.universe import universe_file, universe_of
 from tests.fakes import LAKE, MemoryObjectStore, bar, consolidated, dividend
 from tests.fakes import splits as splits_of
 from tests.unit.fiblake.reader.lakes import SOME, SYMBOLS, Contents, contents, lake_of, sessions
 from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS, Facts, numbered
 from tests.unit.resampler.silver_lake import bucket_start, whole_silver
 
+UNKNOWN = ("composite_figi", "share_class_figi", "name", "industry", "sector", "sic_code", "exchange", "currency")
 TEN_YEARS = SESSIONS[ORDINAL[date(2003, 3, 3)] : ORDINAL[date(2013, 2, 28)] + 1]
 
 
@@ -291,6 +294,24 @@ def test_dividends_of_a_symbol_are_listed_and_applied_for_total_return(lake: Lak
     assert total[0]["volume"] == splits_only[0]["volume"]
     assert total[1] == splits_only[1]
     assert lake.bars("AAPL", "21d", adjust="total").metadata["adjust"] == "total"
+
+
+def test_the_universe_of_a_day_has_companies_that_are_gone_and_says_since_when_it_is_known(lake: Lake) -> None:
+    with pytest.raises(NotFoundError, match="`fiblake metadata` writes it"):
+        lake.universe("2012-06-29")
+    seen = datetime(2010, 1, 4, 12, tzinfo=UTC)
+    gone, there = (
+        SymbolRecord(
+            symbol=symbol, valid_from=BEGINNING, valid_to=ended, type=kind, active=ended is None, first_seen=seen,
+            last_seen=NOW, delisted_date=ended, list_date=None, **dict.fromkeys(UNKNOWN),
+        )
+        for symbol, ended, kind in (("GONE", date(2012, 6, 29), None), ("AAPL", None, "CS"))
+    )  # fmt: skip
+    store_of(lake).lay(UNIVERSE_KEY, universe_file(universe_of([gone, there], date(2010, 1, 4))))
+    result = lake.universe("2012-06-29")
+    assert result.table["symbol"].to_pylist() == ["AAPL", "GONE"]
+    assert (result.metadata["known_since"], result.metadata["day"]) == ("2010-01-04", "2012-06-29")
+    assert lake.universe(date(2012, 7, 2)).to_pandas().index.tolist() == ["AAPL"]
 
 
 def test_symbols_are_given_once_and_sorted(lake: Lake) -> None:
