@@ -30,44 +30,46 @@ def adopt(
 
     stack = target(context)
     with progress("files read") as advance:
-        found = foreign(auditor(stack), advance)
+        foreign_objects = foreign(auditor(stack), advance)
     if not wants_json(context):
-        _show(found)
-    work = bool(found.unreadable or found.symbols)
-    done = work and (yes or (not wants_json(context) and confirmed("adopt them?")))
-    moved, asked = _adopted(stack, found) if done else (0, 0)
+        _show(foreign_objects)
+    work = bool(foreign_objects.unreadable or foreign_objects.symbols)
+    is_confirmed = work and (yes or (not wants_json(context) and confirmed("adopt them?")))
+    moved, requests = _move_and_enqueue(stack, foreign_objects) if is_confirmed else (0, 0)
     facts = {
-        "unreadable": [key for key, _ in found.unreadable],
-        "symbols": [lag.facts() for lag in found.symbols],
+        "unreadable": [key for key, _ in foreign_objects.unreadable],
+        "symbols": [lag.facts() for lag in foreign_objects.symbols],
         "moved": moved,
-        "enqueued": asked,
+        "enqueued": requests,
     }
-    said = f"{moved} files moved to archive/adopted/, {asked} consolidations enqueued" if done else "nothing is changed"
-    answer(context, facts, lambda console: console.print(said))
-    unadoptable = [lag for lag in found.symbols if lag.cause.name == "UNREADABLE"]
-    if done and (moved < len(found.unreadable) or unadoptable):
+    sentence = "nothing is changed"
+    if is_confirmed:
+        sentence = f"{moved} files moved to archive/adopted/, {requests} consolidations enqueued"
+    answer(context, facts, lambda console: console.print(sentence))
+    unadoptable = [lag for lag in foreign_objects.symbols if lag.cause.name == "UNREADABLE"]
+    if is_confirmed and (moved < len(foreign_objects.unreadable) or unadoptable):
         raise typer.Exit(3)
 
 
-def _adopted(stack: Target, found: "Foreign") -> tuple[int, int]:
+def _move_and_enqueue(stack: Target, foreign_objects: "Foreign") -> tuple[int, int]:
     from services.reconcile.adopt import move_away
     from services.reconcile.reconcile import Outlets
     from shared.jobs import DRAINS
 
     # First what is in the way: the resamplers that the consolidations start must find the places free.
-    with progress("files moved", len(found.unreadable)) as advance:
-        moved = move_away(stack.store, found.unreadable, advance)
+    with progress("files moved", len(foreign_objects.unreadable)) as advance:
+        moved = move_away(stack.store, foreign_objects.unreadable, advance)
     queue = stack.queue(stack.queue_urls["consolidation"])
     outlets = Outlets(queue, stack.complete, stack.jobs(DRAINS), SYMBOLS_PER_CHILD)
-    return moved, outlets.enqueue(found.symbols, f"adopt-{uuid.uuid4().hex}").requests
+    return moved, outlets.enqueue(foreign_objects.symbols, f"adopt-{uuid.uuid4().hex}").requests
 
 
-def _show(found: "Foreign") -> None:
-    typer.echo(f"{len(found.unreadable)} files of another shape are in the way, and are to be moved:")
-    for key, _ in found.unreadable[:KEYS_SHOWN]:
+def _show(foreign_objects: "Foreign") -> None:
+    typer.echo(f"{len(foreign_objects.unreadable)} files of another shape are in the way, and are to be moved:")
+    for key, _ in foreign_objects.unreadable[:KEYS_SHOWN]:
         typer.echo(f"  {printable(key)}")
-    if len(found.unreadable) > KEYS_SHOWN:
-        typer.echo(f"  ... and {len(found.unreadable) - KEYS_SHOWN} more")
-    typer.echo(f"{len(found.symbols)} symbols have a data.parquet that is to be adopted")
-    for lag in (lag for lag in found.symbols if lag.cause.name == "UNREADABLE"):
+    if len(foreign_objects.unreadable) > KEYS_SHOWN:
+        typer.echo(f"  ... and {len(foreign_objects.unreadable) - KEYS_SHOWN} more")
+    typer.echo(f"{len(foreign_objects.symbols)} symbols have a data.parquet that is to be adopted")
+    for lag in (lag for lag in foreign_objects.symbols if lag.cause.name == "UNREADABLE"):
         typer.echo(f"  {lag.symbol} cannot be: {printable(lag.detail)}")

@@ -59,21 +59,21 @@ class GlobalOptionsAnywhere(TyperGroup):
 def hoisted(arguments: list[str]) -> list[str]:
     """Return the arguments with the global options in front; what comes after `--` stays."""
     front: list[str] = []
-    rest: list[str] = []
-    left = list(arguments)
-    while left:
-        argument = left.pop(0)
+    following: list[str] = []
+    remaining = list(arguments)
+    while remaining:
+        argument = remaining.pop(0)
         if argument == "--":
-            rest += [argument, *left]
+            following += [argument, *remaining]
             break
         if argument in _WITH_VALUE:
-            front += [argument, *left[:1]]
-            del left[:1]
+            front += [argument, *remaining[:1]]
+            del remaining[:1]
         elif argument in _FLAGS or argument.partition("=")[0] in _WITH_VALUE:
             front.append(argument)
         else:
-            rest.append(argument)
-    return front + rest
+            following.append(argument)
+    return front + following
 
 
 app = typer.Typer(
@@ -102,8 +102,8 @@ app.command(name="costs", epilog=costs.EXAMPLE)(costs.costs)
 app.command(name="migrate", epilog=database.MIGRATE_EXAMPLE)(database.migrate)
 
 
-def _print_version(wanted: bool) -> None:  # noqa: FBT001 (an option's callback)
-    if wanted:
+def _print_version(is_asked: bool) -> None:  # noqa: FBT001 (an option's callback)
+    if is_asked:
         typer.echo(f"fiblake {version_of('fiblake')}")
         raise typer.Exit
 

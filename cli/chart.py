@@ -51,8 +51,8 @@ def chart(
         raise typer.BadParameter(f"{interval!r} is none of {', '.join(KNOWN)}", param_hint="INTERVAL")
     _check_output(output)
     stack = target(context)
-    found = stack.store.find(Bronze().data_key(symbol))
-    stored = Consolidated.decode(found.data, symbol, found.last_modified) if found else None
+    data = stack.store.find(Bronze().data_key(symbol))
+    stored = Consolidated.decode(data.data, symbol, data.last_modified) if data else None
     if interval == DAILY:
         adjusted = stack.output("SplitAdjusted") == "true"
         rows = _daily(stored, adjusted=adjusted)[-last:] if stored else []
@@ -111,10 +111,10 @@ def draw(title: str, rows: list[tuple[Any, ...]], output: Path, splits: Sequence
     prices, volumes = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     _candles(prices, rows)
     for day in splits:
-        place = sum(row[0] < day for row in rows)
-        if 0 < place < len(rows):
-            prices.axvline(place - 0.5, color="#555555", linewidth=0.9, linestyle="--")
-            prices.annotate(f" split {day}", (place - 0.5, 1), xycoords=("data", "axes fraction"), va="top", fontsize=8)
+        x = sum(row[0] < day for row in rows)
+        if 0 < x < len(rows):
+            prices.axvline(x - 0.5, color="#555555", linewidth=0.9, linestyle="--")
+            prices.annotate(f" split {day}", (x - 0.5, 1), xycoords=("data", "axes fraction"), va="top", fontsize=8)
     volumes.bar(range(len(rows)), [row[5] for row in rows], width=0.7, color=[_color(row) for row in rows])
     prices.set_title(title, loc="left")
     prices.set_ylabel("USD")
@@ -132,12 +132,12 @@ def draw(title: str, rows: list[tuple[Any, ...]], output: Path, splits: Sequence
 
 
 def _candles(axes: "Axes", rows: list[tuple[Any, ...]]) -> None:
-    places, colors = range(len(rows)), [_color(row) for row in rows]
-    axes.vlines(places, [row[3] for row in rows], [row[2] for row in rows], color=colors, linewidth=0.9)
+    positions, colors = range(len(rows)), [_color(row) for row in rows]
+    axes.vlines(positions, [row[3] for row in rows], [row[2] for row in rows], color=colors, linewidth=0.9)
     # A body of no height would not be seen: a hair's breadth is.
     least = (max(row[2] for row in rows) - min(row[3] for row in rows)) / 400
     bodies = [max(abs(row[4] - row[1]), least) for row in rows]
-    axes.bar(places, bodies, bottom=[min(row[1], row[4]) for row in rows], width=0.7, color=colors)
+    axes.bar(positions, bodies, bottom=[min(row[1], row[4]) for row in rows], width=0.7, color=colors)
 
 
 def _color(row: tuple[Any, ...]) -> str:

@@ -47,9 +47,9 @@ def _known(stack: Target, chosen: tuple[str, ...]) -> list[str]:
     from fiblake.lake import Bronze, check_known
 
     bronze = Bronze()
-    known = bronze.symbols_in(stack.store.folders(f"{bronze.prefix}/"))
-    check_known(chosen, known)
-    return sorted(set(chosen)) or known
+    symbols_known = bronze.symbols_in(stack.store.folders(f"{bronze.prefix}/"))
+    check_known(chosen, symbols_known)
+    return sorted(set(chosen)) or symbols_known
 
 
 def _asked(stack: Target, symbols: list[str]) -> int:

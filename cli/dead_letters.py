@@ -83,10 +83,10 @@ def list_(
 
     now = datetime.now(UTC)
     rows = []
-    for place in places_of(target(context), queues):
-        depth = place.queue.depth()
-        letters = place.find(Filter(), now, most) if depth.visible else []
-        rows.append({"queue": place.name, "letters": depth.visible + depth.in_flight, **_summary(letters, now)})
+    for dlq in dlqs_of(target(context), queues):
+        depth = dlq.queue.depth()
+        letters = dlq.find(Filter(), now, most) if depth.visible else []
+        rows.append({"queue": dlq.name, "letters": depth.visible + depth.in_flight, **_summary(letters, now)})
     answer(context, rows, lambda console: _draw(console, rows))
 
 
@@ -101,9 +101,9 @@ def show(
     """Print dead letters, readable: what they died of, after how many receives, and what they say."""
     now = datetime.now(UTC)
     stack = target(context)
-    places = places_of(stack, chosen.queues)
-    found = letters_in(places, _filter(stack, places, chosen, now), now, most)
-    letters = [letter.facts() for _, some in found for letter in some]
+    dlqs = dlqs_of(stack, chosen.queues)
+    letters_by_queue = letters_in(dlqs, _filter(stack, dlqs, chosen, now), now, most)
+    letters = [letter.facts() for _, some in letters_by_queue for letter in some]
 
     def draw(console: "Console") -> None:
         for letter in letters:
@@ -130,16 +130,16 @@ def replay(
     """
     now = datetime.now(UTC)
     stack = target(context)
-    places = places_of(stack, chosen.queues)
-    wanted = _filter(stack, places, chosen, now)
+    dlqs = dlqs_of(stack, chosen.queues)
+    filter_ = _filter(stack, dlqs, chosen, now)
     outcomes: dict[str, Outcome] = {}
-    for place in places:
+    for dlq in dlqs:
         if dry_run:
-            outcomes[place.name] = _would_be_replayed(place, wanted, now, most_replays)
+            outcomes[dlq.name] = _count_replayable(dlq, filter_, now, most_replays)
             continue
-        outcomes[place.name] = place.replay(wanted, now, most_replays, rate)
-        if place.name == "consolidation":
-            _start_workers(stack, outcomes[place.name].done)
+        outcomes[dlq.name] = dlq.replay(filter_, now, most_replays, rate)
+        if dlq.name == "consolidation":
+            _start_workers(stack, outcomes[dlq.name].done)
     _report(context, outcomes, "would be replayed" if dry_run else "replayed")
 
 
@@ -158,16 +158,16 @@ def discard(
     file = to or Path(f"dead-letters-{now:%Y%m%dT%H%M%SZ}.jsonl")
     options.writable(file, "--to")
     stack = target(context)
-    places = places_of(stack, chosen.queues)
-    wanted = _filter(stack, places, chosen, now)
-    found = letters_in(places, wanted, now)
-    count = sum(len(letters) for _, letters in found)
+    dlqs = dlqs_of(stack, chosen.queues)
+    filter_ = _filter(stack, dlqs, chosen, now)
+    letters_by_queue = letters_in(dlqs, filter_, now)
+    count = sum(len(letters) for _, letters in letters_by_queue)
     if dry_run or not count or not (yes or confirmed(f"discard {count} dead letters, after writing them to {file}?")):
         answer(
             context, {"meant": count, "discarded": 0}, lambda c: c.print(f"{count} letters meant; none is discarded")
         )
         return
-    discarded = discard_letters([place for place, letters in found if letters], wanted, now, file)
+    discarded = discard_letters([dlq for dlq, letters in letters_by_queue if letters], filter_, now, file)
     facts = {"meant": count, "discarded": discarded, "file": str(file)}
     answer(context, facts, lambda console: console.print(f"{discarded} letters discarded; they are in {file}"))
 
@@ -180,72 +180,72 @@ def _start_workers(stack: Target, replayed: int) -> None:
 
 
 def letters_in(
-    places: "Sequence[DeadLetters]", wanted: "Filter", now: datetime, most: int | None = None
+    dlqs: "Sequence[DeadLetters]", filter_: "Filter", now: datetime, most: int | None = None
 ) -> "list[tuple[DeadLetters, list[DeadLetter]]]":
     """Return the letters that are meant, with their queues; all queues are read at once, for reading one takes long."""
-    with ThreadPoolExecutor(max(1, len(places))) as pool:
-        return list(zip(places, pool.map(lambda place: place.find(wanted, now, most), places), strict=True))
+    with ThreadPoolExecutor(max(1, len(dlqs))) as pool:
+        return list(zip(dlqs, pool.map(lambda dlq: dlq.find(filter_, now, most), dlqs), strict=True))
 
 
-def discard_letters(places: "Sequence[DeadLetters]", wanted: "Filter", now: datetime, file: Path) -> int:
+def discard_letters(dlqs: "Sequence[DeadLetters]", filter_: "Filter", now: datetime, file: Path) -> int:
     """Take the letters out, after appending them to `file`; return how many."""
     # Only for the owner: a body may say more than everybody on this machine should know.
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8") as out:
-        return sum(place.discard(wanted, now, out).done for place in places)
+        return sum(dlq.discard(filter_, now, out).done for dlq in dlqs)
 
 
-def places_of(stack: Target, chosen: Sequence[str] | None) -> "list[DeadLetters]":
+def dlqs_of(stack: Target, chosen: Sequence[str] | None) -> "list[DeadLetters]":
     """Return the dead-letter queues of the stack, or those of the chosen queues."""
     from shared.dead_letters import DeadLetters, back_to, back_to_function
     from shared.functions import call_later, connect
 
     sources = [(name, stack.queue(url)) for name, url in stack.queue_urls.items()]
-    places = [
-        DeadLetters(name, source.dead_letters, back_to(source)) for name, source in sources if _meant(name, chosen)
+    dlqs = [
+        DeadLetters(name, source.dead_letters, back_to(source)) for name, source in sources if _is_chosen(name, chosen)
     ]
     for name, url in stack.lone_dead_letter_urls.items():
-        if _meant(name, chosen):
+        if _is_chosen(name, chosen):
             client = connect()
             send = back_to_function(lambda function, event, client=client: call_later(client, function, event))  # type: ignore[misc]
-            places.append(DeadLetters(name.removesuffix("-dlq"), stack.queue(url), send))
-    known = [*stack.queue_urls, *(name.removesuffix("-dlq") for name in stack.lone_dead_letter_urls)]
-    unknown = sorted({_bare(name) for name in chosen or ()} - set(known))
+            dlqs.append(DeadLetters(name.removesuffix("-dlq"), stack.queue(url), send))
+    names_known = [*stack.queue_urls, *(name.removesuffix("-dlq") for name in stack.lone_dead_letter_urls)]
+    unknown = sorted({_bare(name) for name in chosen or ()} - set(names_known))
     if unknown:
-        raise typer.BadParameter(f"{', '.join(unknown)}: the queues are {', '.join(known)}", param_hint="--queue")
-    return places
+        raise typer.BadParameter(f"{', '.join(unknown)}: the queues are {', '.join(names_known)}", param_hint="--queue")
+    return dlqs
 
 
-def _meant(name: str, chosen: Sequence[str] | None) -> bool:
-    return not chosen or _bare(name) in {_bare(one) for one in chosen}
+def _is_chosen(name: str, chosen: Sequence[str] | None) -> bool:
+    return not chosen or _bare(name) in {_bare(name_chosen) for name_chosen in chosen}
 
 
 def _bare(name: str) -> str:
     return name.removesuffix("-dlq")
 
 
-def _filter(stack: Target, places: "Sequence[DeadLetters]", chosen: Chosen, now: datetime) -> "Filter":
+def _filter(stack: Target, dlqs: "Sequence[DeadLetters]", chosen: Chosen, now: datetime) -> "Filter":
     """Return the filter that the options make; whether a fault is mended is found out here, for all letters at once."""
     from shared.dead_letters import Filter
 
-    wanted = Filter(chosen.symbols, chosen.reason, chosen.older_than, chosen.newer_than)
+    filter_ = Filter(chosen.symbols, chosen.reason, chosen.older_than, chosen.newer_than)
     if chosen.mended is None:
-        return wanted
+        return filter_
     from cli.reconcile import auditor
     from services.reconcile.mended import mended
 
-    letters = [letter for _, some in letters_in(places, wanted, now) for letter in some]
+    letters = [letter for _, some in letters_in(dlqs, filter_, now) for letter in some]
     ids = mended(letters, auditor(stack))
     if not chosen.mended:
         ids = {letter.message.id for letter in letters} - ids
-    return replace(wanted, ids=frozenset(ids))
+    return replace(filter_, ids=frozenset(ids))
 
 
-def _would_be_replayed(place: "DeadLetters", wanted: "Filter", now: datetime, most_replays: int) -> "Outcome":
+def _count_replayable(dlq: "DeadLetters", filter_: "Filter", now: datetime, most_replays: int) -> "Outcome":
     from shared.dead_letters import Outcome
 
-    letters = place.find(wanted, now)
-    done = sum(letter.replays < most_replays for letter in letters)
-    return Outcome(done, exhausted=len(letters) - done)
+    letters = dlq.find(filter_, now)
+    replayable = sum(letter.replays < most_replays for letter in letters)
+    return Outcome(replayable, exhausted=len(letters) - replayable)
 
 
 def _report(context: typer.Context, outcomes: "dict[str, Outcome]", verb: str) -> None:

@@ -43,7 +43,7 @@ def answer(context: "typer.Context", facts: object, show: "Callable[[Console], N
 
 def printable(text: str) -> str:
     """Return a text with its control characters written out; line ends and tabs stay."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def as_json(facts: object) -> str:

@@ -21,8 +21,8 @@ def list_(context: typer.Context, symbol: Annotated[str, typer.Option(help="Only
     from cli.target import target
     from fiblake.rules import NUMBER_COLUMNS
 
-    wanted = options.symbol(symbol, "--symbol") if symbol else None
-    rows = facts_of(target(context).store, wanted)
+    symbol_wanted = options.symbol(symbol, "--symbol") if symbol else None
+    rows = facts_of(target(context).store, symbol_wanted)
     columns = ("symbol", "session", "row", *NUMBER_COLUMNS, "reason")
     answer(context, rows, lambda console: console.print(table("Bars in quarantine", rows, columns)))
 

@@ -56,31 +56,31 @@ def query(
         lake = tables.opened(store, names, chosen, advance, outputs=files, local_files=local_files)
     with lake.connection:
         try:
-            lake.answer(lambda connection: _give(context, connection.sql(sql), csv, parquet, rows))
+            lake.answer(lambda connection: _print_rows(context, connection.sql(sql), csv, parquet, rows))
         except ContractError as error:
             raise typer.BadParameter(str(error), param_hint="SQL") from error
     if lake.name_unreadable():
         raise typer.Exit(3)
 
 
-def _give(
-    context: typer.Context, asked: "duckdb.DuckDBPyRelation", csv: Path | None, parquet: Path | None, most: int | None
+def _print_rows(
+    context: typer.Context, query: "duckdb.DuckDBPyRelation", csv: Path | None, parquet: Path | None, most: int | None
 ) -> None:
     if csv:
-        asked.write_csv(str(csv.absolute()), header=True)
+        query.write_csv(str(csv.absolute()), header=True)
     if parquet:
-        asked.write_parquet(str(parquet.absolute()))
+        query.write_parquet(str(parquet.absolute()))
     if csv or parquet:
         return
-    headers, names = asked.columns, _distinct(asked.columns)
-    rows = _without_zones(asked).materialize()
+    headers, names = query.columns, _distinct(query.columns)
+    rows = _without_zones(query).materialize()
     total = len(rows)
     shown = min(total, most or (total if wants_json(context) else ROWS_SHOWN))
     if wants_json(context):
         _write_json(names, _parts(rows, shown))
     else:
-        found = [dict(zip(names, row, strict=True)) for part in _parts(rows, shown) for row in part]
-        answer(context, found, lambda console: console.print(table("", found, names, headers)))
+        dicts = [dict(zip(names, row, strict=True)) for part in _parts(rows, shown) for row in part]
+        answer(context, dicts, lambda console: console.print(table("", dicts, names, headers)))
     if shown < total:
         more = f"{shown:,} of {total:,} rows: --rows, --csv and --parquet give more\n"
         (sys.stderr if wants_json(context) else sys.stdout).write(more)
@@ -98,12 +98,12 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return list(distinct)
 
 
-def _without_zones(asked: "duckdb.DuckDBPyRelation") -> "duckdb.DuckDBPyRelation":
+def _without_zones(relation: "duckdb.DuckDBPyRelation") -> "duckdb.DuckDBPyRelation":
     """Return the rows with instants as text in UTC: as values, DuckDB needs a further library for them."""
-    if not any("TIME ZONE" in str(kind) for kind in asked.types):
-        return asked
-    columns = enumerate(asked.types, start=1)
-    return asked.project(
+    if not any("TIME ZONE" in str(kind) for kind in relation.types):
+        return relation
+    columns = enumerate(relation.types, start=1)
+    return relation.project(
         ", ".join(f"CAST(#{n} AS VARCHAR)" if "TIME ZONE" in str(kind) else f"#{n}" for n, kind in columns)
     )
 

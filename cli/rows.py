@@ -29,26 +29,26 @@ def rds(
     finished by the next.
     """
     stack = target(context)
-    old = asyncio.run(_due(stack, days))
+    old = asyncio.run(_find_due(stack, days))
     sessions = sorted(old.sessions)
-    found = {"before": old.before, "sessions": len(sessions), "rows": old.rows}
+    due_facts = {"before": old.before, "sessions": len(sessions), "rows": old.rows}
     if not wants_json(context):
         span = f", {sessions[0]} to {sessions[-1]}" if sessions else ""
         typer.echo(f"{old.rows:,} rows of {len(sessions)} sessions{span} are older than {days} days")
-    wanted = bool(sessions) and not dry_run
-    if not wanted or not (yes or (not wants_json(context) and confirmed("archive and delete them?"))):
-        answer(context, {"due": found, "retired": None}, lambda console: console.print("nothing is deleted"))
+    may_delete = bool(sessions) and not dry_run
+    if not may_delete or not (yes or (not wants_json(context) and confirmed("archive and delete them?"))):
+        answer(context, {"due": due_facts, "retired": None}, lambda console: console.print("nothing is deleted"))
         return
     with progress("rows archived", old.rows) as advance:
-        done = asyncio.run(_retired(stack, old, batch, advance))
-    said = f"{done.rows:,} rows of {done.sessions} sessions are in the archive, and no longer in Postgres"
-    facts = {"due": found, "retired": {"sessions": done.sessions, "rows": done.rows, "kept": done.kept}}
-    answer(context, facts, lambda console: console.print(said))
-    if done.kept:
+        result = asyncio.run(_retire(stack, old, batch, advance))
+    sentence = f"{result.rows:,} rows of {result.sessions} sessions are in the archive, and no longer in Postgres"
+    facts = {"due": due_facts, "retired": {"sessions": result.sessions, "rows": result.rows, "kept": result.kept}}
+    answer(context, facts, lambda console: console.print(sentence))
+    if result.kept:
         raise typer.Exit(3)
 
 
-async def _due(stack: Target, days: int) -> "Due":
+async def _find_due(stack: Target, days: int) -> "Due":
     from services.vacuum.rows import due
     from shared.database import connected
 
@@ -56,7 +56,7 @@ async def _due(stack: Target, days: int) -> "Due":
         return await due(database, datetime.now(UTC).date(), days)
 
 
-async def _retired(stack: Target, old: "Due", batch: int, advance: Advance) -> "Retired":
+async def _retire(stack: Target, old: "Due", batch: int, advance: Advance) -> "Retired":
     from services.vacuum.rows import retire
     from shared.database import connected
 

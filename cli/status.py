@@ -98,8 +98,8 @@ def manifest_rows(stack: Target) -> list[dict[str, Any]]:
     from fiblake.bars import decode_manifest
     from fiblake.lake import MANIFEST_KEY
 
-    found = stack.store.find(MANIFEST_KEY)
-    return decode_manifest(found.data).to_pylist() if found else []
+    stored = stack.store.find(MANIFEST_KEY)
+    return decode_manifest(stored.data).to_pylist() if stored else []
 
 
 def _consolidated(stack: Target) -> dict[str, Any]:
@@ -118,10 +118,10 @@ def checkpoints(stack: Target) -> dict[str, dict[str, Any] | None]:
     from fiblake.lake import INTERVALS, checkpoint_key
     from shared.checkpoints import read_checkpoint
 
-    found = stack.store.get_many([checkpoint_key(n) for n in INTERVALS])
+    files = stack.store.get_many([checkpoint_key(n) for n in INTERVALS])
     return {
-        f"{n}d": read_checkpoint(one.data, one.key).fields if one else None
-        for n, one in zip(INTERVALS, found, strict=True)
+        f"{n}d": read_checkpoint(file.data, file.key).fields if file else None
+        for n, file in zip(INTERVALS, files, strict=True)
     }
 
 
@@ -181,19 +181,19 @@ def _draw_refused(console: "Console", refused: list[dict[str, Any]]) -> None:
 
 
 def _progress(state: Mapping[str, Any]) -> list[dict[str, Any]]:
-    done = state["consolidated"] or {}
+    consolidated = state["consolidated"] or {}
     rows = [
         {"what": "fetched (watermark)", "last_session": state["fetched"]},
         {
             "what": "consolidated",
-            "last_session": done.get("last_session"),
-            "when": done.get("last_updated"),
-            "symbols": done.get("symbols"),
+            "last_session": consolidated.get("last_session"),
+            "when": consolidated.get("last_updated"),
+            "symbols": consolidated.get("symbols"),
         },
     ]
     for name, checkpoint in (state["intervals"] or {}).items():
-        known = checkpoint or {}
-        last, when = known.get("last_processed_date"), known.get("last_run_timestamp")
+        fields = checkpoint or {}
+        last, when = fields.get("last_processed_date"), fields.get("last_run_timestamp")
         rows.append({"what": f"silver_{name}", "last_session": last, "when": when})
     return rows
 

@@ -163,8 +163,8 @@ def opened(  # noqa: PLR0917
 
 
 def _lock(connection: "duckdb.DuckDBPyConnection", folders: Sequence[Path], files: Sequence[Path]) -> None:
-    for setting, places in (("allowed_directories", folders), ("allowed_paths", files)):
-        quoted = ", ".join("'{}'".format(str(place.absolute()).replace("'", "''")) for place in places)
+    for setting, paths in (("allowed_directories", folders), ("allowed_paths", files)):
+        quoted = ", ".join("'{}'".format(str(path.absolute()).replace("'", "''")) for path in paths)
         connection.execute(f"SET {setting} = [{quoted}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")

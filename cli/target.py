@@ -195,8 +195,8 @@ def settings_of(context: "typer.Context", function: str, settings: "type[Setting
     from shared.settings import load
     from shared.stacks import variables_of
 
-    found = target(context)
-    for name, value in variables_of(found.output(function)).items():
+    stack = target(context)
+    for name, value in variables_of(stack.output(function)).items():
         os.environ.setdefault(name, value)
     return load(settings)
 

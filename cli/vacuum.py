@@ -58,20 +58,20 @@ def _carry_out(context: typer.Context, vacuum: "Vacuum", made: "Plan", *, dry_ru
     from services.vacuum.report import facts, sentences, totals
 
     if wants_json(context):
-        deleted = _deleted(vacuum, made) if yes and not dry_run else None
+        deleted = _delete(vacuum, made) if yes and not dry_run else None
         answer(context, facts(vacuum.bronze, made, deleted), lambda _: None)
         return
     typer.echo("\n".join(sentences(vacuum.bronze, made)))
     if not made.due or dry_run:
         return
     if yes or confirmed("delete them?"):
-        gone = totals(_deleted(vacuum, made))
+        gone = totals(_delete(vacuum, made))
         typer.echo(f"{gone['files']} files deleted ({gone['bytes']:,} bytes)")
     else:
         typer.echo("nothing is deleted: say --yes to delete them")
 
 
-def _deleted(vacuum: "Vacuum", made: "Plan") -> "Counts":
+def _delete(vacuum: "Vacuum", made: "Plan") -> "Counts":
     from services.vacuum.bronze import execute
 
     with progress("symbols cleaned", len(made.proofs)) as advance:

@@ -16,14 +16,14 @@ from fiblake.errors import ContractError
 from fiblake.rules import NUMBER_COLUMNS, PRICE_COLUMNS
 
 Values = npt.NDArray[np.float64]
-Places = npt.NDArray[np.int32]
+Integers = npt.NDArray[np.int32]
 Versions = npt.NDArray[np.int64]
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _NO_BAR: Final = -1
 _NO_HANDOVERS: Final[Ordinals] = np.empty(0, np.int64)
-_PLACES: Final = 5
-"""Rows of Buckets.places."""
+_INTEGERS: Final = 5
+"""Rows of Buckets.integers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +111,12 @@ class Market:
 
     symbols: Sequence[str]
     versions: Sequence[datetime]
-    owner: Places
-    ordinals: Places
+    owner: Integers
+    ordinals: Integers
     values: Values
-    lasts: Places
+    lasts: Integers
     """The ordinal of each symbol's last bar."""
-    tenure: tuple[Places, Places] | None
+    tenure: tuple[Integers, Integers] | None
     """The first and the last ordinal of the time of each bar's company; None if no symbol was ever handed over."""
 
     @classmethod
@@ -156,69 +156,84 @@ class Market:
         np.minimum.reduceat(low, firsts, out=values[2])
         np.take(close, lasts, out=values[3])
         np.add.reduceat(volume, firsts, out=values[4])
-        places = np.empty((_PLACES, firsts.size), np.int32)
-        places[0], places[1], places[2] = self.owner[firsts], begins[firsts], self.ordinals[lasts]
-        places[3], places[4] = lasts - firsts + 1, self.lasts[places[0]] >= ends
-        return Buckets(values, places)
+        buckets = Buckets(values, np.empty((_INTEGERS, firsts.size), np.int32))
+        np.take(self.owner, firsts, out=buckets.owners)
+        np.take(begins, firsts, out=buckets.begins)
+        np.take(self.ordinals, lasts, out=buckets.lasts)
+        np.add(lasts - firsts, 1, out=buckets.counts, casting="same_kind")
+        buckets.integers[4] = self.lasts[buckets.owners] >= ends
+        return buckets
 
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
     """Buckets of many symbols, as two arrays with a column a bucket: small, and quick to take apart and join.
 
-    `values`: open, high, low, close, volume. `places`: the symbol (a place in some list of symbols), the ordinals of
-    the bucket's first session and of its last bar, the number of bars, and whether it is complete.
+    `values` has a row each for open, high, low, close, volume; each row of `integers` has a name below.
     """
 
     values: Values
-    places: Places
+    integers: Integers
 
     @property
-    def begins(self) -> Places:
+    def owners(self) -> Integers:
+        """Each bucket's symbol, by its position in some list of symbols."""
+        return cast("Integers", self.integers[0])
+
+    @property
+    def begins(self) -> Integers:
         """The ordinals of the buckets' first sessions."""
-        begins: Places = self.places[1]
-        return begins
+        return cast("Integers", self.integers[1])
+
+    @property
+    def lasts(self) -> Integers:
+        """The ordinals of the buckets' last bars."""
+        return cast("Integers", self.integers[2])
+
+    @property
+    def counts(self) -> Integers:
+        """The numbers of bars."""
+        return cast("Integers", self.integers[3])
 
     @property
     def is_complete(self) -> npt.NDArray[np.bool_]:
         """Which buckets no later bar can join."""
-        return np.asarray(self.places[4], dtype=np.bool_)
+        return np.asarray(self.integers[4], dtype=np.bool_)
 
     @property
     def size(self) -> int:
         """How many buckets there are."""
-        return int(self.places.shape[1])
+        return int(self.integers.shape[1])
 
     @property
     def nbytes(self) -> int:
         """How much memory they take."""
-        return self.values.nbytes + self.places.nbytes
+        return self.values.nbytes + self.integers.nbytes
 
     def taken(self, which: slice | npt.NDArray[np.intp]) -> "Buckets":
         """Return the buckets that `which` (a slice, or their positions) names, in that order."""
         if isinstance(which, slice):
-            return Buckets(self.values[:, which], self.places[:, which])
-        return Buckets(self.values.take(which, axis=1), self.places.take(which, axis=1))
+            return Buckets(self.values[:, which], self.integers[:, which])
+        return Buckets(self.values.take(which, axis=1), self.integers.take(which, axis=1))
 
     @classmethod
     def joined(cls, parts: Sequence["Buckets"]) -> "Buckets":
         """Return all parts' buckets in order."""
         if not parts:
-            return cls(np.empty((len(NUMBER_COLUMNS), 0)), np.empty((_PLACES, 0), np.int32))
-        return cls(np.concatenate([p.values for p in parts], 1), np.concatenate([p.places for p in parts], 1))
+            return cls(np.empty((len(NUMBER_COLUMNS), 0)), np.empty((_INTEGERS, 0), np.int32))
+        return cls(np.concatenate([p.values for p in parts], 1), np.concatenate([p.integers for p in parts], 1))
 
     def table(self, symbols: pa.Array, versions: Versions, calendar: TradingCalendar, *, adjusted: bool) -> pa.Table:
         """Return them as rows (schema SILVER), in the same order; `versions` are the symbols'."""
-        owner, begins, lasts, counts, complete = self.places
         columns = [
-            symbols.take(pa.array(owner)),
-            pa.array(calendar.days[begins]).view(pa.date32()),
+            symbols.take(pa.array(self.owners)),
+            pa.array(calendar.days[self.begins]).view(pa.date32()),
             *self.values,
-            counts,
-            pa.array(calendar.days[lasts]).view(pa.date32()),
-            complete.astype(bool),
+            self.counts,
+            pa.array(calendar.days[self.lasts]).view(pa.date32()),
+            self.is_complete,
             pa.repeat(pa.scalar(adjusted), self.size),
-            pa.array(versions[owner]).view(SILVER.field("version").type),
+            pa.array(versions[self.owners]).view(SILVER.field("version").type),
         ]
         return pa.Table.from_arrays(
             [pa.array(column, field.type) for column, field in zip(columns, SILVER, strict=True)], schema=SILVER
@@ -244,7 +259,7 @@ def _join(arrays: Sequence[Any], out: Any) -> Any:  # noqa: ANN401 (numpy's arra
     return np.concatenate(arrays, out=out, casting="same_kind") if arrays else out
 
 
-def _tenure(many: Sequence[Bars]) -> tuple[Places, Places] | None:
+def _tenure(many: Sequence[Bars]) -> tuple[Integers, Integers] | None:
     if not any(bars.handovers.size for bars in many):
         return None
     since = [np.append(-1, bars.handovers)[_company(bars)] for bars in many]

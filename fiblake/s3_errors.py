@@ -55,7 +55,7 @@ def code_of(error: BaseError) -> str:
 
 def translated(error: BaseError, bucket: str, key: str) -> FiblakeError:
     """Return the error that an object's reader or writer raises; its reason says what to do."""
-    code, place = code_of(error), f"s3://{bucket}/{key}"
+    code, location = code_of(error), f"s3://{bucket}/{key}"
     match = _MESSAGE.search(str(error))
     message = html.unescape(match[1]).strip()[:LONGEST_MESSAGE] if match else ""
     answer = f"{code} ({message})" if code and message else code
@@ -63,18 +63,18 @@ def translated(error: BaseError, bucket: str, key: str) -> FiblakeError:
         return ConfigurationError(f"there is no bucket {bucket!r}: set S3_BUCKET right (in Python: bucket=)")
     if code == "InvalidObjectState":
         return ConfigurationError(
-            f"S3 does not give out {place}: {answer}: the object is in cold storage; restore it, and take archive "
+            f"S3 does not give out {location}: {answer}: the object is in cold storage; restore it, and take archive "
             "classes out of the bucket's lifecycle rules"
         )
     if code == "RequestTimeTooSkewed":
-        return UpstreamError(f"S3 refuses {place}: {answer}: set this machine's clock right")
+        return UpstreamError(f"S3 refuses {location}: {answer}: set this machine's clock right")
     if code.startswith("KMS.") or "kms:" in message:
-        return UpstreamError(f"S3 cannot use the key of {place}: {answer}: check the KMS key's state and policy")
+        return UpstreamError(f"S3 cannot use the key of {location}: {answer}: check the KMS key's state and policy")
     if isinstance(error, PermissionDeniedError | UnauthenticatedError):
         reason = f": {answer}" if answer else ""
-        return UpstreamError(f"S3 refuses {place}{reason}: check the role's policy and the credentials")
+        return UpstreamError(f"S3 refuses {location}{reason}: check the role's policy and the credentials")
     first_line = str(error).strip().partition("\n")[0]
-    return UpstreamError(f"S3 failed on {place}: {answer or f'{type(error).__name__} {first_line}'.strip()}")
+    return UpstreamError(f"S3 failed on {location}: {answer or f'{type(error).__name__} {first_line}'.strip()}")
 
 
 def _may_pass(error: BaseError) -> bool:

@@ -34,8 +34,8 @@ def check_profile(name: str) -> None:
     """Raise ConfigurationError, naming those that are there, if AWS's configuration files have no such profile."""
     profiles = botocore.session.Session().available_profiles
     if name not in profiles:
-        known = f"there are {', '.join(profiles)}" if profiles else "there are none"
-        raise ConfigurationError(f"--profile {name!r} is not in AWS's configuration files: {known}")
+        hint = f"there are {', '.join(profiles)}" if profiles else "there are none"
+        raise ConfigurationError(f"--profile {name!r} is not in AWS's configuration files: {hint}")
 
 
 def outputs_of(client: "CloudFormationClient", stack: str) -> dict[str, str]:
@@ -45,7 +45,7 @@ def outputs_of(client: "CloudFormationClient", stack: str) -> dict[str, str]:
     UpstreamError if CloudFormation fails.
     """
     try:
-        found = client.describe_stacks(StackName=stack)["Stacks"]
+        stacks = client.describe_stacks(StackName=stack)["Stacks"]
     except NoCredentialsError as error:
         raise EntitlementError(
             "no AWS credentials are found: set AWS_* variables or name a --profile (in Python: profile=)"
@@ -54,7 +54,7 @@ def outputs_of(client: "CloudFormationClient", stack: str) -> dict[str, str]:
         raise _translated(error, stack) from error
     except BotoCoreError as error:
         raise UpstreamError(f"CloudFormation cannot be asked for stack {stack}: {error}") from error
-    return {output["OutputKey"]: output["OutputValue"] for output in found[0].get("Outputs", [])}
+    return {output["OutputKey"]: output["OutputValue"] for output in stacks[0].get("Outputs", [])}
 
 
 def _translated(error: ClientError, stack: str) -> NotFoundError | EntitlementError | UpstreamError:

@@ -90,20 +90,20 @@ def clean_up(  # noqa: PLR0917
     for batch in chunks(due, DELETES_PER_REQUEST):
         infos = {info.key: info for _, info in batch}
         _record(store, run, now, by_symbol(bronze, infos.values()))
-        gone = _deleted(store, bronze, batch)
-        if gone:
-            logger.info("merged source files deleted", extra={"run": run, "keys": gone})
-        deleted += [infos.pop(key) for key in gone]
+        keys = _delete_proven(store, bronze, batch)
+        if keys:
+            logger.info("merged source files deleted", extra={"run": run, "keys": keys})
+        deleted += [infos.pop(key) for key in keys]
         if infos:
             _record(store, run, now, by_symbol(bronze, infos.values(), sign=-1))
     return by_symbol(bronze, deleted)
 
 
 def _record(store: ObjectStore, run: str, now: datetime, counts: Counts) -> None:
-    store.update(CLEANUP_RECORD_KEY, partial(recorded, run=run, now=now, counts=counts))
+    store.update(CLEANUP_RECORD_KEY, partial(with_run, run=run, now=now, counts=counts))
 
 
-def _deleted(store: ObjectStore, bronze: Bronze, batch: Sequence[tuple[Proof, ObjectInfo]]) -> list[str]:
+def _delete_proven(store: ObjectStore, bronze: Bronze, batch: Sequence[tuple[Proof, ObjectInfo]]) -> list[str]:
     """Delete the files whose symbols' data.parquet still is the version of the proof; return the keys that went."""
     keys = {proof.symbol: bronze.data_key(proof.symbol) for proof, _ in batch}
     versions = dict(zip(keys, store.versions(list(keys.values())), strict=True))
@@ -111,7 +111,7 @@ def _deleted(store: ObjectStore, bronze: Bronze, batch: Sequence[tuple[Proof, Ob
     return store.delete_versions(proven) if proven else []
 
 
-def recorded(data: bytes | None, run: str, now: datetime, counts: Counts) -> bytes:
+def with_run(data: bytes | None, run: str, now: datetime, counts: Counts) -> bytes:
     """Return the record's bytes with these counts added to run `run`.
 
     The newest 1,000 runs are kept, of 4 MB at the most.
@@ -132,11 +132,11 @@ def _with_counts(runs: list[dict[str, Any]], run: str, now: datetime, counts: Co
         entry = {"run": run, "started_at": now.isoformat(), "files": 0, "bytes": 0, "symbols": {}}
         runs.append(entry)
     for symbol, added in counts.items():
-        known = entry["symbols"].setdefault(symbol, {"files": 0, "bytes": 0})
+        count = entry["symbols"].setdefault(symbol, {"files": 0, "bytes": 0})
         for name, number in added.items():
-            known[name] += number
+            count[name] += number
             entry[name] += number
-    entry["symbols"] = {symbol: known for symbol, known in entry["symbols"].items() if known["files"]}
+    entry["symbols"] = {symbol: count for symbol, count in entry["symbols"].items() if count["files"]}
     entry["updated_at"] = now.isoformat()
     return [other for other in runs if other is not entry or entry["files"]]
 

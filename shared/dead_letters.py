@@ -47,8 +47,8 @@ class DeadLetter:
         """What it died of; a message that SQS itself moved there carries no reason."""
         response = self._body.get("responsePayload")  # what Lambda writes of a function that failed
         failure = response.get("errorMessage") if isinstance(response, dict) else None
-        said = self._text("reason") or failure or self._text("ERROR_MESSAGE") or self._text("ERROR_CODE")
-        return said or "no reason given: received as often as allowed, and nobody answered"
+        reason = self._text("reason") or failure or self._text("ERROR_MESSAGE") or self._text("ERROR_CODE")
+        return reason or "no reason given: received as often as allowed, and nobody answered"
 
     @property
     def error(self) -> str:
@@ -130,7 +130,7 @@ class Filter:
     ids: frozenset[str] | None = None
     """Only those of these messages."""
 
-    def takes(self, letter: DeadLetter, now: datetime) -> bool:
+    def matches(self, letter: DeadLetter, now: datetime) -> bool:
         """Return whether `letter` is meant; one without an age is neither old nor new."""
         sent = letter.message.sent_at
         return (
@@ -173,10 +173,10 @@ class Reading:
             self._known |= {message.id for message in new}
             empty = 0 if messages else empty + 1
             stale = 0 if new else stale + 1
-            wanted = new if most is None else new[: most - given]
-            given += len(wanted)
-            if wanted:
-                yield [DeadLetter(self.name, message) for message in wanted]
+            batch = new if most is None else new[: most - given]
+            given += len(batch)
+            if batch:
+                yield [DeadLetter(self.name, message) for message in batch]
 
     def delete(self, letters: Sequence[DeadLetter]) -> None:
         """Take letters out for good."""
@@ -203,12 +203,12 @@ class DeadLetters:
         finally:
             self.queue.hide(list(letters.held.values()), 0)
 
-    def find(self, wanted: Filter, now: datetime, most: int | None = None) -> list[DeadLetter]:
+    def find(self, filter_: Filter, now: datetime, most: int | None = None) -> list[DeadLetter]:
         """Return the letters that are meant, among the first `most`; they stay in the queue."""
         with self.reading() as letters:
-            return [letter for batch in letters.batches(most) for letter in batch if wanted.takes(letter, now)]
+            return [letter for batch in letters.batches(most) for letter in batch if filter_.matches(letter, now)]
 
-    def replay(self, wanted: Filter, now: datetime, most_replays: int, per_second: float | None = None) -> Outcome:
+    def replay(self, filter_: Filter, now: datetime, most_replays: int, per_second: float | None = None) -> Outcome:
         """Send the letters that are meant back to where they came from; what went is taken out, and only then.
 
         A letter that dies again while we read is not replayed a second time, and one that was replayed `most_replays`
@@ -218,35 +218,38 @@ class DeadLetters:
         sent: set[tuple[str, int]] = set()
         with self.reading() as letters:
             for batch in letters.batches():
-                meant = [one for one in batch if wanted.takes(one, now) and (one.message.body, one.replays) not in sent]
-                fresh = [letter for letter in meant if letter.replays < most_replays]
-                outcome.exhausted += len(meant) - len(fresh)
+                matching = [
+                    letter for letter in batch
+                    if filter_.matches(letter, now) and (letter.message.body, letter.replays) not in sent
+                ]  # fmt: skip
+                fresh = [letter for letter in matching if letter.replays < most_replays]
+                outcome.exhausted += len(matching) - len(fresh)
                 for part in chunks(fresh, max(1, min(BATCH, int(per_second or BATCH)))):
                     started = time.monotonic()
-                    gone = self._sent_back(letters, part)
-                    sent |= {(letter.message.body, letter.replays + 1) for letter in gone}
-                    outcome.done += len(gone)
-                    outcome.unsent += len(part) - len(gone)
+                    replayed = self._send_back(letters, part)
+                    sent |= {(letter.message.body, letter.replays + 1) for letter in replayed}
+                    outcome.done += len(replayed)
+                    outcome.unsent += len(part) - len(replayed)
                     _keep_pace(len(part), per_second, started)
         return outcome
 
-    def discard(self, wanted: Filter, now: datetime, file: TextIO) -> Outcome:
+    def discard(self, filter_: Filter, now: datetime, file: TextIO) -> Outcome:
         """Write the letters that are meant to `file`, one JSON line each, and only then take them out."""
         outcome = Outcome()
         with self.reading() as letters:
             for batch in letters.batches():
-                meant = [letter for letter in batch if wanted.takes(letter, now)]
-                file.writelines(json.dumps(letter.facts()) + "\n" for letter in meant)
+                matching = [letter for letter in batch if filter_.matches(letter, now)]
+                file.writelines(json.dumps(letter.facts()) + "\n" for letter in matching)
                 _to_disk(file)
-                letters.delete(meant)
-                outcome.done += len(meant)
+                letters.delete(matching)
+                outcome.done += len(matching)
         return outcome
 
-    def _sent_back(self, letters: Reading, part: Sequence[DeadLetter]) -> list[DeadLetter]:
+    def _send_back(self, letters: Reading, part: Sequence[DeadLetter]) -> list[DeadLetter]:
         unsent = set(self.send(part))
-        gone = [letter for i, letter in enumerate(part) if i not in unsent]
-        letters.delete(gone)
-        return gone
+        sent = [letter for i, letter in enumerate(part) if i not in unsent]
+        letters.delete(sent)
+        return sent
 
 
 def back_to(queue: Queue) -> Send:

@@ -17,14 +17,18 @@ def oldest_ages(queues: Sequence[str], client: Any = None) -> dict[str, int]:  #
     """Return how old the oldest message of each queue is, in seconds; queues of which nothing is known are left out."""
     now = datetime.now(UTC)
     try:
-        asked = client or boto3.client("cloudwatch")
-        answer = asked.get_metric_data(
+        cloudwatch = client or boto3.client("cloudwatch")
+        answer = cloudwatch.get_metric_data(
             MetricDataQueries=[_query(i, name) for i, name in enumerate(queues)], StartTime=now - WINDOW, EndTime=now,
         )  # fmt: skip
     except (ClientError, BotoCoreError) as error:
         raise UpstreamError(f"CloudWatch does not say how old messages are: {error}") from error
-    found = {queues[int(one["Id"].removeprefix("q"))]: one for one in answer["MetricDataResults"] if one["Values"]}
-    return {queue: int(max(zip(one["Timestamps"], one["Values"], strict=True))[1]) for queue, one in found.items()}
+    ages = {}
+    for result in answer["MetricDataResults"]:
+        if result["Values"]:
+            _, newest = max(zip(result["Timestamps"], result["Values"], strict=True))
+            ages[queues[int(result["Id"].removeprefix("q"))]] = int(newest)
+    return ages
 
 
 def _query(number: int, queue: str) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class MonthFiles:
 
     def join(
         self, months: Sequence[Month], updates: Callable[[Month], Sequence[Update]], existing: Collection[Month],
-        done: Callable[[int], None] = lambda _: None, at_once: int = MONTHS_AT_ONCE,
+        advance: Callable[[int], None] = lambda _: None, at_once: int = MONTHS_AT_ONCE,
     ) -> int:  # fmt: skip
         """Join each month's updates, one by one, into its file; return how many files were written.
 
@@ -77,14 +77,14 @@ class MonthFiles:
         be read.
         """
         absent = set(months).difference(existing)
-        outcomes = self._join(months, updates, absent, done, at_once, last=False)
+        outcomes = self._join(months, updates, absent, advance, at_once, last=False)
         late = [month for month, outcome in outcomes.items() if outcome is _Outcome.AFTER_THE_OTHERS]
-        outcomes |= self._join(late, updates, absent, done, at_once, last=True)
+        outcomes |= self._join(late, updates, absent, advance, at_once, last=True)
         return sum(outcome is _Outcome.WRITTEN for outcome in outcomes.values())
 
     def _join(
         self, months: Sequence[Month], updates: Callable[[Month], Sequence[Update]], absent: Collection[Month],
-        done: Callable[[int], None], at_once: int, *, last: bool,
+        advance: Callable[[int], None], at_once: int, *, last: bool,
     ) -> dict[Month, _Outcome]:  # fmt: skip
         outcomes: dict[Month, _Outcome] = {}
 
@@ -98,7 +98,7 @@ class MonthFiles:
                     raise outcome
                 outcomes[month] = outcome
                 if outcome is not _Outcome.AFTER_THE_OTHERS:
-                    done(1)
+                    advance(1)
         return outcomes
 
     def _join_month(self, month: Month, updates: Sequence[Update], *, absent: bool, last: bool) -> _Outcome:

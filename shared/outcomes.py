@@ -78,12 +78,12 @@ def process_messages(
     done stays done.
     """
     groups, again = separate_suspects(messages), list[ReceivedMessage]()
-    for place, group in enumerate(groups, start=1):
+    for number, group in enumerate(groups, start=1):
         response = batch_response(source_arn, group, work(group), most_receives)
         kept = {failure["itemIdentifier"] for failure in response["batchItemFailures"]}
         again += [message for message in group if message.id in kept]
         ended = [message for message in group if message.id not in kept]
-        if place < len(groups) and isinstance(queue := _queue(source_arn), Queue):
+        if number < len(groups) and isinstance(queue := _queue(source_arn), Queue):
             queue.delete(ended)
     return _response(again)
 
@@ -138,11 +138,12 @@ def _dead_lettered(queue: Queue, message: ReceivedMessage, error: FiblakeError, 
 def _names(body: str) -> dict[str, str]:
     """Return what a message of ours is about, for the log, if it can be read at all."""
     try:
-        found = json.loads(body)
+        fields = json.loads(body)
     except (ValueError, RecursionError):
         return {}
     names = ("symbol", "correlation_id")
-    return {name: found[name] for name in names if isinstance(found.get(name), str)} if isinstance(found, dict) else {}
+    fields = fields if isinstance(fields, dict) else {}
+    return {name: fields[name] for name in names if isinstance(fields.get(name), str)}
 
 
 def _last_word(message: ReceivedMessage, error: FiblakeError, most_receives: int) -> FiblakeError:

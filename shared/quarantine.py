@@ -89,8 +89,8 @@ def list_quarantined(store: ObjectStore, symbol: str | None = None) -> list[Quar
     """Return the bars in quarantine (of one symbol), sorted by symbol and session."""
     prefix = f"{QUARANTINE_PREFIX}/" if symbol is None else f"{quarantine_key(symbol, date.min).rpartition('/')[0]}/"
     keys = [info.key for info in store.listed(prefix) if info.key.endswith(".parquet")]
-    objects = [found for found in store.get_many(keys) if found]
-    bars = [bar for found in objects for bar in read_quarantined(found.key, found.etag, found.data)]
+    objects = [stored for stored in store.get_many(keys) if stored]
+    bars = [bar for stored in objects for bar in read_quarantined(stored.key, stored.etag, stored.data)]
     return sorted(bars, key=lambda held: (held.key.rpartition("/")[0], held.bar.session, held.key, held.row))
 
 
@@ -108,11 +108,11 @@ def _in_one_object(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def _with_rows(data: bytes | None, key: str, source: str | None, rows: Sequence[Row]) -> bytes | None:
     """Return the object's bytes with a source's rows in the place of its earlier ones; None if they stand there."""
-    known = [row_of(bar) for bar in read_quarantined(key, "", data)] if data is not None else []
-    earlier = [row for row in known if row["source"] == source]
+    stored = [row_of(bar) for bar in read_quarantined(key, "", data)] if data is not None else []
+    earlier = [row for row in stored if row["source"] == source]
     if [_facts(row) for row in earlier] == [_facts(row) for row in rows]:
         return None
-    return encode_quarantined([*(row for row in known if row["source"] != source), *rows])
+    return encode_quarantined([*(row for row in stored if row["source"] != source), *rows])
 
 
 def _fields(bar: ReportedBar) -> Row:

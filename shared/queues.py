@@ -226,14 +226,14 @@ def _filterable(event: Message) -> dict[str, Any]:
 
 def _send_all(entries: list[dict[str, Any]], request: Any) -> list[int]:  # noqa: ANN401 (any of boto's four batch calls)
     """Send all entries in batches, the failed ones again after a pause; return the indices that never went."""
-    left = entries
+    unsent = entries
     for attempt in range(ATTEMPTS_AT_SENDING):
-        batches = chunks(left, BATCH, BATCH_BYTES, _bytes_of)
-        left = [entry for batch in batches for entry in _send_batch(batch, request)]
-        if not left or attempt == ATTEMPTS_AT_SENDING - 1:
+        batches = chunks(unsent, BATCH, BATCH_BYTES, _bytes_of)
+        unsent = [entry for batch in batches for entry in _send_batch(batch, request)]
+        if not unsent or attempt == ATTEMPTS_AT_SENDING - 1:
             break
         time.sleep(FIRST_PAUSE_SECONDS * 2**attempt)
-    return [int(entry["Id"]) for entry in left]
+    return [int(entry["Id"]) for entry in unsent]
 
 
 def _bytes_of(entry: dict[str, Any]) -> int:

@@ -99,10 +99,10 @@ def join(old: pa.Table, update: Update, grid: MonthGrid, *, wins_ties: bool = Fa
         rows = update.rows if update.is_sorted else sort_rows(update.rows)
         return Joined(rows, changed=rows.num_rows > 0, misplaced=False)
     owners, starts = _owners(old, update), grid.bucket_starts(old)
-    concerned = (owners >= 0) & (starts >= update.cuts[owners])
-    beaten = concerned & (_versions(old) < update.versions[owners] + wins_ties)
+    covered = (owners >= 0) & (starts >= update.cuts[owners])
+    beaten = covered & (_versions(old) < update.versions[owners] + wins_ties)
     new_owners, new_starts = _owners(update.rows, update), grid.bucket_starts(update.rows)
-    stays = concerned & ~beaten
+    stays = covered & ~beaten
     wins = ~np.isin(_places(new_owners, new_starts), _places(owners[stays], starts[stays]))
     if not beaten.any() and not wins.any():
         return Joined(old, changed=False, misplaced=False)
@@ -118,9 +118,9 @@ def without_symbols(old: pa.Table, update: Update) -> tuple[pa.Table, bool]:
     owners = _owners(old, update)
     newer = (owners >= 0) & (_versions(old) > update.versions[owners])
     rows = old.filter(pa.array(owners < 0))
-    place = SILVER.get_field_index("version")
-    oldest = pa.repeat(pa.scalar(OLDEST_VERSION, SILVER.field(place).type), rows.num_rows)
-    return rows.set_column(place, SILVER.field(place), oldest), bool(newer.any())
+    position = SILVER.get_field_index("version")
+    oldest = pa.repeat(pa.scalar(OLDEST_VERSION, SILVER.field(position).type), rows.num_rows)
+    return rows.set_column(position, SILVER.field(position), oldest), bool(newer.any())
 
 
 def is_equal_but_for_version(old: pa.Table, new: pa.Table) -> bool:
@@ -135,16 +135,16 @@ def sort_rows(rows: pa.Table) -> pa.Table:
     ranks = np.empty(len(names), np.int64)
     ranks[pc.sort_indices(names).to_numpy()] = np.arange(len(names))
     days = rows["ts"].cast(pa.int32()).to_numpy().astype(np.int64)
-    places = (ranks[symbols.indices.to_numpy()] << 32) + days - _FIRST_DAY
-    if (places[1:] >= places[:-1]).all():
+    sort_keys = (ranks[symbols.indices.to_numpy()] << 32) + days - _FIRST_DAY
+    if (sort_keys[1:] >= sort_keys[:-1]).all():
         return rows.combine_chunks()
-    return rows.take(pa.array(np.argsort(places, kind="stable"))).combine_chunks()
+    return rows.take(pa.array(np.argsort(sort_keys, kind="stable"))).combine_chunks()
 
 
 def _owners(rows: pa.Table, update: Update) -> Numbers:
     """Return each row's symbol by its place among the update's; -1: it is none of them."""
-    places = pc.index_in(rows["symbol"], value_set=update.symbols).fill_null(-1)
-    return np.asarray(places.to_numpy(), dtype=np.int64)
+    positions = pc.index_in(rows["symbol"], value_set=update.symbols).fill_null(-1)
+    return np.asarray(positions.to_numpy(), dtype=np.int64)
 
 
 def _versions(rows: pa.Table) -> Numbers:

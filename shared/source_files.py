@@ -61,13 +61,13 @@ def bars_of_source(
     """
     bars = read_bars(data, source.symbol, last_modified)
     rules = _Rules(source.first, source.last, today, last_modified + CLOCK_SKEW, calendar)
-    judged = rules.judged(bars)
-    return replace(rules, released=True).judged(bars) if judged.broken and is_released(data) else judged
+    judge = rules.judge(bars)
+    return replace(rules, released=True).judge(bars) if judge.broken and is_released(data) else judge
 
 
 def bars_of_adopted(bars: pa.Table, last_modified: datetime, calendar: TradingCalendar, today: date) -> SourceBars:
     """Judge the bars of a data.parquet that somebody else wrote, by the same rules; its name says no session."""
-    return _Rules(date.min, date.max, today, last_modified + CLOCK_SKEW, calendar).judged(bars)
+    return _Rules(date.min, date.max, today, last_modified + CLOCK_SKEW, calendar).judge(bars)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,23 +84,23 @@ class _Rules:
     released: bool = False
     """A person let the bars in: they may break the rules of prices."""
 
-    def judged(self, bars: pa.Table) -> SourceBars:
+    def judge(self, bars: pa.Table) -> SourceBars:
         """Part the rows that can be merged from those that break a rule."""
         columns = {name: bars[name].to_numpy() for name in ("timestamp", "ingested_at", *NUMBER_COLUMNS)}
         broken = self._broken(columns)
         if not broken.any():
-            return SourceBars(bars, (), _rivals(bars, columns["timestamp"]))
+            return SourceBars(bars, (), _find_conflicts(bars, columns["timestamp"]))
         check_years(bars)
-        places = np.flatnonzero(broken)
-        rows = bars.take(pa.array(places[:MAX_BROKEN])).to_pylist()
-        refused = [self._refused(int(place) + 1, row) for place, row in zip(places, rows, strict=False)]
-        if len(places) > MAX_BROKEN:
+        positions = np.flatnonzero(broken)
+        rows = bars.take(pa.array(positions[:MAX_BROKEN])).to_pylist()
+        refused = [self._refused(int(position) + 1, row) for position, row in zip(positions, rows, strict=False)]
+        if len(positions) > MAX_BROKEN:
             raise ContractError(
-                f"{len(places):,} of {bars.num_rows:,} rows break a rule, more than the {MAX_BROKEN:,} that quarantine "
-                f"takes of a file: write it again; {refused[0].reason}"
+                f"{len(positions):,} of {bars.num_rows:,} rows break a rule, more than the {MAX_BROKEN:,} that "
+                f"quarantine takes of a file: write it again; {refused[0].reason}"
             )
         good = bars.filter(pa.array(~broken))
-        return SourceBars(good, refused, _rivals(good, good["timestamp"].to_numpy()))
+        return SourceBars(good, refused, _find_conflicts(good, good["timestamp"].to_numpy()))
 
     def _broken(self, columns: Mapping[str, Any]) -> Flags:
         """Return which rows break a rule; raise CalendarRangeError if the calendar ends before a past session.
@@ -140,7 +140,7 @@ class _Rules:
         return reasons + (unusable_numbers(row) if self.released else broken_rules(row))
 
 
-def _rivals(bars: pa.Table, sessions: npt.NDArray[np.datetime64]) -> list[str]:
+def _find_conflicts(bars: pa.Table, sessions: npt.NDArray[np.datetime64]) -> list[str]:
     """Name the sessions that a file reports twice, at one instant and with different values."""
     if (sessions[1:] > sessions[:-1]).all():
         return []
@@ -149,10 +149,10 @@ def _rivals(bars: pa.Table, sessions: npt.NDArray[np.datetime64]) -> list[str]:
     keys = [rows[name].to_numpy() for name in ("timestamp", "ingested_at")]
     twice = np.flatnonzero(np.all([key[1:] == key[:-1] for key in keys], axis=0))
     pairs = zip(rows.take(pa.array(twice)).to_pylist(), rows.take(pa.array(twice + 1)).to_pylist(), strict=True)
-    return [_rivalry(one, other) for one, other in pairs if one != other][:MAX_RIVALS]
+    return [_describe_conflict(first, other) for first, other in pairs if first != other][:MAX_RIVALS]
 
 
-def _rivalry(one: dict[str, Any], other: dict[str, Any]) -> str:
-    values = [f"{name} {one[name]} and {other[name]}" for name in one if one[name] != other[name]]
-    twice = f"session {one['timestamp']} stands there twice, ingested at one instant"
+def _describe_conflict(first: dict[str, Any], second: dict[str, Any]) -> str:
+    values = [f"{name} {first[name]} and {second[name]}" for name in first if first[name] != second[name]]
+    twice = f"session {first['timestamp']} stands there twice, ingested at one instant"
     return f"{twice}, with {', '.join(values)}: the greater row is taken"

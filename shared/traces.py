@@ -53,12 +53,12 @@ class Traces:
         sender says anything, to a trace of its own. Log lines carry the trace's id, and so do the events of topics.
         """
         notes: Notes = {}
-        place = _place([header for header in headers if header]) if self._name else None
-        if place is None:
+        parent = _parent_of([header for header in headers if header]) if self._name else None
+        if parent is None:
             yield notes
             return
         began, fault, own_id = time.time(), True, secrets.token_hex(8)
-        os.environ[TRACE] = f"Root={place['trace_id']};Parent={own_id};Sampled=1"
+        os.environ[TRACE] = f"Root={parent['trace_id']};Parent={own_id};Sampled=1"
         try:
             yield notes
             fault = False
@@ -66,7 +66,7 @@ class Traces:
             del os.environ[TRACE]
             ids = list(dict.fromkeys(correlation_ids))[:IDS_PER_SEGMENT]
             self._send({
-                **place, "name": self._name, "id": own_id, "start_time": began, "end_time": time.time(),
+                **parent, "name": self._name, "id": own_id, "start_time": began, "end_time": time.time(),
                 "fault": fault, "annotations": notes, "metadata": {"default": {"correlation_ids": ids}},
             })  # fmt: skip
 
@@ -86,13 +86,13 @@ class Traces:
             self._name = ""
 
 
-def _place(headers: Sequence[str]) -> dict[str, str] | None:
+def _parent_of(headers: Sequence[str]) -> dict[str, str] | None:
     """Return the trace, and the segment in it, that caused the work; None if the senders' traces are not recorded."""
     recorded = [header for header in headers if _NOT_SAMPLED not in header]
     if headers and not recorded:
         return None
-    for found in filter(None, map(_HEADER.search, recorded)):
-        return {"trace_id": found["root"], "parent_id": found["parent"]}
+    for match in filter(None, map(_HEADER.search, recorded)):
+        return {"trace_id": match["root"], "parent_id": match["parent"]}
     return {"trace_id": f"1-{int(time.time()):08x}-{secrets.token_hex(12)}"}
 
 

@@ -15,10 +15,10 @@ VERBS: Final = ("replay", "discard")
 
 def letters(stack: "Target", queue: str, most: int) -> list[dict[str, Any]]:
     """Return the dead letters of one queue (empty: of all), as `fiblake dlq show --json` prints them."""
-    from cli.dead_letters import letters_in, places_of
+    from cli.dead_letters import dlqs_of, letters_in
     from shared.dead_letters import Filter
 
-    places = places_of(stack, [queue] if queue else None)
+    places = dlqs_of(stack, [queue] if queue else None)
     by_queue = letters_in(places, Filter(), datetime.now(UTC), most)
     return [letter.facts() for _, some in by_queue for letter in some]
 
@@ -28,13 +28,13 @@ def act(stack: "Target", verb: str, queue: str, reason: str, *, is_sure: bool) -
 
     Returns `meant` and `done`, and `file` for letters that were discarded: they are written there first.
     """
-    from cli.dead_letters import discard_letters, letters_in, places_of
+    from cli.dead_letters import discard_letters, dlqs_of, letters_in
     from shared.dead_letters import Filter
 
     if verb not in VERBS or not queue or not reason:
         raise NotFoundError("name a queue, a reason, and `replay` or `discard`")
     now, wanted = datetime.now(UTC), Filter(reason=reason)
-    places = places_of(stack, [queue])
+    places = dlqs_of(stack, [queue])
     meant = sum(len(some) for _, some in letters_in(places, wanted, now))
     if not is_sure or not meant:
         return {"meant": meant, "done": 0, "file": None}

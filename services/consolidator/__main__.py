@@ -1,8 +1,8 @@
 """Entry point of the worker: a Batch child and a command line in one (`python -m services.consolidator --help`).
 
-Exit codes: 0 all is done; 1 a service it needs failed (run it again, nothing is lost); 2 the settings are wrong;
-3 done, but some messages became dead letters or some symbols failed; 143 stopped by SIGTERM, and what was not begun is
-back in the queue.
+Exit codes: 0 all is done; 1 a service it needs failed (run it again, nothing is lost); 2 the settings are wrong; 3
+done, but some messages became dead letters or some symbols failed; 143 stopped by SIGTERM, and the messages that were
+not begun are back in the queue.
 """
 
 import os
@@ -28,14 +28,14 @@ from shared.telemetry import logger
 from shared.traces import Traces
 
 LEAVES_AFTER_SECONDS: Final = 4
-"""Children of an array but the first leave when the queue gave nothing for so long: two long polls."""
+"""All children of an array but the first end when the queue was empty for so long: two long polls."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the worker once and return its exit code."""
     try:
         settings = CliApp.run(WorkerSettings, cli_args=sys.argv[1:] if arguments is None else arguments)
-        worker = _built(settings)
+        worker = _build_worker(settings)
         signal.signal(signal.SIGTERM, lambda *_: worker.stop.set())
         _run(worker, settings)
     except ValidationError as error:
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 3 if worker.summary.dead_lettered or worker.summary.failed else 0
 
 
-def _built(settings: WorkerSettings) -> Worker:
+def _build_worker(settings: WorkerSettings) -> Worker:
     return Worker(
         consolidator=Consolidator(ObjectStore.connect(settings.s3_bucket), Bronze(settings.s3_prefix), nyse()),
         complete=Topic.connect(settings.consolidation_complete_topic_arn),
@@ -66,7 +66,7 @@ def _built(settings: WorkerSettings) -> Worker:
 def _run(worker: Worker, settings: WorkerSettings) -> None:
     full = settings.mode == "full"
     if settings.symbols or full:
-        symbols = settings.symbols or _share(worker.consolidator, settings)
+        symbols = settings.symbols or _symbols_of_child(worker.consolidator, settings)
         worker.consolidate(symbols, settings.round_size, full=full)
     elif settings.consolidation_queue_url:
         queue = Queue.connect(settings.consolidation_queue_url)
@@ -78,7 +78,7 @@ def _run(worker: Worker, settings: WorkerSettings) -> None:
         raise ConfigurationError("set CONSOLIDATION_QUEUE_URL, or name --symbols, or ask for --mode full")
 
 
-def _share(consolidator: Consolidator, settings: WorkerSettings) -> tuple[str, ...]:
+def _symbols_of_child(consolidator: Consolidator, settings: WorkerSettings) -> tuple[str, ...]:
     """Return this child's share of all symbols in the lake."""
     symbols = consolidator.bronze.symbols_in(consolidator.store.folders(f"{settings.s3_prefix}/"))
     return tuple(symbols[settings.aws_batch_job_array_index :: settings.aws_batch_job_array_size])

@@ -1,4 +1,4 @@
-"""What arrived: S3's notifications read as source files and reference files of symbols."""
+"""Read S3's notifications as arrivals: source files and reference files of symbols."""
 
 import json
 from collections.abc import Sequence
@@ -88,8 +88,8 @@ def read_notification(body: str, bucket: str, bronze: Bronze) -> Arrivals:
 def requests(arrivals: Sequence[Arrivals]) -> list[ConsolidationRequest]:
     """Return one request a symbol: its files, the earliest session among them, and the first one's correlation id.
 
-    Splits and identities bear upon all of the history, so with them no session is named. Nor are very many files: then
-    the symbol's folder is listed.
+    Splits and identities affect all of the history, so such a request names no session. A request with very many files
+    names none of them: the worker lists the symbol's folder.
     """
     references = {symbol for arrival in arrivals for symbol in arrival.references}
     earliest: dict[str, date] = {}
@@ -170,11 +170,11 @@ def _check_texts(*values: object) -> None:
             raise TypeError(f"{value!r} is no text")
 
 
-def _sort_in(arrivals: Arrivals, kind: str, place: str, key: str, *, bucket: str, bronze: Bronze) -> None:
+def _sort_in(arrivals: Arrivals, kind: str, bucket_named: str, key: str, *, bucket: str, bronze: Bronze) -> None:
     if kind != _CREATED_BY_RULE and not kind.startswith(_CREATED_DIRECTLY):
         arrivals.faults.append(ContractError(f"{kind!r} of {key!r} is not an arrival"))
-    elif place != bucket:
-        arrivals.faults.append(ContractError(f"bucket {place!r} is not ours ({bucket!r})"))
+    elif bucket_named != bucket:
+        arrivals.faults.append(ContractError(f"bucket {bucket_named!r} is not ours ({bucket!r})"))
     elif not bronze.is_consolidated(key):
         try:
             symbol = parse_reference(key)

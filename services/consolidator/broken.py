@@ -1,4 +1,4 @@
-"""Where the broken bars of source files go: into quarantine, before anything says that their files are merged."""
+"""Put the broken bars of source files into quarantine, before anything says that their files are merged."""
 
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
@@ -16,9 +16,9 @@ from shared.telemetry import emit_metrics, logger
 def quarantine_broken(store: ObjectStore, files: Mapping[str, SourceBars], merged: pa.Table, now: datetime) -> None:
     """Put the broken bars of files (by key) into quarantine, and count those that did not wait there yet.
 
-    It happens before data.parquet's log names the files: a crash in between loses nothing, and the next try puts the
-    same bars to the same place. A bar that would lose against the one in `merged` (all of the symbol's bars) is left
-    out: a better one has come since, or a person has let this one in.
+    This is done before data.parquet's log names the files. After a crash in between, the next try puts the same bars to
+    the same place. A bar that would lose against the one in `merged` (all of the symbol's bars) is left out: a better
+    one has come since, or a person has released this one.
     """
     for key, content in files.items():
         for rivalry in content.rivals:
@@ -36,8 +36,8 @@ def quarantine_broken(store: ObjectStore, files: Mapping[str, SourceBars], merge
 
 
 def _rows(bars: pa.Table, sessions: Sequence[date]) -> dict[date, dict[str, Any]]:
-    wanted = bars.filter(pc.is_in(bars["timestamp"], value_set=pa.array(sessions, pa.date32())))
-    return {row["timestamp"]: row for row in wanted.to_pylist()}
+    rows = bars.filter(pc.is_in(bars["timestamp"], value_set=pa.array(sessions, pa.date32())))
+    return {row["timestamp"]: row for row in rows.to_pylist()}
 
 
 def _is_settled(broken: BrokenBar, stored: dict[str, Any] | None) -> bool:

@@ -1,7 +1,8 @@
-"""How one symbol's new files get into its data.parquet: read, merge, write conditionally, start over on a conflict.
+"""Consolidate one symbol: read its new files, merge, write data.parquet conditionally, start over on a conflict.
 
-Whoever compares and then writes nothing leaves no version behind that would make a slower writer lose. So each such
-place needs a reason why it is safe; docs/architecture.md lists them all ("Who compares and skips").
+A worker that finds nothing to change writes no version, so a slower worker with older data would not lose against it.
+Each place that skips a write needs a reason why that is safe: docs/architecture.md lists them ("Who compares and
+skips").
 """
 
 import time
@@ -35,11 +36,11 @@ TICK: Final = timedelta(microseconds=1)
 
 
 class ReferenceFileError(ContractError):
-    """A file of splits or identities cannot be used; the reference of before is kept."""
+    """A file of splits or identities cannot be used; data.parquet keeps the reference it has."""
 
 
 class OnlyBrokenBarsError(PermanentError):
-    """The symbol's files hold no bar that can be merged: all wait in quarantine, and no message is to blame."""
+    """No bar of the symbol's files can be merged. All of them wait in quarantine, and the messages are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +49,17 @@ class Task:
 
     symbol: str
     changed_from: date | None = None
-    """Earliest session that is reported as changed in any case; None: all of the history is."""
+    """The event reports at least the sessions from this one on as changed; None: all of the history."""
     keys: frozenset[str] = frozenset()
     """Source files that are read and merged, whatever the log says."""
     lists: bool = True
     """Whether the symbol's folder is listed for more files; a listed file is merged unless it is in the log."""
     reference_changed: bool = False
-    """Whether splits or identities arrived: then a version is written even if nothing changes."""
+    """Whether splits or identities arrived. A version is then written even if nothing changes."""
     version_floor: datetime | None = None
-    """The version is to be greater than this."""
+    """The new version must be greater than this."""
     full: bool = False
-    """Whether listed files are merged also if they are in the log."""
+    """Whether listed files are merged even if they are in the log."""
     retention_days: int | None = None
     """Merged files of older sessions are deleted; None: nothing is deleted."""
     withdrawn: Mapping[date, datetime] = field(default_factory=dict)
@@ -116,7 +117,7 @@ class _Draft:
     sources: Sequence[_Source]
     faults: Sequence[Fault]
     changed_from: date | None
-    """Earliest session that `after` tells differently from `before`; None: it tells nothing else."""
+    """Earliest session in which `after` differs from `before`; None: they are equal."""
 
     @property
     def is_new(self) -> bool:
@@ -128,7 +129,7 @@ Announce = Callable[[ConsolidationRequest], None]
 
 
 def announce_nothing(_request: ConsolidationRequest) -> None:
-    """Announce to nobody: for callers who start over until it is done, and report all of the history."""
+    """Announce nothing: for callers that repeat the work until it succeeds, and report all of the history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +143,15 @@ class Consolidator:
     def consolidate(self, task: Task, now: datetime, announce: Announce = announce_nothing) -> Consolidation:
         """Bring the symbol's data.parquet up to date with its source files.
 
-        `announce` sends a request for the symbol: it is called before a write that changes sessions before
-        `task.changed_from`, because if we die after that write, only a message makes somebody report them.
-        Raises NotFoundError if the symbol has no bars at all, ConflictError if 20 attempts met another writer.
+        `announce` sends a request for the symbol. It is called before a write that changes sessions earlier than
+        `task.changed_from`: if this process dies after the write, the request makes another worker report those
+        sessions. Raises NotFoundError if the symbol has no bars, ConflictError if another writer came first 20 times in
+        a row.
         """
         for pause in backoff_delays(ATTEMPTS):
             try:
                 draft = self._read_and_merge(task, now)
-                task = _announced(task, draft, announce)
+                task = _announce_earlier_change(task, draft, announce)
                 return self._store(task, draft)
             except ConflictError:
                 time.sleep(pause)
@@ -157,24 +159,25 @@ class Consolidator:
 
     def _read_and_merge(self, task: Task, now: datetime) -> _Draft:
         key = self.bronze.data_key(task.symbol)
-        # Read before the source files: what a rival takes in between makes our write fail, or our look.
+        # Read before the source files. If another worker merges files in between, our conditional write (or our check)
+        # fails.
         stored = self.store.find(key)
         before = Consolidated.decode(stored.data, task.symbol, stored.last_modified) if stored else None
         etag = stored.etag if stored else None
         adopted = self._judge_adopted(key, before, stored, now)
         listing = self._list(task, before, now)
-        sources, faults = self._read(_pending(task, before, listing), now)
+        sources, faults = self._read(_keys_to_merge(task, before, listing), now)
         reference = before.reference if before else NO_REFERENCE
         if _needs_reference(task, before, sources):
-            # After data.parquet, like the source files: of two readings the later one stands in the later version.
+            # Read after data.parquet, like the source files: the later version then holds the later reading.
             reference, reference_faults = self._read_reference(task.symbol, reference)
             faults += reference_faults
-        merged = _merged(task, before, adopted, sources)
+        merged = _merge_sources(task, before, adopted, sources)
         contents = {source.key: source.content for source in sources} | ({key: adopted} if adopted else {})
         quarantine_broken(self.store, contents, merged.bars, now)
         if merged.bars.num_rows == 0:
             self._check_unchanged(key, etag)
-            raise _nothing_to_merge(task, faults, sum(len(content.broken) for content in contents.values()))
+            raise _nothing_to_merge_error(task, faults, sum(len(content.broken) for content in contents.values()))
         after = _next_version(task, before, merged, sources, listing, reference, now)
         changed_from = merged.changed_from
         if before and reference != before.reference:
@@ -191,14 +194,14 @@ class Consolidator:
             etag = self._check_unchanged(key, draft.etag)
         after = draft.after
         changed = min(day for day in (task.changed_from or after.first_session, draft.changed_from) if day)
-        if _shows_a_split(after, changed) or (task.withdrawn and after.reference.splits):
-            # A withdrawn bar may have been the only one to show a split.
+        if _reveals_split(after, changed) or (task.withdrawn and after.reference.splits):
+            # The withdrawn bar may have been the first one on or after a split.
             changed = min(changed, after.first_session)
         tail = tail_of(after, changed, self.calendar) if task.changed_from else None
         return Consolidation(task.symbol, after, etag, draft.listing, changed, len(draft.sources), draft.faults, tail)
 
     def _list(self, task: Task, before: Consolidated | None, now: datetime) -> list[ObjectInfo] | None:
-        """List the source files, or return None if what the task names is all that need be looked at."""
+        """List the source files; return None if only the files that the task names must be read."""
         if before and not (before.adopted or task.lists or task.full):
             days = task.retention_days
             if days is None or not is_lot_due(before.log, oldest_session_kept(now.date(), days)):
@@ -207,7 +210,7 @@ class Consolidator:
         return [info for info in infos if self.bronze.is_source(info.key)]
 
     def _read(self, keys: Sequence[str], now: datetime) -> tuple[list[_Source], list[Fault]]:
-        """Read the files that can be read, and return the faults of the others; one that is gone is no fault."""
+        """Return what the files hold, and the faults of the others; a file that no longer exists is no fault."""
         objects = [stored for stored in self.store.get_many(keys) if stored]
         outcomes = [(stored.key, catch_errors(self._decode, stored, now)) for stored in objects]
         faults = [Fault(key, outcome) for key, outcome in outcomes if isinstance(outcome, FiblakeError)]
@@ -219,7 +222,8 @@ class Consolidator:
             content = bars_of_source(stored.data, source, stored.last_modified, self.calendar, now.date())
         except PermanentError as error:
             raise ContractError(f"{stored.key}: {error}") from error
-        # Bars without an instant took the object's. A stamped bar of that very instant only keeps its file longer.
+        # Bars without `ingested_at` have the object's instant. A stamped bar of that very instant only keeps its file
+        # longer.
         stamped = not pc.any(pc.equal(content.bars["ingested_at"], stored.last_modified)).as_py()
         return _Source(stored.key, SourceVersion(stored.etag, stored.last_modified, stamped), content)
 
@@ -242,10 +246,10 @@ class Consolidator:
         return reference_of(splits, identities), faults
 
     def _check_unchanged(self, key: str, etag: str | None) -> str:
-        """Raise ConflictError if data.parquet (or its absence) is not what we read; return its ETag.
+        """Return the ETag of data.parquet; raise ConflictError if it is not the version that was read.
 
-        Whoever writes nothing looks: a rival that held the same message may have merged its file, and died before its
-        event, and a clean-up have deleted the file before we read it.
+        This check is needed when nothing is written. Another worker with the same message may have merged the file and
+        died before its event, and a clean-up may have deleted the file before we read it.
         """
         (now,) = self.store.versions([key])
         if now != etag:
@@ -253,11 +257,11 @@ class Consolidator:
         return etag or ""
 
     def _check_reference(self, symbol: str, created: Consolidated) -> None:
-        """Raise ConflictError if splits or identities are not those that a new data.parquet carries.
+        """Raise ConflictError if splits or identities differ from those that a new data.parquet carries.
 
-        Whoever takes in splits writes a version, so that an older reading loses. Before the first bar there is nothing
-        to write: whoever creates data.parquet looks again. If it dies first, its message comes again, and
-        whoever takes that reads them (`_repeats`).
+        A worker that reads new splits writes a version, so an older reading loses. Before the first bar there is no
+        data.parquet to write, so the worker that creates it reads the splits a second time. If that worker dies first,
+        its message comes again, and the next worker reads the splits (`_is_repeated`).
         """
         reference, _ = self._read_reference(symbol, created.reference)
         if reference != created.reference:
@@ -266,7 +270,7 @@ class Consolidator:
     def _judge_adopted(
         self, key: str, before: Consolidated | None, stored: StoredObject | None, now: datetime
     ) -> SourceBars | None:
-        """Judge the bars of a data.parquet that somebody else wrote like those of a source file; None: it is ours."""
+        """Check the bars of a data.parquet that another program wrote, as those of a source file; None: it is ours."""
         if not (stored and before and before.adopted):
             return None
         try:
@@ -275,7 +279,7 @@ class Consolidator:
             raise ContractError(f"{key}: {error}") from error
 
 
-def _pending(task: Task, before: Consolidated | None, listing: Sequence[ObjectInfo] | None) -> list[str]:
+def _keys_to_merge(task: Task, before: Consolidated | None, listing: Sequence[ObjectInfo] | None) -> list[str]:
     """Return the keys of the files to merge: those named, and of those listed the ones that are not in the log."""
     log = before.log if before else {}
     listed = (
@@ -285,20 +289,20 @@ def _pending(task: Task, before: Consolidated | None, listing: Sequence[ObjectIn
 
 
 def _needs_reference(task: Task, before: Consolidated | None, sources: Sequence[_Source]) -> bool:
-    """Return whether splits and identities are to be read: somebody asked for it, or nobody may have read them yet."""
+    """Return whether splits and identities must be read: the task asks for it, or nobody may have read them yet."""
     if task.full or task.changed_from is None or before is None or before.adopted:
         return True
-    return _repeats(task, before.log, sources)
+    return _is_repeated(task, before.log, sources)
 
 
-def _repeats(task: Task, log: Mapping[str, SourceVersion], sources: Sequence[_Source]) -> bool:
+def _is_repeated(task: Task, log: Mapping[str, SourceVersion], sources: Sequence[_Source]) -> bool:
     """Return whether a named file is merged already, so that this may be the message of a worker that died."""
     new = {s.key for s in sources if s.key not in log or log[s.key].etag != s.version.etag}
     return not new or not task.keys <= new
 
 
-def _announced(task: Task, draft: _Draft, announce: Announce) -> Task:
-    """Announce what the draft changes before the sessions that the task reports; return the task that reports both."""
+def _announce_earlier_change(task: Task, draft: _Draft, announce: Announce) -> Task:
+    """Announce a change that begins before the sessions the task reports; return the task, extended to report it."""
     changed = draft.changed_from
     if not (draft.is_new and changed and task.changed_from and changed < task.changed_from):
         return task
@@ -312,7 +316,7 @@ def _announced(task: Task, draft: _Draft, announce: Announce) -> Task:
     return replace(task, changed_from=changed)
 
 
-def _shows_a_split(after: Consolidated, changed_from: date) -> bool:
+def _reveals_split(after: Consolidated, changed_from: date) -> bool:
     """Return whether the bars from `changed_from` on are the first to show a split, so that all before them change too.
 
     A split counts from the first bar on or after its execution date.
@@ -325,8 +329,10 @@ def _shows_a_split(after: Consolidated, changed_from: date) -> bool:
     return any(last_before < day <= after.last_session for day, _ in after.reference.splits)
 
 
-def _merged(task: Task, before: Consolidated | None, adopted: SourceBars | None, sources: Sequence[_Source]) -> Merged:
-    """Merge the files; somebody's own data.parquet is an arrival like them: nobody was told of its bars yet."""
+def _merge_sources(
+    task: Task, before: Consolidated | None, adopted: SourceBars | None, sources: Sequence[_Source]
+) -> Merged:
+    """Merge the files. A data.parquet that another program wrote is an arrival too: its bars were never published."""
     arrivals = [source.bars for source in sources]
     withdrawn = dict(before.withdrawn) if before else {}
     for session, until in task.withdrawn.items():
@@ -363,8 +369,8 @@ def _next_version(  # noqa: PLR0917
     return Consolidated(merged.bars, log, version, reference, withdrawn=merged.withdrawn)
 
 
-def _nothing_to_merge(task: Task, faults: Sequence[Fault], broken: int) -> FiblakeError:
-    if task.changed_from:  # splits and identities are no business of a message that names a session
+def _nothing_to_merge_error(task: Task, faults: Sequence[Fault], broken: int) -> FiblakeError:
+    if task.changed_from:  # a message that names a session does not ask for splits and identities
         faults = [fault for fault in faults if not isinstance(fault.error, ReferenceFileError)]
     errors = [fault.error for fault in faults]
     transient = [error for error in errors if isinstance(error, TransientError)]
@@ -374,6 +380,6 @@ def _nothing_to_merge(task: Task, faults: Sequence[Fault], broken: int) -> Fibla
         kind = ReferenceFileError if all(isinstance(error, ReferenceFileError) for error in errors) else ContractError
         return kind(f"{task.symbol} has no file that can be merged: {'; '.join(map(str, errors))}")
     if broken:
-        rest = f"{broken} broken ones, which wait in quarantine: see `fiblake quarantine list`"
-        return OnlyBrokenBarsError(f"{task.symbol} has no bars but {rest}")
+        waiting = f"{broken} broken ones, which wait in quarantine: see `fiblake quarantine list`"
+        return OnlyBrokenBarsError(f"{task.symbol} has no bars but {waiting}")
     return NotFoundError(f"{task.symbol} has no bars: no data.parquet, no date= or range= file with rows")

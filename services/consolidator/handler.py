@@ -17,7 +17,7 @@ from shared.telemetry import logger
 
 
 @cache
-def _built() -> tuple[RouterSettings, Router]:
+def _build_router() -> tuple[RouterSettings, Router]:
     settings = load(RouterSettings)
     consolidation = Queue.connect(settings.consolidation_queue_url)
     jobs = JobQueue.connect(settings.batch_job_queue, settings.batch_job_definition, DRAINS)
@@ -29,6 +29,6 @@ def _built() -> tuple[RouterSettings, Router]:
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     """Route the arrivals of one batch."""
-    settings, router = _built()
+    settings, router = _build_router()
     messages = [from_lambda(record) for record in SQSEvent(event).records]
     return process_messages(event["Records"][0]["eventSourceARN"], messages, router.route, settings.max_receive_count)

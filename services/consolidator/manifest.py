@@ -1,4 +1,4 @@
-"""Which symbols are consolidated, and up to when: the manifest, one Parquet file anyone can read."""
+"""The manifest: one Parquet file that says, for each symbol, up to which session it is consolidated."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,34 +12,34 @@ from services.consolidator.consolidate import Consolidation
 from shared.objects import ObjectStore
 
 
-def flush(store: ObjectStore, done: Sequence[Consolidation]) -> None:
-    """Enter the symbols that were consolidated; raise ConflictError if others rewrite the manifest all the time."""
-    if done:
-        store.update(MANIFEST_KEY, lambda data: entered(data, done))
+def add_symbols(store: ObjectStore, consolidations: Sequence[Consolidation]) -> None:
+    """Write the rows of the symbols that were consolidated; raise ConflictError if other writers always come first."""
+    if consolidations:
+        store.update(MANIFEST_KEY, lambda data: with_symbols(data, consolidations))
 
 
-def entered(data: bytes | None, done: Sequence[Consolidation]) -> bytes | None:
-    """Return the manifest's bytes with `done` entered, or None if nothing changes.
+def with_symbols(data: bytes | None, consolidations: Sequence[Consolidation]) -> bytes | None:
+    """Return the manifest's bytes with the rows of `consolidations`, or None if nothing changes.
 
     A row gives way only to a later version of its data.parquet, so workers may enter their rows in any order.
     """
-    known = MANIFEST.empty_table() if data is None else decode_manifest(data)
-    new = pa.Table.from_pylist([_row(one) for one in done], schema=MANIFEST)
-    rows = pa.concat_tables([known, new]).combine_chunks()
+    stored = MANIFEST.empty_table() if data is None else decode_manifest(data)
+    new = pa.Table.from_pylist([_row(consolidation) for consolidation in consolidations], schema=MANIFEST)
+    rows = pa.concat_tables([stored, new]).combine_chunks()
     # By symbol and version; of equal versions the known row comes last, and the last row of each symbol stays.
-    place = pa.array(range(rows.num_rows - 1, -1, -1), pa.int64())
+    position = pa.array(range(rows.num_rows - 1, -1, -1), pa.int64())
     keys = [("symbol", "ascending"), ("last_updated", "ascending"), ("place", "ascending")]
-    order = pc.sort_indices(rows.append_column("place", place), sort_keys=keys)
+    order = pc.sort_indices(rows.append_column("place", position), sort_keys=keys)
     symbols = rows["symbol"].take(order).combine_chunks()
     is_last = pc.not_equal(symbols.slice(0, len(symbols) - 1), symbols.slice(1))
-    wanted = rows.take(order.filter(pa.concat_arrays([is_last, pa.array([True])])))
-    return None if wanted.equals(known) else encode(wanted)
+    newest = rows.take(order.filter(pa.concat_arrays([is_last, pa.array([True])])))
+    return None if newest.equals(stored) else encode(newest)
 
 
-def _row(done: Consolidation) -> dict[str, Any]:
+def _row(consolidation: Consolidation) -> dict[str, Any]:
     return {
-        "symbol": done.symbol,
-        "last_consolidated_date": done.stored.last_session,
-        "row_count": done.stored.bars.num_rows,
-        "last_updated": done.stored.last_updated,
+        "symbol": consolidation.symbol,
+        "last_consolidated_date": consolidation.stored.last_session,
+        "row_count": consolidation.stored.bars.num_rows,
+        "last_updated": consolidation.stored.last_updated,
     }

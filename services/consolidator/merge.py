@@ -41,12 +41,12 @@ def merge(
     """
     if not withdrawn:
         return _merge_rows(base, arrivals)
-    known = BRONZE.empty_table() if base is None else base
-    is_withdrawn = _is_withdrawn(known, withdrawn)
-    gone = known.filter(is_withdrawn)
+    stored = BRONZE.empty_table() if base is None else base
+    is_withdrawn = _is_withdrawn(stored, withdrawn)
+    taken_out = stored.filter(is_withdrawn)
     kept = [table.filter(pc.invert(_is_withdrawn(table, withdrawn))) for table in arrivals]
-    merged = _merge_rows(known.filter(pc.invert(is_withdrawn)), kept)
-    changes = [day for day in (merged.changed_from, pc.min(gone["timestamp"]).as_py()) if day]
+    merged = _merge_rows(stored.filter(pc.invert(is_withdrawn)), kept)
+    changes = [day for day in (merged.changed_from, pc.min(taken_out["timestamp"]).as_py()) if day]
     present = pc.is_in(pa.array(list(withdrawn), pa.date32()), value_set=merged.bars["timestamp"]).to_pylist()
     open_ = {day: until for (day, until), has_row in zip(withdrawn.items(), present, strict=True) if not has_row}
     return Merged(merged.bars.combine_chunks(), min(changes, default=None), open_)
@@ -61,15 +61,15 @@ def _is_withdrawn(bars: pa.Table, withdrawn: Mapping[date, datetime]) -> pa.Chun
 
 
 def _merge_rows(base: pa.Table | None, arrivals: Sequence[pa.Table]) -> Merged:
-    known = BRONZE.empty_table() if base is None else base
+    stored = BRONZE.empty_table() if base is None else base
     new = pa.concat_tables([BRONZE.empty_table(), *arrivals])
     if new.num_rows == 0:
-        return Merged(known, None)
+        return Merged(stored, None)
     first = pc.min(new["timestamp"])
-    if new.num_rows == 1 and (known.num_rows == 0 or known["timestamp"][-1].as_py() < first.as_py()):
+    if new.num_rows == 1 and (stored.num_rows == 0 or stored["timestamp"][-1].as_py() < first.as_py()):
         # A day's bar: there is nothing to win against.
-        return Merged(pa.concat_tables([known, new]).combine_chunks(), cast("date", first.as_py()))
-    untouched, tail = _split(known, first)
+        return Merged(pa.concat_tables([stored, new]).combine_chunks(), cast("date", first.as_py()))
+    untouched, tail = _split(stored, first)
     winners = _last_writes(tail, new)
     changed = winners.filter(winners[_ARRIVED])
     bars = pa.concat_tables([untouched, winners.drop_columns([_ARRIVED])]).combine_chunks()
@@ -82,11 +82,11 @@ def _split(bars: pa.Table, first: pa.Scalar) -> tuple[pa.Table, pa.Table]:
     return bars.slice(0, rows), bars.slice(rows)
 
 
-def _last_writes(known: pa.Table, new: pa.Table) -> pa.Table:
+def _last_writes(stored: pa.Table, new: pa.Table) -> pa.Table:
     """Return one row a session, the winner, with a flag that tells whether it is an arrival."""
     flagged = [
         table.append_column(_ARRIVED, pa.repeat(pa.scalar(arrived), table.num_rows))
-        for table, arrived in ((known, False), (new, True))
+        for table, arrived in ((stored, False), (new, True))
     ]
     rows = pa.concat_tables(flagged)
     # Of identical rows the known one sorts last and wins, so that a duplicate counts as no change.

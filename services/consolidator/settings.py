@@ -1,4 +1,4 @@
-"""How the router and the worker are set."""
+"""Settings of the router and the worker."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""How a person takes a bar out of the lake that should never have been there."""
+"""Take a bar out of the lake that should never have been there, for a person."""
 
 import json
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from services.consolidator.worker import Worker
 from shared.telemetry import logger
 
 MAX_WITHDRAWN: Final = 1_000
-"""A symbol has at most so many withdrawn sessions: each of them stays in the metadata of data.parquet."""
+"""How many withdrawn sessions a symbol may have: each of them stays in the metadata of data.parquet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +42,13 @@ def withdraw(worker: Worker, symbol: str, session: date, by: str, reason: str) -
     stored = _read(worker, symbol)
     until = stored.withdrawn.get(session)
     if until is None:
-        row = _withdrawable(stored, symbol, session)
+        row = _find_bar(stored, symbol, session)
         until = cast("datetime", row["ingested_at"])
         entry = {
             "withdrawn_at": worker.clock().isoformat(), "by": by, "reason": reason,
             "bar": row | {"timestamp": session.isoformat(), "ingested_at": until.isoformat()},
         }  # fmt: skip
-        worker.consolidator.store.update(WITHDRAWAL_RECORD_KEY, partial(_recorded, entry=entry))
+        worker.consolidator.store.update(WITHDRAWAL_RECORD_KEY, partial(_add_entry, entry=entry))
     consolidation = worker.withdraw(symbol, session, until)
     logger.info("bar withdrawn", extra={"symbol": symbol, "session": str(session), "by": by, "reason": reason})
     return Withdrawal(symbol, session, until, consolidation.changed_from, consolidation.stored.last_updated)
@@ -65,7 +65,7 @@ def _read(worker: Worker, symbol: str) -> Consolidated:
     return consolidated
 
 
-def _withdrawable(stored: Consolidated, symbol: str, session: date) -> dict[str, Any]:
+def _find_bar(stored: Consolidated, symbol: str, session: date) -> dict[str, Any]:
     rows = stored.bars.filter(pc.equal(stored.bars["timestamp"], session)).to_pylist()
     if not rows:
         count, first, last = stored.bars.num_rows, stored.first_session, stored.last_session
@@ -79,7 +79,7 @@ def _withdrawable(stored: Consolidated, symbol: str, session: date) -> dict[str,
     return cast("dict[str, Any]", rows[0])
 
 
-def _recorded(data: bytes | None, entry: dict[str, Any]) -> bytes:
+def _add_entry(data: bytes | None, entry: dict[str, Any]) -> bytes:
     with decoding(f"{WITHDRAWAL_RECORD_KEY} cannot be read", "move it away and run again"):
         withdrawals = cast("list[dict[str, Any]]", read_json(data, "it")["withdrawals"]) if data else []
         return json.dumps({"withdrawals": [*withdrawals, entry]}, indent=1).encode()

@@ -1,4 +1,4 @@
-"""How the queue is drained: rounds of messages, symbols in parallel, and an honest end for each message."""
+"""Drain the queue: take messages in rounds, consolidate their symbols in parallel, finish each message."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -61,7 +61,7 @@ class _Origin:
 
 @dataclass(frozen=True)
 class Worker:
-    """What a run of the worker works with."""
+    """What a run of the worker needs."""
 
     consolidator: Consolidator
     complete: Topic
@@ -77,20 +77,22 @@ class Worker:
     def drain(
         self, queue: Queue, round_size: int, most_receives: int, idle_seconds: int, *, stays_for_others: bool = True
     ) -> None:
-        """Work until the queue gives nothing for `idle_seconds`, or `stop` is set.
+        """Work until the queue is empty for `idle_seconds`, or `stop` is set.
 
-        One worker of each job `stays_for_others`: another one may die, and its messages come back. To it the queue must
-        look empty of in-flight and delayed messages too, and for a minute, by which SQS's counts may be late. Nobody
-        waits for requests that are yet to come: they are sent before their job is submitted, and a job that is counted
-        on has yet to start (shared/jobs.py), so some worker starts after each of them. What a worker gives back it
-        waits for itself.
+        One worker of each job has `stays_for_others`: another worker may die, and its messages become visible again.
+        For this one the queue counts as empty only if it has no in-flight and no delayed messages either, for a minute,
+        because SQS's counts may be that late.
+
+        No worker waits for requests that are not sent yet. A request is sent before its job is submitted, and the
+        router relies only on jobs that have not started (shared/jobs.py), so a worker always starts after the request.
+        A worker that returns a message to the queue waits until it is visible again.
         """
         polls = empty = due = 0
         while not self.stop.is_set():
             messages = _take(queue, round_size)
             if messages:
                 empty = 0
-                due = max(due, polls + self._rounds(queue, messages, most_receives) // WAIT_SECONDS + 1)
+                due = max(due, polls + self._process_messages(queue, messages, most_receives) // WAIT_SECONDS + 1)
                 continue
             polls += 1
             empty = empty + 1 if not stays_for_others or queue.depth().empty else 0
@@ -98,14 +100,14 @@ class Worker:
                 return
 
     def consolidate(self, symbols: Sequence[str], round_size: int, *, full: bool) -> None:
-        """Consolidate these symbols without the queue; what fails stands in the summary.
+        """Consolidate these symbols without the queue; the summary names those that fail.
 
         All of the history is reported. If the run dies, the next one over these symbols reports it again.
         """
         for start in range(0, len(symbols), round_size):
             part = symbols[start : start + round_size]
             requests = [ConsolidationRequest(symbol=symbol, correlation_id=self.run) for symbol in part]
-            errors = self._work(requests, announce_nothing, full=full)
+            errors = self._process_requests(requests, announce_nothing, full=full)
             failures = {request.symbol: error for request, error in zip(requests, errors, strict=True) if error}
             self.summary.failed += sorted(failures)
             for symbol, error in failures.items():
@@ -125,55 +127,56 @@ class Worker:
             raise errors[symbol]
         return consolidation
 
-    def _rounds(self, queue: Queue, messages: Sequence[ReceivedMessage], most_receives: int) -> int:
-        """Work on the messages; return the longest pause after which one of them comes again, in seconds.
+    def _process_messages(self, queue: Queue, messages: Sequence[ReceivedMessage], most_receives: int) -> int:
+        """Process the messages; return the longest delay, in seconds, after which one of them becomes visible again.
 
-        What came often before is worked on alone: it may be what killed a worker, and its mates must not go with it.
+        A message that was received often is processed alone: it may be the one that kills workers, and the others must
+        not be lost with it.
         """
         parts = separate_suspects(messages)
-        left = [[m for part in parts[i:] for m in part] for i in range(len(parts))]
-        return max(self._round(queue, *each, most_receives) for each in zip(parts, left, strict=True))
+        remaining = [[m for part in parts[i:] for m in part] for i in range(len(parts))]
+        return max(self._process_round(queue, *pair, most_receives) for pair in zip(parts, remaining, strict=True))
 
-    def _round(
+    def _process_round(
         self, queue: Queue, messages: Sequence[ReceivedMessage], held: Sequence[ReceivedMessage], most_receives: int
     ) -> int:
-        """Work on `messages` and settle them, keeping all that are still `held` hidden; return the longest pause."""
+        """Process `messages` and finish them, and keep all in `held` hidden meanwhile; return the longest delay."""
         outcomes = {m.id: catch_errors(self._read_request, m.body) for m in messages}
         requests = {i: o for i, o in outcomes.items() if isinstance(o, ConsolidationRequest)}
         errors = {i: o for i, o in outcomes.items() if isinstance(o, FiblakeError)}
-        with _kept_hidden(queue, held):
-            failures = self._work(
+        with _keep_hidden(queue, held):
+            failures = self._process_requests(
                 list(requests.values()), partial(_announce, queue), full=False, headers=[m.trace for m in messages]
             )
         errors |= {i: error for i, error in zip(requests, failures, strict=True) if error}
-        return self._settle(queue, messages, errors, most_receives)
+        return self._finish(queue, messages, errors, most_receives)
 
     def _read_request(self, body: str) -> ConsolidationRequest:
-        """Read a request; raise ContractError if it breaks the contract or names a file that is none of its symbol."""
+        """Read a request; raise ContractError if it breaks the contract or names a file of another symbol."""
         request = parse(ConsolidationRequest, body)
         for key in _keys(request, self.consolidator.bronze):
             self.consolidator.bronze.parse_source(key)
         return request
 
-    def _settle(
+    def _finish(
         self, queue: Queue, messages: Sequence[ReceivedMessage], errors: Mapping[str, FiblakeError], most_receives: int
     ) -> int:
         stopped = [m for m in messages if isinstance(errors.get(m.id), StoppedError)]
         queue.hide(stopped, 0)
-        met = [m for m in messages if m not in stopped]
-        ended = finish_messages(queue, met, errors, most_receives)
-        queue.delete(ended)
-        retried = [m for m in met if m not in ended]
+        processed = [m for m in messages if m not in stopped]
+        finished = finish_messages(queue, processed, errors, most_receives)
+        queue.delete(finished)
+        retried = [m for m in processed if m not in finished]
         self.summary.released += len(stopped)
         self.summary.retried += len(retried)
-        self.summary.dead_lettered += sum(m.id in errors for m in ended)
+        self.summary.dead_lettered += sum(m.id in errors for m in finished)
         return max((retry_seconds(m.receive_count) for m in retried), default=0)
 
-    def _work(
+    def _process_requests(
         self, requests: Sequence[ConsolidationRequest], announce: Announce, *, full: bool,
         headers: Sequence[str | None] = (),
     ) -> list[FiblakeError | None]:  # fmt: skip
-        """Do what is requested and count it, as one segment of a trace; return each request's error, or None."""
+        """Consolidate what is requested, as one segment of a trace; return each request's error, or None."""
         with self.traces.segment(headers, [request.correlation_id for request in requests]) as notes:
             errors, published = self._consolidate(requests, announce, full=full)
             files = sum(consolidation.merged_files for consolidation in published)
@@ -189,8 +192,8 @@ class Worker:
     ) -> tuple[list[FiblakeError | None], list[Consolidation]]:
         """Consolidate the requests' symbols, publish, clean up; return each request's error, and what was published.
 
-        The order is the safety: data.parquet first, then event and manifest, and only then the deletions and, by the
-        caller, the end of the messages. A crash anywhere repeats the later steps when the message comes again.
+        The order makes it safe: first data.parquet, then event and manifest, then the deletions; the caller finishes
+        the messages last. After a crash, the message comes again and the later steps are repeated.
         """
         tasks = self._tasks(requests, full=full)
         with ThreadPoolExecutor(self.max_workers) as pool:
@@ -205,7 +208,7 @@ class Worker:
         return errors, published
 
     def _tasks(self, requests: Sequence[ConsolidationRequest], *, full: bool) -> dict[str, Task]:
-        """Return one task a symbol: what any of its requests asks for is done."""
+        """Return one task a symbol, which does what any of its requests asks for."""
         by_symbol: dict[str, list[ConsolidationRequest]] = {}
         for request in requests:
             by_symbol.setdefault(request.symbol, []).append(request)
@@ -214,7 +217,7 @@ class Worker:
             symbol: Task(
                 symbol=symbol,
                 changed_from=None
-                if any(map(_concerns_all, own))
+                if any(map(_affects_all_sessions, own))
                 else min(r.changed_from for r in own if r.changed_from),
                 keys=frozenset(key for request in own for key in _keys(request, bronze)),
                 lists=any(not request.files for request in own),
@@ -236,15 +239,15 @@ class Worker:
         self, consolidated: Sequence[Consolidation], origins: Mapping[str, _Origin]
     ) -> dict[str, FiblakeError]:
         """Publish the completion events and enter the manifest; return the errors of the symbols not published."""
-        events = [_event(consolidation, origins[consolidation.symbol]) for consolidation in consolidated]
+        events = [_completion_event(consolidation, origins[consolidation.symbol]) for consolidation in consolidated]
         unsent = {consolidated[i].symbol for i in self.complete.publish(events)}
         for event in (event for event in events if event.symbol not in unsent):
             extra = event.model_dump(mode="json", exclude={"intervals", "schema_version", "tail"})
             logger.info("consolidated", extra=extra)
-        entered = catch_errors(manifest.flush, self.consolidator.store, consolidated)
-        if isinstance(entered, FiblakeError):
-            # Never a dead letter at first sight: no message is to blame for the manifest.
-            return {c.symbol: UpstreamError(f"the manifest was not written: {entered}") for c in consolidated}
+        written = catch_errors(manifest.add_symbols, self.consolidator.store, consolidated)
+        if isinstance(written, FiblakeError):
+            # A transient error: the message did not cause it, so it must not become a dead letter at once.
+            return {c.symbol: UpstreamError(f"the manifest was not written: {written}") for c in consolidated}
         return {symbol: UpstreamError(f"SNS did not take the completion of {symbol}") for symbol in unsent}
 
     def _clean_up(self, published: Sequence[Consolidation]) -> None:
@@ -255,19 +258,19 @@ class Worker:
         proofs = [Proof(c.symbol, c.etag, c.stored.log, c.listing) for c in published if c.listing]
         outcome = catch_errors(clean_up, store, bronze, proofs, self.run, self.clock(), days)
         if isinstance(outcome, FiblakeError):
-            # The files stay and a later run over these symbols deletes them: nothing to retry a message for.
+            # The files stay, and a later run deletes them: no message needs a retry.
             logger.warning("clean-up failed", extra={"reason": str(outcome)})
         else:
             self.summary.deleted += sum(counts["files"] for counts in outcome.values())
 
 
 def _take(queue: Queue, most: int) -> list[ReceivedMessage]:
-    """Take up to `most` messages; a short answer does not mean that there are no more, an empty one does."""
+    """Receive up to `most` messages. Only an empty answer means that the queue has no more."""
     taken = queue.receive(min(BATCH, most), WAIT_SECONDS)
     while taken and len(taken) < most:
         more = catch_errors(queue.receive, min(BATCH, most - len(taken)))
         if isinstance(more, FiblakeError) or not more:
-            break  # what is in hand is worked on; whatever ails the queue shows again at the next look
+            break  # process what was received; a fault of the queue shows again at the next receive
         taken += more
     return taken
 
@@ -283,8 +286,8 @@ def _keys(request: ConsolidationRequest, bronze: Bronze) -> list[str]:
     return [f"{folder}{file.name}" for file in request.files]
 
 
-def _concerns_all(request: ConsolidationRequest) -> bool:
-    """Return whether a request bears upon all of the history: splits and identities do, and a restored data.parquet."""
+def _affects_all_sessions(request: ConsolidationRequest) -> bool:
+    """Return whether a request affects all of the history, as splits, identities and a restored data.parquet do."""
     return request.changed_from is None or request.reference_changed or request.version_floor is not None
 
 
@@ -292,14 +295,14 @@ def _origins(requests: Sequence[ConsolidationRequest]) -> dict[str, _Origin]:
     """Return each symbol's origin: the first request's id, and the oldest put of all of them."""
     origins: dict[str, _Origin] = {}
     for request in requests:
-        known = origins.setdefault(request.symbol, _Origin(request.correlation_id, request.put_at))
-        log_correlation_merge(request.symbol, request.correlation_id, known.correlation_id)
-        puts = [at for at in (known.put_at, request.put_at) if at]
-        origins[request.symbol] = _Origin(known.correlation_id, min(puts, default=None))
+        origin = origins.setdefault(request.symbol, _Origin(request.correlation_id, request.put_at))
+        log_correlation_merge(request.symbol, request.correlation_id, origin.correlation_id)
+        puts = [at for at in (origin.put_at, request.put_at) if at]
+        origins[request.symbol] = _Origin(origin.correlation_id, min(puts, default=None))
     return origins
 
 
-def _event(consolidation: Consolidation, origin: _Origin) -> ConsolidationComplete:
+def _completion_event(consolidation: Consolidation, origin: _Origin) -> ConsolidationComplete:
     return ConsolidationComplete(
         symbol=consolidation.symbol,
         changed_from=consolidation.changed_from,
@@ -314,31 +317,31 @@ def _event(consolidation: Consolidation, origin: _Origin) -> ConsolidationComple
 def _error_of(
     request: ConsolidationRequest, outcome: Consolidation | FiblakeError, bronze: Bronze
 ) -> FiblakeError | None:
-    """Return what of its symbol's outcome is this request's failure as well."""
+    """Return the error of this request, given its symbol's outcome."""
     if isinstance(outcome, Consolidation):
-        return _joined([fault.error for fault in outcome.faults if _is_about(request, fault, bronze)])
+        return _join_errors([fault.error for fault in outcome.faults if _is_about(request, fault, bronze)])
     if isinstance(outcome, NotFoundError) and request.reference_changed:
         return None  # splits and identities may come before the first bar, whose consolidation will read them
     if isinstance(outcome, OnlyBrokenBarsError):
         return None
-    if isinstance(outcome, ReferenceFileError) and not _concerns_all(request):
+    if isinstance(outcome, ReferenceFileError) and not _affects_all_sessions(request):
         return None
     return outcome
 
 
 def _is_about(request: ConsolidationRequest, fault: Fault, bronze: Bronze) -> bool:
-    """Return whether a request speaks of the file at fault; the requests of its mates are not to blame.
+    """Return whether a request names the file at fault; other requests of the symbol do not fail with it.
 
-    A request that names no files speaks of all whose last session is not before the one it names.
+    A request without file names covers all files whose last session is not before its `changed_from`.
     """
     if parse_reference(fault.key):
         return request.reference_changed or request.changed_from is None
     if request.files:
         return fault.key in _keys(request, bronze)
-    return _concerns_all(request) or bronze.parse_source(fault.key).last >= request.changed_from  # type: ignore[operator]
+    return _affects_all_sessions(request) or bronze.parse_source(fault.key).last >= request.changed_from  # type: ignore[operator]
 
 
-def _joined(errors: Sequence[FiblakeError]) -> FiblakeError | None:
+def _join_errors(errors: Sequence[FiblakeError]) -> FiblakeError | None:
     if not errors:
         return None
     transient = [error for error in errors if isinstance(error, TransientError)]
@@ -347,8 +350,8 @@ def _joined(errors: Sequence[FiblakeError]) -> FiblakeError | None:
 
 
 @contextmanager
-def _kept_hidden(queue: Queue, messages: Sequence[ReceivedMessage]) -> Iterator[None]:
-    """Keep messages invisible to other workers for as long as the block lasts."""
+def _keep_hidden(queue: Queue, messages: Sequence[ReceivedMessage]) -> Iterator[None]:
+    """Keep messages invisible to other workers until the block ends."""
     over = threading.Event()
 
     def beat() -> None:

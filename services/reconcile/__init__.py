@@ -1,1 +1,1 @@
-"""What a lost event has left behind, and how it is made good."""
+"""The audit: find what a lost event left behind, and enqueue the work that repairs it."""

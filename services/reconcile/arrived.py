@@ -1,4 +1,4 @@
-"""Which symbols wait to be consolidated, at a glance, and which files were left out: without reading a bar."""
+"""Find the symbols that wait to be consolidated, and the files that were left out, without reading a bar."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 FOOTER_BYTES: Final = 1 << 16
-"""So much of the end of a data.parquet holds its log, unless hundreds of its source files are still there."""
+"""The end of a data.parquet that is read: it holds the log, unless hundreds of source files are not deleted yet."""
 
 
 def waiting(bronze: Bronze, listing: Iterable[ObjectInfo]) -> list[str]:
-    """Return the symbols with a source file that is younger than their data.parquet, or that have none.
+    """Return the symbols that have no data.parquet, or a source file that is younger than it.
 
-    `listing` is all of bronze. A glance: of a file put within the moments of a consolidation it may be wrong, and it
-    knows nothing of silver. `reconcile` reads, and is exact.
+    `listing` is all of bronze. The answer is quick and not exact: it may be wrong for a file that was put during a
+    consolidation, and it does not look at silver. The audit (`fiblake reconcile`) is exact.
     """
     consolidated: dict[str, datetime] = {}
     newest: dict[str, datetime] = {}
@@ -35,24 +35,24 @@ def waiting(bronze: Bronze, listing: Iterable[ObjectInfo]) -> list[str]:
 
 
 def left_out(store: ObjectStore, bronze: Bronze, listing: Sequence[ObjectInfo]) -> list[ObjectInfo]:
-    """Return the source files that are older than their symbol's data.parquet, whose log does not have them.
+    """Return the source files that are older than their symbol's data.parquet and are not in its log.
 
-    A consolidation has refused them, or their own messages have yet to be worked on. `listing` is all of bronze; of
-    each data.parquet only the log is read. One that cannot be read is left to `reconcile`.
+    A consolidation has refused them, or their messages have not been processed yet. `listing` is all of bronze; only
+    the log of each data.parquet is read. One that cannot be read is passed over: the audit names it.
     """
     consolidated = {bronze.symbol_of(i.key): i for i in listing if bronze.is_consolidated(i.key)}
     older: dict[str, list[ObjectInfo]] = {}
     for info in listing:
-        whole = consolidated.get(bronze.symbol_of(info.key))
-        if whole and info.last_modified <= whole.last_modified and bronze.is_source(info.key):
-            older.setdefault(whole.key, []).append(info)
+        data = consolidated.get(bronze.symbol_of(info.key))
+        if data and info.last_modified <= data.last_modified and bronze.is_source(info.key):
+            older.setdefault(data.key, []).append(info)
     candidates: list[ObjectInfo] = []
     for keys in chunks(older, CONCURRENCY):
         for key, tail in zip(keys, store.tails(keys, FOOTER_BYTES), strict=True):
             log = catch_errors(_log_of, store, bronze, tail) if tail else {}
             if isinstance(log, dict):
                 candidates += [i for i in older[key] if not is_merged(log, i.key, i.etag, i.last_modified)]
-    # What was merged and cleaned up since the listing is in no log either.
+    # A file that was merged and deleted since the listing is in no log either.
     versions = store.versions([info.key for info in candidates])
     return [info for info, etag in zip(candidates, versions, strict=True) if etag == info.etag]
 
@@ -60,6 +60,6 @@ def left_out(store: ObjectStore, bronze: Bronze, listing: Sequence[ObjectInfo]) 
 def _log_of(store: ObjectStore, bronze: Bronze, tail: StoredObject) -> dict[str, SourceVersion] | None:
     symbol = bronze.symbol_of(tail.key)
     log = read_log(tail.data, symbol)
-    if log is None and (found := store.find(tail.key)):
-        return read_log(found.data, symbol)
+    if log is None and (stored := store.find(tail.key)):
+        return read_log(stored.data, symbol)
     return log

@@ -1,4 +1,4 @@
-"""Entry point of the reconcile function: a schedule's event (or one with `fix`, `symbols`, `days`) in, findings out."""
+"""Entry point of the reconcile function: a schedule's event, or one with `fix`, `symbols`, `days`."""
 
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -17,26 +17,26 @@ from shared.queues import Queue, Topic
 from shared.settings import load
 from shared.telemetry import emit_metrics, logger
 
-LAGS_TOLD: Final = 100
+LAGS_REPORTED: Final = 100
 
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Find what lags, and set it going again if that is asked for."""
-    settings, asked, today = load(ReconcileSettings), ReconcileEvent.of(event), datetime.now(UTC).date()
+    """Find what lags, and enqueue its repair if the event asks for it."""
+    settings, request, today = load(ReconcileSettings), ReconcileEvent.of(event), datetime.now(UTC).date()
     store, window = ObjectStore.connect(settings.s3_bucket), window_start(today, settings.resampling_retention_years)
     grid = Grid(nyse(), settings.resampling_adjusted)
     reconciler = Reconciler(store, Bronze(settings.s3_prefix), grid, today, window)
-    report = reconciler.audit(asked.symbols, asked.since(today))
-    sent = _outlets(settings).enqueue(report.lags, context.aws_request_id) if asked.fix and report.lags else None
-    said = report.facts(sent, LAGS_TOLD)
-    if not asked.symbols:  # the metrics are about the whole lake, and their silence is an alarm
+    report = reconciler.audit(request.symbols, request.since(today))
+    sent = _outlets(settings).enqueue(report.lags, context.aws_request_id) if request.fix and report.lags else None
+    facts = report.facts(sent, LAGS_REPORTED)
+    if not request.symbols:  # the metrics are about the whole lake, and their silence is an alarm
         needing_a_person = len({lag.symbol for lag in report.lags if lag.cause in NEEDS_A_PERSON})
         emit_metrics(
-            SymbolsAudited=report.symbols, SymbolsLagging=said["lagging"], SymbolsNeedingAPerson=needing_a_person
+            SymbolsAudited=report.symbols, SymbolsLagging=facts["lagging"], SymbolsNeedingAPerson=needing_a_person
         )
-    logger.info("reconcile ended", extra=said)
-    return said
+    logger.info("reconcile ended", extra=facts)
+    return facts
 
 
 def _outlets(settings: ReconcileSettings) -> Outlets:

@@ -1,4 +1,4 @@
-"""What lags, of which cause, and which message makes it good (pure)."""
+"""What lags, for which cause, and which message repairs it (pure)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -32,18 +32,18 @@ NEEDS_THE_RESAMPLER = frozenset({Cause.SILVER, Cause.CHECKPOINT})
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """One thing that is behind, of one symbol."""
+    """One thing that lags, of one symbol."""
 
     symbol: str
-    """Empty if it is no symbol's own: the manifest, a month file, a checkpoint."""
+    """Empty if it belongs to no symbol: the manifest, a month file, a checkpoint."""
     cause: Cause
     detail: str
     changed_from: date | None = None
-    """Earliest session concerned; None: all of the history."""
+    """The earliest session that lags; None: all of the history."""
     interval: int | None = None
     last_session: date | None = None
     version_floor: datetime | None = None
-    """The version that data.parquet has to grow beyond before silver or the manifest can follow it again."""
+    """data.parquet needs a version greater than this before silver or the manifest can follow it again."""
 
     def facts(self) -> dict[str, Any]:
         """Return all that there is to say."""
@@ -58,7 +58,7 @@ class Lag:
 
 
 def requests(lags: Iterable[Lag], correlation_id: str) -> list[ConsolidationRequest]:
-    """Return one request a symbol whose consolidation lags; it covers what lags of its silver too."""
+    """Return one request a symbol whose consolidation lags; it repairs the symbol's silver too."""
     by_symbol: dict[str, list[Lag]] = {}
     for lag in lags:
         by_symbol.setdefault(lag.symbol, []).append(lag)
@@ -76,7 +76,7 @@ def requests(lags: Iterable[Lag], correlation_id: str) -> list[ConsolidationRequ
 
 
 def completions(lags: Sequence[Lag], correlation_id: str) -> list[ConsolidationComplete]:
-    """Return one completion event a symbol of which nothing lags but silver, for the intervals that lag."""
+    """Return one completion event a symbol of which only silver lags, for the intervals that lag."""
     requested = {request.symbol for request in requests(lags, correlation_id)}
     by_symbol: dict[str, list[Lag]] = {}
     for lag in lags:
@@ -96,5 +96,5 @@ def completions(lags: Sequence[Lag], correlation_id: str) -> list[ConsolidationC
 
 def _earliest(lags: Sequence[Lag]) -> date | None:
     days = [lag.changed_from for lag in lags if lag.cause not in NEEDS_A_PERSON]
-    known = [day for day in days if day]
-    return min(known) if len(known) == len(days) else None
+    named = [day for day in days if day]
+    return min(named) if len(named) == len(days) else None

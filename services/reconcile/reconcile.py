@@ -1,7 +1,6 @@
-"""What has been lost on the way from bronze to silver, symbol by symbol, and how it is set going again.
+"""The audit: find, symbol by symbol, what was lost on the way from bronze to silver, and enqueue its repair.
 
-An audit, not the driver: it reads everything that could have been told of, and compares. What it finds it can enqueue;
-everything it enqueues may safely come twice.
+It reads and compares everything and trusts no event. What it enqueues may safely come twice.
 """
 
 from collections import Counter
@@ -42,10 +41,10 @@ from shared.queues import Queue, Topic
 from shared.source_files import SourceBars, bars_of_source
 
 SYMBOLS_AT_ONCE: Final = 500
-"""Bounds the memory: so many symbols' bars and buckets are held at a time."""
+"""How many symbols' bars and buckets are in memory at a time."""
 KEYS_NAMED: Final = 3
 FILES_LOOKED_INTO: Final = 20
-"""Of a symbol with more unmerged files only so many are read, those that were put last: what waits is among them."""
+"""How many unmerged files of a symbol are read: those that were put last, because the waiting ones are among them."""
 RESTORE: Final = "put an earlier version of it back, or delete it: the source files that are there are merged anew"
 Advance = Callable[[int], None]
 Manifest = Mapping[str, Mapping[str, Any]]
@@ -76,7 +75,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What was enqueued to make good what lags."""
+    """What was enqueued to repair what lags."""
 
     requests: int
     completions: int
@@ -85,7 +84,7 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _Comparison:
     symbol: str
     stored: Consolidated | None
     lags: Sequence[Lag]
@@ -93,7 +92,7 @@ class _Known:
 
 @dataclass(frozen=True, slots=True)
 class Reconciler:
-    """What an audit works with."""
+    """What an audit needs."""
 
     store: ObjectStore
     bronze: Bronze
@@ -106,51 +105,53 @@ class Reconciler:
         self, symbols: Sequence[str], since: date | None, advance: Advance = lambda _: None,
         intervals: Sequence[int] = INTERVALS,
     ) -> Report:  # fmt: skip
-        """Compare all there is of these symbols (none named: of all): bronze, manifest, silver, checkpoints.
+        """Compare bronze, manifest, silver and checkpoints of these symbols (none named: of all).
 
-        `since` spares buckets that end before it: older ones are not compared, nor are other `intervals`. Raises
-        UpstreamError if S3 fails, and NotFoundError if one of `symbols` is unknown.
+        Buckets that end before `since` are not compared, nor are intervals other than `intervals`. Raises UpstreamError
+        if S3 fails, and NotFoundError if one of `symbols` is unknown.
         """
         report = Report()
-        manifest = self._manifest(report)
+        manifest = self._read_manifest(report)
         symbols_known = {*self.symbols_of_bronze(), *(manifest or ())}
         check_known(symbols, symbols_known)
-        wanted = sorted(symbols or symbols_known)
-        report.symbols = len(wanted)
-        for some in chunks(wanted, SYMBOLS_AT_ONCE):
-            known = self._known(some, manifest)
-            report.lags += [lag for one in known for lag in one.lags]
-            consolidated = {one.symbol: one.stored for one in known if one.stored}
+        audited = sorted(symbols or symbols_known)
+        report.symbols = len(audited)
+        for some in chunks(audited, SYMBOLS_AT_ONCE):
+            comparisons = self._compare_all(some, manifest)
+            report.lags += [lag for comparison in comparisons for lag in comparison.lags]
+            consolidated = {comparison.symbol: comparison.stored for comparison in comparisons if comparison.stored}
             for interval in intervals:
-                report.lags += self._silver(consolidated, interval, since)
+                report.lags += self._compare_silver(consolidated, interval, since)
             last = [stored.last_session for stored in consolidated.values()]
             report.newest_session = max([*last, *filter(None, [report.newest_session])], default=None)
             advance(len(some))
         if not symbols:
-            report.lags += self._checkpoints(report, manifest or {})
-        report.lags += [*_twins(wanted, symbols_known), *self._strays(symbols)]
-        report.lags = list(dict.fromkeys(report.lags))  # an unreadable month file is met once for each part of symbols
+            report.lags += self._check_checkpoints(report, manifest or {})
+        report.lags += [*_find_twins(audited, symbols_known), *self._find_strays(symbols)]
+        report.lags = list(
+            dict.fromkeys(report.lags)
+        )  # an unreadable month file is found once for each part of symbols
         return report
 
     def symbols_lagging(self) -> list[Lag]:
         """Compare every symbol's files with its data.parquet; manifest and silver are not read."""
         parts = chunks(sorted(self.symbols_of_bronze()), SYMBOLS_AT_ONCE)
-        return [lag for some in parts for one in self._known(some, None) for lag in one.lags]
+        return [lag for part in parts for comparison in self._compare_all(part, None) for lag in comparison.lags]
 
     def symbols_of_bronze(self) -> list[str]:
         """Return the symbols that have a folder in bronze."""
         return self.bronze.symbols_in(self.store.folders(f"{self.bronze.prefix}/"))
 
-    def _manifest(self, report: Report) -> Manifest | None:
+    def _read_manifest(self, report: Report) -> Manifest | None:
         """Read the manifest's rows by symbol; None, and a lag in the report, if it cannot be read."""
-        found = self.store.find(MANIFEST_KEY)
-        rows = catch_errors(lambda: decode_manifest(found.data).to_pylist()) if found else []
+        stored = self.store.find(MANIFEST_KEY)
+        rows = catch_errors(lambda: decode_manifest(stored.data).to_pylist()) if stored else []
         if isinstance(rows, FiblakeError):
             report.lags.append(Lag("", Cause.UNREADABLE, str(rows)))
             return None
         return {row["symbol"]: row for row in rows}
 
-    def _strays(self, symbols: Sequence[str]) -> list[Lag]:
+    def _find_strays(self, symbols: Sequence[str]) -> list[Lag]:
         """Name the objects below these symbols' folders (none named: below bronze) that no service reads, by symbol."""
         prefixes = [self.bronze.symbol_prefix(symbol) for symbol in symbols] or self.bronze.roots()
         strays: dict[str, list[str]] = {}
@@ -159,73 +160,73 @@ class Reconciler:
                 strays.setdefault(self.bronze.symbol_of(info.key), []).append(f"{info.key!r}: {remedy}")
         return [Lag(symbol, Cause.STRAY, _first_of(remedies, "; ")) for symbol, remedies in strays.items()]
 
-    def _known(self, symbols: Sequence[str], manifest: Manifest | None) -> list[_Known]:
+    def _compare_all(self, symbols: Sequence[str], manifest: Manifest | None) -> list[_Comparison]:
         with ThreadPoolExecutor(min(CONCURRENCY, len(symbols))) as pool:
             return list(pool.map(lambda symbol: self._read(symbol, manifest), symbols))
 
-    def _read(self, symbol: str, manifest: Manifest | None) -> _Known:
-        outcome = catch_errors(self._compared, symbol, manifest)
+    def _read(self, symbol: str, manifest: Manifest | None) -> _Comparison:
+        outcome = catch_errors(self._compare, symbol, manifest)
         if isinstance(outcome, UpstreamError):
             raise outcome
         if isinstance(outcome, FiblakeError):
             detail = f"{self.bronze.data_key(symbol)}: {outcome}; {RESTORE}"
-            return _Known(symbol, None, [Lag(symbol, Cause.UNREADABLE, detail)])
+            return _Comparison(symbol, None, [Lag(symbol, Cause.UNREADABLE, detail)])
         return outcome
 
-    def _compared(self, symbol: str, manifest: Manifest | None) -> _Known:
+    def _compare(self, symbol: str, manifest: Manifest | None) -> _Comparison:
         """Compare a symbol's files with its data.parquet, and that with its manifest's row.
 
-        data.parquet is read before the listing: what is merged in between looks unmerged, and is enqueued in vain.
+        data.parquet is read before the listing: a file that is merged in between looks unmerged, and is enqueued
+        without need.
         """
-        found = self.store.find(self.bronze.data_key(symbol))
+        data = self.store.find(self.bronze.data_key(symbol))
         listing = [i for i in self.store.listed(self.bronze.symbol_prefix(symbol)) if self.bronze.is_source(i.key)]
-        stored = Consolidated.decode(found.data, symbol, found.last_modified) if found else None
+        stored = Consolidated.decode(data.data, symbol, data.last_modified) if data else None
         log = stored.log if stored else {}
         entry = (manifest or {}).get(symbol)
         unmerged = [info for info in listing if not is_merged(log, info.key, info.etag, info.last_modified)]
-        mergeable, lags = self._looked_into(symbol, unmerged, are_first=stored is None)
+        mergeable, lags = self._inspect_files(symbol, unmerged, are_first=stored is None)
         if stored is None:
             if mergeable:
                 lags.append(Lag(symbol, Cause.NEVER_CONSOLIDATED, f"{len(listing)} files"))
             if entry and not listing:
                 lags.append(Lag(symbol, Cause.UNREADABLE, "the manifest has it, and bronze has nothing of it"))
-            return _Known(symbol, None, lags)
+            return _Comparison(symbol, None, lags)
         if mergeable:
-            lags.append(self._unmerged(symbol, mergeable))
+            lags.append(self._unmerged_lag(symbol, mergeable))
         if stored.adopted:
             lags.append(Lag(symbol, Cause.ADOPTED, f"{stored.bars.num_rows} bars"))
         lags += self._reference_lag(symbol, stored)
         lags += _manifest_lag(symbol, stored, entry) if manifest is not None else []
-        return _Known(symbol, stored if stored.bars.num_rows else None, lags)
+        return _Comparison(symbol, stored if stored.bars.num_rows else None, lags)
 
-    def _looked_into(
+    def _inspect_files(
         self, symbol: str, unmerged: Sequence[ObjectInfo], *, are_first: bool
     ) -> tuple[list[str], list[Lag]]:
         """Return the keys of the files that a worker would merge, and the lags of those that it would refuse.
 
-        To ask for such a one each day would make a dead letter each day. Of the first files of a symbol those without a
-        bar that can be merged are refused too: they make no data.parquet whose log would name them. If all that are
-        looked into are such, the others are not asked for either, but named: they are looked into when the former are
-        mended or gone.
+        A request for a refused file would make a dead letter each day. The first files of a symbol are refused too if
+        they hold no bar that can be merged: they make no data.parquet whose log would name them. If all inspected files
+        are refused, the others are named and not requested: they are inspected when the former are repaired or deleted.
         """
         newest = sorted(unmerged, key=lambda info: info.last_modified, reverse=True)[:FILES_LOOKED_INTO]
         objects = self.store.get_many([info.key for info in newest])
-        outcomes = {found.key: catch_errors(self._bars_of, found) for found in objects if found}
+        outcomes = {file.key: catch_errors(self._bars_of, file) for file in objects if file}
         faults = {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, PermanentError)}
         if are_first:
             read = {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, SourceBars)}
-            faults |= {key: _without_bars(bars) for key, bars in read.items() if not bars.bars.num_rows}
+            faults |= {key: _no_bars_error(bars) for key, bars in read.items() if not bars.bars.num_rows}
         lags = [Lag(symbol, Cause.UNMERGEABLE, f"{key}: {fault}") for key, fault in sorted(faults.items())]
         if len(faults) < len(newest) or len(newest) == len(unmerged):
             return [info.key for info in unmerged if info.key not in faults], lags
         others = f"{len(unmerged) - len(newest)} older files are not looked into before these are mended or removed"
         return [], [*lags, Lag(symbol, Cause.UNMERGEABLE, others)]
 
-    def _bars_of(self, found: StoredObject) -> SourceBars:
-        source = self.bronze.parse_source(found.key)
-        return bars_of_source(found.data, source, found.last_modified, self.grid.calendar, self.today)
+    def _bars_of(self, file: StoredObject) -> SourceBars:
+        source = self.bronze.parse_source(file.key)
+        return bars_of_source(file.data, source, file.last_modified, self.grid.calendar, self.today)
 
-    def _unmerged(self, symbol: str, keys: Sequence[str]) -> Lag:
+    def _unmerged_lag(self, symbol: str, keys: Sequence[str]) -> Lag:
         names = [key.rsplit("/", 1)[-1] for key in keys]
         first = min(self.bronze.parse_source(key).first for key in keys)
         return Lag(symbol, Cause.UNMERGED, _first_of(names, ", "), first)
@@ -244,12 +245,14 @@ class Reconciler:
             return []
         return [Lag(symbol, Cause.REFERENCE, f"{len(now.splits)} splits, {len(now.handovers)} handovers")]
 
-    def _silver(self, consolidated: Mapping[str, Consolidated], interval: int, since: date | None) -> Iterator[Lag]:
+    def _compare_silver(
+        self, consolidated: Mapping[str, Consolidated], interval: int, since: date | None
+    ) -> Iterator[Lag]:
         """Compare these symbols' rows of one interval, from the first bucket that is resampled or touches `since`."""
         if not consolidated:
             return
         first = self._first_bucket(interval, since)
-        tables = self._tables(interval, first, list(consolidated))
+        tables = self._read_tables(interval, first, list(consolidated))
         if isinstance(tables, Lag):
             yield tables
             return
@@ -257,22 +260,22 @@ class Reconciler:
             rows = tables.get(symbol, SILVER.empty_table())
             newest = pc.max(rows["version"]).as_py()
             if newest and newest > stored.last_updated:
-                yield from self._restored(symbol, newest, interval)
+                yield from self._check_restored(symbol, newest, interval)
                 continue
             day = catch_errors(first_difference, stored, rows, interval, first, self.grid)
             if isinstance(day, FiblakeError):
                 yield Lag(symbol, Cause.UNREADABLE, str(day), interval=interval)
             elif day:
-                # A wrong row of this very version gives way to a newer version only.
+                # A wrong row of this very version is replaced only by a row of a newer version.
                 version = pc.max(rows.filter(pc.equal(rows["ts"], day))["version"]).as_py()
                 floor = version if version == stored.last_updated else None
-                begin = self._lags_since(stored, day, interval, first)
+                begin = self._first_lagging_session(stored, day, interval, first)
                 yield Lag(symbol, Cause.SILVER, f"from bucket {day} on", begin, interval, stored.last_session, floor)
 
-    def _lags_since(self, stored: Consolidated, day: date, interval: int, first: int) -> date:
-        """Return from which session on silver is to be made good, if `day` is the first wrong bucket from `first` on.
+    def _first_lagging_session(self, stored: Consolidated, day: date, interval: int, first: int) -> date:
+        """Return the session from which on silver must be computed, if `day` is the first wrong bucket from `first` on.
 
-        If that is the first bucket with a bar that was compared, nobody knows whether those before it are right.
+        If `day` is the first bucket that was compared, the buckets before it may be wrong, too.
         """
         calendar = self.grid.calendar
         sessions = stored.bars["timestamp"].to_pylist()
@@ -281,10 +284,10 @@ class Reconciler:
         at_the_edge = len({ordinal // interval for ordinal in ordinals}) == 1
         return stored.first_session if at_the_edge else day
 
-    def _restored(self, symbol: str, version: datetime, interval: int) -> Iterator[Lag]:
-        """Read data.parquet again, which is older than silver: it was put back, unless it is a newer one by now."""
-        found = self.store.find(self.bronze.data_key(symbol))
-        stored = catch_errors(Consolidated.decode, found.data, symbol, found.last_modified) if found else None
+    def _check_restored(self, symbol: str, version: datetime, interval: int) -> Iterator[Lag]:
+        """Read data.parquet again, which was older than silver: an earlier version may have been put back."""
+        data = self.store.find(self.bronze.data_key(symbol))
+        stored = catch_errors(Consolidated.decode, data.data, symbol, data.last_modified) if data else None
         if isinstance(stored, FiblakeError):
             yield Lag(symbol, Cause.UNREADABLE, f"{self.bronze.data_key(symbol)}: {stored}; {RESTORE}")
         elif stored and stored.last_updated < version:
@@ -297,10 +300,10 @@ class Reconciler:
         ordinal = self.grid.calendar.ordinal_on_or_after(max(starts))
         return ordinal - ordinal % interval
 
-    def _tables(self, interval: int, first: int, symbols: Sequence[str]) -> dict[str, pa.Table] | Lag:
+    def _read_tables(self, interval: int, first: int, symbols: Sequence[str]) -> dict[str, pa.Table] | Lag:
         """Read the rows of some symbols, from bucket `first` on, and return them by symbol, sorted by `ts`.
 
-        If a month file cannot be read, return the lag that names it: every symbol would lag by what is in it.
+        If a month file cannot be read, return the lag that names it: otherwise every symbol would seem to lag.
         """
         day = self.grid.calendar.session(first)
         months = {
@@ -308,20 +311,20 @@ class Reconciler:
             for info in self.store.listed(silver_prefix(interval))
             if (month := parse_silver_key(interval, info.key)) and month >= Month.of(day)
         }
-        wanted = pa.array(symbols, pa.string())
+        symbols_read = pa.array(symbols, pa.string())
         parts = [SILVER.empty_table()]
         for keys in chunks(months, CONCURRENCY):
-            for found in filter(None, self.store.get_many(keys)):
-                rows = catch_errors(decode_silver, found.data, found.key)
+            for file in filter(None, self.store.get_many(keys)):
+                rows = catch_errors(decode_silver, file.data, file.key)
                 if isinstance(rows, FiblakeError):
                     detail = f"{rows}; until then this interval is not compared"
                     return Lag("", Cause.UNREADABLE, detail, interval=interval)
-                kept = pc.and_(pc.is_in(rows["symbol"], value_set=wanted), pc.greater_equal(rows["ts"], day))
+                kept = pc.and_(pc.is_in(rows["symbol"], value_set=symbols_read), pc.greater_equal(rows["ts"], day))
                 parts.append(rows.filter(kept))
         return _by_symbol(pa.concat_tables(parts).sort_by([("symbol", "ascending"), ("ts", "ascending")]))
 
-    def _checkpoints(self, report: Report, manifest: Manifest) -> list[Lag]:
-        """Find the checkpoints that are behind silver that is right: the run that wrote it died before it said so."""
+    def _check_checkpoints(self, report: Report, manifest: Manifest) -> list[Lag]:
+        """Find the checkpoints that are behind silver: a run wrote silver and died before it wrote the checkpoint."""
         newest = max(manifest, key=lambda symbol: manifest[symbol]["last_consolidated_date"], default=None)
         if newest is None:
             return []
@@ -329,8 +332,8 @@ class Reconciler:
         late = {lag.interval for lag in report.lags if lag.symbol == newest and lag.cause is Cause.SILVER}
         lags = []
         keys = [checkpoint_key(interval) for interval in INTERVALS]
-        for interval, found in zip(INTERVALS, self.store.get_many(keys), strict=True):
-            at = catch_errors(_processed, found) if found else ""
+        for interval, file in zip(INTERVALS, self.store.get_many(keys), strict=True):
+            at = catch_errors(_last_processed, file) if file else ""
             if isinstance(at, FiblakeError):
                 lags.append(Lag("", Cause.UNREADABLE, str(at), interval=interval))
             elif at < last.isoformat() and interval not in late:
@@ -340,7 +343,7 @@ class Reconciler:
 
 @dataclass(frozen=True, slots=True)
 class Outlets:
-    """Where work is enqueued."""
+    """The queues and the topic that repairs are sent to."""
 
     consolidation: Queue
     complete: Topic
@@ -348,19 +351,19 @@ class Outlets:
     symbols_per_child: int
 
     def enqueue(self, lags: Sequence[Lag], run: str) -> Sent:
-        """Enqueue what makes the lags good: requests and a job that drains them, or events for the resampler.
+        """Enqueue what repairs the lags: requests and a job that drains them, or events for the resampler.
 
         Raises UpstreamError if no job can be submitted; the requests are in the queue by then, for the next job.
         """
-        asked, told = requests(lags, run), completions(lags, run)
-        unsent = self.consolidation.send([request.model_dump_json() for request in asked])
-        untold = self.complete.publish(told)
-        sent = len(asked) - len(unsent)
+        requested, events = requests(lags, run), completions(lags, run)
+        unsent = self.consolidation.send([request.model_dump_json() for request in requested])
+        unpublished = self.complete.publish(events)
+        sent = len(requested) - len(unsent)
         job = self.jobs.ensure(run, ceil(sent / self.symbols_per_child)) if sent else None
-        return Sent(sent, len(told) - len(untold), len(unsent) + len(untold), job)
+        return Sent(sent, len(events) - len(unpublished), len(unsent) + len(unpublished), job)
 
 
-def _without_bars(bars: SourceBars) -> ContractError:
+def _no_bars_error(bars: SourceBars) -> ContractError:
     if not bars.broken:
         return ContractError("it holds no bars: put it again with some, or delete it")
     return ContractError(
@@ -373,7 +376,9 @@ def _manifest_lag(symbol: str, stored: Consolidated, entry: Mapping[str, Any] | 
     if stored.adopted or not stored.bars.num_rows:
         return []
     if entry and entry["last_updated"] > stored.last_updated:
-        version = entry["last_updated"]  # the manifest was read first: it cannot be ahead unless data.parquet went back
+        version = entry[
+            "last_updated"
+        ]  # the manifest was read first: it can be ahead only if an earlier data.parquet was put back
         return [Lag(symbol, Cause.RESTORED, f"the manifest has version {version}", version_floor=version)]
     is_ = (stored.last_session, stored.bars.num_rows, stored.last_updated)
     says = entry and (entry["last_consolidated_date"], entry["row_count"], entry["last_updated"])
@@ -392,12 +397,12 @@ def _by_symbol(rows: pa.Table) -> dict[str, pa.Table]:
     return tables
 
 
-def _processed(found: StoredObject) -> str:
-    return read_checkpoint(found.data, found.key).last_processed.isoformat()
+def _last_processed(file: StoredObject) -> str:
+    return read_checkpoint(file.data, file.key).last_processed.isoformat()
 
 
-def _twins(symbols: Sequence[str], symbols_known: Collection[str]) -> list[Lag]:
-    """Point out the symbols without a capital whose name in capitals is a symbol, too."""
+def _find_twins(symbols: Sequence[str], symbols_known: Collection[str]) -> list[Lag]:
+    """Name the symbols in lower case whose name in upper case is a symbol, too."""
     return [
         Lag(symbol, Cause.TWIN, f"if its bars are {symbol.upper()}'s: put them below symbol={symbol.upper()}/")
         for symbol in symbols

@@ -1,4 +1,4 @@
-"""How an audit is set, and what an invocation may ask for."""
+"""Settings of an audit, and the event of an invocation."""
 
 from datetime import date, timedelta
 
@@ -28,7 +28,7 @@ class ReconcileSettings(Settings):
 class ReconcileEvent(BaseModel):
     """What an invocation may ask for.
 
-    `fix`: enqueue what makes good what lags. `days`: compare the buckets of so many days only, all of them if null.
+    `fix`: enqueue what repairs the lags. `days`: compare only the buckets of so many days, all if null.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,7 +39,7 @@ class ReconcileEvent(BaseModel):
 
     @classmethod
     def of(cls, event: object) -> "ReconcileEvent":
-        """Read an invocation's event; raise ContractError naming what it may not say."""
+        """Read an invocation's event; raise ContractError naming the fields that are wrong."""
         try:
             return cls() if isinstance(event, dict) and "detail-type" in event else cls.model_validate(event)
         except ValidationError as error:

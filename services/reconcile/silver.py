@@ -1,6 +1,6 @@
-"""Does an interval's table say what the bars say? Whole buckets computed from the bars alone, and compared (pure).
+"""Compare an interval's table with buckets that are computed from the bars alone (pure).
 
-Not the resampler's own code: an audit that shares it would share its faults.
+It shares no code with the resampler: otherwise the audit would share its faults.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ CLOSE_ENOUGH: Final = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """How silver is cut and adjusted."""
+    """The calendar by which silver is cut, and whether it is adjusted."""
 
     calendar: TradingCalendar
     adjusted: bool
@@ -30,24 +30,24 @@ class Grid:
 
 
 def first_difference(stored: Consolidated, rows: pa.Table, interval: int, since: int, grid: Grid) -> date | None:
-    """Return the first bucket (its `ts`) that `rows` have wrong, from ordinal `since` (a bucket's start) on, or None.
+    """Return the first bucket (its `ts`) from ordinal `since` (a bucket's start) on that is wrong in `rows`, or None.
 
     `rows` are the symbol's in the table (schema SILVER), sorted by `ts`, from that bucket on.
     """
-    wanted = buckets(stored, interval, since, grid)
-    found = {name: rows[name].to_numpy() for name in wanted}
-    days = [np.asarray(one["ts"], dtype="datetime64[D]") for one in (wanted, found)]
+    expected = buckets(stored, interval, since, grid)
+    actual = {name: rows[name].to_numpy() for name in expected}
+    days = [np.asarray(columns["ts"], dtype="datetime64[D]") for columns in (expected, actual)]
     common = min(day.size for day in days)
     wrong = np.zeros(common, dtype=bool)
-    for name in wanted:
-        wrong |= ~_same(wanted[name][:common], found[name][:common])
+    for name in expected:
+        wrong |= ~_same(expected[name][:common], actual[name][:common])
     first = int(np.argmax(wrong)) if wrong.any() else common
     at = [day[first] for day in days if first < day.size]
     return cast("date", min(at).item()) if at else None
 
 
 def buckets(stored: Consolidated, interval: int, since: int, grid: Grid) -> Columns:
-    """Compute the rows that the symbol's bars give, from ordinal `since` on, as arrays by SILVER's column names."""
+    """Compute the rows of the symbol's bars from ordinal `since` on, as arrays by SILVER's column names."""
     sessions = np.asarray(stored.bars["timestamp"].to_numpy(), dtype="datetime64[D]")
     ordinals = grid.calendar.ordinals(sessions)
     factors = np.ones(sessions.size)
@@ -95,7 +95,7 @@ def _rows(  # noqa: PLR0917
     }
 
 
-def _same(wanted: npt.NDArray[Any], found: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    if wanted.dtype.kind == "f":
-        return cast("npt.NDArray[np.bool_]", np.isclose(wanted, found, rtol=CLOSE_ENOUGH, atol=0, equal_nan=True))
-    return np.asarray(wanted == found, dtype=np.bool_)
+def _same(expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    if expected.dtype.kind == "f":
+        return cast("npt.NDArray[np.bool_]", np.isclose(expected, actual, rtol=CLOSE_ENOUGH, atol=0, equal_nan=True))
+    return np.asarray(expected == actual, dtype=np.bool_)

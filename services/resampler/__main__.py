@@ -24,7 +24,7 @@ from shared.telemetry import logger
 from shared.traces import Traces
 
 RESERVED_MB: Final = 450
-"""What is needed beside the buckets: interpreter and libraries, the batches in work, files on their way out."""
+"""Memory needed beside the buckets: interpreter and libraries, batches in work, files being written."""
 _M_MMAP_THRESHOLD: Final = -3
 _LARGE: Final = 1 << 20
 

@@ -1,4 +1,4 @@
-"""From a batch of completion events to changes of symbols, and from the symbols' errors back to the messages."""
+"""Turn a batch of completion events into changes of symbols, and the symbols' errors into errors of messages."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How far an interval's table is: its checkpoint."""
+"""The checkpoint of an interval: how far its table is."""
 
 import json
 from datetime import date, datetime
@@ -10,10 +10,10 @@ from shared.objects import ObjectStore
 
 def advance(store: ObjectStore, interval: int, processed: date, rows: int, now: datetime) -> None:
     """Note a run that ended well: last session it saw (never going back), rows it computed (added up), and when."""
-    store.update(checkpoint_key(interval), lambda data: advanced(data, interval, processed, rows, now))
+    store.update(checkpoint_key(interval), lambda data: with_run(data, interval, processed, rows, now))
 
 
-def advanced(data: bytes | None, interval: int, processed: date, rows: int, now: datetime) -> bytes:
+def with_run(data: bytes | None, interval: int, processed: date, rows: int, now: datetime) -> bytes:
     """Return the checkpoint's bytes after a run (pure)."""
     stored = read_checkpoint(data, checkpoint_key(interval)) if data else None
     last = max(processed, stored.last_processed) if stored else processed

@@ -1,7 +1,8 @@
-"""How fresh is the lake? Symbols and closed sessions that are not consolidated, and not in each interval's table.
+"""Measure how fresh the lake is: which symbols and closed sessions are not consolidated, or not in an interval's table.
 
-Counting sessions, not hours: a weekend or a holiday makes nothing stale. Counting symbols, because one fresh symbol
-must not hide thousands of stale ones: a symbol is behind if bars of it lie in bronze that the next step does not have.
+Sessions are counted and not hours: a weekend or a holiday makes nothing stale. Symbols are counted too, because one
+fresh symbol must not hide thousands of stale ones. A symbol is behind if bronze has bars of it that the next step does
+not have.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,24 +18,24 @@ from shared.objects import ObjectStore
 from shared.telemetry import emit_metrics, logger
 
 RECENT_SESSIONS: Final = 21
-"""Only symbols with a bar in the last so many sessions are looked up in silver: the audit compares all of them."""
+"""Only symbols with a bar in so many last sessions are compared with silver here; the audit compares all of them."""
 Days = Mapping[str, date]
 """The last session of each symbol."""
 
 
 def measure(store: ObjectStore, bronze: Bronze, calendar: TradingCalendar, now: datetime) -> dict[str, Any]:
-    """Measure how far each step is behind; write the numbers as metrics and return them.
+    """Measure how far each step is behind; emit the numbers as metrics and return them.
 
-    A step that has never done anything is behind by every session there was, and by every symbol.
+    A step that has never run is behind by every session and every symbol.
     """
     closed = calendar.last_closed(now)
-    consolidated = _consolidated(store)
-    unmerged = [s for s, day in _arrived(store, bronze, closed).items() if consolidated.get(s, date.min) < day]
-    resampled = {n: _resampled(store, calendar, n, closed) for n in INTERVALS}
+    consolidated = _last_consolidated(store)
+    unmerged = [s for s, day in _last_arrived(store, bronze, closed).items() if consolidated.get(s, date.min) < day]
+    resampled = {n: _last_resampled(store, calendar, n, closed) for n in INTERVALS}
     recent = calendar.session(max(0, calendar.ordinal(closed) - RECENT_SESSIONS))
-    stale = {n: _stale(consolidated, resampled[n], recent, closed) for n in INTERVALS}
-    sessions = _behind(calendar, consolidated.values(), closed)
-    missing = {n: _behind(calendar, _processed(store, n), closed) for n in INTERVALS}
+    stale = {n: _stale_symbols(consolidated, resampled[n], recent, closed) for n in INTERVALS}
+    sessions = _sessions_behind(calendar, consolidated.values(), closed)
+    missing = {n: _sessions_behind(calendar, _last_processed(store, n), closed) for n in INTERVALS}
     emit_metrics(
         SessionsNotConsolidated=sessions,
         SymbolsNotConsolidated=len(unmerged),
@@ -58,26 +59,26 @@ def _examples(behind: Iterable[Iterable[str]]) -> list[str]:
     return sorted({symbol for symbols in behind for symbol in symbols})[:10]
 
 
-def _behind(calendar: TradingCalendar, days: Iterable[date], closed: date) -> int:
+def _sessions_behind(calendar: TradingCalendar, days: Iterable[date], closed: date) -> int:
     """Return how many sessions have closed since the newest of `days`; if there is none, how many ever have."""
     last = max(days, default=None)
     ordinal = calendar.ordinal(closed)
     return ordinal + 1 if last is None else max(0, ordinal - calendar.ordinal_on_or_after(last))
 
 
-def _consolidated(store: ObjectStore) -> Days:
-    found = store.find(MANIFEST_KEY)
-    rows = decode_manifest(found.data) if found else None
+def _last_consolidated(store: ObjectStore) -> Days:
+    stored = store.find(MANIFEST_KEY)
+    rows = decode_manifest(stored.data) if stored else None
     return _by_symbol(rows["symbol"], rows["last_consolidated_date"]) if rows else {}
 
 
-def _processed(store: ObjectStore, interval: int) -> list[date]:
+def _last_processed(store: ObjectStore, interval: int) -> list[date]:
     """Return the last session that an interval's checkpoint says is in silver, if there is one."""
-    found = store.find(checkpoint_key(interval))
-    return [read_checkpoint(found.data, found.key).last_processed] if found else []
+    stored = store.find(checkpoint_key(interval))
+    return [read_checkpoint(stored.data, stored.key).last_processed] if stored else []
 
 
-def _arrived(store: ObjectStore, bronze: Bronze, closed: date) -> Days:
+def _last_arrived(store: ObjectStore, bronze: Bronze, closed: date) -> Days:
     """Return the last session that each symbol's source files name, by their keys alone."""
     arrived: dict[str, date] = {}
     for key in store.keys(f"{bronze.prefix}/"):
@@ -87,20 +88,20 @@ def _arrived(store: ObjectStore, bronze: Bronze, closed: date) -> Days:
     return arrived
 
 
-def _resampled(store: ObjectStore, calendar: TradingCalendar, interval: int, closed: date) -> Days:
+def _last_resampled(store: ObjectStore, calendar: TradingCalendar, interval: int, closed: date) -> Days:
     """Return the last session of each symbol in an interval's newest month files."""
     ordinal = calendar.ordinal(closed)
     first = Month.of(calendar.session(bucket_start(max(0, ordinal - RECENT_SESSIONS), interval)))
     last = Month.of(closed)  # a bucket in which a symbol was handed over begins a second row later
     days: dict[str, date] = {}
-    for found in filter(None, store.get_many([silver_key(interval, month) for month in _months(first, last)])):
-        rows = decode_silver(found.data, found.key)
+    for stored in filter(None, store.get_many([silver_key(interval, month) for month in _months(first, last)])):
+        rows = decode_silver(stored.data, stored.key)
         for symbol, day in _by_symbol(rows["symbol"], rows["last_date"]).items():
             days[symbol] = max(day, days.get(symbol, day))
     return days
 
 
-def _stale(consolidated: Days, resampled: Days, since: date, closed: date) -> list[str]:
+def _stale_symbols(consolidated: Days, resampled: Days, since: date, closed: date) -> list[str]:
     recent = {symbol: day for symbol, day in consolidated.items() if since <= day <= closed}
     return [symbol for symbol, day in recent.items() if resampled.get(symbol, date.min) < day]
 
@@ -112,7 +113,7 @@ def _months(first: Month, last: Month) -> list[Month]:
 
 def _by_symbol(symbols: Any, days: Any) -> dict[str, date]:  # noqa: ANN401 (columns of Arrow)
     """Return the greatest day of each symbol."""
-    found: dict[str, date] = {}
+    last_days: dict[str, date] = {}
     for symbol, day in zip(symbols.to_pylist(), days.to_pylist(), strict=True):
-        found[symbol] = max(day, found.get(symbol, day))
-    return found
+        last_days[symbol] = max(day, last_days.get(symbol, day))
+    return last_days

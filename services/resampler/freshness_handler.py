@@ -1,4 +1,4 @@
-"""Entry point of the freshness function: a schedule's event in, how far each step is behind out."""
+"""Entry point of the freshness function: it takes a schedule's event and returns how far each step is behind."""
 
 from datetime import UTC, datetime
 from typing import Any

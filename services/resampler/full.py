@@ -1,9 +1,9 @@
-"""How all of silver is computed anew: every symbol read once for all six intervals, within a given memory.
+"""Compute all of silver anew: every symbol is read once for all six intervals, within a given memory.
 
-What is to be done is a set of month files. Of these a share is due here (one of several machines each takes its own),
-and of the share as many at a time as fit into memory: if they do not, half of them are put off to a further reading of
-bronze. Month files are joined as everywhere (rules 5 and 6 in docs/architecture.md), so this may run beside the
-resamplers of the queues, and be killed and run again: what is in place already is not written again.
+The work is a set of month files. Each machine has a share of them, and computes as many at a time as fit into memory:
+if they do not fit, half of them are postponed to another reading of bronze. Month files are joined by rules 5 and 6
+(docs/architecture.md), as everywhere. So this may run beside the resamplers of the queues, and may be killed and run
+again: files that are right are not written again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ from fiblake.calendar import TradingCalendar
 from fiblake.errors import FiblakeError, UpstreamError
 from fiblake.lake import INTERVALS, Bronze, Month
 from services.resampler import checkpoint
-from services.resampler.months import ByMonth, Due, Months, Recomputed, halves
+from services.resampler.months import ByMonth, Due, Months, Recomputed, split_in_halves
 from shared.batching import chunks
 from shared.events import SYMBOLS_PER_EVENT, SilverUpdated
 from shared.month_files import MONTHS_AT_ONCE, MonthFiles
@@ -35,15 +35,15 @@ from shared.telemetry import emit_metrics, logger
 
 SYMBOLS_AT_ONCE: Final = 128
 BATCHES_AT_ONCE: Final = 3
-"""One more than the job's cores: one batch waits for S3 while the others are computed."""
+"""One more than the job has cores: one batch waits for S3 while the others are computed."""
 Since = Mapping[int, int]
 """By interval: the ordinal from which on buckets are computed."""
 Watch = Callable[[str, int, int], None]
-"""Told of progress: what is being done, how much of it is done, and of how much."""
+"""Called with the progress: what is being done, how much is done, and how much there is."""
 
 
 def no_progress(_what: str, _done: int, _of: int) -> None:
-    """Tell nobody."""
+    """Report no progress."""
 
 
 @dataclass(slots=True)
@@ -54,16 +54,16 @@ class Summary:
     rows: dict[int, int] = field(default_factory=lambda: dict.fromkeys(INTERVALS, 0))
     """Buckets computed, by interval."""
     written: int = 0
-    """Month files written; the others were in place already."""
+    """Month files written; the others were right already."""
     readings: int = 0
     last_session: date = date.min
     failed: dict[str, str] = field(default_factory=dict)
-    """Why a symbol could not be read; its rows stay as they were."""
+    """Why a symbol could not be read; its rows stay unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """What reading some symbols gives."""
+    """The buckets of some symbols."""
 
     size: int
     market: Market
@@ -74,11 +74,11 @@ class _Batch:
 
 @dataclass(slots=True)
 class _Reading:
-    """What reading all symbols gives."""
+    """The buckets of all symbols that were read so far."""
 
     due: Due
-    """The month files of which all buckets are here."""
-    put_off: Due
+    """The month files whose buckets are all here."""
+    postponed: Due
     tables: dict[int, Recomputed]
     """By interval."""
     months: Months
@@ -92,24 +92,24 @@ class _Reading:
         return self.tables[INTERVALS[0]].symbols
 
     def take(self, batch: _Batch, since: Since) -> None:
-        """Add what a batch gives; nothing of what was put off since it began to be read."""
+        """Add a batch, without the months that were postponed since it was begun."""
         for n, table in self.tables.items():
             table.take(batch.market, [since[n]] * len(batch.market.symbols), batch.buckets[n])
-        if self.put_off.any():
-            self._drop_put_off(slice(-1, None))
+        if self.postponed.any():
+            self._drop_postponed(slice(-1, None))
         self.errors |= batch.errors
         self.last = max(self.last, int(batch.market.lasts.max(initial=0)))
 
-    def fit(self, nbytes: int) -> None:
-        """Put half of the month files off, and let go of their buckets, until the rest takes `nbytes` at most."""
+    def shrink_to(self, nbytes: int) -> None:
+        """Postpone half of the month files and drop their buckets, until the others take at most `nbytes`."""
         while self.due.sum() > 1 and sum(table.nbytes for table in self.tables.values()) > nbytes:
-            self.due, second = halves(self.due)
-            self.put_off |= second
-            self._drop_put_off(slice(None))
+            self.due, second = split_in_halves(self.due)
+            self.postponed |= second
+            self._drop_postponed(slice(None))
 
-    def _drop_put_off(self, which: slice) -> None:
+    def _drop_postponed(self, kept: slice) -> None:
         for i, (n, table) in enumerate(self.tables.items()):
-            table.parts[which] = [self.months.sorted(part.buckets, n, self.due[i]) for part in table.parts[which]]
+            table.parts[kept] = [self.months.sorted(part.buckets, n, self.due[i]) for part in table.parts[kept]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,19 +123,21 @@ class FullResampler:
     retention_years: int
     adjusted: bool
     most_bytes: int
-    """Memory for the buckets at hand."""
+    """Memory for the buckets."""
     watch: Watch = no_progress
     rebuild: bool = False
-    """Whether rows of the same version are overwritten, too: they differ if a setting, the calendar or code changed."""
+    """Whether rows of the same version are overwritten, too. They differ if a setting, the calendar or the code
+    changed.
+    """
 
     def run(self, now: datetime, index: int = 0, of: int = 1) -> Summary:
-        """Bring all month files of share `index` of `of` up to date with bronze; then tell of it, as ever.
+        """Bring all month files of share `index` of `of` up to date with bronze, then publish the change.
 
         Raises ConflictError if others rewrite the same files all the time, UpstreamError if S3 or SNS fails.
         """
         months = Months.of(self.calendar)
         share = months.share(index, of)
-        since = {n: self._since(n, months, share[i], now.date()) for i, n in enumerate(INTERVALS)}
+        since = {n: self._first_ordinal(n, months, share[i], now.date()) for i, n in enumerate(INTERVALS)}
         summary = self._compute(months, share, since)
         for interval in INTERVALS if summary.symbols else ():
             self._publish(interval, since[interval], summary, now)
@@ -144,8 +146,8 @@ class FullResampler:
     def cut_anew(self, interval: int, first: Month, now: datetime) -> None:
         """Compute one interval's month files anew from `first` on, which were cut by another calendar.
 
-        One after the other, oldest first: if this is killed, the files that are still cut by the other calendar are the
-        last ones, which the next change meets.
+        One after the other, oldest first: if this is killed, only the last files are still cut by the other calendar,
+        and the next change finds them.
         """
         months = Months.of(self.calendar)
         due = months.share(0, 1)
@@ -156,10 +158,10 @@ class FullResampler:
             begin = self.calendar.ordinal_on_or_after(date(first.year, first.month, 1))
             self._publish(interval, begin, summary, now)
 
-    def _since(self, interval: int, months: Months, due: Due, today: date) -> int:
-        """Return where buckets begin to be computed: at the history window.
+    def _first_ordinal(self, interval: int, months: Months, due: Due, today: date) -> int:
+        """Return the ordinal from which on buckets are computed: where the history window begins.
 
-        If files that reach into the window or lie before it were cut by another calendar, it is all of the history.
+        It is 0 if a file at the window's edge or before it was cut by another calendar.
         """
         start = window_start(self.calendar, today, self.retention_years, interval)
         files, edge = MonthFiles(self.store, self.calendar, interval), Month.of(self.calendar.session(start))
@@ -167,38 +169,38 @@ class FullResampler:
         return start if not before or files.is_cut_alike(max(before)) else 0
 
     def _compute(self, months: Months, due: Due, since: Since, at_once: int = MONTHS_AT_ONCE) -> Summary:
-        """Compute the month files that are due, as many at a time as memory allows."""
+        """Compute the month files that are due, as many at a time as fit into memory."""
         symbols, summary = sorted(self.bronze.symbols_in(self.store.folders(f"{self.bronze.prefix}/"))), Summary()
         while due.any():
             reading = self._read(symbols, months, due, since)
             pa.default_memory_pool().release_unused()
             written = self._write(reading, since, at_once)
             self._note(summary, reading, written)
-            due = reading.put_off
+            due = reading.postponed
         return summary
 
     def _read(self, symbols: Sequence[str], months: Months, due: Due, since: Since) -> _Reading:
-        """Read the symbols and cut their bars, keeping to the memory."""
+        """Read the symbols and cut their bars into buckets, within the memory."""
         tables = {n: Recomputed(self.calendar, self.adjusted) for n in INTERVALS}
         reading = _Reading(due, np.zeros_like(due), tables, months)
-        parts, done = chunks(symbols, SYMBOLS_AT_ONCE), 0
+        parts, symbols_done = chunks(symbols, SYMBOLS_AT_ONCE), 0
         with ThreadPoolExecutor(BATCHES_AT_ONCE) as pool:
 
-            def begun(most: int) -> list[Future[_Batch]]:
+            def submit_next(most: int) -> list[Future[_Batch]]:
                 some = islice(parts, most)
-                return [pool.submit(self._batch, part, months, since, reading.due) for part in some]
+                return [pool.submit(self._read_batch, part, months, since, reading.due) for part in some]
 
-            coming = begun(BATCHES_AT_ONCE)
-            while coming:
-                batch = coming.pop(0).result()
+            pending = submit_next(BATCHES_AT_ONCE)
+            while pending:
+                batch = pending.pop(0).result()
                 reading.take(batch, since)
-                reading.fit(self.most_bytes)
-                coming += begun(1)
-                done += batch.size
-                self.watch("reading symbols", done, len(symbols))
+                reading.shrink_to(self.most_bytes)
+                pending += submit_next(1)
+                symbols_done += batch.size
+                self.watch("reading symbols", symbols_done, len(symbols))
         return reading
 
-    def _batch(self, symbols: Sequence[str], months: Months, since: Since, due: Due) -> _Batch:
+    def _read_batch(self, symbols: Sequence[str], months: Months, since: Since, due: Due) -> _Batch:
         """Read these symbols, and cut them into the buckets that are due.
 
         A symbol without a data.parquet has yet to be consolidated: its first completion event is still to come.
@@ -219,15 +221,15 @@ class FullResampler:
         """Write the month files that change; return how many."""
         files = {n: MonthFiles(self.store, self.calendar, n, whole=True, wins_ties=self.rebuild) for n in INTERVALS}
         existing = {n: files[n].existing() if reading.due[i].any() else [] for i, n in enumerate(INTERVALS)}
-        wanted = {n: self._to_join(reading, i, existing[n], since[n]) for i, n in enumerate(INTERVALS)}
-        done, total, written = 0, sum(map(len, wanted.values())), 0
+        months_of = {n: self._months_to_join(reading, i, existing[n], since[n]) for i, n in enumerate(INTERVALS)}
+        files_done, total, written = 0, sum(map(len, months_of.values())), 0
 
-        def progress(one: int) -> None:
-            nonlocal done
-            done += one
-            self.watch("writing month files", done, total)
+        def progress(count: int) -> None:
+            nonlocal files_done
+            files_done += count
+            self.watch("writing month files", files_done, total)
 
-        for n, months in wanted.items():
+        for n, months in months_of.items():
             table = reading.tables[n]
 
             def updates(month: Month, table: Recomputed = table) -> list[Update]:
@@ -236,8 +238,8 @@ class FullResampler:
             written += files[n].join(months, updates, existing[n], progress, at_once)
         return written
 
-    def _to_join(self, reading: _Reading, row: int, existing: Sequence[Month], since: int) -> list[Month]:
-        """Return the months that are due and have buckets, or a file that may lose some."""
+    def _months_to_join(self, reading: _Reading, row: int, existing: Sequence[Month], since: int) -> list[Month]:
+        """Return the months that are due and have buckets, or a file whose buckets may have to be removed."""
         if not reading.symbols:
             return []
         earliest = Month.of(self.calendar.session(since))
@@ -254,8 +256,8 @@ class FullResampler:
             summary.last_session = max(summary.last_session, self.calendar.session(reading.last))
         for n in INTERVALS:
             summary.rows[n] += reading.tables[n].size
-        due, put_off = int(reading.due.sum()), int(reading.put_off.sum())
-        extra = {"symbols": len(reading.symbols), "due": due, "put_off": put_off, "written": written}
+        due, postponed = int(reading.due.sum()), int(reading.postponed.sum())
+        extra = {"symbols": len(reading.symbols), "due": due, "put_off": postponed, "written": written}
         logger.info("bronze read, month files written", extra=extra)
 
     def _publish(self, interval: int, since: int, summary: Summary, now: datetime) -> None:

@@ -1,4 +1,4 @@
-"""Entry point of the resampler function: messages of one interval's queue in, partial batch response out."""
+"""Entry point of the resampler function: messages in, partial batch response out."""
 
 from datetime import UTC, datetime
 from functools import cache

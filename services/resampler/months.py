@@ -1,4 +1,4 @@
-"""Which month file a bucket belongs to, and which month files are whose to do (pure)."""
+"""Which month file a bucket belongs to, and which machine computes which month files (pure)."""
 
 import threading
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from shared.silver_join import NO_ROWS, Update
 ROWS_OF_BLOCK: Final = 16_384
 """Rows that are made at once: for months with few buckets, making a table takes longer than filling it."""
 Due = npt.NDArray[np.bool_]
-"""Which month files are to be done: a row an interval, a column a month since the calendar's first."""
+"""Which month files are due: a row an interval, a column a month since the calendar's first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,9 @@ class Months:
         return (month.year - self.first.year) * 12 + month.month - self.first.month
 
     def share(self, index: int, of: int) -> Due:
-        """Return the month files that are machine `index`'s of `of`.
+        """Return the month files of machine `index`, of `of` machines.
 
-        Every so-manieth month, of all intervals: neighbours have as many buckets, so the shares are of one size.
+        Every n-th month of all intervals: neighbouring months have as many buckets, so the shares have the same size.
         """
         mine = np.arange(self.count) % of == index
         return np.broadcast_to(mine, (len(INTERVALS), self.count)).copy()
@@ -84,10 +84,10 @@ class Months:
         """
         numbers = self.numbers[buckets.begins - buckets.begins % interval]
         starts = buckets.begins >= since
-        wanted = np.flatnonzero(starts if due is None else due[numbers] & starts)
-        numbers = numbers[wanted]
+        kept = np.flatnonzero(starts if due is None else due[numbers] & starts)
+        numbers = numbers[kept]
         offsets = np.append(0, np.cumsum(np.bincount(numbers, minlength=self.count)))
-        return ByMonth(buckets.taken(wanted[np.argsort(numbers, kind="stable")]), offsets)
+        return ByMonth(buckets.taken(kept[np.argsort(numbers, kind="stable")]), offsets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,8 @@ class Recomputed:
 
     def take(self, market: Market, cuts: Sequence[int], buckets: ByMonth) -> None:
         """Add the buckets of a market's symbols."""
-        buckets.buckets.places[0] += np.int32(len(self.symbols))  # they refer to the longer list of symbols now
+        owners = buckets.buckets.owners
+        owners += np.int32(len(self.symbols))  # they refer to the longer list of symbols now
         self.parts.append(buckets)
         self._columns = self._block = None
         self.symbols += market.symbols
@@ -151,7 +152,7 @@ class Recomputed:
         return np.flatnonzero(np.any([part.filled for part in self.parts], axis=0)) if self.parts else np.array([], int)
 
     def update(self, month: int) -> Update:
-        """Return what is to be joined into the file of the month with this number."""
+        """Return the update for the file of the month with this number."""
         with self._lock:
             columns = self._columns = self._columns or self._common()
             if self._block is None or not self._block.first <= month < self._block.end:
@@ -173,10 +174,10 @@ class Recomputed:
         return Update(symbols, version_numbers(self.versions), cuts, NO_ROWS, is_sorted)
 
 
-def halves(due: Due) -> tuple[Due, Due]:
+def split_in_halves(due: Due) -> tuple[Due, Due]:
     """Split month files into two halves, each with every second month of each interval."""
-    places = np.nonzero(due)
-    kept, put_off = due.copy(), np.zeros_like(due)
-    second = places[0][1::2], places[1][1::2]
-    kept[second], put_off[second] = False, True
-    return kept, put_off
+    due_positions = np.nonzero(due)
+    kept, postponed = due.copy(), np.zeros_like(due)
+    second = due_positions[0][1::2], due_positions[1][1::2]
+    kept[second], postponed[second] = False, True
+    return kept, postponed

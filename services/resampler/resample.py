@@ -1,7 +1,8 @@
-"""How silver follows bronze: an event's buckets are recomputed from daily bars and joined into month files.
+"""Resample: recompute an event's buckets from daily bars, and join them into month files.
 
-The bars come from the event's own tail if it reaches back far enough, else from data.parquet. Either way the rows carry
-the version of data.parquet that they come from, and the greater version wins (`join.py`): no order is assumed.
+The bars come from the event's own tail if it reaches back far enough, else from data.parquet. The rows carry the
+version of the data.parquet that they come from, and the greater version wins (`shared/silver_join.py`), in whatever
+order events arrive.
 """
 
 from bisect import bisect_left
@@ -32,7 +33,7 @@ from shared.telemetry import emit_metrics, log_correlation_merge, logger
 
 SYMBOLS_AT_ONCE: Final = 64
 CUT_ANEW_BYTES: Final = 1 << 30
-"""Memory for the buckets of all symbols, when a changed calendar asks for them."""
+"""Memory for the buckets of all symbols when the calendar has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Change:
     changed_from: date
     correlation_id: str = ""
     put_at: datetime | None = None
-    """When the oldest file that led here was put."""
+    """When the oldest file behind this change was put."""
     version: datetime | None = None
     last_session: date | None = None
     tail: Tail | None = None
@@ -58,8 +59,8 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tailed:
-    """A symbol's bars from the first bucket on that is to be recomputed."""
+class _SymbolBars:
+    """A symbol's bars from the first bucket on that must be recomputed."""
 
     bars: Bars
     first: int
@@ -69,7 +70,7 @@ class _Tailed:
 
 @dataclass(slots=True)
 class _Work:
-    """What a batch of changes comes to: rounds of distinct symbols, to be joined one after the other."""
+    """The recomputed buckets of a batch of changes, in rounds of distinct symbols; rounds are joined one by one."""
 
     rounds: list[Recomputed] = field(default_factory=list)
     errors: dict[str, FiblakeError] = field(default_factory=dict)
@@ -96,7 +97,7 @@ class Resampler:
     def resample(self, changes: Sequence[Change], now: datetime) -> dict[str, FiblakeError]:
         """Bring the interval's table up to date with the changes; return the errors by symbol.
 
-        The others are in the month files, the checkpoint, and a SilverUpdated event when this returns.
+        When this returns, the other symbols are in the month files, the checkpoint, and a SilverUpdated event.
         """
         outcome = catch_errors(self._resample, changes, now)
         return {change.symbol: outcome for change in changes} if isinstance(outcome, FiblakeError) else outcome
@@ -114,26 +115,26 @@ class Resampler:
         return work.errors
 
     def _recompute(self, changes: Sequence[Change], today: date) -> _Work:
-        """Compute what the changes touch: from their tails, or from data.parquet, read once a symbol."""
+        """Compute the buckets that the changes touch, from tails, or from data.parquet, which is read once a symbol."""
         work = _Work()
         window = window_start(self.calendar, today, self.retention_years, self.interval)
         to_read: dict[str, date] = {}
-        rounds: list[dict[str, _Tailed]] = []
+        rounds: list[dict[str, _SymbolBars]] = []
         for change in changes:
-            tailed = self._from_tail(change, window)
+            tailed = self._bars_of_tail(change, window)
             if tailed is None:
                 to_read[change.symbol] = min(change.changed_from, to_read.get(change.symbol, change.changed_from))
             else:
-                turn = next((turn for turn in rounds if change.symbol not in turn), None)
-                if turn is None:
-                    rounds.append(turn := {})
-                turn[change.symbol] = tailed
-        for turn in rounds:
-            self._add(work, [list(turn.values())])
+                round_ = next((round_ for round_ in rounds if change.symbol not in round_), None)
+                if round_ is None:
+                    rounds.append(round_ := {})
+                round_[change.symbol] = tailed
+        for round_ in rounds:
+            self._add(work, [list(round_.values())])
         self._add(work, self._read(to_read, window, work.errors))
         return work
 
-    def _add(self, work: _Work, parts: Iterable[list[_Tailed]]) -> None:
+    def _add(self, work: _Work, parts: Iterable[list[_SymbolBars]]) -> None:
         """Cut bars of distinct symbols into buckets, and add them as one round."""
         months, recomputed = Months.of(self.calendar), Recomputed(self.calendar, self.adjusted)
         for part in parts:
@@ -147,10 +148,10 @@ class Resampler:
         if recomputed.symbols:
             work.rounds.append(recomputed)
 
-    def _from_tail(self, change: Change, window: int) -> _Tailed | None:
-        """Take the bars of a change's tail; None if it says too little or contradicts itself: data.parquet is read.
+    def _bars_of_tail(self, change: Change, window: int) -> _SymbolBars | None:
+        """Return the bars of a change's tail; None if it is incomplete or contradicts itself (read data.parquet).
 
-        It says enough if it holds the bar before the change, and every bar of the first bucket to be recomputed.
+        It is complete if it holds the bar before the change, and every bar of the first bucket to be recomputed.
         """
         tail, ordinal_of = change.tail, self.calendar.ordinal_of
         if tail is None or change.version is None or not tail.timestamp or tail.timestamp[-1] != change.last_session:
@@ -169,14 +170,14 @@ class Resampler:
             columns = {name: getattr(tail, name)[rows:] for name in NUMBER_COLUMNS}
             bars = Bars.of_columns(change.symbol, change.version, tail.timestamp[rows:], columns, self.calendar)
             last = ordinal_of[change.last_session]
-        except KeyError:  # not a session: whoever reads data.parquet says which
+        except KeyError:  # not a session: reading data.parquet raises the error that names it
             return None
-        return None if begin < tail.tail_from else _Tailed(bars, first, last)
+        return None if begin < tail.tail_from else _SymbolBars(bars, first, last)
 
     def _read(
         self, changed: Mapping[str, date], window: int, errors: dict[str, FiblakeError]
-    ) -> Iterator[list[_Tailed]]:
-        """Read each symbol's data.parquet, some at a time; meanwhile the next ones are on their way."""
+    ) -> Iterator[list[_SymbolBars]]:
+        """Read each symbol's data.parquet, some at a time, while the next ones are downloaded."""
 
         def get(symbols: Sequence[str]) -> list[StoredObject | None]:
             return self.store.get_many([self.bronze.data_key(symbol) for symbol in symbols])
@@ -189,12 +190,12 @@ class Resampler:
                 if following:
                     coming.append(pool.submit(get, following))
                 pairs = zip(part, objects, strict=True)
-                outcomes = [catch_errors(self._tail, s, changed[s], stored, window) for s, stored in pairs]
+                outcomes = [catch_errors(self._bars_of_data, s, changed[s], stored, window) for s, stored in pairs]
                 errors |= {s: o for s, o in zip(part, outcomes, strict=True) if isinstance(o, FiblakeError)}
-                yield [outcome for outcome in outcomes if isinstance(outcome, _Tailed)]
+                yield [outcome for outcome in outcomes if isinstance(outcome, _SymbolBars)]
 
-    def _tail(self, symbol: str, changed_from: date, stored: StoredObject | None, window: int) -> _Tailed:
-        """Return the symbol's bars from the first bucket on that is to be recomputed."""
+    def _bars_of_data(self, symbol: str, changed_from: date, stored: StoredObject | None, window: int) -> _SymbolBars:
+        """Return the symbol's bars from the first bucket on that must be recomputed."""
         if stored is None:
             raise NotFoundError(f"{symbol} has no data.parquet: consolidate it first")
         bars = Bars.read(
@@ -202,31 +203,31 @@ class Resampler:
         )
         changed = self.calendar.ordinal_on_or_after(changed_from)
         first = max(window, first_to_recompute(bars.ordinals, changed, self.interval))
-        return _Tailed(bars.since(first), first, int(bars.ordinals[-1]))
+        return _SymbolBars(bars.since(first), first, int(bars.ordinals[-1]))
 
     def _join(self, work: _Work) -> int:
         """Join what was recomputed into the month files; return how many were written."""
         files, months = MonthFiles(self.store, self.calendar, self.interval), Months.of(self.calendar)
         existing = files.existing()
         earliest = Month.of(self.calendar.session(min(work.cuts.values())))
-        # The file at the cut, or the last one before it, says by which calendar the bucket before the cut was cut.
+        # The file at the cut, or the last one before it, says by which calendar its buckets were cut.
         first = max((month for month in existing if month <= earliest), default=earliest)
         filled = {months.month(number) for part in work.rounds for number in part.filled().tolist()}
-        wanted = sorted({month for month in existing if month >= first} | filled)
+        months_joined = sorted({month for month in existing if month >= first} | filled)
 
         def updates(month: Month) -> list[Update]:
             return [part.update(months.number(month)) for part in work.rounds]
 
         try:
-            return files.join(wanted, updates, existing)
+            return files.join(months_joined, updates, existing)
         except OtherCalendarError as error:
             self._cut_anew(error.month, files, existing)
-            return files.join(wanted, updates, wanted)
+            return files.join(months_joined, updates, months_joined)
 
     def _cut_anew(self, month: Month, files: MonthFiles, existing: Sequence[Month]) -> None:
         """Compute all symbols anew from the first month on that was cut by another calendar than this one."""
         first = month
-        for earlier in reversed([one for one in existing if one < month]):
+        for earlier in reversed([candidate for candidate in existing if candidate < month]):
             if files.is_cut_alike(earlier):
                 break
             first = earlier
@@ -258,6 +259,6 @@ class Resampler:
         updated = set(symbols)
         oldest = min((c.put_at for c in changes if c.put_at and c.symbol in updated), default=None)
         if oldest:
-            # What S3 calls the instant of a put is to the second: a quick chain could be there before it.
+            # S3's instant of a put is rounded to seconds, so a quick chain could seem to end before it.
             seconds = max(0.0, (self.clock() - oldest).total_seconds())
             emit_metrics(interval=self.interval, PutToSilverSeconds=seconds)

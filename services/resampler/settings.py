@@ -1,4 +1,4 @@
-"""How the resampler is set: the function, and the job that computes all of silver anew."""
+"""Settings of the resampler: the function, and the job that computes all of silver anew."""
 
 from pydantic import Field
 from pydantic_settings import CliImplicitFlag, SettingsConfigDict

@@ -1,1 +1,1 @@
-"""What the lake can do without: merged source files, by hand or by month."""
+"""Delete what the lake no longer needs: merged source files, and old rows in Postgres."""

@@ -1,7 +1,7 @@
 """Entry point of the bronze vacuum (`python -m services.vacuum --help`).
 
-Exit codes: 0 done, or nothing was to be done, or nobody said yes; 1 a service it needs failed (run it again, nothing is
-lost); 2 the settings are wrong; 3 done, but some symbols could not be looked at.
+Exit codes: 0 done, or nothing to do, or not confirmed; 1 a service it needs failed (run it again, nothing is lost); 2
+the settings are wrong; 3 done, but some symbols could not be read.
 """
 
 import sys
@@ -20,7 +20,7 @@ from shared.objects import ObjectStore
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Show what may go, delete it if that is wanted, and return the exit code."""
+    """Show what may be deleted, delete it if confirmed, and return the exit code."""
     try:
         settings = CliApp.run(VacuumSettings, cli_args=sys.argv[1:] if arguments is None else arguments)
         days = check_retention(settings.retention_days, force=settings.force_retention)

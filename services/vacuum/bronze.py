@@ -1,4 +1,4 @@
-"""Which merged source files are deleted, of the whole lake or of some symbols: first a plan, then its execution."""
+"""Delete merged source files of the whole lake or of some symbols: first a plan, then its execution."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Vacuum:
-    """What a vacuum works with."""
+    """What a vacuum needs."""
 
     store: ObjectStore
     bronze: Bronze
@@ -36,14 +36,14 @@ class Plan:
     now: datetime
     retention_days: int
     symbols: int = 0
-    """Symbols that were looked at."""
+    """How many symbols were read."""
     proofs: list[Proof] = field(default_factory=list)
-    """Of the symbols that have files to delete."""
+    """One for each symbol that has files to delete."""
     due: list[ObjectInfo] = field(default_factory=list)
     unconsolidated: list[str] = field(default_factory=list)
-    """Symbols without a data.parquet: nothing of them is merged, so nothing may go."""
+    """Symbols without a data.parquet: nothing of them is merged, so nothing may be deleted."""
     faults: dict[str, FiblakeError] = field(default_factory=dict)
-    """Symbols that could not be looked at."""
+    """Symbols that could not be read, and why."""
 
     def counts(self, bronze: Bronze) -> Counts:
         """Count what would be deleted."""
@@ -56,7 +56,7 @@ class Plan:
 
 
 def check_retention(days: int, *, force: bool) -> int:
-    """Return `days` back; raise ConfigurationError below the floor of 7 days, unless that is meant."""
+    """Return `days`; raise ConfigurationError below the floor of 7 days, unless forced."""
     if days < RETENTION_FLOOR_DAYS and not force:
         raise ConfigurationError(
             f"a retention of {days} days is below the floor of {RETENTION_FLOOR_DAYS}: whoever looks into a fault may "
@@ -68,59 +68,61 @@ def check_retention(days: int, *, force: bool) -> int:
 def plan(
     vacuum: Vacuum, symbols: Sequence[str], retention_days: int, now: datetime, advance: Advance = lambda _: None
 ) -> Plan:
-    """See what may go of these symbols (none named: of all in the lake); nothing is deleted.
+    """Plan what may be deleted of these symbols (none named: of all in the lake); delete nothing.
 
     Raises NotFoundError if a named symbol has no folder in the lake.
     """
-    known = vacuum.bronze.symbols_in(vacuum.store.folders(f"{vacuum.bronze.prefix}/"))
-    check_known(symbols, known)
-    wanted = sorted(set(symbols)) or known
-    made = Plan(now, retention_days, len(wanted))
+    symbols_known = vacuum.bronze.symbols_in(vacuum.store.folders(f"{vacuum.bronze.prefix}/"))
+    check_known(symbols, symbols_known)
+    selected = sorted(set(symbols)) or symbols_known
+    result = Plan(now, retention_days, len(selected))
     with ThreadPoolExecutor(vacuum.max_workers) as pool:
-        for symbol, outcome in zip(wanted, pool.map(lambda s: catch_errors(_proof, vacuum, s), wanted), strict=True):
-            _note(made, vacuum.bronze, symbol, outcome)
+        outcomes = pool.map(lambda symbol: catch_errors(_read_proof, vacuum, symbol), selected)
+        for symbol, outcome in zip(selected, outcomes, strict=True):
+            _note(result, vacuum.bronze, symbol, outcome)
             advance(1)
-    return made
+    return result
 
 
-def execute(vacuum: Vacuum, made: Plan, run: str, advance: Advance = lambda _: None) -> Counts:
-    """Delete what the plan names and is still what the plan saw; return what was deleted, by symbol.
+def execute(vacuum: Vacuum, planned: Plan, run: str, advance: Advance = lambda _: None) -> Counts:
+    """Delete the files of the plan that have not changed since; return what was deleted, by symbol.
 
-    Each round is recorded by itself in cleanup_manifest.json, so a vacuum that is cut off has recorded what it did.
+    Each round has its record in cleanup_manifest.json, so an interrupted vacuum has recorded what it did.
     """
     deleted: Counts = {}
-    rounds = list(chunks(made.proofs, SYMBOLS_PER_ROUND))
+    rounds = list(chunks(planned.proofs, SYMBOLS_PER_ROUND))
     with ThreadPoolExecutor(min(vacuum.max_workers, len(rounds) or 1)) as pool:
-        for gone, proofs in zip(pool.map(partial(_round, vacuum, made, run), rounds), rounds, strict=True):
-            deleted |= gone
+        results = pool.map(partial(_clean_up_round, vacuum, planned, run), rounds)
+        for counts, proofs in zip(results, rounds, strict=True):
+            deleted |= counts
             advance(len(proofs))
     return deleted
 
 
-def _round(vacuum: Vacuum, made: Plan, run: str, proofs: Sequence[Proof]) -> Counts:
-    return clean_up(vacuum.store, vacuum.bronze, proofs, run, made.now, made.retention_days)
+def _clean_up_round(vacuum: Vacuum, planned: Plan, run: str, proofs: Sequence[Proof]) -> Counts:
+    return clean_up(vacuum.store, vacuum.bronze, proofs, run, planned.now, planned.retention_days)
 
 
-def _proof(vacuum: Vacuum, symbol: str) -> Proof | None:
-    """Read what the symbol's data.parquet proves; None if it has none.
+def _read_proof(vacuum: Vacuum, symbol: str) -> Proof | None:
+    """Read which files the symbol's data.parquet proves to be merged; None if it has none.
 
-    Before the listing, as the worker does: of a file that is merged and listed in between the log knows nothing yet.
+    data.parquet is read before the listing, as the worker does: a file that is merged in between is not in its log yet.
     """
-    found = vacuum.store.find(vacuum.bronze.data_key(symbol))
-    if found is None:
+    stored = vacuum.store.find(vacuum.bronze.data_key(symbol))
+    if stored is None:
         return None
-    log = Consolidated.decode(found.data, symbol, found.last_modified).log
+    log = Consolidated.decode(stored.data, symbol, stored.last_modified).log
     listing = vacuum.store.listed(vacuum.bronze.symbol_prefix(symbol))
-    return Proof(symbol, found.etag, log, [info for info in listing if vacuum.bronze.is_source(info.key)])
+    return Proof(symbol, stored.etag, log, [info for info in listing if vacuum.bronze.is_source(info.key)])
 
 
-def _note(made: Plan, bronze: Bronze, symbol: str, outcome: Proof | FiblakeError | None) -> None:
+def _note(planned: Plan, bronze: Bronze, symbol: str, outcome: Proof | FiblakeError | None) -> None:
     if outcome is None:
-        made.unconsolidated.append(symbol)
+        planned.unconsolidated.append(symbol)
     elif isinstance(outcome, UpstreamError):
-        raise outcome  # S3 itself fails: no plan is better than half of one
+        raise outcome  # S3 itself fails: there is no plan then, rather than half of one
     elif isinstance(outcome, FiblakeError):
-        made.faults[symbol] = outcome
-    elif due := outcome.deletable(bronze, made.now.date(), made.retention_days):
-        made.proofs.append(outcome)
-        made.due += due
+        planned.faults[symbol] = outcome
+    elif due := outcome.deletable(bronze, planned.now.date(), planned.retention_days):
+        planned.proofs.append(outcome)
+        planned.due += due

@@ -1,4 +1,4 @@
-"""Entry point of the vacuum function: a schedule's event (or one with `symbols`, `dry_run`) in, counts out."""
+"""Entry point of the vacuum function: a schedule's event, or one with `symbols`, `dry_run`."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -17,11 +17,11 @@ from shared.telemetry import logger
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Delete the merged source files that are older than the retention."""
-    settings, asked = load(VacuumSettings), VacuumEvent.of(event)
-    days = check_retention(asked.retention_days or settings.retention_days, force=settings.force_retention)
+    settings, request = load(VacuumSettings), VacuumEvent.of(event)
+    days = check_retention(request.retention_days or settings.retention_days, force=settings.force_retention)
     vacuum = Vacuum(ObjectStore.connect(settings.s3_bucket), Bronze(settings.s3_prefix), settings.max_workers)
-    made = plan(vacuum, asked.symbols, days, datetime.now(UTC))
-    deleted = None if asked.dry_run else execute(vacuum, made, f"vacuum-{context.aws_request_id}")
-    said = facts(vacuum.bronze, made, deleted)
-    logger.info("vacuum ended", extra=said)
-    return said
+    planned = plan(vacuum, request.symbols, days, datetime.now(UTC))
+    deleted = None if request.dry_run else execute(vacuum, planned, f"vacuum-{context.aws_request_id}")
+    counts = facts(vacuum.bronze, planned, deleted)
+    logger.info("vacuum ended", extra=counts)
+    return counts

@@ -1,6 +1,6 @@
-"""Which rows leave Postgres, and how none is lost on the way: archived, read back, compared, and only then deleted.
+"""Move old rows from Postgres to the archive: written, read back, compared, and only then deleted.
 
-A session at a time, and its deletion in batches: whatever cuts it off, the next run goes on where it was.
+One session at a time, its deletion in batches: after an interruption, the next run continues.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,11 +43,11 @@ class Retired:
     sessions: int = 0
     rows: int = 0
     kept: int = 0
-    """Rows that were written again while they were archived, and so stay for the next run."""
+    """Rows that were written again while they were archived: they stay for the next run."""
 
 
 async def due(database: Database, today: date, days: int) -> Due:
-    """See which rows are more than `days` days old; raise ConfigurationError below the floor of 60."""
+    """Find the rows that are more than `days` days old; raise ConfigurationError below the floor of 60."""
     if days < FLOOR_DAYS:
         raise ConfigurationError(
             f"{days} days are below the floor of {FLOOR_DAYS}: the fetcher compares with the rows of the last weeks"
@@ -59,38 +59,38 @@ async def due(database: Database, today: date, days: int) -> Due:
 async def retire(  # noqa: PLR0917
     database: Database, store: ObjectStore, old: Due, batch: int, now: datetime, advance: Advance = lambda _: None
 ) -> Retired:
-    """Archive the rows that are due and delete them, `batch` at a time.
+    """Archive the rows and delete them, `batch` at a time.
 
     Raises UpstreamError if what is read back from the archive is not what was written; nothing of that session is
-    deleted then. ConflictError: somebody else archives the same session.
+    deleted then. Raises ConflictError if another run archives the same session.
     """
-    done = Retired()
+    result = Retired()
     for session in old.sessions:
         rows = list((await database.bars(session)).values())
         _archive(store, session, rows)
-        # Before the rows go: a session without rows that is not in the archive would be fetched again.
+        # Before the rows are deleted: a session without rows that is not in the archive would be fetched again.
         await database.mark_archived(session, now)
-        gone = 0
+        deleted = 0
         for part in chunks(rows, batch):
-            gone += await database.delete_bars(session, part)
-        done.sessions += 1
-        done.rows += gone
-        done.kept += len(rows) - gone
+            deleted += await database.delete_bars(session, part)
+        result.sessions += 1
+        result.rows += deleted
+        result.kept += len(rows) - deleted
         advance(len(rows))
-    return done
+    return result
 
 
 def _archive(store: ObjectStore, session: date, rows: Sequence[Row]) -> None:
-    """Write the rows beside those of the session that were archived before, and compare what can be read."""
+    """Add the rows to the session's archive, read it back, and compare."""
     key = archive_key(session)
-    found = store.find(key)
-    known = _by_symbol(found.data, key) if found else {}
-    wanted = known | {row["symbol"]: row for row in rows if _is_news(row, known.get(row["symbol"]))}
-    if wanted != known or found is None:
-        table = pa.Table.from_pylist([wanted[symbol] for symbol in sorted(wanted)], schema=BRONZE)
-        store.write_if_unchanged(key, encode(table), found.etag if found else None)
-    there = store.find(key)
-    if there is None or _by_symbol(there.data, key) != wanted:
+    stored = store.find(key)
+    archived = _by_symbol(stored.data, key) if stored else {}
+    merged = archived | {row["symbol"]: row for row in rows if _is_newer(row, archived.get(row["symbol"]))}
+    if merged != archived or stored is None:
+        table = pa.Table.from_pylist([merged[symbol] for symbol in sorted(merged)], schema=BRONZE)
+        store.write_if_unchanged(key, encode(table), stored.etag if stored else None)
+    written = store.find(key)
+    if written is None or _by_symbol(written.data, key) != merged:
         raise UpstreamError(
             f"what is read back from s3://{store.bucket}/{key} is not what was written: nothing is deleted"
         )
@@ -100,6 +100,6 @@ def _by_symbol(data: bytes, key: str) -> dict[str, Row]:
     return {row["symbol"]: row for row in decode_rows(data, BRONZE, key, "move it away")}
 
 
-def _is_news(row: Row, known: Row | None) -> bool:
-    """Return whether a row is of a later writing than the one in the archive; of one writing the table's counts."""
-    return known is None or row["ingested_at"] >= known["ingested_at"]
+def _is_newer(row: Row, archived: Row | None) -> bool:
+    """Return whether a row is newer than the one in the archive, or as old: then the table's row counts."""
+    return archived is None or row["ingested_at"] >= archived["ingested_at"]

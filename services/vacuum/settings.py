@@ -1,4 +1,4 @@
-"""How a vacuum is set: as a command line, and as a function."""
+"""Settings of a vacuum: the command line, and the function."""
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import CliImplicitFlag, SettingsConfigDict
@@ -30,7 +30,7 @@ class VacuumSettings(Settings):
 
 
 class VacuumEvent(BaseModel):
-    """What an invocation may ask for; the schedule asks for nothing, and what may go is deleted."""
+    """What an invocation may ask for. The schedule asks for nothing: everything that may be deleted is."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,7 +40,7 @@ class VacuumEvent(BaseModel):
 
     @classmethod
     def of(cls, event: object) -> "VacuumEvent":
-        """Read an invocation's event; raise ContractError naming what it may not say."""
+        """Read an invocation's event; raise ContractError naming the fields that are wrong."""
         try:
             return cls() if isinstance(event, dict) and "detail-type" in event else cls.model_validate(event)
         except ValidationError as error:

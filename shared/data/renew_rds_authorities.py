@@ -27,7 +27,7 @@ def roots(text: str, now: float) -> dict[str, str]:
 
     Raises ValueError for a certificate that is not of Amazon RDS.
     """
-    found: dict[str, str] = {}
+    certificates: dict[str, str] = {}
     for pem in _CERTIFICATE.findall(_QUOTED_LINE_END.sub("\n", text)):
         certificate = _read(pem)
         subject, issuer = (dict(_pairs(certificate[part])) for part in ("subject", "issuer"))
@@ -36,8 +36,8 @@ def roots(text: str, now: float) -> dict[str, str]:
             raise ValueError(f"{name!r} is no authority of Amazon RDS: is the source right?")
         is_valid = ssl.cert_time_to_seconds(certificate["notAfter"]) > now
         if subject == issuer and is_valid and not any(word in name for word in _NO_REGION):
-            found[name] = pem
-    return dict(sorted(found.items()))
+            certificates[name] = pem
+    return dict(sorted(certificates.items()))
 
 
 def _read(pem: str) -> dict[str, Any]:

@@ -112,7 +112,7 @@ MUTANTS = (
     Mutant(
         "what changes more than the message says is announced",
         CONSOLIDATE,
-        "                task = _announced(task, draft, announce)\n",
+        "                task = _announce_earlier_change(task, draft, announce)\n",
         "",
         scenario("a bar arrives beside a foreign"),
     ),
@@ -126,7 +126,7 @@ MUTANTS = (
     Mutant(
         "the first bar that shows a split changes all before it",
         CONSOLIDATE,
-        "        if _shows_a_split(after, changed) or (task.withdrawn and after.reference.splits):\n",
+        "        if _reveals_split(after, changed) or (task.withdrawn and after.reference.splits):\n",
         "        if task.withdrawn and after.reference.splits:\n",
         scenario("a mate with the same message"),
     ),
@@ -189,8 +189,8 @@ MUTANTS = (
     Mutant(
         "a manifest that was not written is a failure",
         WORKER,
-        "        if isinstance(entered, FiblakeError):\n",
-        "        if isinstance(entered, FiblakeError) and not consolidated:\n",
+        "        if isinstance(written, FiblakeError):\n",
+        "        if isinstance(written, FiblakeError) and not consolidated:\n",
         unit("consolidator/test_worker.py", "-k", "manifest"),
     ),
     Mutant(
@@ -252,15 +252,15 @@ MUTANTS = (
     Mutant(
         "a letter is sent before it is taken out",
         "shared/dead_letters.py",
-        "        letters.delete(gone)\n",
+        "        letters.delete(sent)\n",
         "        letters.delete(part)\n",
         scenario("dead letters are replayed"),
     ),
     Mutant(
         "the greater version wins",
         "shared/silver_join.py",
-        "    beaten = concerned & (_versions(old) < update.versions[owners] + wins_ties)\n",
-        "    beaten = concerned\n",
+        "    beaten = covered & (_versions(old) < update.versions[owners] + wins_ties)\n",
+        "    beaten = covered\n",
         scenario("an event comes after"),
     ),
     Mutant(
@@ -288,8 +288,8 @@ MUTANTS = (
     Mutant(
         "a tail is used only if it reaches the first bucket",
         "services/resampler/resample.py",
-        "        return None if begin < tail.tail_from else _Tailed(bars, first, last)\n",
-        "        return _Tailed(bars, first, last)\n",
+        "        return None if begin < tail.tail_from else _SymbolBars(bars, first, last)\n",
+        "        return _SymbolBars(bars, first, last)\n",
         unit("resampler/test_rules.py", "-k", "rule_7"),
     ),
     Mutant(

@@ -101,7 +101,7 @@ class World:
         try:
             taken = self.queue.receive(messages)
             if taken:
-                self.worker()._round(self.queue, taken, taken, MOST_RECEIVES)  # noqa: SLF001 (one round, as drain does)
+                self.worker()._process_round(self.queue, taken, taken, MOST_RECEIVES)  # noqa: SLF001 (one round, as drain does)
         except Killed:
             pass
         self.store.requests_left = None

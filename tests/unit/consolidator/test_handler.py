@@ -55,10 +55,10 @@ def deployed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployed]:
             "BATCH_JOB_DEFINITION": "d", "SYMBOLS_PER_CHILD": "100",
         }.items():  # fmt: skip
             monkeypatch.setenv(name, value)
-        entry._built.cache_clear()  # noqa: SLF001 (a new process)
+        entry._build_router.cache_clear()  # noqa: SLF001 (a new process)
         queue_of_arn.cache_clear()
         yield deployed
-        entry._built.cache_clear()  # noqa: SLF001
+        entry._build_router.cache_clear()  # noqa: SLF001
         queue_of_arn.cache_clear()
 
 

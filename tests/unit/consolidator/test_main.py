@@ -21,7 +21,7 @@ QUEUE_URL = "https://sqs.us-east-1.amazonaws.com/000000000000/test-consolidation
 
 
 class Account:
-    """What `_built` and `Queue.connect` would find in AWS."""
+    """What `_build_worker` and `Queue.connect` would find in AWS."""
 
     def __init__(self) -> None:
         self.store, self.queue, self.complete = MemoryObjectStore(), FakeQueue(), FakeTopic()
@@ -50,7 +50,7 @@ class Account:
 @pytest.fixture
 def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
     account = Account()
-    monkeypatch.setattr(entry, "_built", account.built)
+    monkeypatch.setattr(entry, "_build_worker", account.built)
     monkeypatch.setattr(Queue, "connect", lambda _url: account.queue)
     for name, value in {
         "S3_BUCKET": "b",
@@ -160,12 +160,12 @@ def test_a_child_does_not_wait_for_what_others_hold_and_the_first_one_does(
 def test_the_run_is_the_parent_jobs(monkeypatch: pytest.MonkeyPatch, job: str, run: str) -> None:
     monkeypatch.setenv("AWS_BATCH_JOB_ID", job)
     settings = WorkerSettings(s3_bucket="b", consolidation_complete_topic_arn="arn:aws:sns:us-east-1:0:t")
-    assert entry._built(settings).run == run  # noqa: SLF001 (what main builds)
+    assert entry._build_worker(settings).run == run  # noqa: SLF001 (what main builds)
 
 
 def test_a_run_outside_of_batch_has_an_id_of_its_own() -> None:
     settings = WorkerSettings(s3_bucket="b", consolidation_complete_topic_arn="arn:aws:sns:us-east-1:0:t")
-    one, two = (entry._built(settings).run for _ in range(2))  # noqa: SLF001
+    one, two = (entry._build_worker(settings).run for _ in range(2))  # noqa: SLF001
     assert len(one) == len(two) == 32
     assert one != two
 

@@ -46,7 +46,7 @@ def test_flushes_in_any_order_and_repeated_converge_to_the_newest_versions(
     shuffle.shuffle(flushes)
     for some in flushes:
         # A worker enters each symbol once a flush.
-        manifest.flush(store, list({one.symbol: one for one in some}.values()))
+        manifest.add_symbols(store, list({one.symbol: one for one in some}.values()))
     newest: dict[str, Consolidation] = {}
     for one in sorted(all_versions, key=lambda one: one.stored.last_updated):
         newest[one.symbol] = one
@@ -60,16 +60,16 @@ def test_flushes_in_any_order_and_repeated_converge_to_the_newest_versions(
 
 def test_a_stale_row_never_overwrites_a_newer_version() -> None:
     store = MemoryObjectStore()
-    manifest.flush(store, [version("AAPL", 5, later(5))])
-    manifest.flush(store, [version("AAPL", 2, later(1))])
+    manifest.add_symbols(store, [version("AAPL", 5, later(5))])
+    manifest.add_symbols(store, [version("AAPL", 2, later(1))])
     assert rows(store)["AAPL"] == (date(2025, 11, 7), 5, later(5))
     assert store.done("write") == [MANIFEST_KEY]
 
 
 def test_a_rival_in_between_keeps_its_row() -> None:
     store = MemoryObjectStore()
-    store.interfere(lambda: manifest.flush(store, [version("MSFT", 1, NOON)]))
-    manifest.flush(store, [version("AAPL", 1, NOON)])
+    store.interfere(lambda: manifest.add_symbols(store, [version("MSFT", 1, NOON)]))
+    manifest.add_symbols(store, [version("AAPL", 1, NOON)])
     assert set(rows(store)) == {"AAPL", "MSFT"}
     assert store.done("conflict") == [MANIFEST_KEY]
 
@@ -77,16 +77,16 @@ def test_a_rival_in_between_keeps_its_row() -> None:
 def test_rivals_that_never_stop_are_a_conflict() -> None:
     store = MemoryObjectStore()
     for n in range(ATTEMPTS_AT_UPDATE):
-        data = manifest.entered(None, [version("MSFT", 1, later(n))])
+        data = manifest.with_symbols(None, [version("MSFT", 1, later(n))])
         assert data is not None
         store.interfere(lambda data=data: store.lay(MANIFEST_KEY, data), before_write=n + 1)
     with pytest.raises(ConflictError):
-        manifest.flush(store, [version("AAPL", 1, NOON)])
+        manifest.add_symbols(store, [version("AAPL", 1, NOON)])
 
 
 def test_nothing_done_touches_nothing() -> None:
     store = MemoryObjectStore()
-    manifest.flush(store, [])
+    manifest.add_symbols(store, [])
     assert store.journal == []
 
 
@@ -95,12 +95,12 @@ def test_a_manifest_that_cannot_be_read_is_named_and_left_alone(data: bytes) -> 
     store = MemoryObjectStore()
     store.lay(MANIFEST_KEY, data)
     with pytest.raises(ContractError, match=MANIFEST_KEY):
-        manifest.flush(store, [version("AAPL", 1, NOON)])
+        manifest.add_symbols(store, [version("AAPL", 1, NOON)])
     assert store.peek(MANIFEST_KEY) == data
 
 
 def test_anyone_can_read_it_as_parquet(tmp_path_factory: pytest.TempPathFactory) -> None:
-    data = manifest.entered(None, [version("AAPL", 2, NOON), version("MSFT", 1, NOON)])
+    data = manifest.with_symbols(None, [version("AAPL", 2, NOON), version("MSFT", 1, NOON)])
     assert data is not None
     file = tmp_path_factory.mktemp("manifest") / "manifest.parquet"
     file.write_bytes(data)

@@ -318,7 +318,7 @@ def test_a_data_parquet_that_grew_while_silver_was_read_lags_in_nothing() -> Non
     world.consolidate(world.open_requests)
     for interval in INTERVALS:
         world.resample(interval, world.events)
-    assert list(reconciler._silver({"AAPL": old}, 3, None)) == []  # noqa: SLF001 (what it read before is given)
+    assert list(reconciler._compare_silver({"AAPL": old}, 3, None)) == []  # noqa: SLF001 (what it read before is given)
 
 
 @pytest.mark.parametrize("lost", [0, 6])

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from fiblake.aggregate import Market
 from fiblake.calendar import nyse
 from fiblake.lake import INTERVALS, Month
-from services.resampler.months import Months, halves
+from services.resampler.months import Months, split_in_halves
 from tests.unit.resampler.daily import SESSIONS, bars, numbered
 
 MONTHS = Months.of(nyse())
@@ -28,7 +28,7 @@ def test_shares_are_all_month_files_each_once_and_of_nearly_one_size(of: int) ->
 @given(due=st.lists(st.booleans(), min_size=12, max_size=12))
 def test_halves_are_disjoint_nearly_as_large_and_all_of_it_together(due: list[bool]) -> None:
     whole = np.array(due).reshape(2, 6)
-    kept, put_off = halves(whole)
+    kept, put_off = split_in_halves(whole)
     assert not (kept & put_off).any()
     assert ((kept | put_off) == whole).all()
     assert 0 <= kept.sum() - put_off.sum() <= 1
@@ -41,7 +41,7 @@ def test_buckets_are_sorted_by_month_and_keep_their_order_within_one() -> None:
     for number in range(5):
         inside = found.of(number)
         assert {Month.of(SESSIONS[begin]) for begin in inside.begins} <= {MONTHS.month(number)}
-        assert inside.places[:2].T.tolist() == sorted(inside.places[:2].T.tolist())
+        assert inside.integers[:2].T.tolist() == sorted(inside.integers[:2].T.tolist())
     assert found.buckets.size == buckets.size
     assert found.filled.tolist()[:4] == [True, True, True, False]
 

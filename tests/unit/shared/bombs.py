@@ -20,7 +20,7 @@ from fiblake.calendar import nyse
 from fiblake.errors import FiblakeError
 from fiblake.reference import IDENTITIES, SPLITS, read_identities, read_splits
 from shared.checkpoints import read_checkpoint
-from shared.cleanup import recorded
+from shared.cleanup import with_run
 from shared.quarantine import read_quarantined
 from shared.source_files import bars_of_source
 from tests.fakes import LAKE
@@ -45,7 +45,7 @@ PARQUET_READERS: dict[str, tuple[pa.Schema, Reader]] = {
 }
 JSON_READERS: dict[str, Reader] = {
     "checkpoint": lambda data: read_checkpoint(data, "processing_metadata/silver_3d_checkpoint.json"),
-    "record of clean-ups": lambda data: recorded(data, "run", NOW, {}),
+    "record of clean-ups": lambda data: with_run(data, "run", NOW, {}),
     "log": lambda data: Consolidated.decode(
         encode(BRONZE.empty_table().replace_schema_metadata({b"fiblake.merged": data})), "AAPL", NOW
     ),

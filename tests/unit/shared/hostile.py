@@ -19,7 +19,7 @@ from fiblake.calendar import nyse
 from fiblake.errors import FiblakeError
 from fiblake.reference import identities_file, read_identities, read_splits, splits_file
 from shared.checkpoints import read_checkpoint
-from shared.cleanup import recorded
+from shared.cleanup import with_run
 from shared.events import ConsolidationComplete, ConsolidationRequest, parse
 from shared.quarantine import encode_quarantined, read_quarantined
 from shared.source_files import bars_of_adopted, bars_of_source
@@ -60,7 +60,7 @@ def good_files() -> dict[str, tuple[bytes, Callable[[bytes], object]]]:
         [{"symbol": "AAPL", "last_consolidated_date": DAYS[-1], "row_count": 35, "last_updated": NOON}], schema=MANIFEST
     )
     checkpoint = {"interval": "3d", "last_processed_date": "2025-11-19", "total_records_processed": 7}
-    record = recorded(None, "run", NOON, {"AAPL": {"files": 1, "bytes": 10}})
+    record = with_run(None, "run", NOON, {"AAPL": {"files": 1, "bytes": 10}})
     consolidated = Consolidated(table(*BARS), {}, NOON, withdrawn={NOON.date(): NOON}).encode()
     completion = ConsolidationComplete(symbol="AAPL", changed_from=DAYS[0], last_session=DAYS[-1], version=NOON)
     silver = encode(pa.Table.from_pylist([BUCKET], schema=SILVER))
@@ -85,7 +85,7 @@ def good_files() -> dict[str, tuple[bytes, Callable[[bytes], object]]]:
         ),
         "quarantine": (encode_quarantined([BROKEN]), lambda data: read_quarantined("a key", "", data)),
         "checkpoint": (json.dumps(checkpoint).encode(), lambda data: read_checkpoint(data, "a key")),
-        "record": (record, lambda data: recorded(data, "run", NOON, {"AAPL": {"files": 1, "bytes": 1}})),
+        "record": (record, lambda data: with_run(data, "run", NOON, {"AAPL": {"files": 1, "bytes": 1}})),
         "request": (
             json.dumps(sample("consolidation-request")).encode(),
             lambda data: parse(ConsolidationRequest, data.decode(errors="surrogateescape")),

@@ -15,7 +15,7 @@ from fiblake.lake import CLEANUP_RECORD_KEY
 from fiblake.source_log import SourceVersion
 from services.consolidator.consolidate import Consolidation, Consolidator, Task
 from services.consolidator.merge import merge
-from shared.cleanup import RUNS_KEPT, Proof, clean_up, deletable, recorded
+from shared.cleanup import RUNS_KEPT, Proof, clean_up, deletable, with_run
 from shared.objects import DELETES_PER_REQUEST, ObjectInfo
 from tests.fakes import LAKE, NOON, MemoryObjectStore, bar, later, parquet, table
 
@@ -249,14 +249,14 @@ def test_the_record_keeps_a_rivals_entry_and_the_newest_runs() -> None:
     store = MemoryObjectStore()
     put(store, OLD[0])
     done = consolidated(store)
-    rival = recorded(None, "rival", NOON, {"MSFT": {"files": 1, "bytes": 5}})
+    rival = with_run(None, "rival", NOON, {"MSFT": {"files": 1, "bytes": 5}})
     store.interfere(lambda: store.lay(CLEANUP_RECORD_KEY, rival))
     cleaned(store, done)
     assert [entry["run"] for entry in record(store)] == ["rival", "run-1"]
     data = None
     for n in range(RUNS_KEPT + 2):
         if n in {0, 1, RUNS_KEPT, RUNS_KEPT + 1}:
-            data = recorded(data, f"run-{n}", NOON, {"AAPL": {"files": 1, "bytes": 1}})
+            data = with_run(data, f"run-{n}", NOON, {"AAPL": {"files": 1, "bytes": 1}})
         elif n == 2:
             runs = json.loads(data or b"")["runs"] + [{"run": f"run-{m}"} for m in range(2, RUNS_KEPT)]
             data = json.dumps({"runs": runs}).encode()
@@ -267,7 +267,7 @@ def test_the_record_keeps_a_rivals_entry_and_the_newest_runs() -> None:
 @pytest.mark.parametrize("data", [b"no JSON", b"[]", b"{}", b'{"runs": [1]}', b'{"runs": {}}', b"[" * 100_000])
 def test_a_record_that_cannot_be_read_is_an_error_that_says_what_to_do(data: bytes) -> None:
     with pytest.raises(ContractError, match=f"{CLEANUP_RECORD_KEY} cannot be read: .*; move it away: `fiblake adopt`"):
-        recorded(data, "run", NOON, {"AAPL": {"files": 1, "bytes": 1}})
+        with_run(data, "run", NOON, {"AAPL": {"files": 1, "bytes": 1}})
 
 
 class History(RuleBasedStateMachine):

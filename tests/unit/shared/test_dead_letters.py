@@ -157,13 +157,13 @@ def test_a_function_that_takes_no_event_leaves_the_letter_where_it_is() -> None:
 )
 def test_a_filter_takes_what_all_its_parts_take(wanted: Filter, taken: bool) -> None:  # noqa: FBT001
     one = letter(request("AAPL"), NOON - timedelta(hours=2), error="NotFoundError", reason="AAPL has no bars")
-    assert wanted.takes(one, NOON) is taken
+    assert wanted.matches(one, NOON) is taken
 
 
 def test_a_letter_of_unknown_age_is_neither_old_nor_new() -> None:
     one = letter(request("AAPL"), None)
-    assert not Filter(older_than=timedelta(0)).takes(one, NOON)
-    assert not Filter(newer_than=timedelta(days=9)).takes(one, NOON)
+    assert not Filter(older_than=timedelta(0)).matches(one, NOON)
+    assert not Filter(newer_than=timedelta(days=9)).matches(one, NOON)
 
 
 def test_replaying_one_kind_of_a_thousand_moves_exactly_those(source: Source) -> None:
