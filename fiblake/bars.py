@@ -364,7 +364,7 @@ def _bars(
     file: ParquetBytes, symbol: str, last_modified: datetime | None, schema: pa.Schema, *, with_gaps: bool
 ) -> pa.Table:
     """Read the columns of `schema`, checked; `with_gaps`: values that are needed may be null."""
-    names = file.schema.names
+    names = file.names
     constants = {"symbol": symbol, "interval": DAILY}
     with decoding(f"file of {symbol} cannot be read as bars"):
         # A column that the file's own statistics prove to be one value need not be read.

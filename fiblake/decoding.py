@@ -128,17 +128,30 @@ class ParquetBytes:
     data: bytes
     what: str
     file: pq.ParquetFile
-    schema: pa.Schema
+    names: Sequence[str]
+    kinds: Sequence[pa.DataType]
+    """The columns' types, in the order of their names."""
+    footer: pq.FileMetaData
+    rows: int
+    is_small: bool
+    """Whether it is so small that it cannot grow beyond the limit, and that looking closer would take longer."""
+
+    @classmethod
+    def of(cls, data: bytes, what: str, file: pq.ParquetFile) -> "ParquetBytes":
+        """Ask the library once for what is needed again and again: it makes it anew each time."""
+        schema, footer = file.schema_arrow, file.metadata
+        rows = footer.num_rows
+        return cls(data, what, file, schema.names, schema.types, footer, rows, rows <= 1 and len(data) <= SMALL_BYTES)
+
+    @cached_property
+    def metadata(self) -> dict[bytes, bytes]:
+        """The key-value metadata of the file."""
+        return self.footer.metadata or {}
 
     @cached_property
     def chunks(self) -> Sequence[Chunk]:
         """What the footer says of each column in each row group; raises as `chunks_of` does."""
         return chunks_of(self.data)
-
-    @property
-    def is_small(self) -> bool:
-        """Whether it is so small that it cannot grow beyond the limit, and that looking closer would take longer."""
-        return self.file.metadata.num_rows <= 1 and len(self.data) <= SMALL_BYTES
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """Read columns, in one thread: many files are read at once, and none of Arrow's threads keeps our bytes.
@@ -148,13 +161,11 @@ class ParquetBytes:
         """
         if not self.is_small:
             self._check_pages(columns)
-        kinds = zip(self.schema.names, self.schema.types, strict=True)
-        texts = [name for name, kind in kinds if kind.id in _TEXT_LIKE and name in columns and self._may_explode(name)]
+        wanted = zip(self.names, self.kinds, strict=True)
+        texts = [name for name, kind in wanted if name in columns and kind.id in _TEXT_LIKE and self._may_explode(name)]
         if not texts:
             return self.file.read(columns=columns, use_threads=False)
-        file = pq.ParquetFile(
-            pa.BufferReader(self.data), metadata=self.file.metadata, pre_buffer=False, read_dictionary=texts
-        )
+        file = pq.ParquetFile(pa.BufferReader(self.data), metadata=self.footer, pre_buffer=False, read_dictionary=texts)
         table = file.read(columns=columns, use_threads=False)
         for name in texts:
             size = sum(_text_bytes(chunk) for chunk in table[name].chunks)
@@ -171,15 +182,9 @@ class ParquetBytes:
                 measured = f"is more than {size:,} bytes uncompressed, whatever its footer says"
                 raise too_large(self.what, measured, limit())
 
-    @property
-    def metadata(self) -> dict[bytes, bytes]:
-        """The key-value metadata of the file."""
-        return self.file.metadata.metadata or {}
-
     def _may_explode(self, name: str) -> bool:
         """Return whether a column's texts might take more than the limit; raise TooLargeError if nobody can tell."""
-        rows = self.file.metadata.num_rows
-        if rows <= 1:
+        if self.rows <= 1:
             return False  # no larger than its page
         size = longest = 0
         for page in page_sizes(self.data, [chunk for chunk in self.chunks if chunk.column == name]):
@@ -187,7 +192,7 @@ class ParquetBytes:
             longest = max(longest, page.size)
             if size > limit():
                 raise too_large(self.what, f"may be {size:,} bytes of text in column {name!r}", limit())
-        return bool(rows * longest > limit())
+        return self.rows * longest > limit()
 
 
 def _text_bytes(chunk: pa.Array) -> int:
@@ -221,24 +226,23 @@ def open_parquet(data: bytes, what: str, columns: Collection[str] | None = None,
             if "Exceeded size limit" in str(error):
                 raise ContractError(f"it has more than {MAX_PARTS} columns, row groups or entries") from error
             raise
-        schema = file.schema_arrow
-        opened = ParquetBytes(data, what, file, schema)
+        opened = ParquetBytes.of(data, what, file)
         _check_parquet(opened, columns)
     return opened
 
 
 def _check_parquet(file: ParquetBytes, columns: Collection[str] | None) -> None:
     """Raise ContractError if the columns cannot be read, or by the footer would take more than the limit."""
-    what, metadata, schema = file.what, file.file.metadata, file.schema
-    names = [name for name in schema.names if columns is None or name in columns]
+    what, footer = file.what, file.footer
+    names = [name for name in file.names if columns is None or name in columns]
     if len(set(names)) < len(names):
         raise ContractError("it has two columns of one name: leave one of them out")
-    for name, kind in zip(schema.names, schema.types, strict=True):
+    for name, kind in zip(file.names, file.kinds, strict=True):
         if kind.num_fields and (columns is None or name in columns):
             raise ContractError(f"it has lists or records in column {name!r}: write one plain value a row")
-    size = metadata.num_rows * len(names) * VALUE_BYTES
+    size = file.rows * len(names) * VALUE_BYTES
     if size > limit():
-        raise too_large(what, f"has {metadata.num_rows:,} rows of {len(names)} columns ({size:,} bytes)", limit())
-    size = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
+        raise too_large(what, f"has {file.rows:,} rows of {len(names)} columns ({size:,} bytes)", limit())
+    size = sum(footer.row_group(number).total_byte_size for number in range(footer.num_row_groups))
     if size > limit():
         raise too_large(what, f"is {size:,} bytes uncompressed", limit())

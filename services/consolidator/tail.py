@@ -40,7 +40,8 @@ def tail_of(stored: Consolidated, changed_from: date, calendar: TradingCalendar)
     splits = any(tail_from < day <= stored.last_session for day, _ in reference.splits)
     if splits or any(day > tail_from for day in reference.handovers):
         return None
-    columns = {name: stored.bars[name].to_numpy()[first:] for name in NUMBER_COLUMNS}
+    rows = stored.bars.slice(first)
+    columns = {name: rows[name].to_numpy() for name in NUMBER_COLUMNS}
     if not all(np.isfinite(column).all() for column in columns.values()):
         return None
     days = tuple(sessions[first:].astype("datetime64[D]").tolist())
