@@ -54,7 +54,8 @@ def seaweedfs(folder: Path) -> Iterator[str]:
     ports = [f"-{name}={free_port()}" for name in (*names, "s3.port.grpc")]
     argv = (
         str(WEED), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3",
-        f"-s3.port={port}", f"-s3.config={config}", *ports, "-s3.port.lance=0", "-s3.port.iceberg=0", "-volume.max=100", "-master.volumeSizeLimitMB=1024",
+        f"-s3.port={port}", f"-s3.config={config}", *ports, "-s3.port.lance=0", "-s3.port.iceberg=0", "-volume.max=100",
+        "-master.volumeSizeLimitMB=1024",
     )  # fmt: skip
     with Child(argv, log=folder / "weed.log", cwd=folder) as child:
         child.wait_until(lambda: _answers(f"http://127.0.0.1:{port}"), timeout=60)
