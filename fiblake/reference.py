@@ -88,6 +88,11 @@ class Split:
     historical_adjustment_factor: float
     id: str
 
+    @property
+    def has_ratio(self) -> bool:
+        """Whether the split has a ratio: two positive numbers of shares."""
+        return positive(self.split_from) and positive(self.split_to)
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:

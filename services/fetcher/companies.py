@@ -13,9 +13,9 @@ from fiblake.errors import ConfigurationError, TransientError
 from fiblake.lake import valid_symbol
 from services.fetcher.company_periods import History, Period, take
 from services.fetcher.identities import identities_of, merged
-from services.fetcher.massive import MassiveClient
 from services.fetcher.reference_files import put_identities, put_universe
 from services.fetcher.tickers import Ticker
+from services.fetcher.vendor import Vendor
 from shared.batching import chunks
 from shared.database import IDENTITIES, Database
 from shared.objects import ObjectStore
@@ -59,7 +59,7 @@ class CompaniesReport:
 class CompaniesLoader:
     """What reading the companies of the past works with."""
 
-    vendor: MassiveClient
+    vendor: Vendor
     store: ObjectStore
     database: Database
     calendar: TradingCalendar

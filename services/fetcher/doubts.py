@@ -24,60 +24,86 @@ Every place in services/fetcher that compares and skips, and why it is safe:
 """
 
 import asyncio
-from datetime import date
-from typing import Any, Final
+from collections.abc import Callable
+from datetime import date, datetime
+from typing import Any, Final, Protocol
 
+from fiblake.calendar import TradingCalendar
 from fiblake.errors import PermanentError
-from services.fetcher.intake import Intake
-from shared.database import SPLITS, Settled, session_of
-from shared.objects import StoredObject
+from fiblake.lake import Bronze
+from shared.database import SPLITS, Database, Settled, session_of
+from shared.objects import ObjectStore, StoredObject
 from shared.source_files import bars_of_source
 from shared.telemetry import logger
 
 AT_ONCE: Final = 1_000
 
 
-async def settle_bars(intake: Intake, scope: str) -> set[str]:
+class Lake(Protocol):
+    """Bucket and database of the lake, as `intake.Intake` has them."""
+
+    @property
+    def store(self) -> ObjectStore:
+        """The bucket."""
+
+    @property
+    def bronze(self) -> Bronze:
+        """The keys of bronze."""
+
+    @property
+    def database(self) -> Database:
+        """The connection to Postgres."""
+
+    @property
+    def calendar(self) -> TradingCalendar:
+        """The sessions there are."""
+
+    @property
+    def clock(self) -> Callable[[], datetime]:
+        """What tells the present instant (UTC)."""
+
+
+async def settle_bars(lake: Lake, scope: str) -> set[str]:
     """Store what the scope's noted files hold; return the symbols of those that are gone or cannot be read.
 
     The caller holds the scope's lock. Notes of the latter stay until the session's bars are written again.
     """
-    keys = await intake.database.noted(scope)
+    keys = await lake.database.noted(scope)
     unknown: set[str] = set()
     for first in range(0, len(keys), AT_ONCE):
         batch = keys[first : first + AT_ONCE]
-        found = await asyncio.to_thread(intake.store.get_many, batch)
-        read = [(key, _rows(intake, stored) if stored else None) for key, stored in zip(batch, found, strict=True)]
+        found = await asyncio.to_thread(lake.store.get_many, batch)
+        read = [(key, _rows(lake, stored) if stored else None) for key, stored in zip(batch, found, strict=True)]
         rows = [row for _, of_file in read if of_file is not None for row in of_file]
-        await intake.database.store(rows, Settled(scope, [key for key, of_file in read if of_file is not None]))
-        unknown |= {intake.bronze.parse_source(key).symbol for key, of_file in read if of_file is None}
+        await lake.database.store(rows, Settled(scope, [key for key, of_file in read if of_file is not None]))
+        unknown |= {lake.bronze.parse_source(key).symbol for key, of_file in read if of_file is None}
     if keys:
         logger.warning("settled what a dead run left", extra={"scope": scope, "files": len(keys)})
     return unknown
 
 
-async def settle_all_bars(intake: Intake) -> set[date]:
+async def settle_all_bars(lake: Lake) -> set[date]:
     """Settle all scopes of bars that nobody is at work on; return the sessions that are to be looked at again.
 
     These are all that had notes: what the dead run put may not be what the vendor says by now.
     """
     again: set[date] = set()
-    for scope in await intake.database.noted_scopes():
+    for scope in await lake.database.noted_scopes():
         if scope == SPLITS:
             continue
-        async with intake.database.session_lock(scope, wait=False) as mine:
+        async with lake.database.session_lock(scope, wait=False) as mine:
             if mine:
-                await settle_bars(intake, scope)
+                await settle_bars(lake, scope)
         if session := session_of(scope):
             again.add(session)
     return again
 
 
-def _rows(intake: Intake, stored: StoredObject) -> list[dict[str, Any]] | None:
+def _rows(lake: Lake, stored: StoredObject) -> list[dict[str, Any]] | None:
     """Return a noted file's bars as rows of Postgres, or None if it cannot be read."""
-    source, today = intake.bronze.parse_source(stored.key), intake.clock().date()
+    source, today = lake.bronze.parse_source(stored.key), lake.clock().date()
     try:
-        return bars_of_source(stored.data, source, stored.last_modified, intake.calendar, today).to_pylist()
+        return bars_of_source(stored.data, source, stored.last_modified, lake.calendar, today).to_pylist()
     except PermanentError as error:
         logger.warning("file of bars cannot be read", extra={"key": stored.key, "reason": str(error)})
         return None

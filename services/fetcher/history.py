@@ -15,10 +15,10 @@ from services.fetcher.doubts import settle_bars
 from services.fetcher.gaps import Asked
 from services.fetcher.identities import renamed_on
 from services.fetcher.intake import Intake, Stopwatch, Stored, bars_file, logged, put_bars
-from services.fetcher.massive import BadRequestError, OutOfPlanError, PendingError
 from services.fetcher.sifting import StoredState, classify_bars
 from services.fetcher.tickers import TickerChange
 from services.fetcher.validation import VendorBar, jumped
+from services.fetcher.vendor import BadRequestError, OutOfPlanError, PendingError
 from shared.database import Settled, history_scope
 from shared.events import HistoryRequest, parse
 from shared.outcomes import catch_errors

@@ -14,8 +14,8 @@ from fiblake.bars import BRONZE, encode
 from fiblake.calendar import TradingCalendar
 from fiblake.errors import FiblakeError, PermanentError, UpstreamError
 from fiblake.lake import Bronze
-from services.fetcher.massive import MassiveClient
 from services.fetcher.sifting import ClassifiedBars
+from services.fetcher.vendor import Vendor
 from shared.database import Database
 from shared.objects import ObjectStore
 from shared.quarantine import quarantine
@@ -29,7 +29,7 @@ NAMED_AT_MOST: Final = 20
 class Intake:
     """What getting bars in works with."""
 
-    vendor: MassiveClient
+    vendor: Vendor
     store: ObjectStore
     bronze: Bronze
     database: Database

@@ -22,12 +22,13 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from fiblake.calendar import NEW_YORK
-from fiblake.errors import EntitlementError, PermanentError, TransientError, UpstreamError
+from fiblake.errors import EntitlementError, UpstreamError
 from fiblake.reference import Split
 from services.fetcher import wire
 from services.fetcher.splits import usable, with_factors
 from services.fetcher.tickers import Details, Ticker, TickerChange
 from services.fetcher.validation import VendorBar
+from services.fetcher.vendor import BadRequestError, OutOfPlanError, PendingError, UnknownTickerError
 from shared.telemetry import logger
 
 ATTEMPTS: Final = 5
@@ -50,28 +51,12 @@ _TOO_OLD: Final = "data timeframe"
 _Answer = TypeVar("_Answer", bound=wire.Answer)
 
 
-class PendingError(TransientError):
-    """The session's data is not there yet: not a failure, ask again later."""
-
-
 class RateLimitedError(UpstreamError):
     """The vendor asks us to wait."""
 
     def __init__(self, message: str, retry_after: float | None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
-
-
-class BadRequestError(PermanentError):
-    """The vendor does not understand the request."""
-
-
-class UnknownTickerError(BadRequestError):
-    """The vendor knows no such ticker."""
-
-
-class OutOfPlanError(EntitlementError):
-    """The plan's history does not reach back to the sessions asked for."""
 
 
 @dataclass(frozen=True, slots=True)

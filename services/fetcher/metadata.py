@@ -29,13 +29,13 @@ from services.fetcher.identities import (
     settled,
     updated,
 )
-from services.fetcher.massive import BadRequestError, MassiveClient
 from services.fetcher.reference_files import put_identities, put_splits, put_universe
 from services.fetcher.runs import recorded
 from services.fetcher.sectors import sector_of
 from services.fetcher.settings import MetadataEvent
 from services.fetcher.split_changes import split_changes
 from services.fetcher.tickers import Details, Ticker
+from services.fetcher.vendor import BadRequestError, Vendor
 from shared.batching import chunks
 from shared.database import IDENTITIES, SPLITS, Database, Settled
 from shared.events import HistoryRequest
@@ -131,7 +131,7 @@ class _Run:
 class MetadataFetcher:
     """What refreshing reference data works with."""
 
-    vendor: MassiveClient
+    vendor: Vendor
     store: ObjectStore
     database: Database
     calendar: TradingCalendar

@@ -10,10 +10,10 @@ from fiblake.errors import ConfigurationError, TransientError, UpstreamError
 from services.fetcher.doubts import settle_all_bars, settle_bars
 from services.fetcher.gaps import Asked, Plan, plan
 from services.fetcher.intake import Intake, Stopwatch, Stored, bars_file, logged, put_bars
-from services.fetcher.massive import PendingError
 from services.fetcher.settings import FetchEvent
 from services.fetcher.sifting import ClassifiedBars, StoredState, classify_bars
 from services.fetcher.validation import VendorBar
+from services.fetcher.vendor import PendingError
 from shared.database import SessionCounts, session_scope
 from shared.telemetry import logger
 

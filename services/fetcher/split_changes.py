@@ -7,7 +7,6 @@ from datetime import date
 from fiblake.errors import UpstreamError
 from fiblake.reference import Split, split_days
 from fiblake.rules import positive
-from services.fetcher.splits import possible
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,4 +82,4 @@ def _executed(splits: Sequence[Split], today: date, repaired: list[Split]) -> li
 
 
 def _possible(split: Split) -> bool:
-    return possible(split) and positive(split.historical_adjustment_factor)
+    return split.has_ratio and positive(split.historical_adjustment_factor)

@@ -25,11 +25,6 @@ def usable(row: SplitRow) -> Split | None:
     return Split(row.ticker, row.execution_date or date.max, *ratio, row.adjustment_type, factor, key)
 
 
-def possible(split: Split) -> bool:
-    """Return whether the split's ratio is one."""
-    return positive(split.split_from) and positive(split.split_to)
-
-
 def with_factors(splits: Iterable[Split]) -> list[Split]:
     """Return the splits by date and symbol, each with a factor: the vendor's, or else what the ratios make.
 
@@ -42,7 +37,7 @@ def with_factors(splits: Iterable[Split]) -> list[Split]:
         by_symbol.setdefault(split.symbol, []).append(split)
     filled = [
         split for of_symbol in by_symbol.values()
-        for split in (_filled(of_symbol) if all(map(possible, of_symbol)) else of_symbol)
+        for split in (_filled(of_symbol) if all(split.has_ratio for split in of_symbol) else of_symbol)
     ]  # fmt: skip
     return sorted(filled, key=lambda split: (split.execution_date, split.symbol, split.id))
 

@@ -5,8 +5,11 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -18,6 +21,8 @@ CLOCKS = {"now", "today", "utcnow"}
 HANDLERS = sorted(REPOSITORY.glob("services/*/*handler.py"))
 ENTRY_POINTS = [*HANDLERS, *sorted(REPOSITORY.glob("services/*/__main__.py"))]
 MOST_LINES = 25
+MOST_FLOORS = 6
+PACKAGES = ("cli", "fiblake", "local", "services", "shared")
 
 
 def parsed(path: Path) -> ast.Module:
@@ -50,6 +55,35 @@ def test_every_import_keeps_to_the_contracts() -> None:
     program = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))"
     done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+@cache
+def import_graph() -> dict[str, set[str]]:
+    """Return the modules of ours that each module imports."""
+    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
+    return {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}
+
+
+def floors(package: str) -> dict[str, int]:
+    """Return on which floor each module of a package stands: one above the highest that it imports there."""
+    floor: dict[str, int] = {}
+    for module in TopologicalSorter(import_graph()).static_order():
+        if module.startswith(f"{package}."):
+            floor[module] = 1 + max((floor.get(name, 0) for name in import_graph()[module]), default=0)
+    return floor
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = import_graph()
+    assert len(graph) > 100
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+@pytest.mark.parametrize("service", ["consolidator", "fetcher", "reconcile", "resampler", "vacuum"])
+def test_a_service_has_six_floors_at_most(service: str) -> None:
+    floor = floors(f"services.{service}")
+    assert {module: number for module, number in floor.items() if number > MOST_FLOORS} == {}
+    assert max(floor.values()) > 1
 
 
 @pytest.mark.parametrize("module", DOMAIN)

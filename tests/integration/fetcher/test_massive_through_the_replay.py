@@ -13,14 +13,12 @@ from services.fetcher.massive import (
     ATTEMPTS,
     LONGEST_PAUSE_SECONDS,
     RATE_PAUSE_SECONDS,
-    BadRequestError,
     MassiveClient,
-    OutOfPlanError,
-    PendingError,
     RateLimitedError,
     massive,
 )
 from services.fetcher.tickers import Details, Ticker, TickerChange
+from services.fetcher.vendor import BadRequestError, OutOfPlanError, PendingError
 from tests.integration.market import KEY, Market
 
 pytestmark = pytest.mark.usefixtures("waits")

@@ -15,14 +15,12 @@ from services.fetcher.massive import (
     ATTEMPTS,
     LONGEST_PAUSE_SECONDS,
     RATE_PAUSE_SECONDS,
-    BadRequestError,
     MassiveClient,
-    OutOfPlanError,
-    PendingError,
     RateLimitedError,
     massive,
 )
 from services.fetcher.validation import VendorBar, faults
+from services.fetcher.vendor import BadRequestError, OutOfPlanError, PendingError
 from tests.unit.fetcher.vendor import BASE, KEY, Vendor, client_of, grouped_row, page, range_row, refusal
 
 DAY = date(2025, 11, 19)

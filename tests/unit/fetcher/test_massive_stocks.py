@@ -7,9 +7,10 @@ import pytest
 
 from fiblake.errors import UpstreamError
 from fiblake.reference import Split
-from services.fetcher.massive import ATTEMPTS, BadRequestError
+from services.fetcher.massive import ATTEMPTS
 from services.fetcher.split_changes import split_changes
 from services.fetcher.tickers import Details, Ticker, TickerChange
+from services.fetcher.vendor import BadRequestError
 from tests.unit.fetcher.vendor import BASE, Vendor, client_of, refusal
 
 NOT_FOUND = httpx.Response(404, json={"status": "NOT_FOUND", "request_id": "r-4", "message": "Ticker not found."})

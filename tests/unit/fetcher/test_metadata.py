@@ -16,10 +16,10 @@ from fiblake.reference import Identity, Split, identities_file, read_identities,
 from fiblake.symbols import BEGINNING, SymbolRecord
 from fiblake.universe import read_universe
 from services.fetcher import metadata
-from services.fetcher.massive import BadRequestError
 from services.fetcher.metadata import MetadataFetcher, Refreshed, Rules
 from services.fetcher.settings import MetadataEvent
 from services.fetcher.tickers import Details, Ticker, TickerChange
+from services.fetcher.vendor import BadRequestError
 from shared.events import HistoryRequest, parse
 from tests.fakes import Clock, FakeQueue, MemoryObjectStore
 from tests.unit.fetcher.reference import Fate, KilledError, ReferenceDatabase, ReferenceVendor, ticker

@@ -1,0 +1,65 @@
+"""What the fetchers ask of a vendor, and how it says that it cannot answer (pure).
+
+Another vendor is one more class with these methods, which `assembly.opened` opens. Such a class raises UpstreamError
+for an answer that may be short or wrong (the next attempt may be right), and the errors below.
+"""
+
+from collections import Counter
+from datetime import date
+from typing import Protocol
+
+from fiblake.errors import EntitlementError, PermanentError, TransientError
+from fiblake.reference import Split
+from services.fetcher.tickers import Details, Ticker, TickerChange
+from services.fetcher.validation import VendorBar
+
+
+class PendingError(TransientError):
+    """The session's data is not there yet: not a failure, ask again later."""
+
+
+class BadRequestError(PermanentError):
+    """The vendor does not understand the request."""
+
+
+class UnknownTickerError(BadRequestError):
+    """The vendor knows no such ticker."""
+
+
+class OutOfPlanError(EntitlementError):
+    """The plan's history does not reach back to the sessions asked for."""
+
+
+class Vendor(Protocol):
+    """A source of daily bars as traded, and of what is known of stocks."""
+
+    @property
+    def left_out(self) -> Counter[str]:
+        """How many rows were left out because they cannot be used, by kind."""
+
+    async def grouped_daily(self, session: date) -> list[VendorBar]:
+        """Return every ticker's bar of one session; raise UpstreamError if there are none."""
+
+    async def daily_range(self, symbol: str, first: date, last: date) -> list[VendorBar]:
+        """Return one ticker's bars from `first` to `last`; none is a valid answer."""
+
+    async def tickers(self, on: date | None = None) -> list[Ticker]:
+        """Return all stocks that are active, or were on the day `on`; raise UpstreamError if there are none."""
+
+    async def delisted_tickers(self) -> list[Ticker]:
+        """Return all stocks that are no longer active."""
+
+    async def listed_as(self, symbol: str, on: date) -> list[Ticker]:
+        """Return the stocks that bore the symbol on the day `on`."""
+
+    async def delisted(self, symbol: str) -> Ticker | None:
+        """Return the latest inactive stock of that symbol; None if there is none."""
+
+    async def details(self, symbol: str) -> Details | None:
+        """Return a ticker's details; None if the vendor knows no such ticker."""
+
+    async def ticker_changes(self, symbol: str) -> list[TickerChange]:
+        """Return since when the ticker's company has borne which ticker, oldest first."""
+
+    async def splits(self) -> list[Split]:
+        """Return all splits, announced ones too, oldest first, each with its cumulative factor."""
