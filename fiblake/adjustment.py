@@ -1,4 +1,4 @@
-"""What is applied to a symbol's bars: splits, dividends, and where one company ends and the next begins (pure).
+"""Adjust a symbol's bars: splits, dividends, and where one company ends and the next begins (pure).
 
 Silver is adjusted for splits only. Total return is for readers: dividends change no bucket of silver.
 """
@@ -49,7 +49,7 @@ class PayoutDispute:
     reported: float | None
 
     def __str__(self) -> str:
-        """Return what contradicts what."""
+        """Return a sentence that names both values."""
         reported = "no factor" if self.reported is None else f"{self.reported:.6f}"
         return f"{self.ex_date}: cash {self.cash:g} makes {self.derived:.6f}, the vendor says {reported}"
 

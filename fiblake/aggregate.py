@@ -1,4 +1,4 @@
-"""What a bucket says: open of its first bar, close of its last, extremes and sum of all (pure)."""
+"""Aggregate bars into buckets: open of the first bar, close of the last, extremes and sum of all (pure)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -135,7 +135,7 @@ class Market:
     def buckets(self, interval: int) -> "Buckets":
         """Cut all bars into buckets of `interval` sessions, in the order of symbols and sessions.
 
-        A bucket in which a symbol was handed over is two.
+        A bucket in which a symbol was handed over becomes two.
         """
         if self.ordinals.size == 0:
             return Buckets.joined([])
@@ -167,7 +167,7 @@ class Market:
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """Buckets of many symbols, as two arrays with a column a bucket: small, and quick to take apart and join.
+    """Buckets of many symbols, as two arrays with a column a bucket: small, and quick to split and join.
 
     `values` has a row each for open, high, low, close, volume; each row of `integers` has a name below.
     """

@@ -1,4 +1,4 @@
-"""Where buckets lie: a fixed grid over the exchange's sessions (pure).
+"""The grid of buckets over the exchange's sessions (pure).
 
 Bucket k of interval n holds the sessions with ordinals k·n to k·n+n-1, counted from 1962-01-02. Buckets never move: a
 session without a bar leaves its slot empty.
@@ -19,8 +19,8 @@ def bucket_start(ordinal: int, interval: int) -> int:
 def first_to_recompute(ordinals: Ordinals, changed: int, interval: int) -> int:
     """Return the ordinal of the first session of the first bucket that a change of session `changed` may touch.
 
-    `ordinals` are those of the symbol's bars, sorted. Besides the changed session's own bucket that may be the bucket
-    of the bar before it: if that bar was the symbol's last, its bucket may only now be complete.
+    `ordinals` are those of the symbol's bars, sorted. It is the bucket of the changed session, or that of the bar
+    before it: if that bar was the symbol's last, its bucket may become complete now.
     """
     before = int(np.searchsorted(ordinals, changed))
     return bucket_start(int(ordinals[before - 1]) if before else changed, interval)
@@ -30,6 +30,6 @@ def window_start(calendar: TradingCalendar, today: date, years: int, interval: i
     """Return the ordinal where the history window begins: the bucket of the day `years` before `today`; 0: all."""
     if years == 0:
         return 0
-    # 29 February has no counterpart in most years; the day before has, and only makes the window a day longer.
+    # 29 February does not exist in most years; the day before makes the window only one day longer.
     day = today.replace(year=today.year - years, day=min(today.day, 28))
     return bucket_start(calendar.ordinal_on_or_after(day), interval)

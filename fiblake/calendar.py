@@ -1,4 +1,4 @@
-"""Which days are trading sessions, and in which order: the NYSE since 1962-01-02, whose ordinal is 0.
+"""The trading calendar: the sessions of the NYSE since 1962-01-02, whose ordinal is 0.
 
 The sessions come from a file generated from pandas_market_calendars (`make calendar`). A day beyond its end is an
 error that names that command, never a guess.
@@ -97,14 +97,14 @@ class TradingCalendar:
 
     @cached_property
     def _ordinal_of_day(self) -> Ordinals:
-        """By days since the first session: the ordinal, or -1 of a day that is no session."""
+        """By days since the first session: the ordinal, or -1 for a day that is no session."""
         since = (self.sessions - self.sessions[0]).astype(np.int64)
         places = np.full(since[-1] + 1, -1, dtype=np.int64)
         places[since] = np.arange(since.size)
         return places
 
     def digest(self, through: date) -> str:
-        """Return a short text that stands for the sessions up to `through`: two calendars with the same ones agree.
+        """Return a digest of the sessions up to `through`: it is equal for two calendars with the same sessions.
 
         It is empty for a day outside the calendar.
         """
@@ -142,7 +142,7 @@ class TradingCalendar:
     def last_closed(self, now: datetime) -> date:
         """Return the last session whose close (16:00 New York) is not after `now`.
 
-        A shortened session counts as closed at 16:00 as well: later than it was, never earlier.
+        A shortened session counts as closed at 16:00, too.
         """
         here = now.astimezone(NEW_YORK)
         day = np.datetime64(here.date(), "D")

@@ -1,4 +1,4 @@
-"""How a column that somebody else wrote becomes one of ours: its type converted, its values checked (pure)."""
+"""Convert a column that another program wrote: its type, and checks of its values (pure)."""
 
 import math
 from collections.abc import Collection

@@ -1,4 +1,4 @@
-"""Where everything lies in the bucket: keys built and parsed, and nowhere else."""
+"""The keys of the bucket: the one place that builds and parses them."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -27,7 +27,7 @@ CLEANUP_RECORD_KEY: Final = "processing_metadata/cleanup_manifest.json"
 QUARANTINE_RECORD_KEY: Final = "processing_metadata/quarantine_releases.json"
 WITHDRAWAL_RECORD_KEY: Final = "processing_metadata/withdrawals.json"
 LATEST_VERSION: Final = datetime(9999, 1, 1, tzinfo=UTC)
-"""No version of a data.parquet lies after this instant: a later one must be possible."""
+"""A version of a data.parquet is before this instant, so that a later one is possible."""
 UNNAMED: Final = "~"
 """Stands for a symbol that cannot be a key (quarantine only); no valid symbol contains it."""
 
@@ -51,7 +51,7 @@ def valid_symbol(symbol: str) -> bool:
 
 
 def check_symbol(symbol: str) -> str:
-    """Return `symbol` back; raise ContractError unless it may become part of a key."""
+    """Return `symbol`; raise ContractError unless it may become part of a key."""
     if not valid_symbol(symbol):
         raise ContractError(f"{symbol[:40]!r} is not a symbol: 1 to 16 letters, digits, '.' or '-' are")
     return symbol
@@ -124,22 +124,22 @@ class Bronze:
         return True
 
     def is_consolidated(self, key: str) -> bool:
-        """Return whether `key` is some symbol's data.parquet (which is nobody's arrival)."""
+        """Return whether `key` is a symbol's data.parquet (which is no arrival)."""
         match = re.fullmatch(re.escape(self.prefix) + r"/symbol=([^/]+)/data\.parquet", key)
         return match is not None and valid_symbol(match[1])
 
     def roots(self) -> list[str]:
-        """Return the folders that all of bronze lies in, each with its closing slash."""
+        """Return the folders of bronze, each with its closing slash."""
         own = f"{self.prefix}/"
         return [BRONZE_ROOT] if own.startswith(BRONZE_ROOT) else [own, BRONZE_ROOT]
 
     def symbol_of(self, key: str) -> str:
-        """Return what stands for the symbol in the key of an object below a symbol's folder; else nothing."""
+        """Return the symbol's part of the key of an object below a symbol's folder; else an empty text."""
         folder, slash, _ = key.removeprefix(f"{self.prefix}/symbol=").partition("/")
         return folder if slash and key.startswith(f"{self.prefix}/symbol=") else ""
 
     def stray(self, key: str) -> str | None:
-        """Return what is to be done with an object of bronze that no service reads; None if a service reads it.
+        """Return the remedy for an object of bronze that no service reads; None if a service reads it.
 
         A folder marker (its key ends in a slash) holds nothing, so it is none, unless it is named like a file.
         """

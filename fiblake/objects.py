@@ -1,4 +1,4 @@
-"""How objects of the lake are read from S3: by obstore, which takes a fifth of botocore's CPU a request.
+"""Read objects of the lake from S3, by obstore, which takes a fifth of botocore's CPU a request.
 
 Keys are whole keys in the bucket, ETags are as S3 gives them, instants are UTC. Services, which also write, use
 `shared.objects`.

@@ -1,4 +1,4 @@
-"""Which bars cannot be: the rules of prices and volumes (pure)."""
+"""The rules of prices and volumes (pure)."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ PRICE_COLUMNS: Final = ("open", "high", "low", "close")
 NUMBER_COLUMNS: Final = (*PRICE_COLUMNS, "volume")
 """The numbers that every bar has."""
 NOISE: Final = 1e-9
-"""How far, relatively, a price may pass an extreme: what arithmetic on prices leaves, no contradiction."""
+"""How far, relatively, a price may pass an extreme: an effect of arithmetic, no contradiction."""
 
 
 def broken_rules(bar: Mapping[str, float]) -> list[str]:
@@ -30,7 +30,7 @@ def broken_rules(bar: Mapping[str, float]) -> list[str]:
 
 
 def unusable_numbers(bar: Mapping[str, float]) -> list[str]:
-    """Return the numbers of a bar that are none, which not even a person can let in."""
+    """Return the values of a bar that are not numbers, which not even a person can release."""
     return [f"{name} {bar[name]} is no number" for name in NUMBER_COLUMNS if not math.isfinite(bar[name])]
 
 

@@ -1,8 +1,8 @@
-"""Which of S3's refusals are sent again at once, and what the others mean to a person.
+"""Retry the S3 refusals that a retry can help, and explain the others to a person.
 
-obstore tries 5xx, 429 and broken connections again by itself, and raises whatever else S3 answers, with S3's own code
-in the error's text. A 4xx that says nothing about the request (S3 gave up waiting, a token or KMS's rate ran out) is
-sent again here after a pause, as AWS's own SDKs do. Every other refusal keeps S3's code and message in the reason.
+obstore itself retries 5xx, 429 and broken connections, and raises every other answer, with S3's own code in the error's
+text. A 4xx that is not the request's fault (S3 timed out, a token expired, KMS limited the rate) is retried here after
+a pause, as AWS's own SDKs do. Every other refusal keeps S3's code and message in the reason.
 """
 
 import html
@@ -19,7 +19,7 @@ from fiblake.errors import ConfigurationError, FiblakeError, UpstreamError
 ResultT = TypeVar("ResultT")
 
 PAUSES: Final = (0.5, 1.0, 2.0, 4.0)
-"""Seconds before each further attempt; up to as much again by chance, so that many callers part."""
+"""Seconds before each further attempt, plus a random part, so that many callers do not retry together."""
 LONGEST_MESSAGE: Final = 300
 _SEND_AGAIN: Final = frozenset(
     {"RequestTimeout", "ExpiredToken", "TokenRefreshRequired", "RequestLimitExceeded", "IncompleteBody", "BadDigest"}

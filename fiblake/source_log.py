@@ -1,4 +1,4 @@
-"""Which versions of a symbol's source files are merged: the log that data.parquet carries in its metadata (pure).
+"""The log of merged source files that data.parquet carries in its metadata (pure).
 
 The log is JSON: source key → [ETag, LastModified, stamped]. Logs written before schema 1.1 hold the ETag alone.
 """
@@ -15,14 +15,14 @@ class SourceVersion:
 
     etag: str
     last_modified: datetime | None = None
-    """None: not known, because the log held the ETag alone."""
+    """None: unknown, because the log held the ETag alone."""
     stamped: bool = False
-    """Whether all its bars say when they were ingested. Bars that do not count as ingested at `last_modified`."""
+    """Whether all its bars carry `ingested_at`. Bars without it count as ingested at `last_modified`."""
 
     def is_version(self, etag: str, last_modified: datetime) -> bool:
         """Return whether an object with this ETag and LastModified is this version.
 
-        S3 tells LastModified to the second in an answer to GET, and some servers more finely in a listing.
+        S3 gives LastModified to the second in an answer to GET, and some servers more precisely in a listing.
         """
         if self.etag != etag:
             return False
@@ -48,7 +48,7 @@ def log_to_json(log: SourceLog) -> dict[str, Any]:
 
 
 def log_of_json(value: Any) -> dict[str, SourceVersion]:  # noqa: ANN401 (whatever stands in the metadata)
-    """Read what `log_to_json` returned, or a log of before; raise ValueError or TypeError if it is neither."""
+    """Read what `log_to_json` returned, or an older log; raise ValueError or TypeError if it is neither."""
     if not isinstance(value, dict):
         raise TypeError(f"{type(value).__name__} in the place of an object")
     return {key: _version_of_json(entry) for key, entry in value.items()}

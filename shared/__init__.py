@@ -1,1 +1,1 @@
-"""What two or more services use."""
+"""Code that two or more services share."""

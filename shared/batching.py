@@ -1,4 +1,4 @@
-"""How much goes into one request: a long row of things cut into short ones."""
+"""Split long sequences into batches that fit into one request."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar

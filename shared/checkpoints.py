@@ -1,4 +1,4 @@
-"""What an interval's checkpoint says, read in one place (pure)."""
+"""Read an interval's checkpoint (pure)."""
 
 from dataclasses import dataclass
 from datetime import date
@@ -17,7 +17,7 @@ class Checkpoint:
     total_records: int
     """Silver rows computed, added up over all runs."""
     fields: dict[str, Any]
-    """All that the object says."""
+    """All fields of the object."""
 
 
 def read_checkpoint(data: bytes, key: str) -> Checkpoint:

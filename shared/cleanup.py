@@ -1,4 +1,4 @@
-"""Which source files may go: those that are provably merged and older than the retention; and the record of it."""
+"""Delete source files that are provably merged and older than the retention, and record it."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ RUNS_KEPT: Final = 1_000
 MAX_RECORD_BYTES: Final = 4_000_000
 """Half of what may be read by default (READ_LIMIT_MB)."""
 FILES_PER_LOT: Final = 20
-"""A symbol's merged files are deleted in lots: one file a day would cost a listing and a look each."""
+"""A symbol's merged files are deleted in lots: a deletion each day would cost a listing and a read each day."""
 
 Counts = dict[str, dict[str, int]]
 """Files and bytes by symbol."""
@@ -26,7 +26,7 @@ Counts = dict[str, dict[str, int]]
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What one version of a symbol's data.parquet proves to be merged of the source files that were there."""
+    """Which of the listed source files one version of a symbol's data.parquet proves to be merged."""
 
     symbol: str
     etag: str
@@ -43,10 +43,11 @@ def deletable(
 ) -> list[ObjectInfo]:
     """Return the source files that may be deleted (pure).
 
-    `log` is the log of the data.parquet that is in S3. A file may go if the log holds it with the ETag and the
-    LastModified that it has, and its last session is more than `retention_days` before `today`. If the log does not say
-    that all bars in it are stamped, it was also put more than `retention_days` ago: such a file wins by the instant of
-    its put, and a deletion names its ETag only, which it keeps when the same bytes are put again.
+    `log` is the log of the data.parquet that is in S3. A file may be deleted if the log holds it with its present ETag
+    and LastModified, and its last session is more than `retention_days` before `today`. If the log does not say that
+    all its bars carry `ingested_at`, it must also have been put more than `retention_days` ago. Such bars win by the
+    instant of the put, and a deletion is conditional on the ETag only, which does not change when the same bytes are
+    put again.
     """
     oldest_kept = oldest_session_kept(today, retention_days)
     put_before = datetime.combine(oldest_kept, time(), UTC)
@@ -65,11 +66,11 @@ def oldest_session_kept(today: date, retention_days: int) -> date:
 
 
 def is_lot_due(log: SourceLog, oldest_kept: date) -> bool:
-    """Return whether the log names so many files beyond retention that it is worth a listing to delete them."""
+    """Return whether the log names enough files beyond the retention to make a listing worthwhile."""
     if len(log) < FILES_PER_LOT:
         return False
     day, put_before = oldest_kept.isoformat(), datetime.combine(oldest_kept, time(), UTC)
-    # Each key ends in its last session; a wrong guess about an odd key only brings a listing forward, or delays it.
+    # Each key ends in its last session. A wrong guess about an odd key only makes a listing earlier or later.
     expired = (v for key, v in log.items() if key[-len("YYYY-MM-DD.parquet") : -len(".parquet")] < day)
     due = sum(v.stamped or v.last_modified is None or v.last_modified < put_before for v in expired)
     return due >= FILES_PER_LOT
@@ -78,12 +79,12 @@ def is_lot_due(log: SourceLog, oldest_kept: date) -> bool:
 def clean_up(  # noqa: PLR0917
     store: ObjectStore, bronze: Bronze, proofs: Sequence[Proof], run: str, now: datetime, retention_days: int
 ) -> Counts:
-    """Record what is to be deleted of the symbols' source files, delete it, and return what was deleted, by symbol.
+    """Record which of the symbols' source files are deleted, delete them, and return the counts by symbol.
 
-    Nothing is deleted that is not recorded: if the record cannot be read or written, all files stay. What then stays
-    for another reason is taken off the record again; a run that is killed in between leaves too much in it, never too
-    little. Each deletion holds only for the version that was merged: a file restated meanwhile stays. A symbol whose
-    data.parquet is another one by now is left to whoever wrote that, or to the next run.
+    Nothing is deleted that is not recorded: if the record cannot be read or written, all files stay. A file that stays
+    for another reason is removed from the record again, so a run that is killed in between leaves too much in the
+    record, never too little. Each deletion is conditional on the version that was merged: a file that was put again
+    stays. A symbol whose data.parquet has changed since is left to its writer, or to the next run.
     """
     due = [(proof, info) for proof in proofs for info in proof.deletable(bronze, now.date(), retention_days)]
     deleted: list[ObjectInfo] = []
@@ -104,7 +105,7 @@ def _record(store: ObjectStore, run: str, now: datetime, counts: Counts) -> None
 
 
 def _delete_proven(store: ObjectStore, bronze: Bronze, batch: Sequence[tuple[Proof, ObjectInfo]]) -> list[str]:
-    """Delete the files whose symbols' data.parquet still is the version of the proof; return the keys that went."""
+    """Delete the files whose symbols' data.parquet is still the version of the proof; return the keys deleted."""
     keys = {proof.symbol: bronze.data_key(proof.symbol) for proof, _ in batch}
     versions = dict(zip(keys, store.versions(list(keys.values())), strict=True))
     proven = [(info.key, info.etag) for proof, info in batch if versions[proof.symbol] == proof.etag]
@@ -116,11 +117,11 @@ def with_run(data: bytes | None, run: str, now: datetime, counts: Counts) -> byt
 
     The newest 1,000 runs are kept, of 4 MB at the most.
 
-    A symbol or a run of which no file is left is not in the record.
+    A symbol or a run without files is not in the record.
     """
     with decoding(f"{CLEANUP_RECORD_KEY} cannot be read", MAKE_ANEW):
         runs = _with_counts(read_json(data, "it")["runs"] if data else [], run, now, counts)[-RUNS_KEPT:]
-        # What could not be read again would keep every clean-up from its work: the oldest runs give way.
+        # A record too large to be read would stop every clean-up: the oldest runs are dropped.
         while len(text := json.dumps({"runs": runs}, indent=1).encode()) > MAX_RECORD_BYTES and len(runs) > 1:
             runs = runs[len(runs) // 4 + 1 :]
         return text
@@ -142,7 +143,7 @@ def _with_counts(runs: list[dict[str, Any]], run: str, now: datetime, counts: Co
 
 
 def by_symbol(bronze: Bronze, infos: Iterable[ObjectInfo], sign: int = 1) -> Counts:
-    """Count source files and their bytes by symbol; `sign` is -1 for those that are to be taken off again."""
+    """Count source files and their bytes by symbol; `sign` -1 subtracts them."""
     counts: Counts = {}
     for info in infos:
         count = counts.setdefault(bronze.parse_source(info.key).symbol, {"files": 0, "bytes": 0})

@@ -1,7 +1,7 @@
-"""What died, of what, and how it lives again: reading, replaying and discarding dead letters.
+"""Read, replay and discard dead letters.
 
-No message is lost whenever this is cut off: a letter is sent on before it is deleted, and written to the file before it
-is deleted. At worst it is then there twice, and every message may come twice.
+An interruption loses no message: a letter is deleted only after it was sent back, or written to the file. At worst it
+is then there twice, and every message may come twice.
 """
 
 import json
@@ -21,30 +21,30 @@ from shared.outcomes import catch_errors
 from shared.queues import BATCH, Attributes, Queue, ReceivedMessage
 
 HIDDEN_SECONDS: Final = 120
-"""How long a letter that was looked at stays invisible, if whoever looked at it is killed."""
+"""How long a letter that was read stays invisible if the reader is killed."""
 WAIT_SECONDS: Final = 1
 EMPTY_LOOKS: Final = 2
-"""SQS may answer with nothing although there is something; hardly twice in a row."""
+"""SQS may answer with no message although there are some, but hardly twice in a row."""
 MAX_RECEIVES_WITHOUT_NEW: Final = 20
-"""Receives in a row without a letter that is new to us, after which all have been seen."""
+"""After so many receives in a row without a new letter, all have been seen."""
 REPLAYS: Final = "replays"
 _OF_THE_DEATH: Final = ("reason", "error", "source_queue", "receive_count")
 _SYMBOL_OF_KEY: Final = re.compile(r"symbol=([^/]+)/")
 
 Send = Callable[[Sequence["DeadLetter"]], list[int]]
-"""Sends letters back to where they came from; gives the indices of those that did not go."""
+"""Sends letters back to where they came from; returns the indices of those that were not sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A message in a dead-letter queue, and what its attributes and its body say."""
+    """A message in a dead-letter queue, with the facts in its attributes and its body."""
 
     queue: str
     message: ReceivedMessage
 
     @property
     def reason(self) -> str:
-        """What it died of; a message that SQS itself moved there carries no reason."""
+        """Why it failed; a message that SQS itself moved there carries no reason."""
         response = self._body.get("responsePayload")  # what Lambda writes of a function that failed
         failure = response.get("errorMessage") if isinstance(response, dict) else None
         reason = self._text("reason") or failure or self._text("ERROR_MESSAGE") or self._text("ERROR_CODE")
@@ -59,7 +59,7 @@ class DeadLetter:
 
     @property
     def receives(self) -> int:
-        """How often it was received before it died; 0 if unknown."""
+        """How often it was received before it was dead-lettered; 0 if unknown."""
         return self._number("receive_count")
 
     @property
@@ -69,19 +69,19 @@ class DeadLetter:
 
     @property
     def symbols(self) -> tuple[str, ...]:
-        """The symbols that its body is about: one of our own messages, or a notification of S3's."""
+        """The symbols in its body: that of one of our messages, or of an S3 notification."""
         own = self._body.get("symbol")
         if isinstance(own, str):
             return (own,)
         return tuple(dict.fromkeys(_SYMBOL_OF_KEY.findall(unquote_plus(self.message.body))))
 
     def to_send(self) -> dict[str, Any]:
-        """Return the attributes it is sent back with: its own, without those of its death, and one replay more."""
+        """Return the attributes it is sent back with: its own, without those of the failure, and one replay more."""
         kept = {name: value for name, value in self.message.attributes.items() if name not in _OF_THE_DEATH}
         return {**kept, REPLAYS: {"DataType": "Number", "StringValue": str(self.replays + 1)}}
 
     def facts(self) -> dict[str, Any]:
-        """Return all that there is to say, for a person, a program, or a file."""
+        """Return all facts, for a person, a program, or a file."""
         return {
             "queue": self.queue,
             "id": self.message.id,
@@ -97,7 +97,7 @@ class DeadLetter:
 
     @property
     def function(self) -> tuple[str, str] | None:
-        """The function (its ARN) and the event it failed on, if the letter is Lambda's record of that."""
+        """The function (its ARN) and the event it failed on, if the letter is Lambda's record of a failure."""
         context = self._body.get("requestContext")
         arn = context.get("functionArn") if isinstance(context, dict) else None
         return (arn, json.dumps(self._body.get("requestPayload"))) if isinstance(arn, str) else None
@@ -120,18 +120,18 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which dead letters are meant; what is not said does not matter."""
+    """Which dead letters are selected; a field that is not set selects all."""
 
     symbols: tuple[str, ...] = ()
     reason: str = ""
-    """Part of the reason or of the error's kind, whatever the case of its letters."""
+    """Part of the reason or of the error's kind, in upper or lower case."""
     older_than: timedelta | None = None
     newer_than: timedelta | None = None
     ids: frozenset[str] | None = None
-    """Only those of these messages."""
+    """Only letters with these message ids."""
 
     def matches(self, letter: DeadLetter, now: datetime) -> bool:
-        """Return whether `letter` is meant; one without an age is neither old nor new."""
+        """Return whether `letter` is selected; one without an age is neither old nor new."""
         sent = letter.message.sent_at
         return (
             (self.ids is None or letter.message.id in self.ids)
@@ -144,11 +144,11 @@ class Filter:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of the letters that were meant."""
+    """What became of the selected letters."""
 
     done: int = 0
     exhausted: int = 0
-    """Left where they are: they died again after as many replays as allowed."""
+    """Left where they are: they failed again after as many replays as allowed."""
     unsent: int = 0
     """Left where they are: the queue did not take them."""
 
@@ -160,7 +160,7 @@ class Reading:
     name: str
     queue: Queue
     held: dict[str, ReceivedMessage] = field(default_factory=dict)
-    """Those looked at and left in the queue, which others do not see as long as we read."""
+    """Letters that were read and stay in the queue; others do not see them while this pass lasts."""
     _known: set[str] = field(default_factory=set)
 
     def batches(self, most: int | None = None) -> Iterator[list[DeadLetter]]:
@@ -179,7 +179,7 @@ class Reading:
                 yield [DeadLetter(self.name, message) for message in batch]
 
     def delete(self, letters: Sequence[DeadLetter]) -> None:
-        """Take letters out for good."""
+        """Delete letters."""
         self.queue.delete([letter.message for letter in letters])
         for letter in letters:
             self.held.pop(letter.message.id, None)
@@ -187,16 +187,16 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
-    """One dead-letter queue, and the way back from it."""
+    """One dead-letter queue, and how its letters are sent back."""
 
     name: str
-    """The queue's whose messages died, without the environment."""
+    """The name of the queue whose messages failed, without the environment."""
     queue: Queue
     send: Send
 
     @contextmanager
     def reading(self) -> Iterator[Reading]:
-        """Read the queue; whatever was not taken out is visible to others again after the block."""
+        """Read the queue; letters that were not deleted become visible to others after the block."""
         letters = Reading(self.name, self.queue)
         try:
             yield letters
@@ -204,15 +204,15 @@ class DeadLetters:
             self.queue.hide(list(letters.held.values()), 0)
 
     def find(self, filter_: Filter, now: datetime, most: int | None = None) -> list[DeadLetter]:
-        """Return the letters that are meant, among the first `most`; they stay in the queue."""
+        """Return the selected letters among the first `most`; they stay in the queue."""
         with self.reading() as letters:
             return [letter for batch in letters.batches(most) for letter in batch if filter_.matches(letter, now)]
 
     def replay(self, filter_: Filter, now: datetime, most_replays: int, per_second: float | None = None) -> Outcome:
-        """Send the letters that are meant back to where they came from; what went is taken out, and only then.
+        """Send the selected letters back to where they came from; delete those that were sent.
 
-        A letter that dies again while we read is not replayed a second time, and one that was replayed `most_replays`
-        times already stays. `per_second` is the pace.
+        A letter that fails again during this pass is not replayed a second time. One that was replayed `most_replays`
+        times stays. `per_second` limits the rate.
         """
         outcome = Outcome()
         sent: set[tuple[str, int]] = set()
@@ -234,7 +234,7 @@ class DeadLetters:
         return outcome
 
     def discard(self, filter_: Filter, now: datetime, file: TextIO) -> Outcome:
-        """Write the letters that are meant to `file`, one JSON line each, and only then take them out."""
+        """Write the selected letters to `file`, one JSON line each, and only then delete them."""
         outcome = Outcome()
         with self.reading() as letters:
             for batch in letters.batches():
@@ -253,7 +253,7 @@ class DeadLetters:
 
 
 def back_to(queue: Queue) -> Send:
-    """Return what sends letters back into the queue they came from, with their attributes and one replay more."""
+    """Return a function that sends letters back into their queue, with their attributes and one replay more."""
 
     def send(letters: Sequence[DeadLetter]) -> list[int]:
         attributes: list[Attributes] = [letter.to_send() for letter in letters]
@@ -263,7 +263,7 @@ def back_to(queue: Queue) -> Send:
 
 
 def back_to_function(call: Callable[[str, str], None]) -> Send:
-    """Return what hands the events of Lambda's records over to their functions again; other letters do not go.
+    """Return a function that invokes the functions of Lambda's records with their events; other letters stay.
 
     Lambda's record has no room for a replay count.
     """

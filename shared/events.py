@@ -1,4 +1,4 @@
-"""What our own services say to each other: frozen, versioned messages.
+"""The messages between our own services: frozen and versioned.
 
 Unknown fields are ignored (a newer writer may add some); an unknown major version is a permanent failure. AWS's own
 events are parsed with Powertools' models where they are received. JSON Schemas of these models stand in `events/`.

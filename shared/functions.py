@@ -1,4 +1,4 @@
-"""How functions are called: AWS Lambda, and the one place that talks to it."""
+"""Invoke functions of AWS Lambda: the one place that talks to it."""
 
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ def connect() -> "LambdaClient":
 
 
 def call_later(client: "LambdaClient", name: str, payload: str) -> None:
-    """Hand an event over to the function `name` (or its ARN), which works on it in its own time.
+    """Invoke the function `name` (or its ARN) with an event, asynchronously.
 
     Raises UpstreamError if Lambda does not take it.
     """

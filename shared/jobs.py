@@ -1,4 +1,4 @@
-"""How jobs are submitted: AWS Batch, and the one place that talks to it."""
+"""Submit jobs to AWS Batch: the one place that talks to it."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
 
 DRAINS: Final = "drain-"
-"""The jobs that drain the queue are named so; an operator's own jobs (--symbols, --mode full) must not be."""
+"""The name of jobs that drain the queue; an operator's own jobs (--symbols, --mode full) must have another one."""
 SMALLEST_ARRAY: Final = 2
 LARGEST_ARRAY: Final = 10_000
 _WAITING: Final[tuple[Literal["SUBMITTED", "PENDING", "RUNNABLE"], ...]] = ("SUBMITTED", "PENDING", "RUNNABLE")
@@ -28,7 +28,7 @@ _JOBS_PER_REQUEST: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class JobRun:
-    """One job, as it now stands."""
+    """One job and its present state."""
 
     id: str
     name: str
@@ -46,7 +46,7 @@ class JobQueue:
     queue: str
     definition: str
     prefix: str
-    """What the names of this queue's jobs begin with: other jobs of the definition do other work."""
+    """The beginning of this queue's job names; other jobs of the definition do other work."""
 
     @classmethod
     def connect(cls, queue: str, definition: str, prefix: str) -> "JobQueue":
@@ -64,14 +64,14 @@ class JobQueue:
         return answer["jobId"]
 
     def ensure(self, suffix: str, size: int) -> str | None:
-        """Submit a job unless one has yet to start, which will see what was sent before; return the new one's id."""
+        """Submit a job unless one is waiting to start, which will see all earlier messages; return its id."""
         return None if self.any_waiting() else self.submit(suffix, size)
 
     def any_waiting(self) -> bool:
-        """Return whether a job of this prefix and definition, or a child of one, has yet to start.
+        """Return whether a job of this prefix and definition, or a child of one, is waiting to start.
 
-        An array's parent says PENDING for as long as its children run (Batch User Guide, "Array jobs"), so of an array
-        only its children's states count: those that run may be about to exit.
+        An array's parent is PENDING while its children run (Batch User Guide, "Array jobs"), so only the children's
+        states count: a running child may be about to exit.
         """
         try:
             waiting = [job for status in _WAITING for job in self._listed(status)]
@@ -113,7 +113,7 @@ class JobQueue:
 
 def _waits(parent: Any) -> bool:  # noqa: ANN401 (boto's own shape)
     summary = parent["arrayProperties"].get("statusSummary", {})
-    # A parent without a summary is SUBMITTED: no child exists yet, so all of them have yet to start.
+    # A parent without a summary is SUBMITTED: no child exists yet, so all of them are waiting to start.
     return parent["status"] == "SUBMITTED" or any(summary.get(status, 0) for status in _WAITING)
 
 

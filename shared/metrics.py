@@ -1,4 +1,4 @@
-"""What AWS measures by itself: CloudWatch, and the one place that talks to it."""
+"""Read AWS's own metrics from CloudWatch: the one place that talks to it."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -10,11 +10,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 from fiblake.errors import UpstreamError
 
 WINDOW = timedelta(minutes=15)
-"""SQS reports every minute, a few minutes late, and of a queue that was idle for hours not at all."""
+"""SQS reports every minute, a few minutes late, and does not report a queue that was idle for hours."""
 
 
 def oldest_ages(queues: Sequence[str], client: Any = None) -> dict[str, int]:  # noqa: ANN401 (CloudWatch's client)
-    """Return how old the oldest message of each queue is, in seconds; queues of which nothing is known are left out."""
+    """Return the age of the oldest message of each queue, in seconds; queues without a report are left out."""
     now = datetime.now(UTC)
     try:
         cloudwatch = client or boto3.client("cloudwatch")

@@ -1,7 +1,7 @@
-"""Where month files are read, joined and written: nobody else writes silver.
+"""Read, join and write month files: the one place that writes silver.
 
-A file is read, what is new is joined into it, and it is written only if it is still what was read; else it is read and
-joined again. Bronze is read once for that, whatever others write meanwhile (rule 5 in docs/architecture.md).
+A file is read, new rows are joined into it, and it is written only if it has not changed since; otherwise it is read
+and joined again. Bronze is not read again for that (rule 5 in docs/architecture.md).
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -24,7 +24,7 @@ MONTHS_AT_ONCE: Final = 8
 
 
 class OtherCalendarError(ConflictError):
-    """A month file was cut by another calendar: no row of this one may be mixed into it."""
+    """A month file was cut by another calendar: rows of this calendar must not be mixed into it."""
 
     def __init__(self, key: str, month: Month) -> None:
         super().__init__(f"{key} was cut by another trading calendar than this one")
@@ -35,7 +35,7 @@ class _Outcome(Enum):
     WRITTEN = auto()
     UNCHANGED = auto()
     AFTER_THE_OTHERS = auto()
-    """Rows are to go that belong into an earlier file, which is to have them first."""
+    """Rows must be removed that belong to an earlier file, which must be written first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,9 @@ class MonthFiles:
     calendar: TradingCalendar
     interval: int
     whole: bool = False
-    """Whether updates hold whole histories: then what has the same values is left as it is, and files that were cut by
-    another calendar are cut anew."""
+    """Whether updates hold whole histories. If so, files with the same values are not written, and files that were cut
+    by another calendar are cut anew.
+    """
     wins_ties: bool = False
     """Whether updates win over rows of their own version, too."""
 
@@ -59,7 +60,7 @@ class MonthFiles:
         return [month for month in months if month and first <= month <= last]
 
     def is_cut_alike(self, month: Month) -> bool:
-        """Return whether a month's file was cut by this calendar, as far as it says."""
+        """Return whether a month's file was cut by this calendar, according to its stamp."""
         key = silver_key(self.interval, month)
         stored = self.store.find(key)
         stamp = _read(stored.data, key)[1] if stored else ""
@@ -71,10 +72,9 @@ class MonthFiles:
     ) -> int:  # fmt: skip
         """Join each month's updates, one by one, into its file; return how many files were written.
 
-        `existing` are the months that had a file when the caller looked.
-        Raises OtherCalendarError if a file was cut by another calendar (unless these are whole histories),
-        ConflictError if others rewrite a file all the time, UpstreamError if S3 fails, ContractError if a file cannot
-        be read.
+        `existing` are the months that had a file when the caller looked. Raises OtherCalendarError if a file was cut by
+        another calendar (unless these are whole histories), ConflictError if other writers always come first,
+        UpstreamError if S3 fails, ContractError if a file cannot be read.
         """
         absent = set(months).difference(existing)
         outcomes = self._join(months, updates, absent, advance, at_once, last=False)
@@ -117,7 +117,7 @@ class MonthFiles:
     def _joined(
         self, data: bytes | None, key: str, updates: Sequence[Update], grid: MonthGrid
     ) -> tuple[pa.Table | None, bool]:
-        """Return the rows to write (None: the file stays as it is), and whether misplaced rows go."""
+        """Return the rows to write (None: the file does not change), and whether misplaced rows are removed."""
         before, stamp = _read(data, key) if data is not None else (NO_ROWS, "")
         rows, is_alike = before, not stamp or grid.is_cut_alike(stamp)
         if not is_alike:
@@ -143,6 +143,6 @@ class MonthFiles:
 
 
 def _read(data: bytes, key: str) -> tuple[pa.Table, str]:
-    """Return a month file's rows, and by which calendar they were cut (empty: it does not say)."""
+    """Return a month file's rows, and the calendar by which they were cut (empty: it has no stamp)."""
     rows = decode_silver(data, key)
     return rows, (rows.schema.metadata or {}).get(SILVER_CALENDAR, b"").decode(errors="replace")

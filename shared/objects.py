@@ -1,4 +1,4 @@
-"""How objects are read and written: S3, and the one place that talks to it.
+"""Read and write objects in S3: the one place that talks to it.
 
 Reads, writes and listings go through obstore (a fifth of botocore's CPU a request, conditional PUT by ETag); deletions
 go through boto's DeleteObjects, which takes an ETag an object (S3 User Guide, "Conditional deletes"). Keys are whole
@@ -32,7 +32,7 @@ LONGEST_PAUSE_SECONDS: Final = 1.0
 
 
 class BotoClient(Protocol):
-    """The part of boto's S3 client that is used."""
+    """The part of boto's S3 client that this module uses."""
 
     def delete_objects(self, *, Bucket: str, Delete: Any) -> Any:  # noqa: ANN401, N803 (boto's own shape)
         """S3 API, DeleteObjects."""
@@ -46,7 +46,7 @@ class ObjectStore(ObjectReader):
 
     Every method raises UpstreamError if S3 fails or refuses the credentials (a new role's policy takes a while to hold,
     so that is tried again as well), and ConfigurationError if there is no such bucket, or the object is in cold
-    storage. A write whose fate is unknown is an UpstreamError too; doing it again is safe, because our writes are
+    storage. A write whose outcome is unknown is an UpstreamError too: it is safe to repeat, because our writes are
     conditional or idempotent.
     """
 
@@ -61,7 +61,7 @@ class ObjectStore(ObjectReader):
 
     @classmethod
     def connect_to(cls, bucket: str, endpoint_url: str, access_key_id: str, secret_access_key: str) -> "ObjectStore":
-        """Open a bucket of somebody else's S3, with credentials of its own; the environment's are not used."""
+        """Open a bucket of another S3 service, with credentials of its own; the environment's are not used."""
         keys = {"access_key_id": access_key_id, "secret_access_key": secret_access_key}
         backend = s3_backend(
             bucket, endpoint=endpoint_url, region="us-east-1", virtual_hosted_style_request=False, **keys
@@ -81,7 +81,7 @@ class ObjectStore(ObjectReader):
             raise UpstreamError(f"S3 does not list s3://{self.bucket}/{prefix}: {error}") from error
 
     def put(self, key: str, data: bytes) -> str:
-        """Write an object whatever stands there; return its ETag."""
+        """Write an object unconditionally; return its ETag."""
         return self._write(key, data, "overwrite")
 
     def put_many(self, objects: Iterable[tuple[str, bytes]]) -> dict[str, FiblakeError]:
@@ -98,7 +98,7 @@ class ObjectStore(ObjectReader):
         return self._write(key, data, "create" if etag is None else {"e_tag": etag})
 
     def update(self, key: str, change: Callable[[bytes | None], bytes | None], *, absent: bool = False) -> bool:
-        """Apply `change` to an object's bytes (None: no object) until nobody wrote in between.
+        """Apply `change` to an object's bytes (None: no object), and start over if another writer came first.
 
         `absent`: there was no object when the caller looked, so it is not read at first. `change` gives the new bytes,
         or None to leave the object as it is. Returns whether the object was written.
@@ -126,9 +126,9 @@ class ObjectStore(ObjectReader):
         return {key: error for key, error in zip(changes, outcomes, strict=True) if error}
 
     def delete_versions(self, versions: Sequence[tuple[str, str]]) -> list[str]:
-        """Delete each (key, ETag) that is still that version, 1,000 at the most; return the keys that were deleted.
+        """Delete each (key, ETag) that is still that version, 1,000 at most; return the keys that were deleted.
 
-        A key that is another version now, is gone, or that S3 fails on by itself, is left alone and not in the answer.
+        A key that has another version now, that is absent, or on which S3 fails, is not in the answer.
         """
         objects = [{"Key": key, "ETag": etag} for key, etag in versions]
         try:
@@ -190,7 +190,7 @@ class ObjectStore(ObjectReader):
 
 
 def backoff_delays(attempts: int) -> Iterable[float]:
-    """Return the seconds to wait after each of `attempts` conflicts: growing, and random so that rivals part."""
+    """Return the seconds to wait after each of `attempts` conflicts: growing, and random to separate two writers."""
     for attempt in range(attempts):
         longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**attempt)
         yield random.uniform(0, longest)  # noqa: S311 (no secret)

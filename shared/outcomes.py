@@ -1,4 +1,4 @@
-"""How a message ends: the one place where an outcome becomes a deletion, a retry, or a dead letter."""
+"""Finish messages: the one place where an outcome becomes a deletion, a retry, or a dead letter."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +11,11 @@ from shared.telemetry import emit_metrics, logger
 ParamsT = ParamSpec("ParamsT")
 ResultT = TypeVar("ResultT")
 SUSPECT_RECEIVES: Final = 3
-"""From this receive on a message is worked on alone."""
+"""From this receive on a message is processed alone."""
 
 
 class UnexpectedError(TransientError):
-    """A fault in our own code or a library: retried, and a dead letter with its trace in the logs if it persists."""
+    """A fault in our own code or a library: retried; if it persists, a dead letter, with the traceback in the logs."""
 
 
 class ExhaustedError(PermanentError):
@@ -27,8 +27,8 @@ def catch_errors(
 ) -> ResultT | FiblakeError:
     """Call `work` and return its result, or the error it ended with.
 
-    One message's failure must not take its batch mates along, so an error that is not ours becomes an UnexpectedError
-    of this one message: it is retried and then dead-lettered with its reason, never dropped.
+    The failure of one message must not fail the others of its batch. So an error that is not ours becomes an
+    UnexpectedError of this one message: it is retried, then dead-lettered with its reason, never dropped.
     """
     try:
         return work(*args, **kwargs)
@@ -44,10 +44,10 @@ def catch_errors(
 def finish_messages(
     queue: Queue, messages: Sequence[ReceivedMessage], errors: Mapping[str, FiblakeError], most_receives: int
 ) -> list[ReceivedMessage]:
-    """Put an end to each message but those done: dead-letter what can never succeed, give back what may.
+    """Finish the messages that failed: dead-letter those that can never succeed, return the others to the queue.
 
-    `errors` maps a message's id to what it failed with; the others are done. Returns the messages that may be deleted:
-    done ones and dead-lettered ones. The rest become visible again after a growing pause.
+    `errors` maps a message's id to its error; messages without one are done. Return the messages that may be deleted:
+    done ones and dead-lettered ones. The others become visible again after a growing delay.
     """
     ended = [m for m in messages if m.id not in errors or _dead_lettered(queue, m, errors[m.id], most_receives)]
     if errors:
@@ -57,10 +57,10 @@ def finish_messages(
 
 
 def separate_suspects(messages: Sequence[ReceivedMessage]) -> list[list[ReceivedMessage]]:
-    """Return the messages in the groups that are to be worked on one after the other.
+    """Return the messages in groups that are processed one after the other.
 
-    What came often before stands alone and comes last, the greatest body at the end: it may be what killed the process
-    each time, and what is settled before it is safe from that.
+    A message that was received often is a group of its own, and comes last, the largest body at the end: it may be the
+    one that kills the process, and the messages finished before it are safe.
     """
     suspects = sorted((m for m in messages if m.receive_count >= SUSPECT_RECEIVES), key=lambda m: len(m.body))
     others = [m for m in messages if m.receive_count < SUSPECT_RECEIVES]
@@ -71,11 +71,10 @@ def process_messages(
     source_arn: str, messages: Sequence[ReceivedMessage],
     work: Callable[[Sequence[ReceivedMessage]], Mapping[str, FiblakeError]], most_receives: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Work on the messages a function got from the queue `source_arn`; return Lambda's partial batch response.
+    """Process the messages a function got from the queue `source_arn`; return Lambda's partial batch response.
 
-    `work` returns the errors of the messages it was given, by message id. The messages of a group (see
-    `separate_suspects`) that have ended are deleted before the next group begins: if the process is killed, what is
-    done stays done.
+    `work` returns the errors of the messages it was given, by message id. Finished messages of a group (see
+    `separate_suspects`) are deleted before the next group begins, so they stay finished if the process is killed.
     """
     groups, again = separate_suspects(messages), list[ReceivedMessage]()
     for number, group in enumerate(groups, start=1):
@@ -93,7 +92,7 @@ def batch_response(
 ) -> dict[str, Any]:
     """Finish the messages a function got from the queue `source_arn`; return Lambda's partial batch response.
 
-    If the queue cannot be found, the messages that failed come again, and those that are done end all the same.
+    If the queue cannot be found, the failed messages come again, and the others are finished all the same.
     """
     failed = [message for message in messages if message.id in errors]
     queue = _queue(source_arn) if failed else None
@@ -113,7 +112,7 @@ def _response(again: Sequence[ReceivedMessage]) -> dict[str, Any]:
 
 
 def _dead_lettered(queue: Queue, message: ReceivedMessage, error: FiblakeError, most_receives: int) -> bool:
-    """Dead-letter a message if it must be; else, or if that fails, return it back and answer False."""
+    """Dead-letter a message if it must be. Otherwise, or if that fails, return it to the queue and return False."""
     last = _last_word(message, error, most_receives)
     fields = {
         **_names(message.body),
@@ -136,7 +135,7 @@ def _dead_lettered(queue: Queue, message: ReceivedMessage, error: FiblakeError, 
 
 
 def _names(body: str) -> dict[str, str]:
-    """Return what a message of ours is about, for the log, if it can be read at all."""
+    """Return symbol and correlation id of one of our messages, for the log, if it can be read."""
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError):

@@ -1,7 +1,7 @@
-"""Where bars that broke a rule wait, whoever reported them: the vendor, or somebody's file.
+"""The quarantine: bars that broke a rule, whether the vendor or a file reported them.
 
-One object a symbol and session; the broken bars of a file with many of them share one object. Nothing waits twice: what
-a source reports again takes the place of what it reported before.
+One object a symbol and session; the broken bars of a file with many of them share one object. A bar waits once: if a
+source reports it again, the new report replaces the earlier one.
 """
 
 import math
@@ -22,7 +22,7 @@ from shared.objects import ObjectStore
 from shared.telemetry import logger
 
 MAX_OBJECTS: Final = 32
-"""Of a file with more broken bars than that, all are put into one object."""
+"""The broken bars of a file with more of them are put into one object."""
 MAX_LOGGED: Final = 20
 _SCHEMA: Final = pa.schema(
     [
@@ -34,14 +34,14 @@ _SCHEMA: Final = pa.schema(
         ("source", pa.string()),
     ]
 )
-"""`ingested_at`: since when the bar waits. `source`: the file that it stood in; null: the vendor reported it."""
+"""`ingested_at`: since when the bar waits. `source`: the file that held it; null: the vendor reported it."""
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedBar:
-    """A bar in quarantine as it was reported, and where it lies: row `row` (from 1) of the object `key`."""
+    """A bar in quarantine as it was reported; it is row `row` (from 1) of the object `key`."""
 
     key: str
     etag: str
@@ -50,16 +50,16 @@ class QuarantinedBar:
     reason: str
     held_since: datetime
     source: str | None = None
-    """The file that it stood in; None: the vendor reported it."""
+    """The file that held it; None: the vendor reported it."""
 
 
 def quarantine(
     store: ObjectStore, refused: Iterable[tuple[ReportedBar, str]], now: datetime, source: str | None = None
 ) -> int:
-    """Put bars into quarantine, each with the reason; return how many did not wait there yet.
+    """Put bars into quarantine, each with its reason; return how many are new there.
 
-    `source` is the key of the file that they stood in. Raises UpstreamError if an object cannot be written,
-    ContractError if one that is there cannot be read. Symbols that cannot be keys share one object a session.
+    `source` is the key of the file that held them. Raises UpstreamError if an object cannot be written, ContractError
+    if an object in quarantine cannot be read. Symbols that cannot be keys share one object a session.
     """
     objects: dict[str, list[Row]] = {}
     for bar, reason in refused:
@@ -95,7 +95,7 @@ def list_quarantined(store: ObjectStore, symbol: str | None = None) -> list[Quar
 
 
 def read_quarantined(key: str, etag: str, data: bytes) -> list[QuarantinedBar]:
-    """Read the bytes of a quarantine object; raise ContractError if they are none."""
+    """Read the bytes of a quarantine object; raise ContractError if they cannot be read."""
     with decoding(f"{key} is not a quarantine file", "move it away"):
         rows = decode_rows(data, _SCHEMA, "it", "")
         return [_quarantined(key, etag, number, row) for number, row in enumerate(rows, start=1)]
@@ -107,7 +107,7 @@ def _in_one_object(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _with_rows(data: bytes | None, key: str, source: str | None, rows: Sequence[Row]) -> bytes | None:
-    """Return the object's bytes with a source's rows in the place of its earlier ones; None if they stand there."""
+    """Return the object's bytes with a source's rows in place of its earlier ones; None if nothing changes."""
     stored = [row_of(bar) for bar in read_quarantined(key, "", data)] if data is not None else []
     earlier = [row for row in stored if row["source"] == source]
     if [_facts(row) for row in earlier] == [_facts(row) for row in rows]:
@@ -120,7 +120,7 @@ def _fields(bar: ReportedBar) -> Row:
 
 
 def _facts(row: Mapping[str, Any]) -> list[str]:
-    """Return what makes two reports the same: all but the instant; as text, because NaN is not equal to itself."""
+    """Return the values by which reports are compared: all but the instant; as text, because NaN != NaN."""
     return [str(row[name]) for name in _SCHEMA.names if name != "ingested_at"]
 
 

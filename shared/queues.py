@@ -1,7 +1,7 @@
-"""How messages travel: SQS queues and SNS topics, and the one place that talks to them.
+"""Send and receive messages: SQS queues and SNS topics, in the one place that talks to them.
 
-A message ends in exactly one of three ways: done and deleted; retried after a growing pause; or in the dead-letter
-queue with its reason. A queue's dead-letter queue has the queue's name with `-dlq` behind it.
+A message ends in exactly one of three ways: done and deleted, retried after a growing delay, or in the dead-letter
+queue with its reason. The name of a dead-letter queue is that of its queue, followed by `-dlq`.
 """
 
 import json
@@ -45,7 +45,7 @@ Attributes = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ReceivedMessage:
-    """A message in our hands: to be deleted, retried, or dead-lettered."""
+    """A message that was received: it must be deleted, retried, or dead-lettered."""
 
     id: str
     receipt: str
@@ -53,9 +53,9 @@ class ReceivedMessage:
     receive_count: int
     attributes: Attributes = field(default_factory=dict)
     sent_at: datetime | None = None
-    """When it was put into this queue, if the queue said so."""
+    """When it was put into this queue, if known."""
     trace: str | None = None
-    """Its sender's X-Ray header, if that was traced."""
+    """Its sender's X-Ray header, if the sender was traced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Depth:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is there, in work, or to come."""
+        """Whether no message is visible, in flight, or delayed."""
         return not (self.visible or self.in_flight or self.delayed)
 
 
@@ -126,14 +126,14 @@ class Queue:
         return [_received(message) for message in answer.get("Messages", [])]
 
     def delete(self, messages: Sequence[ReceivedMessage]) -> None:
-        """Delete messages that are done; one that SQS does not delete comes again, which is harmless."""
+        """Delete messages; one that SQS does not delete comes again, which is harmless."""
         entries = [{"Id": str(i), "ReceiptHandle": m.receipt} for i, m in enumerate(messages)]
         _send_all(entries, lambda batch: self._client.delete_message_batch(QueueUrl=self.url, Entries=batch))
 
     def hide(self, messages: Sequence[ReceivedMessage], seconds: int) -> None:
-        """Keep messages invisible for `seconds` from now (0: return them back at once).
+        """Keep messages invisible for `seconds` from now (0: make them visible at once).
 
-        One whose receipt is no longer valid is visible to others already, and nothing is to be done about it.
+        A message whose receipt is no longer valid is visible to others already; that is ignored.
         """
         entries = [
             {"Id": str(i), "ReceiptHandle": m.receipt, "VisibilityTimeout": seconds} for i, m in enumerate(messages)
@@ -141,11 +141,11 @@ class Queue:
         _send_all(entries, lambda batch: self._client.change_message_visibility_batch(QueueUrl=self.url, Entries=batch))
 
     def retry_later(self, message: ReceivedMessage) -> None:
-        """Return a message back after a pause that doubles with every receive: 10 s, 20 s, ... 15 min at the most."""
+        """Make a message visible again after a delay that doubles with each receive: 10 s, 20 s, ... 15 min at most."""
         self.hide([message], retry_seconds(message.receive_count))
 
     def dead_letter(self, message: ReceivedMessage, error: FiblakeError) -> None:
-        """Put a message into the dead-letter queue with its reason; the caller deletes it here afterwards."""
+        """Put a message into the dead-letter queue with its reason; the caller then deletes it from this queue."""
         reason: dict[str, Any] = {
             "reason": _text(str(error)[:LONGEST_REASON]),
             "error": _text(type(error).__name__),
@@ -198,12 +198,12 @@ class Topic:
 
 @cache
 def queue_of_arn(arn: str) -> Queue:
-    """Open the queue that a Lambda event's `eventSourceARN` names; once a process."""
+    """Open the queue that a Lambda event's `eventSourceARN` names, once a process."""
     return Queue.of_name(boto3.client("sqs"), name_of(arn))
 
 
 def retry_seconds(receive_count: int) -> int:
-    """Return the pause before a message that was received so often comes again."""
+    """Return the delay before a message that was received so often comes again."""
     return min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS << (receive_count - 1))
 
 
@@ -213,7 +213,7 @@ def name_of(arn: str) -> str:
 
 
 def _with_trace(params: dict[str, Any], **_: object) -> None:
-    """Tell SNS, and with it the queues behind it, of the trace in the environment; in a function boto3 does it."""
+    """Add the environment's trace to requests to SNS, which hands it to the queues; in a function boto3 does this."""
     if trace := os.environ.get(TRACE):
         params["headers"].setdefault("X-Amzn-Trace-Id", trace)
 
@@ -225,7 +225,7 @@ def _filterable(event: Message) -> dict[str, Any]:
 
 
 def _send_all(entries: list[dict[str, Any]], request: Any) -> list[int]:  # noqa: ANN401 (any of boto's four batch calls)
-    """Send all entries in batches, the failed ones again after a pause; return the indices that never went."""
+    """Send all entries in batches, the failed ones again after a delay; return the indices never sent."""
     unsent = entries
     for attempt in range(ATTEMPTS_AT_SENDING):
         batches = chunks(unsent, BATCH, BATCH_BYTES, _bytes_of)
@@ -243,15 +243,15 @@ def _bytes_of(entry: dict[str, Any]) -> int:
 def _send_batch(batch: list[dict[str, Any]], request: Any) -> list[dict[str, Any]]:  # noqa: ANN401
     """Send one batch and return the entries that failed.
 
-    A batch that is refused as a whole (too many bytes, or one entry that cannot be) is sent entry by entry, so that the
-    entry at fault fails alone.
+    A batch that is refused as a whole (too many bytes, or one invalid entry) is sent entry by entry, so that only the
+    entry at fault fails.
     """
     try:
         failures = request(batch).get("Failed", [])
     except (ClientError, BotoCoreError) as error:
         if len(batch) > 1 and _is_refusal(error):
             return [entry for single in batch for entry in _send_batch([single], request)]
-        # None of it is known to have gone. All of it is tried again: sending twice is harmless.
+        # No entry is known to be sent. All are sent again: sending twice is harmless.
         logger.warning("batch request failed", extra={"error": str(error), "entries": len(batch)})
         return batch
     if failures:
@@ -261,7 +261,7 @@ def _send_batch(batch: list[dict[str, Any]], request: Any) -> list[dict[str, Any
 
 
 def _is_refusal(error: ClientError | BotoCoreError) -> bool:
-    """Return whether the service did not want the request as it was: the same request would be refused again."""
+    """Return whether the service rejected the request itself: the same request would be refused again."""
     if not isinstance(error, ClientError) or "hrottl" in error.response["Error"].get("Code", ""):
         return False
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -269,7 +269,7 @@ def _is_refusal(error: ClientError | BotoCoreError) -> bool:
 
 
 def from_lambda(record: "SQSRecord") -> ReceivedMessage:
-    """Take a message as Lambda's event source mapping hands it over (its attributes' names begin in lower case)."""
+    """Return a message from a record of Lambda's event source mapping (its attribute names begin in lower case)."""
     attributes = {
         name: {
             key[0].upper() + key[1:]: value for key, value in attribute.items() if key in {"stringValue", "dataType"}

@@ -1,4 +1,4 @@
-"""Where secrets come from: AWS Secrets Manager, and the one place that talks to it."""
+"""Read secrets from AWS Secrets Manager: the one place that talks to it."""
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError

@@ -1,4 +1,4 @@
-"""How a service is set: environment variables, read once at start, checked, and never guessed."""
+"""The settings of a service: environment variables, read once at the start and checked."""
 
 from typing import Annotated, TypeVar
 
@@ -10,7 +10,7 @@ from fiblake.lake import check_symbol
 
 
 def listed(value: object) -> tuple[str, ...]:
-    """Read `AAPL,MSFT` (or a list) as symbols; raise ValueError if one of them cannot be, or none is named."""
+    """Read `AAPL,MSFT` (or a list) as symbols; raise ValueError if one is invalid, or none is named."""
     names = [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
     if value and not names:
         raise ValueError("no symbol is named")
@@ -45,5 +45,5 @@ def load(settings: type[SettingsT]) -> SettingsT:
 
 
 def _fault(field: tuple[int | str, ...], message: str) -> str:
-    # Only the first letter loses its case: a message about several variables names them.
+    # Only the first letter becomes lower case: a message about several variables names them in upper case.
     return ": ".join(filter(None, [".".join(map(str, field)).upper(), message[:1].lower() + message[1:]]))

@@ -1,7 +1,7 @@
-"""What a month file becomes when newer rows are joined into it (pure).
+"""Join newer rows into a month file (pure).
 
-An update holds all buckets of some symbols from a cut on, each symbol's at one version of its data.parquet. Of each
-symbol and bucket the rows of the greater version win as a whole, so the order of updates does not matter.
+An update holds all buckets of some symbols from a cut on, each symbol's at one version of its data.parquet. For each
+symbol and bucket, the rows of the greater version win as a whole, so the order of updates does not matter.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ NO_ROWS: Final = SILVER.empty_table()
 
 @dataclass(frozen=True, slots=True)
 class MonthGrid:
-    """Where the buckets of one interval lie that one month file holds: those whose first session is in that month."""
+    """The grid of the buckets in one month file of an interval: those whose first session is in that month."""
 
     calendar: TradingCalendar
     interval: int
@@ -34,7 +34,7 @@ class MonthGrid:
 
     @property
     def calendar_stamp(self) -> str:
-        """By which calendar the buckets are cut: the end of the last of them, and a digest of all sessions up to it."""
+        """The calendar of the buckets: the end of the last bucket, and a digest of all sessions up to it."""
         next_month = date(self.month.year + self.month.month // 12, self.month.month % 12 + 1, 1)
         last = int(self.calendar.days.searchsorted(np.int32((next_month - _EPOCH).days))) - 1
         end = last // self.interval * self.interval + self.interval - 1
@@ -42,7 +42,7 @@ class MonthGrid:
         return f"{through} {self.calendar.digest(through)}"
 
     def is_cut_alike(self, stamp: str) -> bool:
-        """Return whether a file with this stamp was cut by the same sessions as far as its buckets reach."""
+        """Return whether a file with this stamp was cut by the same sessions, up to its last bucket."""
         through, _, digest = stamp.partition(" ")
         try:
             return digest != "" and self.calendar.digest(date.fromisoformat(through)) == digest
@@ -55,14 +55,14 @@ class MonthGrid:
         return np.asarray(np.minimum(ordinals, self.calendar.sessions.size - 1) // self.interval * self.interval)
 
     def are_misplaced(self, starts: Numbers) -> bool:
-        """Return whether one of these buckets belongs into another month's file."""
+        """Return whether one of these buckets belongs to another month's file."""
         own = np.datetime64(f"{self.month.year:04}-{self.month.month:02}", "M")
         return bool((self.calendar.sessions[starts].astype("datetime64[M]") != own).any())
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """All buckets of some symbols from a cut on, as far as they belong into one month file."""
+    """All buckets of some symbols from a cut on that belong to one month file."""
 
     symbols: pa.Array
     """Distinct symbols, also those without a row here."""
@@ -82,16 +82,16 @@ class Joined:
 
     rows: pa.Table
     changed: bool
-    """Whether any row went or came."""
+    """Whether any row was removed or added."""
     misplaced: bool
-    """Whether a row went that belongs into an earlier month's file."""
+    """Whether a row was removed that belongs to an earlier month's file."""
 
 
 def join(old: pa.Table, update: Update, grid: MonthGrid, *, wins_ties: bool = False) -> Joined:
     """Join an update into a month file's rows.
 
-    An old row goes if its symbol is in the update, its bucket is not before the cut, and its version is lower (or the
-    same, if the update `wins_ties`). A new row comes unless an old row of its symbol and bucket stays.
+    An old row is removed if its symbol is in the update, its bucket is not before the cut, and its version is lower (or
+    the same, if the update `wins_ties`). A new row is added unless an old row of its symbol and bucket stays.
     """
     if not len(update.symbols):
         return Joined(old, changed=False, misplaced=False)
@@ -111,9 +111,9 @@ def join(old: pa.Table, update: Update, grid: MonthGrid, *, wins_ties: bool = Fa
 
 
 def without_symbols(old: pa.Table, update: Update) -> tuple[pa.Table, bool]:
-    """Return the rows of other symbols as of the oldest version, and whether a row that went is newer than the update.
+    """Return the rows of other symbols with the oldest version, and whether a removed row is newer than the update.
 
-    For rows that were cut by another calendar: whatever is computed of their symbols later wins over them.
+    This is for rows that were cut by another calendar: later rows of their symbols win over them.
     """
     owners = _owners(old, update)
     newer = (owners >= 0) & (_versions(old) > update.versions[owners])
@@ -142,7 +142,7 @@ def sort_rows(rows: pa.Table) -> pa.Table:
 
 
 def _owners(rows: pa.Table, update: Update) -> Numbers:
-    """Return each row's symbol by its place among the update's; -1: it is none of them."""
+    """Return each row's symbol as its position in the update; -1: the update does not have it."""
     positions = pc.index_in(rows["symbol"], value_set=update.symbols).fill_null(-1)
     return np.asarray(positions.to_numpy(), dtype=np.int64)
 

@@ -1,4 +1,4 @@
-"""What a date or range file holds: bars that can be merged, and rows that break a rule, each with its reason (pure)."""
+"""Read a date or range file: bars that can be merged, and rows that break a rule, each with its reason (pure)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from fiblake.rules import NUMBER_COLUMNS, broken_rules, unbroken, unusable_numbe
 CLOCK_SKEW: Final = timedelta(days=1)
 """How far a writer's clock may be ahead of S3's: no later write could win over an instant of the far future."""
 MAX_BROKEN: Final = 20_000
-"""A file with more broken rows than a symbol has sessions is no file of bars."""
+"""A file with more broken rows is refused: a symbol does not have so many sessions."""
 MAX_RIVALS: Final = 20
 _FIRST_INSTANT: Final = np.datetime64("0001-01-01", "us")
 
@@ -54,7 +54,7 @@ class SourceBars:
 def bars_of_source(
     data: bytes, source: SourceFile, last_modified: datetime, calendar: TradingCalendar, today: date
 ) -> SourceBars:
-    """Read a source file; a row that breaks a rule costs no other row.
+    """Read a source file; a row that breaks a rule does not affect the other rows.
 
     Raises PermanentError with the reason if the file holds no bars of the symbol at all (see `read_bars`), or if the
     trading calendar ends before one of its sessions.
@@ -66,13 +66,13 @@ def bars_of_source(
 
 
 def bars_of_adopted(bars: pa.Table, last_modified: datetime, calendar: TradingCalendar, today: date) -> SourceBars:
-    """Judge the bars of a data.parquet that somebody else wrote, by the same rules; its name says no session."""
+    """Check the bars of a data.parquet that another program wrote, by the same rules; its name says no session."""
     return _Rules(date.min, date.max, today, last_modified + CLOCK_SKEW, calendar).judge(bars)
 
 
 @dataclass(frozen=True, slots=True)
 class _Rules:
-    """What a row must keep to in order to be merged."""
+    """The rules that a row must keep in order to be merged."""
 
     first: date
     last: date
@@ -82,10 +82,10 @@ class _Rules:
     """No row may be ingested after that."""
     calendar: TradingCalendar
     released: bool = False
-    """A person let the bars in: they may break the rules of prices."""
+    """A person released the bars: they may break the rules of prices."""
 
     def judge(self, bars: pa.Table) -> SourceBars:
-        """Part the rows that can be merged from those that break a rule."""
+        """Separate the rows that can be merged from those that break a rule."""
         columns = {name: bars[name].to_numpy() for name in ("timestamp", "ingested_at", *NUMBER_COLUMNS)}
         broken = self._broken(columns)
         if not broken.any():
@@ -105,7 +105,7 @@ class _Rules:
     def _broken(self, columns: Mapping[str, Any]) -> Flags:
         """Return which rows break a rule; raise CalendarRangeError if the calendar ends before a past session.
 
-        A day or an instant that Python does not know breaks one, too: `check_years` then names it.
+        A day or an instant outside Python's range breaks one, too: `check_years` then names it.
         """
         sessions, instants = columns["timestamp"].astype("datetime64[D]", copy=False), columns["ingested_at"]
         named = (sessions >= np.datetime64(self.first, "D")) & (sessions <= np.datetime64(self._last, "D"))
@@ -141,7 +141,7 @@ class _Rules:
 
 
 def _find_conflicts(bars: pa.Table, sessions: npt.NDArray[np.datetime64]) -> list[str]:
-    """Name the sessions that a file reports twice, at one instant and with different values."""
+    """Describe the sessions that a file reports twice, at one instant and with different values."""
     if (sessions[1:] > sessions[:-1]).all():
         return []
     order = np.lexsort((bars["ingested_at"].to_numpy(), sessions))

@@ -1,4 +1,4 @@
-"""What the services write about themselves: structured log lines and metrics (Powertools, JSON to stdout)."""
+"""Write structured log lines and metrics (Powertools, JSON to stdout)."""
 
 import os
 import threading
@@ -8,15 +8,15 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
 TRACE: Final = "_X_AMZN_TRACE_ID"
-"""Where Lambda says which trace an invocation belongs to, and where Powertools' logger and boto3 look for it."""
+"""The variable in which Lambda names the trace of an invocation, and where Powertools' logger and boto3 look for it."""
 
 logger = Logger()
 """Name and level come from POWERTOOLS_SERVICE_NAME and LOG_LEVEL."""
 
-# One namespace an environment, so that the alarms of one do not count what another one does.
+# One namespace an environment: the alarms of one do not count what another one does.
 _metrics = Metrics(namespace=os.environ.get("POWERTOOLS_METRICS_NAMESPACE") or "fiblake")
 _one_line = threading.Lock()
-"""What one thread adds must not stand in another one's line."""
+"""Fields that one thread adds must not appear in another thread's lines."""
 _UNITS: Final = {"Seconds": MetricUnit.Seconds, "Percent": MetricUnit.Percent}
 
 
@@ -35,6 +35,6 @@ def emit_metrics(*, interval: int | None = None, **values: float) -> None:
 
 
 def log_correlation_merge(symbol: str, correlation_id: str, into: str) -> None:
-    """Log that from here on what has this id is done together with, and under the id of, another message."""
+    """Log that this id's work continues under the id of another message."""
     if correlation_id != into:
         logger.info("joined", extra={"symbol": symbol, "correlation_id": correlation_id, "into": into})

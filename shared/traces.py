@@ -1,7 +1,7 @@
-"""How the Batch jobs are traced: a segment a piece of work, sent to X-Ray beside the work, and never in its way.
+"""Trace the Batch jobs: one segment a piece of work, sent to X-Ray in the background.
 
-A job has no X-Ray daemon next to it, as a function has, so segments go to the service itself. They are worth nothing
-compared with the work: what X-Ray does not take is given up, and nothing waits for it.
+A job has no X-Ray daemon, as a function has, so segments go to the service itself. The work is more important than its
+trace: segments that X-Ray does not take are dropped, and nothing waits for them.
 """
 
 import json
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from botocore.client import BaseClient
 
 MOST_WAITING: Final = 50
-"""Segments on their way, and those of one request; if more wait, the oldest are forgotten."""
+"""Segments waiting to be sent, and those of one request; if more wait, the oldest are dropped."""
 IDS_PER_SEGMENT: Final = 500
 """A segment takes 64 kB (X-Ray Developer Guide, Segment documents)."""
 PATIENCE: Final = Config(connect_timeout=2, read_timeout=2, retries={"total_max_attempts": 2})
@@ -47,10 +47,10 @@ class Traces:
 
     @contextmanager
     def segment(self, headers: Iterable[str | None] = (), correlation_ids: Iterable[str] = ()) -> Iterator[Notes]:
-        """Trace the block; what it notes can be searched for in X-Ray. One block at a time.
+        """Trace the block; the notes that it adds can be searched for in X-Ray. One block at a time.
 
-        It belongs to the first trace that one of the senders' `headers` names, if that is recorded at all; where no
-        sender says anything, to a trace of its own. Log lines carry the trace's id, and so do the events of topics.
+        The segment belongs to the first trace that one of the senders' `headers` names, if that trace is recorded;
+        without such a header, to a trace of its own. Log lines carry the trace's id, and so do the events of topics.
         """
         notes: Notes = {}
         parent = _parent_of([header for header in headers if header]) if self._name else None
@@ -81,7 +81,7 @@ class Traces:
         try:
             self._put(documents)
         except (ClientError, BotoCoreError) as error:
-            # Where X-Ray cannot be reached, or must not, trying again costs a timeout a round and changes nothing.
+            # If X-Ray cannot be reached, another attempt costs a timeout each round and changes nothing.
             logger.warning("this run is traced no further", extra={"error": str(error)})
             self._name = ""
 
@@ -98,7 +98,7 @@ def _parent_of(headers: Sequence[str]) -> dict[str, str] | None:
 
 @cache
 def _xray() -> "BaseClient":
-    # Made in the sender's thread, so from a session of its own: boto's default one is not safe there.
+    # Created in the sender's thread, so with a session of its own: boto's default session is not thread-safe.
     client: BaseClient = boto3.session.Session().client("xray", config=PATIENCE)
     return client
 

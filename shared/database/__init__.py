@@ -1,4 +1,4 @@
-"""How rows get into Postgres, and out: the one place that talks to it (asyncpg)."""
+"""Read and write rows in Postgres: the one place that talks to it (asyncpg)."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
