@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -88,7 +89,7 @@ class Lake:
     """The copies each view is made of, by key."""
     symbols: tuple[str, ...]
     unreadable: dict[str, str] = field(default_factory=dict)
-    """Why DuckDB cannot read files, by key: they are in no view."""
+    """Why files cannot be read, by key: they are in no view."""
 
     def answer(self, ask: "Callable[[duckdb.DuckDBPyConnection], ResultT]") -> ResultT:
         """Return what `ask` makes of the views.
@@ -152,14 +153,44 @@ def opened(  # noqa: PLR0917
     """
     import duckdb
 
-    files = {name: copies(store, _versions(store, name, symbols), advance, root) for name in sorted(names)}
+    refused: dict[str, str] = {}
+    files = {
+        name: copies(store, _versions(store, name, symbols), advance, root, partial(_accept, check_of(name), refused))
+        for name in sorted(names)
+    }
     connection = duckdb.connect(config=_SETTINGS)
     connection.execute("SET TimeZone = 'UTC'")
     if not local_files:
         # DuckDB writes tmp_NAME beside a file that exists, and puts it in its place.
         paths = [path for file in outputs for path in (file, file.with_name(f"tmp_{file.name}"))]
         _lock(connection, [(root or folder()) / store.bucket], paths)
-    return Lake(connection, files, tuple(symbols))
+    return Lake(connection, files, tuple(symbols), refused)
+
+
+def _accept(check: Callable[[bytes], None], refused: dict[str, str], key: str, data: bytes) -> bool:
+    """Return whether a file passes the check; if not, note the reason in `refused`."""
+    try:
+        check(data)
+    except ContractError as error:
+        refused[key] = str(error)
+    return key not in refused
+
+
+def check_of(name: str) -> Callable[[bytes], None]:
+    """Return what refuses (by a ContractError) a file before DuckDB reads it, which knows no limit for one file.
+
+    It is read once as every service reads: by its footer, its pages and its texts.
+    """
+    from fiblake.decoding import decoding, open_parquet
+
+    columns = schemas()[name].names
+
+    def check(data: bytes) -> None:
+        file = open_parquet(data, "it", columns)
+        with decoding("it cannot be read"):
+            file.read([column for column in file.schema.names if column in columns])
+
+    return check
 
 
 def _lock(connection: "duckdb.DuckDBPyConnection", folders: Sequence[Path], files: Sequence[Path]) -> None:

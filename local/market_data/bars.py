@@ -15,10 +15,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet as pq
 
 from fiblake.bars import BRONZE, VALUE_COLUMNS, ReportedBar
-from fiblake.errors import ConfigurationError
+from fiblake.decoding import TooLargeError, limit, open_parquet, oversize, too_large
+from fiblake.errors import ConfigurationError, ContractError
 from fiblake.lake import valid_symbol
 
 SUFFIXES: Final = (".csv", ".csv.gz", ".parquet")
@@ -125,7 +125,9 @@ def _table(path: Path, folder: Path | None) -> pa.Table:
             if name not in names:
                 table = table.append_column(name, pa.nulls(table.num_rows))
         table = table.select(_SCHEMA.names).cast(_SCHEMA)
-    except (pa.ArrowException, KeyError, OSError) as error:
+    except TooLargeError as error:
+        raise ConfigurationError(str(error)) from error
+    except (pa.ArrowException, KeyError, OSError, ContractError) as error:
         raise ConfigurationError(f"{path} is not a file of daily bars in UTF-8: {error}") from error
     named = [value for name, value in _folders(path, folder).items() if _column(name) == "symbol"]
     others = [symbol for symbol in table["symbol"].unique().to_pylist() if named and symbol != named[-1]]
@@ -169,10 +171,25 @@ def _folders(path: Path, folder: Path | None) -> dict[str, str]:
 
 
 def _raw(path: Path) -> pa.Table:
+    """Read one file's columns, as far as they are of bars; raise TooLargeError beyond the limit of one object."""
     if path.suffix.lower() == ".parquet":
-        return pq.ParquetFile(path).read()
-    # A symbol is text, also if all of them look like numbers or like truth, and whatever the header's case.
+        if error := oversize(str(path), path.stat().st_size):
+            raise error
+        data = path.read_bytes()
+        names = [name for name in open_parquet(data, str(path), ()).schema.names if _column(name) in _SCHEMA.names]
+        return open_parquet(data, str(path), names).read(names)
     with pyarrow.csv.open_csv(path) as reader:
-        names = [name for name in reader.schema.names if _column(name) == "symbol"]
-    text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
-    return pyarrow.csv.read_csv(path, convert_options=text)
+        header = reader.schema.names
+    # A symbol is text, also if all of them look like numbers or like truth, and whatever the header's case.
+    kinds = {name: _SCHEMA.field(_column(name)).type for name in header if _column(name) in {"symbol", *VALUE_COLUMNS}}
+    wanted = [name for name in header if _column(name) in _SCHEMA.names]
+    options = pyarrow.csv.ConvertOptions(column_types=kinds, include_columns=wanted)
+    batches, size = [], 0
+    one_block = pyarrow.csv.ReadOptions(use_threads=False)  # nothing is read ahead
+    with pyarrow.csv.open_csv(path, one_block, convert_options=options) as reader:
+        for batch in reader:
+            batches.append(batch)
+            size += batch.nbytes
+            if size > limit():
+                raise too_large(str(path), f"is {size:,} bytes or more once it is read", limit())
+        return pa.Table.from_batches(batches, reader.schema)

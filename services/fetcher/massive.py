@@ -22,6 +22,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from fiblake.calendar import NEW_YORK
+from fiblake.decoding import JSON_GROWTH, limit, too_large
 from fiblake.errors import EntitlementError, UpstreamError
 from fiblake.reference import Split
 from services.fetcher import wire
@@ -41,6 +42,7 @@ LONGEST_MESSAGE: Final = 300
 """Characters of a vendor's message that an error repeats."""
 _SEND_AGAIN: Final = frozenset({408, 425, 499})
 """Timeout, too early, and a gateway whose client closed first: statuses that say nothing about the request itself."""
+_PLAIN: Final = "identity"
 TIMEOUT: Final = httpx.Timeout(connect=5, read=60, write=10, pool=60)
 BARS_A_PAGE: Final = 50_000
 TICKERS_A_PAGE: Final = 1000
@@ -223,7 +225,8 @@ class MassiveClient:
     ) -> _Answer:
         async with self.pace or nullcontext():
             try:
-                response = await self.http.get(path, params=query)
+                async with self.http.stream("GET", path, params=query) as stream:
+                    response = await _received(stream, path)
             except (httpx.RequestError, httpx.InvalidURL) as error:
                 raise UpstreamError(f"{path}: {type(error).__name__}") from error
         _check_status(response, path)
@@ -249,7 +252,7 @@ async def massive(
 
     With a rate, requests (retries too) leave at even distances: a burst now would be a refusal within the minute.
     """
-    headers = {"Authorization": f"Bearer {key.get_secret_value()}"}
+    headers = {"Authorization": f"Bearer {key.get_secret_value()}", "Accept-Encoding": wire.CODING}
     pace = AsyncLimiter(1, 60 / requests_per_minute) if requests_per_minute else None
     async with httpx.AsyncClient(base_url=base_url, headers=headers, timeout=TIMEOUT) as http:
         yield MassiveClient(http, pace)
@@ -264,6 +267,28 @@ def _pause(state: RetryCallState) -> float:
         seconds = error.retry_after or RATE_PAUSE_SECONDS
         return min(LONGEST_PAUSE_SECONDS, max(SHORTEST_PAUSE_SECONDS, seconds))
     return _backoff(state)
+
+
+async def _received(stream: httpx.Response, path: str) -> httpx.Response:
+    """Return the answer with its content; raise UpstreamError if it is larger than is allowed, before it is kept."""
+    allowed, content = limit() // JSON_GROWTH, bytearray()
+    async for piece in stream.aiter_raw():
+        content += piece
+        _check_size(len(content), allowed, path)
+    data = bytes(content)
+    if (coding := stream.headers.get("Content-Encoding", _PLAIN)) != _PLAIN:
+        try:
+            data = wire.decompress(data, coding, allowed + 1)
+        except ValueError as error:
+            raise UpstreamError(f"{path}: the answer cannot be decompressed: {error}") from error
+        _check_size(len(data), allowed, path)
+    headers = [(name, value) for name, value in stream.headers.raw if name.lower() in {b"location", b"retry-after"}]
+    return httpx.Response(stream.status_code, headers=headers, content=data, request=stream.request)
+
+
+def _check_size(size: int, allowed: int, path: str) -> None:
+    if size > allowed:
+        raise UpstreamError(str(too_large(f"{path}: the answer", f"is {size:,} bytes or more", allowed)))
 
 
 def _check_status(response: httpx.Response, path: str) -> None:

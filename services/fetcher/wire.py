@@ -7,6 +7,7 @@ refused whole.
 
 import json
 import math
+import zlib
 from datetime import UTC, date, datetime, time
 from typing import Annotated, Any, Final, Generic, TypeVar
 
@@ -15,11 +16,30 @@ from pydantic import BaseModel, BeforeValidator
 from fiblake.calendar import NEW_YORK
 from services.fetcher.validation import VendorBar
 
+CODING: Final = "gzip"
+"""The only compression that we ask for."""
 _TOO_LARGE: Final = 2**63
 _TOO_FAR: Final = 6 * 10**13
 """Milliseconds from 1970 that lie beyond what a date can be."""
 _LONGEST_NUMBER: Final = 400
 """Digits; Python refuses to read far longer ones, and with them the page."""
+
+
+def decompress(content: bytes, coding: str, most: int) -> bytes:
+    """Return what an answer's content is once decompressed, its first `most` bytes only: ten bytes may be a gigabyte.
+
+    Raises ValueError if it is not compressed as we ask for it, or is damaged.
+    """
+    if coding != CODING:
+        raise ValueError(f"its Content-Encoding is {coding[:40]!r}, not {CODING}")
+    try:
+        unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        data = unpacking.decompress(content, most)
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+    if not unpacking.eof and len(data) < most:
+        raise ValueError("it ends in the middle")
+    return data
 
 
 def decode(content: bytes) -> Any:  # noqa: ANN401 (what JSON holds)

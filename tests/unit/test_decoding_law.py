@@ -17,11 +17,11 @@ MODULES = {"csv", "gzip", "json", "pa_csv", "pq", "pyarrow", "zlib"}
 ELSEWHERE = {
     "cli/console/server.py": "what it has just written itself",
     "cli/events.py": "what a person typed",
-    "cli/tables.py": "DuckDB reads copies, of which only the size as stored is checked so far",
+    "cli/tables.py": "DuckDB reads copies, which fiblake/decoding.py has read before they are kept (`check_of`)",
     "services/consolidator/arrivals.py": "SQS keeps a message to 1 MB",
     "services/fetcher/credentials.py": "a secret, of which no error may show anything",
     "services/fetcher/flat_files/days.py": "has limits of its own, line by line, because a day file is large",
-    "services/fetcher/wire.py": "the vendor's answers, which have rules of their own (services/fetcher/massive.py)",
+    "services/fetcher/wire.py": "the vendor's answers, of which services/fetcher/massive.py bounds the size",
     "shared/database/connection.py": "a secret, of which no error may show anything",
     "shared/dead_letters.py": "SQS keeps a message to 1 MB",
     "fiblake/decoding.py": "the place itself",

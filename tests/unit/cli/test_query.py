@@ -181,6 +181,17 @@ def test_the_connection_to_the_lake_itself_reads_and_writes_no_other_file(stack:
     assert output.read_text().split() == ["a", "1"]
 
 
+def test_a_file_that_would_need_more_memory_than_one_may_is_never_given_to_duckdb(run: Run, stack: FakeTarget) -> None:
+    rows = pa.table({"symbol": pa.repeat("BIG", 3_000_000), "timestamp": pa.repeat(pa.scalar(DAY), 3_000_000)})
+    stack.store.lay(LAKE.data_key("BIG"), encode(rows))
+    for _ in range(2):
+        result = run("query", "SELECT count(*) AS n FROM bronze", "--json")
+        assert (result.exit_code, json.loads(result.stdout)) == (3, [{"n": 4}])
+        assert f"{LAKE.data_key('BIG')} cannot be read, and its rows are missing: it" in result.stderr
+        assert "has 3,000,000 rows of 2 columns (48,000,000 bytes), more than the 32,000,000" in result.stderr
+        assert "that are allowed: split or shrink it, or raise READ_LIMIT_MB (now 32)" in result.stderr
+
+
 def test_a_file_that_cannot_be_read_costs_its_own_rows_and_is_named(run: Run, stack: FakeTarget) -> None:
     bad = {LAKE.data_key("BAD"): b"no Parquet", LAKE.data_key("ODD"): encode(pa.table({"close": ["seven"]}))}
     for key, data in bad.items():

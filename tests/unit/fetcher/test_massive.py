@@ -1,8 +1,9 @@
+import gzip
 import json
 import logging
 import math
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import date
 
 import httpx
@@ -10,6 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from fiblake.calendar import nyse
+from fiblake.decoding import limit
 from fiblake.errors import EntitlementError, FiblakeError, PermanentError, TransientError, UpstreamError
 from services.fetcher.massive import (
     ATTEMPTS,
@@ -21,7 +23,7 @@ from services.fetcher.massive import (
 )
 from services.fetcher.validation import VendorBar, faults
 from services.fetcher.vendor import BadRequestError, OutOfPlanError, PendingError
-from tests.unit.fetcher.vendor import BASE, KEY, Vendor, client_of, grouped_row, page, range_row, refusal
+from tests.unit.fetcher.vendor import BASE, KEY, Vendor, client_of, coded, grouped_row, page, range_row, refusal
 
 DAY = date(2025, 11, 19)
 NEXT = date(2025, 11, 20)
@@ -41,6 +43,59 @@ async def daily_range(
 ) -> list[VendorBar]:  # fmt: skip
     async with client_of(vendor) as client:
         return await client.daily_range(symbol, first, last)
+
+
+# ------------------------------------------------------------------------------------------------ size and compression
+
+
+@pytest.fixture
+def _one_megabyte(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("READ_LIMIT_MB", "1")
+    limit.cache_clear()
+    yield
+    monkeypatch.undo()
+    limit.cache_clear()
+
+
+async def test_a_compressed_answer_is_asked_for_and_read(vendor: Vendor) -> None:
+    vendor.answers = [coded(gzip.compress(page([grouped_row("AAPL", DAY)]).content))]
+    assert [bar.symbol for bar in await grouped(vendor)] == ["AAPL"]
+    assert vendor.requests[0].headers["Accept-Encoding"] == "gzip"
+
+
+@pytest.mark.usefixtures("waits", "_one_megabyte")
+@pytest.mark.parametrize("size", [250_000, 250_001])
+async def test_an_answer_may_be_a_quarter_of_what_one_object_may_be_and_no_more(vendor: Vendor, size: int) -> None:
+    content = page([grouped_row("AAPL", DAY)]).content.ljust(size)
+    for answer in (httpx.Response(200, content=content), coded(gzip.compress(content))):
+        vendor.answers = [answer]
+        if size == 250_000:
+            assert len(await grouped(vendor)) == 1
+            continue
+        wanted = (
+            rf"{GROUPED}: the answer is 250,001 bytes or more, more than the 250,000 that are allowed: .*READ_LIMIT"
+        )
+        with pytest.raises(UpstreamError, match=wanted):
+            await grouped(vendor)
+
+
+@pytest.mark.usefixtures("waits")
+@pytest.mark.parametrize(
+    ("content", "coding", "reason"),
+    [
+        (gzip.compress(b"{}")[:-9], "gzip", "it ends in the middle"),
+        (b"plain", "gzip", "incorrect header check"),
+        (b"{}", "br", "its Content-Encoding is 'br', not gzip"),
+        (gzip.compress(gzip.compress(b"{}")), "gzip, gzip", "its Content-Encoding is 'gzip, gzip', not gzip"),
+    ],
+)
+async def test_an_answer_that_cannot_be_decompressed_is_asked_for_again(
+    vendor: Vendor, content: bytes, coding: str, reason: str
+) -> None:
+    vendor.answers = [coded(content, coding)] * ATTEMPTS
+    with pytest.raises(UpstreamError, match=f"the answer cannot be decompressed: .*{reason}"):
+        await grouped(vendor)
+    assert len(vendor.requests) == ATTEMPTS
 
 
 # ------------------------------------------------------------------------------------------------------ grouped daily

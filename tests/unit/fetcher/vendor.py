@@ -15,6 +15,7 @@ from services.fetcher.massive import MassiveClient, massive
 
 KEY = "s3cret-K3Y"
 BASE = "https://api.massive.test"
+PIECE = 65_536
 Answer = httpx.Response | Exception | Callable[[httpx.Request], httpx.Response]
 
 
@@ -44,6 +45,15 @@ def page(rows: Sequence[Mapping[str, Any]] | None, **more: object) -> httpx.Resp
     return httpx.Response(200, json=envelope | more)
 
 
+def coded(content: bytes, coding: str = "gzip") -> Callable[[httpx.Request], httpx.Response]:
+    """Answer with content that is said to be coded so."""
+
+    async def whole() -> AsyncIterator[bytes]:
+        yield content
+
+    return lambda _: httpx.Response(200, headers={"Content-Encoding": coding}, content=whole())
+
+
 def grouped_page(*symbols: str) -> Callable[[httpx.Request], httpx.Response]:
     """Answer with a bar of each symbol in whatever session is asked for."""
 
@@ -59,6 +69,16 @@ def refusal(status: int, message: str, **more: Any) -> httpx.Response:  # noqa: 
     return httpx.Response(status, json=body, **more)
 
 
+async def _pieces(response: httpx.Response) -> AsyncIterator[bytes]:
+    """Yield an arranged answer's content as a socket gives it: in pieces, and once."""
+    if not response.is_stream_consumed:
+        async for piece in response.aiter_raw():
+            yield piece
+        return
+    for start in range(0, len(response.content), PIECE):
+        yield response.content[start : start + PIECE]
+
+
 @dataclass
 class Vendor:
     """Answers in order; the last one again and again."""
@@ -71,9 +91,8 @@ class Vendor:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
-        if isinstance(answer, httpx.Response):
-            return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
-        return answer(request)
+        response = answer if isinstance(answer, httpx.Response) else answer(request)
+        return httpx.Response(response.status_code, headers=response.headers, content=_pieces(response))
 
     @property
     def paths(self) -> list[str]:

@@ -4,26 +4,33 @@ Run as a program it reads each by its reader and writes, as JSON, what each ende
 a process of its own, because memory that was once taken shows for as long as a process lives.
 """
 
+import asyncio
+import gzip
 import io
 import json
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
+from unittest.mock import patch
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cli.tables import check_of
 from fiblake.bars import BRONZE, MANIFEST, SILVER, Consolidated, decode_manifest, decode_silver, encode, read_prices
 from fiblake.calendar import nyse
 from fiblake.errors import FiblakeError
 from fiblake.reference import IDENTITIES, SPLITS, read_identities, read_splits
+from local.market_data.bars import Bars
 from shared.checkpoints import read_checkpoint
 from shared.cleanup import with_run
 from shared.quarantine import read_quarantined
 from shared.source_files import bars_of_source
 from tests.fakes import LAKE
+from tests.unit.fetcher.vendor import Vendor, client_of, coded
 
 NOW = datetime(2025, 11, 20, 12, tzinfo=UTC)
 SESSION = date(2025, 11, 19)
@@ -33,6 +40,26 @@ LARGEST = 500_000
 VALUES = {pa.float64(): 10.0, pa.date32(): SESSION, pa.int64(): 1, pa.int32(): 1, pa.bool_(): True}
 
 Reader = Callable[[bytes], object]
+
+
+def replay(data: bytes, suffix: str) -> object:
+    with NamedTemporaryFile(suffix=suffix) as file:
+        file.write(data)
+        file.flush()
+        return Bars.read([Path(file.name)])
+
+
+def answer(data: bytes, coding: str = "identity") -> object:
+    """Let the vendor's client be answered with this."""
+
+    async def ask() -> object:
+        async with client_of(Vendor([coded(data, coding)])) as client:
+            return await client.grouped_daily(SESSION)
+
+    with patch("services.fetcher.massive.ATTEMPTS", 1):
+        return asyncio.run(ask())
+
+
 PARQUET_READERS: dict[str, tuple[pa.Schema, Reader]] = {
     "source file": (BRONZE, lambda data: bars_of_source(data, SOURCE, NOW, nyse(), NOW.date())),
     "data.parquet": (BRONZE, lambda data: Consolidated.decode(data, "AAPL", NOW)),
@@ -42,6 +69,8 @@ PARQUET_READERS: dict[str, tuple[pa.Schema, Reader]] = {
     "splits": (SPLITS, lambda data: read_splits(data, "AAPL")),
     "identities": (IDENTITIES, lambda data: read_identities(data, "AAPL")),
     "quarantine": (BRONZE, lambda data: read_quarantined("bronze/quarantine/x.parquet", "", data)),
+    "copy for a query": (BRONZE, check_of("bronze")),
+    "Parquet to replay": (BRONZE, lambda data: replay(data, ".parquet")),
 }
 JSON_READERS: dict[str, Reader] = {
     "checkpoint": lambda data: read_checkpoint(data, "processing_metadata/silver_3d_checkpoint.json"),
@@ -49,6 +78,13 @@ JSON_READERS: dict[str, Reader] = {
     "log": lambda data: Consolidated.decode(
         encode(BRONZE.empty_table().replace_schema_metadata({b"fiblake.merged": data})), "AAPL", NOW
     ),
+    "vendor's answer": answer,
+}
+TEXT_READERS: dict[str, Reader] = {
+    "bars to replay": lambda data: replay(data, ".csv"),
+    "compressed bars to replay": lambda data: replay(data, ".csv.gz"),
+    "vendor's compressed answer": lambda data: answer(data, "gzip"),
+    "vendor's answer, compressed twice": lambda data: answer(data, "gzip, gzip"),
 }
 
 
@@ -106,6 +142,11 @@ def of_schema(schema: pa.Schema) -> Iterator[tuple[str, bytes]]:
     yield "columns without number", written(pa.table({f"c{number}": [1] for number in range(2_000)}))
 
 
+def is_replayed(name: str) -> bool:
+    """Return whether a bomb is read by the market-data replay, which is a process of its own."""
+    return " to replay " in name
+
+
 def lay_bombs(folder: Path) -> list[str]:
     """Write each bomb as a file named for its reader; return their names."""
     made: dict[str, list[tuple[str, bytes]]] = {}
@@ -116,12 +157,20 @@ def lay_bombs(folder: Path) -> list[str]:
         (folder / f"{reader} deep").write_bytes(b"[" * LARGEST)
         (folder / f"{reader} wide").write_bytes(b"[" + b"{}," * (LARGEST // 3) + b"{}]")
         (folder / f"{reader} large").write_bytes(b'"' + b"x" * 9_000_000 + b'"')
+    head, line = "symbol,session,open,high,low,close,volume\n", "AAPL,2025-11-19,10,11,9,10,1000\n"
+    (folder / "bars to replay columns without number").write_text("symbol,session" + ",open" * (LARGEST // 5))
+    replayed = "compressed bars to replay"
+    (folder / f"{replayed} rows without number").write_bytes(gzip.compress(f"{head}{line * 1_200_000}".encode()))
+    (folder / f"{replayed} a line without end").write_bytes(gzip.compress(b"x" * 400_000_000, 5))
+    zeros = gzip.compress(b"[" + b" " * 400_000_000 + b"]", 5)
+    (folder / "vendor's compressed answer large when unpacked").write_bytes(zeros)
+    (folder / "vendor's answer, compressed twice large when unpacked").write_bytes(gzip.compress(zeros))
     return sorted(path.name for path in folder.iterdir())
 
 
 def ending(name: str, data: bytes) -> str:
     """Read a bomb by its reader; return the error that it ends with."""
-    readers = {kind: reader for kind, (_, reader) in PARQUET_READERS.items()} | JSON_READERS
+    readers = {kind: reader for kind, (_, reader) in PARQUET_READERS.items()} | JSON_READERS | TEXT_READERS
     (reader,) = (reader for kind, reader in readers.items() if name.startswith(f"{kind} "))
     try:
         reader(data)
@@ -130,12 +179,12 @@ def ending(name: str, data: bytes) -> str:
     return "read"
 
 
-def main(folder: Path) -> None:
-    """Read the bombs that lie in a folder; write what each ended with, and the largest memory that was ever taken."""
-    ends = {path.name: ending(path.name, path.read_bytes()) for path in sorted(folder.iterdir())}
+def main(files: list[Path]) -> None:
+    """Read bombs; write what each ended with, and the largest memory that was ever taken."""
+    ends = {path.name: ending(path.name, path.read_bytes()) for path in files}
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     sys.stdout.write(json.dumps({"ends": ends, "megabytes": int(line.split()[1]) / 1_000}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main([Path(name) for name in sys.argv[1:]])
