@@ -12,6 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from fiblake.decoding import DEFAULT_LIMIT_MB
 from fiblake.errors import ConfigurationError
 from fiblake.lake import BRONZE_PREFIX, INTERVALS
 from local.deploy import build, deploy
@@ -157,6 +158,7 @@ def job_environment(stack: Stack) -> dict[str, str]:
         **stack.environment(),
         "S3_BUCKET": stack.bucket,
         "S3_PREFIX": BRONZE_PREFIX,
+        "READ_LIMIT_MB": str(DEFAULT_LIMIT_MB),
         "MODE": "incremental",
         "MAX_WORKERS": "8",
         "RETENTION_DAYS": "30",
@@ -177,6 +179,7 @@ def full_resample_environment(stack: Stack) -> dict[str, str]:
         **stack.environment(),
         "S3_BUCKET": stack.bucket,
         "S3_PREFIX": BRONZE_PREFIX,
+        "READ_LIMIT_MB": str(DEFAULT_LIMIT_MB),
         "SILVER_UPDATED_TOPIC_ARN": stack.outputs["SilverUpdatedTopicArn"],
         "RESAMPLING_RETENTION_YEARS": "0",
         "RESAMPLING_ADJUSTED": "true",

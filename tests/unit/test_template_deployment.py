@@ -27,7 +27,8 @@ REPLACED_WITHOUT_LOSS = {
 REPLACES_REPLICAS_ONLY = {"BackupRetentionPeriod"}
 """Changed in place, with an interruption at the most, in a database that is no replica (CloudFormation's reference)."""
 SWITCHES = {
-    "LogLevel": "DEBUG", "WithBatch": "false", "WorkerImage": "worker:2", "SubnetIds": "subnet-3,subnet-4",
+    "LogLevel": "DEBUG", "ReadLimitMb": "64", "WithBatch": "false", "WorkerImage": "worker:2",
+    "SubnetIds": "subnet-3,subnet-4",
     "SecurityGroupIds": "sg-2", "CreateNetwork": "false", "NatGateway": "false",
     "AvailabilityZones": "us-east-1c,us-east-1d", "JobsInPublicSubnets": "true", "MaxvCpus": "16", "MaxWorkers": "4",
     "SymbolsPerChild": "50", "RetentionDays": "60", "MonthlyVacuum": "false", "Versioning": "false",

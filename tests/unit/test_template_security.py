@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from fiblake.decoding import DEFAULT_LIMIT_MB
 from tests.unit.variants import (
     EVERYTHING,
     GIVEN,
@@ -328,6 +329,21 @@ def test_with_a_key_of_its_own_every_role_that_works_may_use_it() -> None:
     assert may == {role["Fn::GetAtt"][0] for role in working} | {"SchedulerRole"}
     assert resources["Key"]["DeletionPolicy"] == "RetainExceptOnCreate"
     assert resources["Key"]["Properties"]["EnableKeyRotation"] is True
+
+
+@pytest.mark.parametrize("limit", ["", "64"])
+def test_what_one_object_may_take_once_read_reaches_whatever_reads(limit: str) -> None:
+    resources = deployed({**EVERYTHING, "ReadLimitMb": limit} if limit else EVERYTHING)
+    environments = {
+        name: function["Environment"]["Variables"]
+        for name, function in properties(resources, "AWS::Lambda::Function").items()
+    } | {
+        name: {pair["Name"]: pair["Value"] for pair in job["ContainerProperties"]["Environment"]}
+        for name, job in properties(resources, "AWS::Batch::JobDefinition").items()
+    }
+    readers = {name: found.get("READ_LIMIT_MB") for name, found in environments.items() if "S3_BUCKET" in found}
+    assert environments.keys() - readers.keys() == {"MigrateJobDefinition"}
+    assert {str(value) for value in readers.values()} == {limit or str(DEFAULT_LIMIT_MB)}
 
 
 def test_no_secret_and_no_key_stands_in_a_variable(resources: Body) -> None:
