@@ -188,7 +188,7 @@ def check_of(name: str) -> Callable[[bytes], None]:
     def check(data: bytes) -> None:
         file = open_parquet(data, "it", columns)
         with decoding("it cannot be read"):
-            file.read([column for column in file.schema.names if column in columns])
+            file.read([column for column in file.names if column in columns])
 
     return check
 

@@ -176,7 +176,7 @@ def _raw(path: Path) -> pa.Table:
         if error := oversize(str(path), path.stat().st_size):
             raise error
         data = path.read_bytes()
-        names = [name for name in open_parquet(data, str(path), ()).schema.names if _column(name) in _SCHEMA.names]
+        names = [name for name in open_parquet(data, str(path), ()).names if _column(name) in _SCHEMA.names]
         return open_parquet(data, str(path), names).read(names)
     with pyarrow.csv.open_csv(path) as reader:
         header = reader.schema.names
