@@ -4,8 +4,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from services.fetcher.flat_files.chunk import BYTES_PER_ROW, Chunk, Claims, Tick
 from services.fetcher.flat_files.days import Day, DayFile, decode_day
 from services.fetcher.flat_files.ledger import loaded_versions, record_loaded
 from services.fetcher.flat_files.sources import Source
+from services.fetcher.flat_files.stored import StoredFiles, with_stored
 from shared.batching import chunks
 from shared.objects import ObjectStore
 from shared.outcomes import catch_errors
@@ -89,12 +91,13 @@ class FlatFileLoader:
         report = LoadReport()
         started = time.perf_counter()
         files = self.source.files(first, last)
+        stored = StoredFiles.listed(self.store, self.bronze)  # later than the day files: what comes now is newer
         loaded = {} if again else loaded_versions(self.store)
         due = [file for file in files if loaded.get(file.session) != file.etag]
         report.unchanged = len(files) - len(due)
         self._compare_with_calendar(first, last, files, report)
         for chunk in self._chunks(due, report, show):
-            self._store(chunk, report, show, len(due))
+            self._store(chunk, stored, report, show, len(due))
             report.files += len(chunk.files)
             record_loaded(self.store, chunk.files)
             logger.info("day files loaded", extra=self._line(chunk, report))
@@ -142,7 +145,7 @@ class FlatFileLoader:
     def _decode(self, file: DayFile) -> Day:
         return decode_day(file, self.source.read(file), self.most_bytes_per_file)
 
-    def _store(self, chunk: Chunk, report: LoadReport, show: Progress, due: int) -> None:
+    def _store(self, chunk: Chunk, stored: StoredFiles, report: LoadReport, show: Progress, due: int) -> None:
         """Put each ticker's range file, and what is refused or unclaimed, before the files count as loaded."""
         sessions = frozenset(self.calendar.between(chunk.files[0].session, chunk.files[-1].session))
         report.rows += chunk.rows
@@ -151,30 +154,35 @@ class FlatFileLoader:
         unclaimed: list[pa.Table] = []
         done = 0
         with ThreadPoolExecutor(WRITERS) as pool:
-            under_way: list[Future[None]] = []
+            under_way: list[Future[list[TickerBars]]] = []
             for group in chunks(chunk.cut(sessions, self.claims), TICKERS_PER_REQUEST):
                 unclaimed += [one.unclaimed for one in group if one.unclaimed]
-                self._count(group, report)
-                under_way.append(pool.submit(self._put, group))
+                under_way.append(pool.submit(self._put, group, stored))
                 if len(under_way) > WRITERS:
-                    under_way.pop(0).result()
+                    self._count(under_way.pop(0).result(), report)
                 done += len(group)
                 show(f"{done:,} tickers, {chunk.files[0].session} to {chunk.files[-1].session}", report.files, due)
             for future in under_way:
-                future.result()
+                self._count(future.result(), report)
         if unclaimed:
             key = unclaimed_key(chunk.files[0].session, chunk.files[-1].session)
             self.store.put(key, encode(pa.concat_tables(unclaimed)))
 
-    def _put(self, group: Sequence[TickerBars]) -> None:
+    def _put(self, group: Sequence[TickerBars], stored: StoredFiles) -> list[TickerBars]:
+        """Put what is news of a group of tickers; return that."""
         refused = [pair for one in group for pair in one.refused]
         if refused:
             quarantine(self.store, refused, self.clock())
-        files = [(self._key(one), encode(one.bars)) for one in group if one.bars.num_rows]
-        failures = self.store.put_many(files)
+        news = [replace(one, bars=stored.news(one.ticker, one.bars)) for one in group]
+        files = {self._key(one): one for one in news if one.bars.num_rows}
+        new = {key: one for key, one in files.items() if not stored.has(one.ticker, key)}
+        added = {key: partial(with_stored, key, one.ticker, one.bars) for key, one in files.items() if key not in new}
+        failures = self.store.put_many((key, encode(one.bars)) for key, one in new.items())
+        failures |= self.store.update_many(added)
         if failures:
             key, error = next(iter(failures.items()))
             raise UpstreamError(f"{len(failures)} range files were not written, {key} first: {error}; run it again")
+        return news
 
     def _key(self, one: TickerBars) -> str:
         sessions = one.bars["timestamp"]

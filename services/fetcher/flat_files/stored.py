@@ -1,0 +1,104 @@
+"""What the lake holds already of the tickers that are loaded: a flat row that says less than a stored bar is no news.
+
+Flat files have no volume-weighted price. Merging cannot decide by itself that such a row loses to an older bar with the
+same prices that has one: with a third row of other prices in between, the three would win over each other in a circle,
+and the order of arrival would decide. So such a row is not written.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fiblake.bars import BRONZE, encode, read_bars
+from fiblake.errors import ContractError
+from fiblake.lake import Bronze
+from shared.objects import ObjectStore
+from shared.telemetry import logger
+
+_SAME: Final = ("open", "high", "low", "close", "volume")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFiles:
+    """The files of bars that were in bronze when the run began, by symbol."""
+
+    store: ObjectStore
+    bronze: Bronze
+    keys: Mapping[str, Sequence[str]]
+
+    @classmethod
+    def listed(cls, store: ObjectStore, bronze: Bronze) -> "StoredFiles":
+        """List them: one request for 1,000 files."""
+        keys: dict[str, list[str]] = {}
+        for info in store.listed(f"{bronze.prefix}/"):
+            if bronze.is_source(info.key) or bronze.is_consolidated(info.key):
+                keys.setdefault(bronze.symbol_of(info.key).removeprefix("symbol="), []).append(info.key)
+        return cls(store, bronze, keys)
+
+    def news(self, symbol: str, bars: pa.Table) -> pa.Table:
+        """Return the bars without those that a stored bar says as well, and more."""
+        if symbol not in self.keys or bars.num_rows == 0:
+            return bars
+        return without_poorer(bars, self._read(symbol))
+
+    def has(self, symbol: str, key: str) -> bool:
+        """Return whether there was a file of that key."""
+        return key in self.keys.get(symbol, ())
+
+    def _read(self, symbol: str) -> list[pa.Table]:
+        """Read a symbol's bars: data.parquet last, because it holds what a clean-up deletes in between."""
+        data_key = self.bronze.data_key(symbol)
+        sources = [key for key in self.keys[symbol] if key != data_key]
+        found = [*self.store.get_many(sources), *self.store.get_many([data_key])]
+        tables = []
+        for stored in found:
+            if stored is None:
+                continue
+            try:
+                tables.append(read_bars(stored.data, symbol, stored.last_modified))
+            except ContractError as error:  # whoever consolidates it will refuse it, with this reason
+                logger.warning("stored file not read", extra={"key": stored.key, "reason": str(error)})
+        return tables
+
+
+def without_poorer(bars: pa.Table, stored: Iterable[pa.Table]) -> pa.Table:
+    """Return the bars without those whose session has a stored bar with the same prices, the same volume, and a vwap.
+
+    Only the bar that was ingested last counts: one that was replaced since says nothing.
+    """
+    known = pa.concat_tables([BRONZE.empty_table(), *stored]).sort_by(
+        [("timestamp", "ascending"), ("ingested_at", "ascending")]
+    )
+    if known.num_rows == 0:
+        return bars
+    session = known["timestamp"].combine_chunks()
+    is_last = pc.not_equal(session.slice(0, len(session) - 1), session.slice(1))
+    latest = known.filter(pa.concat_arrays([is_last, pa.array([True])]))
+    latest = latest.filter(pc.is_valid(latest["vwap"]))
+    place = pc.index_in(bars["timestamp"], value_set=latest["timestamp"].combine_chunks())
+    same = pc.and_(pc.is_valid(place), pc.is_null(bars["vwap"]))
+    for name in _SAME:
+        same = pc.and_(same, pc.fill_null(pc.equal(bars[name], latest[name].take(place)), fill_value=False))
+    return bars.filter(pc.invert(same))
+
+
+def with_stored(key: str, symbol: str, bars: pa.Table, data: bytes | None) -> bytes | None:
+    """Return a range file's bytes with these bars added to those in it; None if it has them all.
+
+    A file of the same first and last session may hold other sessions in between, and wait to be merged.
+    """
+    if data is None:
+        return encode(bars)
+    try:
+        stored = read_bars(data, symbol, bars["ingested_at"][0].as_py())
+    except ContractError as error:
+        logger.warning("stored file replaced", extra={"key": key, "reason": str(error)})
+        return encode(bars)
+    rows = {str(row): row for row in [*stored.to_pylist(), *bars.to_pylist()]}
+    if len(rows) == stored.num_rows:
+        return None
+    table = pa.Table.from_pylist(list(rows.values()), schema=BRONZE)
+    return encode(table.sort_by([("timestamp", "ascending"), ("ingested_at", "ascending")]))

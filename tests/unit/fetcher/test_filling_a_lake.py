@@ -1,0 +1,184 @@
+"""A new lake filled from a vendor's flat files, with all of their known faults; flat files beside the API's bars."""
+
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fiblake.adjustment import Reference
+from fiblake.bars import Consolidated, ReportedBar, encode
+from fiblake.calendar import close_of, nyse
+from fiblake.errors import UpstreamError
+from fiblake.lake import UNCLAIMED_PREFIX
+from local.market_data.flat_files import day_file, key_of, publish
+from services.consolidator.consolidate import Consolidator, Task
+from services.fetcher.flat_files.assembly import claims_of
+from services.fetcher.flat_files.load import FlatFileLoader, LoadReport
+from services.fetcher.flat_files.sources import BucketSource
+from services.fetcher.flat_files.stored import without_poorer
+from tests.fakes import LAKE, MemoryObjectStore, bar, later, table
+from tests.unit.fetcher.test_companies import DAY, FIRST, LAST, MARKET, NOW, SESSIONS, World
+
+WRONG_WINDOW, MISSING, REFUSED, REPLACED = date(2011, 8, 12), date(2011, 11, 23), date(2012, 2, 1), date(2012, 6, 8)
+TYPES = frozenset({"CS", "PFD"})
+MIB = 1 << 20
+
+
+def close(name: str, session: date) -> float:
+    """Return a company's close in a session: another one for each company."""
+    return 10.0 + len(name) + (session - FIRST).days / 100
+
+
+def reported(session: date, more: float = 0.0) -> list[ReportedBar]:
+    """Return the bars of everybody who trades in a session; `more`: AAPL's close is restated by so much."""
+    bars = []
+    for one in MARKET:
+        if one.trades(session):
+            price = close(one.name, session) + (more if one.ticker == "AAPL" else 0)
+            bars.append(ReportedBar(one.ticker, session, price, price + 1, price - 1, price, 25933.6, None, 7))
+    return bars
+
+
+def load(vendor: MemoryObjectStore, world: World) -> LoadReport:
+    claims = claims_of(world.database.records.values(), TYPES, frozenset())
+    loader = FlatFileLoader(BucketSource(vendor), world.store, LAKE, nyse(), claims, MIB, MIB, lambda: NOW)
+    return loader.load(FIRST, LAST, lambda *_: None)
+
+
+def lay(vendor: MemoryObjectStore, sessions: Iterable[date], **faults: Sequence[date]) -> None:
+    def put(key: str, data: bytes) -> None:
+        vendor.lay(key, data, close_of(date.fromisoformat(key[-17:-7])) + timedelta(hours=19))
+
+    publish(put, reported, sessions, **faults)
+
+
+def consolidated(store: MemoryObjectStore) -> dict[str, Consolidated]:
+    """Consolidate every symbol that has files, and return what its data.parquet holds."""
+    consolidator = Consolidator(store, LAKE, nyse())
+    symbols = sorted({LAKE.symbol_of(key) for key in store.keys(f"{LAKE.prefix}/")})
+    lake = {}
+    for symbol in symbols:
+        consolidator.consolidate(Task(symbol, reference_changed=True), NOW)
+        lake[symbol] = Consolidated.decode(store.peek(LAKE.data_key(symbol)) or b"", symbol, NOW)
+    return lake
+
+
+async def test_a_lake_filled_from_flat_files_with_all_their_faults_is_what_the_market_was(tmp_path: Path) -> None:
+    world, vendor = World(tmp_path, MARKET), MemoryObjectStore()
+    await world.load()
+    lay(vendor, SESSIONS, missing=[MISSING], next_days_window=[WRONG_WINDOW])
+    vendor.fail("get", UpstreamError("S3 refuses it: AccessDenied"), of=lambda key: key == key_of(REFUSED))
+    first = load(vendor, world)
+    assert (first.missing_sessions, list(first.failed)) == ([MISSING], [key_of(REFUSED)])
+    lay(vendor, [MISSING])
+    restated = day_file(REPLACED, reported(REPLACED, more=0.5))
+    vendor.lay(key_of(REPLACED), restated, NOW - DAY)
+    second = load(vendor, world)
+    assert (second.files, second.failed, second.missing_sessions) == (3, {}, [])
+    third = load(vendor, world)
+    assert (third.files, third.unchanged) == (0, len(SESSIONS))
+    lake = consolidated(world.store)
+    closes = {
+        (symbol, row["timestamp"]): row["close"] for symbol, one in lake.items() for row in one.bars.to_pylist()
+    }  # fmt: skip
+    wanted = {
+        (one.ticker, day): close(one.name, day)
+        for one in MARKET for day in SESSIONS if one.trades(day) and not one.is_test
+    }  # fmt: skip
+    assert closes == {**wanted, ("AAPL", REPLACED): close("Apple", REPLACED) + 0.5}
+    handovers = {symbol: one.reference.handovers for symbol, one in lake.items() if one.reference != Reference()}
+    assert handovers == {
+        "RENA": (date(2012, 12, 3),), "HAND": (date(2011, 10, 17),), "GONE": (date(2012, 9, 4),),
+    }  # fmt: skip
+    assert first.unclaimed_tickers.keys() | second.unclaimed_tickers.keys() == {"ZVZZT"}
+    assert all(LAKE.stray(key) is None for key in world.store.keys(f"{UNCLAIMED_PREFIX}/"))
+
+
+# ------------------------------------------------------------------------------------------------ beside the API's bars
+
+DAYS = nyse().between(date(2012, 6, 4), date(2012, 6, 15))
+
+
+@st.composite
+def bars_of_days(draw: st.DrawFn) -> dict[date, float]:
+    return {day: float(draw(st.integers(5, 9))) for day in DAYS if draw(st.booleans())}
+
+
+def api_file(closes: dict[date, float], minute: float) -> bytes:
+    rows = [bar(day, price, later(minute), vwap=price + 0.25, trades=7, volume=100.0) for day, price in closes.items()]
+    return encode(table(*rows))
+
+
+def flat(store: MemoryObjectStore, closes: dict[date, float], changed_at: datetime) -> LoadReport:
+    vendor = MemoryObjectStore()
+    for day, price in closes.items():
+        row = bar(day, price)
+        numbers = {name: row[name] for name in ("open", "high", "low", "close")}
+        reported_bar = ReportedBar("AAPL", day, **numbers, volume=100.0, vwap=None, trades=7)  # type: ignore[arg-type]
+        vendor.lay(key_of(day), day_file(day, [reported_bar]), changed_at)
+    loader = FlatFileLoader(BucketSource(vendor), store, LAKE, nyse(), None, MIB, MIB, lambda: later(100))
+    return loader.load(DAYS[0], DAYS[-1], lambda *_: None, again=True)  # each vendor counts its ETags from 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(closes=bars_of_days(), flat_days=st.sets(st.sampled_from(DAYS), min_size=1), data=st.data())
+def test_flat_files_and_the_apis_bars_of_the_same_sessions_make_the_same_lake_in_either_order(
+    closes: dict[date, float], flat_days: set[date], data: st.DataObject
+) -> None:
+    closes = {DAYS[0]: 5.0, **closes}
+    flat_closes = {day: closes.get(day, 6.0) for day in flat_days | {DAYS[0]}}
+    key = LAKE.range_key("AAPL", min(closes), max(closes))
+    published = later(data.draw(st.integers(1, 50)))
+    after, before = MemoryObjectStore(), MemoryObjectStore()
+    # The API's bars come after the flat files, or were there before: merged, or waiting to be.
+    flat(after, flat_closes, published)
+    consolidated(after)
+    after.lay(key, api_file(closes, 60))
+    before.lay(key, api_file(closes, data.draw(st.integers(0, 59))))
+    if data.draw(st.booleans()):
+        consolidated(before)
+    flat(before, flat_closes, published)
+    lakes = [consolidated(store)["AAPL"].bars.drop_columns(["ingested_at"]) for store in (after, before)]
+    assert lakes[0].equals(lakes[1])
+    rows = {row["timestamp"]: (row["close"], row["vwap"]) for row in lakes[0].to_pylist()}
+    only_flat = {day: (price, None) for day, price in flat_closes.items()}
+    assert rows == only_flat | {day: (price, price + 0.25) for day, price in closes.items()}
+
+
+def test_a_flat_row_of_other_prices_is_news_and_the_later_one_wins() -> None:
+    store = MemoryObjectStore()
+    store.lay(LAKE.range_key("AAPL", DAYS[0], DAYS[1]), api_file({DAYS[0]: 5.0, DAYS[1]: 5.0}, 10))
+    report = flat(store, {DAYS[0]: 6.0, DAYS[1]: 5.0}, later(20))
+    assert report.stored == 1
+    rows = consolidated(store)["AAPL"].bars.to_pylist()
+    assert [(row["close"], row["vwap"]) for row in rows] == [(6.0, None), (5.0, 5.25)]
+
+
+def test_only_the_bar_that_was_ingested_last_makes_a_flat_row_no_news() -> None:
+    day = str(DAYS[0])
+    first = table(bar(day, 5, later(1), vwap=5.5, volume=100.0))
+    second = table(bar(day, 6, later(2), vwap=6.5, volume=100.0))
+    row = table(bar(day, 5, later(3), volume=100.0))
+    assert without_poorer(row, [first]).num_rows == 0
+    assert without_poorer(row, [first, second]).equals(row)
+    assert without_poorer(row, [table(bar(day, 5, later(1), volume=100.0))]).equals(row)
+    assert without_poorer(row, [table(bar(day, 5, later(1), vwap=5.5, volume=101.0))]).equals(row)
+
+
+def test_a_file_of_the_same_first_and_last_session_that_waits_to_be_merged_loses_nothing() -> None:
+    store = MemoryObjectStore()
+    flat(store, {DAYS[0]: 5.0, DAYS[1]: 6.0, DAYS[3]: 7.0}, later(1))
+    flat(store, {DAYS[0]: 5.5, DAYS[3]: 7.5}, later(2))
+    assert len(store.keys(f"{LAKE.prefix}/")) == 1
+    rows = consolidated(store)["AAPL"].bars.to_pylist()
+    assert [(row["timestamp"], row["close"]) for row in rows] == [(DAYS[0], 5.5), (DAYS[1], 6.0), (DAYS[3], 7.5)]
+
+
+def test_a_stored_file_that_cannot_be_read_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    store = MemoryObjectStore()
+    store.lay(LAKE.range_key("AAPL", DAYS[0], DAYS[0]), b"no Parquet")
+    assert flat(store, {DAYS[0]: 5.0}, later(1)).stored == 1
+    assert "stored file not read" in caplog.text
