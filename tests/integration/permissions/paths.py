@@ -34,7 +34,6 @@ LAST = nyse().last_closed(datetime.now(UTC))
 SESSIONS = tuple(day for day in nyse().sessions.tolist() if LAST - timedelta(days=90) <= day <= LAST)
 OLD, NEW = SESSIONS[0], SESSIONS[-1]
 SYMBOLS = ("AAA", "BBB", "CCC")
-ARRIVALS = ("bronze/raw_ohlcv/", "bronze/splits/", "bronze/identities/")
 POISON = '{"no": "message of ours"}'
 
 
@@ -113,7 +112,7 @@ def _histories(lake: RecordedLake) -> None:
 
 
 def _arrivals(lake: RecordedLake) -> None:
-    put = [_arrival(lake, key) for key in lake.keys("bronze/") if key.startswith(ARRIVALS)]
+    put = [_arrival(lake, key) for key in lake.keys("bronze/") if "/symbol=" in key and "quarantine" not in key]
     first = lake.poison_event("BronzeArrivalsQueue", *put)
     lake.invoke("RouterFunction", first, SYMBOLS_PER_CHILD="1")
     _expect(lake.waiting_jobs() > 0, "an array job is submitted")
