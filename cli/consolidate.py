@@ -10,6 +10,7 @@ from cli import options
 from cli.output import answer
 from cli.target import Target, target
 from fiblake.errors import UpstreamError
+from fiblake.wording import counted
 
 EXAMPLE = (
     "Example: fiblake consolidate --symbols AAPL,MSFT\n\n"
@@ -39,17 +40,18 @@ def consolidate(
     if full or here:
         raise typer.Exit(_worked(stack, chosen, max_workers, full=full))
     sent = _asked(stack, chosen)
-    answer(context, {"enqueued": sent}, lambda console: console.print(f"{sent} symbols enqueued"))
+    answer(context, {"enqueued": sent}, lambda console: console.print(f"{counted(sent, 'symbol')} enqueued"))
 
 
 def _known(stack: Target, chosen: tuple[str, ...]) -> list[str]:
     """Return the chosen symbols, or all of the lake; raise NotFoundError if one has no folder."""
-    from fiblake.lake import Bronze, check_known
+    from fiblake.lake import Bronze
 
+    if chosen:
+        options.check_in_lake(stack.store, chosen)
+        return sorted(set(chosen))
     bronze = Bronze()
-    symbols_known = bronze.symbols_in(stack.store.folders(f"{bronze.prefix}/"))
-    check_known(chosen, symbols_known)
-    return sorted(set(chosen)) or symbols_known
+    return bronze.symbols_in(stack.store.folders(f"{bronze.prefix}/"))
 
 
 def _asked(stack: Target, symbols: list[str]) -> int:
@@ -59,7 +61,7 @@ def _asked(stack: Target, symbols: list[str]) -> int:
     bodies = [ConsolidationRequest(symbol=symbol, correlation_id=run).model_dump_json() for symbol in symbols]
     unsent = stack.queue(stack.queue_urls["consolidation"]).send(bodies)
     if unsent:
-        raise UpstreamError(f"SQS did not take {len(unsent)} of {len(bodies)} requests: ask again")
+        raise UpstreamError(f"SQS did not take {len(unsent)} of {counted(len(bodies), 'request')}: ask again")
     if bodies:
         stack.start_workers(len(bodies))
     return len(bodies)

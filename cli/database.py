@@ -36,6 +36,9 @@ def migrate(
     from shared.database import Tls
 
     choice = context.find_object(Choice) or Choice()
+    source = context.get_parameter_source("secret")
+    if choice.local and source is not None and source.name == "COMMANDLINE":
+        raise typer.BadParameter("it names another database than --local does: leave one out", param_hint="--secret")
     if secret is None or choice.local:
         stack = target(context)
         secret, fetchers = stack.output("RdsSecretArn"), stack.outputs.get("FetcherSecretArn")

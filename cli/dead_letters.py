@@ -16,6 +16,7 @@ import typer
 from cli import options
 from cli.output import answer, confirmed, table
 from cli.target import Target, target
+from fiblake.wording import counted, instant
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,6 +53,10 @@ def _chosen(  # noqa: PLR0917 (options)
     newer_than: NewerThan = None, mended: Mended = None,
 ) -> Chosen:  # fmt: skip
     older, newer = options.age(older_than, "--older-than"), options.age(newer_than, "--newer-than")
+    if older and newer and older >= newer:
+        raise typer.BadParameter(
+            f"no letter died more than {older_than} ago and less than {newer_than} ago", param_hint="--older-than"
+        )
     return Chosen(queues, options.named(symbols), reason, older, newer, mended)
 
 
@@ -109,7 +114,7 @@ def show(
         for letter in letters:
             console.print(f"{letter['queue']}  {letter['id']}", style="bold")
             console.print(_told(letter), soft_wrap=True)
-        console.print(f"{len(letters)} letters")
+        console.print(counted(len(letters), "letter"))
 
     answer(context, letters, draw)
 
@@ -162,14 +167,18 @@ def discard(
     filter_ = _filter(stack, dlqs, chosen, now)
     letters_by_queue = letters_in(dlqs, filter_, now)
     count = sum(len(letters) for _, letters in letters_by_queue)
-    if dry_run or not count or not (yes or confirmed(f"discard {count} dead letters, after writing them to {file}?")):
-        answer(
-            context, {"meant": count, "discarded": 0}, lambda c: c.print(f"{count} letters meant; none is discarded")
-        )
+    question = f"discard {counted(count, 'dead letter')}, after writing a copy to {file}?"
+    if dry_run or not count or not (yes or confirmed(question)):
+        text = f"{counted(count, 'letter')} meant; none is discarded"
+        answer(context, {"meant": count, "discarded": 0}, lambda console: console.print(text))
         return
     discarded = discard_letters([dlq for dlq, letters in letters_by_queue if letters], filter_, now, file)
     facts = {"meant": count, "discarded": discarded, "file": str(file)}
-    answer(context, facts, lambda console: console.print(f"{discarded} letters discarded; they are in {file}"))
+    answer(
+        context,
+        facts,
+        lambda console: console.print(f"{counted(discarded, 'letter')} discarded, with a copy in {file}"),
+    )
 
 
 def _start_workers(stack: Target, replayed: int) -> None:
@@ -255,7 +264,7 @@ def _report(context: typer.Context, outcomes: "dict[str, Outcome]", verb: str) -
         drawn = [{**row, verb: row["done"]} for row in rows if any(row[key] for key in ("done", "exhausted", "unsent"))]
         if drawn:
             console.print(table("Dead letters", drawn, ["queue", verb, "exhausted", "unsent"]))
-        console.print(f"{sum(row['done'] for row in rows)} letters {verb}")
+        console.print(f"{counted(sum(row['done'] for row in rows), 'letter')} {verb}")
 
     answer(context, rows, draw)
     if any(outcome.exhausted or outcome.unsent for outcome in outcomes.values()):
@@ -293,7 +302,11 @@ def _told_reasons(reasons: Mapping[str, int]) -> str:
 
 def _told(letter: dict[str, Any]) -> str:
     symbols = f" ({', '.join(letter['symbols'])})" if letter["symbols"] else ""
+    died = instant(letter["died_at"]) if letter["died_at"] else "at an unknown instant"
+    receives = (
+        counted(letter["receive_count"], "receive") if letter["receive_count"] else "an unknown number of receives"
+    )
     return (
-        f"  died {letter['died_at']} after {letter['receive_count'] or '?'} receives, "
-        f"replayed {letter['replays']} times{symbols}\n  {letter['error']}: {letter['reason']}\n  {letter['body']}\n"
+        f"  died {died} after {receives}, replayed {counted(letter['replays'], 'time')}{symbols}\n"
+        f"  {letter['error']}: {letter['reason']}\n  {letter['body']}\n"
     )

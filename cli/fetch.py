@@ -1,5 +1,6 @@
 """`fiblake fetch`: bars from the vendor into the lake, as the fetcher function does it, from this machine."""
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -7,6 +8,7 @@ import typer
 
 from cli import options
 from cli.output import answer, progress_by_name, table
+from fiblake.errors import NotFoundError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,11 +44,30 @@ def fetch(
     from services.fetcher.assembly import fetch as run
     from services.fetcher.settings import FetcherSettings, FetchEvent
 
+    if first:
+        options.past(first, "--from")
+    if day:
+        options.session(day, "--date")
+    if again and (symbols or not (first or last)):
+        raise typer.BadParameter("it is for all sessions of --from and --to: name one of them", param_hint="--again")
     event = options.checked(lambda: FetchEvent.of(_event(first, last, day, symbols, again=again)))
     settings = settings_of(context, "OhlcvFetcherFunctionName", FetcherSettings)
-    with progress_by_name() as show:
-        result = asyncio.run(run(settings, event, show))
+    try:
+        with progress_by_name() as show:
+            result = asyncio.run(run(settings, event, show))
+    except NotFoundError as error:
+        raise NotFoundError(f"{error}{_hint(settings.s3_bucket, event.symbols)}") from error
     answer(context, result, lambda console: _show(console, result))
+
+
+def _hint(bucket: str, symbols: Collection[str]) -> str:
+    """Return the lake's symbols nearest to those that it does not have."""
+    from fiblake.lake import Bronze, nearest_hint
+    from shared.objects import ObjectStore
+
+    bronze = Bronze()
+    in_lake = bronze.symbols_in(ObjectStore.connect(bucket).folders(f"{bronze.prefix}/"))
+    return nearest_hint(set(symbols) - set(in_lake), in_lake)
 
 
 def _event(

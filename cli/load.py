@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from cli import options
 from cli.fetch import DAY
 from cli.output import answer, progress_by_name, table
 
@@ -79,8 +80,8 @@ def flatfiles(
         raise typer.BadParameter(f"{folder} is not a folder", param_hint="--dir")
     if first and last and first > last:
         raise typer.BadParameter(f"{first:%Y-%m-%d} lies after --to {last:%Y-%m-%d}", param_hint="--from")
+    start, end = options.past(first, "--from") if first else None, last.date() if last else None
     settings = settings_of(context, "OhlcvFetcherFunctionName", FlatFileSettings)
-    start, end = first.date() if first else None, last.date() if last else None
     with progress_by_name() as show:
         report = asyncio.run(load_flat_files(settings, folder, start, end, show, all_tickers=all_tickers, again=again))
     facts = facts_of(report)

@@ -1,14 +1,24 @@
 """`fiblake local up|down|env`: an embedded stack that stays up between commands."""
 
+import json
 import subprocess
 import sys
 import time
 from datetime import datetime
-from typing import Annotated
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from cli import options
+from cli.output import as_json, wants_json
 from fiblake.errors import UpstreamError
+
+if TYPE_CHECKING:
+    from local.stack import Stack
+
+_FUNCTION_NAME: Final = "FunctionName"
 
 app = typer.Typer(
     help="The embedded stack: the real template on this machine, without Docker or an AWS account.",
@@ -16,10 +26,15 @@ app = typer.Typer(
 )
 
 
-@app.command(epilog="Example: fiblake local up --first-session 2013-02-27")
+@app.command(epilog="Example: fiblake local up --first-session 2013-02-27\n\nExample: fiblake local up --bars ~/bars")
 def up(
+    context: typer.Context,
     first_session: Annotated[
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Where the very first fetch starts.")
+    ] = None,
+    bars: Annotated[
+        Path | None,
+        typer.Option(help="Folder of daily bars that the vendor has, instead of five stocks' (docs/development.md)."),
     ] = None,
 ) -> None:
     """Start the stack and deploy the template onto it; it stays up until `fiblake local down`."""
@@ -30,7 +45,8 @@ def up(
     if supervisor.is_running():
         raise UpstreamError("a local stack is up already: `fiblake status --local`, `fiblake local down`")
     supervisor.STATE.unlink(missing_ok=True)  # of one that was killed
-    process = _start([first_session.date().isoformat()] if first_session else [])
+    arguments = ["--first-session", str(options.session(first_session, "--first-session"))] if first_session else []
+    process = _start([*arguments, *(["--bars", str(_folder_of_bars(bars))] if bars else [])])
     try:
         with Console(stderr=True, markup=False).status(f"starting; the log is {supervisor.LOG}"):
             while not supervisor.STATE.exists():
@@ -41,8 +57,9 @@ def up(
         process.terminate()
         process.wait()
         raise
-    typer.echo("the stack is up: name it with --local, or for any AWS client:\n")
-    env()
+    if not wants_json(context):
+        typer.echo("the stack is up: name it with --local, or for any AWS client:\n")
+    env(context)
 
 
 @app.command(epilog="Example: fiblake local down")
@@ -54,16 +71,60 @@ def down() -> None:
     typer.echo("the stack is down")
 
 
-@app.command(epilog='Example: eval "$(fiblake local env)"')
-def env() -> None:
+@app.command(
+    epilog='Example: eval "$(fiblake local env)"\n\nExample: eval "$(fiblake local env --unset)"\n\n'
+    "Example: fiblake local env --sam > env.json"
+)
+def env(
+    context: typer.Context,
+    *,
+    unset: Annotated[bool, typer.Option("--unset", help="Take the variables out of a shell again.")] = False,
+    sam: Annotated[
+        bool, typer.Option("--sam", help="Each function's variables as JSON, for `sam local invoke --env-vars`.")
+    ] = False,
+) -> None:
     """Print the environment in which any AWS client, and fiblake itself, acts on the stack."""
     from local import supervisor
-    from local.deploy import STACK
+    from local.stack import environment_of
 
+    if unset and sam:
+        raise typer.BadParameter("it is for a shell, --sam is for a file: leave one out", param_hint="--unset")
+    if unset:
+        typer.echo(f"unset {' '.join(environment_of(None))}")
+        return
     stack = supervisor.current()
-    variables = {**stack.environment(), "S3_BUCKET": stack.bucket, "FIBLAKE_STACK": STACK}
-    for name, value in variables.items():
-        typer.echo(f"export {name}={value}")
+    if sam:
+        typer.echo(json.dumps(_variables_by_function(stack), indent=1))
+    elif wants_json(context):
+        typer.echo(as_json(environment_of(stack)))
+    else:
+        typer.echo("\n".join(f"export {name}={quote(value)}" for name, value in environment_of(stack).items()))
+
+
+def _variables_by_function(stack: "Stack") -> dict[str, dict[str, str]]:
+    """Return the variables that each function of the template has, and where AWS is, by the function's name in it."""
+    clients = stack.client("lambda")
+    names = {name.removesuffix("Name"): value for name, value in stack.outputs.items() if name.endswith(_FUNCTION_NAME)}
+    return {
+        function: {
+            **clients.get_function_configuration(FunctionName=name).get("Environment", {}).get("Variables", {}),
+            "AWS_ENDPOINT_URL": stack.endpoint_url,
+            "AWS_ENDPOINT_URL_BATCH": stack.batch_url,
+        }
+        for function, name in sorted(names.items())
+    }
+
+
+def _folder_of_bars(path: Path) -> Path:
+    """Return the folder's absolute path; raise ConfigurationError if nothing in it can be replayed."""
+    from local.market_data.replay import folder
+
+    if not path.is_dir():
+        raise typer.BadParameter(f"{path} is not a folder", param_hint="--bars")
+    bars, _ = folder(path)
+    if not bars.places:
+        raise typer.BadParameter(f"{path} holds no file of bars (.csv, .csv.gz, .parquet)", param_hint="--bars")
+    return path.absolute()
 
 
 def _start(arguments: list[str]) -> subprocess.Popen[bytes]:

@@ -1,13 +1,16 @@
 """Options that several commands share, and how their values are read."""
 
 import os
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Iterable
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from re import fullmatch
-from typing import Annotated, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
+
+if TYPE_CHECKING:
+    from shared.objects import ObjectStore
 
 Symbols = Annotated[
     str | None, typer.Option("--symbols", help="Only these, with commas between them.", metavar="AAPL,MSFT")
@@ -35,6 +38,35 @@ def symbol(name: str, option: str) -> str:
         return check_symbol(name)
     except ContractError as error:
         raise typer.BadParameter(str(error), param_hint=option) from error
+
+
+def check_in_lake(store: "ObjectStore", symbols: Iterable[str]) -> None:
+    """Raise NotFoundError, with the nearest that there are, if the lake has no folder of one of these symbols."""
+    from fiblake.lake import Bronze, check_known
+
+    bronze = Bronze()
+    check_known(symbols, bronze.symbols_in(store.folders(f"{bronze.prefix}/")))
+
+
+def past(day: datetime, option: str) -> date:
+    """Read a day that is not yet to come."""
+    if day.date() > datetime.now(UTC).date():
+        raise typer.BadParameter(f"{day:%Y-%m-%d} is yet to come", param_hint=option)
+    return day.date()
+
+
+def session(day: datetime, option: str) -> date:
+    """Read a session: a day on which the exchange was open, and that is not yet to come."""
+    from fiblake.calendar import nyse
+
+    calendar, wanted = nyse(), past(day, option)
+    if not calendar.faults(wanted):
+        return wanted
+    later = calendar.ordinal_on_or_after(wanted)
+    nearest = [calendar.session(ordinal) for ordinal in (later - 1, later) if ordinal >= 0]
+    raise typer.BadParameter(
+        f"{wanted:%A} {wanted} is no session: the nearest are {' and '.join(map(str, nearest))}", param_hint=option
+    )
 
 
 def checked(read: Callable[[], ValueT]) -> ValueT:

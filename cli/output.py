@@ -6,19 +6,26 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from cli.target import Choice
+from fiblake.wording import counted, instant
 
 if TYPE_CHECKING:
     import typer
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions
     from rich.progress import Progress, TaskID
     from rich.table import Table
     from rich.text import Text
 
 _CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """Control characters, and those that turn the direction of writing."""
+_UNBROKEN: Final = re.compile(r"[0-9 :.,+-]*Z?|-?[0-9.]+e[+-][0-9]+")
+"""Numbers, days and instants: they are never broken over lines."""
+_LEAST_WIDTH: Final = 12
+"""So many columns a text that is longer gets at the least."""
 Advance = Callable[[int], None]
 Show = Callable[[str, int, int], None]
 
@@ -48,7 +55,11 @@ def printable(text: str) -> str:
 
 def as_json(facts: object) -> str:
     """Return `facts` as JSON that every program reads: a number that is none (NaN, infinity) is null."""
-    return json.dumps(_finite(facts), default=str, allow_nan=False)
+    return json.dumps(_finite(facts), default=_as_text, allow_nan=False)
+
+
+def _as_text(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def _finite(value: object) -> object:
@@ -67,23 +78,113 @@ def wants_json(context: "typer.Context") -> bool:
     return choice is not None and choice.as_json
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A table that fits the width of its console: texts are folded, numbers, days and instants are never broken.
+
+    Where even that is too wide, each row is a block of lines, a line a column.
+    """
+
+    title: str
+    headers: Sequence[str]
+    cells: Sequence[Sequence[str]]
+    is_number: Sequence[bool]
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "Iterator[Table | Text]":
+        """Yield the table, or the blocks of lines."""
+        del console
+        # A border on the left of each column and one at the end, a blank on both sides of each cell.
+        widths = self._widths(options.max_width - 3 * len(self.headers) - 1)
+        if widths:
+            yield self._table(widths)
+        else:
+            yield from self._blocks()
+
+    def _widths(self, room: int) -> list[int] | None:
+        """Return the columns' widths, None if they need more than `room`."""
+        from rich.cells import cell_len
+
+        columns = [[row[place] for row in self.cells] for place in range(len(self.headers))]
+        natural = [
+            max(map(cell_len, [header, *(line for cell in cells for line in cell.splitlines())]))
+            for header, cells in zip(self.headers, columns, strict=True)
+        ]
+        least = [
+            min(most, max(_least_width(header), *map(_least_width, cells), 1)) if cells else most
+            for header, cells, most in zip(self.headers, columns, natural, strict=True)
+        ]
+        spare = room - sum(least)
+        if spare < 0:
+            return None
+        # Who needs little more gets it, the others share the rest.
+        by_need = sorted(range(len(least)), key=lambda place: natural[place] - least[place])
+        widths = list(least)
+        for done, place in enumerate(by_need):
+            more = min(natural[place] - least[place], spare // (len(by_need) - done))
+            widths[place] += more
+            spare -= more
+        return widths
+
+    def _table(self, widths: Sequence[int]) -> "Table":
+        from rich.table import Table
+        from rich.text import Text
+
+        drawn = Table(title=Text(self.title), title_justify="left")
+        for header, width, is_number in zip(self.headers, widths, self.is_number, strict=True):
+            drawn.add_column(Text(header), justify="right" if is_number else "left", overflow="fold", width=width)
+        for row in self.cells:
+            drawn.add_row(*map(Text, row))
+        return drawn
+
+    def _blocks(self) -> "Iterator[Text]":
+        from rich.text import Text
+
+        if self.title:
+            yield Text(self.title, style="italic")
+        longest = max(map(len, self.headers))
+        for row in self.cells:
+            lines = [f"  {name:<{longest}}  {cell}" for name, cell in zip(self.headers, row, strict=True)]
+            yield Text("\n".join(lines) + "\n")
+        if not self.cells:
+            yield Text("  no rows")
+
+
 def table(
     title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], headers: Sequence[str] | None = None
-) -> "Table":
+) -> Rows:
     """Return rows as a table; numbers stand right, what is missing is a dash.
 
     `headers` are the columns' titles (None: their names, with blanks for underscores).
     """
-    from rich.table import Table
-    from rich.text import Text
+    return Rows(
+        printable(title),
+        [printable(header) for header in headers or [name.replace("_", " ") for name in columns]],
+        [[printable(_cell(row.get(name))) for name in columns] for row in rows],
+        [any(isinstance(row.get(name), int | float) for row in rows) for name in columns],
+    )
 
-    drawn = Table(title=Text(printable(title)), title_justify="left")
-    for name, header in zip(columns, headers or [name.replace("_", " ") for name in columns], strict=True):
-        numbers = any(isinstance(row.get(name), int | float) for row in rows)
-        drawn.add_column(Text(printable(header)), justify="right" if numbers else "left", overflow="fold")
-    for row in rows:
-        drawn.add_row(*(_cell(row.get(name)) for name in columns))
-    return drawn
+
+def _least_width(text: str) -> int:
+    """Return how narrow a cell may become: a number not at all, a text down to its longest word or _LEAST_WIDTH."""
+    if _UNBROKEN.fullmatch(text):
+        return len(text)
+    return min(_LEAST_WIDTH, max(map(len, text.split()), default=1))
+
+
+def draw_in_window(console: "Console", draw: "Callable[[Console], None]") -> None:
+    """Let `draw` print, on a terminal into an empty window and no more than it holds."""
+    if not console.is_terminal:
+        draw(console)
+        return
+    with console.capture() as capture:
+        draw(console)
+    lines, room = capture.get().splitlines(), console.height - 1
+    if len(lines) > room:
+        cut = counted(len(lines) - room + 1, "line")
+        lines = [*lines[: room - 1], f"... and {cut} more: a taller window shows them"]
+    console.clear()
+    console.file.write("".join(f"{line}\n" for line in lines))
+    console.file.flush()
 
 
 @contextmanager
@@ -121,4 +222,6 @@ def confirmed(question: str) -> bool:
 def _cell(value: object) -> str:
     if value is None or value == "":
         return "-"
+    if isinstance(value, datetime):
+        return instant(value)
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

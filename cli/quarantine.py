@@ -7,6 +7,7 @@ import typer
 
 from cli import options
 from cli.output import answer, table
+from cli.target import settings_of, target
 
 if TYPE_CHECKING:
     from shared.objects import ObjectStore
@@ -18,11 +19,13 @@ app = typer.Typer(help="Bars that failed validation: look at them, let one in af
 @app.command(name="list", epilog="Example: fiblake quarantine list --symbol AAPL")
 def list_(context: typer.Context, symbol: Annotated[str, typer.Option(help="Only this symbol's.")] = "") -> None:
     """List the bars in quarantine with the reasons why they are there."""
-    from cli.target import target
     from fiblake.rules import NUMBER_COLUMNS
 
     symbol_wanted = options.symbol(symbol, "--symbol") if symbol else None
-    rows = facts_of(target(context).store, symbol_wanted)
+    store = target(context).store
+    rows = facts_of(store, symbol_wanted)
+    if symbol_wanted and not rows:
+        options.check_in_lake(store, [symbol_wanted])
     columns = ("symbol", "session", "row", *NUMBER_COLUMNS, "reason")
     answer(context, rows, lambda console: console.print(table("Bars in quarantine", rows, columns)))
 
@@ -39,14 +42,13 @@ def release(
     import asyncio
     import getpass
 
-    from cli.target import settings_of
     from services.fetcher.assembly import release_bar
     from services.fetcher.settings import ReleaseSettings
 
     options.symbol(symbol, "SYMBOL")
-    name = by or getpass.getuser()
+    day, name = options.session(session, "SESSION"), by or getpass.getuser()
     settings = settings_of(context, "OhlcvFetcherFunctionName", ReleaseSettings)
-    key = asyncio.run(release_bar(settings, symbol, session.date(), row, name))
+    key = asyncio.run(release_bar(settings, symbol, day, row, name))
     answer(context, {"key": key, "by": name}, lambda console: console.print(f"released by {name}: {key}"))
 
 

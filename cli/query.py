@@ -10,6 +10,7 @@ import typer
 from cli import options
 from cli.output import answer, as_json, progress, table, wants_json
 from cli.target import target
+from fiblake.wording import counted
 
 if TYPE_CHECKING:
     import duckdb
@@ -47,6 +48,8 @@ def query(
 
     chosen = options.named(symbols)
     files = [path for path in (options.writable(csv, "--csv"), options.writable(parquet, "--parquet")) if path]
+    if files and rows:
+        raise typer.BadParameter("it limits what is printed; --csv and --parquet write all rows", param_hint="--rows")
     try:
         names = tables.named_in(sql, local_files=local_files)
     except ContractError as error:
@@ -82,7 +85,7 @@ def _print_rows(
         dicts = [dict(zip(names, row, strict=True)) for part in _parts(rows, shown) for row in part]
         answer(context, dicts, lambda console: console.print(table("", dicts, names, headers)))
     if shown < total:
-        more = f"{shown:,} of {total:,} rows: --rows, --csv and --parquet give more\n"
+        more = f"{shown:,} of {counted(total, 'row')}: --rows, --csv and --parquet give more\n"
         (sys.stderr if wants_json(context) else sys.stdout).write(more)
 
 
@@ -102,10 +105,13 @@ def _without_zones(relation: "duckdb.DuckDBPyRelation") -> "duckdb.DuckDBPyRelat
     """Return the rows with instants as text in UTC: as values, DuckDB needs a further library for them."""
     if not any("TIME ZONE" in str(kind) for kind in relation.types):
         return relation
-    columns = enumerate(relation.types, start=1)
-    return relation.project(
-        ", ".join(f"CAST(#{n} AS VARCHAR)" if "TIME ZONE" in str(kind) else f"#{n}" for n, kind in columns)
-    )
+    return relation.project(", ".join(_column(n, str(kind)) for n, kind in enumerate(relation.types, start=1)))
+
+
+def _column(number: int, kind: str) -> str:
+    if kind == "TIMESTAMP WITH TIME ZONE":
+        return f"regexp_replace(CAST(#{number} AS VARCHAR), '[+]00$', 'Z')"  # the connection's zone is UTC
+    return f"CAST(#{number} AS VARCHAR)" if "TIME ZONE" in kind else f"#{number}"
 
 
 def _parts(rows: "duckdb.DuckDBPyRelation", most: int) -> Iterator[list[tuple[Any, ...]]]:

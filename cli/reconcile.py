@@ -10,6 +10,7 @@ from cli import options
 from cli.output import answer, progress, table
 from cli.status import watermark
 from cli.target import SYMBOLS_PER_CHILD, Target, target
+from fiblake.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,11 +36,10 @@ def reconcile(
     While the chain is at work, what lags may only be under way. Exit code 3: something lags and was not enqueued.
     """
     chosen = options.named(symbols)
-    if since and since.date() > datetime.now(UTC).date():
-        raise typer.BadParameter(f"{since:%Y-%m-%d} is yet to come: nothing would be compared", param_hint="--since")
+    start = options.past(since, "--since") if since else None
     stack = target(context)
     with progress("symbols compared") as advance:
-        report = auditor(stack).audit(chosen, since.date() if since else None, advance)
+        report = auditor(stack).audit(chosen, start, advance)
     sent = _fixed(stack, report) if fix and report.lags else None
     note = None if chosen else _behind_the_watermark(stack, report.newest_session)
     answer(context, {**report.facts(sent, EVERY), "note": note}, lambda c: _draw(c, report, sent, note))
@@ -93,9 +93,10 @@ def _draw(console: "Console", report: "Report", sent: "Sent | None", note: str |
     if len(report.lags) > LAGS_SHOWN:
         console.print(f"... and {len(report.lags) - LAGS_SHOWN} more: --json lists all")
     lagging = len({lag.symbol for lag in report.lags} - {""})
-    console.print(f"{report.symbols} symbols compared, {lagging} lag")
+    console.print(f"{counted(report.symbols, 'symbol')} compared, {lagging} {'lags' if lagging == 1 else 'lag'}")
     if sent:
-        console.print(f"enqueued: {sent.requests} consolidations, {sent.completions} resamplings")
+        completions = counted(sent.completions, "resampling")
+        console.print(f"enqueued: {counted(sent.requests, 'consolidation')}, {completions}")
     elif report.lags:
         console.print("nothing is enqueued: --fix does that")
     if note:

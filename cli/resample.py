@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from cli.output import answer, progress_by_name, table
+from fiblake.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,7 +69,8 @@ def _facts(summary: "Summary") -> dict[str, Any]:
 
 def _show(console: "Console", summary: "Summary") -> None:
     rows = [{"table": f"silver_{interval}d", "buckets": count} for interval, count in summary.rows.items()]
-    title = f"{len(summary.symbols):,} symbols up to {summary.last_session}, {summary.written:,} month files written"
+    symbols, files = counted(len(summary.symbols), "symbol"), counted(summary.written, "month file")
+    title = f"{symbols} up to {summary.last_session}, {files} written"
     console.print(table(title, rows, ("table", "buckets")))
     for symbol, reason in sorted(summary.failed.items()):
         console.print(f"{symbol} could not be read, and keeps its rows: {reason}")

@@ -8,6 +8,7 @@ import typer
 
 from cli.output import Advance, answer, confirmed, progress, wants_json
 from cli.target import Target, target
+from fiblake.wording import counted
 
 if TYPE_CHECKING:
     from services.vacuum.rows import Due, Retired
@@ -34,16 +35,17 @@ def rds(
     due_facts = {"before": old.before, "sessions": len(sessions), "rows": old.rows}
     if not wants_json(context):
         span = f", {sessions[0]} to {sessions[-1]}" if sessions else ""
-        typer.echo(f"{old.rows:,} rows of {len(sessions)} sessions{span} are older than {days} days")
+        of = f"{counted(old.rows, 'row')} of {counted(len(sessions), 'session')}{span}"
+        typer.echo(f"older than {counted(days, 'day')}: {of}")
     may_delete = bool(sessions) and not dry_run
     if not may_delete or not (yes or (not wants_json(context) and confirmed("archive and delete them?"))):
         answer(context, {"due": due_facts, "retired": None}, lambda console: console.print("nothing is deleted"))
         return
     with progress("rows archived", old.rows) as advance:
         result = asyncio.run(_retire(stack, old, batch, advance))
-    sentence = f"{result.rows:,} rows of {result.sessions} sessions are in the archive, and no longer in Postgres"
+    moved = f"{counted(result.rows, 'row')} of {counted(result.sessions, 'session')}"
     facts = {"due": due_facts, "retired": {"sessions": result.sessions, "rows": result.rows, "kept": result.kept}}
-    answer(context, facts, lambda console: console.print(sentence))
+    answer(context, facts, lambda console: console.print(f"in the archive, and no longer in Postgres: {moved}"))
     if result.kept:
         raise typer.Exit(3)
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from cli.output import answer, table, wants_json
+from cli.output import answer, draw_in_window, table
 from cli.target import Target, target
+from fiblake.wording import counted, instant, shortened
 
 if TYPE_CHECKING:
     from datetime import date
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SYMBOLS_SHOWN = 20
+WATCH_SECONDS: Final = 5
 NOT_LOOKED: Final[Mapping[str, Any]] = {"lagging": None, "refused": None}
 EXAMPLE = "Example: fiblake status --watch\n\nExample: fiblake status --json"
 
@@ -25,20 +27,27 @@ def status(
     context: typer.Context,
     *,
     watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
-    every: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks.")] = 5,
+    every: Annotated[
+        float | None, typer.Option(min=0.5, help="With --watch: seconds between two looks (5).", show_default=False)
+    ] = None,
     lag: Annotated[bool, typer.Option(help="Symbols that wait, and refused files (lists bronze).")] = True,
     jobs: Annotated[int, typer.Option(min=0, help="How many of the last jobs to show.")] = 5,
 ) -> None:
     """Show queues, dead letters, the last session fetched, consolidated and resampled, what lags, and the last jobs."""
+    if every is not None and not watch:
+        raise typer.BadParameter("it says how often --watch looks: say --watch as well", param_hint="--every")
     stack = target(context)
-    while True:
+    if not watch:
         state = look(stack, jobs=jobs, lag=lag)
-        if watch and not wants_json(context):
-            _clear()
-        answer(context, state, lambda console: _draw(console, stack, state))  # noqa: B023 (called at once)
-        if not watch:
-            return
-        time.sleep(every)
+        answer(context, state, lambda console: _draw(console, stack, state))
+        return
+    while True:
+        _show_in_window(context, stack, look(stack, jobs=jobs, lag=lag))
+        time.sleep(every or WATCH_SECONDS)
+
+
+def _show_in_window(context: typer.Context, stack: Target, state: Mapping[str, Any]) -> None:
+    answer(context, state, lambda console: draw_in_window(console, lambda window: _draw(window, stack, state)))
 
 
 def look(stack: Target, *, jobs: int, lag: bool) -> dict[str, Any]:
@@ -147,28 +156,22 @@ def _lagging(stack: Target) -> dict[str, Any]:
     }
 
 
-def _clear() -> None:
-    from rich.console import Console
-
-    Console().clear()
-
-
 def _draw(console: "Console", stack: Target, state: Mapping[str, Any]) -> None:
+    for what, fault in state["faults"].items():
+        console.print(f"not seen: {what}: {fault}")
     dead = state["dead_letters"] or {}
-    rows = [
-        {"queue": name, **counts, "dead_letters": dead.get(name)} for name, counts in (state["queues"] or {}).items()
-    ]
-    rows += [{"queue": name, "dead_letters": count} for name, count in dead.items() if name not in state["queues"]]
+    queues = state["queues"] or {}
+    rows = [{"queue": name, **counts, "dead_letters": dead.get(name)} for name, counts in queues.items()]
+    rows += [{"queue": name, "dead_letters": count} for name, count in dead.items() if name not in queues]
     columns = ["queue", "visible", "in_flight", "delayed", "oldest_seconds", "dead_letters"]
     console.print(table(f"Stack {stack.name}, bucket {stack.bucket}", rows, columns))
     console.print(table("How far it is", _progress(state), ["what", "last_session", "when", "symbols"]))
     if state["jobs"]:
-        console.print(table("Last jobs", state["jobs"], ["name", "status", "size", "created_at", "stopped_at"]))
+        jobs = [{**job, "name": shortened(job["name"])} for job in state["jobs"]]
+        console.print(table("Last jobs", jobs, ["name", "status", "size", "created_at", "stopped_at"]))
     if state["lagging"] is not None:
         console.print(_lag(state["lagging"]))
         _draw_refused(console, state["refused"])
-    for what, fault in state["faults"].items():
-        console.print(f"not seen: {what}: {fault}", markup=False)
 
 
 def _draw_refused(console: "Console", refused: list[dict[str, Any]]) -> None:
@@ -194,7 +197,7 @@ def _progress(state: Mapping[str, Any]) -> list[dict[str, Any]]:
     for name, checkpoint in (state["intervals"] or {}).items():
         fields = checkpoint or {}
         last, when = fields.get("last_processed_date"), fields.get("last_run_timestamp")
-        rows.append({"what": f"silver_{name}", "last_session": last, "when": when})
+        rows.append({"what": f"silver_{name}", "last_session": last, "when": instant(when) if when else None})
     return rows
 
 
@@ -202,4 +205,6 @@ def _lag(symbols: list[str]) -> str:
     if not symbols:
         return "no symbol waits to be consolidated"
     more = f" and {len(symbols) - SYMBOLS_SHOWN} more" if len(symbols) > SYMBOLS_SHOWN else ""
-    return f"{len(symbols)} symbols wait to be consolidated: {', '.join(symbols[:SYMBOLS_SHOWN])}{more}"
+    verb = "waits" if len(symbols) == 1 else "wait"
+    head = f"{counted(len(symbols), 'symbol')} {verb} to be consolidated"
+    return f"{head}: {', '.join(symbols[:SYMBOLS_SHOWN])}{more}"

@@ -9,6 +9,7 @@ import typer
 from cli import options, rows
 from cli.output import answer, confirmed, progress, wants_json
 from cli.target import target
+from fiblake.wording import counted
 
 if TYPE_CHECKING:
     from services.vacuum.bronze import Plan, Vacuum
@@ -66,7 +67,7 @@ def _carry_out(context: typer.Context, vacuum: "Vacuum", made: "Plan", *, dry_ru
         return
     if yes or confirmed("delete them?"):
         gone = totals(_delete(vacuum, made))
-        typer.echo(f"{gone['files']} files deleted ({gone['bytes']:,} bytes)")
+        typer.echo(f"{counted(gone['files'], 'file')} deleted ({counted(gone['bytes'], 'byte')})")
     else:
         typer.echo("nothing is deleted: say --yes to delete them")
 

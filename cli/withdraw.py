@@ -32,7 +32,9 @@ def withdraw(
     from services.consolidator import withdraw as service
 
     options.symbol(symbol, "SYMBOL")
-    stack, name, day = target(context), by or getpass.getuser(), session.date()
+    day, name = options.session(session, "SESSION"), by or getpass.getuser()
+    stack = target(context)
+    options.check_in_lake(stack.store, [symbol])
     withdrawal = service.withdraw(_worker(stack), symbol, day, name, reason)
     rows = asyncio.run(_delete_row(stack, symbol, day, withdrawal.until))
     facts = {

@@ -173,10 +173,14 @@ def check_known(asked: Iterable[str], known: Collection[str]) -> None:
     unknown = sorted(set(asked) - set(known))
     if not unknown:
         return
+    raise NotFoundError(f"the lake has no bars of {', '.join(unknown)}{nearest_hint(unknown, known)}")
+
+
+def nearest_hint(unknown: Iterable[str], known: Iterable[str]) -> str:
+    """Return " (did you mean AAPL?)" with the known symbols nearest to the unknown ones, empty if none is near."""
     capitals = {symbol.upper(): symbol for symbol in known}
     nearest = {capitals[match]: None for one in unknown for match in get_close_matches(one.upper(), capitals, 1)}
-    hint = f" (did you mean {', '.join(nearest)}?)" if nearest else ""
-    raise NotFoundError(f"the lake has no bars of {', '.join(unknown)}{hint}")
+    return f" (did you mean {', '.join(nearest)}?)" if nearest else ""
 
 
 def splits_key(symbol: str) -> str:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
-from tempfile import mkdtemp
 from types import FrameType
 from typing import Any, Final
 
@@ -26,7 +25,9 @@ from rich.table import Table
 from fiblake.bars import ReportedBar
 from fiblake.errors import FiblakeError, PermanentError
 from fiblake.lake import INTERVALS, MANIFEST_KEY
+from fiblake.wording import counted
 from local.emulator import REPOSITORY
+from local.folders import folder_of_run
 from local.market_data.control import Control
 from local.recompute import SampleSplit, differences, expected_silver
 from local.sample_bars import read_sample_bars
@@ -75,7 +76,7 @@ class Demo:
         done = self._refresh(last)
         self._wait()
         self.console.print(
-            f"  {done['new']} symbols are new, {done['splits_changed']} of them with splits; "
+            f"  {counted(done['new'], 'new symbol')}, {done['splits_changed']} of them with splits; "
             f"{done['histories_requested']} histories, each one range file, are in six tables"
         )
 
@@ -95,7 +96,7 @@ class Demo:
                     raise StuckError(f"{session} does not arrive in silver: {view}; logs are in {self.stack.folder}")
         self.latencies[session] = (datetime.now(UTC) - written).total_seconds()
         self.console.print(
-            f"  {session}: {done[0]['stored']} bars, in six tables after {self.latencies[session]:.1f} s"
+            f"  {session}: {counted(done[0]['stored'], 'bar')}, in six tables after {self.latencies[session]:.1f} s"
         )
 
     def list_new_symbol(self, session: date) -> None:
@@ -108,9 +109,8 @@ class Demo:
         manifest = self.watcher.table(MANIFEST_KEY)
         bars = {row["symbol"]: row["row_count"] for row in manifest.to_pylist()} if manifest else {}
         rows = sum(len(self._silver(NEW_SYMBOL, interval)) for interval in INTERVALS)
-        self.console.print(
-            f"  {NEW_SYMBOL} is new: its {bars[NEW_SYMBOL]:,} bars came as one range file, {rows:,} rows of silver"
-        )
+        came = f"its {counted(bars[NEW_SYMBOL], 'bar')} came as one range file"
+        self.console.print(f"  {NEW_SYMBOL} is new: {came}, {counted(rows, 'row')} of silver")
 
     def report_split(self, session: date) -> None:
         """Let the vendor report a split of long ago, and wait until the symbol's silver is adjusted for it."""
@@ -134,7 +134,7 @@ class Demo:
             tables[interval] = self._table(interval)
             wrong = differences(tables[interval], expected_silver(everything, interval, splits))
             if wrong:
-                raise DemoError(f"silver_{interval}d: {wrong} rows differ from the recomputation")
+                raise DemoError(f"silver_{interval}d: {counted(wrong, 'row')} unlike the recomputation")
         return tables
 
     def _refresh(self, session: date, **more: bool) -> dict[str, Any]:
@@ -195,16 +195,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     console = Console(width=None if sys.stdout.isatty() else 120)
-    (REPOSITORY / ".local").mkdir(exist_ok=True)
-    folder = Path(mkdtemp(prefix="demo-", dir=REPOSITORY / ".local"))
     started = time.monotonic()
-    try:
-        _run(folder, options.sessions, console, enforce_iam=options.enforce_iam)
-    except (FiblakeError, KeyboardInterrupt) as error:
-        reason = str(error) or "interrupted"
-        console.print(f"[red]the demo failed:[/red] {escape(reason)}\nWhat its parts wrote lies in {folder}")
-        return 1
-    shutil.rmtree(folder)
+    with folder_of_run(REPOSITORY / ".local", "demo-") as folder:
+        try:
+            _run(folder, options.sessions, console, enforce_iam=options.enforce_iam)
+        except (FiblakeError, KeyboardInterrupt) as error:
+            reason = str(error) or "interrupted"
+            where = f"What its parts wrote lies, until the next demo, in {folder}"
+            console.print(f"[red]the demo failed:[/red] {escape(reason)}\n{escape(where)}", soft_wrap=True)
+            return 1
+        shutil.rmtree(folder)
     seconds = time.monotonic() - started
     console.print(f"[green]every row equals the independent recomputation[/green] ({seconds:.0f} s in all)")
     return 0
@@ -221,7 +221,7 @@ def _run(folder: Path, sessions: int, console: Console, *, enforce_iam: bool) ->
         demo = Demo(stack, bars, console)
         console.print(f"- reading the vendor's tickers and splits, and loading histories up to {last[0]}")
         demo.begin(last[0])
-        console.print(f"- playing {len(last)} sessions, one by one")
+        console.print(f"- playing {counted(len(last), 'session')}, one by one")
         for number, session in enumerate(last):
             demo.play(session)
             if number == (len(last) - 1) // 2:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fiblake.decoding import DEFAULT_LIMIT_MB
 from fiblake.errors import ConfigurationError
 from fiblake.lake import BRONZE_PREFIX, INTERVALS
-from local.deploy import build, deploy
+from local.deploy import STACK, build, deploy
 from local.emulator import REPOSITORY, client, client_environment, emulator
 from local.postgres import postgres
 from local.processes import free_port, start_server
@@ -63,19 +63,27 @@ class Stack:
         return client(service, url)
 
 
+def environment_of(stack: Stack | None) -> dict[str, str]:
+    """Return the variables in which any AWS client, and fiblake itself, acts on a stack; None: their names only."""
+    if stack is None:
+        stack = Stack(Path(), "", "", "", "", {"BucketName": ""})
+    return {**stack.environment(), "S3_BUCKET": stack.bucket, "FIBLAKE_STACK": STACK}
+
+
 @contextmanager
 def running(
     folder: Path,
     *,
     first_session: date | None = None,
+    bars: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
     enforce_iam: bool = False,
 ) -> Iterator[Stack]:
     """Run a stack that keeps everything below `folder` while the block runs; what lay there before is removed.
 
-    `first_session` is where the very first fetch starts. `say` hears of each step. With `enforce_iam` the emulator
-    refuses a function what its role does not allow. Raises ChildError or DeployError, which quote what the failing
-    part wrote.
+    `first_session` is where the very first fetch starts; `bars` is a folder that the vendor's bars are read from. `say`
+    hears of each step. With `enforce_iam` the emulator refuses a function what its role does not allow. Raises
+    ChildError or DeployError, which quote what the failing part wrote.
     """
     folder = _emptied(folder.resolve())
     with ExitStack() as parts:
@@ -87,7 +95,8 @@ def running(
         database_secret = json.dumps(database)
         _migrate(DatabaseAddress.of_secret(database_secret), DatabaseAddress.of_secret(fetcher))
         say("starting the market-data replay, Batch and the AWS emulator")
-        market_data_url = parts.enter_context(_server(folder, "market_data_server", "--api-key", API_KEY))
+        replayed = ["--bars", str(bars)] if bars else []
+        market_data_url = parts.enter_context(_server(folder, "market_data_server", "--api-key", API_KEY, *replayed))
         # Each of the two calls the other. Batch comes later and goes first: its jobs work on what the emulator has.
         batch_port = free_port()
         batch_url = f"http://127.0.0.1:{batch_port}"

@@ -3,6 +3,7 @@
 Its data lie in `.local/stack` (or FIBLAKE_LOCAL_FOLDER); while it runs, a file beside that says where all listens.
 """
 
+import argparse
 import fcntl
 import json
 import os
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Final, TextIO
@@ -37,9 +39,10 @@ class NotRunningError(PermanentError):
 def main() -> int:
     """Keep a stack up until SIGTERM or Ctrl-C; return the exit code."""
     signal.signal(signal.SIGTERM, _interrupt)  # until it is up: a start that is cut off stops what it has started
-    first = date.fromisoformat(sys.argv[1]) if len(sys.argv) > 1 else None
+    arguments = _arguments()
+    say = partial(print, flush=True)  # into its log
     try:
-        with _alone(), running(FOLDER, first_session=first, say=lambda step: print(step, flush=True)) as stack:  # noqa: T201 (its log)
+        with _alone(), running(FOLDER, first_session=arguments.first_session, bars=arguments.bars, say=say) as stack:
             termination = Termination()
             _write_state(stack)
             while not termination.requested:
@@ -51,6 +54,13 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m local.supervisor", description="Keep a stack up until SIGTERM.")
+    parser.add_argument("--first-session", type=date.fromisoformat, help="where the very first fetch starts")
+    parser.add_argument("--bars", type=Path, help="folder of daily bars (default: the built-in sample)")
+    return parser.parse_args()
 
 
 def current() -> Stack:

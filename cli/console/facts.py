@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from cli import options
 from fiblake.errors import NotFoundError
 from fiblake.lake import INTERVALS, Bronze
 from fiblake.rules import NUMBER_COLUMNS
+from fiblake.wording import counted
 
 if TYPE_CHECKING:
     from cli.target import Target
@@ -38,7 +40,7 @@ def problems(state: Mapping[str, Any]) -> list[Problem]:
     """Return what is wrong with a stack, the worst first; `state` is what `cli.status.look` returns."""
     problems_seen = [
         Problem(
-            f"{_counted(count, 'dead letter')} in {name}", f"fiblake dlq show --queue {name}", f"/letters?queue={name}"
+            f"{counted(count, 'dead letter')} in {name}", f"fiblake dlq show --queue {name}", f"/letters?queue={name}"
         )
         for name, count in (state["dead_letters"] or {}).items()
         if count
@@ -46,28 +48,23 @@ def problems(state: Mapping[str, Any]) -> list[Problem]:
     for name, queue in (state["queues"] or {}).items():
         oldest = queue.get("oldest_seconds")
         if oldest and oldest > STUCK_SECONDS:
-            problems_seen.append(
-                Problem(f"the oldest message in {name} has waited {oldest // 60} minutes", "fiblake status")
-            )
+            waited = counted(oldest // 60, "minute")
+            problems_seen.append(Problem(f"the oldest message in {name} has waited {waited}", "fiblake status"))
     if state["lagging"]:
         named = ", ".join(state["lagging"][:SYMBOLS_NAMED])
         problems_seen.append(
             Problem(
-                f"{_counted(len(state['lagging']), 'symbol')} with files that are not merged: {named}",
+                f"{counted(len(state['lagging']), 'symbol')} with files that are not merged: {named}",
                 "fiblake reconcile --fix",
             )
         )
     if state.get("refused"):
         keys = ", ".join(file["key"] for file in state["refused"][:SYMBOLS_NAMED])
-        problems_seen.append(Problem(f"{_counted(len(state['refused']), 'refused file')}: {keys}", "fiblake reconcile"))
+        problems_seen.append(Problem(f"{counted(len(state['refused']), 'refused file')}: {keys}", "fiblake reconcile"))
     problems_seen += [
         Problem(f"{what} cannot be seen: {fault}", "fiblake status") for what, fault in state["faults"].items()
     ]
     return problems_seen
-
-
-def _counted(count: int, thing: str) -> str:
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 def bars_of(stack: "Target", symbol: str, interval: str, adjustment: str) -> dict[str, Any]:
@@ -83,7 +80,8 @@ def bars_of(stack: "Target", symbol: str, interval: str, adjustment: str) -> dic
 
     data_file = stack.store.find(Bronze().data_key(symbol))
     if data_file is None:
-        raise NotFoundError(f"the lake has no bars of {symbol}")
+        options.check_in_lake(stack.store, [symbol])
+        raise NotFoundError(f"{symbol} has files, and no bars that are consolidated yet")
     stored = Consolidated.decode(data_file.data, symbol, data_file.last_modified)
     if stored.bars.num_rows == 0:
         raise NotFoundError(f"data.parquet of {symbol} holds no bars")
@@ -219,7 +217,8 @@ def letter_groups(letters: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {
             "queue": queue, "error": error, "reason": reason, "count": len(group),
             "symbols": sorted({symbol for letter in group for symbol in letter["symbols"]}),
-            "oldest": min(str(letter["died_at"]) for letter in group), "body": group[0]["body"],
+            "oldest": min((letter["died_at"] for letter in group if letter["died_at"]), default=None),
+            "body": group[0]["body"],
         }
         for (queue, error, reason), group in ordered
     ]  # fmt: skip

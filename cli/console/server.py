@@ -5,7 +5,6 @@ another origin, is refused. Pages load nothing from elsewhere and run no inline 
 """
 
 import hmac
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -23,8 +22,10 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from cli.console import actions, facts
+from cli.output import as_json
 from fiblake.errors import FiblakeError, NotFoundError, PermanentError
 from fiblake.lake import check_symbol
+from fiblake.wording import counted, instant, shortened
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -67,6 +68,7 @@ def application(console: Console) -> Starlette:
         loader=jinja2.PackageLoader("cli.console"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     pages.filters["number"] = lambda value: "-" if value is None else f"{value:,}"
+    pages.filters |= {"counted": counted, "instant": instant, "shortened": shortened}
     render = partial(_rendered, pages, console)
     routes = [
         Route("/", _page(render, "flow.html", lambda _request: {})),
@@ -164,7 +166,7 @@ def partial_json(values: "Callable[[Request], Mapping[str, Any]]") -> Handler:
 
     async def handle(request: "Request") -> Response:
         try:
-            return JSONResponse(json.loads(json.dumps(await run_in_threadpool(values, request), default=str)))
+            return Response(as_json(await run_in_threadpool(values, request)), media_type="application/json")
         except FiblakeError as error:
             status = 404 if isinstance(error, NotFoundError) else 400 if isinstance(error, PermanentError) else 502
             return JSONResponse({"error": str(error)}, status)

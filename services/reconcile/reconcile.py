@@ -30,6 +30,7 @@ from fiblake.lake import (
 )
 from fiblake.reference import read_identities, read_splits, reference_of
 from fiblake.source_log import is_merged
+from fiblake.wording import counted
 from services.reconcile.lag import Cause, Lag, completions, requests
 from services.reconcile.silver import Grid, first_difference
 from shared.batching import chunks
@@ -188,14 +189,14 @@ class Reconciler:
         mergeable, lags = self._inspect_files(symbol, unmerged, are_first=stored is None)
         if stored is None:
             if mergeable:
-                lags.append(Lag(symbol, Cause.NEVER_CONSOLIDATED, f"{len(listing)} files"))
+                lags.append(Lag(symbol, Cause.NEVER_CONSOLIDATED, counted(len(listing), "file")))
             if entry and not listing:
                 lags.append(Lag(symbol, Cause.UNREADABLE, "the manifest has it, and bronze has nothing of it"))
             return _Comparison(symbol, None, lags)
         if mergeable:
             lags.append(self._unmerged_lag(symbol, mergeable))
         if stored.adopted:
-            lags.append(Lag(symbol, Cause.ADOPTED, f"{stored.bars.num_rows} bars"))
+            lags.append(Lag(symbol, Cause.ADOPTED, counted(stored.bars.num_rows, "bar")))
         lags += self._reference_lag(symbol, stored)
         lags += _manifest_lag(symbol, stored, entry) if manifest is not None else []
         return _Comparison(symbol, stored if stored.bars.num_rows else None, lags)
@@ -367,8 +368,8 @@ def _no_bars_error(bars: SourceBars) -> ContractError:
     if not bars.broken:
         return ContractError("it holds no bars: put it again with some, or delete it")
     return ContractError(
-        f"none of its {len(bars.broken)} bars can be merged ({bars.broken[0].reason}): release those that "
-        "`fiblake quarantine list` shows, or put the file again"
+        f"it holds {counted(len(bars.broken), 'bar')}, none of which can be merged ({bars.broken[0].reason}): release "
+        "those that `fiblake quarantine list` shows, or put the file again"
     )
 
 
@@ -384,8 +385,9 @@ def _manifest_lag(symbol: str, stored: Consolidated, entry: Mapping[str, Any] | 
     says = entry and (entry["last_consolidated_date"], entry["row_count"], entry["last_updated"])
     if says == is_:
         return []
-    detail = f"it says {says[0]} and {says[1]} bars" if says else "it has no row of it"
-    return [Lag(symbol, Cause.MANIFEST, f"{detail}; data.parquet has {is_[0]} and {is_[1]} bars", stored.last_session)]
+    detail = f"it says {says[0]} and {counted(says[1], 'bar')}" if says else "it has no row of it"
+    truth = f"data.parquet has {is_[0]} and {counted(is_[1], 'bar')}"
+    return [Lag(symbol, Cause.MANIFEST, f"{detail}; {truth}", stored.last_session)]
 
 
 def _by_symbol(rows: pa.Table) -> dict[str, pa.Table]:

@@ -13,6 +13,7 @@ from pydantic_settings import CliApp
 
 from fiblake.errors import ConfigurationError, FiblakeError, NotFoundError
 from fiblake.lake import Bronze
+from fiblake.wording import counted
 from services.vacuum.bronze import Plan, Vacuum, check_retention, execute, plan
 from services.vacuum.report import sentences, totals
 from services.vacuum.settings import VacuumSettings
@@ -46,7 +47,7 @@ def _carry_out(vacuum: Vacuum, made: Plan, *, yes: bool) -> None:
         say("nothing is deleted: say --yes to delete them\n")
         return
     deleted = totals(execute(vacuum, made, f"vacuum-{uuid.uuid4().hex}"))
-    say(f"{deleted['files']} files deleted ({deleted['bytes']:,} bytes)\n")
+    say(f"{counted(deleted['files'], 'file')} deleted ({counted(deleted['bytes'], 'byte')})\n")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from fiblake.lake import Bronze
+from fiblake.wording import counted
 from services.vacuum.bronze import Plan
 from shared.cleanup import Counts
 
@@ -29,15 +30,18 @@ def totals(counts: Counts) -> dict[str, int]:
 def sentences(bronze: Bronze, planned: Plan) -> list[str]:
     """Say what would be deleted, line by line."""
     counts = planned.counts(bronze)
-    lines = [f"  {symbol}: {count['files']} files, {count['bytes']:,} bytes" for symbol, count in counts.items()]
+    lines = [
+        f"  {symbol}: {counted(count['files'], 'file')}, {counted(count['bytes'], 'byte')}"
+        for symbol, count in counts.items()
+    ]
     if len(lines) > SYMBOLS_SHOWN:
-        lines = [*lines[:SYMBOLS_SHOWN], f"  ... and {len(lines) - SYMBOLS_SHOWN} more symbols"]
+        lines = [*lines[:SYMBOLS_SHOWN], f"  ... and {counted(len(lines) - SYMBOLS_SHOWN, 'more symbol')}"]
     head = (
-        f"{len(planned.due)} merged files of {len(counts)} symbols ({planned.size:,} bytes) are older than "
-        f"{planned.retention_days} days; {planned.symbols} symbols were looked at"
+        f"older than {counted(planned.retention_days, 'day')}: {counted(len(planned.due), 'merged file')} of "
+        f"{len(counts):,} of {counted(planned.symbols, 'symbol')} ({counted(planned.size, 'byte')})"
     )
     others = []
     if planned.unconsolidated:
-        others = [f"  {len(planned.unconsolidated)} symbols have no data.parquet: not touched"]
+        others = [f"  without data.parquet, not touched: {counted(len(planned.unconsolidated), 'symbol')}"]
     faults = [f"  {symbol} cannot be looked at: {error}" for symbol, error in planned.faults.items()]
     return [head, *lines, *others, *faults]

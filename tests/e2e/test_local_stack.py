@@ -47,9 +47,14 @@ def exported(environment: dict[str, str]) -> dict[str, str]:
     return dict(line.removeprefix("export ").split("=", 1) for line in lines)
 
 
-def test_a_stack_that_is_up_resamples_whatever_any_s3_client_puts_until_it_is_down(environment: dict[str, str]) -> None:
+def test_a_stack_that_is_up_resamples_whatever_any_s3_client_puts_until_it_is_down(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     Path(environment["FIBLAKE_LOCAL_FOLDER"] + ".json").write_text("what a stack that was killed leaves behind")
-    up = fiblake(environment, "up")
+    own = tmp_path / "bars"
+    own.mkdir()
+    (own / "OWN.csv").write_text("session,open,high,low,close,volume\n2012-07-02,1,2,1,2,100\n2012-07-03,2,3,2,3,100\n")
+    up = fiblake(environment, "up", "--bars", str(own))
     assert up.returncode == 0, up.stderr
     variables = exported(environment)
     s3 = boto3.Session(
@@ -68,6 +73,14 @@ def test_a_stack_that_is_up_resamples_whatever_any_s3_client_puts_until_it_is_do
     assert status()["intervals"].keys() == {f"{n}d" for n in INTERVALS}
     assert {c["last_processed_date"] for c in status()["intervals"].values()} == {"2012-07-03"}
     assert "silver_34d" in seen(environment).stdout
+    by_function = json.loads(fiblake(environment, "env", "--sam").stdout)
+    assert by_function["RouterFunction"]["S3_BUCKET"] == variables["S3_BUCKET"]
+    assert {one["AWS_ENDPOINT_URL"] for one in by_function.values()} == {variables["AWS_ENDPOINT_URL"]}
+    assert json.loads(fiblake(environment, "env", "--json").stdout) == variables
+    assert fiblake(environment, "env", "--unset").stdout.split() == ["unset", *variables]
+    metadata = [FIBLAKE[0], "metadata", "--local", "--json"]
+    reported = subprocess.run(metadata, env=environment, capture_output=True, text=True, check=True).stdout
+    assert json.loads(reported)["new"] == 1, "the vendor has the folder's one symbol"
     twice = fiblake(environment, "up")
     assert (twice.returncode, "is up already" in twice.stderr) == (1, True)
     assert fiblake(environment, "down").returncode == 0
@@ -110,7 +123,7 @@ def test_a_demo_that_is_interrupted_stops_everything_and_says_where_to_look() ->
 
     assert demo.returncode == 1
     assert "the demo failed: interrupted" in rest
-    folder = Path(rest.rsplit("lies in", 1)[1].replace("\n", "").strip())
+    folder = Path(rest.rsplit("until the next demo, in", 1)[1].replace("\n", "").strip())
     assert folder.is_dir()
     assert processes_that_name(folder) == []
     shutil.rmtree(folder)

@@ -120,7 +120,7 @@ def test_a_dead_letter_is_listed_shown_replayed_and_discarded(chain: Chain, fibl
     assert any("LETTER has no data.parquet" in reason for reason in row["reasons"])
 
     replayed = fiblake("dlq", "replay", "--queue", "resample-8d", "--symbols", "LETTER")
-    assert "1 letters replayed" in replayed.stdout
+    assert "1 letter replayed" in replayed.stdout
     wait_until(lambda: [one["replays"] for one in letters()] == [1], "it died again, and its replay was counted")
 
     file = tmp_path / "dropped.jsonl"

@@ -1,12 +1,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from typing import NoReturn
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from cli.app import app, exit_code
-from fiblake.errors import FiblakeError
+from fiblake.errors import FiblakeError, NotFoundError, UpstreamError
 from tests.fakes import FakeJobs, FakeQueue, FakeTopic, MemoryObjectStore
 
 
@@ -32,6 +33,8 @@ class FakeTarget:
         return {name: queue.url for name, queue in self.lone_dead_letters.items()}
 
     def output(self, name: str) -> str:
+        if name not in self.outputs:
+            raise NotFoundError(f"stack {self.name} has no output {name}")
         return self.outputs[name]
 
     def queue_ages(self) -> dict[str, int]:
@@ -40,6 +43,9 @@ class FakeTarget:
     def queue(self, url: str) -> FakeQueue:
         (found,) = [one for one in (*self.queues.values(), *self.lone_dead_letters.values()) if one.url == url]
         return found
+
+    def database(self) -> NoReturn:
+        raise UpstreamError("the database cannot be reached")
 
     def start_workers(self, requests: int) -> None:
         self.workers.ensure("run", requests)

@@ -25,7 +25,7 @@ def _lake(stack: FakeTarget) -> None:
 def test_without_consent_it_only_says_what_it_would_do(run: Run, stack: FakeTarget) -> None:
     said = run("adopt").stdout
     assert KEY in said
-    assert "1 symbols have a data.parquet that is to be adopted" in said
+    assert "with a data.parquet that is to be adopted: 1 symbol\n" in said
     assert "nothing is changed" in said
     assert json.loads(run("adopt", "--json").stdout)["moved"] == 0
     assert stack.store.done("write", "delete") == []

@@ -1,11 +1,14 @@
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import typer
+from typer._click.exceptions import MissingParameter
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
@@ -55,7 +58,7 @@ def test_every_command_has_help_with_an_example_that_is_right(path: str) -> None
     found = [line for line in examples(command) if line.startswith("fiblake")]
     assert found or "fiblake" in (command.epilog or "")
     for line in found:
-        before_the_pipe = line.partition(" | ")[0]
+        before_the_pipe = re.split(r" [|>] ", line)[0]
         assert parsed(shlex.split(before_the_pipe)[1:]) == path
 
 
@@ -134,3 +137,30 @@ def test_an_error_is_a_sentence_and_an_exit_code(
         main()
     assert raised.value.code == code == exit_code(error)
     assert capsys.readouterr().err == f"fiblake: {error}\n"
+
+
+def typed_in(page: str) -> list[str]:
+    """Return the command lines of `fiblake` that a page shows, in the text or in a block."""
+    shown = re.findall(r"`((?:\.venv/bin/)?fiblake [^`\n]+)`", page)
+    blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE))
+    shown += re.findall(r"^(?:\.venv/bin/)?fiblake .+$", blocks.replace("\\\n", " "), flags=re.MULTILINE)
+    return [re.split(r"\s#\s| [|>] ", line)[0].removeprefix(".venv/bin/") for line in shown]
+
+
+PLACEHOLDERS = {"DAY": "2025-11-19", "SYMBOL": "AAPL"}
+PAGES = [REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")]
+SHOWN = sorted({
+    line for page in PAGES for line in typed_in(page.read_text(encoding="utf-8"))
+    if not {"COMMAND", "--help", "--install-completion"} & set(line.split())
+})  # fmt: skip
+
+
+@pytest.mark.parametrize("line", SHOWN)
+def test_a_command_line_that_a_page_shows_is_right(line: str) -> None:
+    words = [word for word in shlex.split(line)[1:] if word not in {"...", "…"}]
+    with suppress(MissingParameter):  # a page may name the command, and not all that it takes
+        parsed([PLACEHOLDERS.get(word, word.partition("|")[0]) for word in words])
+
+
+def test_pages_show_many_command_lines() -> None:
+    assert len(SHOWN) > 60

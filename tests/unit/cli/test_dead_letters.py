@@ -64,7 +64,7 @@ def test_a_letter_is_shown_with_its_reason_and_receive_count(run: Run, stack: Fa
     assert "NotFoundError: AAPL has no bars" in result.stdout
     assert "after 6 receives" in result.stdout
     assert request("AAPL") in result.stdout
-    assert "1 letters" in result.stdout
+    assert "1 letter\n" in result.stdout
     (shown,) = json.loads(run("dlq", "show", "--reason", "not a Consol", "--json").stdout)
     assert (shown["body"], shown["receive_count"]) == ("poison", 6)
     assert source(stack).dead_letters.depth().visible == 3

@@ -1,11 +1,14 @@
 """Whatever is typed: a sentence, an exit code, and no traceback."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -15,6 +18,7 @@ from shared.telemetry import logger
 from tests.fakes import LAKE, REPOSITORY, bar, consolidated
 from tests.unit.cli.conftest import FakeTarget, Run
 from tests.unit.cli.test_app import COMMANDS
+from tests.unit.shared.test_dead_letters import Source
 
 NEEDED = {
     "query": ["SELECT 1"],
@@ -37,6 +41,18 @@ WRONG = [
 ]
 
 
+EMPTY = {
+    "adopt": 0, "chart": 2, "consolidate": 0, "costs": 0, "dlq discard": 0, "dlq list": 0, "dlq replay": 0,
+    "dlq show": 0, "events send": 0, "fetch": 2, "load flatfiles": 2, "metadata": 2, "migrate": 2, "quarantine list": 0,
+    "quarantine release": 2, "query": 0, "reconcile": 0, "resample": 2, "status": 0, "vacuum": 0, "vacuum rds": 1,
+    "withdraw": 2,
+}  # fmt: skip
+"""How each command ends on an empty lake, of a stack without Postgres whose functions have no settings."""
+SERVED = {"console", "local up"}
+"""Commands that run until Ctrl-C, or start a stack: tests/integration and tests/e2e have them."""
+COLOUR = re.compile(r"\x1b\[(?:[0-9]+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;[0-9]+)*m")
+
+
 def needed(path: str) -> list[str]:
     """Return what a command asks for at the least."""
     if path in NEEDED:
@@ -44,6 +60,7 @@ def needed(path: str) -> list[str]:
     words: list[str] = []
     for parameter in (one for one in COMMANDS[path].params if one.required):
         sample = "2025-11-19" if parameter.name in DAYS else "AAPL"
+        sample = "100" if path == "costs" else sample
         words += [sample] if parameter.param_type_name == "argument" else [parameter.opts[0], sample]
     return words
 
@@ -54,6 +71,36 @@ def ended(monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str]) -> int:
     with pytest.raises(SystemExit) as raised:
         main()
     return int(raised.value.code or 0)
+
+
+@pytest.fixture
+def empty(stack: FakeTarget, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTarget:
+    """Turn every command to a stack that has never been used."""
+    stack.outputs = {
+        "ResamplingRetentionYears": "0", "SplitAdjusted": "true", "OhlcvFetcherFunctionName": "test-ohlcv-fetcher",
+        "MetadataFetcherFunctionName": "test-metadata-fetcher", "ResamplerFunctionName": "test-resampler",
+    }  # fmt: skip
+    stack.queues = {name: Source(f"test-{name}") for name in ("bronze-arrivals", "consolidation", "resample-3d")}
+    monkeypatch.setattr(stack.workers, "recent", lambda _most: [], raising=False)
+    for module in [module for name, module in sys.modules.items() if name.startswith("cli.")]:
+        if hasattr(module, "target"):
+            monkeypatch.setattr(module, "target", lambda _context: stack)
+    monkeypatch.setattr("shared.stacks.variables_of", lambda _function: {})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "80")
+    return stack
+
+
+def typed(path: str) -> list[str]:
+    """Return a command line that a person may type on an empty lake."""
+    if path == "events send":
+        return ["events", "send", str(REPOSITORY / "events/poison.json"), "--queue", "consolidation"]
+    return path.split() if path == "migrate" else [*path.split(), *needed(path)]
+
+
+def unwrapped(text: str) -> str:
+    """Return a text without the frame and the line ends of a terminal."""
+    return " ".join(text.replace("│", " ").split())
 
 
 @pytest.fixture(autouse=True)
@@ -90,11 +137,59 @@ def test_an_account_that_cannot_be_is_exit_code_2_in_every_command(
         ["reconcile", "--symbols", ","],
         ["reconcile", "--since", "2099-01-01"],
         ["dlq", "show", "--older-than", "[red]x[/red]"],
-        ["status", "--every", "0"],
+        ["status", "--every", "0", "--watch"],
     ],
 )
 def test_what_cannot_be_asked_for_is_exit_code_2(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert ended(monkeypatch, arguments) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["status", "--local", "--stack", "prod"], "--stack: it names another stack than --local does"),
+        (["query", "SHOW TABLES", "--profile", "p", "--local"], "--profile: it names another stack than --local does"),
+        (["migrate", "--local", "--secret", "arn"], "--secret: it names another database than --local does"),
+        (["status", "--every", "2"], "say --watch as well"),
+        (["fetch", "--again"], "--again: it is for all sessions of --from and --to"),
+        (["fetch", "--again", "--symbols", "AAPL", "--from", "2025-11-19"], "--again: it is for all sessions"),
+        (["query", "FROM bronze", "--csv", "x.csv", "--rows", "3"], "--rows: it limits what is printed"),
+        (["consolidate", "--all", "--symbols", "AAPL"], "name --symbols, or say --all"),
+        (["dlq", "list", "--older-than", "2h"], "No such option"),
+        (["dlq", "show", "--older-than", "2h", "--newer-than", "90m"], "more than 2h ago and less than 90m ago"),
+        (["local", "env", "--unset", "--sam"], "--sam is for a file"),
+    ],
+)
+def test_options_that_contradict_each_other_are_named(
+    arguments: list[str], text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert ended(monkeypatch, arguments) == 2
+    assert text in unwrapped(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (
+            ["fetch", "--date", "2025-11-22"],
+            "--date: Saturday 2025-11-22 is no session: the nearest are 2025-11-21 and 2025-11-24",
+        ),
+        (["fetch", "--date", "2098-11-19"], "--date: 2098-11-19 is yet to come"),
+        (["fetch", "--from", "2098-11-19"], "--from: 2098-11-19 is yet to come"),
+        (["load", "flatfiles", "--from", "2098-11-19"], "--from: 2098-11-19 is yet to come"),
+        (["withdraw", "AAPL", "2025-11-27"], "SESSION: Thursday 2025-11-27 is no session"),
+        (["withdraw", "AAPL", "1961-12-29"], "SESSION: Friday 1961-12-29 is no session: the nearest are 1962-01-02"),
+        (["quarantine", "release", "AAPL", "2098-11-19"], "SESSION: 2098-11-19 is yet to come"),
+        (["reconcile", "--since", "2098-11-19"], "--since: 2098-11-19 is yet to come"),
+        (["local", "up", "--first-session", "2013-03-02"], "--first-session: Saturday 2013-03-02 is no session"),
+    ],
+)
+def test_a_day_that_is_no_session_or_yet_to_come_is_named(
+    arguments: list[str], text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(monkeypatch, arguments) == 2
+    assert text in unwrapped(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +201,8 @@ def test_what_cannot_be_asked_for_is_exit_code_2(arguments: list[str], monkeypat
         ["query", "FROM bronze", "--symbols", "APPL"],
         ["chart", "APPL", "1d", "-o", "x.png"],
         ["chart", "APPL", "3d", "-o", "x.png"],
+        ["withdraw", "APPL", "2025-11-19"],
+        ["quarantine", "list", "--symbol", "APPL"],
     ],
 )
 def test_a_symbol_that_the_lake_does_not_know_is_exit_code_2_with_the_nearest(
@@ -117,7 +214,7 @@ def test_a_symbol_that_the_lake_does_not_know_is_exit_code_2_with_the_nearest(
     stack.store.lay(LAKE.data_key("AAPL"), consolidated(bar("2025-11-19")))
     result = run(*arguments)
     assert result.exit_code == 2
-    assert "the lake has no bars of APPL (did you mean AAPL?)" in " ".join(result.stderr.replace("│", " ").split())
+    assert "the lake has no bars of APPL (did you mean AAPL?)" in unwrapped(result.stderr)
 
 
 def test_the_version_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,3 +248,139 @@ def test_what_goes_well_is_in_the_answer_and_not_in_the_log(
     out, err = capsys.readouterr()
     assert out == ""
     assert [json.loads(line)["message"] for line in err.splitlines()] == ["it did not"]
+
+
+# ------------------------------------------------------------------------------ every command, in every circumstance
+
+
+def test_the_table_has_every_command() -> None:
+    assert EMPTY.keys() | SERVED | {"local down", "local env"} == COMMANDS.keys()
+
+
+@pytest.mark.parametrize("path", sorted(EMPTY))
+def test_on_an_empty_lake(
+    path: str, empty: FakeTarget, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Without a terminal, as in a script: 80 columns, no control character, nobody asked."""
+    del empty
+    monkeypatch.chdir(tmp_path)
+    assert ended(monkeypatch, typed(path)) == EMPTY[path]
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    assert "\x1b" not in out + err
+    if path != "costs":  # it prints Markdown
+        assert max(map(len, out.splitlines()), default=0) <= 80
+    assert (err == "") == (EMPTY[path] == 0), err
+
+
+@pytest.mark.parametrize("path", sorted(path for path, code in EMPTY.items() if code == 0))
+def test_on_an_empty_lake_for_a_program(
+    path: str, empty: FakeTarget, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    del empty
+    monkeypatch.chdir(tmp_path)
+    assert ended(monkeypatch, [*typed(path), "--json"]) == 0
+    json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("path", sorted(COMMANDS.keys() - {"costs", "local up"}))
+def test_without_a_stack(
+    path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("local.supervisor.LOCK", tmp_path / "stack.lock")
+    local = [] if path.startswith("local") else ["--local"]
+    assert ended(monkeypatch, [*typed(path), *local]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "no local stack is up" in err
+
+
+@pytest.mark.parametrize("path", sorted(COMMANDS.keys() - NO_ACCOUNT))
+def test_without_credentials(path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    assert ended(monkeypatch, typed(path)) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "no AWS credentials are found: set AWS_* variables or name a --profile" in err
+
+
+@pytest.mark.parametrize("path", sorted(COMMANDS))
+def test_with_an_option_that_it_does_not_have(
+    path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(monkeypatch, [*typed(path), "--frobnicate"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "No such option: --frobnicate" in unwrapped(err)
+
+
+@pytest.mark.parametrize("path", sorted(COMMANDS))
+def test_help_fits_80_columns(path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert ended(monkeypatch, [*path.split(), "--help"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("path", "option"),
+    [("chart", "--output"), ("query", "--csv"), ("query", "--parquet"), ("dlq discard", "--to")],
+)
+@pytest.mark.parametrize(("place", "fault"), [("no/such/x.png", "there is no folder"), (".", "it is a folder")])
+def test_an_output_that_cannot_be_written(  # noqa: PLR0917
+    path: str, option: str, place: str, fault: str, empty: FakeTarget, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], tmp_path: Path,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    words = [word for word in typed(path) if word not in {"-o", "x.png"}]
+    assert ended(monkeypatch, [*words, option, place]) == 2
+    assert fault in unwrapped(capsys.readouterr().err)
+    assert empty.store.done("list") == []
+
+
+def test_a_home_that_cannot_be_written(
+    empty: FakeTarget, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    empty.store.lay(LAKE.data_key("AAPL"), consolidated(bar("2025-11-19")))
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert ended(monkeypatch, ["query", "FROM bronze"]) == 2
+    assert "set XDG_CACHE_HOME" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["status", "--help"], ["costs", "--symbols", "100"]])
+def test_an_answer_that_cannot_be_written(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "cli", *arguments]
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=REPOSITORY)
+    assert (ran.returncode, ran.stderr) == (1, "fiblake: No space left on device\n")
+
+
+@pytest.mark.parametrize("path", sorted(EMPTY))
+def test_with_no_color_a_terminal_gets_none(
+    path: str, empty: FakeTarget, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    empty.store.lay(LAKE.date_key("LAGS", date(2025, 11, 19)), b"x")
+    ended(monkeypatch, typed(path))
+    out, err = capsys.readouterr()
+    assert COLOUR.search(out + err) is None
+
+
+@pytest.mark.parametrize("path", sorted(COMMANDS.keys() - NO_ACCOUNT))
+def test_ctrl_c_ends_it_without_a_traceback(
+    path: str, empty: FakeTarget, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del empty
+
+    def interrupted(_context: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    for module in [module for name, module in sys.modules.items() if name.startswith("cli.")]:
+        if hasattr(module, "target"):
+            monkeypatch.setattr(module, "target", interrupted)
+    assert ended(monkeypatch, typed(path)) == 130
+    assert capsys.readouterr() == ("", "")

@@ -31,7 +31,7 @@ def test_full_writes_all_tables_and_says_what_it_did(lake: MemoryObjectStore) ->
     result = CliRunner().invoke(app, ["resample", "--full"])
     assert result.exit_code == 0
     assert silver(lake, 5) == whole_silver({"AAPL": DAYS}, 5)
-    assert "1 symbols up to" in result.stdout
+    assert "1 symbol up to" in result.stdout
     assert "silver_34d" in result.stdout
 
 

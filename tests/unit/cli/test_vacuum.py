@@ -20,14 +20,14 @@ def _lake(stack: FakeTarget) -> None:
 def test_without_consent_nothing_is_deleted(run: Run, stack: FakeTarget) -> None:
     result = run("vacuum")
     assert result.exit_code == 0
-    assert "2 merged files of 2 symbols" in result.stdout
+    assert "2 merged files of 2 of " in result.stdout
     assert "say --yes" in result.stdout
     assert stack.store.done("delete") == []
 
 
 def test_with_yes_it_deletes_and_says_how_much(run: Run, stack: FakeTarget) -> None:
     result = run("vacuum", "--yes", "--symbols", "AAPL")
-    assert "1 files deleted" in result.stdout
+    assert "1 file deleted" in result.stdout
     assert stack.store.done("delete") == [LAKE.date_key("AAPL", OLD)]
 
 

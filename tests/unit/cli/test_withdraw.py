@@ -101,7 +101,7 @@ def test_a_database_that_fails_is_said_and_the_command_is_run_again(
     ("arguments", "text"),
     [
         (("AAPL", "2025-11-20"), "AAPL has no bar of 2025-11-20"),
-        (("GHOST", "2025-11-19"), "GHOST has no data.parquet"),
+        (("GHOST", "2025-11-19"), "the lake has no bars of GHOST"),
         (("../x", "2025-11-19"), "is not a symbol"),
         (("AAPL", "soon"), "does not match the format"),
     ],

@@ -204,7 +204,7 @@ def test_a_good_file_is_asked_for_once_however_many_bad_ones_lie_beside_it() -> 
     [
         (
             parquet({**bar("2025-09-29", 7, symbol="AAPL"), "high": 1.0}),
-            "none of its 1 bars can be merged (row 1: high",
+            "it holds 1 bar, none of which can be merged (row 1: high",
         ),
         (parquet(), "it holds no bars"),
     ],

@@ -31,8 +31,8 @@ def test_without_yes_it_shows_what_would_go_and_deletes_nothing(
 ) -> None:
     assert entry.main([]) == 0
     said = capsys.readouterr().out
-    assert "2 merged files of 2 symbols" in said
-    assert "AAPL: 1 files" in said
+    assert "2 merged files of 2 of " in said
+    assert "AAPL: 1 file," in said
     assert "nothing is deleted: say --yes" in said
     assert store.done("delete") == []
 
@@ -48,7 +48,7 @@ def test_a_person_is_asked(typed: str, deleted: int, store: MemoryObjectStore, m
 def test_with_yes_it_deletes(store: MemoryObjectStore, capsys: pytest.CaptureFixture[str]) -> None:
     assert entry.main(["--yes", "--symbols", "MSFT", "--max-workers", "2"]) == 0
     assert store.done("delete") == [LAKE.date_key("MSFT", OLD)]
-    assert "1 files deleted" in capsys.readouterr().out
+    assert "1 file deleted" in capsys.readouterr().out
 
 
 def test_a_symbol_that_cannot_be_looked_at_is_exit_code_3(

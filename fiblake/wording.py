@@ -1,0 +1,33 @@
+"""How are counts, instants and ids written for a person? One way, wherever a person reads them."""
+
+import re
+from datetime import UTC, datetime
+from typing import Final
+
+_ID: Final = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}")
+"""A UUID, with or without its hyphens."""
+_ID_SHOWN: Final = 8
+
+
+def counted(count: int, thing: str, things: str | None = None) -> str:
+    """Return a count with its noun: "1 symbol", "2,516 symbols". `things` is the plural, if it is not thing + s."""
+    return f"{count:,} {thing if count == 1 else things or f'{thing}s'}"
+
+
+def instant(moment: datetime | str) -> str:
+    """Return an instant in UTC as 2026-11-26 17:05:03Z, from a datetime (without a zone: UTC) or from its ISO text.
+
+    A text that is no instant is returned as it is: others wrote it.
+    """
+    if isinstance(moment, str):
+        try:
+            return instant(datetime.fromisoformat(moment))
+        except ValueError:
+            return moment
+    moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return f"{moment:%Y-%m-%d %H:%M:%SZ}"
+
+
+def shortened(text: str) -> str:
+    """Return a text with each UUID cut to its first digits; what a program needs whole stands in --json."""
+    return _ID.sub(lambda match: f"{match[0][:_ID_SHOWN]}…", text)

@@ -1,0 +1,48 @@
+"""Where does a run keep what its parts write? In a folder of its own, which the next run removes."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkstemp
+from typing import Final
+
+_LOCK: Final = ".lock"
+
+
+@contextmanager
+def folder_of_run(parent: Path, prefix: str) -> Iterator[Path]:
+    """Make a folder below `parent`, and remove those that runs which have ended left there.
+
+    A run holds a lock beside its folder for as long as it lives, however it ends. The folder stays when the block ends:
+    whoever needs no logs removes it.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    with (parent / f"{prefix}runs").open("a") as gate:
+        fcntl.flock(gate, fcntl.LOCK_EX)  # one at a time: nobody removes what another has just made
+        _remove_ended(parent, prefix)
+        handle, name = mkstemp(_LOCK, prefix, parent)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    folder = Path(name).with_suffix("")
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        if not folder.exists():
+            Path(name).unlink()
+        os.close(handle)
+
+
+def _remove_ended(parent: Path, prefix: str) -> None:
+    for folder in [path for path in parent.glob(f"{prefix}*") if path.is_dir()]:
+        folder.with_suffix(_LOCK).touch()  # of a version that made none
+    for lock in parent.glob(f"{prefix}*{_LOCK}"):
+        with lock.open("a") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue  # that run is alive
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink()

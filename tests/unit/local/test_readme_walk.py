@@ -1,0 +1,141 @@
+"""README's walk is what is printed: the demo's steps, with its tables computed from the real bars, without a stack."""
+
+import io
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from fiblake.bars import ReportedBar
+from fiblake.lake import INTERVALS
+from local import demo
+from local.recompute import expected_silver
+from local.sample_bars import read_sample_bars
+from tests.fakes import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+SPLITS = [*demo.EARLY_SPLITS, demo.LATE_SPLIT]
+VARIES = [(re.compile(r"\d+\.\d s\b"), "# s"), (re.compile(r"\(\d+ s in all\)"), "(# s in all)")]
+"""What is another number at each run."""
+
+
+@dataclass
+class Vendor:
+    """What the vendor shows, and the lake that a stack would make of it."""
+
+    last: date = date.min
+    hidden_symbols: set[str] = field(default_factory=set)
+    published: set[str] = field(default_factory=set)
+    known: set[str] = field(default_factory=set)
+    reported: set[str] = field(default_factory=set)
+
+    def as_of(self, last: date) -> None:
+        self.last = last
+
+    def hidden(self, symbols: list[str]) -> None:
+        self.hidden_symbols = set(symbols)
+
+    def splits(self, ids: list[str] | None) -> None:
+        self.published = {_id(split) for split in SPLITS} if ids is None else set(ids)
+
+    def bars(self) -> list[ReportedBar]:
+        symbols = {symbol: bars for symbol, bars in read_sample_bars().items() if symbol not in self.hidden_symbols}
+        return [bar for bars in symbols.values() for bar in bars if bar.session <= self.last]
+
+    def refreshed(self) -> dict[str, Any]:
+        """Return what the metadata fetcher answers."""
+        new = {bar.symbol for bar in self.bars()} - self.known
+        split = {identifier.partition("-")[0] for identifier in self.published - self.reported}
+        self.known |= new
+        self.reported |= self.published
+        return {"new": len(new), "splits_changed": len(split), "histories_requested": len(new)}
+
+    def table(self, interval: int) -> pd.DataFrame:
+        """Return the interval's rows as they ought to be by now."""
+        splits = [split for split in SPLITS if _id(split) in self.published]
+        rows = expected_silver(self.bars(), interval, splits)
+        return rows.assign(ts=rows["ts"].dt.date, last_date=rows["last_date"].dt.date)
+
+
+def _id(split: Any) -> str:  # noqa: ANN401
+    return f"{split.symbol}-{split.execution_date}"
+
+
+@pytest.fixture
+def vendor(monkeypatch: pytest.MonkeyPatch) -> Vendor:
+    """Replace the stack by what is known of it: its steps, the vendor's control, and tables computed with pandas."""
+    vendor = Vendor()
+
+    def invoke(_demo: demo.Demo, function: str, event: dict[str, Any]) -> dict[str, Any]:
+        if function == "MetadataFetcher":
+            return vendor.refreshed()
+        session = date.fromisoformat(event["as_of"])
+        stored = sum(bar.session == session for bar in vendor.bars())
+        now = datetime.now(UTC).isoformat()
+        return {"done": [{"what": str(session), "stored": stored, "written_at": now}]}
+
+    @contextmanager
+    def running(folder: Path, *, say: Callable[[str], None], **_options: Any) -> Iterator[Mock]:  # noqa: ANN401
+        steps = re.findall(r"""say\("(.+?)"\)""", (REPOSITORY / "local/stack.py").read_text(encoding="utf-8"))
+        assert len(steps) == 4
+        for step in steps:
+            say(step)
+        yield Mock(folder=folder)
+
+    rows = [{"symbol": demo.NEW_SYMBOL, "row_count": len(read_sample_bars()[demo.NEW_SYMBOL]) - 5}]
+    watcher = Mock(table=lambda _key: Mock(to_pylist=lambda: rows))
+    monkeypatch.setattr(demo, "running", running)
+    monkeypatch.setattr(demo, "Control", lambda _url, _key: vendor)
+    monkeypatch.setattr(demo, "Watcher", lambda _stack: watcher)
+    monkeypatch.setattr(demo.Demo, "_invoke", invoke)
+    monkeypatch.setattr(demo.Demo, "_wait", lambda _demo: None)
+    monkeypatch.setattr(demo.Demo, "_table", lambda _demo, interval: vendor.table(interval))
+    monkeypatch.setattr(demo.Demo, "_arrived", lambda *_: True)
+    monkeypatch.setattr(demo, "expected_silver", Mock())  # it is what the tables are made of here
+    monkeypatch.setattr(demo, "differences", lambda _table, _expected: 0)
+    return vendor
+
+
+def masked(text: str) -> str:
+    for pattern, mask in VARIES:
+        text = pattern.sub(mask, text)
+    return text
+
+
+def shown_in_order(excerpt: list[str], printed: list[str]) -> None:
+    """Check that the printed lines are the excerpt's; where the excerpt leaves some out ("..."), any may be."""
+    place, skips = 0, False
+    for line in excerpt:
+        if line.strip().startswith(("...", "(")):
+            skips = True
+            continue
+        wanted = masked(line).rstrip()
+        rest = [masked(text).rstrip() for text in printed[place:]]
+        assert wanted in rest if skips else rest[:1] == [wanted], (line, rest[:3])
+        place += rest.index(wanted) + 1
+        skips = False
+    assert skips or place == len(printed), printed[place:]
+
+
+def test_the_demos_excerpt_is_what_the_demo_prints(
+    vendor: Vendor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    del vendor
+    out = io.StringIO()
+    monkeypatch.setattr(demo, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(demo, "Console", lambda **_: Console(file=out, width=120))
+    monkeypatch.setattr(demo.signal, "signal", lambda *_: None)
+    assert demo.main([]) == 0, out.getvalue()
+    excerpt = README.partition("and compares every row.\n\n```\n")[2].partition("\n```")[0].splitlines()
+    assert len(excerpt) > 20
+    shown_in_order(excerpt, out.getvalue().splitlines())
+    assert [path.name for path in (tmp_path / ".local").iterdir()] == ["demo-runs"]
+    assert len(INTERVALS) == 6
