@@ -43,9 +43,10 @@ def companies(
     from services.fetcher.assembly import load_companies
     from services.fetcher.settings import MetadataSettings
 
+    start = options.past(first, "--from")
     settings = settings_of(context, "MetadataFetcherFunctionName", MetadataSettings)
     with progress_by_name() as show:
-        report = asyncio.run(load_companies(settings, first.date(), show))
+        report = asyncio.run(load_companies(settings, start, show))
     facts = asdict(report)
     rows = [{"what": name.replace("_", " "), "number": number} for name, number in facts.items()]
     answer(context, facts, lambda console: console.print(table("Companies", rows, ("what", "number"))))

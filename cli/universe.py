@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from cli import options
 from cli.fetch import DAY
 from cli.output import answer, table
 from cli.target import target
+from fiblake.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,16 +31,17 @@ def universe(
     from fiblake.lake import UNIVERSE_KEY
     from fiblake.universe import read_universe
 
+    wanted_day = options.past(day, "DATE")
     found = target(context).store.find(UNIVERSE_KEY)
     if found is None:
         raise NotFoundError(f"the lake has no {UNIVERSE_KEY}: run `fiblake metadata`, which writes it")
     known = read_universe(found.data)
-    listed = known.on(day.date()).to_pylist()
+    listed = known.on(wanted_day).to_pylist()
     wanted = {name.strip() for name in types.split(",")} | {None} if types else {row["type"] for row in listed}
     rows = [row for row in listed if row["type"] in wanted]
     facts = {
-        "day": day.date().isoformat(), "known_since": known.known_since.isoformat(),
-        "survivors_only": day.date() < known.known_since, "companies": rows,
+        "day": wanted_day.isoformat(), "known_since": known.known_since.isoformat(),
+        "survivors_only": wanted_day < known.known_since, "companies": rows,
     }  # fmt: skip
     answer(context, facts, lambda console: _show(console, facts))
 
@@ -47,7 +50,8 @@ def _show(console: "Console", facts: dict[str, Any]) -> None:
     rows = facts["companies"]
     console.print(table(f"Companies listed on {facts['day']}", rows, COLUMNS))
     counts = Counter(row["type"] or "of unknown type" for row in rows)
-    console.print(f"{len(rows):,} companies: {', '.join(f'{count:,} {name}' for name, count in counts.most_common())}")
+    by_type = ", ".join(f"{count:,} {name}" for name, count in counts.most_common())
+    console.print(f"{counted(len(rows), 'company', 'companies')}{f': {by_type}' if rows else ''}")
     if facts["survivors_only"]:
         console.print(
             f"Companies that were gone before {facts['known_since']} are not known: "

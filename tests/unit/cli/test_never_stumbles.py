@@ -43,9 +43,9 @@ WRONG = [
 
 EMPTY = {
     "adopt": 0, "chart": 2, "consolidate": 0, "costs": 0, "dlq discard": 0, "dlq list": 0, "dlq replay": 0,
-    "dlq show": 0, "events send": 0, "fetch": 2, "load flatfiles": 2, "metadata": 2, "migrate": 2, "quarantine list": 0,
-    "quarantine release": 2, "query": 0, "reconcile": 0, "resample": 2, "status": 0, "vacuum": 0, "vacuum rds": 1,
-    "withdraw": 2,
+    "dlq show": 0, "events send": 0, "fetch": 2, "load companies": 2, "load flatfiles": 2, "metadata": 2, "migrate": 2,
+    "quarantine list": 0, "quarantine release": 2, "query": 0, "reconcile": 0, "resample": 2, "status": 0,
+    "universe": 2, "vacuum": 0, "vacuum rds": 1, "withdraw": 2,
 }  # fmt: skip
 """How each command ends on an empty lake, of a stack without Postgres whose functions have no settings."""
 SERVED = {"console", "local up"}
@@ -178,6 +178,8 @@ def test_options_that_contradict_each_other_are_named(
         (["fetch", "--date", "2098-11-19"], "--date: 2098-11-19 is yet to come"),
         (["fetch", "--from", "2098-11-19"], "--from: 2098-11-19 is yet to come"),
         (["load", "flatfiles", "--from", "2098-11-19"], "--from: 2098-11-19 is yet to come"),
+        (["load", "companies", "--from", "2098-11-19"], "--from: 2098-11-19 is yet to come"),
+        (["universe", "2098-11-19"], "DATE: 2098-11-19 is yet to come"),
         (["withdraw", "AAPL", "2025-11-27"], "SESSION: Thursday 2025-11-27 is no session"),
         (["withdraw", "AAPL", "1961-12-29"], "SESSION: Friday 1961-12-29 is no session: the nearest are 1962-01-02"),
         (["quarantine", "release", "AAPL", "2098-11-19"], "SESSION: 2098-11-19 is yet to come"),

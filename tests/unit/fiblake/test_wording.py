@@ -42,8 +42,8 @@ def test_an_id_is_cut(identifier: str) -> None:
     assert shortened("symbol=AAPL/date=2026-11-26.parquet") == "symbol=AAPL/date=2026-11-26.parquet"
 
 
-WORDS = "bars|bytes|days|files|jobs|letters|messages|minutes|requests|rows|sessions|symbols|times"
-BY_HAND = re.compile(rf"(no )?\{{([^{{}}]+)\}}+ (?:(?:more|merged|dead) )?(?:{WORDS})\\b")
+WORDS = "bars|bytes|companies|days|files|jobs|letters|messages|minutes|requests|rows|sessions|symbols|times"
+BY_HAND = re.compile(rf"(no )?\{{([^{{}}]+)\}}+ (?:(?:more|merged|dead) )?(?:{WORDS})\b")
 """A value and a plural behind it: of one thing it would be wrong."""
 PRINTING = ["cli", "local", "services/vacuum", "services/reconcile"]
 LIMITS = {"_MAX_DESCRIBED", "RETENTION_FLOOR_DAYS", "days"}
