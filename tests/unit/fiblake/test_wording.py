@@ -46,7 +46,7 @@ WORDS = "bars|bytes|companies|days|files|jobs|letters|messages|minutes|requests|
 BY_HAND = re.compile(rf"(no )?\{{([^{{}}]+)\}}+ (?:(?:more|merged|dead) )?(?:{WORDS})\b")
 """A value and a plural behind it: of one thing it would be wrong."""
 PRINTING = ["cli", "local", "services/vacuum", "services/reconcile"]
-LIMITS = {"_MAX_DESCRIBED", "RETENTION_FLOOR_DAYS", "days"}
+LIMITS = {"size:,", "_MAX_DESCRIBED", "RETENTION_FLOOR_DAYS", "days"}
 """Limits are of many."""
 
 
