@@ -3,8 +3,8 @@
     python -m local.market_data_server --port-file PATH [--port 0] [--api-key KEY] [--bars FOLDER]
                                        [--as-of YYYY-MM-DD] [--since YYYY-MM-DD]
 
-Grouped daily bars, range aggregates of one day, tickers, details, ticker events and splits. Prices are as traded
-whatever `adjusted` asks for (it is echoed). A parameter that is not replayed is refused, but for those of bars.
+Grouped daily bars, range aggregates of one day, tickers, details, ticker events, splits and dividends. Prices are as
+traded whatever `adjusted` asks for (it is echoed). A parameter that is not replayed is refused, but for those of bars.
 
 FOLDER (without it: five real stocks, see local.sample_bars) holds, at any depth, files of bars (.csv, .csv.gz,
 .parquet) with the columns symbol (or ticker), session (or date, timestamp), open, high, low, close, volume and perhaps
@@ -17,6 +17,9 @@ Beside them may lie
                         without this file each symbol with bars is a common stock listed with its first bar
     splits.csv          ticker, execution_date, split_from, split_to, and perhaps adjustment_type;
                         the cumulative factor is computed from the splits that are published
+    dividends.csv       ticker, ex_dividend_date, cash_amount (USD a share as traded on that day), and perhaps currency,
+                        declaration_date, record_date, pay_date, frequency, distribution_type (recurring);
+                        the cumulative factor is computed from the closes before
     ticker_changes.csv  ticker (whom the vendor is asked for), date, changed_to
 
 For tests and the demo, with the same key (local.market_data.control.Control sends them):

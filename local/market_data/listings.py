@@ -1,5 +1,7 @@
-"""How are companies and splits answered? Tickers, details, ticker events and splits, in the vendor's shapes."""
+"""How are companies, splits and dividends answered? Tickers, details, events and actions, in the vendor's shapes."""
 
+import math
+import operator
 from collections.abc import Callable, Mapping
 from datetime import date
 from typing import Any, Final
@@ -14,20 +16,19 @@ from local.market_data.query import (
     parameters,
     parse_date,
 )
-from local.market_data.reference import Company, Split, cumulative
+from local.market_data.reference import Company, Dividend, Split, cumulative, payout_factors
 from local.market_data.shown import Shown
 
 _TICKER_LIMITS: Final = (100, 1000)
 _SPLIT_LIMITS: Final = (100, 5000)
+_DIVIDEND_LIMITS: Final = (100, 5000)
 _FILTERS: Final = {"ticker": "ticker", "type": "type", "market": "market", "exchange": "primary_exchange"}
 _SPLIT_SORTS: Final = ("execution_date.desc", "execution_date.asc", "ticker.asc", "ticker.desc")
+_DIVIDEND_SORTS: Final = ("ticker.asc", "ticker.desc", "ex_dividend_date.asc", "ex_dividend_date.desc")
 _COMPARISONS: Final[dict[str, Callable[[date, date], bool]]] = {
-    "execution_date": lambda day, other: day == other,
-    "execution_date.gt": lambda day, other: day > other,
-    "execution_date.gte": lambda day, other: day >= other,
-    "execution_date.lt": lambda day, other: day < other,
-    "execution_date.lte": lambda day, other: day <= other,
-}
+    "": operator.eq, ".gt": operator.gt, ".gte": operator.ge, ".lt": operator.lt, ".lte": operator.le,
+}  # fmt: skip
+"""By what is appended to a date's name."""
 _LAST_UPDATED: Final = "2026-01-02T00:00:00Z"
 
 
@@ -78,18 +79,38 @@ def events(shown: Shown, part: Mapping[str, str], query_text: str, _base_url: st
 
 def splits(shown: Shown, _part: Mapping[str, str], query_text: str, base_url: str) -> Json:
     """Return one page of the list of splits; it has no count, as at the vendor."""
-    exact = {"ticker", "adjustment_type"}
-    lists = {f"{name}.any_of" for name in exact}
-    fields = parameters(query_text, exact | lists | {*_COMPARISONS, "limit", "sort", "offset"})
     known = shown.splits()
     factors = cumulative(known)
-    rows = [_split(split, factors[split.id]) for split in known if _in_time(split, fields)]
+    rows = [_split(split, factors[split.id]) for split in known]
+    fields, rows = _chosen(rows, query_text, "adjustment_type", "execution_date", _SPLIT_SORTS)
+    return listing(rows, fields, limit_of(fields, *_SPLIT_LIMITS), f"{base_url}/stocks/v1/splits")
+
+
+def dividends(shown: Shown, _part: Mapping[str, str], query_text: str, base_url: str) -> Json:
+    """Return one page of the list of dividends; it has no count, as at the vendor."""
+    known, known_splits = shown.dividends(), shown.splits()
+    factors = payout_factors(known, known_splits, shown.bars, shown.as_of or date.max)
+    rows = [_dividend(dividend, factors[dividend.id], known_splits) for dividend in known]
+    fields, rows = _chosen(rows, query_text, "distribution_type", "ex_dividend_date", _DIVIDEND_SORTS)
+    return listing(rows, fields, limit_of(fields, *_DIVIDEND_LIMITS), f"{base_url}/stocks/v1/dividends")
+
+
+def _chosen(
+    rows: list[Json], query_text: str, kind: str, day: str, sorts: tuple[str, ...]
+) -> tuple[dict[str, str], list[Json]]:
+    """Return the parameters, and the rows that they choose, sorted; `kind` and `day` name the columns to choose by."""
+    exact, lists = {"ticker", kind}, {"ticker.any_of", f"{kind}.any_of"}
+    dates = {f"{day}{suffix}": holds for suffix, holds in _COMPARISONS.items()}
+    fields = parameters(query_text, exact | lists | {*dates, "limit", "sort", "offset"})
+    for name in fields.keys() & dates.keys():
+        asked = parse_date(fields[name])
+        rows = [row for row in rows if dates[name](date.fromisoformat(row[day]), asked)]
     for name in fields.keys() & (exact | lists):
         allowed = fields[name].split(",") if name in lists else [fields[name]]
         rows = [row for row in rows if row[name.removesuffix(".any_of")] in allowed]
-    for key in reversed(fields.get("sort", _SPLIT_SORTS[0]).split(",")):
-        rows.sort(key=_sort_field(key), reverse=key.endswith(".desc"))
-    return listing(rows, fields, limit_of(fields, *_SPLIT_LIMITS), f"{base_url}/stocks/v1/splits")
+    for key in reversed(fields.get("sort", sorts[0]).split(",")):
+        rows = sorted(rows, key=_sort_field(key, sorts), reverse=key.endswith(".desc"))
+    return fields, rows
 
 
 def _ticker(company: Company, *, active: bool) -> Json:
@@ -113,12 +134,22 @@ def _split(split: Split, factor: float) -> Json:
     }
 
 
-def _in_time(split: Split, fields: Mapping[str, str]) -> bool:
-    asked = {name: parse_date(value) for name, value in fields.items() if name in _COMPARISONS}
-    return all(_COMPARISONS[name](split.execution_date, day) for name, day in asked.items())
+def _dividend(dividend: Dividend, factor: float, splits: list[Split]) -> Json:
+    later = [s for s in splits if s.ticker == dividend.ticker and s.execution_date > dividend.ex_dividend_date]
+    return {
+        "id": dividend.id,
+        "ticker": dividend.ticker,
+        "ex_dividend_date": str(dividend.ex_dividend_date),
+        "cash_amount": dividend.cash_amount,
+        "split_adjusted_cash_amount": round(
+            dividend.cash_amount * math.prod(s.split_from / s.split_to for s in later), 6
+        ),
+        "historical_adjustment_factor": factor,
+        **dividend.fields,
+    }
 
 
-def _sort_field(key: str) -> Callable[[Json], Any]:
-    if key not in _SPLIT_SORTS:
-        raise bad_request(f"'sort' must be of {', '.join(_SPLIT_SORTS)}, not {key!r}")
+def _sort_field(key: str, sorts: tuple[str, ...]) -> Callable[[Json], Any]:
+    if key not in sorts:
+        raise bad_request(f"'sort' must be of {', '.join(sorts)}, not {key!r}")
     return lambda row: row[key.partition(".")[0]]

@@ -1,10 +1,12 @@
-"""Which companies and splits are replayed? Those of a folder's tickers.csv, splits.csv and ticker_changes.csv.
+"""Which companies, splits and dividends are replayed? Those of a folder's tickers.csv, splits.csv, ... (FILES).
 
 Without tickers.csv every symbol with bars is a common stock, listed on the day of its first bar.
 """
 
 import csv
 import hashlib
+import math
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -15,7 +17,7 @@ from fiblake.errors import ConfigurationError
 from local.market_data.bars import Bars
 from local.market_data.query import Json
 
-FILES: Final = frozenset({"tickers.csv", "splits.csv", "ticker_changes.csv"})
+FILES: Final = frozenset({"tickers.csv", "splits.csv", "dividends.csv", "ticker_changes.csv"})
 _LISTED: Final = ("name", "primary_exchange", "type", "currency_name", "cik", "composite_figi", "share_class_figi")
 BLANK: Final = "-"
 """Stands in tickers.csv for what the vendor leaves out."""
@@ -54,6 +56,18 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
+class Dividend:
+    """A cash dividend; `fields` are those that the file says of it beyond the others."""
+
+    id: str
+    ticker: str
+    ex_dividend_date: date
+    cash_amount: float
+    declaration_date: date | None
+    fields: Json
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """From `date` on the company that the vendor is asked for as `ticker` is called `changed_to`."""
 
@@ -64,11 +78,12 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """All that the folder says of companies and their splits."""
+    """All that the folder says of companies, their splits and dividends."""
 
     companies: list[Company]
     splits: list[Split]
     changes: list[Change]
+    dividends: list[Dividend]
 
     @classmethod
     def read(cls, folder: Path, bars: Bars) -> "Reference":
@@ -81,6 +96,7 @@ class Reference:
                 sorted((_company(row) for row in rows), key=lambda company: company.ticker),
                 [_split(row) for row in _rows(folder / "splits.csv") or []],
                 [_change(row) for row in _rows(folder / "ticker_changes.csv") or []],
+                [_dividend(row) for row in _rows(folder / "dividends.csv") or []],
             )
         except (KeyError, ValueError, csv.Error, OSError) as error:
             raise ConfigurationError(f"a file of {', '.join(sorted(FILES))} in {folder} is wrong: {error!r}") from error
@@ -118,12 +134,45 @@ def _split(row: Mapping[str, str]) -> Split:
     return Split(f"{ticker}-{day}", ticker, day, split_from, split_to, row.get("adjustment_type", kind))
 
 
+def _dividend(row: Mapping[str, str]) -> Dividend:
+    ticker, day = row["ticker"], date.fromisoformat(row["ex_dividend_date"])
+    kind = row.get("distribution_type", "recurring")
+    fields: Json = {name: row[name] for name in ("declaration_date", "record_date", "pay_date") if name in row}
+    fields |= {"currency": row.get("currency", "USD"), "distribution_type": kind}
+    fields |= {"frequency": int(row["frequency"])} if "frequency" in row else {}
+    declared = _day(row, "declaration_date")
+    return Dividend(f"{ticker}-{day}-{kind}", ticker, day, float(row["cash_amount"]), declared, fields)
+
+
 def _change(row: Mapping[str, str]) -> Change:
     return Change(row["ticker"], date.fromisoformat(row["date"]), row["changed_to"])
 
 
 def _day(row: Mapping[str, str], name: str) -> date | None:
     return date.fromisoformat(row[name]) if name in row else None
+
+
+def payout_factors(dividends: Iterable[Dividend], splits: Iterable[Split], bars: Bars, last: date) -> dict[str, float]:
+    """Return each dividend's factor by its id: what it and its ticker's later ones leave of the close before, rounded.
+
+    All dividends of a day have one factor. One after session `last`, or without a bar before it, leaves all.
+    """
+    by_ticker: dict[str, dict[date, list[Dividend]]] = {}
+    for dividend in dividends:
+        by_ticker.setdefault(dividend.ticker, {}).setdefault(dividend.ex_dividend_date, []).append(dividend)
+    known_splits = list(splits)
+    factors: dict[str, float] = {}
+    for ticker, days in by_ticker.items():
+        latest, own = 1.0, bars.of_symbol(ticker, date.min, last)
+        for day in sorted(days, reverse=True):
+            place = bisect_left(own, day, key=lambda bar: bar.session)
+            if place and day <= last:
+                before = own[place - 1]
+                between = [s for s in known_splits if s.ticker == ticker and before.session < s.execution_date <= day]
+                close = before.close * math.prod(split.split_from / split.split_to for split in between)
+                latest *= 1 - sum(dividend.cash_amount for dividend in days[day]) / close
+            factors |= {dividend.id: round(latest, 6) for dividend in days[day]}
+    return factors
 
 
 def cumulative(splits: Iterable[Split]) -> dict[str, float]:

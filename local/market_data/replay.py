@@ -31,6 +31,7 @@ _ANSWERS: Final[dict[re.Pattern[str], Answering]] = {
     re.compile(r"/v3/reference/tickers/(?P<ticker>[^/]+)"): listings.details,
     re.compile(r"/vX/reference/tickers/(?P<ticker>[^/]+)/events"): listings.events,
     re.compile(r"/stocks/v1/splits"): listings.splits,
+    re.compile(r"/stocks/v1/dividends"): listings.dividends,
 }
 _SYMBOLS: Final = TypeAdapter(frozenset[str])
 _DAY: Final = TypeAdapter(date | None)

@@ -6,12 +6,12 @@ from datetime import date
 from fiblake.bars import ReportedBar
 from local.market_data.bars import Bars
 from local.market_data.query import before_end_of_day, outside_timeframe
-from local.market_data.reference import Company, Reference, Split
+from local.market_data.reference import Company, Dividend, Reference, Split
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """The bars, companies and splits that the vendor has so far."""
+    """The bars, companies, splits and dividends that the vendor has so far."""
 
     bars: Bars
     reference: Reference
@@ -53,6 +53,12 @@ class Shown:
         known = self.reference.splits
         shown = known if self.published is None else [split for split in known if split.id in self.published]
         return [split for split in shown if split.ticker not in self.hidden]
+
+    def dividends(self) -> list[Dividend]:
+        """Return the dividends that are declared (or else paid) and in the plan's history, which is cut silently."""
+        shown = [d for d in self.reference.dividends if self.since is None or d.ex_dividend_date >= self.since]
+        over = [d for d in shown if self.as_of is None or (d.declaration_date or d.ex_dividend_date) <= self.as_of]
+        return [dividend for dividend in over if dividend.ticker not in self.hidden]
 
     def _knows(self, company: Company) -> bool:
         listed = self.as_of is None or company.listed is None or company.listed <= self.as_of

@@ -80,7 +80,7 @@ async def refresh(settings: MetadataSettings, event: MetadataEvent, deadline: da
     """Bring reference data up to date (see `metadata.MetadataFetcher`) and return what was done, ready for JSON."""
     rules = Rules(
         settings.universe_types, settings.universe, settings.metadata_details_days, settings.metadata_details_per_run,
-        settings.history_retry_hours,
+        settings.history_retry_hours, settings.metadata_dividends_days, settings.metadata_dividends_per_run,
     )  # fmt: skip
     async with opened(settings) as intake:
         histories = Queue.connect(settings.history_queue_url)

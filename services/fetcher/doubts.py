@@ -10,6 +10,9 @@ Every place in services/fetcher that compares and skips, and why it is safe:
   whose noted file is gone or cannot be read is not compared (`ohlcv._past`).
 - `split_changes` skips a symbol whose splits equal its rows: a symbol whose file is noted is written whatever its rows
   say, and all of it happens under the lock of splits. (The vendor reports all splits each time, so nothing is read.)
+- `dividend_changes` skips a symbol whose dividends equal its rows, and `dividends_due` a symbol that was asked for
+  lately and of which nothing recent differs: a symbol whose file is noted is asked for and written whatever its rows
+  say, under the lock of dividends. A symbol counts as asked for in the transaction that stores its rows.
 - `reference_files.put_identities` skips a symbol whose companies are as in its file: it compares with the file itself,
   under the lock of identities, and the records are saved whether or not a file was written.
 - `gaps.plan` skips sessions that stand in the ledger: the ledger's entry is written in the transaction that stores the
@@ -31,7 +34,7 @@ from typing import Any, Final, Protocol
 from fiblake.calendar import TradingCalendar
 from fiblake.errors import PermanentError
 from fiblake.lake import Bronze
-from shared.database import SPLITS, Database, Settled, session_of
+from shared.database import DIVIDENDS, SPLITS, Database, Settled, session_of
 from shared.objects import ObjectStore, StoredObject
 from shared.source_files import bars_of_source
 from shared.telemetry import logger
@@ -89,7 +92,7 @@ async def settle_all_bars(lake: Lake) -> set[date]:
     """
     again: set[date] = set()
     for scope in await lake.database.noted_scopes():
-        if scope == SPLITS:
+        if scope in {SPLITS, DIVIDENDS}:
             continue
         async with lake.database.session_lock(scope, wait=False) as mine:
             if mine:

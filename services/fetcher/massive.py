@@ -8,7 +8,7 @@ and counted in `left_out`.
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -24,8 +24,9 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 from fiblake.calendar import NEW_YORK
 from fiblake.decoding import JSON_GROWTH, limit, too_large
 from fiblake.errors import EntitlementError, UpstreamError
-from fiblake.reference import Split
+from fiblake.reference import Dividend, Split
 from services.fetcher import wire
+from services.fetcher.dividend_changes import dividend_of
 from services.fetcher.splits import usable, with_factors
 from services.fetcher.tickers import Details, Ticker, TickerChange
 from services.fetcher.validation import VendorBar
@@ -47,6 +48,7 @@ TIMEOUT: Final = httpx.Timeout(connect=5, read=60, write=10, pool=60)
 BARS_A_PAGE: Final = 50_000
 TICKERS_A_PAGE: Final = 1000
 SPLITS_A_PAGE: Final = 5000
+DIVIDENDS_A_PAGE: Final = 5000
 _BEFORE_CLOSE: Final = "before end of day"
 _TOO_OLD: Final = "data timeframe"
 
@@ -71,7 +73,7 @@ class MassiveClient:
     http: httpx.AsyncClient
     pace: AsyncLimiter | None = None
     left_out: Counter[str] = field(default_factory=Counter)
-    """How many rows were left out because they cannot be used, by kind: bars, tickers, splits, events."""
+    """How many rows were left out because they cannot be used, by kind: bars, tickers, splits, dividends, events."""
 
     async def grouped_daily(self, session: date) -> list[VendorBar]:
         """Return every ticker's bar of one session (one request); raise UpstreamError if there are none."""
@@ -183,6 +185,31 @@ class MassiveClient:
         read = [(row, usable(row)) for row in rows]
         self._leave_out("splits", [row for row, split in read if split is None], path)
         return with_factors({(split.symbol, split.id): split for _, split in read if split}.values())
+
+    async def dividends(self, symbols: Collection[str] = (), since: date | None = None) -> list[Dividend]:
+        """Return the dividends of these symbols (none named: of all) with ex-dates from `since` on, announced ones too.
+
+        None is a valid answer. Numbers that cannot be are left in: `dividend_changes` refuses them by name. Raises
+        UpstreamError if the answer is about another symbol, or another time.
+        """
+        path = "/stocks/v1/dividends"
+        query = {"limit": str(DIVIDENDS_A_PAGE), "sort": "ex_dividend_date.asc"}
+        query |= {"ticker.any_of": ",".join(symbols)} if symbols else {}
+        query |= {"ex_dividend_date.gte": since.isoformat()} if since else {}
+        rows = await self._rows(wire.Dividends, path, query)
+        read = [(row, dividend_of(row)) for row in rows]
+        self._leave_out("dividends", [row for row, dividend in read if dividend is None], path)
+        dividends = [dividend for _, dividend in read if dividend]
+        others = [
+            d for d in dividends if (symbols and d.symbol not in symbols) or d.ex_dividend_date < (since or date.min)
+        ]
+        if others:
+            raise UpstreamError(
+                f"{path}: asked for dividends of {len(symbols) or 'all'} symbols since {since or 'ever'}, and "
+                f"{len(others)} of the {len(dividends)} that came are others ({others[0].symbol} on "
+                f"{others[0].ex_dividend_date})"
+            )
+        return dividends
 
     def _leave_out(self, kind: str, rows: Sequence[BaseModel], path: str) -> None:
         """Log and count rows of an answer that cannot be used."""

@@ -1,4 +1,4 @@
-"""How reference data get in, daily: who bears which symbol, details, splits; and new symbols' histories are asked for.
+"""How reference data get in, daily: companies, details, splits, dividends; and new symbols' histories are asked for.
 
 Files in S3 come first, then rows in Postgres. What a run that was cut off had stored stays, and the next run finds the
 rest still different from what the vendor says.
@@ -6,16 +6,17 @@ rest still different from what the vendor says.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime, timedelta
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 from fiblake.calendar import NEW_YORK, TradingCalendar
 from fiblake.errors import EntitlementError, FiblakeError, TransientError, UpstreamError
 from fiblake.lake import parse_reference, splits_key, valid_symbol
 from fiblake.symbols import SymbolRecord
+from services.fetcher.dividends import DividendFetcher
 from services.fetcher.identities import (
     Comparison,
     Days,
@@ -65,6 +66,9 @@ class Rules:
     details_days: int = 30
     details_per_run: int = 1_000
     history_retry_hours: float = 22
+    dividends_days: int = 30
+    dividends_per_run: int = 10_000
+    """Symbols."""
 
 
 @dataclass(slots=True)
@@ -97,6 +101,13 @@ class Refreshed:
     """Splits (not symbols) that cannot be."""
     splits_repaired: int = 0
     """Splits whose cumulative factor contradicts the ratios; what the ratios make is stored instead."""
+    dividends_changed: int = 0
+    dividends_refused: int = 0
+    """Dividends (not symbols) that cannot be."""
+    dividends_left: int = 0
+    """Due, and left for the next runs."""
+    dividends_failed: int = 0
+    """Questions about dividends that the vendor did not answer; the log has each."""
     histories_requested: int = 0
     rows_left_out: int = 0
     """Rows of the vendor's answers that cannot be used; the log has each."""
@@ -117,8 +128,19 @@ class _Run:
         """Whether the deadline has passed."""
         return self.deadline is not None and self.clock() >= self.deadline
 
-    async def in_time(self, answer: Awaitable[AnswerT]) -> AnswerT | None:
-        """Wait for an answer until the deadline; None: it did not come. At a slow pace ten of them take minutes."""
+    def in_half_the_time(self) -> "_Run":
+        """Return this run with a deadline half as far away."""
+        now = self.clock()
+        return replace(self, deadline=self.deadline and now + (self.deadline - now) / 2)
+
+    async def in_time(self, answer: Coroutine[Any, Any, AnswerT]) -> AnswerT | None:
+        """Wait for an answer until the deadline; None: it did not come. At a slow pace ten of them take minutes.
+
+        After the deadline nothing is asked.
+        """
+        if self.late:
+            answer.close()
+            return None
         left = None if self.deadline is None else (self.deadline - self.clock()).total_seconds()
         try:
             async with asyncio.timeout(left):
@@ -162,7 +184,7 @@ class MetadataFetcher:
     async def _all(self, run: _Run) -> None:
         """Do every part, also if one before it failed: none needs another one's answer. Raises the first error."""
         errors: list[FiblakeError] = []
-        for part in (self._identities, self._splits, self._details, self._histories):
+        for part in (self._identities, self._splits, self._dividends, self._details, self._histories):
             try:
                 await part(run)
             except FiblakeError as error:
@@ -271,6 +293,20 @@ class MetadataFetcher:
             await put_splits(self.store, splits)
             await self.database.replace_splits(splits, Settled(SPLITS, keys))
             run.done.splits_changed += len(splits)
+
+    # -------------------------------------------------------------------------------------------------------- dividends
+
+    async def _dividends(self, run: _Run) -> None:
+        """Take over dividends, within half of the time that is left: details are to have the other half."""
+        known = await self.database.metadata()
+        of_type = {record.symbol for record in known if record.type in self.rules.universe_types}
+        symbols = of_type & self.rules.only if self.rules.only else of_type
+        fetcher = DividendFetcher(
+            self.vendor, self.store, self.database, self.rules.dividends_days, self.rules.dividends_per_run
+        )
+        counts = await fetcher.refresh(symbols, run.now, run.days.today, run.in_half_the_time().in_time)
+        run.done.dividends_changed, run.done.dividends_refused = counts.changed, counts.refused
+        run.done.dividends_left, run.done.dividends_failed = counts.left, counts.failed
 
     # ---------------------------------------------------------------------------------------------------------- details
 

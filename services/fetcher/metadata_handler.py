@@ -26,6 +26,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         SymbolsNew=answer["new"],
         SymbolsVanished=answer["vanished"],
         SplitsChanged=answer["splits_changed"],
+        DividendsChanged=answer["dividends_changed"],
         HistoriesRequested=answer["histories_requested"],
     )
     return answer

@@ -1,12 +1,20 @@
-"""How splits and identities get into bronze, where the consolidator takes them up: one small file a symbol."""
+"""How splits, dividends and identities get into bronze, where the consolidator takes them: one small file a symbol."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import date
 
 from fiblake.errors import ContractError
-from fiblake.lake import IDENTITIES_PREFIX, UNIVERSE_KEY, identities_key, splits_key
-from fiblake.reference import Identity, Split, identities_file, read_identities, splits_file
+from fiblake.lake import IDENTITIES_PREFIX, UNIVERSE_KEY, dividends_key, identities_key, splits_key
+from fiblake.reference import (
+    Dividend,
+    Identity,
+    Split,
+    dividends_file,
+    identities_file,
+    read_identities,
+    splits_file,
+)
 from fiblake.symbols import SymbolRecord
 from fiblake.universe import Universe, read_universe, universe_file, universe_of
 from shared.objects import ObjectStore
@@ -17,6 +25,11 @@ Identities = tuple[Identity, ...]
 async def put_splits(store: ObjectStore, splits: Mapping[str, Sequence[Split]]) -> None:
     """Write each symbol's splits; a symbol that has none any more gets a file that says so."""
     await _put(store, {splits_key(symbol): splits_file(of_symbol) for symbol, of_symbol in splits.items()})
+
+
+async def put_dividends(store: ObjectStore, dividends: Mapping[str, Sequence[Dividend]]) -> None:
+    """Write each symbol's dividends; a symbol that has none any more gets a file that says so."""
+    await _put(store, {dividends_key(symbol): dividends_file(of_symbol) for symbol, of_symbol in dividends.items()})
 
 
 async def put_identities(store: ObjectStore, identities: Mapping[str, Identities]) -> list[str]:

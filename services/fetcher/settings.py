@@ -100,6 +100,8 @@ class MetadataSettings(VendorSettings):
     history_queue_url: str
     metadata_details_days: int = Field(default=30, ge=1)
     metadata_details_per_run: int = Field(default=1_000, ge=0)
+    metadata_dividends_days: int = Field(default=30, ge=1)
+    metadata_dividends_per_run: int = Field(default=10_000, ge=0)
     # Less than a day, so that the next daily run asks again for what was asked for in vain (clocks change too).
     history_retry_hours: float = Field(default=22, gt=0)
 

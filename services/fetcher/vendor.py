@@ -5,11 +5,12 @@ for an answer that may be short or wrong (the next attempt may be right), and th
 """
 
 from collections import Counter
+from collections.abc import Collection
 from datetime import date
 from typing import Protocol
 
 from fiblake.errors import EntitlementError, PermanentError, TransientError
-from fiblake.reference import Split
+from fiblake.reference import Dividend, Split
 from services.fetcher.tickers import Details, Ticker, TickerChange
 from services.fetcher.validation import VendorBar
 
@@ -63,3 +64,9 @@ class Vendor(Protocol):
 
     async def splits(self) -> list[Split]:
         """Return all splits, announced ones too, oldest first, each with its cumulative factor."""
+
+    async def dividends(self, symbols: Collection[str] = (), since: date | None = None) -> list[Dividend]:
+        """Return the dividends of these symbols (none named: of all) with ex-dates from `since` on, announced ones too.
+
+        None is a valid answer.
+        """

@@ -255,6 +255,27 @@ class Splits(Page[SplitRow]):
     """A page of the list of splits, which has no count."""
 
 
+class DividendRow(BaseModel):
+    """One dividend."""
+
+    id: Name = ""
+    ticker: Name = ""
+    ex_dividend_date: Day = None
+    cash_amount: Number = math.nan
+    currency: Text = None
+    declaration_date: Day = None
+    record_date: Day = None
+    pay_date: Day = None
+    frequency: Whole = None
+    distribution_type: Text = None
+    split_adjusted_cash_amount: Number = math.nan
+    historical_adjustment_factor: Number = math.nan
+
+
+class Dividends(Page[DividendRow]):
+    """A page of the list of dividends, which has no count."""
+
+
 class DetailsRow(BaseModel):
     """What is known of one ticker beyond the list."""
 

@@ -7,7 +7,9 @@ from functools import partial
 from fiblake.symbols import SymbolRecord
 from shared.database.bars import COLUMNS, BarTable
 from shared.database.connection import CONNECT_SECONDS, STATEMENT_SECONDS, DatabaseAddress, Tls, connection_to
+from shared.database.dividends import DividendTable
 from shared.database.doubts import (
+    DIVIDENDS,
     IDENTITIES,
     SPLITS,
     DoubtTable,
@@ -24,6 +26,7 @@ from shared.database.symbols import SymbolTable
 __all__ = [
     "COLUMNS",
     "CONNECT_SECONDS",
+    "DIVIDENDS",
     "IDENTITIES",
     "OHLCV",
     "SPLITS",
@@ -41,7 +44,7 @@ __all__ = [
 ]
 
 
-class Database(SessionTables, BarTable, SymbolTable, SplitTable, RunTable, DoubtTable):
+class Database(SessionTables, BarTable, SymbolTable, SplitTable, DividendTable, RunTable, DoubtTable):
     """One connection to Postgres, and what is asked over it, table by table. Methods raise UpstreamError if it fails.
 
     A connection serves one question at a time.

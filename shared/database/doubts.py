@@ -17,6 +17,7 @@ from shared.database.connection import Connected, translated
 LOCK_SECONDS: Final = 300
 """How long another one's work on the same files is waited for."""
 SPLITS: Final = "splits"
+DIVIDENDS: Final = "dividends"
 IDENTITIES: Final = "identities"
 _SESSION: Final = "session "
 _HISTORY: Final = "history "

@@ -144,8 +144,19 @@ def test_a_run_under_random_faults_ends_with_exactly_the_bars_of_a_faultless_one
     assert {row["symbol"] for row in faultless["symbols"]} == {"AAPL", "FB", "GOOG", "IBM", "MSFT"}
 
 
+DIVIDENDS = ("dividends", "dividend_checks")
+
+
 async def _emptied(address: DatabaseAddress) -> None:
-    for table in ("raw_ohlcv", "ingested_sessions", "data_ingestion_watermark", "symbol_metadata", "splits", "runs"):
+    for table in (
+        "raw_ohlcv",
+        "ingested_sessions",
+        "data_ingestion_watermark",
+        "symbol_metadata",
+        "splits",
+        "runs",
+        *DIVIDENDS,
+    ):
         await ask(address, f"TRUNCATE {table}")
 
 

@@ -10,19 +10,20 @@ import pytest
 from fiblake.calendar import nyse
 from fiblake.errors import UpstreamError
 from fiblake.reference import Split
+from fiblake.symbols import BEGINNING
 from services.fetcher import metadata
 from services.fetcher.metadata import MetadataFetcher, Refreshed, Rules
 from services.fetcher.settings import MetadataEvent
 from services.fetcher.tickers import Details, TickerChange
 from shared.database import DatabaseAddress
-from tests.fakes import Clock, FakeQueue, MemoryObjectStore
+from tests.fakes import Clock, FakeQueue, MemoryObjectStore, dividend
 from tests.integration.databases import ask, opened
 from tests.unit.fetcher.reference import Fate, KilledError, ReferenceVendor, ticker
 
 NOW = datetime(2025, 11, 20, 11, tzinfo=UTC)
 TODAY = NOW + timedelta(days=1)
 THU = date(2025, 11, 20)
-WRITES = ("save_metadata", "note", "replace_splits", "history_requested")
+WRITES = ("save_metadata", "note", "replace_splits", "replace_dividends", "history_requested")
 
 
 def split(symbol: str, day: date = date(2020, 8, 31), factor: float = 0.25) -> Split:
@@ -31,14 +32,21 @@ def split(symbol: str, day: date = date(2020, 8, 31), factor: float = 0.25) -> S
 
 AAPL_SPLITS = [replace(split("AAPL"), historical_adjustment_factor=0.125), split("AAPL", THU, 0.5)]
 
+DIVIDENDS = [dividend("2025-08-11", 0.26), dividend("2025-11-13", 1.68, "IBM"), dividend("2025-08-14", 0.83, "MSFT")]
+
 
 def yesterday() -> ReferenceVendor:
     listed = [ticker(symbol, f"F-{symbol}") for symbol in ("AAPL", "FB", "IBM", "META", "MSFT", "SPY")]
-    return ReferenceVendor([*listed, ticker("A B")], reported=[split("AAPL"), split("MSFT"), split("OTC")])
+    return ReferenceVendor(
+        [*listed, ticker("A B")], reported=[split("AAPL"), split("MSFT"), split("OTC")], paid=DIVIDENDS
+    )  # fmt: skip
 
 
 def today() -> ReferenceVendor:
-    """IBM vanishes, FB becomes META, SPY is another's, NEWCO is new, AAPL splits, MSFT's split is withdrawn."""
+    """IBM vanishes, FB becomes META, SPY is another's, NEWCO is new, AAPL splits, MSFT's split is withdrawn.
+
+    AAPL pays a dividend, and the one before is corrected.
+    """
     listed = [
         ticker("AAPL", "F-AAPL", name="Apple"), ticker("META", "F-FB"), ticker("MSFT", "F-MSFT"), ticker("NEWCO"),
         ticker("SPY", "F-OTHER"),
@@ -49,6 +57,7 @@ def today() -> ReferenceVendor:
         changes={"META": [TickerChange(THU, "META")], "SPY": [TickerChange(date(2025, 11, 21), "SPY")]},
         known={"NEWCO": Details("NEWCO", THU, "7372", "SERVICES-PREPACKAGED SOFTWARE")},
         reported=[*AAPL_SPLITS, split("NEWCO")],
+        paid=[replace(DIVIDENDS[0], cash_amount=0.2), dividend("2025-11-20", 0.25), DIVIDENDS[1], DIVIDENDS[2]],
     )
 
 
@@ -74,7 +83,8 @@ class World:
 
     async def outcome(self) -> tuple[object, ...]:
         async with opened(self.address) as database:
-            found = await database.metadata(), await database.splits()
+            dividends = await database.dividends_since(date.min), await database.dividends_checked()
+            found = await database.metadata(), await database.splits(), dividends
         objects = {key: self.store.peek(key) for key in self.store.keys()}  # noqa: SIM118 (a method, not a mapping)
         return *found, objects, sorted({body.partition('"symbol"')[2] for body in self.queue.sent})
 
@@ -93,7 +103,7 @@ def mortal(fate: Fate, write: Callable[..., Awaitable[None]]) -> Callable[..., A
 
 async def played(address: DatabaseAddress, fate: Fate) -> World:
     """Play yesterday whole, and today until `fate` ends it."""
-    await ask(address, "TRUNCATE symbol_metadata, splits, runs, files_in_doubt")
+    await ask(address, "TRUNCATE symbol_metadata, splits, dividends, dividend_checks, runs, files_in_doubt")
     world = World(address)
     await world.refresh(yesterday(), NOW)
     await world.refresh(today(), TODAY, fate)
@@ -103,7 +113,7 @@ async def played(address: DatabaseAddress, fate: Fate) -> World:
 async def test_two_days_leave_symbols_splits_and_requests_as_the_vendor_has_them(migrated: DatabaseAddress) -> None:
     world = await played(migrated, Fate())
     rows = await ask(migrated, "SELECT symbol, valid_from, valid_to, active, name, sector FROM symbol_metadata")
-    beginning, wed = date(1962, 1, 2), date(2025, 11, 19)
+    beginning, wed = BEGINNING, date(2025, 11, 19)
     assert sorted(tuple(row.values()) for row in rows) == [
         ("AAPL", beginning, None, True, "Apple", None),
         ("FB", beginning, wed, False, "FB Inc.", None),
@@ -119,7 +129,16 @@ async def test_two_days_leave_symbols_splits_and_requests_as_the_vendor_has_them
         assert await database.splits() == {"AAPL": AAPL_SPLITS, "NEWCO": [split("NEWCO")]}
         assert await database.universe({"CS"}, wed) == {"AAPL", "FB", "META", "MSFT", "NEWCO", "SPY"}
         assert await database.universe({"CS"}, THU) == {"AAPL", "META", "MSFT", "NEWCO", "SPY"}
+        paid = {
+            symbol: [(d.id, d.cash_amount) for d in rows]
+            for symbol, rows in (await database.dividends_since(BEGINNING)).items()
+        }
+    assert paid == {
+        "AAPL": [("AAPL-2025-08-11", 0.2), ("AAPL-2025-11-20", 0.25)],
+        "IBM": [("IBM-2025-11-13", 1.68)], "MSFT": [("MSFT-2025-08-14", 0.83)],
+    }  # fmt: skip
     assert world.store.keys() == [
+        *(f"bronze/dividends/symbol={symbol}.parquet" for symbol in ("AAPL", "IBM", "MSFT")),
         "bronze/identities/symbol=META.parquet", "bronze/identities/symbol=SPY.parquet",
         "bronze/splits/symbol=AAPL.parquet", "bronze/splits/symbol=MSFT.parquet", "bronze/splits/symbol=NEWCO.parquet",
         "bronze/universe.parquet",
@@ -141,7 +160,7 @@ def test_a_run_that_is_cut_off_at_any_write_is_completed_by_the_next_and_nothing
         expected = await (await played(migrated, counted)).outcome()
         assert counted.steps > 12
         for end in range(1, counted.steps + 1):
-            await ask(migrated, "TRUNCATE symbol_metadata, splits, runs, files_in_doubt")
+            await ask(migrated, "TRUNCATE symbol_metadata, splits, dividends, dividend_checks, runs, files_in_doubt")
             world = World(migrated)
             await world.refresh(yesterday(), NOW)
             fate = Fate(end)

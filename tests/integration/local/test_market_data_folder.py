@@ -103,6 +103,26 @@ def test_one_ticker_of_two_companies_is_told_apart_by_the_day(
         assert (split["adjustment_type"], split["historical_adjustment_factor"]) == ("reverse_split", 20.0)
 
 
+def test_a_folders_dividends_are_announced_when_declared_and_paid_on_the_shares_of_their_day(
+    prices: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (prices / "splits.csv").write_text(
+        "ticker,execution_date,split_from,split_to\nBRK.B,1962-01-03,1,3\nBRK.B,1962-01-08,1,2\n"
+    )
+    (prices / "dividends.csv").write_text(
+        "ticker,ex_dividend_date,cash_amount,declaration_date,pay_date,currency,frequency\n"
+        "BRK.B,1962-01-03,0.05,,1962-02-01,,12\nBRK.B,1962-01-08,0.5,1962-01-02,,CAD,\n"
+    )
+    with replaying(tmp_path_factory.mktemp("market") / "port", prices) as market:
+        market.control.as_of(SECOND)
+        first, second = market.get("/stocks/v1/dividends")["results"]
+    # A share of 1.50 became three of 0.50, each of which paid a tenth of it.
+    assert (first["historical_adjustment_factor"], first["pay_date"], first["frequency"]) == (0.9, "1962-02-01", 12)
+    assert (first["cash_amount"], first["split_adjusted_cash_amount"]) == (0.05, 0.025)
+    assert (first["currency"], second["currency"], "frequency" in second) == ("USD", "CAD", False)
+    assert (second["historical_adjustment_factor"], second["declaration_date"]) == (1.0, "1962-01-02")
+
+
 def test_pages_reach_back_beyond_the_epoch(prices: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     with replaying(tmp_path_factory.mktemp("market") / "port", prices) as market:
         parts = list(market.pages("/v2/aggs/ticker/BRK.B/range/1/day/1962-01-02/1962-01-05", limit=1))
@@ -197,6 +217,7 @@ def test_the_header_of_a_list_may_be_in_capitals(prices: Path) -> None:
     [
         ("tickers.csv", "name\nX\n"), ("tickers.csv", "ticker,list_date\nX,soon\n"),
         ("splits.csv", "ticker,execution_date,split_from,split_to\nX,1962-01-02,one,2\n"),
+        ("dividends.csv", "ticker,ex_dividend_date,cash_amount\nX,1962-01-02,much\n"),
         ("ticker_changes.csv", "ticker,date\nX,1962-01-02\n"), ("tickers.csv", f"ticker\n{'X' * 200_000}\n"),
     ],
 )  # fmt: skip

@@ -7,6 +7,7 @@ from tests.integration.market import Market
 
 TICKERS = "/v3/reference/tickers"
 SPLITS = "/stocks/v1/splits"
+DIVIDENDS = "/stocks/v1/dividends"
 NAMES = ["AAPL", "FB", "GOOG", "IBM", "MSFT"]
 
 
@@ -138,6 +139,70 @@ def test_the_factor_of_a_split_counts_those_that_are_published(market: Market) -
     assert (row["id"], row["historical_adjustment_factor"]) == ("AAPL-2000-06-21", 0.5)
     market.control.splits(None)
     assert len(splits(market)) == 3
+
+
+# ----------------------------------------------------------------------------------------------------------- dividends
+
+
+def dividends(market: Market, /, **parameters: str | int) -> list[str]:
+    return [row["id"] for row in market.get(DIVIDENDS, **parameters)["results"]]
+
+
+def test_the_samples_dividends_have_cumulative_factors_of_cash_and_close(market: Market) -> None:
+    body = market.get(DIVIDENDS, ticker="AAPL", sort="ex_dividend_date.asc")
+    assert body["status"] == "OK"
+    assert "count" not in body
+    # The closes before are 619.86, 582.8495 and 457.35.
+    third = 1 - 2.65 / 457.35
+    second = third * (1 - 2.65 / 582.8495)
+    assert body["results"][0] == {
+        "id": "AAPL-2012-08-09-recurring", "ticker": "AAPL", "ex_dividend_date": "2012-08-09", "cash_amount": 2.65,
+        "split_adjusted_cash_amount": 2.65, "currency": "USD", "frequency": 4, "distribution_type": "recurring",
+        "historical_adjustment_factor": round(second * (1 - 2.65 / 619.86), 6),
+    }  # fmt: skip
+    factors = [row["historical_adjustment_factor"] for row in body["results"][1:]]
+    assert factors == pytest.approx([second, third], abs=1e-6)
+
+
+def test_all_dividends_of_a_day_have_one_factor(market: Market) -> None:
+    same_day = market.get(DIVIDENDS, ticker="MSFT", ex_dividend_date="2004-11-15")["results"]
+    assert [(row["cash_amount"], row["distribution_type"]) for row in same_day] == [
+        (0.08, "recurring"),
+        (3.0, "special"),
+    ]
+    assert len({row["historical_adjustment_factor"] for row in same_day}) == 1
+
+
+@pytest.mark.parametrize(
+    ("filters", "count"),
+    [
+        ({"ticker": "AAPL"}, 3), ({"ticker.any_of": "AAPL,MSFT"}, 41), ({"ticker": "FB"}, 0),
+        ({"ticker": "IBM", "ex_dividend_date.gte": "2012-05-08"}, 4),
+        ({"ticker": "IBM", "ex_dividend_date.gt": "2012-05-08", "ex_dividend_date.lt": "2013-02-06"}, 2),
+        ({"distribution_type": "special"}, 1),
+    ],
+)  # fmt: skip
+def test_dividends_are_filtered(market: Market, filters: dict[str, str], count: int) -> None:
+    assert len(dividends(market, **filters)) == count
+
+
+def test_dividends_are_sorted_by_ticker_and_paged(market: Market) -> None:
+    parts = list(market.pages(DIVIDENDS, limit=50, sort="ticker.asc,ex_dividend_date.desc"))
+    rows = [(row["ticker"], row["ex_dividend_date"]) for part in parts for row in part]
+    assert len(rows) == 93
+    assert rows[:4] == [("AAPL", "2013-02-07"), ("AAPL", "2012-11-07"), ("AAPL", "2012-08-09"), ("IBM", "2013-02-06")]
+    assert dividends(market, limit=2) == ["AAPL-2012-08-09-recurring", "AAPL-2012-11-07-recurring"]
+
+
+def test_a_dividend_is_unknown_before_its_ex_date_and_cut_silently_before_the_plans_history(market: Market) -> None:
+    market.control.as_of(date(2012, 11, 6))
+    [row] = market.get(DIVIDENDS, ticker="AAPL")["results"]
+    assert row["historical_adjustment_factor"] == round(1 - 2.65 / 619.86, 6)
+    market.control.as_of(None)
+    market.control.since(date(2012, 11, 7))
+    assert dividends(market, ticker="AAPL") == ["AAPL-2012-11-07-recurring", "AAPL-2013-02-07-recurring"]
+    market.control.hidden(["AAPL"])
+    assert dividends(market, ticker="AAPL") == []
 
 
 # -------------------------------------------------------------------------------------------------- what can be changed

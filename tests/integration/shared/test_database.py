@@ -24,6 +24,8 @@ NOON = datetime(2025, 11, 20, 12, tzinfo=UTC)
 PASSWORD = "s3cret-passw0rd"  # noqa: S105 (nobody's)
 TABLES = [
     "data_ingestion_watermark",
+    "dividend_checks",
+    "dividends",
     "files_in_doubt",
     "ingested_sessions",
     "raw_ohlcv",
@@ -308,4 +310,5 @@ def test_migrations_ship_with_the_package() -> None:
         "v0001_bars_and_watermark.py",
         "v0002_reference_and_ledger.py",
         "v0003_files_in_doubt.py",
+        "v0004_dividends.py",
     ]

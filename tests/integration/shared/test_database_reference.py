@@ -4,8 +4,8 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from fiblake.errors import UpstreamError
-from fiblake.reference import Split
-from shared.database import DatabaseAddress, SymbolRecord
+from fiblake.reference import Dividend, Split
+from shared.database import DatabaseAddress, Settled, SymbolRecord
 from tests.integration.databases import ask, opened
 
 NOW = datetime(2025, 11, 20, 12, tzinfo=UTC)
@@ -215,3 +215,38 @@ async def test_a_run_is_recorded_when_it_begins_and_when_it_ends(migrated: Datab
             "ended_at": NOW + timedelta(minutes=2), "status": "done", "result": '{"new": 3}',
         },
     ]  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------------------------------- dividends
+
+
+async def test_a_symbols_dividends_are_replaced_whole_and_its_check_is_noted(migrated: DatabaseAddress) -> None:
+    bare = Dividend("AAPL", DAY - timedelta(days=9), 0.5, *(None,) * 8, "E0")
+    whole = Dividend("AAPL", DAY, 0.26, "USD", DAY, DAY, DAY, 4, "recurring", 0.26, 0.997899, "E1")
+    other = replace(whole, symbol="MSFT")
+    scope, later = "dividends", NOW + timedelta(days=1)
+    async with opened(migrated) as database:
+        await database.note(scope, ["a", "b"])
+        await database.replace_dividends(
+            {"AAPL": [whole, bare], "MSFT": [other]}, ["AAPL", "IBM"], NOW, Settled(scope, ["a"])
+        )
+        assert await database.dividends(["AAPL", "IBM"]) == {"AAPL": [bare, whole]}
+        assert await database.dividends_since(DAY) == {"AAPL": [whole], "MSFT": [other]}
+        assert await database.dividends_checked() == {"AAPL": NOW, "IBM": NOW}
+        assert await database.noted(scope) == ["b"]
+        await database.replace_dividends({"AAPL": []}, ["AAPL"], later, Settled(scope))
+        assert await database.dividends(["AAPL", "MSFT"]) == {"MSFT": [other]}
+        assert await database.dividends_checked() == {"AAPL": later, "IBM": NOW}
+        assert await database.noted(scope) == []
+
+
+async def test_dividends_that_cannot_be_stored_leave_those_that_were_and_the_notes(migrated: DatabaseAddress) -> None:
+    whole = Dividend("AAPL", DAY, 0.26, *(None,) * 8, "E1")
+    async with opened(migrated) as database:
+        await database.replace_dividends({"AAPL": [whole]}, ["AAPL"], NOW, Settled("dividends"))
+        await database.note("dividends", ["a"])
+        with pytest.raises(UpstreamError, match="UniqueViolationError"):
+            await database.replace_dividends({"AAPL": [whole, whole]}, ["IBM"], NOW, Settled("dividends"))
+        assert await database.dividends(["AAPL"]) == {"AAPL": [whole]}
+        assert await database.dividends_checked() == {"AAPL": NOW}
+        assert await database.noted("dividends") == ["a"]

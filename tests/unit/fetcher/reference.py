@@ -9,10 +9,11 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from fiblake.errors import FiblakeError
-from fiblake.reference import Split
+from fiblake.lake import is_dividends
+from fiblake.reference import Dividend, Split
 from fiblake.symbols import SymbolRecord
 from services.fetcher.tickers import Details, Ticker, TickerChange
-from shared.database import Database, Settled
+from shared.database import DIVIDENDS, Database, Settled
 
 
 class KilledError(Exception):
@@ -50,6 +51,7 @@ class ReferenceVendor:
     changes: dict[str, list[TickerChange]] = field(default_factory=dict)
     known: dict[str, Details | FiblakeError] = field(default_factory=dict)
     reported: list[Split] = field(default_factory=list)
+    paid: list[Dividend] = field(default_factory=list)
     error: dict[str, FiblakeError] = field(default_factory=dict)
     """By method: what it fails with."""
     left_out: Counter[str] = field(default_factory=Counter)
@@ -78,6 +80,11 @@ class ReferenceVendor:
         self._fail("splits")
         return list(self.reported)
 
+    async def dividends(self, symbols: Collection[str] = (), since: date | None = None) -> list[Dividend]:
+        self._ask("dividends", f"{','.join(symbols)} since {since}")
+        first = since or date.min
+        return [d for d in self.paid if (not symbols or d.symbol in symbols) and d.ex_dividend_date >= first]
+
     def questions(self, kind: str) -> list[str]:
         return [symbol for asked, symbol in self.asked if asked == kind]
 
@@ -92,11 +99,13 @@ class ReferenceVendor:
 
 @dataclass
 class ReferenceDatabase(Database):
-    """The tables symbol_metadata, splits and runs, with their constraints; every write is a step of the run."""
+    """The tables symbol_metadata, splits, dividends, runs, with their constraints; every write is a step of the run."""
 
     fate: Fate = field(default_factory=Fate)
     records: dict[tuple[str, date], SymbolRecord] = field(default_factory=dict)
     stored: dict[str, list[Split]] = field(default_factory=dict)
+    dividend_rows: dict[str, list[Dividend]] = field(default_factory=dict)
+    dividend_checks: dict[str, datetime] = field(default_factory=dict)
     runs: dict[UUID, dict[str, Any]] = field(default_factory=dict)
     notes: set[str] = field(default_factory=set)
     locked: set[str] = field(default_factory=set)
@@ -142,6 +151,26 @@ class ReferenceDatabase(Database):
             self.notes -= set(settled.keys or self.notes)
         self.fate.step()
 
+    async def dividends(self, symbols: Sequence[str]) -> dict[str, list[Dividend]]:
+        return {symbol: rows for symbol, rows in self.dividend_rows.items() if symbol in symbols and rows}
+
+    async def dividends_since(self, first: date) -> dict[str, list[Dividend]]:
+        recent = {s: [d for d in rows if d.ex_dividend_date >= first] for s, rows in self.dividend_rows.items()}
+        return {symbol: rows for symbol, rows in recent.items() if rows}
+
+    async def dividends_checked(self) -> dict[str, datetime]:
+        return dict(self.dividend_checks)
+
+    async def replace_dividends(
+        self, dividends: Mapping[str, Sequence[Dividend]], checked: Sequence[str], now: datetime, settled: Settled
+    ) -> None:
+        assert settled.scope in self.locked
+        self.fate.step()
+        self.dividend_rows |= {symbol: list(rows) for symbol, rows in dividends.items()}
+        self.dividend_checks |= dict.fromkeys(checked, now)
+        self.notes -= set(settled.keys or ())
+        self.fate.step()
+
     async def note(self, scope: str, keys: Sequence[str]) -> None:
         assert scope in self.locked
         self.fate.step()
@@ -150,7 +179,7 @@ class ReferenceDatabase(Database):
 
     async def noted(self, scope: str) -> list[str]:
         assert scope in self.locked
-        return sorted(self.notes)
+        return sorted(key for key in self.notes if is_dividends(key) == (scope == DIVIDENDS))
 
     @asynccontextmanager
     async def session_lock(self, work: date | str, *, wait: bool = True) -> AsyncIterator[bool]:

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from fiblake.errors import UpstreamError
-from fiblake.reference import Split
+from fiblake.reference import Dividend, Split, dividend_fault
 from services.fetcher.massive import ATTEMPTS
 from services.fetcher.split_changes import split_changes
 from services.fetcher.tickers import Details, Ticker, TickerChange
@@ -341,3 +341,68 @@ async def test_a_split_that_cannot_be_is_refused_and_its_ticker_keeps_what_is_kn
     apple = [Split("AAPL", date(2000, 6, 21), 1.0, 2.0, "forward_split", 0.25, "E1")]
     changes = split_changes({"AAPL": apple}, reported, {"AAPL"}, date(2026, 1, 2))
     assert (changes.changed, [split.id for split in changes.refused], changes.repaired) == ({}, ["E2"], [])
+
+
+# ----------------------------------------------------------------------------------------------------------- dividends
+
+FIRST_DIVIDEND = {
+    "id": "E1", "ticker": "AAPL", "ex_dividend_date": "2025-08-11", "cash_amount": 0.26, "currency": "USD",
+    "declaration_date": "2025-07-31", "record_date": "2025-08-11", "pay_date": "2025-08-14", "frequency": 4,
+    "distribution_type": "recurring", "split_adjusted_cash_amount": 0.26, "historical_adjustment_factor": 0.997899,
+}  # fmt: skip
+SECOND_DIVIDEND = FIRST_DIVIDEND | {"id": "E2", "ex_dividend_date": "2025-11-10"}
+
+
+async def dividends(vendor: Vendor, *asked: Any) -> list[Dividend]:  # noqa: ANN401 (what the client takes)
+    async with client_of(vendor) as client:
+        return await client.dividends(*asked)
+
+
+async def test_dividends_of_all_symbols_are_asked_for_oldest_first_in_the_largest_pages(vendor: Vendor) -> None:
+    vendor.answers = [
+        listing([FIRST_DIVIDEND], next_url="https://x/stocks/v1/dividends?cursor=a"), listing([SECOND_DIVIDEND]),
+    ]  # fmt: skip
+    first, second = await dividends(vendor)
+    assert first == Dividend(
+        "AAPL", date(2025, 8, 11), 0.26, "USD", date(2025, 7, 31), date(2025, 8, 11), date(2025, 8, 14), 4,
+        "recurring", 0.26, 0.997899, "E1",
+    )  # fmt: skip
+    assert (second.id, second.ex_dividend_date) == ("E2", date(2025, 11, 10))
+    assert vendor.requests[0].url == f"{BASE}/stocks/v1/dividends?limit=5000&sort=ex_dividend_date.asc"
+
+
+async def test_dividends_of_some_symbols_since_a_day_are_asked_for_in_one_request(vendor: Vendor) -> None:
+    vendor.answers = [listing([])]
+    assert await dividends(vendor, ["AAPL", "BRK.B"], date(2025, 8, 1)) == []
+    [request] = vendor.requests
+    assert dict(request.url.params) == {
+        "limit": "5000", "sort": "ex_dividend_date.asc", "ticker.any_of": "AAPL,BRK.B",
+        "ex_dividend_date.gte": "2025-08-01",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", [(["MSFT"],), ([], date(2025, 8, 12)), (["AAP"], date(2025, 1, 1))])
+async def test_dividends_of_another_symbol_or_another_time_than_asked_for_are_an_error(
+    vendor: Vendor, asked: tuple[Any, ...]
+) -> None:
+    vendor.answers = [listing([FIRST_DIVIDEND])]
+    with pytest.raises(UpstreamError, match=r"and 1 of the 1 that came are others \(AAPL on 2025-08-11\)"):
+        await dividends(vendor, *asked)
+
+
+async def test_one_bad_row_costs_one_dividend(vendor: Vendor) -> None:
+    bad = [FIRST_DIVIDEND | {"ticker": None}, None, FIRST_DIVIDEND | {"ex_dividend_date": "2025-13-01"}]
+    odd = FIRST_DIVIDEND | {"frequency": "quarterly", "pay_date": 7, "cash_amount": "1", "currency": None}
+    vendor.answers = [listing([*bad, odd, SECOND_DIVIDEND])]  # type: ignore[list-item]
+    async with client_of(vendor) as client:
+        first, second = await client.dividends()
+        assert client.left_out == {"dividends": 3}
+    assert second.id == "E2"
+    assert (first.frequency, first.pay_date, first.currency) == (None, None, None)
+    assert dividend_fault(first) == "cash_amount nan is not a positive number"
+
+
+async def test_a_page_of_dividends_that_has_lost_its_results_is_an_error(vendor: Vendor) -> None:
+    vendor.answers = [listing(None)]
+    with pytest.raises(UpstreamError, match="no results, nor a word that there are none"):
+        await dividends(vendor)

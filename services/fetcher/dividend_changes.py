@@ -1,0 +1,113 @@
+"""Which dividends have changed, and whose are asked for: what the vendor reports against what is known (pure)."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
+from typing import Final
+
+from fiblake.errors import UpstreamError
+from fiblake.reference import Dividend, dividend_fault
+from services.fetcher.wire import DividendRow
+
+_NEVER: Final = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class DividendChanges:
+    """The symbols whose dividends differ from what is known, with all the dividends they have now."""
+
+    changed: dict[str, list[Dividend]] = field(default_factory=dict)
+    refused: list[Dividend] = field(default_factory=list)
+    """Dividends that cannot be. Each costs itself only: what is known under its id stays."""
+
+
+def dividend_of(row: DividendRow) -> Dividend | None:
+    """Return the dividend, or None if it names no ticker or no ex-date; other faults are `dividend_fault`'s to find."""
+    if not row.ticker or row.ex_dividend_date is None:
+        return None
+    return Dividend(
+        row.ticker, row.ex_dividend_date, row.cash_amount, row.currency, row.declaration_date, row.record_date,
+        row.pay_date, row.frequency, row.distribution_type, _given(row.split_adjusted_cash_amount),
+        _given(row.historical_adjustment_factor),
+        row.id or f"{row.ticker}:{row.ex_dividend_date}:{row.distribution_type}:{row.cash_amount:g}",
+    )  # fmt: skip
+
+
+def dividends_due(
+    symbols: Collection[str], checked: Mapping[str, datetime], first: Collection[str], stale_before: datetime
+) -> list[str]:
+    """Return the symbols whose dividends are to be asked for: `first` those with news, then those never asked for.
+
+    Then those that were asked for before `stale_before`, the oldest first: the vendor mends old dividends, too.
+    """
+    others = [s for s in symbols if s not in first and checked.get(s, _NEVER) < stale_before]
+    return [*sorted(first), *sorted(others, key=lambda symbol: (checked.get(symbol, _NEVER), symbol))]
+
+
+def symbols_with_news(
+    known: Mapping[str, Sequence[Dividend]], recent: Iterable[Dividend], symbols: Collection[str]
+) -> set[str]:
+    """Return of `symbols` those of which `recent` dividends are not the `known` ones of the same time."""
+    reported = by_symbol(d for d in recent if d.symbol in symbols and not dividend_fault(d))
+    named = {*reported, *(symbol for symbol in known if symbol in symbols)}
+    return {symbol for symbol in named if reported.get(symbol, []) != _sorted(known.get(symbol, []))}
+
+
+def dividend_changes(
+    known: Mapping[str, Sequence[Dividend]], reported: Iterable[Dividend], in_doubt: Collection[str] = ()
+) -> DividendChanges:
+    """Compare an answer about some symbols with all that is known of these symbols; announced dividends take part.
+
+    An answer says nothing of the time before its earliest dividend, of whichever symbol, because a plan may reach back
+    two years only. What is known from before stays, without the vendor's factor, which is not kept up to date any more.
+    What the answer should name and does not is withdrawn. Symbols `in_doubt` count as different: nobody knows what
+    their files say.
+
+    Raises UpstreamError if fewer than half of what the answer should name is reported: that is not trusted.
+    """
+    everything = list(reported)
+    refused = [dividend for dividend in everything if dividend_fault(dividend)]
+    good = [dividend for dividend in everything if not dividend_fault(dividend)]
+    reach = min((dividend.ex_dividend_date for dividend in everything), default=date.max)
+    _check_complete(known, everything, reach)
+    refused_ids = {(dividend.symbol, dividend.id) for dividend in refused}
+    now = by_symbol([*good, *_kept(known, good, refused_ids, reach)])
+    named = sorted({*known, *now, *in_doubt})
+    changed = [s for s in named if s in in_doubt or now.get(s, []) != _sorted(known.get(s, []))]
+    return DividendChanges({symbol: now.get(symbol, []) for symbol in changed}, refused)
+
+
+def by_symbol(dividends: Iterable[Dividend]) -> dict[str, list[Dividend]]:
+    """Return each symbol's dividends, oldest first; one that two pages repeat comes once."""
+    distinct = {(dividend.symbol, dividend.id): dividend for dividend in dividends}
+    grouped: dict[str, list[Dividend]] = {}
+    for dividend in _sorted(distinct.values()):
+        grouped.setdefault(dividend.symbol, []).append(dividend)
+    return grouped
+
+
+def _kept(
+    known: Mapping[str, Sequence[Dividend]], good: Iterable[Dividend], refused: Collection[tuple[str, str]], reach: date
+) -> list[Dividend]:
+    """Return what is known and stays although the answer does not have it."""
+    reported = {(dividend.symbol, dividend.id) for dividend in good}
+    missing = [d for of_symbol in known.values() for d in of_symbol if (d.symbol, d.id) not in reported]
+    before = [replace(d, historical_adjustment_factor=None) for d in missing if d.ex_dividend_date < reach]
+    return [*before, *(d for d in missing if d.ex_dividend_date >= reach and (d.symbol, d.id) in refused)]
+
+
+def _check_complete(known: Mapping[str, Sequence[Dividend]], reported: Sequence[Dividend], reach: date) -> None:
+    expected = sum(d.ex_dividend_date >= reach for of_symbol in known.values() for d in of_symbol)
+    if 2 * len(reported) < expected:
+        raise UpstreamError(
+            f"the vendor reports {len(reported)} dividends since {reach} where {expected} are known, fewer than half: "
+            "no dividend is withdrawn on such an answer; if it is right, empty the table dividends"
+        )
+
+
+def _sorted(dividends: Iterable[Dividend]) -> list[Dividend]:
+    return sorted(dividends, key=lambda dividend: (dividend.symbol, dividend.ex_dividend_date, dividend.id))
+
+
+def _given(number: float) -> float | None:
+    return number if number == number else None  # noqa: PLR0124 (NaN: the row has no number)
