@@ -20,6 +20,7 @@ from fiblake.lake import (
     MANIFEST_KEY,
     Bronze,
     checkpoint_key,
+    dividends_key,
     identities_key,
     silver_prefix,
     splits_key,
@@ -38,7 +39,7 @@ POISON = '{"no": "message of ours"}'
 
 
 def vendor_folder(folder: Path) -> Path:
-    """Write three symbols' bars as the vendor will serve them: with a split, and with bars that cannot be."""
+    """Write three symbols' bars as the vendor will serve them: with a split, a dividend, and with bars that cannot be."""
     folder.mkdir()
     lines = ["symbol,session,open,high,low,close,volume"]
     for symbol in SYMBOLS:
@@ -47,6 +48,7 @@ def vendor_folder(folder: Path) -> Path:
             lines.append(f"{symbol},{day},10,11,{low},10.5,1000")
     (folder / "bars.csv").write_text("\n".join(lines))
     (folder / "splits.csv").write_text(f"ticker,execution_date,split_from,split_to\nAAA,{SESSIONS[-5]},1,2\n")
+    (folder / "dividends.csv").write_text(f"ticker,ex_dividend_date,cash_amount\nAAA,{SESSIONS[-5]},0.1\n")
     return folder
 
 
@@ -79,6 +81,7 @@ def _reference_data(lake: RecordedLake) -> None:
     before = lake.etag(identities_key("AAA"))
     lake.invoke("MetadataFetcherFunction", {}, {"splits_only": True})
     _expect(splits_key("AAA") in lake.keys("bronze/splits/"), "splits are stored")
+    _expect(dividends_key("AAA") in lake.keys("bronze/dividends/"), "dividends are stored")
     _expect(lake.etag(identities_key("AAA")) != before, "identities are stored")
     _expect(lake.held("HistoryQueue") == len(SYMBOLS), "histories are asked for")
 

@@ -61,6 +61,7 @@ def test_each_right_is_the_only_one_that_allows_some_call_which_is_denied_withou
         ("ResamplerRole", "sqs:SendMessage on QUEUE:dev-resample-34d-dlq"),
         ("FullResampleRole", "s3:ListBucket on LAKE with prefix bronze/raw_ohlcv/"),
         ("MetadataFetcherRole", "s3:PutObject on LAKE/bronze/splits/*"),
+        ("MetadataFetcherRole", "s3:PutObject on LAKE/bronze/dividends/*"),
         ("OhlcvFetcherRole", "s3:PutObject on LAKE/bronze/quarantine/*"),
         ("HistoryFetcherRole", "sqs:GetQueueUrl on QUEUE:dev-history-dlq"),
         ("RouterRole", "batch:DescribeJobs on *"),
