@@ -18,8 +18,8 @@ from shared.database import DatabaseAddress, Tls
 from shared.database.connection import Connection, connection_to, translated
 
 TABLES: Final = (
-    "data_ingestion_watermark", "dividend_checks", "dividends", "files_in_doubt", "ingested_sessions", "raw_ohlcv", "runs",
-    "splits", "symbol_metadata",
+    "data_ingestion_watermark", "dividend_checks", "dividends", "files_in_doubt", "ingested_sessions", "raw_ohlcv",
+    "runs", "splits", "symbol_metadata",
 )  # fmt: skip
 """All tables of the schema; who adds a table to the schema adds it here."""
 ITERATIONS: Final = 4096

@@ -39,7 +39,7 @@ POISON = '{"no": "message of ours"}'
 
 
 def vendor_folder(folder: Path) -> Path:
-    """Write three symbols' bars as the vendor will serve them: with a split, a dividend, and with bars that cannot be."""
+    """Write three symbols' bars as the vendor will serve them: with a split, a dividend, and bars that cannot be."""
     folder.mkdir()
     lines = ["symbol,session,open,high,low,close,volume"]
     for symbol in SYMBOLS:
