@@ -7,7 +7,6 @@ from typing import Final
 
 from fiblake.errors import UpstreamError
 from fiblake.reference import Dividend, dividend_fault
-from services.fetcher.wire import DividendRow
 
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
@@ -19,18 +18,6 @@ class DividendChanges:
     changed: dict[str, list[Dividend]] = field(default_factory=dict)
     refused: list[Dividend] = field(default_factory=list)
     """Dividends that cannot be. Each costs itself only: what is known under its id stays."""
-
-
-def dividend_of(row: DividendRow) -> Dividend | None:
-    """Return the dividend, or None if it names no ticker or no ex-date; other faults are `dividend_fault`'s to find."""
-    if not row.ticker or row.ex_dividend_date is None:
-        return None
-    return Dividend(
-        row.ticker, row.ex_dividend_date, row.cash_amount, row.currency, row.declaration_date, row.record_date,
-        row.pay_date, row.frequency, row.distribution_type, _given(row.split_adjusted_cash_amount),
-        _given(row.historical_adjustment_factor),
-        row.id or f"{row.ticker}:{row.ex_dividend_date}:{row.distribution_type}:{row.cash_amount:g}",
-    )  # fmt: skip
 
 
 def dividends_due(
@@ -107,7 +94,3 @@ def _check_complete(known: Mapping[str, Sequence[Dividend]], reported: Sequence[
 
 def _sorted(dividends: Iterable[Dividend]) -> list[Dividend]:
     return sorted(dividends, key=lambda dividend: (dividend.symbol, dividend.ex_dividend_date, dividend.id))
-
-
-def _given(number: float) -> float | None:
-    return number if number == number else None  # noqa: PLR0124 (NaN: the row has no number)

@@ -26,7 +26,6 @@ from fiblake.decoding import JSON_GROWTH, limit, too_large
 from fiblake.errors import EntitlementError, UpstreamError
 from fiblake.reference import Dividend, Split
 from services.fetcher import wire
-from services.fetcher.dividend_changes import dividend_of
 from services.fetcher.splits import usable, with_factors
 from services.fetcher.tickers import Details, Ticker, TickerChange
 from services.fetcher.validation import VendorBar
@@ -197,7 +196,7 @@ class MassiveClient:
         query |= {"ticker.any_of": ",".join(symbols)} if symbols else {}
         query |= {"ex_dividend_date.gte": since.isoformat()} if since else {}
         rows = await self._rows(wire.Dividends, path, query)
-        read = [(row, dividend_of(row)) for row in rows]
+        read = [(row, row.dividend()) for row in rows]
         self._leave_out("dividends", [row for row, dividend in read if dividend is None], path)
         dividends = [dividend for _, dividend in read if dividend]
         others = [

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Generic, TypeVar
 from pydantic import BaseModel, BeforeValidator
 
 from fiblake.calendar import NEW_YORK
+from fiblake.reference import Dividend
 from services.fetcher.validation import VendorBar
 
 CODING: Final = "gzip"
@@ -271,6 +272,17 @@ class DividendRow(BaseModel):
     split_adjusted_cash_amount: Number = math.nan
     historical_adjustment_factor: Number = math.nan
 
+    def dividend(self) -> Dividend | None:
+        """Return the dividend, or None if it names no ticker or no ex-date; `dividend_fault` finds other faults."""
+        if not self.ticker or self.ex_dividend_date is None:
+            return None
+        return Dividend(
+            self.ticker, self.ex_dividend_date, self.cash_amount, self.currency, self.declaration_date,
+            self.record_date, self.pay_date, self.frequency, self.distribution_type,
+            _given(self.split_adjusted_cash_amount), _given(self.historical_adjustment_factor),
+            self.id or f"{self.ticker}:{self.ex_dividend_date}:{self.distribution_type}:{self.cash_amount:g}",
+        )  # fmt: skip
+
 
 class Dividends(Page[DividendRow]):
     """A page of the list of dividends, which has no count."""
@@ -315,3 +327,7 @@ class OneEvents(Answer):
     """The events of one ticker's company."""
 
     results: EventsRow
+
+
+def _given(number: float) -> float | None:
+    return None if math.isnan(number) else number

@@ -10,7 +10,6 @@ from fiblake.reference import Dividend
 from services.fetcher.dividend_changes import (
     by_symbol,
     dividend_changes,
-    dividend_of,
     dividends_due,
     symbols_with_news,
 )
@@ -30,17 +29,17 @@ def test_a_row_is_a_dividend_if_it_says_whose_and_when() -> None:
         declaration_date="2025-07-31", record_date="2025-08-11", pay_date="2025-08-14", distribution_type="recurring",
         split_adjusted_cash_amount=0.26, historical_adjustment_factor=0.997899,
     )  # fmt: skip
-    assert dividend_of(whole) == Dividend(
+    assert whole.dividend() == Dividend(
         "AAPL", date(2025, 8, 11), 0.26, "USD", date(2025, 7, 31), date(2025, 8, 11), date(2025, 8, 14), 4,
         "recurring", 0.26, 0.997899, "E1",
     )  # fmt: skip
-    assert dividend_of(whole.model_copy(update={"ticker": ""})) is None
-    assert dividend_of(DividendRow.model_validate({"ticker": "AAPL", "ex_dividend_date": "soon"})) is None
+    assert whole.model_copy(update={"ticker": ""}).dividend() is None
+    assert DividendRow.model_validate({"ticker": "AAPL", "ex_dividend_date": "soon"}).dividend() is None
 
 
 def test_a_row_without_an_id_gets_one_that_is_the_same_the_next_time() -> None:
     row = {"ticker": "AAPL", "ex_dividend_date": "2025-08-11", "cash_amount": 0.26, "distribution_type": "special"}
-    [one, other] = [dividend_of(DividendRow.model_validate(row)) for _ in range(2)]
+    [one, other] = [DividendRow.model_validate(row).dividend() for _ in range(2)]
     assert one
     assert one == other
     assert one.id == "AAPL:2025-08-11:special:0.26"
@@ -109,7 +108,7 @@ def test_news_is_whatever_differs_from_what_is_known_of_the_same_time() -> None:
 
 @given(st.permutations(QUARTERS), st.permutations(QUARTERS))
 def test_the_order_of_rows_and_their_repetition_on_two_pages_mean_nothing(
-    told: list[Dividend], known: list[Dividend]
+    reported: list[Dividend], known: list[Dividend]
 ) -> None:
-    assert dividend_changes({"AAPL": known}, [*told, *told[:1]]).changed == {}
-    assert by_symbol([*told, *told]) == {"AAPL": QUARTERS}
+    assert dividend_changes({"AAPL": known}, [*reported, *reported[:1]]).changed == {}
+    assert by_symbol([*reported, *reported]) == {"AAPL": QUARTERS}

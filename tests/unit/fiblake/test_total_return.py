@@ -114,15 +114,15 @@ def test_factors_of_the_vendor_that_agree_are_no_dispute() -> None:
 
 
 def test_a_factor_that_contradicts_cash_and_close_is_disputed_and_ours_stays() -> None:
-    told = (Payout(date(2024, 6, 10), 0.55, 0.9506), Payout(date(2024, 6, 12), 1.14, 0.98))
-    wrong = Reference(BOTH_ON_ONE_DAY.splits, dividends=told)
+    payouts = (Payout(date(2024, 6, 10), 0.55, 0.9506), Payout(date(2024, 6, 12), 1.14, 0.98))
+    wrong = Reference(BOTH_ON_ONE_DAY.splits, dividends=payouts)
     assert disputes(wrong) == ["2024-06-10: cash 0.55 makes 0.990000, the vendor says 0.970000"]
     assert total(wrong) == total(BOTH_ON_ONE_DAY)
 
 
 def test_only_the_wrong_one_of_cumulative_factors_is_disputed() -> None:
-    told = (Payout(date(2024, 6, 6), 1.0, 0.99 * 0.95), Payout(date(2024, 6, 12), 1.14, 0.95))
-    assert disputes(Reference(dividends=told)) == ["2024-06-12: cash 1.14 makes 0.980000, the vendor says 0.950000"]
+    payouts = (Payout(date(2024, 6, 6), 1.0, 0.99 * 0.95), Payout(date(2024, 6, 12), 1.14, 0.95))
+    assert disputes(Reference(dividends=payouts)) == ["2024-06-12: cash 1.14 makes 0.980000, the vendor says 0.950000"]
 
 
 def test_what_the_vendor_gives_no_factor_of_is_not_disputed() -> None:
@@ -132,8 +132,8 @@ def test_what_the_vendor_gives_no_factor_of_is_not_disputed() -> None:
 
 @pytest.mark.parametrize("factor", [0.99, 0.99 * 0.98])
 def test_an_announced_dividend_may_or_may_not_be_in_the_factors_before_it(factor: float) -> None:
-    told = (Payout(date(2024, 6, 6), 1.0, factor), Payout(date(2024, 6, 13), 1.14, 0.98))
-    assert disputes(Reference(dividends=told)) == []
+    payouts = (Payout(date(2024, 6, 6), 1.0, factor), Payout(date(2024, 6, 13), 1.14, 0.98))
+    assert disputes(Reference(dividends=payouts)) == []
 
 
 def test_cash_in_another_currency_is_not_applied_and_disputed() -> None:
@@ -146,8 +146,8 @@ def test_cash_in_another_currency_is_not_applied_and_disputed() -> None:
 
 
 def test_dividends_travel_with_the_reference() -> None:
-    told = (Payout(date(2024, 6, 10), 0.55, 0.9702), Payout(date(2024, 6, 12), 1.14))
-    reference = Reference(BOTH_ON_ONE_DAY.splits, (date(2003, 1, 2),), told)
+    payouts = (Payout(date(2024, 6, 10), 0.55, 0.9702), Payout(date(2024, 6, 12), 1.14))
+    reference = Reference(BOTH_ON_ONE_DAY.splits, (date(2003, 1, 2),), payouts)
     assert Reference.from_json(reference.to_json()) == reference
     stored = Consolidated(table(bar("2024-06-10")), {}, NOON, reference)
     assert Consolidated.decode(stored.encode(), "AAPL", NOON).reference == reference
