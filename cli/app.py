@@ -24,6 +24,7 @@ from cli import (
     load,
     local,
     metadata,
+    quality,
     quarantine,
     query,
     reconcile,
@@ -90,6 +91,7 @@ app.command(name="reconcile", epilog=reconcile.EXAMPLE)(reconcile.reconcile)
 app.command(name="query", epilog=query.EXAMPLE)(query.query)
 app.command(name="universe", epilog=universe.EXAMPLE)(universe.universe)
 app.command(name="chart", epilog=chart.EXAMPLE)(chart.chart)
+app.command(name="quality", epilog=quality.EXAMPLE)(quality.quality)
 app.command(name="console", epilog=CONSOLE_EXAMPLE)(console)
 app.command(name="resample", epilog=resample.RESAMPLE_EXAMPLES)(resample.resample)
 app.command(name="withdraw", epilog=withdraw.EXAMPLE)(withdraw.withdraw)

@@ -62,3 +62,12 @@ def _passes(price: Any, extreme: Any) -> Any:  # noqa: ANN401 (numbers, or array
 def positive(value: float) -> bool:
     """Return whether `value` is a number greater than 0, and finite."""
     return math.isfinite(value) and value > 0
+
+
+def jumped(close: float, previous: float, split_ratio: float, limit: float) -> bool:
+    """Return whether `close` is more than `limit` times the previous one, or less than one such part of it.
+
+    A jump that a split between the two explains is none: `split_ratio` is what it makes of a price (2-for-1: 0.5).
+    """
+    changes = [close / expected for expected in (previous, previous * split_ratio)]
+    return all(change > limit or change * limit < 1 for change in changes)

@@ -21,6 +21,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from cli import options
 from cli.console import actions, facts
 from cli.output import as_json
 from fiblake.errors import FiblakeError, NotFoundError, PermanentError
@@ -77,6 +78,8 @@ def application(console: Console) -> Starlette:
         Route("/symbols/{symbol}", _page(render, "symbol.html", _symbol)),
         Route("/fragments/symbols/{symbol}", _page(render, "symbol_fragment.html", partial(_symbol_parts, console))),
         Route("/data/bars/{symbol}/{interval}", partial_json(partial(_bars, console))),
+        Route("/quality/{symbol}", _page(render, "quality.html", _symbol)),
+        Route("/fragments/quality/{symbol}", _page(render, "quality_fragment.html", partial(_quality, console))),
         Route("/sessions", _page(render, "sessions.html", lambda _request: {})),
         Route("/fragments/sessions", _page(render, "sessions_fragment.html", partial(_sessions, console))),
         Route("/fragments/sessions/{session}", _page(render, "behind_fragment.html", partial(_behind, console))),
@@ -216,6 +219,14 @@ def _bars(console: Console, request: "Request") -> Mapping[str, Any]:
             f"{interval!r}, {adjustment!r}: intervals are {facts.INTERVAL_NAMES}, adjustments splits, raw"
         )
     return facts.bars_of(console.stack, symbol, interval, adjustment)
+
+
+def _quality(console: Console, request: "Request") -> Mapping[str, Any]:
+    from cli.quality import look, values_of
+
+    symbol = check_symbol(request.path_params["symbol"])
+    options.check_in_lake(console.stack.store, [symbol])
+    return {"result": values_of(look(console.stack, symbol))}
 
 
 def _sessions(console: Console, _request: "Request") -> Mapping[str, Any]:

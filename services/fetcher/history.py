@@ -9,7 +9,7 @@ from typing import Final
 from fiblake.calendar import TradingCalendar
 from fiblake.errors import EntitlementError, FiblakeError, NotFoundError
 from fiblake.reference import Split
-from fiblake.rules import positive
+from fiblake.rules import jumped, positive
 from fiblake.symbols import BEGINNING
 from services.fetcher.doubts import settle_bars
 from services.fetcher.gaps import Asked
@@ -17,7 +17,7 @@ from services.fetcher.identities import renamed_on
 from services.fetcher.intake import Intake, Stopwatch, Stored, bars_file, logged, put_bars
 from services.fetcher.sifting import StoredState, classify_bars
 from services.fetcher.tickers import TickerChange
-from services.fetcher.validation import VendorBar, jumped
+from services.fetcher.validation import VendorBar
 from services.fetcher.vendor import BadRequestError, OutOfPlanError, PendingError
 from shared.database import Settled, history_scope
 from shared.events import HistoryRequest, parse

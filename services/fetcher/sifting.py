@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from fiblake.bars import VALUE_COLUMNS
 from fiblake.calendar import TradingCalendar
-from services.fetcher.validation import VendorBar, faults, jumped
+from fiblake.rules import jumped
+from services.fetcher.validation import VendorBar, faults
 
 TWICE: Final = "the vendor reported this session twice"
 

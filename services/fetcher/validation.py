@@ -24,12 +24,3 @@ def faults(bar: VendorBar, calendar: TradingCalendar) -> list[str]:
     if bar.dated:
         found.append(f"its instant is of {bar.dated}, and bars of {bar.session} were asked for")
     return found + calendar.faults(bar.session)
-
-
-def jumped(close: float, previous: float, split_ratio: float, limit: float) -> bool:
-    """Return whether `close` is more than `limit` times the previous one, or less than one such part of it.
-
-    A jump that a split between the two explains is none: `split_ratio` is what it makes of a price (2-for-1: 0.5).
-    """
-    changes = [close / expected for expected in (previous, previous * split_ratio)]
-    return all(change > limit or change * limit < 1 for change in changes)

@@ -294,3 +294,13 @@ def test_the_clock_of_a_page_is_utc(client: Visitor) -> None:
 def test_not_found_errors_are_errors_of_ours() -> None:
     with pytest.raises(NotFoundError):
         bars_of(FakeTarget(), "ZZZZ", "1d", "raw")  # type: ignore[arg-type]
+
+
+def test_the_quality_of_a_symbol_is_a_page(client: Visitor, stack: FakeTarget) -> None:
+    lay_bars(stack)
+    assert "/quality/AAPL" in client.get("/symbols/AAPL").text
+    assert "/fragments/quality/AAPL" in client.get("/quality/AAPL").text
+    text = client.get("/fragments/quality/AAPL").text
+    assert "AAPL</strong>, 2024-01-02 to 2024-01-05" in text
+    assert "Postgres does not say why" in text
+    assert client.get("/fragments/quality/APPL").status_code == 404

@@ -44,7 +44,7 @@ WRONG = [
 EMPTY = {
     "adopt": 0, "chart": 2, "consolidate": 0, "costs": 0, "dlq discard": 0, "dlq list": 0, "dlq replay": 0,
     "dlq show": 0, "events send": 0, "fetch": 2, "load companies": 2, "load flatfiles": 2, "metadata": 2, "migrate": 2,
-    "quarantine list": 0, "quarantine release": 2, "query": 0, "reconcile": 0, "resample": 2, "status": 0,
+    "quality": 2, "quarantine list": 0, "quarantine release": 2, "query": 0, "reconcile": 0, "resample": 2, "status": 0,
     "universe": 2, "vacuum": 0, "vacuum rds": 1, "withdraw": 2,
 }  # fmt: skip
 """How each command ends on an empty lake, of a stack without Postgres whose functions have no settings."""
@@ -203,6 +203,7 @@ def test_a_day_that_is_no_session_or_yet_to_come_is_named(
         ["query", "FROM bronze", "--symbols", "APPL"],
         ["chart", "APPL", "1d", "-o", "x.png"],
         ["chart", "APPL", "3d", "-o", "x.png"],
+        ["quality", "APPL"],
         ["withdraw", "APPL", "2025-11-19"],
         ["quarantine", "list", "--symbol", "APPL"],
     ],
@@ -327,7 +328,7 @@ def test_help_fits_80_columns(path: str, monkeypatch: pytest.MonkeyPatch, capsys
 
 @pytest.mark.parametrize(
     ("path", "option"),
-    [("chart", "--output"), ("query", "--csv"), ("query", "--parquet"), ("dlq discard", "--to")],
+    [("chart", "--output"), ("query", "--csv"), ("query", "--parquet"), ("quality", "--html"), ("dlq discard", "--to")],
 )
 @pytest.mark.parametrize(("place", "fault"), [("no/such/x.png", "there is no folder"), (".", "it is a folder")])
 def test_an_output_that_cannot_be_written(  # noqa: PLR0917

@@ -1,0 +1,178 @@
+"""`fiblake quality AAPL MSFT`: is a symbol's history whole and plausible? On the terminal, or as one page for paper."""
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from cli import options
+from cli.output import answer, progress, table
+from cli.target import Target, target
+from fiblake.wording import counted, instant
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from fiblake.calendar import TradingCalendar
+    from fiblake.quality import Quality, Sources
+
+EXAMPLE: Final = "Example: fiblake quality AAPL MSFT\n\nExample: fiblake quality AAPL --html aapl.html"
+FINDINGS_SHOWN: Final = 20
+
+
+def quality(
+    context: typer.Context,
+    symbols: Annotated[list[str], typer.Argument(help="Whose bars.")],
+    *,
+    html: Annotated[Path | None, typer.Option(help="Write one page here as well, which needs no other file.")] = None,
+) -> None:
+    """Show how whole a symbol's bars are, by the calendar and its listing, and what is not plausible in them.
+
+    A session without a bar that the vendor was asked for had no trade: it is not missing. Named are jumps that no split
+    explains, splits that the bars do not show or that are reported twice, and sessions that repeat the one before.
+    Exit code 3: there is something to look at.
+    """
+    options.writable(html, "--html")
+    chosen = [options.symbol(name, "SYMBOLS") for name in symbols]
+    stack = target(context)
+    options.check_in_lake(stack.store, chosen)
+    with progress("symbols read", len(chosen)) as advance:
+        results = []
+        for symbol in chosen:
+            results.append(look(stack, symbol))
+            advance(1)
+    if html:
+        html.write_text(page(results), encoding="utf-8")
+    answer(context, [result.facts() for result in results], lambda console: _show(console, results))
+    if not all(result.is_good for result in results):
+        raise typer.Exit(3)
+
+
+def look(stack: Target, symbol: str) -> "Quality":
+    """Return a symbol's quality; raise NotFoundError if it has no bars, ConfigurationError if others wrote them."""
+    from fiblake.bars import Consolidated
+    from fiblake.calendar import nyse
+    from fiblake.errors import ConfigurationError, NotFoundError
+    from fiblake.lake import Bronze
+    from fiblake.quality import quality_of
+
+    key = Bronze().data_key(symbol)
+    data_file = stack.store.find(key)
+    if data_file is None:
+        raise NotFoundError(f"{symbol} has files, and no bars that are consolidated yet")
+    stored = Consolidated.decode(data_file.data, symbol, data_file.last_modified)
+    if stored.adopted or not stored.bars.num_rows:
+        raise ConfigurationError(f"{key} is somebody else's, or empty: run `fiblake adopt` first")
+    calendar = nyse()
+    closed = calendar.last_closed(datetime.now(UTC))
+    sources = _sources(stack, symbol, calendar, stored.first_session, closed)
+    return quality_of(symbol, stored, calendar, closed, sources)
+
+
+def _sources(stack: Target, symbol: str, calendar: "TradingCalendar", first: date, closed: date) -> "Sources":
+    """Return what the lake knows of a symbol besides its bars; what Postgres does not tell is unknown."""
+    from fiblake.errors import FiblakeError
+    from fiblake.lake import identities_key, splits_key
+    from fiblake.quality import Sources
+    from fiblake.reference import read_identities, read_splits
+    from shared.outcomes import catch_errors
+    from shared.quarantine import list_quarantined
+
+    identities, splits = stack.store.get_many([identities_key(symbol), splits_key(symbol)])
+    sources = Sources(
+        read_identities(identities.data, symbol) if identities else (),
+        read_splits(splits.data, symbol) if splits else (),
+        {held.bar.session for held in list_quarantined(stack.store, symbol)},
+    )
+    asked = catch_errors(lambda: asyncio.run(_asked(stack, symbol, calendar, first, closed)))
+    return sources if isinstance(asked, FiblakeError) else replace(sources, asked=asked)
+
+
+async def _asked(stack: Target, symbol: str, calendar: "TradingCalendar", first: date, closed: date) -> set[date]:
+    """Return the sessions that the vendor was asked for: those of the ledger, and those of the symbol's history."""
+    from shared.database import connected
+
+    async with connected(*stack.database()) as database:
+        sessions = await database.stored_sessions(first, closed)
+        record = await database.current(symbol)
+    if record and record.history_loaded_at and record.history_from:
+        last = min(record.history_loaded_at.date(), closed)
+        sessions |= set(calendar.between(record.history_from, last)) if record.history_from <= last else set()
+    return sessions
+
+
+def page(results: "Sequence[Quality]") -> str:
+    """Return one page of HTML that needs no other file and runs no script."""
+    import jinja2
+
+    pages = jinja2.Environment(
+        loader=jinja2.PackageLoader("cli.console"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    return pages.get_template("quality_paper.html").render(
+        results=[values_of(result) for result in results], at=instant(datetime.now(UTC))
+    )
+
+
+def values_of(result: "Quality") -> dict[str, Any]:
+    """Return what the page's fragment shows of a symbol."""
+    from fiblake.quality import by_year
+
+    years = [(year, list(months)) for year, months in by_year(result.months)]
+    return {**result.facts(), "years": years, "verdict": verdict(result)}
+
+
+def verdict(result: "Quality") -> str:
+    """Return in a sentence what a person should know first."""
+    from fiblake.quality import NO_TRADE, QUARANTINED, UNKNOWN, WITHDRAWN
+
+    totals = result.totals
+    kinds = Counter(finding.kind for finding in result.findings)
+    parts = [
+        *([counted(len(result.missing), "missing session")] if result.missing else []),
+        *([f"{counted(totals[QUARANTINED], 'session')} in quarantine"] if totals[QUARANTINED] else []),
+        *(counted(count, kind, _plural(kind)) for kind, count in kinds.items()),
+    ]
+    notes = [
+        *([f"{counted(totals[NO_TRADE], 'session')} without a trade"] if totals[NO_TRADE] else []),
+        *([f"{counted(totals[WITHDRAWN], 'session')} withdrawn"] if totals[WITHDRAWN] else []),
+        *(
+            [f"{counted(totals[UNKNOWN], 'session')} without a bar (Postgres does not say why)"]
+            if totals[UNKNOWN]
+            else []
+        ),
+        *([f"{counted(result.before_first, 'session')} listed before the first bar"] if result.before_first else []),
+    ]
+    sentence = f"To look at: {', '.join(parts)}." if parts else "Whole and plausible."
+    return f"{sentence} {', '.join(notes).capitalize()}." if notes else sentence
+
+
+def _plural(kind: str) -> str:
+    return {"split not seen": "splits not seen"}.get(kind, f"{kind}s")
+
+
+def _show(console: "Console", results: "Sequence[Quality]") -> None:
+    from fiblake.quality import STATES
+
+    for result in results:
+        years: dict[str, Counter[str]] = {}
+        for month, states in result.months.items():
+            years.setdefault(month[:4], Counter(dict.fromkeys(STATES, 0))).update(states)
+        rows = [{"year": year, **states} for year, states in years.items()]
+        title = f"{result.symbol}: {result.first} to {result.last}"
+        shown = [state for state in STATES if state == "bars" or result.totals[state]]
+        console.print(table(title, rows, ["year", *shown]))
+        console.print(verdict(result))
+        if result.missing:
+            named = ", ".join(map(str, result.missing[:FINDINGS_SHOWN]))
+            more = len(result.missing) - FINDINGS_SHOWN
+            console.print(f"  missing: {named}{f' and {more:,} more: --json lists all' if more > 0 else ''}")
+        for finding in result.findings[:FINDINGS_SHOWN]:
+            console.print(f"  {finding.session}  {finding.kind}: {finding.text}")
+        if len(result.findings) > FINDINGS_SHOWN:
+            console.print(f"  ... and {len(result.findings) - FINDINGS_SHOWN:,} more: --json lists all")

@@ -1,0 +1,168 @@
+"""How whole and how plausible are a symbol's bars? Coverage by month, and what a person should look at (pure)."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from itertools import groupby, pairwise
+from math import log
+from typing import Any, Final
+
+from fiblake.bars import Consolidated
+from fiblake.calendar import TradingCalendar
+from fiblake.reference import Identity, Split
+from fiblake.rules import jumped, positive
+from fiblake.symbols import BEGINNING
+
+JUMP_LIMIT: Final = 3.0
+"""A close that is more than so many times the one before, or less than one such part of it, wants an explanation."""
+REPEATS: Final = 3
+"""So many sessions in a row with the same prices and volume are no market, but a feed that stood still."""
+SAME_SPLIT_DAYS: Final = 10
+"""Two splits of one ratio within so many days are hardly two."""
+_VISIBLE_SPLIT: Final = 1.4
+"""A split that changes the price less than so many times is not told from an ordinary day."""
+_NUMBERS: Final = ("open", "high", "low", "close", "volume")
+BAR, NO_TRADE, QUARANTINED, WITHDRAWN, UNKNOWN, MISSING = STATES = (
+    "bars", "no_trade", "quarantined", "withdrawn", "unknown", "missing",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What is known besides the bars: who bore the symbol, its splits, and why a session may have no bar."""
+
+    identities: Sequence[Identity] = ()
+    splits: Sequence[Split] = ()
+    quarantined: Collection[date] = ()
+    asked: Collection[date] | None = None
+    """Sessions whose bars the vendor was asked for: without a bar there was no trade. None: nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that a person should look at."""
+
+    kind: str
+    session: date
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """A symbol's sessions by month and state, and what was found."""
+
+    symbol: str
+    first: date
+    last: date
+    months: Mapping[str, Mapping[str, int]]
+    """YYYY-MM -> state -> sessions, in order."""
+    missing: Sequence[date]
+    before_first: int
+    """Sessions between the listing and the first bar, if the listing is known."""
+    findings: Sequence[Finding] = field(default_factory=tuple)
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Sessions by state."""
+        return {state: sum(month[state] for month in self.months.values()) for state in STATES}
+
+    @property
+    def is_good(self) -> bool:
+        """Whether there is nothing for a person to look at."""
+        return not (self.missing or self.findings or self.totals[QUARANTINED])
+
+    def facts(self) -> dict[str, Any]:
+        """Return it ready for JSON."""
+        return {
+            "symbol": self.symbol, "first": self.first, "last": self.last, "is_good": self.is_good,
+            "totals": self.totals, "before_first_bar": self.before_first, "missing": list(self.missing),
+            "months": [{"month": month, **states} for month, states in self.months.items()],
+            "findings": [{"kind": f.kind, "session": f.session, "text": f.text} for f in self.findings],
+        }  # fmt: skip
+
+
+def quality_of(
+    symbol: str, stored: Consolidated, calendar: TradingCalendar, closed: date, sources: Sources = Sources()
+) -> Quality:
+    """Return a symbol's quality up to the session `closed`; `stored` holds one bar at the least."""
+    sessions: list[date] = stored.bars["timestamp"].to_pylist()
+    with_bar = set(sessions)
+    months: dict[str, dict[str, int]] = {}
+    missing = []
+    for day in _expected(sources.identities, calendar, sessions[0], closed):
+        state = BAR if day in with_bar else _state_without_bar(day, stored, sources)
+        months.setdefault(f"{day:%Y-%m}", dict.fromkeys(STATES, 0))[state] += 1
+        if state == MISSING:
+            missing.append(day)
+    findings = [*_jumps(stored, sessions), *_repeats(stored, sessions), *_repeated_splits(sources.splits)]
+    listed = min((identity.valid_from for identity in sources.identities), default=BEGINNING)
+    known_from = max(listed, calendar.session(0)) if listed > BEGINNING else sessions[0]
+    before = len(calendar.between(known_from, sessions[0])) - 1 if known_from < sessions[0] else 0
+    ordered = sorted(findings, key=lambda finding: finding.session)
+    return Quality(symbol, sessions[0], sessions[-1], months, missing, before, ordered)
+
+
+def _expected(identities: Sequence[Identity], calendar: TradingCalendar, first: date, closed: date) -> list[date]:
+    """Return the sessions of the companies that bore the symbol, from its first bar on."""
+    periods = [(max(identity.valid_from, first), identity.valid_to or closed) for identity in identities]
+    days = (calendar.between(start, min(end, closed)) for start, end in periods or [(first, closed)] if start <= end)
+    return sorted({day for some in days for day in some})
+
+
+def _state_without_bar(day: date, stored: Consolidated, sources: Sources) -> str:
+    if day in stored.withdrawn:
+        return WITHDRAWN
+    if day in sources.quarantined:
+        return QUARANTINED
+    if sources.asked is None:
+        return UNKNOWN
+    return NO_TRADE if day in sources.asked else MISSING
+
+
+def _ratios(stored: Consolidated) -> dict[date, float]:
+    """Return what each split makes of a price, by its execution date."""
+    factors = [factor for _, factor in stored.reference.splits]
+    days = [day for day, _ in stored.reference.splits]
+    later = [*factors[1:], 1.0][: len(factors)]
+    return {day: factor / following for day, factor, following in zip(days, factors, later, strict=True)}
+
+
+def _jumps(stored: Consolidated, sessions: Sequence[date]) -> Iterator[Finding]:
+    """Yield the jumps that no split and no handover explains, and the splits that the bars do not show."""
+    closes = stored.bars["close"].to_pylist()
+    ratios, handovers = _ratios(stored), set(stored.reference.handovers)
+    for (before, after), (previous, close) in zip(pairwise(sessions), pairwise(closes), strict=True):
+        if any(before < day <= after for day in handovers) or not (positive(previous) and positive(close)):
+            continue
+        ratio = 1.0
+        for day in (day for day in ratios if before < day <= after):
+            ratio *= ratios[day]
+        if jumped(close, previous, ratio, JUMP_LIMIT):
+            yield Finding("jump", after, f"the close goes from {previous:g} on {before} to {close:g}, without a split")
+        elif abs(log(ratio)) > log(_VISIBLE_SPLIT) and abs(log(close / previous)) < abs(log(close / previous / ratio)):
+            text = f"a split makes {ratio:g} of a price, and the close goes from {previous:g} to {close:g}"
+            yield Finding("split not seen", after, text)
+
+
+def _repeats(stored: Consolidated, sessions: Sequence[date]) -> Iterator[Finding]:
+    rows = zip(*(stored.bars[name].to_pylist() for name in _NUMBERS), strict=True)
+    for numbers, run in groupby(zip(sessions, rows, strict=True), key=lambda pair: pair[1]):
+        days = [day for day, _ in run]
+        if len(days) >= REPEATS and numbers[-1] > 0:
+            text = f"{len(days)} sessions to {days[-1]} have the same prices and volume (close {numbers[3]:g})"
+            yield Finding("stale repeat", days[0], text)
+
+
+def _repeated_splits(splits: Iterable[Split]) -> Iterator[Finding]:
+    usable = [split for split in splits if split.has_ratio]
+    for one, other in pairwise(sorted(usable, key=lambda split: split.execution_date)):
+        near = other.execution_date - one.execution_date <= timedelta(days=SAME_SPLIT_DAYS)
+        if near and one.split_to * other.split_from == other.split_to * one.split_from:
+            ratio = f"{one.split_to:g}-for-{one.split_from:g}"
+            yield Finding("duplicate split", other.execution_date, f"{ratio} as well on {one.execution_date}")
+
+
+def by_year(months: Mapping[str, Mapping[str, int]]) -> Iterable[tuple[str, list[Mapping[str, int] | None]]]:
+    """Yield each year with its twelve months; None: no session of that month is expected."""
+    for year, _ in groupby(months, key=lambda month: month[:4]):
+        yield year, [months.get(f"{year}-{number:02}") for number in range(1, 13)]
