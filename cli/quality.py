@@ -149,7 +149,7 @@ def verdict(result: "Quality") -> str:
         *([f"{counted(result.before_first, 'session')} listed before the first bar"] if result.before_first else []),
     ]
     sentence = f"To look at: {', '.join(parts)}." if parts else "Whole and plausible."
-    return f"{sentence} {', '.join(notes).capitalize()}." if notes else sentence
+    return f"{sentence} {', '.join(notes)}." if notes else sentence
 
 
 def _plural(kind: str) -> str:
