@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fiblake.decoding import DEFAULT_LIMIT_MB
 from fiblake.errors import ConfigurationError
-from fiblake.lake import BRONZE_PREFIX, INTERVALS
+from fiblake.lake import BRONZE_PREFIX
 from local.deploy import STACK, build, deploy
 from local.emulator import REPOSITORY, client, client_environment, emulator
 from local.postgres import postgres
@@ -48,10 +48,9 @@ class Stack:
 
     @property
     def queue_urls(self) -> dict[str, str]:
-        """The URL of each queue, by its name without the environment, in the order of the flow."""
-        names = {"history": "History", "bronze-arrivals": "BronzeArrivals", "consolidation": "Consolidation"}
-        names |= {f"resample-{n}d": f"Resample{n}d" for n in INTERVALS}
-        return {name: self.outputs[f"{output}QueueUrl"] for name, output in names.items()}
+        """The URL of each queue, by its name without the environment."""
+        urls = [url for name, url in self.outputs.items() if name.endswith("QueueUrl")]
+        return {url.rsplit("/", 1)[-1].removeprefix(f"{ENVIRONMENT}-"): url for url in urls}
 
     def environment(self) -> dict[str, str]:
         """Return the environment in which any AWS client talks to this stack and to nothing else."""

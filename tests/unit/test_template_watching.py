@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cli import costs
 from tests.fakes import REPOSITORY
 from tests.unit.variants import EVERYTHING, LOCAL, VARIANTS, Body, deployed, properties
 
@@ -114,11 +115,8 @@ def test_a_budget_tells_the_address_of_the_alarms() -> None:
 
 def test_there_are_not_more_alarms_than_are_paid_for(resources: Body) -> None:
     """An alarm is 0.10 USD a month (docs/costs.md): one more is a decision."""
-    assert len(properties(resources, ALARM)) <= {"local": 32, "given": 32, "everything": 35}[variant(resources)]
-
-
-def variant(resources: Body) -> str:
-    return "everything" if "Database" in resources else "given" if "WorkerJobQueue" in resources else "local"
+    of_the_database = 3 if "Database" in resources else 0
+    assert len(properties(resources, ALARM)) <= costs.ALARMS + of_the_database
 
 
 def test_too_much_quarantine_is_an_alarm(resources: Body) -> None:
