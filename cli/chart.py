@@ -33,7 +33,7 @@ def _intervals(incomplete: str) -> list[str]:
 def chart(
     context: typer.Context,
     symbol: Annotated[str, typer.Argument(help="Whose bars.")],
-    interval: Annotated[str, typer.Argument(help="1d, 3d, 5d, 8d, 13d, 21d or 34d.", autocompletion=_intervals)],
+    interval: Annotated[str, typer.Argument(help=f"One of {', '.join(KNOWN)}.", autocompletion=_intervals)],
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write (.png, .svg, .pdf).")],
     last: Annotated[int, typer.Option(min=1, help="How many of the last bars.")] = 120,

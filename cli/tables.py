@@ -1,4 +1,4 @@
-"""The lake as DuckDB's tables: `bronze`, `silver_3d` ... `silver_34d`, `metadata`, `splits`, `universe`, `manifest`."""
+"""The lake as DuckDB's tables: `bronze`, `silver_3d` (and so on), `metadata`, `splits`, `universe`, `manifest`."""
 
 import re
 import sys

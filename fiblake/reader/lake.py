@@ -122,7 +122,7 @@ class Lake:
     ) -> Result:  # fmt: skip
         """Return bars of one symbol, of several, or of all (None), sorted by symbol and `ts`.
 
-        `interval` is 1d or one of silver's (3d, 5d, 8d, 13d, 21d, 34d). `start` and `end` limit `ts`, a bucket's first
+        `interval` is 1d, or one of silver's, for example 3d. `start` and `end` limit `ts`, a bucket's first
         session, both inclusive. `adjust`: "splits" makes prices and volumes comparable across splits, "total"
         prices across dividends too, and "raw" leaves both as traded. `complete` leaves out buckets that a later bar may
         still join. `source` says which files are read; "auto" takes those that need the fewest requests.

@@ -13,7 +13,10 @@ from fiblake.rules import NUMBER_COLUMNS
 from shared.events import Tail
 
 LONGEST_TAIL: Final = 100
-"""Bars: a new session needs at most 35; ten events of this size are a tenth of what SNS takes at once."""
+"""Bars. A new session needs at most one more than the longest interval has sessions.
+
+Ten events of this size are a tenth of what SNS takes at once.
+"""
 
 
 def tail_of(stored: Consolidated, changed_from: date, calendar: TradingCalendar) -> Tail | None:

@@ -22,6 +22,7 @@ ASKED_BY_A_PERSON = {
     "fiblake/reader": "a reader, who is a person or her program",
     "services/consolidator/__main__.py": "a worker's command line",
     "services/consolidator/withdraw.py": "`fiblake withdraw`",
+    "services/fetcher/companies.py": "`fiblake load companies`",
     "services/fetcher/flat_files": "`fiblake load flatfiles`",
     "services/fetcher/quarantine.py": "`fiblake quarantine`",
     "services/reconcile": "the audit reports what it finds, and answers whoever calls it",

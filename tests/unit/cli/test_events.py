@@ -15,14 +15,7 @@ from shared.events import ConsolidationComplete, ConsolidationRequest, parse
 from tests.fakes import BUCKET, LAKE, REPOSITORY, FakeQueue, sample
 from tests.unit.cli.conftest import FakeTarget, Run
 
-COMPLETIONS = (
-    "consolidation-complete-3d",
-    "consolidation-complete-5d",
-    "consolidation-complete-8d",
-    "consolidation-complete-13d",
-    "consolidation-complete-21d",
-    "consolidation-complete-34d",
-)
+COMPLETIONS = tuple(f"consolidation-complete-{n}d" for n in INTERVALS)
 
 
 def bodies(name: str) -> list[str]:

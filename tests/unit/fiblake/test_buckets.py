@@ -22,7 +22,7 @@ FIRST_BUCKETS = {
 """Counted on a calendar by hand: the NYSE was shut on 1962-02-22, 1962-04-20 and 1962-05-30."""
 
 
-@pytest.mark.parametrize("interval", INTERVALS)
+@pytest.mark.parametrize("interval", FIRST_BUCKETS)
 def test_the_grid_begins_with_the_first_session_of_1962_and_takes_n_sessions_a_bucket(interval: int) -> None:
     starts = [SESSIONS[k * interval].isoformat() for k in range(4)]
     assert starts == FIRST_BUCKETS[interval]

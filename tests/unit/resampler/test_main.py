@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from fiblake.errors import UpstreamError
+from fiblake.lake import INTERVALS
 from services.resampler import __main__ as entry
 from services.resampler.settings import FullResamplerSettings
 from shared import traces
@@ -39,7 +40,7 @@ def lake(monkeypatch: pytest.MonkeyPatch, topic: FakeTopic) -> MemoryObjectStore
 def test_all_tables_and_exit_code_0(lake: MemoryObjectStore, topic: FakeTopic) -> None:
     assert entry.main([]) == 0
     assert silver(lake, 34) == whole_silver({"AAPL": DAYS}, 34)
-    assert [event.symbols for event in topic.published] == [("AAPL",)] * 6
+    assert [event.symbols for event in topic.published] == [("AAPL",)] * len(INTERVALS)
 
 
 def test_a_symbol_that_cannot_be_read_is_exit_code_3(lake: MemoryObjectStore) -> None:

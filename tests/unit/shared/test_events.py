@@ -10,7 +10,6 @@ from datetime import date
 import pytest
 
 from fiblake.errors import ContractError
-from fiblake.lake import INTERVALS
 from shared.events import (
     SCHEMA_VERSION,
     ConsolidationComplete,
@@ -37,7 +36,12 @@ def test_the_sample_request_is_read() -> None:
 
 def test_the_sample_completion_is_read() -> None:
     event = parse(ConsolidationComplete, sample("consolidation-complete-3d")["Records"][0]["body"])
-    assert (event.symbol, event.changed_from, event.last_session, event.intervals) == ("AAPL", DAY, DAY, INTERVALS)
+    assert (event.symbol, event.changed_from, event.last_session, event.intervals) == (
+        "AAPL",
+        DAY,
+        DAY,
+        (3, 5, 8, 13, 21, 34),
+    )
 
 
 @pytest.mark.parametrize(
