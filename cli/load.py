@@ -117,6 +117,8 @@ def _show(console: "Console", report: "LoadReport") -> None:
         named = ", ".join(str(day) for day in report.missing_sessions[:NAMED_AT_MOST])
         more = len(report.missing_sessions) - NAMED_AT_MOST
         console.print(f"no day file of {named}{f' and {more:,} more' if more > 0 else ''}")
+    for symbol, decided in list(report.decided.items())[:NAMED_AT_MOST]:
+        console.print(f"{symbol}: {decided}", markup=False)
     if report.unclaimed_tickers:
         top = ", ".join(
             f"{ticker} ({count:,})" for ticker, count in report.unclaimed_tickers.most_common(NAMED_AT_MOST)

@@ -20,7 +20,7 @@ DIVIDENDS_PREFIX: Final = "bronze/dividends"
 UNIVERSE_KEY: Final = "bronze/universe.parquet"
 """All companies that are known, with their symbols and times (schema UNIVERSE)."""
 UNCLAIMED_PREFIX: Final = "bronze/unclaimed"
-"""Rows of flat files that belong to no known company, one object a chunk of sessions."""
+"""Rows of flat files that belong to no known company, some objects a chunk of sessions."""
 QUARANTINE_PREFIX: Final = "bronze/quarantine"
 MANIFEST_KEY: Final = "processing_metadata/consolidation_manifest.parquet"
 CLEANUP_RECORD_KEY: Final = "processing_metadata/cleanup_manifest.json"
@@ -39,7 +39,7 @@ _REFERENCE: Final = re.compile(rf"(?:{SPLITS_PREFIX}|{IDENTITIES_PREFIX}|{DIVIDE
 _DAY: Final = r"\d{4}-\d{2}-\d{2}"
 _BESIDE_BARS: Final = re.compile(
     rf"{QUARANTINE_PREFIX}/symbol=[^/]+/(date={_DAY}|range={_DAY}_{_DAY})\.parquet"
-    rf"|{UNCLAIMED_PREFIX}/range={_DAY}_{_DAY}\.parquet"
+    rf"|{UNCLAIMED_PREFIX}/range={_DAY}_{_DAY}/part=\d+\.parquet"
 )
 """Bars that are kept, and are not in the lake: quarantine, and rows of flat files that no company claims."""
 _MONTH_FILE: Final = re.compile(r"year=(\d{4})/month=(\d{2})/data_(\d+)d_(\d{4})(\d{2})\.parquet")
@@ -220,9 +220,9 @@ def quarantine_range_key(symbol: str, first: date, last: date) -> str:
     return f"{QUARANTINE_PREFIX}/symbol={check_symbol(symbol)}/range={first.isoformat()}_{last.isoformat()}.parquet"
 
 
-def unclaimed_key(first: date, last: date) -> str:
-    """Return the key of the rows of flat files of these sessions that belong to no known company."""
-    return f"{UNCLAIMED_PREFIX}/range={first.isoformat()}_{last.isoformat()}.parquet"
+def unclaimed_key(first: date, last: date, part: int) -> str:
+    """Return the key of rows of flat files of these sessions that belong to no known company; parts count from 0."""
+    return f"{UNCLAIMED_PREFIX}/range={first.isoformat()}_{last.isoformat()}/part={part:04d}.parquet"
 
 
 def archive_key(session: date) -> str:

@@ -57,7 +57,7 @@ class HistoryFetcher:
             splits = (await intake.database.splits(symbol)).get(symbol, [])
         with watch.timed("vendor"):
             bars = await self._bars(symbol, start, min(asked.last or closed, closed), listed)
-        past = StoredState(split_ratios=_ratios(symbol, bars, splits))
+        past = StoredState(split_ratios=split_ratios(symbol, bars, splits))
         bars, decided = since_listing(bars, listed, past.split_ratios, intake.jump_limit, intake.calendar)
         sifted = classify_bars(bars, intake.calendar, past, intake.jump_limit, intake.clock())
         rows = sifted.rows
@@ -187,7 +187,7 @@ def _requested(
     return runner.run(fetcher.load_unless_there(parse(HistoryRequest, message.body), closed))
 
 
-def _ratios(symbol: str, bars: Iterable[VendorBar], splits: Iterable[Split]) -> Mapping[tuple[str, date], float]:
+def split_ratios(symbol: str, bars: Iterable[VendorBar], splits: Iterable[Split]) -> Mapping[tuple[str, date], float]:
     """Return what the splits between a bar and the one before it make of a price, for the bars where there are any."""
     sessions = sorted({bar.session for bar in bars})
     ratios: dict[tuple[str, date], float] = {}

@@ -81,6 +81,7 @@ class FlatFileSettings(ReleaseSettings):
     flat_files_secret_access_key: SecretStr | None = None
     flat_file_max_bytes: int = Field(default=256 << 20, ge=1 << 20)
     flat_file_memory_mb: int = Field(default=800, ge=1)
+    price_jump_limit: float = Field(default=3.0, gt=1)
     universe_types: TickerSet = DEFAULT_TYPES
     universe: TickerSet = frozenset()
 

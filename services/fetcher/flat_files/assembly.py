@@ -1,18 +1,24 @@
 """How the loader is put together from its settings."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
-from fiblake.calendar import nyse
+from fiblake.calendar import TradingCalendar, nyse
 from fiblake.errors import ConfigurationError
 from fiblake.lake import Bronze
 from fiblake.symbols import SymbolRecord
 from services.fetcher.assembly import clock, database_of
+from services.fetcher.flat_files.before_listing import find_bars_before_listing, put_bars, take_from_unclaimed
 from services.fetcher.flat_files.chunk import Claims
 from services.fetcher.flat_files.load import FlatFileLoader, LoadReport, Progress
 from services.fetcher.flat_files.sources import BucketSource, FolderSource, Source
+from services.fetcher.flat_files.stored import StoredFiles
+from services.fetcher.identities import identities_of, merged
+from services.fetcher.reference_files import put_identities, put_universe
 from services.fetcher.settings import FlatFileSettings
+from shared.database import IDENTITIES, Database
 from shared.objects import ObjectStore
 
 FIRST_FLAT_FILE = date(2003, 9, 10)
@@ -28,24 +34,54 @@ async def load_flat_files(
     `all_tickers`: also bars that belong to no company that symbol_metadata knows. Raises ConfigurationError if
     symbol_metadata is empty or the bucket's keys are missing.
     """
+    calendar, store, bronze = nyse(), ObjectStore.connect(settings.s3_bucket), Bronze(settings.s3_prefix)
     claims = None
     if not all_tickers:
         async with database_of(settings) as database:
             claims = claims_of(await database.metadata(), settings.universe_types, settings.universe)
-    calendar = nyse()
     loader = FlatFileLoader(
-        _source(settings, folder), ObjectStore.connect(settings.s3_bucket), Bronze(settings.s3_prefix), calendar,
-        claims, settings.flat_file_memory_mb << 20, settings.flat_file_max_bytes, clock,
+        _source(settings, folder), store, bronze, calendar, claims, settings.flat_file_memory_mb << 20,
+        settings.flat_file_max_bytes, clock,
     )  # fmt: skip
-    return loader.load(first or FIRST_FLAT_FILE, last or calendar.last_closed(clock()), show, again=again)
+    report = loader.load(first or FIRST_FLAT_FILE, last or calendar.last_closed(clock()), show, again=again)
+    if claims is not None:
+        show("bars from before a listing", report.files, report.files)
+        async with database_of(settings) as database:
+            report.decided = await take_bars_before_listing(store, bronze, database, settings, calendar)
+    return report
+
+
+async def take_bars_before_listing(
+    store: ObjectStore, bronze: Bronze, database: Database, settings: FlatFileSettings, calendar: TradingCalendar
+) -> dict[str, str]:
+    """Give companies the unclaimed bars that are theirs (see `before_listing`); return by symbol what was decided.
+
+    The files come first, then the records begin earlier, and last the rows leave bronze/unclaimed. A run that ends
+    before the records are saved is done again by the next one; after that, rows may also stay unclaimed.
+    """
+    stored = StoredFiles.listed(store, bronze)
+    async with database.session_lock(IDENTITIES):
+        records = await database.metadata()
+        ours = [record for record in records if _is_ours(record, settings.universe_types, settings.universe)]
+        splits = await database.splits()
+        found = find_bars_before_listing(stored, ours, splits, settings.price_jump_limit, calendar)
+        if found:
+            put_bars(stored, found)
+            moved = {(one.record.symbol, one.record.valid_from): one.first for one in found}
+            moved_records = [replace(one.record, valid_from=one.first) for one in found]
+            everyone = merged([r for r in records if (r.symbol, r.valid_from) not in moved], moved_records)
+            await put_identities(store, identities_of(everyone))
+            await put_universe(store, everyone, min(record.first_seen for record in everyone).date())
+            await database.save_metadata(moved_records, moved)
+            take_from_unclaimed(stored, found)
+    return {one.record.symbol: one.decided for one in found}
 
 
 def claims_of(records: Iterable[SymbolRecord], types: frozenset[str], only: frozenset[str]) -> Claims:
     """Return who bore which ticker when, of these types; a record without a type counts as one. `only`: none is all."""
     claims: dict[str, list[tuple[date, date]]] = {}
     for record in records:
-        is_ours = not only or record.symbol in only
-        if is_ours and (record.type is None or record.type in types):
+        if _is_ours(record, types, only):
             claims.setdefault(record.symbol, []).append((record.valid_from, record.valid_to or date.max))
     if not claims:
         raise ConfigurationError(
@@ -53,6 +89,10 @@ def claims_of(records: Iterable[SymbolRecord], types: frozenset[str], only: froz
             "bars of all tickers (--all-tickers)"
         )
     return claims
+
+
+def _is_ours(record: SymbolRecord, types: frozenset[str], only: frozenset[str]) -> bool:
+    return (not only or record.symbol in only) and (record.type is None or record.type in types)
 
 
 def _source(settings: FlatFileSettings, folder: Path | None) -> Source:

@@ -27,6 +27,19 @@ TWICE: Final = "the file has another bar of this ticker before this one"
 UNCLAIMED: Final = "no company is known to have borne the ticker in this session"
 NOT_A_SYMBOL: Final = "the ticker cannot be a symbol"
 
+UNCLAIMED_ROWS: Final = pa.schema(
+    [
+        pa.field("ticker", pa.string(), nullable=False),
+        pa.field("session", pa.date32(), nullable=False),
+        *(pa.field(name, pa.float64()) for name in NUMBERS),
+        pa.field("trades", pa.int64()),
+        pa.field("ingested_at", BRONZE.field("ingested_at").type, nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("file", pa.string()),
+    ]
+)
+"""Rows that belong to no known company, as they stand in the day files, with the reason why they are not stored."""
+
 Claims = Mapping[str, Sequence[tuple[date, date]]]
 """By ticker: from which day to which some company bore it."""
 Places = npt.NDArray[np.int64]
@@ -183,16 +196,16 @@ class Chunk:
         """Return rows as they stand in the files, with the reason why they are not stored."""
         files = [self.files[day] for day in self._days[places].tolist()]
         trades = self._trades[places]
-        return pa.table(
-            {
-                "ticker": pa.repeat(ticker, len(places)),
-                "session": pa.array([file.session for file in files], pa.date32()),
-                **{name: pa.array(self._numbers[name][places]) for name in NUMBERS},
-                "trades": pa.array(trades, mask=trades == NO_COUNT),
-                "reason": pa.repeat(reason, len(places)),
-                "file": pa.array([file.key for file in files], pa.string()),
-            }
-        )
+        columns = {
+            "ticker": pa.repeat(ticker, len(places)),
+            "session": [file.session for file in files],
+            **{name: self._numbers[name][places] for name in NUMBERS},
+            "trades": pa.array(trades, mask=trades == NO_COUNT),
+            "ingested_at": [file.last_modified for file in files],
+            "reason": pa.repeat(reason, len(places)),
+            "file": [file.key for file in files],
+        }
+        return pa.table([columns[name] for name in UNCLAIMED_ROWS.names], schema=UNCLAIMED_ROWS)
 
 
 def _bars(ticker: str, rows: pa.Table) -> pa.Table:

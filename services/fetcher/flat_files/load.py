@@ -31,6 +31,7 @@ DECODERS: Final = 2
 WRITERS: Final = 2
 TICKERS_PER_REQUEST: Final = 128
 NAMED_AT_MOST: Final = 20
+UNCLAIMED_ROWS_PER_PART: Final = 100_000
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many files are done, and how many there are."""
@@ -62,6 +63,8 @@ class LoadReport:
     """Day files of days that were no sessions; their bars are in quarantine."""
     unclaimed_tickers: Counter[str] = field(default_factory=Counter)
     """Bars of each ticker that belong to no known company."""
+    decided: dict[str, str] = field(default_factory=dict)
+    """By symbol: what was decided about bars from before the day on which its company was said to begin."""
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -165,8 +168,16 @@ class FlatFileLoader:
             for future in under_way:
                 self._count(future.result(), report)
         if unclaimed:
-            key = unclaimed_key(chunk.files[0].session, chunk.files[-1].session)
-            self.store.put(key, encode(pa.concat_tables(unclaimed)))
+            self._put_unclaimed(chunk, pa.concat_tables(unclaimed))
+
+    def _put_unclaimed(self, chunk: Chunk, rows: pa.Table) -> None:
+        """Put rows that belong to no known company, in parts of a size that whoever reads them takes."""
+        first, last = chunk.files[0].session, chunk.files[-1].session
+        starts = range(0, rows.num_rows, UNCLAIMED_ROWS_PER_PART)
+        parts = ((start, rows.slice(start, UNCLAIMED_ROWS_PER_PART)) for start in starts)
+        files = ((unclaimed_key(first, last, start // UNCLAIMED_ROWS_PER_PART), encode(part)) for start, part in parts)
+        for error in self.store.put_many(files).values():
+            raise error
 
     def _put(self, group: Sequence[TickerBars], stored: StoredFiles) -> list[TickerBars]:
         """Put what is news of a group of tickers; return that."""

@@ -42,16 +42,16 @@ class StoredFiles:
         """Return the bars without those that a stored bar says as well, and more."""
         if symbol not in self.keys or bars.num_rows == 0:
             return bars
-        return without_poorer(bars, self._read(symbol))
+        return without_poorer(bars, self.read(symbol))
 
     def has(self, symbol: str, key: str) -> bool:
         """Return whether there was a file of that key."""
         return key in self.keys.get(symbol, ())
 
-    def _read(self, symbol: str) -> list[pa.Table]:
+    def read(self, symbol: str) -> list[pa.Table]:
         """Read a symbol's bars: data.parquet last, because it holds what a clean-up deletes in between."""
         data_key = self.bronze.data_key(symbol)
-        sources = [key for key in self.keys[symbol] if key != data_key]
+        sources = [key for key in self.keys.get(symbol, ()) if key != data_key]
         found = [*self.store.get_many(sources), *self.store.get_many([data_key])]
         tables = []
         for stored in found:

@@ -1,6 +1,7 @@
 """A new lake filled from a vendor's flat files, with all of their known faults; flat files beside the API's bars."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
@@ -9,17 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fiblake.adjustment import Reference
-from fiblake.bars import Consolidated, ReportedBar, encode
+from fiblake.bars import Consolidated, ReportedBar, decode, encode
 from fiblake.calendar import close_of, nyse
 from fiblake.errors import UpstreamError
 from fiblake.lake import UNCLAIMED_PREFIX
+from fiblake.symbols import BEGINNING
 from local.market_data.flat_files import day_file, key_of, publish
 from services.consolidator.consolidate import Consolidator, Task
-from services.fetcher.flat_files.assembly import claims_of
+from services.fetcher.flat_files.assembly import claims_of, take_bars_before_listing
+from services.fetcher.flat_files.chunk import UNCLAIMED_ROWS
 from services.fetcher.flat_files.load import FlatFileLoader, LoadReport
 from services.fetcher.flat_files.sources import BucketSource
 from services.fetcher.flat_files.stored import without_poorer
-from tests.fakes import LAKE, MemoryObjectStore, bar, later, table
+from services.fetcher.identities import record_of
+from services.fetcher.settings import FlatFileSettings
+from tests.fakes import LAKE, NOON, MemoryObjectStore, bar, later, table
+from tests.unit.fetcher.reference import ReferenceDatabase, ticker
 from tests.unit.fetcher.test_companies import DAY, FIRST, LAST, MARKET, NOW, SESSIONS, World
 
 WRONG_WINDOW, MISSING, REFUSED, REPLACED = date(2011, 8, 12), date(2011, 11, 23), date(2012, 2, 1), date(2012, 6, 8)
@@ -95,6 +101,58 @@ async def test_a_lake_filled_from_flat_files_with_all_their_faults_is_what_the_m
     }  # fmt: skip
     assert first.unclaimed_tickers.keys() | second.unclaimed_tickers.keys() == {"ZVZZT"}
     assert all(LAKE.stray(key) is None for key in world.store.keys(f"{UNCLAIMED_PREFIX}/"))
+
+
+# ------------------------------------------------------------------------------------- bars from before a listing
+
+LISTED = date(2012, 6, 29)
+
+
+def lay_files(symbol_bars: dict[str, dict[date, float]], vendor: MemoryObjectStore) -> None:
+    days = sorted({day for bars in symbol_bars.values() for day in bars})
+    for day in days:
+        bars = [
+            ReportedBar(symbol, day, price, price + 1, price - 1, price, 100.0, None, 7)
+            for symbol, of_symbol in symbol_bars.items() if (price := of_symbol.get(day))
+        ]  # fmt: skip
+        vendor.lay(key_of(day), day_file(day, bars), NOON)
+
+
+async def test_bars_before_a_listing_that_is_too_late_are_the_companys_and_others_are_not() -> None:
+    """The small forms: a label that is late, a gap, a jump in price, and another company's time."""
+    days = nyse().between(date(2012, 1, 3), date(2012, 7, 31))
+    before = [day for day in days if day < LISTED]
+    bars = {symbol: dict.fromkeys(days, 50.0) for symbol in ("LATE", "GAP", "JUMP", "OTHER")}
+    bars["GAP"] = {day: 50.0 for day in days if not date(2012, 3, 1) <= day <= date(2012, 4, 30)}
+    bars["JUMP"] |= dict.fromkeys(before, 5.0)
+    bars["NONE"] = dict.fromkeys(before, 50.0)
+    store, vendor, database = MemoryObjectStore(), MemoryObjectStore(), ReferenceDatabase()
+    lay_files(bars, vendor)
+    for symbol in bars:
+        database.records[symbol, LISTED] = record_of(ticker(symbol, f"F-{symbol}"), LISTED, NOON)
+    ended = replace(record_of(ticker("OTHER", "F-OLD"), BEGINNING, NOON), valid_to=date(2012, 6, 15), active=False)
+    database.records["OTHER", BEGINNING] = ended
+    load(vendor, World(Path(), (), store, database))
+    chosen = FlatFileSettings.model_construct(universe_types=TYPES, universe=frozenset(), price_jump_limit=3.0)
+    decided = await take_bars_before_listing(store, LAKE, database, chosen, nyse())
+    assert decided.keys() == {"LATE", "GAP", "OTHER"}
+    assert "listed on 2012-06-29 by the vendor, and its bars begin on 2012-01-03" in decided["LATE"]
+    begins = {symbol: begins for symbol, begins in database.records if begins > BEGINNING}
+    assert begins == {
+        "LATE": days[0], "GAP": date(2012, 5, 1), "JUMP": LISTED, "OTHER": date(2012, 6, 18), "NONE": LISTED,
+    }  # fmt: skip
+    lake = consolidated(store)
+    sessions = {symbol: one.bars["timestamp"].to_pylist() for symbol, one in lake.items()}
+    assert sessions == {
+        "LATE": days, "GAP": [day for day in days if day >= date(2012, 5, 1)],
+        "JUMP": [day for day in days if day >= LISTED], "OTHER": days,
+    }  # fmt: skip
+    assert lake["OTHER"].reference.handovers == (date(2012, 6, 18),)
+    # What is the lake's now no longer waits, and a second look finds nothing more.
+    [key] = store.keys(f"{UNCLAIMED_PREFIX}/")
+    left = decode(store.peek(key) or b"", UNCLAIMED_ROWS, key)
+    assert sorted(set(left["ticker"].to_pylist())) == ["GAP", "JUMP", "NONE"]
+    assert await take_bars_before_listing(store, LAKE, database, chosen, nyse()) == {}
 
 
 # ------------------------------------------------------------------------------------------------ beside the API's bars
