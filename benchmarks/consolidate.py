@@ -1,27 +1,30 @@
 """New date files into each symbol's bars, through S3 and SQS: ours, and the ways others do it. Symbols a second.
 
-All of them work on one S3 server. Ours is the real worker: two children of an array job, one a core. Of the
-per-symbol loop only some symbols are done, because all of them would take minutes. A table format does not rewrite a
-file a symbol: its files are those of the year that the new rows belong to.
+All of them work on one S3 server. Ours is the real worker: two children of an array job, one a core. Peers that do the
+same work find a bar by symbol and session, and replace it: Delta Lake by MERGE, PyIceberg by upsert, on a table that is
+partitioned by symbol and holds each symbol's whole history. They and the per-symbol loop do some symbols only, because
+all of them would take minutes. Beside them stand table formats that only append, by year: they do less.
 """
 
 import os
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.lake import BRONZE_LAKE, FOLDER, NEXT, SIZES, Size, generated, new_files, symbols
-from benchmarks.measure import Work, count_requests, settle_arrow
-from benchmarks.servers import BUCKET, KEYS, client
+from benchmarks.measure import Work, settle_arrow, spent
+from benchmarks.servers import BUCKET, KEYS, client, requests_served, requests_since
 
 CHILDREN: Final = 2
-LOOPED: Final = 200
-"""Symbols that the per-symbol loop does."""
+SOME: Final = 200
+"""Symbols that are done by whoever would take minutes for all."""
+APPEND_ONLY: Final = "append only: no dedupe"
+"""What the name of a contestant says that does less than the others: a bar that comes twice is there twice."""
 QUEUE: Final = "bench-consolidation"
 TOPIC: Final = "bench-consolidation-complete"
 
@@ -66,29 +69,28 @@ def ours() -> Work:
         children = [context.Process(target=_drain, args=(start, ends)) for _ in range(CHILDREN)]
         for child in children:
             child.start()
+        served = requests_served()
         start.wait()
         started = time.time()
         measured = [ends.get() for _ in children]
-        last, cpu = max(end for end, _, _ in measured), sum(spent for _, spent, _ in measured)
-        requests = sum((counts for _, _, counts in measured), Counter[str]())
+        wall = max(end for end, _ in measured) - started
         for child in children:
             child.join()
-        count = SIZES[size].symbols
-        wall = last - started
-        facts = {"symbols": count, "new_files": days * count, **_rate(count, wall), **_per_symbol(requests, count)}
-        return {"wall": wall, "cpu": cpu, **facts}
+        facts = {"wall": wall, "cpu": sum(cpu for _, cpu in measured), **requests_since(served)}
+        return _facts(SIZES[size].symbols, days, facts)
 
     return work
 
 
-def _per_symbol(requests: Mapping[str, int], symbols: int) -> dict[str, float]:
-    """Return how many S3 requests a symbol took, each page of a listing being one, and which."""
-    kinds = {f"{name}_requests": count for name, count in sorted(requests.items())}
-    return {"requests_per_symbol": round(sum(requests.values()) / symbols, 2), **kinds}
+def _facts(symbols: int, days: int, measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is reported of `days` new sessions of so many symbols."""
+    rate = {"symbols_per_second": round(symbols / measured["wall"], 1)}
+    per_symbol = {"requests_per_symbol": round(measured["requests"] / symbols, 2)} if "requests" in measured else {}
+    return {"symbols": symbols, "new_bars": days * symbols, **rate, **per_symbol, **measured}
 
 
 def _drain(start: Barrier, ends: Any) -> None:  # noqa: ANN401 (a multiprocessing queue)
-    """Run the worker until the queue is empty; tell when its last message was done, its CPU, and its S3 requests."""
+    """Run the worker until the queue is empty; tell when its last message was done, and its CPU."""
     from services.consolidator.__main__ import main  # noqa: PLC0415
     from shared.queues import Queue, ReceivedMessage  # noqa: PLC0415
 
@@ -105,13 +107,12 @@ def _drain(start: Barrier, ends: Any) -> None:  # noqa: ANN401 (a multiprocessin
 
     idle_since: list[float] = []
     Queue.receive = watched  # type: ignore[method-assign, assignment]
-    requests = count_requests()
     start.wait()
     cpu = time.process_time()
     code = main(["--idle-seconds", "0", "--skip-cleanup", "--max-workers", "4"])
     if code:
         raise SystemExit(code)
-    ends.put((idle_since[0], time.process_time() - cpu, requests))
+    ends.put((idle_since[0], time.process_time() - cpu))
 
 
 def published() -> Work:
@@ -120,19 +121,15 @@ def published() -> Work:
 
     def work(size: str, days: int) -> Mapping[str, Any]:
         s3 = client("s3", os.environ)
-        some = symbols(SIZES[size])[:LOOPED]
-        started, cpu = time.perf_counter(), time.process_time()
-        for symbol in some:
-            with tempfile.TemporaryDirectory() as name:
-                _loop_once(duckdb, s3, symbol, Path(name))
-        wall = time.perf_counter() - started
-        return {
-            "wall": wall,
-            "cpu": time.process_time() - cpu,
-            "symbols": len(some),
-            "new_files": days * len(some),
-            **_rate(len(some), wall),
-        }
+        some = symbols(SIZES[size])[:SOME]
+
+        def loop() -> None:
+            for symbol in some:
+                with tempfile.TemporaryDirectory() as name:
+                    _loop_once(duckdb, s3, symbol, Path(name))
+
+        _, measured = spent(loop)
+        return _facts(len(some), days, measured)
 
     return work
 
@@ -154,90 +151,146 @@ def _loop_once(duckdb: Any, s3: Any, symbol: str, folder: Path) -> None:  # noqa
     s3.upload_file(str(folder / "data.out"), BUCKET, f"published/symbol={symbol}/data.parquet")
 
 
-def delta() -> Work:
-    """Return Delta Lake, by year: one append of all new rows, then the compaction of their year."""
-    from deltalake import DeltaTable, write_deltalake  # noqa: PLC0415
-
-    options = {
+def _delta_options() -> dict[str, str]:
+    return {
         "AWS_ENDPOINT_URL": os.environ["AWS_ENDPOINT_URL_S3"], "AWS_ALLOW_HTTP": "true", "conditional_put": "etag",
         "AWS_ACCESS_KEY_ID": KEYS[0], "AWS_SECRET_ACCESS_KEY": KEYS[1], "AWS_REGION": "us-east-1",
     }  # fmt: skip
 
+
+def delta_append() -> Work:
+    """Return Delta Lake, by year: one append of all new rows, then the compaction of their year."""
+    from deltalake import DeltaTable, write_deltalake  # noqa: PLC0415
+
     def work(size: str, days: int) -> Mapping[str, Any]:
-        lake, new = _tables(SIZES[size], days)
-        uri = f"s3://{BUCKET}/delta-{size}-{days}-{time.time_ns()}"
-        write_deltalake(uri, lake, partition_by=["year"], storage_options=options)
-        started, cpu = time.perf_counter(), time.process_time()
-        write_deltalake(uri, new, mode="append", partition_by=["year"], storage_options=options)
-        year = str(NEXT.year)
-        DeltaTable(uri, storage_options=options).optimize.compact(partition_filters=[("year", "=", year)])
-        wall = time.perf_counter() - started
-        return {
-            "wall": wall,
-            "cpu": time.process_time() - cpu,
-            "symbols": SIZES[size].symbols,
-            "new_files": 1,
-            **_rate(SIZES[size].symbols, wall),
-        }
+        names, options = symbols(SIZES[size]), _delta_options()
+        lake, new = _bars(size, names, of_this_year=True), _new_bars(size, days, names)
+        uri = f"s3://{BUCKET}/delta-append-{time.time_ns()}"
+        write_deltalake(uri, _with_year(lake), partition_by=["year"], storage_options=options)
+
+        def append() -> None:
+            write_deltalake(uri, _with_year(new), mode="append", partition_by=["year"], storage_options=options)
+            compacted = [("year", "=", str(NEXT.year))]
+            DeltaTable(uri, storage_options=options).optimize.compact(partition_filters=compacted)
+
+        return _facts(len(names), days, spent(append)[1])
 
     return work
 
 
-def iceberg() -> Work:
+def delta_merge() -> Work:
+    """Return Delta Lake, by symbol: a MERGE of all new rows by symbol and session, in which the later bar wins."""
+    from deltalake import DeltaTable, write_deltalake  # noqa: PLC0415
+
+    def work(size: str, days: int) -> Mapping[str, Any]:
+        names, options = symbols(SIZES[size])[:SOME], _delta_options()
+        bars, new = _bars(size, names), _new_bars(size, days, names)
+        uri = f"s3://{BUCKET}/delta-merge-{time.time_ns()}"
+        write_deltalake(uri, bars, partition_by=["symbol"], storage_options=options)
+
+        def merge() -> None:
+            table = DeltaTable(uri, storage_options=options)
+            same = "old.symbol = new.symbol AND old.timestamp = new.timestamp"
+            merging = table.merge(new, same, source_alias="new", target_alias="old")
+            merging = merging.when_matched_update_all("new.ingested_at >= old.ingested_at")
+            merging.when_not_matched_insert_all().execute()
+
+        _, measured = spent(merge)
+        _check_rows(DeltaTable(uri, storage_options=options).count(), bars, new)
+        return _facts(len(names), days, measured)
+
+    return work
+
+
+def iceberg_append() -> Work:
     """Return PyIceberg, by year: one append of all new rows. It has no compaction."""
+
+    def work(size: str, days: int) -> Mapping[str, Any]:
+        names = symbols(SIZES[size])
+        lake, new = _bars(size, names, of_this_year=True), _new_bars(size, days, names)
+        with _iceberg_table(_with_year(lake), "year") as table:
+            _, measured = spent(lambda: table.append(_with_year(new)))
+        return _facts(len(names), days, measured)
+
+    return work
+
+
+def iceberg_upsert() -> Work:
+    """Return PyIceberg, by symbol: an upsert of all new rows by symbol and session."""
+
+    def work(size: str, days: int) -> Mapping[str, Any]:
+        names = symbols(SIZES[size])[:SOME]
+        bars, new = _bars(size, names), _new_bars(size, days, names)
+        with _iceberg_table(bars, "symbol") as table:
+            _, measured = spent(lambda: table.upsert(new, join_cols=["symbol", "timestamp"]))
+            _check_rows(table.scan().count(), bars, new)
+        return _facts(len(names), days, measured)
+
+    return work
+
+
+@contextmanager
+def _iceberg_table(rows: Any, partition: str) -> Iterator[Any]:  # noqa: ANN401 (Arrow's and PyIceberg's tables)
+    """Make a table of these rows, partitioned by a column, in the bucket; its catalog is a file of this machine."""
     from pyiceberg.catalog.sql import SqlCatalog  # noqa: PLC0415
     from pyiceberg.transforms import IdentityTransform  # noqa: PLC0415
 
-    def work(size: str, days: int) -> Mapping[str, Any]:
-        lake, new = _tables(SIZES[size], days)
-        with tempfile.TemporaryDirectory() as folder:
-            catalog = SqlCatalog(
-                "bench", uri=f"sqlite:///{folder}/catalog.db", warehouse=f"s3://{BUCKET}/iceberg-{time.time_ns()}",
-                **{
-                    "s3.endpoint": os.environ["AWS_ENDPOINT_URL_S3"], "s3.access-key-id": KEYS[0],
-                    "s3.secret-access-key": KEYS[1], "s3.region": "us-east-1",
-                },
-            )  # fmt: skip
-            catalog.create_namespace("bronze")
-            table = catalog.create_table("bronze.bars", schema=lake.schema)
-            with table.update_spec() as spec:
-                spec.add_field("year", IdentityTransform(), "year")
-            table.append(lake)
-            started, cpu = time.perf_counter(), time.process_time()
-            table.append(new)
-            wall, cpu = time.perf_counter() - started, time.process_time() - cpu
-        return {
-            "wall": wall,
-            "cpu": cpu,
-            "symbols": SIZES[size].symbols,
-            "new_files": 1,
-            **_rate(SIZES[size].symbols, wall),
-        }
-
-    return work
+    with tempfile.TemporaryDirectory() as folder:
+        catalog = SqlCatalog(
+            "bench", uri=f"sqlite:///{folder}/catalog.db", warehouse=f"s3://{BUCKET}/iceberg-{time.time_ns()}",
+            **{
+                "s3.endpoint": os.environ["AWS_ENDPOINT_URL_S3"], "s3.access-key-id": KEYS[0],
+                "s3.secret-access-key": KEYS[1], "s3.region": "us-east-1",
+            },
+        )  # fmt: skip
+        catalog.create_namespace("bronze")
+        table = catalog.create_table("bronze.bars", schema=rows.schema)
+        with table.update_spec() as spec:
+            spec.add_field(partition, IdentityTransform(), f"by_{partition}")
+        table.append(rows)
+        yield table
 
 
-def _tables(size: Size, days: int) -> tuple[Any, Any]:
-    """Return the last year of the lake and the new rows as tables: older years are files that nothing touches."""
+def _bars(size: str, names: Sequence[str], *, of_this_year: bool = False) -> Any:  # noqa: ANN401 (an Arrow table)
+    """Return the lake's bars of these symbols; of the new sessions' year only for a table that is partitioned by it."""
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.compute as pc  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 
-    paths = [FOLDER / f"lake-{size.name}" / BRONZE_LAKE.data_key(symbol) for symbol in symbols(size)]
-    first = pa.scalar(NEXT.replace(month=1, day=1))
-    parts = [pq.ParquetFile(path).read() for path in paths]
-    lake = pa.concat_tables([part.filter(pc.greater_equal(part["timestamp"], first)) for part in parts])
-    new = pa.concat_tables([pq.ParquetFile(pa.BufferReader(data)).read() for _, data in new_files(size, days)])
-    return tuple(t.append_column("year", pc.cast(pc.year(t["timestamp"]), pa.string())) for t in (lake, new))
+    paths = [FOLDER / f"lake-{size}" / BRONZE_LAKE.data_key(symbol) for symbol in names]
+    parts = (pq.ParquetFile(path).read() for path in paths)
+    if of_this_year:
+        parts = (part.filter(pc.equal(pc.year(part["timestamp"]), NEXT.year)) for part in parts)
+    return pa.concat_tables(parts)
 
 
-def _rate(count: int, wall: float) -> dict[str, float]:
-    return {"symbols_per_second": round(count / wall, 1)}
+def _new_bars(size: str, days: int, names: Sequence[str]) -> Any:  # noqa: ANN401 (an Arrow table)
+    """Return the newest sessions' bars of these symbols."""
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    wanted = {BRONZE_LAKE.symbol_prefix(symbol) for symbol in names}
+    files = [data for key, data in new_files(SIZES[size], days) if key.rpartition("/")[0] + "/" in wanted]
+    return pa.concat_tables([pq.ParquetFile(pa.BufferReader(data)).read() for data in files])
+
+
+def _check_rows(count: int, bars: Any, new: Any) -> None:  # noqa: ANN401 (Arrow tables)
+    if count != bars.num_rows + new.num_rows:
+        raise RuntimeError(f"{count:,} rows after {new.num_rows:,} new ones came to {bars.num_rows:,}")
+
+
+def _with_year(bars: Any) -> Any:  # noqa: ANN401
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.compute as pc  # noqa: PLC0415
+
+    return bars.append_column("year", pc.cast(pc.year(bars["timestamp"]), pa.string()))
 
 
 CONTESTANTS: Final[dict[str, Callable[[], Work]]] = {
     "fiblake": ours,
-    "Delta Lake (append, compact)": delta,
-    "PyIceberg (append, no compaction)": iceberg,
+    "Delta Lake (MERGE by symbol and session)": delta_merge,
+    "PyIceberg (upsert by symbol and session)": iceberg_upsert,
     "published (DuckDB a symbol)": published,
+    f"Delta Lake ({APPEND_ONLY})": delta_append,
+    f"PyIceberg ({APPEND_ONLY})": iceberg_append,
 }

