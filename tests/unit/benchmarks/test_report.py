@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import report
 from benchmarks.measure import Result
-from benchmarks.report import BEGIN, END, drawn, markdown, written_into_docs
+from benchmarks.report import APPEND_ONLY, BEGIN, END, drawn, markdown, panels, written_into_docs
 
 FACTS = {
     "size": "full", "cpu": "Some CPU", "cores": 2, "memory_gb": 24, "load_before": 0.1, "python": "3.13.1",
@@ -15,6 +15,11 @@ RESULTS = [
     Result("resample_full", "pandas", 25.0, 40.0, 3_000, 3),
     Result("consolidate", "fiblake", 40.0, 60.0, 300, 3, {"symbols_per_second": 133.8}),
     Result("consolidate", "published (DuckDB a symbol)", 20.0, 20.0, 300, 1, {"symbols_per_second": 10.0}),
+    Result("consolidate", f"Delta Lake ({APPEND_ONLY})", 1.0, 1.0, 300, 1, {"symbols_per_second": 5_350.0}),
+    Result("consolidate", "fiblake, 30 files a symbol", 1.0, 1.0, 300, 1, {"symbols_per_second": 40.0}),
+    Result("read one symbol", "fiblake", 0.01, 0.01, 300, 5, {"requests": 1}),
+    Result("read one symbol", "fiblake, asked again", 0.01, 0.01, 300, 5, {"requests": 1}),
+    Result("read one symbol", "Delta Lake", 0.05, 0.01, 300, 5, {"requests": 132}),
 ]
 
 
@@ -26,6 +31,18 @@ def test_the_table_has_ratios_targets_machine_and_versions() -> None:
     assert "≥ 180 symbols/s: MISSED" in text
     assert "Some CPU, 2 cores, 24 GB, load 0.1 before" in text
     assert "duckdb 2.0.1" in text
+
+
+def test_the_picture_and_the_ratios_compare_equal_work_only() -> None:
+    shown = {title: [result.contestant for result in results] for title, results, _ in panels(RESULTS)}
+    assert shown == {
+        "All of silver anew: seconds": ["fiblake", "pandas"],
+        "Consolidation: symbols a second": ["fiblake", "published (DuckDB a symbol)"],
+        "Reading one symbol: milliseconds": ["fiblake", "fiblake, asked again", "Delta Lake"],
+    }
+    text = markdown(RESULTS, FACTS)
+    assert f"| consolidate | Delta Lake ({APPEND_ONLY}) | 1.00 | 1.0 | 300 |  | symbols per second 5,350.0 |" in text
+    assert "| read one symbol | Delta Lake | 0.05 | 0.0 | 300 | 5.00x | requests 132 |" in text
 
 
 def test_a_small_lake_is_held_to_no_target() -> None:

@@ -1,0 +1,14 @@
+from benchmarks.servers import counted
+
+METRICS = """
+# TYPE SeaweedFS_s3_request_total counter
+SeaweedFS_s3_request_total{bucket="",code="200",type="LIST"} 1
+SeaweedFS_s3_request_total{bucket="lake",code="200",type="GET"} 6
+SeaweedFS_s3_request_total{bucket="lake",code="404",type="GET"} 2
+SeaweedFS_s3_request_total{bucket="lake",code="200",type="PUT"} 12
+SeaweedFS_s3_request_seconds_count{bucket="lake",type="GET"} 99
+"""
+
+
+def test_requests_are_counted_by_kind_whatever_bucket_and_answer() -> None:
+    assert counted(METRICS) == {"list": 1, "get": 8, "put": 12}
