@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from aws_lambda_powertools.utilities.data_classes import SQSEvent
 
+import fiblake.objects
 from fiblake.calendar import nyse
 from fiblake.errors import FiblakeError, UpstreamError
 from fiblake.lake import Bronze
@@ -376,7 +377,8 @@ def simulated(intervals: tuple[int, ...]) -> Iterator[None]:
             replace(module, "ThreadPoolExecutor", InOrder)
         if hasattr(module, "INTERVALS"):
             replace(module, "INTERVALS", intervals)
-    replace(objects, "obstore", ObstoreOfCloud)
+    for module in (fiblake.objects, objects):
+        replace(module, "obstore", ObstoreOfCloud)
     replace(outcomes, "queue_of_arn", _QUEUES.__getitem__)
     replace(cleanup, "FILES_PER_LOT", 2)
     replace(objects, "random", random.Random(0))  # noqa: S311 (no secret)
