@@ -7,7 +7,19 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from fiblake.bars import BRONZE, DAILY, KEY_COLUMNS, PRICES, VALUE_COLUMNS, ReportedBar, encode, read_bars
+from fiblake.adjustment import NO_REFERENCE
+from fiblake.bars import (
+    BRONZE,
+    DAILY,
+    KEY_COLUMNS,
+    PRICES,
+    SILVER,
+    VALUE_COLUMNS,
+    Consolidated,
+    ReportedBar,
+    encode,
+    read_bars,
+)
 from fiblake.calendar import nyse
 from fiblake.lake import SourceFile
 from fiblake.rules import NUMBER_COLUMNS
@@ -16,6 +28,7 @@ from services.consolidator.merge import merge
 from services.fetcher.sifting import StoredState, classify_bars
 from services.fetcher.validation import VendorBar
 from services.fetcher.wire import BarRow
+from services.reconcile.silver import Grid, buckets
 from shared.database import COLUMNS
 from shared.quarantine import list_quarantined, quarantine
 from shared.source_files import BrokenBar, SourceBars, bars_of_source
@@ -117,3 +130,9 @@ def test_two_rows_of_a_session_that_differ_in_one_column_are_named(name: str) ->
 def test_a_file_of_before_the_column_is_read_as_bars_without_a_value(name: str) -> None:
     data = encode(table(ROW).drop_columns([name]))
     assert read_bars(data, "AAPL", NOON).to_pylist() == [ROW | {name: None}]
+
+
+def test_the_audit_compares_every_column_of_silver_but_the_symbol_and_the_version() -> None:
+    stored = Consolidated(table(ROW), {}, NOON, NO_REFERENCE)
+    rows = buckets(stored, 3, 0, Grid(nyse(), adjusted=True))
+    assert [*rows] == [name for name in SILVER.names if name not in {"symbol", "version"}]
