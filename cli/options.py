@@ -57,9 +57,9 @@ def past(day: datetime, option: str) -> date:
 
 def session(day: datetime, option: str) -> date:
     """Read a session: a day on which the exchange was open, and that is not yet to come."""
-    from fiblake.calendar import nyse
+    from fiblake.calendar import lake_calendar
 
-    calendar, wanted = nyse(), past(day, option)
+    calendar, wanted = lake_calendar(), past(day, option)
     if not calendar.faults(wanted):
         return wanted
     later = calendar.ordinal_on_or_after(wanted)

@@ -57,7 +57,7 @@ def quality(
 def look(stack: Target, symbol: str) -> "Quality":
     """Return a symbol's quality; raise NotFoundError if it has no bars, ConfigurationError if others wrote them."""
     from fiblake.bars import Consolidated
-    from fiblake.calendar import nyse
+    from fiblake.calendar import lake_calendar
     from fiblake.errors import ConfigurationError, NotFoundError
     from fiblake.lake import Bronze
     from fiblake.quality import quality_of
@@ -69,7 +69,7 @@ def look(stack: Target, symbol: str) -> "Quality":
     stored = Consolidated.decode(data_file.data, symbol, data_file.last_modified)
     if stored.adopted or not stored.bars.num_rows:
         raise ConfigurationError(f"{key} is somebody else's, or empty: run `fiblake adopt` first")
-    calendar = nyse()
+    calendar = lake_calendar()
     closed = calendar.last_closed(datetime.now(UTC))
     sources = _sources(stack, symbol, calendar, stored.first_session, closed)
     return quality_of(symbol, stored, calendar, closed, sources)

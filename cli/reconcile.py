@@ -49,7 +49,7 @@ def reconcile(
 
 def auditor(stack: Target) -> "Reconciler":
     """Return what compares the stack's lake as its resamplers make it."""
-    from fiblake.calendar import nyse
+    from fiblake.calendar import lake_calendar
     from fiblake.lake import Bronze
     from services.reconcile.reconcile import Reconciler
     from services.reconcile.settings import window_start
@@ -57,7 +57,9 @@ def auditor(stack: Target) -> "Reconciler":
 
     today = datetime.now(UTC).date()
     window = window_start(today, int(stack.output("ResamplingRetentionYears")))
-    return Reconciler(stack.store, Bronze(), Grid(nyse(), stack.output("SplitAdjusted") == "true"), today, window)
+    return Reconciler(
+        stack.store, Bronze(), Grid(lake_calendar(), stack.output("SplitAdjusted") == "true"), today, window
+    )
 
 
 def _fixed(stack: Target, report: "Report") -> "Sent":

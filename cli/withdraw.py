@@ -48,13 +48,13 @@ def withdraw(
 def _worker(stack: Target) -> "Worker":
     import uuid
 
-    from fiblake.calendar import nyse
+    from fiblake.calendar import lake_calendar
     from fiblake.lake import Bronze
     from services.consolidator.consolidate import Consolidator
     from services.consolidator.worker import Worker
 
     return Worker(
-        consolidator=Consolidator(stack.store, Bronze(), nyse()), complete=stack.complete,
+        consolidator=Consolidator(stack.store, Bronze(), lake_calendar()), complete=stack.complete,
         run=f"withdraw-{uuid.uuid4().hex}", clock=lambda: datetime.now(UTC), max_workers=1, retention_days=None,
     )  # fmt: skip
 

@@ -22,7 +22,23 @@ Days = npt.NDArray[np.datetime64]
 Ordinals = npt.NDArray[np.int64]
 
 NEW_YORK: Final = ZoneInfo("America/New_York")
-CLOSE: Final = time(16, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """An exchange: its name, its clock, and the file of its sessions."""
+
+    name: str
+    time_zone: ZoneInfo
+    close: time
+    """By its clock; a shortened session counts as closed then, too."""
+    file: str
+    """In fiblake/data; `fiblake/data/generate_sessions.py` writes it."""
+
+
+NYSE: Final = Exchange("NYSE", NEW_YORK, time(16, 0), "nyse_sessions.txt")
+EXCHANGE: Final = NYSE
+"""The exchange of this lake: everything that runs takes its sessions, its clock and its close."""
 
 
 class CalendarRangeError(ConfigurationError):
@@ -39,14 +55,15 @@ class NotASessionError(ContractError):
     """A day is not a trading session."""
 
     def __init__(self, day: object) -> None:
-        super().__init__(f"{day} is not a session of the NYSE")
+        super().__init__(f"{day} is not a session of the {EXCHANGE.name}")
 
 
 @dataclass(frozen=True)
 class TradingCalendar:
-    """Sessions in order; `sessions[k]` (datetime64[D]) has ordinal k."""
+    """Sessions of an exchange, in order; `sessions[k]` (datetime64[D]) has ordinal k."""
 
     sessions: Days
+    exchange: Exchange = EXCHANGE
 
     def ordinals(self, days: Days) -> Ordinals:
         """Return each day's ordinal; raise NotASessionError or CalendarRangeError for the first that has none."""
@@ -140,13 +157,13 @@ class TradingCalendar:
         return cast("list[date]", self.sessions[low:high].tolist())
 
     def last_closed(self, now: datetime) -> date:
-        """Return the last session whose close (16:00 New York) is not after `now`.
+        """Return the last session whose close is not after `now`.
 
-        A shortened session counts as closed at 16:00, too.
+        A shortened session counts as closed at the usual time, too.
         """
-        here = now.astimezone(NEW_YORK)
+        here = now.astimezone(self.exchange.time_zone)
         day = np.datetime64(here.date(), "D")
-        closed = np.searchsorted(self.sessions, day, side="right" if here.time() >= CLOSE else "left")
+        closed = np.searchsorted(self.sessions, day, side="right" if here.time() >= self.exchange.close else "left")
         if day > self.sessions[-1] or closed == 0:
             raise CalendarRangeError(here.date(), self.sessions[0], self.sessions[-1])
         return self.session(int(closed) - 1)
@@ -164,12 +181,27 @@ class TradingCalendar:
 
 
 def close_of(session: date) -> datetime:
-    """Return the instant (UTC) at which `session` closes at the latest: 16:00 New York."""
-    return datetime.combine(session, CLOSE, NEW_YORK).astimezone(UTC)
+    """Return the instant (UTC) at which `session` closes at the latest."""
+    return datetime.combine(session, EXCHANGE.close, EXCHANGE.time_zone).astimezone(UTC)
+
+
+def exchange_day(instant: datetime) -> date:
+    """Return the day of an instant by the exchange's clock."""
+    return instant.astimezone(EXCHANGE.time_zone).date()
+
+
+def lake_calendar() -> TradingCalendar:
+    """Return the calendar of this lake's exchange."""
+    return _load(EXCHANGE)
+
+
+def nyse() -> TradingCalendar:
+    """Return the calendar of the NYSE."""
+    return _load(NYSE)
 
 
 @cache
-def nyse() -> TradingCalendar:
-    """Load the calendar file, once a process."""
-    lines = files("fiblake").joinpath("data/nyse_sessions.txt").read_text(encoding="ascii").split()
-    return TradingCalendar(np.array(lines, dtype="datetime64[D]"))
+def _load(exchange: Exchange) -> TradingCalendar:
+    """Read the exchange's file of sessions, once a process."""
+    lines = files("fiblake").joinpath("data", exchange.file).read_text(encoding="ascii").split()
+    return TradingCalendar(np.array(lines, dtype="datetime64[D]"), exchange)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fiblake.bars import decode, encode
-from fiblake.calendar import NEW_YORK
+from fiblake.calendar import exchange_day
 from fiblake.decoding import decoding
 from fiblake.lake import UNIVERSE_KEY
 from fiblake.symbols import BEGINNING, SymbolRecord
@@ -87,7 +87,7 @@ def _listed_from(record: SymbolRecord, known_since: date) -> date:
 
     If nobody knows, and it was not in the first list, its bars decide, or else the day on which it was first listed.
     """
-    seen = record.first_seen.astimezone(NEW_YORK).date()
+    seen = exchange_day(record.first_seen)
     if record.valid_from > BEGINNING or seen <= known_since:
         return record.valid_from
     begins = min(record.history_from or seen, seen)

@@ -76,7 +76,7 @@ def bars_of(stack: "Target", symbol: str, interval: str, adjustment: str) -> dic
     """
     from fiblake.aggregate import Bars
     from fiblake.bars import Consolidated
-    from fiblake.calendar import nyse
+    from fiblake.calendar import lake_calendar
 
     data_file = stack.store.find(Bronze().data_key(symbol))
     if data_file is None:
@@ -86,7 +86,7 @@ def bars_of(stack: "Target", symbol: str, interval: str, adjustment: str) -> dic
     if stored.bars.num_rows == 0:
         raise NotFoundError(f"data.parquet of {symbol} holds no bars")
     adjust: Adjustment = "splits" if adjustment == "splits" else "raw"
-    bars = Bars.of(symbol, stored.bars, nyse(), stored.reference, adjust=adjust)  # as the resampler takes them
+    bars = Bars.of(symbol, stored.bars, lake_calendar(), stored.reference, adjust=adjust)  # as the resampler takes them
     reference = stored.reference.as_of(stored.last_session)
     return {
         "symbol": symbol,
@@ -124,9 +124,9 @@ def stages_of(stack: "Target", count: int = SESSIONS_SHOWN) -> dict[str, Any]:
     symbols whose data.parquet reaches the session, a table's stage whether its checkpoint does.
     """
     from cli.status import checkpoints, manifest_rows
-    from fiblake.calendar import nyse
+    from fiblake.calendar import lake_calendar
 
-    calendar = nyse()
+    calendar = lake_calendar()
     closed = calendar.last_closed(datetime.now(UTC))
     last = calendar.ordinal(closed)
     sessions = [calendar.session(last - back) for back in range(min(count, last + 1))]
@@ -181,18 +181,18 @@ def _last_processed(checkpoint: Mapping[str, Any] | None) -> date | None:
 
 
 def _daily(bars: "Bars") -> list[dict[str, Any]]:
-    from fiblake.calendar import nyse
+    from fiblake.calendar import lake_calendar
 
-    sessions = nyse().sessions[bars.ordinals]
+    sessions = lake_calendar().sessions[bars.ordinals]
     numbers = zip(*(getattr(bars, name).tolist() for name in NUMBER_COLUMNS), strict=True)
     return [_row(day, values, complete=True) for day, values in zip(sessions, numbers, strict=True)]
 
 
 def _buckets(bars: "Bars", interval: int) -> list[dict[str, Any]]:
     from fiblake.aggregate import aggregate
-    from fiblake.calendar import nyse
+    from fiblake.calendar import lake_calendar
 
-    rows = aggregate([bars], interval, nyse(), adjusted=True).to_pylist()
+    rows = aggregate([bars], interval, lake_calendar(), adjusted=True).to_pylist()
     return [_row(row["ts"], [row[name] for name in NUMBER_COLUMNS], complete=row["is_complete"]) for row in rows]
 
 

@@ -19,7 +19,7 @@ from fiblake.adjustment import Adjustment
 from fiblake.aggregate import Bars, Market, version_numbers
 from fiblake.bars import SILVER
 from fiblake.buckets import bucket_start
-from fiblake.calendar import NEW_YORK, Days, TradingCalendar, nyse
+from fiblake.calendar import Days, TradingCalendar, exchange_day, lake_calendar
 from fiblake.decoding import decoding
 from fiblake.errors import ContractError, NotFoundError
 from fiblake.lake import INTERVALS, UNIVERSE_KEY, Bronze, Month, check_known, check_symbol, dividends_key, splits_key
@@ -65,7 +65,7 @@ class Lake:
     bronze: Bronze = field(default_factory=Bronze)
     cache: Path | None = None
     """Where copies of month files are kept; None: in the user's cache folder."""
-    calendar: TradingCalendar = field(default_factory=nyse, repr=False)
+    calendar: TradingCalendar = field(default_factory=lake_calendar, repr=False)
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC), repr=False)
 
     def __repr__(self) -> str:
@@ -283,12 +283,12 @@ def _named(symbols: Symbols | None) -> tuple[str, ...] | None:
 
 
 def _day(value: Day, name: str) -> date:
-    """Return the day that a caller means; of an instant with a time zone that is the day in New York."""
+    """Return the day that a caller means; of an instant with a time zone that is the day by the exchange's clock."""
     with decoding(f"{name}={value!r} is no day", "write it as 2015-01-02"):
         if isinstance(value, str):
             return date.fromisoformat(value)
         if isinstance(value, datetime) and value.tzinfo:
-            value = value.astimezone(NEW_YORK).replace(tzinfo=None)
+            value = exchange_day(value)
         if not isinstance(value, date | np.datetime64):
             raise ContractError(f"it is of type {type(value).__name__}")
         day: date | None = np.array([value], dtype="datetime64[D]").item()

@@ -16,7 +16,7 @@ from typing import Final
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from fiblake.calendar import nyse
+from fiblake.calendar import lake_calendar
 from fiblake.errors import ConfigurationError, FiblakeError
 from fiblake.lake import Bronze
 from services.consolidator.consolidate import Consolidator
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _build_worker(settings: WorkerSettings) -> Worker:
     return Worker(
-        consolidator=Consolidator(ObjectStore.connect(settings.s3_bucket), Bronze(settings.s3_prefix), nyse()),
+        consolidator=Consolidator(ObjectStore.connect(settings.s3_bucket), Bronze(settings.s3_prefix), lake_calendar()),
         complete=Topic.connect(settings.consolidation_complete_topic_arn),
         run=os.environ.get("AWS_BATCH_JOB_ID", uuid.uuid4().hex).partition(":")[0],
         clock=lambda: datetime.now(UTC),

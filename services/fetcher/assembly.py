@@ -6,7 +6,7 @@ from dataclasses import asdict
 from datetime import UTC, date, datetime
 from typing import Any
 
-from fiblake.calendar import nyse
+from fiblake.calendar import lake_calendar
 from fiblake.lake import Bronze
 from services.fetcher.companies import KIND as COMPANIES
 from services.fetcher.companies import CompaniesLoader, CompaniesReport
@@ -53,7 +53,7 @@ async def opened(settings: VendorSettings) -> AsyncIterator[Intake]:
         massive(settings.market_data_url, api_key(settings), settings.requests_per_minute) as vendor,
         database_of(settings) as database,
     ):
-        yield Intake(vendor, store, bronze, database, nyse(), settings.price_jump_limit, clock)
+        yield Intake(vendor, store, bronze, database, lake_calendar(), settings.price_jump_limit, clock)
 
 
 async def fetch(
@@ -105,7 +105,7 @@ async def release_bar(settings: ReleaseSettings, symbol: str, session: date, row
     store = ObjectStore.connect(settings.s3_bucket)
     bar = find_quarantined(list_quarantined(store, symbol), symbol, session, row)
     async with database_of(settings) as database:
-        return await release(store, Bronze(settings.s3_prefix), database, nyse(), bar, by, clock())
+        return await release(store, Bronze(settings.s3_prefix), database, lake_calendar(), bar, by, clock())
 
 
 async def _fetch(  # noqa: PLR0917

@@ -10,7 +10,7 @@ from datetime import date, datetime, timedelta
 from typing import Final
 from zlib import crc32
 
-from fiblake.calendar import NEW_YORK, TradingCalendar
+from fiblake.calendar import TradingCalendar, exchange_day
 from fiblake.errors import UpstreamError
 from fiblake.reference import Identity
 from fiblake.symbols import BEGINNING, SymbolRecord
@@ -85,7 +85,7 @@ class Days:
     @classmethod
     def of(cls, calendar: TradingCalendar, now: datetime) -> "Days":
         """Return the days of a run at `now`."""
-        today = now.astimezone(NEW_YORK).date()
+        today = exchange_day(now)
         session = calendar.session(calendar.ordinal_on_or_after(today))
         return cls(today, calendar.last_closed(now), session, calendar)
 
@@ -188,7 +188,7 @@ def ended(record: SymbolRecord, ticker: Ticker | None, days: Days) -> date:
     day = ticker.delisted if ticker else None
     if ticker is None or day is None or another_company(record, ticker):
         return max(days.closed, record.valid_from)
-    earliest = max(record.valid_from, record.last_seen.astimezone(NEW_YORK).date() - NEWS_LATE_BY)
+    earliest = max(record.valid_from, exchange_day(record.last_seen) - NEWS_LATE_BY)
     return day if day >= earliest else max(days.closed, record.valid_from)
 
 
@@ -284,7 +284,7 @@ def _change(record: SymbolRecord, begins: date | None) -> date | None:
 
 
 def _seen_on(record: SymbolRecord) -> date:
-    return record.last_seen.astimezone(NEW_YORK).date()
+    return exchange_day(record.last_seen)
 
 
 def _unseen_for(record: SymbolRecord, days: Days) -> bool:

@@ -12,7 +12,7 @@ from datetime import date, datetime, timedelta
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
-from fiblake.calendar import NEW_YORK, TradingCalendar
+from fiblake.calendar import TradingCalendar, exchange_day
 from fiblake.errors import EntitlementError, FiblakeError, TransientError, UpstreamError
 from fiblake.lake import parse_reference, splits_key, valid_symbol
 from fiblake.symbols import SymbolRecord
@@ -218,7 +218,7 @@ class MetadataFetcher:
         everyone = merged(known, records)
         written = await put_identities(self.store, identities_of(everyone))
         first_list = min((record.first_seen for record in everyone), default=run.now)
-        await put_universe(self.store, everyone, first_list.astimezone(NEW_YORK).date())
+        await put_universe(self.store, everyone, exchange_day(first_list))
         await self.database.save_metadata(records)
         done.new, done.renamed, done.handed_over = len(found.new), len(found.renamed), len(found.handed_over)
         done.doubtful = len(found.doubtful)

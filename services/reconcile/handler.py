@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from fiblake.calendar import nyse
+from fiblake.calendar import lake_calendar
 from fiblake.lake import Bronze
 from services.reconcile.lag import NEEDS_A_PERSON
 from services.reconcile.reconcile import Outlets, Reconciler
@@ -25,7 +25,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Find what lags, and enqueue its repair if the event asks for it."""
     settings, request, today = load(ReconcileSettings), ReconcileEvent.of(event), datetime.now(UTC).date()
     store, window = ObjectStore.connect(settings.s3_bucket), window_start(today, settings.resampling_retention_years)
-    grid = Grid(nyse(), settings.resampling_adjusted)
+    grid = Grid(lake_calendar(), settings.resampling_adjusted)
     reconciler = Reconciler(store, Bronze(settings.s3_prefix), grid, today, window)
     report = reconciler.audit(request.symbols, request.since(today))
     sent = _outlets(settings).enqueue(report.lags, context.aws_request_id) if request.fix and report.lags else None

@@ -13,7 +13,7 @@ from typing import Final
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from fiblake.calendar import nyse
+from fiblake.calendar import lake_calendar
 from fiblake.errors import ConfigurationError, FiblakeError
 from fiblake.lake import Bronze
 from services.resampler.full import FullResampler, Summary, Watch, no_progress
@@ -51,7 +51,7 @@ def resample(settings: FullResamplerSettings, watch: Watch = no_progress) -> Sum
     resampler = FullResampler(
         store=ObjectStore.connect(settings.s3_bucket),
         bronze=Bronze(settings.s3_prefix),
-        calendar=nyse(),
+        calendar=lake_calendar(),
         updated=Topic.connect(settings.silver_updated_topic_arn),
         retention_years=settings.resampling_retention_years,
         adjusted=settings.resampling_adjusted,

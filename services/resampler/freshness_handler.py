@@ -5,7 +5,7 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from fiblake.calendar import nyse
+from fiblake.calendar import lake_calendar
 from fiblake.lake import Bronze
 from services.resampler.freshness import measure
 from services.resampler.settings import FreshnessSettings
@@ -18,4 +18,6 @@ from shared.telemetry import logger
 def handler(_event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     """Measure how fresh the lake is."""
     settings = load(FreshnessSettings)
-    return measure(ObjectStore.connect(settings.s3_bucket), Bronze(settings.s3_prefix), nyse(), datetime.now(UTC))
+    return measure(
+        ObjectStore.connect(settings.s3_bucket), Bronze(settings.s3_prefix), lake_calendar(), datetime.now(UTC)
+    )

@@ -7,7 +7,7 @@ from typing import Any
 from aws_lambda_powertools.utilities.data_classes import SQSEvent
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from fiblake.calendar import nyse
+from fiblake.calendar import lake_calendar
 from fiblake.lake import Bronze
 from services.resampler.batch import interval_of, resample_batch
 from services.resampler.resample import Resampler
@@ -29,7 +29,7 @@ def _resampler(interval: int) -> Resampler:
     settings = _settings()
     store, topic = ObjectStore.connect(settings.s3_bucket), Topic.connect(settings.silver_updated_topic_arn)
     years, adjusted = settings.resampling_retention_years, settings.resampling_adjusted
-    return Resampler(store, Bronze(settings.s3_prefix), nyse(), topic, interval, years, adjusted)
+    return Resampler(store, Bronze(settings.s3_prefix), lake_calendar(), topic, interval, years, adjusted)
 
 
 @logger.inject_lambda_context(clear_state=True)

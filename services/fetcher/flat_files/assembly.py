@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
-from fiblake.calendar import TradingCalendar, nyse
+from fiblake.calendar import TradingCalendar, lake_calendar
 from fiblake.errors import ConfigurationError
 from fiblake.lake import Bronze
 from fiblake.symbols import SymbolRecord
@@ -34,7 +34,7 @@ async def load_flat_files(
     `all_tickers`: also bars that belong to no company that symbol_metadata knows. Raises ConfigurationError if
     symbol_metadata is empty or the bucket's keys are missing.
     """
-    calendar, store, bronze = nyse(), ObjectStore.connect(settings.s3_bucket), Bronze(settings.s3_prefix)
+    calendar, store, bronze = lake_calendar(), ObjectStore.connect(settings.s3_bucket), Bronze(settings.s3_prefix)
     claims = None
     if not all_tickers:
         async with database_of(settings) as database:

@@ -23,8 +23,8 @@ import sys
 from cli.app import main
 from services.fetcher import assembly
 from fiblake.calendar import TradingCalendar
-whole = assembly.nyse()
-assembly.nyse = lambda: TradingCalendar(whole.sessions[:13_000])
+whole = assembly.lake_calendar()
+assembly.lake_calendar = lambda: TradingCalendar(whole.sessions[:13_000])
 sys.argv = ["fiblake", *sys.argv[1:]]
 main()
 """

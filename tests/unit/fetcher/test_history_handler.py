@@ -113,7 +113,7 @@ def test_a_calendar_that_is_too_short_is_no_messages_fault_and_all_come_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     short = TradingCalendar(nyse().sessions[:13_000])
-    monkeypatch.setattr(assembly, "nyse", lambda: short)
+    monkeypatch.setattr(assembly, "lake_calendar", lambda: short)
     assert invoke(asking("AAPL"), asking("NOBODY")) == ["m1", "m2"]
     assert (deployed.vendor.requests, dead_letters.receive_messages()) == ([], [])
 

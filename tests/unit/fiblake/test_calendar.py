@@ -1,10 +1,19 @@
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
 
-from fiblake.calendar import CalendarRangeError, NotASessionError, TradingCalendar, close_of, nyse
+from fiblake.calendar import (
+    EXCHANGE,
+    CalendarRangeError,
+    Exchange,
+    NotASessionError,
+    TradingCalendar,
+    close_of,
+    lake_calendar,
+    nyse,
+)
 from fiblake.data import generate_sessions
 from services.fetcher.gaps import Asked, plan
 from tests.fakes import sample
@@ -14,8 +23,8 @@ CALENDAR = nyse()
 LAST = CALENDAR.session(CALENDAR.sessions.size - 1)
 
 
-def new_york(day: str, time: str) -> datetime:
-    return datetime.fromisoformat(f"{day}T{time}").replace(tzinfo=NEW_YORK)
+def new_york(day: str, clock: str) -> datetime:
+    return datetime.fromisoformat(f"{day}T{clock}").replace(tzinfo=NEW_YORK)
 
 
 @pytest.mark.filterwarnings("default")
@@ -158,3 +167,16 @@ def test_a_digest_stands_for_the_sessions_up_to_a_day() -> None:
     without = TradingCalendar(np.delete(calendar.sessions, 500))
     assert [without.digest(end) == calendar.digest(end) for end in ends] == [True, True, True, True, False, False]
     assert (shorter.digest(calendar.session(1000)), calendar.digest(date(1961, 1, 3))) == ("", "")
+
+
+def test_the_lakes_calendar_is_that_of_its_exchange() -> None:
+    assert lake_calendar() is nyse()
+    assert (nyse().exchange, nyse().exchange.name) == (EXCHANGE, "NYSE")
+
+
+def test_a_session_closes_by_its_exchanges_clock() -> None:
+    london = Exchange("LSE", ZoneInfo("Europe/London"), time(16, 30), "lse_sessions.txt")
+    calendar = TradingCalendar(np.array(["2025-01-02", "2025-01-03"], dtype="datetime64[D]"), london)
+    at_close = datetime(2025, 1, 3, 16, 30, tzinfo=UTC)
+    assert calendar.last_closed(at_close) == date(2025, 1, 3)
+    assert calendar.last_closed(at_close - timedelta(minutes=1)) == date(2025, 1, 2)
