@@ -22,7 +22,9 @@ EXAMPLE = "Example: fiblake chart AAPL 21d -o aapl.png --last 60"
 DAILY: Final = "1d"
 KNOWN: Final = (DAILY, *(f"{n}d" for n in INTERVALS))
 UP, DOWN, UNFINISHED = "#26775b", "#b5382f", "#9a9a9a"
-TICKS: Final = 10
+TICKS: Final = 12
+HAIRS: Final = 400
+"""A candle's body has one such part of the axis at the least."""
 FORMATS: Final = (".png", ".svg", ".pdf")
 
 
@@ -37,11 +39,11 @@ def chart(
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write (.png, .svg, .pdf).")],
     last: Annotated[int, typer.Option(min=1, help="How many of the last bars.")] = 120,
+    log: Annotated[bool, typer.Option("--log", help="Logarithmic prices: equal steps are equal returns.")] = False,
 ) -> None:
     """Draw a symbol's bars as candlesticks with volume; a bucket that is not complete yet is grey.
 
-    All intervals are adjusted for splits, unless the stack's silver is not: then the title says "as traded", and lines
-    mark the splits.
+    All intervals are adjusted for splits, unless the stack's silver is not: the title says which. Lines mark splits.
     """
     from fiblake.bars import Consolidated
     from fiblake.errors import NotFoundError
@@ -62,10 +64,23 @@ def chart(
     if not rows:
         options.check_in_lake(stack.store, [symbol])
         raise NotFoundError(f"the lake has no {interval} bars of {symbol}")
-    splits = [day for day, _ in stored.reference.splits] if stored and not adjusted else []
-    draw(f"{symbol}, {interval}, {'adjusted for splits' if adjusted else 'as traded'}", rows, output, splits)
-    facts = {"file": str(output), "bars": len(rows), "first": rows[0][0], "last": rows[-1][0], "adjusted": adjusted}
-    answer(context, facts, lambda console: console.print(f"{output}: {counted(len(rows), 'bar')} to {rows[-1][0]}"))
+    days = [day for day, _ in stored.reference.splits] if stored else []
+    splits = [day for day in days if rows[0][0] < day <= _last_day(rows, stored)]
+    first, end, close = rows[0][0], rows[-1][0], rows[-1][4]
+    how = "adjusted for splits" if adjusted else "as traded"
+    title = f"{symbol}, {interval}, {how}, {first} to {end}, last close {close:,.4g} USD"
+    draw(title, rows, output, splits, log=log)
+    facts = {
+        "file": str(output), "bars": len(rows), "first": first, "last": end, "adjusted": adjusted, "last_close": close,
+        "splits": splits,
+    }  # fmt: skip
+    text = f"{title}: {counted(len(rows), 'bar')}, {counted(len(splits), 'split')} marked, in {output}"
+    answer(context, facts, lambda console: console.print(text, soft_wrap=True))
+
+
+def _last_day(rows: list[tuple[Any, ...]], stored: "Consolidated | None") -> date:
+    """Return the last session that the rows show: that of the last bucket is not its first one."""
+    return max(rows[-1][0], stored.last_session) if stored else rows[-1][0]
 
 
 def _check_output(output: Path) -> None:
@@ -103,26 +118,29 @@ def _of_silver(stack: Target, symbol: str, interval: str, last: int) -> tuple[li
     return [row[:-1] for row in rows], all(row[-1] for row in rows)
 
 
-def draw(title: str, rows: list[tuple[Any, ...]], output: Path, splits: Sequence[date] = ()) -> None:
+def draw(
+    title: str, rows: list[tuple[Any, ...]], output: Path, splits: Sequence[date] = (), *, log: bool = False
+) -> None:
     """Draw rows (day, open, high, low, close, volume, complete), oldest first, into a file; mark the splits."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 7), layout="constrained")
     prices, volumes = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    _candles(prices, rows)
+    _candles(prices, rows, log=log)
     for day in splits:
-        x = sum(row[0] < day for row in rows)
-        if 0 < x < len(rows):
-            prices.axvline(x - 0.5, color="#555555", linewidth=0.9, linestyle="--")
-            prices.annotate(f" split {day}", (x - 0.5, 1), xycoords=("data", "axes fraction"), va="top", fontsize=8)
+        x = sum(row[0] < day for row in rows)  # of the first bar after it, or right of the last one
+        prices.axvline(x - 0.5, color="#555555", linewidth=0.9, linestyle="--")
+        prices.annotate(f" split {day}", (x - 0.5, 1), xycoords=("data", "axes fraction"), va="top", fontsize=8)
     volumes.bar(range(len(rows)), [row[5] for row in rows], width=0.7, color=[_color(row) for row in rows])
     prices.set_title(title, loc="left")
-    prices.set_ylabel("USD")
+    prices.set_ylabel("USD, logarithmic" if log else "USD")
+    if log:
+        _make_logarithmic(prices)
     volumes.set_ylabel("shares")
     volumes.yaxis.set_major_formatter(_counted)
     # By position, not by date: nights and holidays leave no gaps.
-    step = max(1, len(rows) // TICKS)
-    volumes.set_xticks(range(0, len(rows), step), [str(row[0]) for row in rows[::step]], rotation=30, ha="right")
+    ticks = _ticks([row[0] for row in rows])
+    volumes.set_xticks(list(ticks), list(ticks.values()))
     for axes in (prices, volumes):
         axes.grid(axis="y", linewidth=0.4, alpha=0.6)
         axes.set_axisbelow(True)
@@ -131,13 +149,48 @@ def draw(title: str, rows: list[tuple[Any, ...]], output: Path, splits: Sequence
     figure.savefig(output, dpi=120)
 
 
-def _candles(axes: "Axes", rows: list[tuple[Any, ...]]) -> None:
+def _ticks(days: Sequence[date]) -> dict[int, str]:
+    """Return which places get a tick, and its label: the first bar of each month, quarter or year, TICKS at the most.
+
+    Of a few weeks, days get ticks.
+    """
+    for months in (1, 3, 6, 12, 24, 60, 120):
+        period = [(day.year * 12 + day.month - 1) // months for day in days]
+        places = [place for place in range(1, len(days)) if period[place] != period[place - 1]]
+        if len(places) <= TICKS:
+            form = "%Y-%m" if months < 12 else "%Y"  # noqa: PLR2004 (a year's)
+            labels = {place: days[place].strftime(form) for place in places}
+            return labels if len(labels) > 1 else _ticks_of_days(days)
+    return _ticks_of_days(days)
+
+
+def _ticks_of_days(days: Sequence[date]) -> dict[int, str]:
+    step = max(1, len(days) // (TICKS // 2))
+    return {place: str(days[place]) for place in range(0, len(days), step)}
+
+
+def _make_logarithmic(axes: "Axes") -> None:
+    """Turn the prices' axis, with plain numbers at 1, 2 and 5 of each power of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _candles(axes: "Axes", rows: list[tuple[Any, ...]], *, log: bool) -> None:
     positions, colors = range(len(rows)), [_color(row) for row in rows]
     axes.vlines(positions, [row[3] for row in rows], [row[2] for row in rows], color=colors, linewidth=0.9)
     # A body of no height would not be seen: a hair's breadth is.
-    least = (max(row[2] for row in rows) - min(row[3] for row in rows)) / 400
-    bodies = [max(abs(row[4] - row[1]), least) for row in rows]
-    axes.bar(positions, bodies, bottom=[min(row[1], row[4]) for row in rows], width=0.7, color=colors)
+    highest, lowest = max(row[2] for row in rows), min(row[3] for row in rows)
+    bottoms = [min(row[1], row[4]) for row in rows]
+    if log:  # as high on paper for every price
+        hairs = [bottom * ((highest / lowest) ** (1 / HAIRS) - 1) for bottom in bottoms]
+    else:
+        hairs = [(highest - lowest) / HAIRS] * len(rows)
+    bodies = [max(abs(row[4] - row[1]), hair) for row, hair in zip(rows, hairs, strict=True)]
+    axes.bar(positions, bodies, bottom=bottoms, width=0.7, color=colors)
 
 
 def _color(row: tuple[Any, ...]) -> str:

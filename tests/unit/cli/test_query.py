@@ -6,10 +6,12 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
+from matplotlib.figure import Figure
 
 from cli import chart, tables
 from cli.tables import schemas
 from fiblake.bars import MANIFEST, SILVER, Consolidated, encode
+from fiblake.calendar import nyse
 from fiblake.lake import MANIFEST_KEY, Month, identities_key, silver_key
 from fiblake.reference import Identity, identities_file, reference_of
 from tests.fakes import LAKE, NOON, bar, consolidated, splits, table
@@ -261,17 +263,21 @@ def test_what_is_no_query_is_exit_code_2_before_anything_is_read(
 def test_a_chart_is_a_picture_of_the_last_bars(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "aapl.png"
     facts = json.loads(run("chart", "AAPL", "21d", "-o", str(file), "--json").stdout)
-    assert facts == {"file": str(file), "bars": 2, "first": "2025-10-01", "last": "2025-11-03", "adjusted": True}
+    assert facts == {
+        "file": str(file), "bars": 2, "first": "2025-10-01", "last": "2025-11-03", "adjusted": True,
+        "last_close": facts["last_close"], "splits": [],
+    }  # fmt: skip
     assert file.read_bytes().startswith(b"\x89PNG")
     assert json.loads(run("chart", "AAPL", "1d", "-o", str(file), "--last", "1", "--json").stdout)["bars"] == 1
 
 
 @pytest.mark.parametrize(
-    ("adjusted", "closes", "marked"), [("true", [5.0, 5.0], []), ("false", [10.0, 5.0], [date(2025, 11, 19)])]
+    ("adjusted", "closes", "how"),
+    [("true", [5.0, 5.0], "adjusted for splits"), ("false", [10.0, 5.0], "as traded")],
 )
-def test_daily_bars_are_adjusted_as_silver_is_or_the_chart_says_as_traded_and_marks_the_split(  # noqa: PLR0917
+def test_a_chart_says_what_it_draws_and_marks_the_split(  # noqa: PLR0917
     run: Run, stack: FakeTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    adjusted: str, closes: list[float], marked: list[date],
+    adjusted: str, closes: list[float], how: str,
 ) -> None:  # fmt: skip
     stack.outputs["SplitAdjusted"] = adjusted
     reference = reference_of(tuple(splits(("2025-11-19", 1, 2))), ())
@@ -280,15 +286,47 @@ def test_daily_bars_are_adjusted_as_silver_is_or_the_chart_says_as_traded_and_ma
     drawn: list[tuple[str, list[float], list[date]]] = []
     real = chart.draw
 
-    def draw(title: str, bars: list[tuple[Any, ...]], output: Path, days: list[date]) -> None:
+    def draw(title: str, bars: list[tuple[Any, ...]], output: Path, days: list[date], *, log: bool) -> None:
         drawn.append((title, [row[4] for row in bars], days))
-        real(title, bars, output, days)
+        real(title, bars, output, days, log=log)
 
     monkeypatch.setattr(chart, "draw", draw)
-    assert run("chart", "AAPL", "1d", "-o", str(tmp_path / "x.svg")).exit_code == 0
-    title = "AAPL, 1d, adjusted for splits" if adjusted == "true" else "AAPL, 1d, as traded"
-    assert drawn == [(title, closes, marked)]
-    assert ("split 2025-11-19" in (tmp_path / "x.svg").read_text()) is bool(marked)
+    result = run("chart", "AAPL", "1d", "-o", str(tmp_path / "x.svg"), "--log")
+    assert result.exit_code == 0
+    title = f"AAPL, 1d, {how}, 2025-11-18 to 2025-11-19, last close 5 USD"
+    assert drawn == [(title, closes, [date(2025, 11, 19)])]
+    picture = (tmp_path / "x.svg").read_text()
+    for text in ("split 2025-11-19", "USD, logarithmic", title):
+        assert text in picture
+    assert f"{title}: 2 bars, 1 split marked" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("count", "step", "labels"),
+    [
+        (9, 1, ["2024-01-02", "2024-01-03"]),
+        (80, 1, ["2024-02", "2024-03", "2024-04"]),
+        (400, 1, ["2024-04", "2024-07", "2024-10", "2025-01"]),
+        (100, 21, ["2025", "2026", "2027"]),
+    ],
+)
+def test_ticks_stand_at_months_quarters_or_years(count: int, step: int, labels: list[str]) -> None:
+    first = nyse().ordinal(date(2024, 1, 2))
+    days = [nyse().session(first - count * step * (step > 1) + place * step) for place in range(count)]
+    ticks = chart._ticks(days)  # noqa: SLF001
+    assert len(ticks) <= chart.TICKS
+    if step == 1:
+        assert list(ticks.values())[: len(labels)] == labels
+    else:
+        assert all(label.isdigit() and len(label) == 4 for label in ticks.values())
+
+
+def test_a_body_of_a_logarithmic_chart_is_as_high_for_low_prices_as_for_high_ones() -> None:
+    rows = [(date(2024, 1, 2), price, price, price, price, 1.0, True) for price in (1.0, 100.0)]
+    axes = Figure().subplots()
+    chart._candles(axes, rows, log=True)  # noqa: SLF001
+    tops = [bar.get_height() / bar.get_y() for bar in axes.patches]
+    assert tops[0] == pytest.approx(tops[1])
 
 
 @pytest.mark.parametrize(
