@@ -80,7 +80,8 @@ def chart(
 
 def _last_day(rows: list[tuple[Any, ...]], stored: "Consolidated | None") -> date:
     """Return the last session that the rows show: that of the last bucket is not its first one."""
-    return max(rows[-1][0], stored.last_session) if stored else rows[-1][0]
+    last: date = rows[-1][0]
+    return max(last, stored.last_session) if stored else last
 
 
 def _check_output(output: Path) -> None:
