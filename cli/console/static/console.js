@@ -24,6 +24,7 @@ const volume = chart.addSeries(LightweightCharts.HistogramSeries, {
   priceFormat: { type: "volume" }, priceScaleId: "volume", color: "#9db7c4",
 });
 chart.priceScale("volume").applyOptions({ scaleMargins: { top: 0.8, bottom: 0 } });
+candles.priceScale().applyOptions({ scaleMargins: { top: 0.08, bottom: 0.24 } }); // above the volume
 const marks = LightweightCharts.createSeriesMarkers(candles, []);
 
 function candle(bar) {
