@@ -55,8 +55,8 @@ REQUESTS: Final = {
 """What a session's bar of one symbol costs, counted in the code."""
 BATCH: Final = Requests(puts=4, gets=3)
 """What a batch of a thousand symbols costs in one interval: two month files and the checkpoint, and a listing."""
-AUDIT: Final = Requests(puts=1, gets=3)
-"""What a symbol costs in the daily audit: a listing, data.parquet, splits and identities."""
+AUDIT: Final = Requests(puts=1, gets=4)
+"""What a symbol costs in the daily audit: a listing, data.parquet, splits, identities and dividends."""
 
 ALARMS, METRICS, METRIC_HOURS, MAPPINGS = 32, 60, 60, 8
 """Of the template without a database; our metrics, and the hours of a month in which each is written."""
@@ -174,7 +174,7 @@ def table(sizes: Sequence[int]) -> str:
     rows.append(["**a session**", *(f"**{of_session(size):.3f}**" for size in sizes)])
     rows.append(["a month of 21 sessions", *(f"{SESSIONS * of_session(size):.2f}" for size in sizes)])
     rows.append([
-        "a month of 30 audits and freshness checks: 1 LIST and 3 GET a symbol, assumed 100 symbols a second at 2.94 GB",
+        "a month of 30 audits and freshness checks: 1 LIST and 4 GET a symbol, assumed 100 symbols a second at 2.94 GB",
         *(f"{DAYS * _audit(size)[0]:.2f}" for size in sizes),
     ])  # fmt: skip
     rows += [_row(line, sizes, 2) for line in STANDING]

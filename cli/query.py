@@ -38,7 +38,7 @@ def query(
         bool, typer.Option("--local-files", help="Let the query read files of this machine as well.")
     ] = False,
 ) -> None:
-    """Ask the lake: views bronze, silver_3d (silver_5d ...), metadata (companies), splits, universe, manifest.
+    """Ask the lake: bronze, silver_3d (silver_5d ...), metadata (companies), splits, dividends, universe, manifest.
 
     Only the views that the query names are read, each file once a version: copies stay in the user's cache. Of a large
     lake, --symbols keeps bronze small. Exit code 3: files could not be read, and their rows are missing.

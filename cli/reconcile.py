@@ -31,7 +31,7 @@ def reconcile(
     ] = None,
     fix: Annotated[bool, typer.Option("--fix", help="Enqueue the work that makes good what lags.")] = False,
 ) -> None:
-    """Compare bronze, logs, splits, identities, manifest, silver and checkpoints, and list every symbol that lags.
+    """Compare bronze, its logs and reference files, manifest, silver and checkpoints, and list every symbol that lags.
 
     While the chain is at work, what lags may only be under way. Exit code 3: something lags and was not enqueued.
     """

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from cli.output import printable
 from fiblake.errors import ContractError
 from fiblake.lake import (
+    DIVIDENDS_PREFIX,
     IDENTITIES_PREFIX,
     INTERVALS,
     MANIFEST_KEY,
@@ -48,12 +49,12 @@ ResultT = TypeVar("ResultT")
 def schemas() -> "dict[str, pa.Schema]":
     """Return the columns of each view."""
     from fiblake.bars import BRONZE, MANIFEST, SILVER
-    from fiblake.reference import IDENTITIES, SPLITS
+    from fiblake.reference import DIVIDENDS, IDENTITIES, SPLITS
     from fiblake.universe import UNIVERSE
 
     silver = {f"silver_{n}d": SILVER for n in INTERVALS}
     companies = {"metadata": IDENTITIES, "universe": UNIVERSE}
-    return {"bronze": BRONZE, **silver, **companies, "splits": SPLITS, "manifest": MANIFEST}
+    return {"bronze": BRONZE, **silver, **companies, "splits": SPLITS, "dividends": DIVIDENDS, "manifest": MANIFEST}
 
 
 def named_in(sql: str, *, local_files: bool = False) -> set[str]:
@@ -215,7 +216,11 @@ def _versions(store: "ObjectStore", name: str, symbols: Sequence[str]) -> dict[s
         (etag,) = store.versions([key])
         return {key: etag} if etag else {}
     prefixes = {f"silver_{n}d": silver_prefix(n) for n in INTERVALS}
-    prefixes |= {"metadata": f"{IDENTITIES_PREFIX}/", "splits": f"{SPLITS_PREFIX}/"}
+    prefixes |= {
+        "metadata": f"{IDENTITIES_PREFIX}/",
+        "splits": f"{SPLITS_PREFIX}/",
+        "dividends": f"{DIVIDENDS_PREFIX}/",
+    }
     return {info.key: info.etag for info in store.listed(prefixes[name]) if info.key.endswith(".parquet")}
 
 

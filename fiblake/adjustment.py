@@ -89,7 +89,11 @@ class Reference:
     @property
     def of_silver(self) -> "Reference":
         """The part that silver is computed with: all but the dividends."""
-        return replace(self, dividends=()) if self.dividends else self
+        return self.with_dividends(())
+
+    def with_dividends(self, dividends: tuple[Payout, ...]) -> "Reference":
+        """Return the same splits and handovers with these dividends."""
+        return self if dividends == self.dividends else replace(self, dividends=dividends)
 
     def as_of(self, session: date) -> "Reference":
         """Leave out the splits after `session`: while that is a symbol's last, its prices are what others relate to."""

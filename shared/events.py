@@ -22,8 +22,10 @@ from pydantic import (
 from fiblake.errors import ContractError
 from fiblake.lake import INTERVALS, LATEST_VERSION, check_symbol
 
-SCHEMA_VERSION: Final = "1.1"
+SCHEMA_VERSION: Final = "1.2"
 """1.1 added `files` and `version_floor` to ConsolidationRequest, `version` and `tail` to ConsolidationComplete.
+
+1.2 added `dividends_changed` to ConsolidationRequest.
 
 Readers take both versions.
 """
@@ -84,6 +86,11 @@ class ConsolidationRequest(Message):
     reference_changed: bool = Field(
         default=False, description="The symbol's splits or identities arrived: they are to be read anew"
     )
+    dividends_changed: bool = Field(
+        default=False,
+        description="The symbol's dividends arrived: they are to be read anew. Alone, without a session, a file or "
+        "another wish, that is all: silver does not depend on dividends",
+    )
     version_floor: Annotated[AwareDatetime, Field(lt=LATEST_VERSION)] | None = Field(
         default=None,
         description="data.parquet's version is to be greater than this one, and all of the history is to be told; "
@@ -92,6 +99,12 @@ class ConsolidationRequest(Message):
     put_at: AwareDatetime | None = Field(
         default=None, description="When the oldest of these files was put, by S3's clock; absent means nobody put any"
     )
+
+    @property
+    def is_of_dividends_only(self) -> bool:
+        """Whether dividends are all that arrived, so that no session of silver changes."""
+        others = self.changed_from or self.files or self.reference_changed or self.version_floor
+        return self.dividends_changed and not others
 
 
 class HistoryRequest(Message):

@@ -11,7 +11,7 @@ from aws_lambda_powertools.utilities.data_classes import S3EventBridgeNotificati
 from aws_lambda_powertools.utilities.data_classes.s3_event import S3EventRecord
 
 from fiblake.errors import ContractError
-from fiblake.lake import Bronze, SourceFile, parse_reference
+from fiblake.lake import Bronze, SourceFile, is_dividends, parse_reference
 from shared.events import FILES_NAMED, ConsolidationRequest, SourceObject
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class Arrivals:
     """The ETag that was put, by the file's key, if the notification says it."""
     references: list[str] = field(default_factory=list)
     """The symbols whose splits or identities arrived."""
+    dividends: list[str] = field(default_factory=list)
+    """The symbols whose dividends arrived."""
     faults: list[ContractError] = field(default_factory=list)
     correlation_id: str = ""
     put_at: datetime | None = None
@@ -55,7 +57,7 @@ class Arrivals:
     @property
     def symbols(self) -> set[str]:
         """The symbols that something arrived of."""
-        return {file.symbol for file in self.files} | set(self.references)
+        return {file.symbol for file in self.files} | set(self.references) | set(self.dividends)
 
 
 def read_notification(body: str, bucket: str, bronze: Bronze) -> Arrivals:
@@ -88,10 +90,11 @@ def read_notification(body: str, bucket: str, bronze: Bronze) -> Arrivals:
 def requests(arrivals: Sequence[Arrivals]) -> list[ConsolidationRequest]:
     """Return one request a symbol: its files, the earliest session among them, and the first one's correlation id.
 
-    Splits and identities affect all of the history, so such a request names no session. A request with very many files
-    names none of them: the worker lists the symbol's folder.
+    Splits and identities affect all of the history, so such a request names no session; dividends affect none. A
+    request with very many files names none of them: the worker lists the symbol's folder.
     """
     references = {symbol for arrival in arrivals for symbol in arrival.references}
+    dividends = {symbol for arrival in arrivals for symbol in arrival.dividends}
     earliest: dict[str, date] = {}
     files: dict[str, dict[str, SourceObject]] = {}
     correlation: dict[str, str] = {}
@@ -108,9 +111,10 @@ def requests(arrivals: Sequence[Arrivals]) -> list[ConsolidationRequest]:
     return [
         ConsolidationRequest(
             symbol=symbol,
-            changed_from=None if symbol in references else earliest[symbol],
+            changed_from=None if symbol in references else earliest.get(symbol),
             files=tuple(named.values()) if len(named := files.get(symbol, {})) <= FILES_NAMED else (),
             reference_changed=symbol in references,
+            dividends_changed=symbol in dividends,
             correlation_id=correlation[symbol],
             put_at=put_at.get(symbol),
         )
@@ -181,6 +185,6 @@ def _sort_in(arrivals: Arrivals, kind: str, bucket_named: str, key: str, *, buck
             if symbol is None:
                 arrivals.files.append(bronze.parse_source(key))
             else:
-                arrivals.references.append(symbol)
+                (arrivals.dividends if is_dividends(key) else arrivals.references).append(symbol)
         except ContractError as error:
             arrivals.faults.append(error)

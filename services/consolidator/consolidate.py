@@ -15,12 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fiblake.adjustment import NO_REFERENCE, Reference
+from fiblake.adjustment import NO_REFERENCE, PayoutDispute, Reference
 from fiblake.bars import Consolidated
 from fiblake.calendar import TradingCalendar
 from fiblake.errors import ConflictError, ContractError, FiblakeError, NotFoundError, PermanentError, TransientError
-from fiblake.lake import Bronze, identities_key, splits_key
-from fiblake.reference import read_identities, read_splits, reference_of
+from fiblake.lake import Bronze
 from fiblake.source_log import SourceVersion, is_merged
 from services.consolidator.broken import quarantine_broken
 from services.consolidator.merge import Merged, merge
@@ -29,14 +28,19 @@ from shared.cleanup import is_lot_due, oldest_session_kept
 from shared.events import FILES_NAMED, ConsolidationRequest, SourceObject, Tail
 from shared.objects import ObjectInfo, ObjectStore, StoredObject, backoff_delays
 from shared.outcomes import catch_errors
+from shared.reference_files import read_reference
 from shared.source_files import SourceBars, bars_of_adopted, bars_of_source
 
 ATTEMPTS: Final = 20
 TICK: Final = timedelta(microseconds=1)
 
 
+NO_SESSION_CHANGED: Final = date.max
+"""As `changed_from`: no session changes. It lies after every session, so the earliest of several still counts."""
+
+
 class ReferenceFileError(ContractError):
-    """A file of splits or identities cannot be used; data.parquet keeps the reference it has."""
+    """A file of splits, identities or dividends cannot be used; data.parquet keeps what it has of them."""
 
 
 class OnlyBrokenBarsError(PermanentError):
@@ -49,13 +53,16 @@ class Task:
 
     symbol: str
     changed_from: date | None = None
-    """The event reports at least the sessions from this one on as changed; None: all of the history."""
+    """The event reports at least the sessions from this one on as changed; None: all of the history.
+
+    NO_SESSION_CHANGED: there is no event, unless something besides the dividends turns out to be new.
+    """
     keys: frozenset[str] = frozenset()
     """Source files that are read and merged, whatever the log says."""
     lists: bool = True
     """Whether the symbol's folder is listed for more files; a listed file is merged unless it is in the log."""
     reference_changed: bool = False
-    """Whether splits or identities arrived. A version is then written even if nothing changes."""
+    """Whether splits, identities or dividends arrived. A version is then written even if nothing changes."""
     version_floor: datetime | None = None
     """The new version must be greater than this."""
     full: bool = False
@@ -86,9 +93,12 @@ class Consolidation:
     listing: Sequence[ObjectInfo]
     """The source files that were there, merged or not; none if the folder was not listed."""
     changed_from: date
+    """Earliest session to report as changed; NO_SESSION_CHANGED: silver is not affected, and nothing is reported."""
     merged_files: int
     faults: Sequence[Fault] = ()
     tail: Tail | None = None
+    disputes: Sequence[PayoutDispute] = ()
+    """Of dividends that are new in this version: those whose factor by the vendor contradicts cash and close."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +190,7 @@ class Consolidator:
             raise _nothing_to_merge_error(task, faults, sum(len(content.broken) for content in contents.values()))
         after = _next_version(task, before, merged, sources, listing, reference, now)
         changed_from = merged.changed_from
-        if before and reference != before.reference:
+        if before and reference.of_silver != before.reference.of_silver:
             changed_from = after.first_session
         return _Draft(before, etag, after, listing or (), sources, faults, changed_from)
 
@@ -197,8 +207,11 @@ class Consolidator:
         if _reveals_split(after, changed) or (task.withdrawn and after.reference.splits):
             # The withdrawn bar may have been the first one on or after a split.
             changed = min(changed, after.first_session)
-        tail = tail_of(after, changed, self.calendar) if task.changed_from else None
-        return Consolidation(task.symbol, after, etag, draft.listing, changed, len(draft.sources), draft.faults, tail)
+        has_tail = task.changed_from and changed != NO_SESSION_CHANGED
+        tail = tail_of(after, changed, self.calendar) if has_tail else None
+        return Consolidation(
+            task.symbol, after, etag, draft.listing, changed, len(draft.sources), draft.faults, tail, _disputes(draft)
+        )
 
     def _list(self, task: Task, before: Consolidated | None, now: datetime) -> list[ObjectInfo] | None:
         """List the source files; return None if only the files that the task names must be read."""
@@ -228,22 +241,13 @@ class Consolidator:
         return _Source(stored.key, SourceVersion(stored.etag, stored.last_modified, stamped), content)
 
     def _read_reference(self, symbol: str, stored: Reference) -> tuple[Reference, list[Fault]]:
-        """Read the symbol's splits and identities (no file: none), and return the faults of what cannot be read.
-
-        If one of them cannot be read, both stay as `stored` in data.parquet.
-        """
-        keys = splits_key(symbol), identities_key(symbol)
-        files = self.store.get_many(keys)
-        splits = catch_errors(lambda: read_splits(files[0].data, symbol) if files[0] else ())
-        identities = catch_errors(lambda: read_identities(files[1].data, symbol) if files[1] else ())
+        """Read the symbol's reference files; return what they say, and the faults of what cannot be read."""
+        reference, errors = read_reference(self.store, symbol, stored)
         faults = [
-            Fault(key, ReferenceFileError(f"{key}: {outcome}") if isinstance(outcome, PermanentError) else outcome)
-            for key, outcome in zip(keys, (splits, identities), strict=True)
-            if isinstance(outcome, FiblakeError)
+            Fault(key, ReferenceFileError(f"{key}: {error}") if isinstance(error, PermanentError) else error)
+            for key, error in errors.items()
         ]
-        if isinstance(splits, FiblakeError) or isinstance(identities, FiblakeError):
-            return stored, faults
-        return reference_of(splits, identities), faults
+        return reference, faults
 
     def _check_unchanged(self, key: str, etag: str | None) -> str:
         """Return the ETag of data.parquet; raise ConflictError if it is not the version that was read.
@@ -257,7 +261,7 @@ class Consolidator:
         return etag or ""
 
     def _check_reference(self, symbol: str, created: Consolidated) -> None:
-        """Raise ConflictError if splits or identities differ from those that a new data.parquet carries.
+        """Raise ConflictError if the reference files differ from what a new data.parquet carries.
 
         A worker that reads new splits writes a version, so an older reading loses. Before the first bar there is no
         data.parquet to write, so the worker that creates it reads the splits a second time. If that worker dies first,
@@ -265,7 +269,9 @@ class Consolidator:
         """
         reference, _ = self._read_reference(symbol, created.reference)
         if reference != created.reference:
-            raise ConflictError(f"splits or identities of {symbol} were put while its first bars were merged")
+            raise ConflictError(
+                f"splits, identities or dividends of {symbol} were put while its first bars were merged"
+            )
 
     def _judge_adopted(
         self, key: str, before: Consolidated | None, stored: StoredObject | None, now: datetime
@@ -289,8 +295,8 @@ def _keys_to_merge(task: Task, before: Consolidated | None, listing: Sequence[Ob
 
 
 def _needs_reference(task: Task, before: Consolidated | None, sources: Sequence[_Source]) -> bool:
-    """Return whether splits and identities must be read: the task asks for it, or nobody may have read them yet."""
-    if task.full or task.changed_from is None or before is None or before.adopted:
+    """Return whether the reference files must be read: the task asks for it, or nobody may have read them yet."""
+    if task.full or task.reference_changed or task.changed_from is None or before is None or before.adopted:
         return True
     return _is_repeated(task, before.log, sources)
 
@@ -314,6 +320,15 @@ def _announce_earlier_change(task: Task, draft: _Draft, announce: Announce) -> T
         )
     )
     return replace(task, changed_from=changed)
+
+
+def _disputes(draft: _Draft) -> list[PayoutDispute]:
+    """Return the disputes about the draft's dividends, if they are not those of the version before."""
+    after = draft.after
+    if draft.before and draft.before.reference.dividends == after.reference.dividends:
+        return []
+    sessions = after.bars["timestamp"].to_numpy().astype("datetime64[D]")
+    return after.reference.payout_disputes(sessions, after.bars["close"].to_numpy())
 
 
 def _reveals_split(after: Consolidated, changed_from: date) -> bool:
@@ -370,7 +385,7 @@ def _next_version(  # noqa: PLR0917
 
 
 def _nothing_to_merge_error(task: Task, faults: Sequence[Fault], broken: int) -> FiblakeError:
-    if task.changed_from:  # a message that names a session does not ask for splits and identities
+    if task.changed_from and not task.reference_changed:  # nobody asked for the reference files
         faults = [fault for fault in faults if not isinstance(fault.error, ReferenceFileError)]
     errors = [fault.error for fault in faults]
     transient = [error for error in errors if isinstance(error, TransientError)]

@@ -10,9 +10,10 @@ from functools import partial
 from typing import Final
 
 from fiblake.errors import ContractError, FiblakeError, NotFoundError, TransientError, UpstreamError
-from fiblake.lake import Bronze, parse_reference
+from fiblake.lake import Bronze, is_dividends, parse_reference
 from services.consolidator import manifest
 from services.consolidator.consolidate import (
+    NO_SESSION_CHANGED,
     Announce,
     Consolidation,
     Consolidator,
@@ -218,10 +219,10 @@ class Worker:
                 symbol=symbol,
                 changed_from=None
                 if any(map(_affects_all_sessions, own))
-                else min(r.changed_from for r in own if r.changed_from),
+                else min((r.changed_from for r in own if r.changed_from), default=NO_SESSION_CHANGED),
                 keys=frozenset(key for request in own for key in _keys(request, bronze)),
-                lists=any(not request.files for request in own),
-                reference_changed=any(request.reference_changed for request in own),
+                lists=any(not (request.files or request.is_of_dividends_only) for request in own),
+                reference_changed=any(request.reference_changed or request.dividends_changed for request in own),
                 version_floor=max((r.version_floor for r in own if r.version_floor), default=None),
                 full=full,
                 retention_days=self.retention_days,
@@ -238,9 +239,14 @@ class Worker:
     def _publish(
         self, consolidated: Sequence[Consolidation], origins: Mapping[str, _Origin]
     ) -> dict[str, FiblakeError]:
-        """Publish the completion events and enter the manifest; return the errors of the symbols not published."""
-        events = [_completion_event(consolidation, origins[consolidation.symbol]) for consolidation in consolidated]
-        unsent = {consolidated[i].symbol for i in self.complete.publish(events)}
+        """Publish the completion events and enter the manifest; return the errors of the symbols not published.
+
+        A symbol of which only dividends are new has no event: its silver stays as it is.
+        """
+        changed = [consolidation for consolidation in consolidated if consolidation.changed_from != NO_SESSION_CHANGED]
+        events = [_completion_event(consolidation, origins[consolidation.symbol]) for consolidation in changed]
+        unsent = {changed[i].symbol for i in self.complete.publish(events)}
+        _log_dividends(consolidated, origins)
         for event in (event for event in events if event.symbol not in unsent):
             extra = event.model_dump(mode="json", exclude={"intervals", "schema_version", "tail"})
             logger.info("consolidated", extra=extra)
@@ -288,6 +294,8 @@ def _keys(request: ConsolidationRequest, bronze: Bronze) -> list[str]:
 
 def _affects_all_sessions(request: ConsolidationRequest) -> bool:
     """Return whether a request affects all of the history, as splits, identities and a restored data.parquet do."""
+    if request.is_of_dividends_only:
+        return False
     return request.changed_from is None or request.reference_changed or request.version_floor is not None
 
 
@@ -300,6 +308,16 @@ def _origins(requests: Sequence[ConsolidationRequest]) -> dict[str, _Origin]:
         puts = [at for at in (origin.put_at, request.put_at) if at]
         origins[request.symbol] = _Origin(origin.correlation_id, min(puts, default=None))
     return origins
+
+
+def _log_dividends(consolidated: Sequence[Consolidation], origins: Mapping[str, _Origin]) -> None:
+    """Log the versions that only dividends made, and the dividends whose two factors contradict each other."""
+    for consolidation in consolidated:
+        extra = {"symbol": consolidation.symbol, "correlation_id": origins[consolidation.symbol].correlation_id}
+        if consolidation.changed_from == NO_SESSION_CHANGED:
+            logger.info("consolidated without a change of bars", extra=extra)
+        for dispute in consolidation.disputes:
+            logger.warning("dividend factor contradicts cash and close", extra={**extra, "dividend": str(dispute)})
 
 
 def _completion_event(consolidation: Consolidation, origin: _Origin) -> ConsolidationComplete:
@@ -320,11 +338,11 @@ def _error_of(
     """Return the error of this request, given its symbol's outcome."""
     if isinstance(outcome, Consolidation):
         return _join_errors([fault.error for fault in outcome.faults if _is_about(request, fault, bronze)])
-    if isinstance(outcome, NotFoundError) and request.reference_changed:
-        return None  # splits and identities may come before the first bar, whose consolidation will read them
+    if isinstance(outcome, NotFoundError) and (request.reference_changed or request.dividends_changed):
+        return None  # reference files may come before the first bar, whose consolidation will read them
     if isinstance(outcome, OnlyBrokenBarsError):
         return None
-    if isinstance(outcome, ReferenceFileError) and not _affects_all_sessions(request):
+    if isinstance(outcome, ReferenceFileError) and not (_affects_all_sessions(request) or request.dividends_changed):
         return None
     return outcome
 
@@ -334,8 +352,10 @@ def _is_about(request: ConsolidationRequest, fault: Fault, bronze: Bronze) -> bo
 
     A request without file names covers all files whose last session is not before its `changed_from`.
     """
+    if is_dividends(fault.key):
+        return request.dividends_changed or (request.changed_from is None and not request.reference_changed)
     if parse_reference(fault.key):
-        return request.reference_changed or request.changed_from is None
+        return request.reference_changed or (request.changed_from is None and not request.is_of_dividends_only)
     if request.files:
         return fault.key in _keys(request, bronze)
     return _affects_all_sessions(request) or bronze.parse_source(fault.key).last >= request.changed_from  # type: ignore[operator]

@@ -16,6 +16,7 @@ class Cause(StrEnum):
     UNMERGED = "files are not merged into data.parquet"
     ADOPTED = "data.parquet is somebody else's: it carries no log, and its bars were never told of"
     REFERENCE = "splits or identities are not those that data.parquet carries"
+    DIVIDENDS = "dividends are not those that data.parquet carries"
     MANIFEST = "the manifest is behind data.parquet"
     RESTORED = "data.parquet is older than what was told of it: it was put back"
     SILVER = "silver is not what the bars give"
@@ -67,6 +68,7 @@ def requests(lags: Iterable[Lag], correlation_id: str) -> list[ConsolidationRequ
             symbol=symbol,
             changed_from=_earliest(own),
             reference_changed=any(lag.cause is Cause.REFERENCE for lag in own),
+            dividends_changed=any(lag.cause is Cause.DIVIDENDS for lag in own),
             version_floor=max((lag.version_floor for lag in own if lag.version_floor), default=None),
             correlation_id=correlation_id,
         )
@@ -95,6 +97,6 @@ def completions(lags: Sequence[Lag], correlation_id: str) -> list[ConsolidationC
 
 
 def _earliest(lags: Sequence[Lag]) -> date | None:
-    days = [lag.changed_from for lag in lags if lag.cause not in NEEDS_A_PERSON]
+    days = [lag.changed_from for lag in lags if lag.cause not in NEEDS_A_PERSON | {Cause.DIVIDENDS}]
     named = [day for day in days if day]
-    return min(named) if len(named) == len(days) else None
+    return min(named, default=None) if len(named) == len(days) else None

@@ -23,12 +23,9 @@ from fiblake.lake import (
     Month,
     check_known,
     checkpoint_key,
-    identities_key,
     parse_silver_key,
     silver_prefix,
-    splits_key,
 )
-from fiblake.reference import read_identities, read_splits, reference_of
 from fiblake.source_log import is_merged
 from fiblake.wording import counted
 from services.reconcile.lag import Cause, Lag, completions, requests
@@ -39,6 +36,7 @@ from shared.jobs import JobQueue
 from shared.objects import CONCURRENCY, ObjectInfo, ObjectStore, StoredObject
 from shared.outcomes import catch_errors
 from shared.queues import Queue, Topic
+from shared.reference_files import read_reference
 from shared.source_files import SourceBars, bars_of_source
 
 SYMBOLS_AT_ONCE: Final = 500
@@ -233,18 +231,14 @@ class Reconciler:
         return Lag(symbol, Cause.UNMERGED, _first_of(names, ", "), first)
 
     def _reference_lag(self, symbol: str, stored: Consolidated) -> list[Lag]:
-        keys = (splits_key(symbol), identities_key(symbol))
-        files = self.store.get_many(keys)
-        splits = catch_errors(lambda: read_splits(files[0].data, symbol) if files[0] else ())
-        identities = catch_errors(lambda: read_identities(files[1].data, symbol) if files[1] else ())
-        if isinstance(splits, FiblakeError) or isinstance(identities, FiblakeError):
-            outcomes = zip(keys, (splits, identities), strict=True)
-            faults = [f"{key}: {outcome}" for key, outcome in outcomes if isinstance(outcome, FiblakeError)]
-            return [Lag(symbol, Cause.UNREADABLE, fault) for fault in faults]
-        now = reference_of(splits, identities)
-        if now == stored.reference:
-            return []
-        return [Lag(symbol, Cause.REFERENCE, f"{len(now.splits)} splits, {len(now.handovers)} handovers")]
+        now, faults = read_reference(self.store, symbol, stored.reference)
+        lags = [Lag(symbol, Cause.UNREADABLE, f"{key}: {fault}") for key, fault in faults.items()]
+        if now.of_silver != stored.reference.of_silver:
+            detail = f"{len(now.splits)} splits, {len(now.handovers)} handovers"
+            lags.append(Lag(symbol, Cause.REFERENCE, detail))
+        if now.dividends != stored.reference.dividends:
+            lags.append(Lag(symbol, Cause.DIVIDENDS, f"dividends of {len(now.dividends)} days"))
+        return lags
 
     def _compare_silver(
         self, consolidated: Mapping[str, Consolidated], interval: int, since: date | None

@@ -327,7 +327,8 @@ def _passes_the_rule(key: str) -> bool:
     folder, _, name = key.rpartition("/")
     if folder.startswith("bronze/raw_ohlcv/symbol="):
         return name.startswith(("date=", "range=")) and name.endswith(".parquet")
-    return key.startswith(("bronze/splits/symbol=", "bronze/identities/symbol=")) and key.endswith(".parquet")
+    kinds = ("splits", "dividends", "identities")
+    return key.startswith(tuple(f"bronze/{kind}/symbol=" for kind in kinds)) and key.endswith(".parquet")
 
 
 # ------------------------------------------------------------------------------------------------- the clients' shapes

@@ -51,6 +51,8 @@ class Truth:
     bars: dict[str, dict[date, Bar]] = field(default_factory=dict)
     splits: dict[str, dict[date, tuple[int, int]]] = field(default_factory=dict)
     """Shares before and after, by execution date: the last file put."""
+    dividends: dict[str, dict[date, float]] = field(default_factory=dict)
+    """Cash by ex-date: the last file put."""
     handovers: dict[str, list[date]] = field(default_factory=dict)
     poison: dict[str, str] = field(default_factory=dict)
     """Keys of files that cannot be read, and their ETags."""
@@ -69,6 +71,9 @@ class Truth:
         elif key.startswith("bronze/splits/"):
             rows = read(after.data)[0]
             self.splits[symbol] = {row["execution_date"]: (row["split_from"], row["split_to"]) for row in rows}
+        elif key.startswith("bronze/dividends/"):
+            rows = read(after.data)[0]
+            self.dividends[symbol] = {row["ex_dividend_date"]: row["cash_amount"] for row in rows}
         elif key.startswith("bronze/identities/"):
             self.handovers[symbol] = sorted(row["valid_from"] for row in read(after.data)[0])[1:]
 
@@ -233,6 +238,9 @@ def _reference_differences(symbol: str, truth: Truth, metadata: Mapping[str, str
     handovers = [date.fromisoformat(day) for day in told["handovers"]]
     if handovers != sorted(truth.handovers.get(symbol, [])):
         return [f"{symbol}: data.parquet carries the handovers {handovers}"]
+    paid = {date.fromisoformat(day): cash for day, cash, *_ in told.get("dividends", [])}
+    if paid != truth.dividends.get(symbol, {}):
+        return [f"{symbol}: data.parquet carries the dividends {paid}"]
     factor = 1.0
     for (day, told_factor, *_), place in zip(reversed(told["splits"]), sorted(splits, reverse=True), strict=True):
         factor *= splits[place][0] / splits[place][1]
@@ -319,6 +327,18 @@ def splits_file(symbol: str, splits: Mapping[date, tuple[int, int]]) -> bytes:
         ("historical_adjustment_factor", pa.float64()), ("id", pa.string()),
     ])  # fmt: skip
     return _parquet(pa.Table.from_pylist(rows[::-1], schema=schema))
+
+
+def dividends_file(symbol: str, cash: Mapping[date, float]) -> bytes:
+    """Return dividends as any client might write them, with the least that must be said."""
+    rows = [
+        {"symbol": symbol, "ex_dividend_date": day, "cash_amount": amount, "id": f"{symbol}-{day}"}
+        for day, amount in sorted(cash.items())
+    ]
+    schema = pa.schema([
+        ("symbol", pa.string()), ("ex_dividend_date", pa.date32()), ("cash_amount", pa.float64()), ("id", pa.string()),
+    ])  # fmt: skip
+    return _parquet(pa.Table.from_pylist(rows, schema=schema))
 
 
 def identities_file(symbol: str, handovers: Iterable[date]) -> bytes:

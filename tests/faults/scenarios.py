@@ -130,6 +130,7 @@ def run(scenario: Scenario, plan_of: Callable[[World], AtRequest]) -> tuple[Worl
 
 BASE = {back: 100.0 + back for back in range(4, 14)}
 ONE_SPLIT, TWO_SPLITS = {6: (1, 2)}, {6: (1, 2), 3: (4, 1)}
+ONE_DIVIDEND, TWO_DIVIDENDS = {6: 0.5}, {6: 0.5, 3: 0.25}
 
 
 def _base(world: World) -> None:
@@ -246,6 +247,28 @@ SPLITS_PUT_BACK = Scenario(
     {
         "the file is put back and consolidated": lambda w: (w.put_splits("AAPL", ONE_SPLIT), w.work_off()),
         "the file is put back": lambda w: w.put_splits("AAPL", ONE_SPLIT),
+        "others do it first": _others_work,
+    },
+)
+
+
+def _dividends_arrive(world: World) -> None:
+    world.put_bars("AAPL", {back: 100.0 + back for back in range(14)})
+    world.put_dividends("AAPL", ONE_DIVIDEND)
+    world.settle()
+    world.put_dividends("AAPL", TWO_DIVIDENDS)
+    _route(world)
+
+
+DIVIDENDS_PUT_BACK = Scenario(
+    "dividends are put, and put back",
+    _dividends_arrive,
+    _worker,
+    {
+        "the file is put back and consolidated": lambda w: (w.put_dividends("AAPL", ONE_DIVIDEND), w.work_off()),
+        "the file is put back": lambda w: w.put_dividends("AAPL", ONE_DIVIDEND),
+        "a split arrives beside them": lambda w: (w.put_splits("AAPL", ONE_SPLIT), w.work_off()),
+        "a split is put that nobody has read": lambda w: w.put_splits("AAPL", ONE_SPLIT),
         "others do it first": _others_work,
     },
 )
@@ -617,7 +640,8 @@ CONSOLIDATE_ALL = Scenario(
 )
 
 SCENARIOS = (
-    SPLITS_PUT_BACK, FIRST_CONSOLIDATION, FIRST_SPLITS, MATE_DIES, THERE_AND_BACK, FULL_BESIDE_LIVE, LIVE_BESIDE_FULL,
+    SPLITS_PUT_BACK, DIVIDENDS_PUT_BACK,
+    FIRST_CONSOLIDATION, FIRST_SPLITS, MATE_DIES, THERE_AND_BACK, FULL_BESIDE_LIVE, LIVE_BESIDE_FULL,
     VACUUM_BESIDE_RESTATEMENT, VACUUM_WITHIN_A_SECOND, VACUUM_BESIDE_SAME_BYTES, CLEAN_UP_BESIDE_RESTATEMENT,
     REPLAYED_EVENTS, LATE_EVENT, REPLAYED_LETTERS, ADOPTION, WORKER_ADOPTS, WORKER_ADOPTS_UNASKED, BAD_BAR,
     QUARANTINE_RELEASE, ROUTER, AUDIT, CONSOLIDATE_ALL,

@@ -22,6 +22,7 @@ MOST_FAULTS = 4
 """With as many, no message is received so often that it may be given up."""
 MOST_STEPS = 20_000
 BACKS = range(14)
+DIVIDENDS: tuple[dict[int, float], ...] = ({}, {6: 1.5}, {9: 0.5, 3: 0.25})
 SPLITS: tuple[dict[int, tuple[int, int]], ...] = ({}, {6: (1, 2)}, {6: (1, 2), 3: (4, 1)}, {9: (3, 2)}, {0: (1, 4)})
 FAULTS = tuple(Fault)
 FIRST_OF_BAD_FILES = 30
@@ -113,6 +114,7 @@ def _act(world: World, plan: Chance, dice: random.Random) -> None:
     acts: list[tuple[int, Callable[[], object]]] = [
         (8, lambda: _put_bars(world, dice)),
         (3, lambda: world.put_splits(dice.choice(SYMBOLS), dice.choice(SPLITS))),
+        (2, lambda: world.put_dividends(dice.choice(SYMBOLS), dice.choice(DIVIDENDS))),
         (1, lambda: world.put_handovers(dice.choice(SYMBOLS), dice.choice([(), (5,), (8,)]))),
         (1, lambda: world.put_poison(dice.choice(SYMBOLS), dice.choice(BACKS))),
         (2, lambda: _send_again(world, dice)),

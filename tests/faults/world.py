@@ -83,6 +83,11 @@ class World:
         data = oracle.splits_file(symbol, {session(back): ratio for back, ratio in splits.items()})
         self.put(f"bronze/splits/symbol={symbol}.parquet", data)
 
+    def put_dividends(self, symbol: str, cash: Mapping[int, float]) -> None:
+        """Put a symbol's dividends: cash by sessions back."""
+        data = oracle.dividends_file(symbol, {session(back): amount for back, amount in cash.items()})
+        self.put(f"bronze/dividends/symbol={symbol}.parquet", data)
+
     def put_handovers(self, symbol: str, backs: Iterable[int]) -> None:
         """Put the companies that bore a symbol, each from such a session on."""
         self.put(f"bronze/identities/symbol={symbol}.parquet", oracle.identities_file(symbol, map(session, backs)))

@@ -10,19 +10,21 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fiblake.adjustment import Payout
 from fiblake.bars import BRONZE, Consolidated, ReportedBar, encode
 from fiblake.calendar import nyse
-from fiblake.lake import INTERVALS, identities_key, splits_key
-from fiblake.reference import identities_file, splits_file
+from fiblake.lake import INTERVALS, dividends_key, identities_key, splits_key
+from fiblake.reference import dividends_file, identities_file, splits_file
 from local.recompute import SampleSplit, differences, expected_silver
 from services.consolidator.arrivals import read_notification, requests
 from services.consolidator.consolidate import Consolidator
 from services.consolidator.worker import Worker
+from services.reconcile.lag import Lag
 from services.reconcile.reconcile import Reconciler
 from services.reconcile.silver import Grid
 from services.resampler.batch import resample_batch
 from shared.queues import ReceivedMessage
-from tests.fakes import BUCKET, LAKE, FakeQueue, FakeTopic, MemoryObjectStore, companies, splits
+from tests.fakes import BUCKET, LAKE, FakeQueue, FakeTopic, MemoryObjectStore, companies, dividend, splits
 from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS, Daily, Facts, flat, table
 from tests.unit.resampler.silver_lake import resampler, silver, whole_silver
 
@@ -80,6 +82,7 @@ class World(Lake):
         super().__init__(retention_days)
         self.bronze: dict[str, dict[date, Daily]] = {}
         self.facts: dict[str, Facts] = {}
+        self.paid: dict[str, dict[date, float]] = {}
 
     def bar(self, symbol: str, session: date, price: int) -> None:
         self.bronze.setdefault(symbol, {})[session] = flat(price)
@@ -99,6 +102,16 @@ class World(Lake):
         self.facts[symbol] = Facts(splitting, known.handovers)
         self.put(splits_key(symbol), splits_file(splits(*((str(d), *r) for d, r in told.items()), symbol=symbol)))
 
+    def dividends(self, symbol: str, cash: dict[date, float]) -> None:
+        self.paid[symbol] = dict(sorted(cash.items()))
+        rows = [dividend(str(day), amount, symbol) for day, amount in cash.items()]
+        self.put(dividends_key(symbol), dividends_file(rows))
+
+    def audit(self, interval: int) -> list[Lag]:
+        """Return what lags, but for the intervals that nobody has resampled."""
+        auditor = Reconciler(self.store, LAKE, Grid(nyse(), adjusted=True), NOW.date())
+        return [lag for lag in auditor.audit((), None).lags if lag.interval in {None, interval}]
+
     def companies(self, symbol: str, handovers: set[date]) -> None:
         known = self.facts.get(symbol, Facts())
         self.facts[symbol] = Facts(known.splits, tuple(sorted(handovers)))
@@ -113,6 +126,7 @@ ARRIVAL = st.one_of(
         st.just("splits"), SYMBOLS, st.dictionaries(NEARBY, st.sampled_from([(1, 2), (4, 1), (1, 8)]), max_size=2)
     ),
     st.tuples(st.just("companies"), SYMBOLS, st.sets(NEARBY, max_size=2)),
+    st.tuples(st.just("dividends"), SYMBOLS, st.dictionaries(NEARBY, st.sampled_from([0.25, 1.0]), max_size=2)),
 )
 
 
@@ -122,7 +136,7 @@ ARRIVAL = st.one_of(
     retention=st.sampled_from([None, 0, 90]),
     data=st.data(),
 )
-def test_whatever_order_bars_splits_and_identities_arrive_in_and_however_often_silver_is_the_same(
+def test_whatever_order_bars_splits_dividends_and_identities_arrive_in_and_however_often_silver_is_the_same(
     interval: int, arrivals: list[tuple], retention: int | None, data: st.DataObject
 ) -> None:
     world = World(retention)
@@ -138,6 +152,9 @@ def test_whatever_order_bars_splits_and_identities_arrive_in_and_however_often_s
             world.resample(interval, told)
     world.catch_up(interval)
     assert silver(world.store, interval) == whole_silver(world.bronze, interval, world.facts)
+    for symbol in world.bronze:
+        stored = Consolidated.decode(world.store.peek(LAKE.data_key(symbol)) or b"", symbol, NOW)
+        assert stored.reference.dividends == tuple(Payout(*paid) for paid in world.paid.get(symbol, {}).items())
 
 
 def test_a_split_recorded_afterwards_changes_its_symbols_silver_by_hand_worked_numbers_and_no_others() -> None:
@@ -166,6 +183,31 @@ def test_a_split_recorded_afterwards_changes_its_symbols_silver_by_hand_worked_n
     assert after != before
     assert _columns(after) == _columns(before), "bronze is never rewritten"
     assert Consolidated.decode(after, "AAPL", NOW).bars.equals(Consolidated.decode(before, "AAPL", NOW).bars)
+
+
+def test_a_dividend_alone_rewrites_no_silver() -> None:
+    """Silver is adjusted for splits only: a dividend changes data.parquet, and neither an event nor a month file."""
+    world = World(None)
+    world.history("AAPL")
+    world.catch_up(3)
+    before = {key: world.store.etag(key) for key in world.store.keys("silver/")}
+    events, bars = len(world.events), _columns(world.store.peek(LAKE.data_key("AAPL")) or b"")
+    world.store.journal.clear()
+
+    world.dividends("AAPL", {SESSIONS[START - 5]: 0.5})
+    world.catch_up(3)
+
+    stored = Consolidated.decode(world.store.peek(LAKE.data_key("AAPL")) or b"", "AAPL", NOW)
+    assert stored.reference.dividends == (Payout(SESSIONS[START - 5], 0.5),)
+    assert _columns(world.store.peek(LAKE.data_key("AAPL")) or b"") == bars, "bronze is never rewritten"
+    assert len(world.events) == events
+    assert {key: world.store.etag(key) for key in world.store.keys("silver/")} == before
+    assert [key for key in world.store.done("put", "write") if key.startswith("silver/")] == []
+    assert world.audit(3) == []
+    # The next bar reaches silver as if there were no dividend.
+    world.bar("AAPL", SESSIONS[START], 9)
+    world.catch_up(3)
+    assert silver(world.store, 3) == whole_silver(world.bronze, 3)
 
 
 def test_a_split_that_was_announced_is_applied_to_all_bars_when_the_first_bar_shows_it() -> None:

@@ -136,6 +136,7 @@ def test_bars_splits_and_identities_start_the_chain_and_consolidated_files_do_no
                     {"wildcard": "bronze/raw_ohlcv/symbol=*/date=*.parquet"},
                     {"wildcard": "bronze/raw_ohlcv/symbol=*/range=*.parquet"},
                     {"wildcard": "bronze/splits/symbol=*.parquet"},
+                    {"wildcard": "bronze/dividends/symbol=*.parquet"},
                     {"wildcard": "bronze/identities/symbol=*.parquet"},
                 ]
             },

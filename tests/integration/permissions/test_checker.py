@@ -56,6 +56,7 @@ def test_each_right_is_the_only_one_that_allows_some_call_which_is_denied_withou
     [
         ("WorkerRole", "s3:ListBucket on LAKE with prefix bronze/splits/*"),
         ("WorkerRole", "s3:GetObject on LAKE/bronze/identities/*"),
+        ("WorkerRole", "s3:GetObject on LAKE/bronze/dividends/*"),
         ("WorkerRole", "sqs:ChangeMessageVisibility on QUEUE:dev-consolidation"),
         ("ResamplerRole", "s3:ListBucket on LAKE with prefix bronze/raw_ohlcv/symbol=*/data.parquet"),
         ("ResamplerRole", "sqs:SendMessage on QUEUE:dev-resample-34d-dlq"),

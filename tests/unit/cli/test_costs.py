@@ -82,7 +82,7 @@ def test_a_resampled_batch_costs_no_request_a_symbol(counted: dict[str, Counter[
     assert REQUESTS["resample"].gets == REQUESTS["resample"].puts == 0
 
 
-def test_an_audit_costs_a_listing_and_three_reads_a_symbol(counted: dict[str, Counter[str]]) -> None:
+def test_an_audit_costs_a_listing_and_four_reads_a_symbol(counted: dict[str, Counter[str]]) -> None:
     verbs, symbols = counted["audit"], len(SYMBOLS)
     assert verbs["list"] <= AUDIT.puts * symbols + 5
     assert verbs["get"] + verbs["head"] == AUDIT.gets * symbols

@@ -61,7 +61,7 @@ def test_bronze_silver_metadata_and_manifest_are_asked_in_one_query(run: Run) ->
     assert answered(run, sql) == [{"symbol": "AAPL", "name": "Apple", "close": 10.0, "buckets": 2, "rows": 2}]
 
 
-@pytest.mark.parametrize("view", ["splits", "silver_3d", "silver_34d"])
+@pytest.mark.parametrize("view", ["splits", "dividends", "silver_3d", "silver_34d"])
 def test_a_view_of_which_nothing_is_there_is_empty_and_has_its_columns(run: Run, view: str) -> None:
     assert answered(run, f"SELECT count(*) AS n FROM {view}") == [{"n": 0}]  # noqa: S608
     assert answered(run, f"SELECT {schemas()[view].names[-1]} FROM {view}") == []  # noqa: S608

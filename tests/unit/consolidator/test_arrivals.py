@@ -207,6 +207,25 @@ def test_with_splits_or_identities_among_its_arrivals_a_symbols_request_is_of_al
     ]  # fmt: skip
 
 
+def test_dividends_among_its_arrivals_leave_a_symbols_session_as_it_is_and_alone_they_name_none() -> None:
+    arrivals = [
+        Arrivals([file("AAPL", "2025-11-19")], dividends=["AAPL"]),
+        Arrivals(dividends=["IBM", "MSFT"], correlation_id="two"),
+        Arrivals(references=["MSFT"]),
+    ]
+    made = {r.symbol: (str(r.changed_from), r.dividends_changed, r.reference_changed) for r in requests(arrivals)}
+    assert made == {
+        "AAPL": ("2025-11-19", True, False), "IBM": ("None", True, False), "MSFT": ("None", True, True),
+    }  # fmt: skip
+    assert [r.is_of_dividends_only for r in requests(arrivals)] == [False, True, False]
+
+
+def test_a_file_of_dividends_is_an_arrival_of_its_own_kind() -> None:
+    arrivals = read(by_rule("bronze/dividends/symbol=AAPL.parquet"))
+    assert (arrivals.dividends, arrivals.references, arrivals.files, arrivals.faults) == (["AAPL"], [], [], [])
+    assert arrivals.symbols == {"AAPL"}
+
+
 PUT_AT = datetime(2025, 11, 19, 21, 5, 4, tzinfo=UTC)
 
 

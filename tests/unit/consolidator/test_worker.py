@@ -131,6 +131,10 @@ class Lake:
         data = self.store.peek(MANIFEST_KEY)
         return decode(data, MANIFEST, MANIFEST_KEY)["symbol"].to_pylist() if data else []
 
+    def manifest_versions(self) -> list[datetime]:
+        data = self.store.peek(MANIFEST_KEY)
+        return decode(data, MANIFEST, MANIFEST_KEY)["last_updated"].to_pylist() if data else []
+
 
 @pytest.fixture
 def lake() -> Lake:

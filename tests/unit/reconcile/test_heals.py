@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from fiblake.bars import SILVER, Consolidated, decode_silver, encode
 from fiblake.calendar import nyse
-from fiblake.lake import INTERVALS
-from services.reconcile.lag import Cause
+from fiblake.lake import INTERVALS, dividends_key
+from services.reconcile.lag import Cause, requests
 from services.reconcile.reconcile import FILES_LOOKED_INTO, Outlets, Reconciler, Report
 from services.reconcile.silver import Grid
 from shared.events import ConsolidationComplete
@@ -29,6 +29,7 @@ ARRIVAL = st.one_of(
         st.just("splits"), SYMBOLS, st.dictionaries(NEARBY, st.sampled_from([(1, 2), (4, 1)]), max_size=2)
     ),
     st.tuples(st.just("companies"), SYMBOLS, st.sets(NEARBY, max_size=1)),
+    st.tuples(st.just("dividends"), SYMBOLS, st.dictionaries(NEARBY, st.just(0.5), max_size=2)),
 )  # fmt: skip
 LOSS = 0.2
 
@@ -127,6 +128,47 @@ def test_each_stages_loss_is_told_by_its_cause() -> None:
         Cause.UNMERGED, date(2025, 9, 30), "date=2025-09-30.parquet",
     )  # fmt: skip
     assert (split.symbol, split.cause, split.detail) == ("BRK.B", Cause.REFERENCE, "1 splits, 0 handovers")
+
+
+def test_dividends_whose_message_was_lost_are_read_again_and_silver_stays_as_it_is() -> None:
+    world = World(None)
+    world.history("AAPL")
+    world.consolidate(world.open_requests)
+    for interval in INTERVALS:
+        world.resample(interval, world.events)
+    world.events.clear()  # one that comes again has its rows computed from the new version
+    world.dividends("AAPL", {date(2025, 9, 25): 0.5, date(2025, 9, 29): 0.5})
+    before = {key: world.store.etag(key) for key in world.store.keys("silver/")}
+    (lag,) = audited(world).lags
+    assert (lag.symbol, lag.cause, lag.detail) == ("AAPL", Cause.DIVIDENDS, "dividends of 2 days")
+    (request,) = requests([lag], "audit")
+    assert request.is_of_dividends_only
+    assert healed(world, audited(world)) == 1
+    assert audited(world).lags == []
+    assert {key: world.store.etag(key) for key in world.store.keys("silver/")} == before
+
+
+def test_a_bar_and_dividends_whose_messages_were_lost_are_one_request_from_the_bars_session() -> None:
+    world = World(None)
+    world.history("AAPL")
+    world.consolidate(world.open_requests)
+    world.dividends("AAPL", {date(2025, 9, 25): 0.5})
+    world.bar("AAPL", date(2025, 9, 30), 7)
+    lags = [lag for lag in audited(world).lags if lag.cause is not Cause.SILVER]
+    (request,) = requests(lags, "audit")
+    assert (request.changed_from, request.dividends_changed) == (date(2025, 9, 30), True)
+    assert (request.files, request.reference_changed, request.is_of_dividends_only) == ((), False, False)
+
+
+def test_a_file_of_dividends_that_cannot_be_read_is_left_to_a_person_and_splits_are_compared() -> None:
+    world = World(None)
+    world.history("AAPL")
+    world.consolidate(world.open_requests)
+    world.store.lay(dividends_key("AAPL"), b"no Parquet")
+    world.splits("AAPL", {date(2025, 9, 25): (1, 2)})
+    lags = {lag.cause: lag.detail for lag in audited(world).lags if lag.cause is not Cause.SILVER}
+    assert lags.keys() == {Cause.UNREADABLE, Cause.REFERENCE}
+    assert lags[Cause.UNREADABLE].startswith(f"{dividends_key('AAPL')}: the dividends of AAPL cannot be read")
 
 
 def test_a_restated_bar_whose_completion_was_lost_is_seen_in_silver_alone() -> None:

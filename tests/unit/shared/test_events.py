@@ -92,7 +92,7 @@ def test_a_newer_minor_version_is_accepted() -> None:
 
 def test_an_unknown_major_version_is_refused_with_both_versions_in_the_reason() -> None:
     body = json.dumps(sample("consolidation-request-unknown-version"))
-    with pytest.raises(ContractError, match=r"schema version 2\.0 is not understood here \(this is 1\.1\)"):
+    with pytest.raises(ContractError, match=r"schema version 2\.0 is not understood here \(this is 1\.2\)"):
         parse(ConsolidationRequest, body)
 
 
