@@ -103,6 +103,13 @@ MUTANTS = (
         scenario("splits are put"),
     ),
     Mutant(
+        "dividends are read when they arrive",
+        CONSOLIDATE,
+        "    if task.full or task.reference_changed or task.changed_from is None or",
+        "    if task.full or task.changed_from is None or",
+        scenario("dividends are put"),
+    ),
+    Mutant(
         "versions grow whatever the clocks say",
         CONSOLIDATE,
         "max([now, *(at + TICK for at in older)])",
@@ -182,8 +189,8 @@ MUTANTS = (
     Mutant(
         "an event that was not published is a failure",
         WORKER,
-        "        unsent = {consolidated[i].symbol for i in self.complete.publish(events)}\n",
-        "        unsent = set[str](consolidated[i].symbol for i in self.complete.publish(events)[:0])\n",
+        "        unsent = {changed[i].symbol for i in self.complete.publish(events)}\n",
+        "        unsent = set[str](changed[i].symbol for i in self.complete.publish(events)[:0])\n",
         scenario("a worker that cleans up"),
     ),
     Mutant(
