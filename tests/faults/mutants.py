@@ -107,7 +107,7 @@ MUTANTS = (
         CONSOLIDATE,
         "    if task.full or task.reference_changed or task.changed_from is None or",
         "    if task.full or task.changed_from is None or",
-        scenario("dividends are put"),
+        unit("consolidator/test_dividends.py", "-k", "beside_a_bar"),
     ),
     Mutant(
         "versions grow whatever the clocks say",
