@@ -48,11 +48,6 @@ def unbroken(bars: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
     return np.asarray(good, dtype=np.bool_)
 
 
-def any_broken(bars: Mapping[str, Any]) -> bool:
-    """Return whether any of many bars breaks a rule of `broken_rules`; `bars` has an array a column."""
-    return not unbroken(bars).all()
-
-
 def _passes(price: Any, extreme: Any) -> Any:  # noqa: ANN401 (numbers, or arrays of them)
     """Return whether a price is greater than an extreme by more than noise."""
     with np.errstate(over="ignore", invalid="ignore"):

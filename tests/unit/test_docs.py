@@ -15,6 +15,9 @@ from fiblake.lake import Month, silver_key
 from tests.fakes import REPOSITORY, bar, table
 
 SILVER_PAGE = (REPOSITORY / "docs/silver.md").read_text(encoding="utf-8")
+CONTRIBUTING = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+ADDED = {"events/consolidation-complete-55d.json", "fiblake/data/lse_sessions.txt"}
+"""What the page tells to write."""
 ENGINES_PAGE = (REPOSITORY / "docs/engines.md").read_text(encoding="utf-8")
 SESSIONS = nyse().between(date(2024, 1, 2), date(2024, 3, 28))
 
@@ -53,3 +56,12 @@ def test_the_page_of_silver_names_every_column_in_order() -> None:
     columns = SILVER_PAGE.partition("## Columns")[2].partition("**`is_complete`.**")[0]
     named = [name for line in columns.splitlines() for name in re.findall(r"`(\w+)`", line.partition(" | ")[0])]
     assert named == SILVER.names
+
+
+def test_the_files_that_contributing_names_exist() -> None:
+    named = set(
+        re.findall(r"`((?:cli|docs|events|fiblake|local|migrations|services|shared|tests)/[\w./-]+)`", CONTRIBUTING)
+    )
+    assert len(named) > 30
+    missing = {name for name in named if "NAME" not in name and not (REPOSITORY / name).exists()}
+    assert missing == ADDED

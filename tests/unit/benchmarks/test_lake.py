@@ -4,7 +4,7 @@ from benchmarks.lake import FULL, LAST, MISSING, NEXT, SHORTEST, SIZES, bars, hi
 from fiblake.bars import BRONZE, read_bars
 from fiblake.calendar import nyse
 from fiblake.lake import valid_symbol
-from fiblake.rules import any_broken
+from fiblake.rules import NUMBER_COLUMNS, unbroken
 from tests.fakes import NOON
 
 SMALL = SIZES["small"]
@@ -30,7 +30,7 @@ def test_the_same_bars_come_every_time_and_break_no_rule() -> None:
     table = bars("AAPL", sessions, 7)
     assert table.equals(bars("AAPL", sessions, 7))
     assert table.schema == BRONZE
-    assert not any_broken({name: table[name].to_numpy() for name in ("open", "high", "low", "close", "volume")})
+    assert unbroken({name: table[name].to_numpy() for name in NUMBER_COLUMNS}).all()
 
 
 def test_new_files_are_one_a_symbol_and_session_up_to_the_next() -> None:
