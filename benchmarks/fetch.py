@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks.lake import BRONZE_LAKE, NEXT, SIZES, bars, symbols
 from benchmarks.measure import Work
+from benchmarks.servers import requests_served, requests_since
 from fiblake.calendar import close_of, nyse
 
 NOW: Final = datetime(2025, 11, 19, 21, 5, tzinfo=UTC)
@@ -57,9 +58,9 @@ async def _fetched(address: Any, url: str, names: list[str]) -> Mapping[str, Any
         await database.save_metadata([_record(name) for name in names])
         intake = Intake(vendor, store, BRONZE_LAKE, database, nyse(), 3.0, lambda: NOW)
         fetcher = Fetcher(intake, Universe(frozenset({"CS"})), NEXT, 0)
-        started, cpu = time.perf_counter(), time.process_time()
+        served, started, cpu = requests_served(), time.perf_counter(), time.process_time()
         fetched = await fetcher.fetch(FetchEvent())
-        spent = {"wall": time.perf_counter() - started, "cpu": time.process_time() - cpu}
+        spent = {"wall": time.perf_counter() - started, "cpu": time.process_time() - cpu, **requests_since(served)}
     (stored,) = fetched.done
     if stored.stored != len(names):
         raise RuntimeError(f"{stored.stored} of {len(names)} bars were stored: {stored}")
