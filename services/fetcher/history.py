@@ -10,7 +10,7 @@ from fiblake.calendar import TradingCalendar
 from fiblake.errors import EntitlementError, FiblakeError, NotFoundError
 from fiblake.reference import Split
 from fiblake.rules import jumped, positive
-from fiblake.symbols import BEGINNING
+from fiblake.symbols import BEGINNING, SymbolRecord
 from services.fetcher.doubts import settle_bars
 from services.fetcher.gaps import Asked
 from services.fetcher.identities import renamed_on
@@ -39,8 +39,9 @@ class HistoryFetcher:
     async def load(self, symbol: str, asked: Asked, closed: date) -> Stored:
         """Store the symbol's bars from the first session asked for to the last, or all up to session `closed`.
 
-        All begins when the symbol became the present company's: earlier bars under the same ticker may be another's (of
-        bars before its listing date `since_listing` decides). It is one file, however long; doing it again is harmless.
+        All are the bars of the companies that are known to have borne the symbol, each in its time, and whose history
+        is not loaded: other bars under the same ticker may be anybody's (of bars before the listing date of a company
+        whose beginning nobody knows `since_listing` decides). It is one file, however long; doing it again is harmless.
         A part of it does not count as loaded, nor does a history without any bars, which is asked for again: the symbol
         may not have traded yet, or the vendor may have lost them. Raises NotFoundError if symbol_metadata does not know
         the symbol and no first session is given.
@@ -52,13 +53,17 @@ class HistoryFetcher:
         intake, watch, scope = self.intake, Stopwatch(), history_scope(symbol)
         with watch.timed("database"):
             await settle_bars(intake, scope)
-            begins, listed = (asked.first, None) if asked.first else await self._beginning(symbol)
+            companies = await intake.database.companies(symbol)
+            begins, listed = (asked.first, None) if asked.first else await self._beginning(symbol, companies)
             start = max(filter(None, [begins, self.earliest]))
+            closed = closed if asked.anything else min(closed, _last_day(companies))
             splits = (await intake.database.splits(symbol)).get(symbol, [])
         with watch.timed("vendor"):
             bars = await self._bars(symbol, start, min(asked.last or closed, closed), listed)
         past = StoredState(split_ratios=split_ratios(symbol, bars, splits))
         bars, decided = since_listing(bars, listed, past.split_ratios, intake.jump_limit, intake.calendar)
+        if not asked.anything:
+            bars = [bar for bar in bars if any(_bore(company, bar.session) for company in companies)]
         sifted = classify_bars(bars, intake.calendar, past, intake.jump_limit, intake.clock())
         rows = sifted.rows
         files = []
@@ -73,7 +78,8 @@ class HistoryFetcher:
         with watch.timed("database"):
             await intake.database.store(rows, Settled(scope))
             if rows and not asked.anything:
-                await intake.database.history_loaded(symbol, written_at, rows[0]["timestamp"])
+                sessions = [row["timestamp"] for row in rows]
+                await intake.database.history_loaded(symbol, written_at, _first_sessions(companies, sessions))
         return logged(
             Stored(
                 symbol, len(rows), 0, len(sifted.refused), 0, tuple(sifted.flagged), written_at, watch.seconds, decided
@@ -82,8 +88,8 @@ class HistoryFetcher:
 
     async def load_unless_there(self, request: HistoryRequest, closed: date) -> Stored | None:
         """Load what a message asks for; None if it was asked for twice, as happens when the queue is long."""
-        known = await self.intake.database.current(request.symbol)
-        if known and known.history_loaded_at and request.first is None:
+        companies = await self.intake.database.companies(request.symbol)
+        if companies and all(company.history_loaded_at for company in companies) and request.first is None:
             return None
         return await self.load(request.symbol, Asked(request.first), closed)
 
@@ -104,18 +110,18 @@ class HistoryFetcher:
                 raise
             return await self.intake.vendor.daily_range(symbol, listed, last)
 
-    async def _beginning(self, symbol: str) -> tuple[date, date | None]:
-        """Return the first day on which the symbol may have been the present company's, and its listing date.
+    async def _beginning(self, symbol: str, companies: Sequence[SymbolRecord]) -> tuple[date, date | None]:
+        """Return the first day on which the symbol may have been that of a company to load, and its listing date.
 
         The listing date is None where the identities know better.
         """
-        known = await self.intake.database.current(symbol)
-        if known is None:
+        if not companies:
             raise NotFoundError(
                 f"symbol_metadata does not know {symbol}: run the metadata fetcher (`fiblake metadata`), or say from "
                 "which session on its bars are to be loaded (--from)"
             )
-        if known.valid_from > BEGINNING:
+        known = _due(companies)[0]
+        if known.valid_from > BEGINNING or known.valid_to is not None:
             return known.valid_from, None
         renamed = renamed_on(symbol, await self._ticker_changes(symbol))
         return max(filter(None, [known.valid_from, renamed])), known.list_date
@@ -127,6 +133,25 @@ class HistoryFetcher:
         except (EntitlementError, BadRequestError) as error:
             logger.warning("no ticker changes", extra={"symbol": symbol, "reason": str(error)})
             return []
+
+
+def _due(companies: Sequence[SymbolRecord]) -> Sequence[SymbolRecord]:
+    """Return the companies whose history is not loaded; the last one if all are."""
+    return [company for company in companies if company.history_loaded_at is None] or companies[-1:]
+
+
+def _last_day(companies: Sequence[SymbolRecord]) -> date:
+    return _due(companies)[-1].valid_to or date.max
+
+
+def _bore(company: SymbolRecord, session: date) -> bool:
+    return company.valid_from <= session <= (company.valid_to or date.max)
+
+
+def _first_sessions(companies: Sequence[SymbolRecord], sessions: Sequence[date]) -> dict[date, date | None]:
+    """Return the first session of each company that has any, by its `valid_from`."""
+    own = {company.valid_from: [day for day in sessions if _bore(company, day)] for company in companies}
+    return {valid_from: days[0] for valid_from, days in own.items() if days}
 
 
 def since_listing(

@@ -35,19 +35,23 @@ UPDATE symbol_metadata AS known SET valid_from = move.new
 FROM unnest($1::text[], $2::date[], $3::date[]) AS move (symbol, old, new)
 WHERE known.symbol = move.symbol AND known.valid_from = move.old
 """
+# Of a company that is gone the history is asked for once: the vendor may have no bar of it, and never will.
 _HISTORY_DUE: Final = """
-SELECT symbol FROM symbol_metadata
-WHERE valid_to IS NULL AND active AND (type IS NULL OR type = ANY($1)) AND history_loaded_at IS NULL
-  AND (history_requested_at IS NULL OR history_requested_at < $2)
+SELECT DISTINCT symbol FROM symbol_metadata
+WHERE (type IS NULL OR type = ANY($1)) AND history_loaded_at IS NULL AND (
+  (valid_to IS NULL AND active AND (history_requested_at IS NULL OR history_requested_at < $2))
+  OR (valid_to IS NOT NULL AND history_requested_at IS NULL)
+)
 ORDER BY symbol
 """
 _HISTORY_REQUESTED: Final = """
-UPDATE symbol_metadata SET history_requested_at = $2 WHERE symbol = ANY($1) AND valid_to IS NULL
+UPDATE symbol_metadata SET history_requested_at = $2 WHERE symbol = ANY($1) AND history_loaded_at IS NULL
 """
-# The last company's row: the symbol may have vanished while its history was loaded.
+_COMPANIES: Final = "SELECT * FROM symbol_metadata WHERE symbol = $1 ORDER BY valid_from"
 _HISTORY_LOADED: Final = """
-UPDATE symbol_metadata SET history_loaded_at = $2, history_from = $3
-WHERE symbol = $1 AND valid_from = (SELECT max(valid_from) FROM symbol_metadata WHERE symbol = $1)
+UPDATE symbol_metadata AS known SET history_loaded_at = $2, history_from = loaded.first
+FROM unnest($3::date[], $4::date[]) AS loaded (valid_from, first)
+WHERE known.symbol = $1 AND known.valid_from = loaded.valid_from
 """
 
 
@@ -70,6 +74,11 @@ class SymbolTable(Connected):
         async with self._transaction():
             found = await self._connection.fetchrow(_CURRENT, symbol)
         return SymbolRecord(**found) if found else None
+
+    async def companies(self, symbol: str) -> list[SymbolRecord]:
+        """Return the records of all companies that have borne `symbol`, oldest first."""
+        async with self._transaction():
+            return [SymbolRecord(**record) for record in await self._connection.fetch(_COMPANIES, symbol)]
 
     async def save_metadata(
         self, records: Sequence[SymbolRecord], moved: Mapping[tuple[str, date], date] | None = None
@@ -96,7 +105,8 @@ class SymbolTable(Connected):
     async def history_due(self, types: Collection[str], asked_before: datetime) -> list[str]:
         """Return the symbols whose history is not loaded, and was not asked for since `asked_before`.
 
-        Only symbols of these types, and of an unknown one, count.
+        That of a company that is gone is due until it was asked for. Only symbols of these types, and of an unknown
+        one, count.
         """
         async with self._transaction():
             found = await self._connection.fetch(_HISTORY_DUE, list(types), asked_before)
@@ -107,7 +117,7 @@ class SymbolTable(Connected):
         async with self._transaction():
             await self._connection.execute(_HISTORY_REQUESTED, list(symbols), now)
 
-    async def history_loaded(self, symbol: str, now: datetime, first: date) -> None:
-        """Record that the symbol's history is loaded; its first bar is of session `first`."""
+    async def history_loaded(self, symbol: str, now: datetime, firsts: Mapping[date, date | None]) -> None:
+        """Record that the histories of a symbol's companies are loaded: by `valid_from` the first session of each."""
         async with self._transaction():
-            await self._connection.execute(_HISTORY_LOADED, symbol, now, first)
+            await self._connection.execute(_HISTORY_LOADED, symbol, now, list(firsts), list(firsts.values()))

@@ -196,7 +196,9 @@ async def test_details_of_a_run_do_not_undo_a_history_loaded_meanwhile(migrated:
 
     async def loading(symbol: str) -> Details | None:
         async with opened(migrated) as database:
-            await database.history_loaded(symbol, NOW, THU)
+            await database.history_loaded(
+                symbol, NOW, {record.valid_from: THU for record in await database.companies(symbol)}
+            )
         return await ask_details(symbol)
 
     vendor.details = loading  # type: ignore[method-assign]

@@ -56,7 +56,7 @@ async def test_a_record_that_moves_keeps_what_is_known_of_its_history_and_makes_
     other = record("AAPL", BEGINNING, DAY - timedelta(days=1))
     async with opened(migrated) as database:
         await database.save_metadata([record()])
-        await database.history_loaded("AAPL", NOW, DAY)
+        await database.history_loaded("AAPL", NOW, {BEGINNING: DAY})
         await database.save_metadata([other, record("AAPL", DAY)], {("AAPL", BEGINNING): DAY})
         before, now = await database.metadata()
     assert before == other
@@ -105,14 +105,14 @@ async def test_a_history_is_due_until_it_is_loaded_and_not_again_while_it_is_on_
     ]  # fmt: skip
     async with opened(migrated) as database:
         await database.save_metadata([record("AAPL"), record("MSFT"), *others])
-        assert await database.history_due(TYPES, NOW - day) == ["AAPL", "MSFT", "UNTYPED"]
-        await database.history_requested(["AAPL", "MSFT", "UNTYPED"], NOW)
-        await database.history_loaded("UNTYPED", NOW + hour, DAY)
+        assert await database.history_due(TYPES, NOW - day) == ["AAPL", "GONE", "MSFT", "UNTYPED"]
+        await database.history_requested(["AAPL", "GONE", "MSFT", "UNTYPED"], NOW)
+        await database.history_loaded("UNTYPED", NOW + hour, {BEGINNING: DAY})
         assert await database.history_due(TYPES, NOW - day + hour) == []
-        await database.history_loaded("AAPL", NOW + hour, date(1980, 12, 12))
+        await database.history_loaded("AAPL", NOW + hour, {BEGINNING: date(1980, 12, 12)})
         assert await database.history_due(TYPES, NOW + hour) == ["MSFT"]
-        await database.history_loaded("MSFT", NOW + hour, None)
-        await database.history_loaded("NOBODY", NOW + hour, DAY)
+        await database.history_loaded("MSFT", NOW + hour, {BEGINNING: None})
+        await database.history_loaded("NOBODY", NOW + hour, {BEGINNING: DAY})
         assert await database.history_due(TYPES, NOW + day) == []
         loaded = await database.current("AAPL")
         assert loaded == replace(
@@ -123,7 +123,7 @@ async def test_a_history_is_due_until_it_is_loaded_and_not_again_while_it_is_on_
 async def test_saving_a_record_leaves_what_it_says_of_its_history(migrated: DatabaseAddress) -> None:
     async with opened(migrated) as database:
         await database.save_metadata([record()])
-        await database.history_loaded("AAPL", NOW, DAY)
+        await database.history_loaded("AAPL", NOW, {BEGINNING: DAY})
         await database.save_metadata([replace(record(), name="Apple")])
         assert await database.history_due(TYPES, NOW) == []
         await database.save_metadata([record("AAPL", BEGINNING, DAY)])
@@ -135,20 +135,23 @@ async def test_a_symbol_that_comes_back_needs_its_history_again(migrated: Databa
     async with opened(migrated) as database:
         await database.save_metadata([record()])
         await database.history_requested(["AAPL"], NOW)
-        await database.history_loaded("AAPL", NOW, DAY)
+        await database.history_loaded("AAPL", NOW, {BEGINNING: DAY})
         await database.save_metadata([record("AAPL", BEGINNING, DAY)])
         await database.save_metadata([record()])
         assert await database.history_due(TYPES, NOW) == ["AAPL"]
         assert await database.metadata() == [record()]
 
 
-async def test_a_history_loaded_after_its_symbol_vanished_is_the_last_companys(migrated: DatabaseAddress) -> None:
-    first = record("AAPL", BEGINNING, DAY - timedelta(days=1))
+async def test_each_company_of_a_symbol_has_its_own_history(migrated: DatabaseAddress) -> None:
+    first, second = record("AAPL", BEGINNING, DAY - timedelta(days=1)), record("AAPL", DAY)
     async with opened(migrated) as database:
-        await database.save_metadata([first, record("AAPL", DAY, DAY)])
-        await database.history_loaded("AAPL", NOW, DAY)
-        found = await database.metadata()
-    assert [one.history_from for one in found] == [None, DAY]
+        await database.save_metadata([first, second, record("MSFT")])
+        await database.history_loaded("AAPL", NOW, {DAY: DAY})
+        assert [one.history_from for one in await database.companies("AAPL")] == [None, DAY]
+        assert await database.history_due(TYPES, NOW) == ["AAPL", "MSFT"]
+        await database.history_loaded("AAPL", NOW, {BEGINNING: date(1990, 1, 2), DAY: DAY})
+        assert [one.history_from for one in await database.companies("AAPL")] == [date(1990, 1, 2), DAY]
+        assert await database.history_due(TYPES, NOW) == ["MSFT"]
 
 
 async def test_eleven_thousand_records_are_one_call_and_may_be_repeated(migrated: DatabaseAddress) -> None:

@@ -127,16 +127,16 @@ class ReferenceDatabase(Database):
         self.fate.step()
 
     async def history_due(self, types: Collection[str], asked_before: datetime) -> list[str]:
-        return [
-            r.symbol for r in await self.metadata()
-            if r.valid_to is None and r.active and (r.type is None or r.type in types) and r.history_loaded_at is None
-            and (r.history_requested_at is None or r.history_requested_at < asked_before)
+        due = [
+            r.symbol for r in await self.metadata() if (r.type is None or r.type in types) and not r.history_loaded_at
+            and (r.history_requested_at is None or (r.active and r.history_requested_at < asked_before))
         ]  # fmt: skip
+        return list(dict.fromkeys(due))
 
     async def history_requested(self, symbols: Sequence[str], now: datetime) -> None:
         self.fate.step()
         for key, record in self.records.items():
-            if record.symbol in symbols and record.valid_to is None:
+            if record.symbol in symbols and record.history_loaded_at is None:
                 self.records[key] = replace(record, history_requested_at=now)
         self.fate.step()
 

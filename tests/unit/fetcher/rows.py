@@ -27,6 +27,8 @@ class FakeDatabase(Database):
     ledger: dict[date, SessionCounts] = field(default_factory=dict)
     known: dict[str, set[str]] = field(default_factory=dict)
     records: dict[str, SymbolRecord] = field(default_factory=dict)
+    gone: list[SymbolRecord] = field(default_factory=list)
+    """Companies that bore a symbol in the past, oldest first."""
     recorded_splits: list[Split] = field(default_factory=list)
     loaded: dict[str, date] = field(default_factory=dict)
     runs: dict[UUID, dict[str, Any]] = field(default_factory=dict)
@@ -116,8 +118,9 @@ class FakeDatabase(Database):
         assert len(places) == len(set(places)), "Postgres refuses to upsert one row twice in one statement"
         self.rows |= dict(zip(places, rows, strict=True))
 
-    async def current(self, symbol: str) -> SymbolRecord | None:
-        return self.records.get(symbol)
+    async def companies(self, symbol: str) -> list[SymbolRecord]:
+        gone = [record for record in self.gone if record.symbol == symbol]
+        return [*gone, *([self.records[symbol]] if symbol in self.records else [])]
 
     async def splits(self, symbol: str | None = None) -> dict[str, list[Split]]:
         found: dict[str, list[Split]] = {}
@@ -126,11 +129,17 @@ class FakeDatabase(Database):
                 found.setdefault(split.symbol, []).append(split)
         return found
 
-    async def history_loaded(self, symbol: str, now: datetime, first: date) -> None:
+    async def history_loaded(self, symbol: str, now: datetime, firsts: Mapping[date, date | None]) -> None:
         assert now.tzinfo
-        self.loaded[symbol] = first
-        if symbol in self.records:
-            self.records[symbol] = replace(self.records[symbol], history_loaded_at=now, history_from=first)
+
+        def loaded(record: SymbolRecord) -> SymbolRecord:
+            if record.symbol != symbol or record.valid_from not in firsts:
+                return record
+            return replace(record, history_loaded_at=now, history_from=firsts[record.valid_from])
+
+        self.records = {name: loaded(record) for name, record in self.records.items()}
+        self.gone = [loaded(record) for record in self.gone]
+        self.loaded[symbol] = min(first for first in firsts.values() if first)
 
     async def begin_run(self, kind: str, asked: Mapping[str, Any], now: datetime) -> UUID:
         run = uuid4()

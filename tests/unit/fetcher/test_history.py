@@ -1,7 +1,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -330,3 +330,38 @@ def test_a_request_may_say_where_to_begin(world: World, runner: asyncio.Runner) 
     request = HistoryRequest(symbol="AAPL", first=date(2024, 1, 2)).model_dump_json()
     assert load_all(world, runner, message(1, request)) == {}
     assert world.asked() == ["AAPL 2024-01-02/2025-11-21"]
+
+
+# ---------------------------------------------------------------------------------------------- companies that are gone
+
+
+def gone(symbol: str, valid_from: date, valid_to: date) -> SymbolRecord:
+    return replace(record(symbol, valid_from), valid_to=valid_to, delisted_date=valid_to, active=False)
+
+
+async def test_the_history_of_a_company_that_is_gone_ends_with_its_last_day(world: World) -> None:
+    world.database.gone = [gone("SUNW", date(1990, 1, 2), WEDNESDAY)]
+    world.vendor.answers = [page([range_row(WEDNESDAY, 5.0)])]
+    assert await world.load("SUNW") == stored("SUNW", 1)
+    assert world.asked() == [f"SUNW 1990-01-02/{WEDNESDAY}"]
+    assert world.database.gone[0].history_from == WEDNESDAY
+
+
+async def test_a_reused_symbol_gets_the_bars_of_each_of_its_companies_and_nobody_elses(world: World) -> None:
+    world.database.gone = [gone("AAPL", date(2025, 11, 3), date(2025, 11, 4))]
+    world.database.records["AAPL"] = record("AAPL", THURSDAY)
+    days = [date(2025, 11, 4), date(2025, 11, 5), WEDNESDAY, THURSDAY, FRIDAY]
+    world.vendor.answers = [page([range_row(day, 5.0) for day in days])]
+    assert (await world.load("AAPL")).stored == 3
+    assert world.asked() == ["AAPL 2025-11-03/2025-11-21"]
+    assert [company.history_from for company in await world.database.companies("AAPL")] == [days[0], THURSDAY]
+
+
+async def test_a_company_whose_history_is_loaded_is_not_asked_for_again_with_the_one_before_it(world: World) -> None:
+    world.database.gone = [gone("AAPL", date(2025, 11, 3), date(2025, 11, 4))]
+    world.database.records["AAPL"] = replace(record("AAPL", THURSDAY), history_loaded_at=NOW)
+    world.vendor.answers = [page([range_row(date(2025, 11, 3), 5.0)])]
+    assert (await world.load("AAPL")).stored == 1
+    assert world.asked() == ["AAPL 2025-11-03/2025-11-04"]
+    async with world.fetcher() as fetcher:
+        assert await fetcher.load_unless_there(HistoryRequest(symbol="AAPL"), FRIDAY) is None
