@@ -107,6 +107,7 @@ lock: .tools/uv/.ready .venv/.ready ## Write requirements/*.txt anew (UPGRADE=--
 		echo "requirements/$$extra.txt"; \
 		$(COMPILE) pyproject.toml --extra "$$extra" -c requirements/dev.txt -o "requirements/$$extra.txt"; \
 	done
+	$(COMPILE) fiblake/pyproject.toml --extra pandas -c requirements/dev.txt -o requirements/reader.txt
 	@for tool in uv sam emulator; do \
 		echo "requirements/$$tool.txt"; \
 		$(COMPILE) "requirements/$$tool.in" -o "requirements/$$tool.txt"; \
@@ -180,6 +181,13 @@ $(FUNCTIONS:%=build-%): | .tools/uv/.ready
 	@$(LAMBDA_COMPILE) "$(ARTIFACTS_DIR)"
 	@size=$$(du -sm "$(ARTIFACTS_DIR)" | cut -f1); echo "$@: $$size MB of $(LAMBDA_LIMIT_MB) MB unzipped"; \
 		[ "$$size" -lt $(LAMBDA_LIMIT_MB) ] || { echo "$@: too large for Lambda" >&2; exit 1; }
+
+# ---------------------------------------------------------------------------------------------------- the reader's wheel
+
+DIST ?= dist
+.PHONY: wheel
+wheel: setup ## Build the wheel of `import fiblake` alone, into dist (DIST=elsewhere)
+	cd fiblake && "$(CURDIR)/$(VENV_PYTHON)" -m hatchling build --target wheel --directory "$(abspath $(DIST))"
 
 # ------------------------------------------------------------------------------------------------- the Batch jobs' image
 
@@ -281,5 +289,5 @@ authorities: setup ## Write the authorities of RDS's certificates anew, from AWS
 
 .PHONY: clean
 clean: ## Remove everything that make has made
-	rm -rf .venv .tools .local .aws-sam .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .tools .local .aws-sam dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

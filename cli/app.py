@@ -106,7 +106,7 @@ app.command(name="migrate", epilog=database.MIGRATE_EXAMPLE)(database.migrate)
 
 def _print_version(is_asked: bool) -> None:  # noqa: FBT001 (an option's callback)
     if is_asked:
-        typer.echo(f"fiblake {version_of('fiblake')}")
+        typer.echo(f"fiblake {version_of('fiblake-stack')}")
         raise typer.Exit
 
 

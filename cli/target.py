@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
 from typing import TYPE_CHECKING, Final, TypeVar
-from urllib.parse import urlsplit
 
 from fiblake.errors import ConfigurationError, NotFoundError
 
@@ -168,23 +167,16 @@ def use_account(choice: Choice) -> None:
 
     Raises ConfigurationError if an option names what cannot be: boto would end in a traceback.
     """
+    from fiblake.reader.opening import is_url
     from fiblake.stacks import check_profile
 
-    if choice.endpoint_url and not _is_url(choice.endpoint_url):
+    if choice.endpoint_url and not is_url(choice.endpoint_url):
         raise ConfigurationError(f"--endpoint-url {choice.endpoint_url!r} is no URL such as http://localhost:4566")
     if choice.region and not _REGION.fullmatch(choice.region):
         raise ConfigurationError(f"--region {choice.region!r} is no region such as us-east-1")
     os.environ.update(choice.environment())
     if choice.profile:
         check_profile(choice.profile)
-
-
-def _is_url(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        return False
 
 
 def settings_of(context: "typer.Context", function: str, settings: "type[SettingsT]") -> "SettingsT":

@@ -222,7 +222,7 @@ def test_a_symbol_that_the_lake_does_not_know_is_exit_code_2_with_the_nearest(
 
 def test_the_version_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert ended(monkeypatch, ["--version"]) == 0
-    assert capsys.readouterr().out == f"fiblake {version('fiblake')}\n"
+    assert capsys.readouterr().out == f"fiblake {version('fiblake-stack')}\n"
 
 
 def test_a_reader_that_has_had_enough_is_no_traceback() -> None:

@@ -1,0 +1,85 @@
+"""The reader's wheel alone, in an environment of its own, against the embedded stack."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fiblake.calendar import nyse
+from local.emulator import REPOSITORY
+from tests.integration.conftest import Chain, bar
+
+SESSIONS = nyse().between(datetime(2011, 1, 3, tzinfo=UTC).date(), datetime(2011, 12, 30, tzinfo=UTC).date())
+BROUGHT = {"fiblake", "numpy", "obstore", "pyarrow", "tzdata", "pandas", "dateutil", "six.py"}
+"""What the wheel and its dependencies, with the extra for pandas, put into site-packages."""
+READ = """
+import fiblake
+
+lake = fiblake.open(bucket=BUCKET, endpoint_url=URL, region="us-east-1")
+frame = lake.bars("READ", "21d").to_pandas()
+equal = [
+    lake.bars("READ", f"{n}d", source="bronze").table.equals(lake.bars("READ", f"{n}d", source="silver").table)
+    for n in (3, 5, 8, 13, 21, 34)
+]
+try:
+    fiblake.open(stack="prod")
+except fiblake.FiblakeError as error:
+    refusal = str(error)
+print(json.dumps({"rows": len(frame), "close": frame["close"].iloc[-1], "equal": equal, "refusal": refusal,
+                  "file": fiblake.__file__}))
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[[str], Any]:
+    """Run a program in a virtual environment with the wheel and its locked dependencies; return what it prints."""
+    uv, venv, dist = str(REPOSITORY / ".tools/uv/bin/uv"), tmp_path / "venv", tmp_path / "dist"
+    python = str(venv / "bin/python")
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(dist)]
+    subprocess.run(build, cwd=REPOSITORY / "fiblake", check=True, capture_output=True)
+    (wheel,) = dist.iterdir()
+    install = [uv, "pip", "install", "--quiet", "--python", python]
+    for command in (
+        [uv, "venv", "--quiet", "--python", sys.executable, str(venv)],
+        [*install, "--require-hashes", "-r", str(REPOSITORY / "requirements/reader.txt")],
+        [*install, "--no-deps", "--offline", str(wheel)],
+    ):
+        subprocess.run(command, check=True, cwd=tmp_path)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PYTHON"))}
+
+    def ran(program: str, **variables: str) -> Any:  # noqa: ANN401 (JSON)
+        done = subprocess.run(
+            [python, "-c", f"import json\n{program}"], cwd=tmp_path, check=False, capture_output=True, text=True,
+            env={**environment, **variables, "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return ran
+
+
+def test_the_wheel_alone_reads_a_lake(chain: Chain, run: Callable[..., Any]) -> None:
+    brought = run("import os, site; print(json.dumps(os.listdir(site.getsitepackages()[0])))")
+    own = {name for name in brought if not name.endswith((".dist-info", ".libs", ".pth"))}
+    assert own - {"__pycache__", "_virtualenv.py", "typing_extensions.py"} == BROUGHT
+    assert (
+        run("import sys, fiblake; print(json.dumps(sorted(sys.modules.keys() & {'pyarrow', 'numpy', 'pandas'})))") == []
+    )
+
+    bars = [bar("READ", session, 50 + i) for i, session in enumerate(SESSIONS[:60])]
+    chain.put(bars)
+    chain.wait_for_silver(bars)
+    names = {"BUCKET": chain.stack.bucket, "URL": chain.stack.endpoint_url}
+    constants = "\n".join(f"{name} = {value!r}" for name, value in names.items())
+    answer = run(f"{constants}\n{READ}", AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test")  # noqa: S106 (the emulator's)
+    assert answer["rows"] == len(chain.silver_of("READ", 21))
+    assert answer["close"] == bars[-1].close
+    assert answer["equal"] == [True] * 6
+    assert "boto3, which is not installed: pip install 'fiblake[aws]'" in answer["refusal"]
+    assert "site-packages" in answer["file"]
