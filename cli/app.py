@@ -30,6 +30,7 @@ from cli import (
     reconcile,
     resample,
     status,
+    tag,
     universe,
     vacuum,
     withdraw,
@@ -89,6 +90,7 @@ app.command(name="status", epilog=status.EXAMPLE)(status.status)
 app.command(name="consolidate", epilog=consolidate.EXAMPLE)(consolidate.consolidate)
 app.command(name="reconcile", epilog=reconcile.EXAMPLE)(reconcile.reconcile)
 app.command(name="query", epilog=query.EXAMPLE)(query.query)
+app.command(name="tag", epilog=tag.EXAMPLE)(tag.tag)
 app.command(name="universe", epilog=universe.EXAMPLE)(universe.universe)
 app.command(name="chart", epilog=chart.EXAMPLE)(chart.chart)
 app.command(name="quality", epilog=quality.EXAMPLE)(quality.quality)

@@ -64,6 +64,9 @@ VALUE_COLUMNS: Final = tuple(name for name in BRONZE.names if name not in {*KEY_
 PRICES: Final = pa.schema([BRONZE.field(name) for name in ("timestamp", *NUMBER_COLUMNS)])
 """The part of BRONZE that buckets are made of: reading it alone costs a fifth of reading all."""
 
+KNOWN_AT: Final = pa.field("known_at", pa.timestamp("us", tz="UTC"))
+"""A further column of data.parquet: the version that was the first to hold the bar as it is."""
+
 SILVER: Final = pa.schema(
     [
         pa.field("symbol", pa.string(), nullable=False),
@@ -111,6 +114,9 @@ _RELEASED: Final = b"fiblake.released"
 _LAST_UPDATED: Final = b"fiblake.last_updated"
 _REFERENCE: Final = b"fiblake.reference"
 _WITHDRAWN: Final = b"fiblake.withdrawn"
+_KNOWN: Final = b"fiblake.known"
+_STORED: Final = BRONZE.append(KNOWN_AT)
+"""BRONZE as data.parquet holds it."""
 _RESTORE: Final = "restore its last version that can be read (the bucket keeps versions)"
 _ADDED_TO_SILVER: Final = {"adjusted": False, "version": OLDEST_VERSION}
 """Columns that month files of before do not have, and what their rows are taken to say."""
@@ -153,6 +159,17 @@ class ReportedBar:
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """Since which version a data.parquet has said what it says (`fiblake/revisions.py`)."""
+
+    bars: pa.ChunkedArray
+    """Of each bar (type of KNOWN_AT, no nulls)."""
+    reference: datetime
+    withdrawn: Mapping[date, datetime] = field(default_factory=dict)
+    """Of each withdrawn session."""
+
+
+@dataclass(frozen=True, slots=True)
 class Consolidated:
     """A symbol's data.parquet: its bars, and the log of the source files merged into them.
 
@@ -169,6 +186,8 @@ class Consolidated:
     """Whether somebody else wrote it: it carries no log, and its bars were never checked or told of."""
     withdrawn: Mapping[date, datetime] = field(default_factory=dict)
     """Session -> instant: a bar of that session that was ingested at or before the instant must not be in `bars`."""
+    known: Known | None = None
+    """None: a file of before that does not say."""
 
     @property
     def first_session(self) -> date:
@@ -188,7 +207,11 @@ class Consolidated:
         if self.withdrawn:
             withdrawn = {session.isoformat(): until.isoformat() for session, until in sorted(self.withdrawn.items())}
             metadata[_WITHDRAWN] = json.dumps(withdrawn)
-        return encode(self.bars.replace_schema_metadata(metadata))
+        if self.known is None:
+            return encode(self.bars, metadata)
+        since = {session.isoformat(): version.isoformat() for session, version in sorted(self.known.withdrawn.items())}
+        metadata[_KNOWN] = json.dumps({"reference": self.known.reference.isoformat(), "withdrawn": since})
+        return encode(self.bars.append_column(KNOWN_AT, self.known.bars), metadata)
 
     @classmethod
     def decode(cls, data: bytes, symbol: str, last_modified: datetime) -> "Consolidated":
@@ -204,14 +227,17 @@ class Consolidated:
             reference = _reference(metadata)
             withdrawn = _withdrawn(metadata)
         adopted = _LOG not in metadata
-        bars = _bars(file, symbol, last_modified, BRONZE, with_gaps=adopted)
+        says_since = _KNOWN in metadata and KNOWN_AT.name in file.names and not adopted
+        table = _bars(file, symbol, last_modified, _STORED if says_since else BRONZE, with_gaps=adopted)
+        bars = table.select(BRONZE.names)
         if bars.num_rows and not adopted:  # those of another's are judged one by one
             with decoding(f"data.parquet of {symbol} cannot be read", _RESTORE):
                 # Bars are sorted, so that no session lies beyond the first and the last.
                 sessions = bars["timestamp"]
                 _ = [sessions[place].as_py() for place in (0, -1)]
                 check_years(bars, ["ingested_at"])
-        return cls(bars, log, last_updated, reference, adopted, withdrawn)
+        known = _known(metadata, table, symbol) if says_since else None
+        return cls(bars, log, last_updated, reference, adopted, withdrawn, known)
 
 
 def read_log(tail: bytes, symbol: str) -> dict[str, SourceVersion] | None:
@@ -343,6 +369,19 @@ def _withdrawn(metadata: Mapping[bytes, bytes]) -> dict[date, datetime]:
         raise TypeError(f"{type(value).__name__} in the place of an object")
     instants = {date.fromisoformat(session): datetime.fromisoformat(until) for session, until in value.items()}
     return {session: until.astimezone(UTC) for session, until in instants.items()}
+
+
+def _known(metadata: Mapping[bytes, bytes], table: pa.Table, symbol: str) -> Known:
+    with decoding(f"data.parquet of {symbol} does not say since when its bars are known", _RESTORE):
+        check_years(table, [KNOWN_AT.name])
+        facts = read_json(metadata[_KNOWN], "it")
+        since = {date.fromisoformat(day): _instant(version) for day, version in facts["withdrawn"].items()}
+        column = pc.coalesce(table[KNOWN_AT.name], table["ingested_at"])
+        return Known(column, _instant(facts["reference"]), since)
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
 
 
 def _own_column(column: pa.ChunkedArray | None, field: pa.Field, rows: int) -> pa.ChunkedArray | pa.Array:

@@ -21,11 +21,13 @@ UNIVERSE_KEY: Final = "bronze/universe.parquet"
 """All companies that are known, with their symbols and times (schema UNIVERSE)."""
 UNCLAIMED_PREFIX: Final = "bronze/unclaimed"
 """Rows of flat files that belong to no known company, some objects a chunk of sessions."""
+REVISIONS_PREFIX: Final = "bronze/revisions"
 QUARANTINE_PREFIX: Final = "bronze/quarantine"
 MANIFEST_KEY: Final = "processing_metadata/consolidation_manifest.parquet"
 CLEANUP_RECORD_KEY: Final = "processing_metadata/cleanup_manifest.json"
 QUARANTINE_RECORD_KEY: Final = "processing_metadata/quarantine_releases.json"
 WITHDRAWAL_RECORD_KEY: Final = "processing_metadata/withdrawals.json"
+TAGS_PREFIX: Final = "processing_metadata/tags/"
 LATEST_VERSION: Final = datetime(9999, 1, 1, tzinfo=UTC)
 """A version of a data.parquet is before this instant, so that a later one is possible."""
 UNNAMED: Final = "~"
@@ -35,7 +37,9 @@ _SYMBOL: Final = re.compile(r"[A-Za-z0-9.\-]{1,16}")
 _SOURCE: Final = re.compile(
     r"date=(?P<date>\d{4}-\d{2}-\d{2})\.parquet|range=(?P<first>\d{4}-\d{2}-\d{2})_(?P<last>\d{4}-\d{2}-\d{2})\.parquet"
 )
+_ONE_FILE_A_SYMBOL: Final = (SPLITS_PREFIX, IDENTITIES_PREFIX, DIVIDENDS_PREFIX, REVISIONS_PREFIX)
 _REFERENCE: Final = re.compile(rf"(?:{SPLITS_PREFIX}|{IDENTITIES_PREFIX}|{DIVIDENDS_PREFIX})/symbol=(.*)\.parquet")
+_REVISIONS: Final = re.compile(rf"{REVISIONS_PREFIX}/symbol=(.*)\.parquet")
 _DAY: Final = r"\d{4}-\d{2}-\d{2}"
 _BESIDE_BARS: Final = re.compile(
     rf"{QUARANTINE_PREFIX}/symbol=[^/]+/(date={_DAY}|range={_DAY}_{_DAY})\.parquet"
@@ -147,12 +151,12 @@ class Bronze:
             return "an empty folder that is named like a file: delete it" if key.endswith(".parquet/") else None
         if self.is_source(key) or self.is_consolidated(key) or key == UNIVERSE_KEY or _BESIDE_BARS.fullmatch(key):
             return None
-        reference = _REFERENCE.fullmatch(key)
+        reference = _REFERENCE.fullmatch(key) or _REVISIONS.fullmatch(key)
         if reference and valid_symbol(reference[1]):
             return None
         if key.startswith(f"{self.prefix}/"):
             return self._stray_bars(key)
-        if key.startswith((f"{SPLITS_PREFIX}/", f"{IDENTITIES_PREFIX}/", f"{DIVIDENDS_PREFIX}/")):
+        if key.startswith(tuple(f"{prefix}/" for prefix in _ONE_FILE_A_SYMBOL)):
             return "not of the form symbol=SYMBOL.parquet: put it under such a name, and delete this one"
         return f"no service reads it: move it out of {BRONZE_ROOT}"
 
@@ -181,6 +185,16 @@ def nearest_hint(unknown: Iterable[str], known: Iterable[str]) -> str:
     capitals = {symbol.upper(): symbol for symbol in known}
     nearest = {capitals[match]: None for one in unknown for match in get_close_matches(one.upper(), capitals, 1)}
     return f" (did you mean {', '.join(nearest)}?)" if nearest else ""
+
+
+def tag_key(name: str) -> str:
+    """Return the key of a tag, a name for an instant that `fiblake.tags.check_tag` has passed."""
+    return f"{TAGS_PREFIX}{name}.json"
+
+
+def revisions_key(symbol: str) -> str:
+    """Return the key of what the symbol's data.parquet no longer says (schema REVISIONS)."""
+    return f"{REVISIONS_PREFIX}/symbol={check_symbol(symbol)}.parquet"
 
 
 def splits_key(symbol: str) -> str:

@@ -17,21 +17,36 @@ import pyarrow as pa
 
 from fiblake.adjustment import Adjustment
 from fiblake.aggregate import Bars, Market, version_numbers
-from fiblake.bars import SILVER
+from fiblake.bars import SILVER, Consolidated
 from fiblake.buckets import bucket_start
 from fiblake.calendar import Days, TradingCalendar, exchange_day, lake_calendar
 from fiblake.decoding import decoding
 from fiblake.errors import ContractError, NotFoundError
-from fiblake.lake import INTERVALS, UNIVERSE_KEY, Bronze, Month, check_known, check_symbol, dividends_key, splits_key
+from fiblake.lake import (
+    INTERVALS,
+    UNIVERSE_KEY,
+    Bronze,
+    Month,
+    check_known,
+    check_symbol,
+    dividends_key,
+    revisions_key,
+    splits_key,
+    tag_key,
+)
 from fiblake.objects import ObjectReader, StoredObject
 from fiblake.reader.months import SilverTable
 from fiblake.reader.panel import NUMBERS, pivoted
 from fiblake.reader.result import Result, with_metadata
 from fiblake.reference import DIVIDENDS, SPLITS, read_dividends, read_splits
+from fiblake.revisions import known_at, read_revisions
+from fiblake.tags import check_tag, read_tag
 from fiblake.universe import read_universe
 
 Day = date | datetime | str | np.datetime64
 """A day as a caller writes it: also as 2015-01-02, or pandas' Timestamp."""
+Instant = datetime | str
+"""An instant as a caller writes it, or the name of a tag."""
 Symbols = str | Iterable[str]
 Source = Literal["auto", "bronze", "silver"]
 
@@ -55,6 +70,8 @@ class Request:
     last: date
     adjust: Adjustment
     complete: bool
+    as_of: datetime | None
+    """The lake as it was known at this instant; None: as it is."""
 
 
 @dataclass(frozen=True)
@@ -118,18 +135,20 @@ class Lake:
 
     def bars(
         self, symbols: Symbols | None = None, interval: str = "1d", start: Day | None = None, end: Day | None = None,
-        *, adjust: Adjustment = "splits", complete: bool = False, source: Source = "auto",
+        *, adjust: Adjustment = "splits", complete: bool = False, as_of: Instant | None = None,
+        source: Source = "auto",
     ) -> Result:  # fmt: skip
         """Return bars of one symbol, of several, or of all (None), sorted by symbol and `ts`.
 
         `interval` is 1d, or one of silver's, for example 3d. `start` and `end` limit `ts`, a bucket's first
         session, both inclusive. `adjust`: "splits" makes prices and volumes comparable across splits, "total"
         prices across dividends too, and "raw" leaves both as traded. `complete` leaves out buckets that a later bar may
-        still join. `source` says which files are read; "auto" takes those that need the fewest requests.
+        still join. `as_of` gives the bars, splits and companies as the lake knew them at an instant, or at a tag's.
+        `source` says which files are read; "auto" takes those that need the fewest requests.
 
         Raises NotFoundError, naming the nearest ones, for symbols that the lake does not have.
         """
-        request = self._request(symbols, interval, start, end, adjust, complete=complete)
+        request = self._request(symbols, interval, start, end, adjust, as_of, complete=complete)
         rows = (
             self._from_silver(request, COLUMNS) if self._reads_silver(request, source) else self._from_bronze(request)
         )
@@ -137,7 +156,8 @@ class Lake:
 
     def panel(
         self, column: str, interval: str = "1d", symbols: Symbols | None = None, start: Day | None = None,
-        end: Day | None = None, *, adjust: Adjustment = "splits", complete: bool = False, source: Source = "auto",
+        end: Day | None = None, *, adjust: Adjustment = "splits", complete: bool = False,
+        as_of: Instant | None = None, source: Source = "auto",
     ) -> Result:  # fmt: skip
         """Return one number of all symbols as a table of sessions by symbols; null: no bar.
 
@@ -147,7 +167,7 @@ class Lake:
         """
         if column not in NUMBERS:
             raise ContractError(f"column {column!r} is none of {', '.join(NUMBERS)}")
-        request = self._request(symbols, interval, start, end, adjust, complete=complete)
+        request = self._request(symbols, interval, start, end, adjust, as_of, complete=complete)
         if self._reads_silver(request, source):
             rows = self._from_silver(request, ("symbol", "ts", column, "is_complete"), by_bucket=True)
         else:
@@ -155,9 +175,9 @@ class Lake:
         table = pivoted(rows, column, request.interval, self.calendar, request.symbols)
         return Result(self._described(table, request, column=column))
 
-    def _request(
+    def _request(  # noqa: PLR0917
         self, symbols: Symbols | None, interval: str, start: Day | None, end: Day | None, adjust: Adjustment,
-        *, complete: bool,
+        as_of: Instant | None, *, complete: bool,
     ) -> Request:  # fmt: skip
         names = {f"{number}d": number for number in KNOWN_INTERVALS}
         if interval not in names:
@@ -168,20 +188,34 @@ class Lake:
         last = _day(end, "end") if end is not None else self.calendar.session(-1)
         if first > last:
             raise ContractError(f"start {first} lies behind end {last}: swap them")
-        return Request(_named(symbols), names[interval], first, last, adjust, complete)
+        instant = self._instant(as_of) if as_of is not None else None
+        return Request(_named(symbols), names[interval], first, last, adjust, complete, instant)
+
+    def _instant(self, as_of: Instant) -> datetime:
+        """Return the instant that a caller means: one without a time zone is UTC's, a name is that of a tag."""
+        if isinstance(as_of, str) and as_of[:1].isalpha():
+            stored = self.store.find(tag_key(check_tag(as_of)))
+            if stored is None:
+                raise NotFoundError(f"there is no tag {as_of}: make one with `fiblake tag {as_of}`")
+            return read_tag(stored.data, as_of)
+        with decoding(f"as_of={as_of!r} is no instant", "write it as 2026-03-01T12:00Z, or name a tag"):
+            instant = datetime.fromisoformat(as_of) if isinstance(as_of, str) else as_of
+            instant = instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
+            if instant > self.clock():
+                raise ContractError("it lies in the future")
+            return instant
 
     def _reads_silver(self, request: Request, source: str) -> bool:
         """Return whether month files are read.
 
-        That is so if they are fewer than the symbols: daily bars have none, and they hold no bars as traded.
+        That is so if they are fewer than the symbols. They hold no daily bars, none as traded, and only the present.
         """
         if source not in SOURCES:
             raise ContractError(f"source={source!r} is none of {', '.join(SOURCES)}")
-        has_silver = request.interval != DAILY and request.adjust == "splits"
+        has_silver = request.interval != DAILY and request.adjust == "splits" and request.as_of is None
         if source == "silver" and not has_silver:
-            raise ContractError(
-                f'silver has no {request.interval}d bars with adjust={request.adjust!r}: leave out source="silver"'
-            )
+            asked = f"{request.interval}d bars with adjust={request.adjust!r}{' as of then' if request.as_of else ''}"
+            raise ContractError(f'silver has no {asked}: leave out source="silver"')
         if source != "auto" or not has_silver or request.symbols is None:
             return has_silver and source != "bronze"
         last = min(request.last, self.clock().date())
@@ -217,12 +251,9 @@ class Lake:
                 yield symbols[part], objects
 
     def _cut(self, objects: dict[str, StoredObject], request: Request, *, by_bucket: bool) -> pa.Table:
-        many = []
-        for symbol, stored in objects.items():
-            with decoding(f"{stored.key} cannot be used", "`fiblake reconcile` says what to do"):
-                bars = Bars.read(stored.data, symbol, stored.last_modified, self.calendar, adjust=request.adjust)
-            many.append(bars.since(bucket_start(self._ordinal(request.first), request.interval)))
-        market = Market.of(many)
+        read = self._read if request.as_of is None else self._read_as_of
+        first = bucket_start(self._ordinal(request.first), request.interval)
+        market = Market.of([bars.since(first) for bars in read(objects, request)])
         buckets = market.buckets(request.interval)
         begins = buckets.begins - buckets.begins % request.interval if by_bucket else buckets.begins
         wanted = (begins >= self._ordinal(request.first)) & (begins < self._ordinal_after(request.last))
@@ -233,6 +264,36 @@ class Lake:
             names, versions, self.calendar, adjusted=request.adjust != "raw"
         )
         return table.select(list(COLUMNS))
+
+    def _read(self, objects: dict[str, StoredObject], request: Request) -> list[Bars]:
+        many = []
+        for symbol, stored in objects.items():
+            with decoding(f"{stored.key} cannot be used", "`fiblake reconcile` says what to do"):
+                many.append(Bars.read(stored.data, symbol, stored.last_modified, self.calendar, adjust=request.adjust))
+        return many
+
+    def _read_as_of(self, objects: dict[str, StoredObject], request: Request) -> list[Bars]:
+        """Take the bars of each symbol as they were known then; of what has changed since, revisions are read."""
+        instant = request.as_of or self.clock()
+        whole = {s: Consolidated.decode(stored.data, s, stored.last_modified) for s, stored in objects.items()}
+        changed = [symbol for symbol, stored in whole.items() if stored.last_updated > instant]
+        # After data.parquet: what a newer version forgets is in the revisions before that version is written.
+        revisions = dict(zip(changed, self.store.get_many([revisions_key(s) for s in changed]), strict=True))
+        many, absent = [], []
+        for symbol, stored in whole.items():
+            revised = revisions.get(symbol)
+            with decoding(f"the bars of {symbol} cannot be used", "`fiblake reconcile` says what to do"):
+                rows = read_revisions(revised.data if revised else None, symbol)
+                table, reference = known_at(stored, rows, instant)
+                if table.num_rows:
+                    many.append(Bars.of(symbol, table, self.calendar, reference, adjust=request.adjust))
+                else:
+                    absent.append(symbol)
+        if absent and request.symbols is not None:
+            raise NotFoundError(
+                f"the lake had no bars of {', '.join(absent)} at {instant.isoformat()}: name a later instant"
+            )
+        return many
 
     def _from_silver(self, request: Request, columns: Sequence[str], *, by_bucket: bool = False) -> pa.Table:
         """Read month files; symbols that silver has as traded (an old row, or such a stack) are cut from bronze."""
@@ -251,7 +312,9 @@ class Lake:
             if absent:
                 self._check_known(sorted(absent))
         if as_traded:
-            again = Request(tuple(as_traded), request.interval, request.first, request.last, "splits", request.complete)
+            again = Request(
+                tuple(as_traded), request.interval, request.first, request.last, "splits", request.complete, None
+            )
             rows = pa.concat_tables([rows, self._from_bronze(again, by_bucket=by_bucket).select(list(columns))])
             rows = rows.sort_by([("symbol", "ascending"), ("ts", "ascending")])
         return rows
@@ -268,7 +331,11 @@ class Lake:
 
     def _described(self, table: pa.Table, request: Request, **facts: str) -> pa.Table:
         return with_metadata(
-            table, interval=f"{request.interval}d", adjust=request.adjust, as_of=self.clock().isoformat(), **facts
+            table,
+            interval=f"{request.interval}d",
+            adjust=request.adjust,
+            as_of=(request.as_of or self.clock()).isoformat(),
+            **facts,
         )
 
 

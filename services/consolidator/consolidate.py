@@ -19,7 +19,8 @@ from fiblake.adjustment import NO_REFERENCE, PayoutDispute, Reference
 from fiblake.bars import Consolidated
 from fiblake.calendar import TradingCalendar
 from fiblake.errors import ConflictError, ContractError, FiblakeError, NotFoundError, PermanentError, TransientError
-from fiblake.lake import Bronze
+from fiblake.lake import Bronze, revisions_key
+from fiblake.revisions import REVISIONS, adding, revise
 from fiblake.source_log import SourceVersion, is_merged
 from services.consolidator.broken import quarantine_broken
 from services.consolidator.merge import Merged, merge
@@ -128,6 +129,8 @@ class _Draft:
     faults: Sequence[Fault]
     changed_from: date | None
     """Earliest session in which `after` differs from `before`; None: they are equal."""
+    revisions: pa.Table
+    """What `before` says and `after` does not (schema REVISIONS)."""
 
     @property
     def is_new(self) -> bool:
@@ -192,11 +195,17 @@ class Consolidator:
         changed_from = merged.changed_from
         if before and reference.of_silver != before.reference.of_silver:
             changed_from = after.first_session
-        return _Draft(before, etag, after, listing or (), sources, faults, changed_from)
+        revisions = REVISIONS.empty_table()
+        if after is not before:
+            after, revisions = revise(before, after)
+        return _Draft(before, etag, after, listing or (), sources, faults, changed_from, revisions)
 
     def _store(self, task: Task, draft: _Draft) -> Consolidation:
         key = self.bronze.data_key(task.symbol)
         if draft.is_new:
+            # Before data.parquet, which forgets it: if we die in between, the revisions hold what is still there.
+            if draft.revisions.num_rows:
+                self.store.update(revisions_key(task.symbol), adding(draft.revisions, task.symbol))
             etag = self.store.write_if_unchanged(key, draft.after.encode(), draft.etag)
             if draft.before is None:
                 self._check_reference(task.symbol, draft.after)

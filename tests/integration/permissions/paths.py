@@ -22,6 +22,7 @@ from fiblake.lake import (
     checkpoint_key,
     dividends_key,
     identities_key,
+    revisions_key,
     silver_prefix,
     splits_key,
 )
@@ -142,9 +143,10 @@ def _first_consolidation(lake: RecordedLake) -> None:
 
 
 def _next_consolidation(lake: RecordedLake) -> None:
-    """Consolidate again: a new file, one of broken bars, one that is none, poison, no bars, an upload that fails."""
+    """Consolidate again: a new file, a restated bar, broken bars, no Parquet, poison, no bars, an upload that fails."""
     lake.put(BRONZE_KEYS.date_key("BBB", SESSIONS[-4]), _bars("BBB", [SESSIONS[-4]]))
     lake.put(BRONZE_KEYS.date_key("DDD", SESSIONS[-2]), b"no Parquet")
+    lake.put(BRONZE_KEYS.date_key("DDD", NEW), _bars("DDD", [NEW], low=9.5))
     lake.put(BRONZE_KEYS.data_key("EEE"), _bars("EEE", list(SESSIONS[-9:])))  # somebody else's: it is adopted
     lake.put(BRONZE_KEYS.date_key("CCC", SESSIONS[-4]), _bars("CCC", [SESSIONS[-4]]))
     lake.put(BRONZE_KEYS.range_key("EEE", *SESSIONS[-20:-18]), _bars("EEE", SESSIONS[-20:-18], low=99.0))
@@ -154,6 +156,7 @@ def _next_consolidation(lake: RecordedLake) -> None:
     lake.run("WorkerJobDefinition", code=3)
     _expect(lake.held("ConsolidationDeadLetters") >= 3, "what cannot succeed is a dead letter")
     _expect(bool(lake.keys("bronze/quarantine/symbol=EEE/")), "a broken bar is in quarantine")
+    _expect(revisions_key("DDD") in lake.keys("bronze/revisions/"), "what a restated bar replaces is kept")
 
 
 def _consolidation_of_everything(lake: RecordedLake) -> None:

@@ -573,7 +573,7 @@ def test_an_older_reading_of_the_splits_never_overwrites_a_newer_one(known: Memo
         known.lay(SPLITS, splits_file(splits(("2025-11-19", 1, 4))))
         Consolidator(known, LAKE, nyse()).consolidate(Task("AAPL"), NOON)
 
-    known.interfere(a_newer_file_is_taken_in_by_a_rival)
+    known.interfere(a_newer_file_is_taken_in_by_a_rival, of=lambda key: key == DATA)
     consolidate(known)
     assert stored(known).reference == Reference(((date(2025, 11, 19), 0.25),))
     assert known.done("conflict") == [DATA]

@@ -8,7 +8,7 @@ import pytest
 from fiblake.adjustment import Payout
 from fiblake.bars import Consolidated
 from fiblake.errors import UpstreamError
-from fiblake.lake import dividends_key, splits_key
+from fiblake.lake import dividends_key, revisions_key, splits_key
 from fiblake.reference import Dividend, dividends_file, splits_file
 from shared.events import ConsolidationRequest
 from tests.fakes import LAKE, NOON, dividend, splits
@@ -68,7 +68,7 @@ def test_dividends_get_into_data_parquet_and_no_event_speaks_of_them(lake: Lake)
 def test_the_manifest_follows_the_version_that_dividends_made(lake: Lake) -> None:
     pay(lake, TWO)
     lake.drained()
-    assert [key for verb, key in lake.journal if verb == "write"][:1] == [DATA]
+    assert [key for verb, key in lake.journal if verb == "write"][:2] == [revisions_key("AAPL"), DATA]
     assert lake.manifest == ["AAPL"]
     assert lake.manifest_versions() == [stored(lake).last_updated]
 

@@ -8,7 +8,7 @@ import pytest
 
 from fiblake.bars import Consolidated, decode_manifest
 from fiblake.errors import ConfigurationError, ConflictError, ContractError, NotFoundError, UpstreamError
-from fiblake.lake import MANIFEST_KEY, WITHDRAWAL_RECORD_KEY, splits_key
+from fiblake.lake import MANIFEST_KEY, WITHDRAWAL_RECORD_KEY, revisions_key, splits_key
 from fiblake.reference import splits_file
 from services.consolidator import withdraw as module
 from services.consolidator.withdraw import Withdrawal, withdraw
@@ -71,7 +71,8 @@ def test_who_when_why_and_the_bar_are_recorded_before_anything_changes(lake: Lak
     assert entry["bar"] == row
     writes = [entry for entry in lake.journal if entry[0] in {"write", "publish"}]
     assert writes == [
-        ("write", WITHDRAWAL_RECORD_KEY), ("write", DATA), ("publish", "AAPL"), ("write", MANIFEST_KEY),
+        ("write", WITHDRAWAL_RECORD_KEY), ("write", revisions_key("AAPL")), ("write", DATA), ("publish", "AAPL"),
+        ("write", MANIFEST_KEY),
     ]  # fmt: skip
 
 
@@ -189,7 +190,7 @@ def test_the_first_bar_of_a_symbol_with_splits_is_reported_although_it_is_gone(l
 
 
 def test_what_is_not_there_cannot_be_withdrawn(lake: Lake) -> None:
-    with pytest.raises(NotFoundError, match="AAPL has no bar of 2025-11-20: its 3 bars lie from 2025-11-17 to 2025-11"):
+    with pytest.raises(NotFoundError, match="AAPL has no bar of 2025-11-20: it has 3 bars from 2025-11-17"):
         withdrawn(lake, date(2025, 11, 20))
     with pytest.raises(NotFoundError, match=r"GHOST has no data.parquet"):
         withdraw(lake.worker(), "GHOST", MIDDLE, "jane", "")

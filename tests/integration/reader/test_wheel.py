@@ -1,21 +1,22 @@
-"""The reader's wheel alone, in an environment of its own, against the embedded stack."""
+"""The reader's wheel alone, in an environment of its own, against the emulator's S3."""
 
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fiblake.calendar import nyse
-from local.emulator import REPOSITORY
-from tests.integration.conftest import Chain, bar
+from fiblake.objects import ObjectReader
+from local.emulator import REPOSITORY, client, emulator
+from tests.fakes import MemoryObjectStore
+from tests.unit.fiblake.reader.lakes import SOME, Contents, lake_of
+from tests.unit.resampler.daily import Facts, numbered
 
-SESSIONS = nyse().between(datetime(2011, 1, 3, tzinfo=UTC).date(), datetime(2011, 12, 30, tzinfo=UTC).date())
+BUCKET = "a-lake"
 BROUGHT = {"fiblake", "numpy", "obstore", "pyarrow", "tzdata", "pandas", "dateutil", "six.py"}
 """What the wheel and its dependencies, with the extra for pandas, put into site-packages."""
 READ = """
@@ -64,7 +65,7 @@ def run(tmp_path: Path) -> Callable[[str], Any]:
     return ran
 
 
-def test_the_wheel_alone_reads_a_lake(chain: Chain, run: Callable[..., Any]) -> None:
+def test_the_wheel_alone_reads_a_lake(run: Callable[..., Any], tmp_path: Path) -> None:
     brought = run("import os, site; print(json.dumps(os.listdir(site.getsitepackages()[0])))")
     own = {name for name in brought if not name.endswith((".dist-info", ".libs", ".pth"))}
     assert own - {"__pycache__", "_virtualenv.py", "typing_extensions.py"} == BROUGHT
@@ -72,14 +73,23 @@ def test_the_wheel_alone_reads_a_lake(chain: Chain, run: Callable[..., Any]) -> 
         run("import sys, fiblake; print(json.dumps(sorted(sys.modules.keys() & {'pyarrow', 'numpy', 'pandas'})))") == []
     )
 
-    bars = [bar("READ", session, 50 + i) for i, session in enumerate(SESSIONS[:60])]
-    chain.put(bars)
-    chain.wait_for_silver(bars)
-    names = {"BUCKET": chain.stack.bucket, "URL": chain.stack.endpoint_url}
-    constants = "\n".join(f"{name} = {value!r}" for name, value in names.items())
-    answer = run(f"{constants}\n{READ}", AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test")  # noqa: S106 (the emulator's)
-    assert answer["rows"] == len(chain.silver_of("READ", 21))
-    assert answer["close"] == bars[-1].close
+    contents = Contents({"READ": numbered(SOME)}, {"READ": Facts(((SOME[50], 1, 2),))})
+    lake = lake_of(contents, tmp_path / "cache")
+    with emulator(tmp_path / "aws") as url:
+        lay(lake.store, url)
+        constants = f"BUCKET, URL = {BUCKET!r}, {url!r}"
+        answer = run(f"{constants}\n{READ}", AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test")  # noqa: S106 (the emulator's)
+    expected = lake.bars("READ", "21d").table
+    assert (answer["rows"], answer["close"]) == (expected.num_rows, expected["close"][-1].as_py())
     assert answer["equal"] == [True] * 6
     assert "boto3, which is not installed: pip install 'fiblake[aws]'" in answer["refusal"]
     assert "site-packages" in answer["file"]
+
+
+def lay(store: ObjectReader, url: str) -> None:
+    """Copy a lake in memory into the emulator's bucket."""
+    assert isinstance(store, MemoryObjectStore)
+    s3 = client("s3", url)
+    s3.create_bucket(Bucket=BUCKET)
+    for key in store.keys(""):
+        s3.put_object(Bucket=BUCKET, Key=key, Body=store.peek(key))

@@ -1,0 +1,67 @@
+"""`fiblake tag`: a name for the lake as it was known at an instant, so that a study can be done again."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from cli.output import answer, table
+from cli.target import target
+
+EXAMPLE = "Example: fiblake tag paper-2026\n\nExample: fiblake tag year-end --as-of 2025-12-31T23:00Z --by jane"
+
+
+def tag(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="The tag's name; without one all tags are listed.")] = None,
+    as_of: Annotated[str | None, typer.Option(help="The instant, such as 2026-03-01T12:00Z (UTC); now.")] = None,
+    by: Annotated[str, typer.Option(help="Who made it, for the record; empty means the user here.")] = "",
+) -> None:
+    """Make a tag, or list the tags there are. In Python, `as_of="NAME"` reads the lake as it was known then.
+
+    A tag is never moved: the same name cannot be given twice.
+    """
+    import getpass
+
+    from fiblake.errors import ConfigurationError, ConflictError, ContractError
+    from fiblake.lake import TAGS_PREFIX, tag_key
+    from fiblake.tags import check_tag, tag_file
+
+    now = datetime.now(UTC)
+    if name is None:
+        rows = _tags(context, TAGS_PREFIX)
+        answer(context, rows, lambda console: console.print(table("", rows, ["tag", "as_of"])))
+        return
+    try:
+        key = tag_key(check_tag(name))
+    except ContractError as error:
+        raise typer.BadParameter(str(error), param_hint="NAME") from error
+    instant = _instant(as_of, now)
+    try:
+        target(context).store.write_if_unchanged(key, tag_file(instant, by or getpass.getuser(), now), None)
+    except ConflictError as error:
+        raise ConfigurationError(f"there is a tag {name} already, and tags are not moved: take another name") from error
+    facts = {"tag": name, "as_of": instant.isoformat()}
+    answer(context, facts, lambda console: console.print(f"{name} is the lake as of {instant.isoformat()}"))
+
+
+def _instant(as_of: str | None, now: datetime) -> datetime:
+    """Return the instant that is meant; one without a time zone is UTC's."""
+    try:
+        instant = datetime.fromisoformat(as_of) if as_of else now
+    except ValueError as error:
+        raise typer.BadParameter(f"{as_of!r} is no instant such as 2026-03-01T12:00Z", param_hint="--as-of") from error
+    instant = instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
+    if instant > now:
+        raise typer.BadParameter(f"{instant.isoformat()} lies in the future", param_hint="--as-of")
+    return instant
+
+
+def _tags(context: typer.Context, prefix: str) -> list[dict[str, Any]]:
+    from fiblake.tags import read_tag
+
+    store = target(context).store
+    keys = [info.key for info in store.listed(prefix) if info.key.endswith(".json")]
+    names = [key.removeprefix(prefix).removesuffix(".json") for key in keys]
+    pairs = zip(names, store.get_many(keys), strict=True)
+    return [{"tag": name, "as_of": read_tag(stored.data, name).isoformat()} for name, stored in pairs if stored]

@@ -1,0 +1,159 @@
+"""What a symbol's data.parquet no longer says, and the lake as it was known at an instant (pure).
+
+A version of data.parquet says of each session a bar, or that its bar is withdrawn; and it has one reference. Each of
+these statements carries the version that was the first to make it. Before a version is written that no longer makes a
+statement, the statement is put into the symbol's file of revisions. So at instant T a session's bar is that of the
+latest statement that is not later than T, in data.parquet and the revisions together.
+
+Only statements that a stored data.parquet made become revisions, and none is ever taken out: a writer that dies after
+it wrote revisions leaves facts behind that are true, whatever becomes of its data.parquet.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fiblake.adjustment import NO_REFERENCE, Reference
+from fiblake.bars import BRONZE, KNOWN_AT, OLDEST_VERSION, VALUE_COLUMNS, Consolidated, Known, decode, encode
+from fiblake.decoding import decoding
+
+BAR, WITHDRAWAL, REFERENCE = "bar", "withdrawal", "reference"
+_BAR_COLUMNS: Final = ("timestamp", *VALUE_COLUMNS, "ingested_at")
+REVISIONS: Final = pa.schema(
+    [
+        pa.field("kind", pa.string(), nullable=False),
+        KNOWN_AT.with_nullable(False),  # noqa: FBT003 (pyarrow's own)
+        *(BRONZE.field(name).with_nullable(True) for name in _BAR_COLUMNS),  # noqa: FBT003
+        pa.field("reference", pa.string()),
+    ]
+)
+"""A statement that a data.parquet made from version `known_at` on, and makes no more.
+
+`kind`: "bar" (the columns of BRONZE), "withdrawal" (of session `timestamp`) or "reference" (the text of `reference`).
+"""
+_REMEDY: Final = "restore its last version that can be read (the bucket keeps versions)"
+_ORDER: Final = [(name, "ascending") for name in ("known_at", "kind", "timestamp", "ingested_at")]
+
+
+def revise(before: Consolidated | None, after: Consolidated) -> tuple[Consolidated, pa.Table]:
+    """Return the version `after` with the versions since which it says what it says, and what `before` alone said.
+
+    The latter are the statements (schema REVISIONS) of `before` that `after`, its next version, makes no more. There
+    are none of a data.parquet that somebody else wrote: its bars were never checked.
+    """
+    version = pa.scalar(after.last_updated, KNOWN_AT.type)
+    if before is None:
+        bars = pa.chunked_array([pa.repeat(version, after.bars.num_rows)])
+        known = Known(bars, after.last_updated, dict.fromkeys(after.withdrawn, after.last_updated))
+        return replace(after, known=known), REVISIONS.empty_table()
+    since, count = known_of(before), before.bars.num_rows
+    withdrawn = {session: since.withdrawn.get(session, after.last_updated) for session in after.withdrawn}
+    reference = since.reference if after.reference == before.reference else after.last_updated
+    if after.bars.num_rows >= count and after.bars.slice(0, count).equals(before.bars):
+        # A day's bar: the cheap and common case.
+        added = pa.repeat(version, after.bars.num_rows - count)
+        gone = before.bars.slice(0, 0).append_column(KNOWN_AT, since.bars.slice(0, 0))
+        bars = pa.chunked_array([*since.bars.chunks, added])
+    else:
+        places = _kept_places(before.bars, after.bars)
+        is_gone = np.ones(count, np.bool_)
+        is_gone[places[places >= 0]] = False
+        gone = before.bars.append_column(KNOWN_AT, since.bars).filter(pa.array(is_gone))
+        bars = pc.fill_null(since.bars.take(pa.array(places, mask=places < 0)), version)
+    ended = {s: since.withdrawn[s] for s in before.withdrawn.keys() - after.withdrawn.keys() & since.withdrawn.keys()}
+    rows = [{"kind": WITHDRAWAL, "known_at": at, "timestamp": session} for session, at in sorted(ended.items())]
+    if reference == after.last_updated:
+        rows.append({"kind": REFERENCE, "known_at": since.reference, "reference": before.reference.to_json()})
+    revisions = pa.concat_tables([_as_revisions(gone), pa.Table.from_pylist(rows, schema=REVISIONS)])
+    return replace(after, known=Known(bars, reference, withdrawn)), revisions.slice(0, 0 if before.adopted else None)
+
+
+def adding(rows: pa.Table, symbol: str) -> Callable[[bytes | None], bytes | None]:
+    """Return the change of a file of revisions that adds rows; of equal rows one stays, and nothing goes."""
+
+    def change(data: bytes | None) -> bytes | None:
+        stored = read_revisions(data, symbol)
+        union = pa.concat_tables([stored, rows]).group_by(REVISIONS.names, use_threads=False).aggregate([])
+        union = union.select(REVISIONS.names)
+        return None if union.num_rows == stored.num_rows else encode(union.sort_by(_ORDER).cast(REVISIONS))
+
+    return change
+
+
+def read_revisions(data: bytes | None, symbol: str) -> pa.Table:
+    """Read a file of revisions (None: there is none); raise ContractError if it cannot be read."""
+    if data is None:
+        return REVISIONS.empty_table()
+    with decoding(f"the revisions of {symbol} cannot be read", _REMEDY):
+        return decode(data, REVISIONS, "the file", "").replace_schema_metadata(None)
+
+
+def known_of(stored: Consolidated) -> Known:
+    """Return since when is known what a data.parquet says; one of before did not say it.
+
+    A bar is then taken to be known since it was ingested, and a withdrawal and the reference since ever. Of a
+    data.parquet that somebody else wrote all is known since it was put.
+    """
+    if stored.known is not None:
+        return stored.known
+    if stored.adopted:
+        version = pa.scalar(stored.last_updated, KNOWN_AT.type)
+        return Known(pa.chunked_array([pa.repeat(version, stored.bars.num_rows)]), stored.last_updated)
+    return Known(stored.bars["ingested_at"], OLDEST_VERSION, dict.fromkeys(stored.withdrawn, OLDEST_VERSION))
+
+
+def known_at(stored: Consolidated, revisions: pa.Table, instant: datetime) -> tuple[pa.Table, Reference]:
+    """Return bars (schema BRONZE without constants, sorted) and reference as they were known at an instant.
+
+    No bars: there were none then.
+    """
+    since = known_of(stored)
+    current = _as_revisions(stored.bars.append_column(KNOWN_AT, since.bars))
+    withdrawn = [
+        {"kind": WITHDRAWAL, "known_at": version, "timestamp": session} for session, version in since.withdrawn.items()
+    ]
+    rows = pa.concat_tables([revisions, current, pa.Table.from_pylist(withdrawn, schema=REVISIONS)])
+    rows = rows.filter(pc.less_equal(rows["known_at"], pa.scalar(instant, KNOWN_AT.type)))
+    references = rows.filter(pc.equal(rows["kind"], REFERENCE)).sort_by("known_at")
+    bars = rows.filter(pc.not_equal(rows["kind"], REFERENCE))
+    # Of equal instants the withdrawal sorts last, by its kind, and wins.
+    bars = bars.sort_by([("timestamp", "ascending"), ("known_at", "ascending"), ("kind", "ascending")])
+    sessions = bars["timestamp"].cast(pa.int32()).to_numpy()
+    is_last = np.append(sessions[1:] != sessions[:-1], np.ones(min(sessions.size, 1), np.bool_))
+    bars = bars.filter(pa.array(is_last))
+    bars = bars.filter(pc.equal(bars["kind"], BAR)).select(list(_BAR_COLUMNS)).combine_chunks()
+    if since.reference <= instant:
+        return bars, stored.reference
+    if not references.num_rows:
+        return bars, NO_REFERENCE
+    with decoding("a reference in the revisions cannot be read", _REMEDY):
+        return bars, Reference.from_json(references["reference"][-1].as_py() or "")
+
+
+def _kept_places(old: pa.Table, new: pa.Table) -> npt.NDArray[np.int64]:
+    """Return, for each bar of `new`, its place in `old` if it is there with the same values; -1: it is not."""
+    count = old.num_rows
+    days, sessions = (table["timestamp"].cast(pa.int32()).to_numpy() for table in (old, new))
+    places = np.searchsorted(days, sessions)
+    places[places == count] = 0
+    same = days[places] == sessions if count else np.zeros(sessions.size, np.bool_)
+    matched = old.take(pa.array(places)) if count else new
+    for name in VALUE_COLUMNS:
+        equal = pc.fill_null(pc.equal(matched[name], new[name]), fill_value=False)
+        both_null = pc.and_(pc.is_null(matched[name]), pc.is_null(new[name]))
+        same &= pc.or_(equal, both_null).to_numpy()
+    return np.where(same, places, -1)
+
+
+def _as_revisions(bars: pa.Table) -> pa.Table:
+    """Return bars with `known_at` as rows of REVISIONS."""
+    columns: dict[str, Any] = {name: bars[name] for name in (*_BAR_COLUMNS, "known_at")}
+    columns["kind"] = pa.repeat(pa.scalar(BAR), bars.num_rows)
+    columns["reference"] = pa.nulls(bars.num_rows, pa.string())
+    return pa.Table.from_arrays([columns[name] for name in REVISIONS.names], schema=REVISIONS)

@@ -1,0 +1,30 @@
+"""A tag: a name for the lake as it was known at an instant, so that a study can be done again (pure)."""
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import Final
+
+from fiblake.decoding import decoding, read_json
+from fiblake.errors import ContractError
+from fiblake.lake import tag_key
+
+_TAG: Final = re.compile(r"[A-Za-z][A-Za-z0-9._\-]{0,63}")
+
+
+def check_tag(name: str) -> str:
+    """Return `name` back; raise ContractError unless it may become part of a key, and is no instant."""
+    if not _TAG.fullmatch(name):
+        raise ContractError(f"{name[:40]!r} is no tag: a letter, then up to 63 letters, digits, '.', '_' or '-' are")
+    return name
+
+
+def tag_file(as_of: datetime, by: str, made_at: datetime) -> bytes:
+    """Return a tag as the bytes of its file."""
+    return json.dumps({"as_of": as_of.isoformat(), "by": by, "made_at": made_at.isoformat()}).encode()
+
+
+def read_tag(data: bytes, name: str) -> datetime:
+    """Return the instant that a tag stands for; raise ContractError if its file cannot be read."""
+    with decoding(f"{tag_key(name)} cannot be read", "delete it and make the tag anew: `fiblake tag`"):
+        return datetime.fromisoformat(read_json(data, "it")["as_of"]).astimezone(UTC)
