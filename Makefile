@@ -16,6 +16,14 @@ SAM := .tools/sam/bin/sam
 READY := .tools/uv/.ready .tools/emulator/.ready .tools/sam/.ready .venv/.ready .venv/.project .tools/policies/.ready .tools/browser/.ready
 
 export UV_PYTHON_DOWNLOADS := never
+# A proxy that opens TLS has an authority that only the system's store knows, and pip, uv and npm bring stores of their own.
+# What you have set yourself (PIP_CERT, SSL_CERT_FILE, NODE_EXTRA_CA_CERTS, ...) counts more.
+AUTHORITIES_OF_SYSTEM := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt \
+	/etc/ssl/ca-bundle.pem /etc/ssl/cert.pem))
+ifneq ($(AUTHORITIES_OF_SYSTEM),)
+export UV_SYSTEM_CERTS ?= true
+export NODE_EXTRA_CA_CERTS ?= $(AUTHORITIES_OF_SYSTEM)
+endif
 export SAM_CLI_TELEMETRY := 0
 export __SAM_CLI_APP_DIR := $(CURDIR)/.tools/sam/state
 
@@ -40,7 +48,7 @@ export NO_PYTHON NO_VENV
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$$NO_PYTHON" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "$$NO_VENV" >&2; exit 1; }
 	$(PYTHON) -m venv --clear .tools/uv
-	.tools/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	REQUESTS_CA_BUNDLE="$${REQUESTS_CA_BUNDLE:-$(AUTHORITIES_OF_SYSTEM)}" .tools/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	@touch $@
 
 .tools/sam/.ready: requirements/sam.txt | .tools/uv/.ready

@@ -19,12 +19,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-import boto3
-
 from fiblake.errors import PermanentError
 from fiblake.lake import INTERVALS
 from fiblake.stacks import outputs_of
-from local.emulator import PYTHON, REGION, REPOSITORY, client_environment
+from local.emulator import PYTHON, REPOSITORY, client, client_environment
 
 BUILDS: Final = REPOSITORY / ".local/build"
 STACK: Final = "fiblake"
@@ -120,8 +118,9 @@ def _locked(path: Path) -> Iterator[None]:
 def _build(draft: Path) -> Path:
     raw, done = draft / "raw", draft / "done"
     done.mkdir()
-    # The user's environment, unlike in `deploy`: it says where packages come from.
-    environment = os.environ | {"LAMBDA_PYTHON": str(PYTHON)}
+    # The user's environment, unlike in `deploy`: it says where packages come from. Of AWS nothing is needed here.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    environment = inherited | {"LAMBDA_PYTHON": str(PYTHON)}
     template = REPOSITORY / "template.yaml"
     _sam("build", "--template-file", str(template), "--build-dir", str(raw), environment=environment, folder=REPOSITORY)
     # Functions of one service have one and the same content: it is zipped once.
@@ -178,6 +177,4 @@ def _sam(*arguments: str, environment: Mapping[str, str], folder: Path) -> None:
 
 
 def _outputs(endpoint_url: str) -> dict[str, str]:
-    environment = client_environment(endpoint_url)
-    session = boto3.Session(environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"])
-    return outputs_of(session.client("cloudformation", region_name=REGION, endpoint_url=endpoint_url), STACK)
+    return outputs_of(client("cloudformation", endpoint_url), STACK)

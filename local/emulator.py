@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import boto3
+import botocore.session
 
 from local.processes import Child, free_port
 
@@ -52,9 +53,12 @@ def client(service: str, url: str) -> Any:  # noqa: ANN401 (boto's clients share
 
 @cache
 def _session() -> boto3.Session:
-    # One for all clients: each session reads botocore's data files anew.
+    # One for all clients: each session reads the data files of botocore anew. AWS_PROFILE may name what is not there.
     keys = _credentials()
-    return boto3.Session(keys["AWS_ACCESS_KEY_ID"], keys["AWS_SECRET_ACCESS_KEY"], region_name=REGION)
+    own = botocore.session.Session({"profile": (None, None, None, None)})
+    return boto3.Session(
+        keys["AWS_ACCESS_KEY_ID"], keys["AWS_SECRET_ACCESS_KEY"], region_name=REGION, botocore_session=own
+    )
 
 
 def _credentials() -> dict[str, str]:
