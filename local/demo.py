@@ -16,20 +16,25 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from fiblake.aggregate import Bars
 from fiblake.bars import ReportedBar
+from fiblake.calendar import nyse
 from fiblake.errors import FiblakeError, PermanentError
-from fiblake.lake import INTERVALS, MANIFEST_KEY
+from fiblake.lake import INTERVALS, MANIFEST_KEY, Bronze
 from fiblake.wording import counted
 from local.emulator import REPOSITORY
 from local.folders import folder_of_run
 from local.market_data.control import Control
-from local.recompute import SampleSplit, differences, expected_silver
+from local.market_data.replay import sample
+from local.recompute import SampleSplit, differences, expected_silver, reinvested
 from local.sample_bars import read_sample_bars
 from local.stack import API_KEY, Stack, running
 from local.watch import StuckError, View, Watcher
@@ -46,6 +51,8 @@ SHOWN_SYMBOL: Final = "AAPL"
 CHAIN_SECONDS: Final = 180
 SESSION_SECONDS: Final = 60
 SHOWN_BUCKETS: Final = 2
+SAME_RETURN: Final = 1e-9
+"""How far two ways to compute one total return may differ, relatively."""
 _BUCKET_COLUMNS: Final = ("ts", "open", "high", "low", "close", "volume", "bars", "last_date", "is_complete")
 
 
@@ -137,6 +144,33 @@ class Demo:
                 raise DemoError(f"silver_{interval}d: {counted(wrong, 'row')} unlike the recomputation")
         return tables
 
+    def compare_total_return(self, splits: Sequence[SampleSplit]) -> None:
+        """Reinvest each dividend of the sample; raise DemoError if a symbol's total return is not what that makes."""
+        dividends = sample()[1].dividends
+        worth: dict[str, npt.NDArray[np.float64]] = {}
+        for symbol in sorted({dividend.ticker for dividend in dividends}):
+            cash: dict[date, float] = {}
+            for dividend in (dividend for dividend in dividends if dividend.ticker == symbol):
+                cash[dividend.ex_dividend_date] = cash.get(dividend.ex_dividend_date, 0.0) + dividend.cash_amount
+            own = [split for split in splits if split.symbol == symbol]
+            worth[symbol] = np.array(reinvested(self.bars[symbol], own, cash))
+            total = self._total_closes(symbol)
+            if not np.allclose(total / total[-1], worth[symbol] / worth[symbol][-1], rtol=SAME_RETURN, atol=0):
+                raise DemoError(f"{symbol}: total return is not what reinvesting its dividends makes")
+        bars, grown = self.bars[NEW_SYMBOL], worth[NEW_SYMBOL][-1] / worth[NEW_SYMBOL][0]
+        self.console.print(
+            f"  {', '.join(worth)} paid {counted(len(dividends), 'dividend')}: a dollar in {NEW_SYMBOL} on "
+            f"{bars[0].session} became {grown:.2f} with them, {bars[-1].close / bars[0].close:.2f} without"
+        )
+
+    def _total_closes(self, symbol: str) -> npt.NDArray[np.float64]:
+        """Return the symbol's closes, adjusted for splits and dividends, as a reader of the lake gets them."""
+        key = Bronze().data_key(symbol)
+        data = self.watcher.read(key)
+        if data is None:
+            raise DemoError(f"there is no {key}")
+        return Bars.read(data, symbol, datetime.now(UTC), nyse(), adjust="total").close
+
     def _refresh(self, session: date, **more: bool) -> dict[str, Any]:
         return self._invoke("MetadataFetcher", {"as_of": session.isoformat(), **more})
 
@@ -219,7 +253,7 @@ def _run(folder: Path, sessions: int, console: Console, *, enforce_iam: bool) ->
 
     with running(folder, first_session=last[0], say=say, enforce_iam=enforce_iam) as stack:
         demo = Demo(stack, bars, console)
-        console.print(f"- reading the vendor's tickers and splits, and loading histories up to {last[0]}")
+        console.print(f"- reading the vendor's tickers, splits and dividends, and loading histories up to {last[0]}")
         demo.begin(last[0])
         console.print(f"- playing {counted(len(last), 'session')}, one by one")
         for number, session in enumerate(last):
@@ -229,6 +263,8 @@ def _run(folder: Path, sessions: int, console: Console, *, enforce_iam: bool) ->
         demo.report_split(last[-1])
         console.print("- recomputing all six tables with pandas, straight from the CSV")
         tables = demo.compare([*EARLY_SPLITS, LATE_SPLIT])
+        console.print("- reinvesting all dividends day by day, straight from the CSV")
+        demo.compare_total_return([*EARLY_SPLITS, LATE_SPLIT])
         console.print("- stopping everything")
     _print_result(console, tables, demo.latencies)
 

@@ -3,10 +3,11 @@
 Nothing of the services is used here, not even their calendar: sessions come from pandas_market_calendars itself.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -49,6 +50,25 @@ def expected_silver(bars: Iterable[ReportedBar], interval: int, splits: Sequence
     rows["is_complete"] = latest >= rows["bucket"] * interval + interval - 1
     rows["adjusted"] = True
     return rows[COLUMNS].sort_values(["symbol", "ts"], ignore_index=True)
+
+
+def reinvested(bars: Sequence[ReportedBar], splits: Sequence[SampleSplit], cash: Mapping[date, float]) -> list[float]:
+    """Return what one share of the first bar is worth at each bar's close, with all dividends reinvested.
+
+    Day by day: a split multiplies the shares, a dividend (`cash` by ex-date) pays each of them. The money buys shares
+    at the close before, less what was paid of it.
+    """
+    ratios = {split.execution_date: split.split_to / split.split_from for split in splits}
+    shares, worth = 1.0, [bars[0].close]
+    for before, bar in pairwise(bars):
+        paid = 0.0
+        for day in sorted({*ratios, *cash}):
+            if before.session < day <= bar.session:
+                shares *= ratios.get(day, 1.0)
+                paid += shares * cash.get(day, 0.0)
+        shares *= worth[-1] / (worth[-1] - paid)
+        worth.append(shares * bar.close)
+    return worth
 
 
 def differences(actual: pd.DataFrame, expected: pd.DataFrame) -> int:

@@ -299,7 +299,7 @@ class MetadataFetcher:
     async def _dividends(self, run: _Run) -> None:
         """Take over dividends, within half of the time that is left: details are to have the other half."""
         known = await self.database.metadata()
-        of_type = {record.symbol for record in known if record.type in self.rules.universe_types}
+        of_type = {r.symbol for r in known if r.type is None or r.type in self.rules.universe_types}
         symbols = of_type & self.rules.only if self.rules.only else of_type
         fetcher = DividendFetcher(
             self.vendor, self.store, self.database, self.rules.dividends_days, self.rules.dividends_per_run

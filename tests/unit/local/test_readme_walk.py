@@ -14,12 +14,16 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from fiblake.aggregate import Bars
 from fiblake.bars import ReportedBar
+from fiblake.calendar import nyse
 from fiblake.lake import INTERVALS
+from fiblake.reference import reference_of
 from local import demo
+from local.market_data.replay import sample
 from local.recompute import expected_silver
 from local.sample_bars import read_sample_bars
-from tests.fakes import REPOSITORY
+from tests.fakes import REPOSITORY, bar, dividend, splits, table
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 SPLITS = [*demo.EARLY_SPLITS, demo.LATE_SPLIT]
@@ -69,6 +73,16 @@ def _id(split: Any) -> str:  # noqa: ANN401
     return f"{split.symbol}-{split.execution_date}"
 
 
+def total_closes(_demo: demo.Demo, symbol: str) -> Any:  # noqa: ANN401 (numpy's array)
+    """Return the closes that a reader of the whole lake would get."""
+    bars = read_sample_bars()[symbol]
+    rows = table(*(bar(b.session, b.close, symbol=symbol) for b in bars))
+    told = [(str(s.execution_date), s.split_from, s.split_to) for s in SPLITS if s.symbol == symbol]
+    paid = [dividend(str(d.ex_dividend_date), d.cash_amount, symbol, id=d.id) for d in sample()[1].dividends]
+    reference = reference_of(splits(*told, symbol=symbol), [], [d for d in paid if d.id.startswith(f"{symbol}-")])
+    return Bars.of(symbol, rows, nyse(), reference, adjust="total").close
+
+
 @pytest.fixture
 def vendor(monkeypatch: pytest.MonkeyPatch) -> Vendor:
     """Replace the stack by what is known of it: its steps, the vendor's control, and tables computed with pandas."""
@@ -99,6 +113,7 @@ def vendor(monkeypatch: pytest.MonkeyPatch) -> Vendor:
     monkeypatch.setattr(demo.Demo, "_wait", lambda _demo: None)
     monkeypatch.setattr(demo.Demo, "_table", lambda _demo, interval: vendor.table(interval))
     monkeypatch.setattr(demo.Demo, "_arrived", lambda *_: True)
+    monkeypatch.setattr(demo.Demo, "_total_closes", total_closes)
     monkeypatch.setattr(demo, "expected_silver", Mock())  # it is what the tables are made of here
     monkeypatch.setattr(demo, "differences", lambda _table, _expected: 0)
     return vendor

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from fiblake.bars import ReportedBar
-from local.recompute import SampleSplit, differences, expected_silver
+from local.recompute import SampleSplit, differences, expected_silver, reinvested
 
 MONDAY, TUESDAY, WEDNESDAY = (date(2025, 11, day) for day in (17, 18, 19))
 BARS = [
@@ -45,3 +45,12 @@ def test_a_row_that_is_missing_or_differs_in_anything_is_counted() -> None:
 def test_a_table_without_rows_lacks_all_of_them() -> None:
     expected = expected_silver(BARS, 21)
     assert differences(pd.DataFrame(expected.iloc[:0]), expected) == 2
+
+
+def test_reinvested_dividends_buy_shares_at_what_the_close_before_was_worth_without_them() -> None:
+    bars = [ReportedBar("AAPL", day, close, close, close, close, 1) for day, close in
+            ((MONDAY, 200.0), (TUESDAY, 110.0), (WEDNESDAY, 121.0))]  # fmt: skip
+    # Two shares of 100 pay 20 each on Tuesday: 40 buy half a share at 80. On Wednesday a tenth of 110 is paid.
+    assert reinvested(bars, [SPLIT], {TUESDAY: 20.0}) == [200.0, 2.5 * 110, 2.5 * 121]
+    assert reinvested(bars, [SPLIT], {WEDNESDAY: 11.0}) == pytest.approx([200.0, 220.0, 2 / 0.9 * 121])
+    assert reinvested(bars, [], {MONDAY: 50.0, date(2025, 11, 20): 1.0}) == [200.0, 110.0, 121.0]
