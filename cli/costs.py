@@ -26,7 +26,7 @@ VCPU_HOUR, GB_HOUR, ADDRESS_HOUR = 0.0122, 0.0013, 0.005  # Fargate Spot, a thir
 TRACE: Final = 5.00 / 1_000_000
 LOG_GB: Final = 0.50
 STORED_GB: Final = 0.023
-METRIC, ALARM, DASHBOARD, SECRET = 0.30, 0.10, 3.00, 0.40  # a month each
+METRIC, ALARM, SECRET = 0.30, 0.10, 0.40  # a month each
 DATABASE_HOUR, DATABASE_GB = 0.016, 0.115  # db.t4g.micro; gp3
 
 SESSIONS, DAYS, HOURS = 21, 30, 730  # of a month
@@ -55,8 +55,10 @@ REQUESTS: Final = {
 """What a session's bar of one symbol costs, counted in the code."""
 BATCH: Final = Requests(puts=4, gets=3)
 """What a batch of a thousand symbols costs in one interval: two month files and the checkpoint, and a listing."""
-AUDIT: Final = Requests(puts=1, gets=4)
-"""What a symbol costs in the daily audit: a listing, data.parquet, splits, identities and dividends."""
+KEYS: Final = 31
+"""Objects of a symbol in bronze: data.parquet, and a date file for each session of the retention."""
+AUDIT: Final = Requests(puts=KEYS / 1_000, gets=4)
+"""What a symbol costs in the daily audit: its keys in the listing; data.parquet, splits, identities and dividends."""
 
 ALARMS, METRICS, METRIC_HOURS, MAPPINGS = 32, 60, 60, 8
 """Of the template without a database; our metrics, and the hours of a month in which each is written."""
@@ -104,7 +106,7 @@ def _fargate(symbols: int) -> tuple[float, str]:
 
 def _audit(symbols: int) -> tuple[float, str]:
     computed = symbols / AUDIT_RATE * FUNCTION_GB * GB_SECOND
-    freshness = symbols * 31 / 1_000 * PUT  # freshness lists all date files of the retention, 1,000 keys a request
+    freshness = symbols * KEYS / 1_000 * PUT  # freshness lists all of bronze as well
     return symbols * (AUDIT.puts * PUT + AUDIT.gets * GET) + computed + freshness, ""
 
 
@@ -126,7 +128,6 @@ SESSION: Final = (
 STANDING: Final = (
     Line("bronze and silver: about 2 GB per 5,350 symbols", lambda n: _priced(2 * n / 5_350, STORED_GB, " GB")),
     Line("alarms", lambda _: _priced(ALARMS, ALARM)),
-    Line("dashboard", lambda _: _priced(1, DASHBOARD)),
     Line("metrics of ours, charged by the hour in which they are written",
          lambda _: (METRICS * METRIC * METRIC_HOURS / HOURS, f"{METRICS}")),
     Line("idle polling of the queues' mappings", lambda _: _priced(MAPPINGS * POLLS, SQS)),
@@ -152,11 +153,10 @@ def of_session(symbols: int) -> float:
     return sum(line.of(symbols)[0] for line in SESSION)
 
 
-def of_month(symbols: int, *, with_free: bool = False, dashboard: bool = True) -> float:
+def of_month(symbols: int, *, with_free: bool = False) -> float:
     """Return what a month costs without a database; if that is asked for, less what AWS never charges."""
     standing = sum(line.of(symbols)[0] for line in STANDING)
     free = sum(part(symbols) for _, part in _FREE) if with_free else 0
-    free += 0 if dashboard else DASHBOARD
     return SESSIONS * of_session(symbols) + DAYS * _audit(symbols)[0] + standing - free
 
 
@@ -174,7 +174,7 @@ def table(sizes: Sequence[int]) -> str:
     rows.append(["**a session**", *(f"**{of_session(size):.3f}**" for size in sizes)])
     rows.append(["a month of 21 sessions", *(f"{SESSIONS * of_session(size):.2f}" for size in sizes)])
     rows.append([
-        "a month of 30 audits and freshness checks: 1 LIST and 4 GET a symbol, assumed 100 symbols a second at 2.94 GB",
+        "a month of 30 audits and freshness checks: 4 GET a symbol, 2 listings; assumed 100 symbols a second, 2.94 GB",
         *(f"{DAYS * _audit(size)[0]:.2f}" for size in sizes),
     ])  # fmt: skip
     rows += [_row(line, sizes, 2) for line in STANDING]
@@ -182,8 +182,6 @@ def table(sizes: Sequence[int]) -> str:
     free = ", ".join(name for name, _ in _FREE)
     rows.append([f"the same less what AWS never charges ({free})",
                  *(f"{of_month(size, with_free=True):.2f}" for size in sizes)])  # fmt: skip
-    rows.append(["the same without the dashboard (CreateDashboard=false)",
-                 *(f"**{of_month(size, with_free=True, dashboard=False):.2f}**" for size in sizes)])  # fmt: skip
     rows.append(["Postgres: db.t4g.micro with 20 GB, or db.t4g.small with 100, and its two secrets",
                  *(f"{of_database(size) + 2 * SECRET:.2f}" for size in sizes)])  # fmt: skip
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"

@@ -114,9 +114,10 @@ class Reconciler:
         symbols_known = {*self.symbols_of_bronze(), *(manifest or ())}
         check_known(symbols, symbols_known)
         audited = sorted(symbols or symbols_known)
+        files, strays = self._list(symbols)
         report.symbols = len(audited)
         for some in chunks(audited, SYMBOLS_AT_ONCE):
-            comparisons = self._compare_all(some, manifest)
+            comparisons = self._compare_all(some, files, manifest)
             report.lags += [lag for comparison in comparisons for lag in comparison.lags]
             consolidated = {comparison.symbol: comparison.stored for comparison in comparisons if comparison.stored}
             for interval in intervals:
@@ -126,7 +127,7 @@ class Reconciler:
             advance(len(some))
         if not symbols:
             report.lags += self._check_checkpoints(report, manifest or {})
-        report.lags += [*_find_twins(audited, symbols_known), *self._find_strays(symbols)]
+        report.lags += [*_find_twins(audited, symbols_known), *strays]
         report.lags = list(
             dict.fromkeys(report.lags)
         )  # an unreadable month file is found once for each part of symbols
@@ -134,8 +135,9 @@ class Reconciler:
 
     def symbols_lagging(self) -> list[Lag]:
         """Compare every symbol's files with its data.parquet; manifest and silver are not read."""
+        files, _ = self._list(())
         parts = chunks(sorted(self.symbols_of_bronze()), SYMBOLS_AT_ONCE)
-        return [lag for part in parts for comparison in self._compare_all(part, None) for lag in comparison.lags]
+        return [lag for part in parts for comparison in self._compare_all(part, files, None) for lag in comparison.lags]
 
     def symbols_of_bronze(self) -> list[str]:
         """Return the symbols that have a folder in bronze."""
@@ -150,21 +152,29 @@ class Reconciler:
             return None
         return {row["symbol"]: row for row in rows}
 
-    def _find_strays(self, symbols: Sequence[str]) -> list[Lag]:
-        """Name the objects below these symbols' folders (none named: below bronze) that no service reads, by symbol."""
+    def _list(self, symbols: Sequence[str]) -> tuple[Mapping[str, Sequence[ObjectInfo]], list[Lag]]:
+        """List these symbols' folders (none named: all of bronze, 1,000 keys a request).
+
+        Returns the source files by symbol, and the lags that name objects that no service reads.
+        """
         prefixes = [self.bronze.symbol_prefix(symbol) for symbol in symbols] or self.bronze.roots()
+        files: dict[str, list[ObjectInfo]] = {}
         strays: dict[str, list[str]] = {}
         for info in (info for prefix in prefixes for info in self.store.listed(prefix)):
-            if remedy := self.bronze.stray(info.key):
+            if self.bronze.is_source(info.key):
+                files.setdefault(self.bronze.symbol_of(info.key), []).append(info)
+            elif remedy := self.bronze.stray(info.key):
                 strays.setdefault(self.bronze.symbol_of(info.key), []).append(f"{info.key!r}: {remedy}")
-        return [Lag(symbol, Cause.STRAY, _first_of(remedies, "; ")) for symbol, remedies in strays.items()]
+        return files, [Lag(symbol, Cause.STRAY, _first_of(remedies, "; ")) for symbol, remedies in strays.items()]
 
-    def _compare_all(self, symbols: Sequence[str], manifest: Manifest | None) -> list[_Comparison]:
+    def _compare_all(
+        self, symbols: Sequence[str], files: Mapping[str, Sequence[ObjectInfo]], manifest: Manifest | None
+    ) -> list[_Comparison]:
         with ThreadPoolExecutor(min(CONCURRENCY, len(symbols))) as pool:
-            return list(pool.map(lambda symbol: self._read(symbol, manifest), symbols))
+            return list(pool.map(lambda symbol: self._read(symbol, files.get(symbol, ()), manifest), symbols))
 
-    def _read(self, symbol: str, manifest: Manifest | None) -> _Comparison:
-        outcome = catch_errors(self._compare, symbol, manifest)
+    def _read(self, symbol: str, files: Sequence[ObjectInfo], manifest: Manifest | None) -> _Comparison:
+        outcome = catch_errors(self._compare, symbol, files, manifest)
         if isinstance(outcome, UpstreamError):
             raise outcome
         if isinstance(outcome, FiblakeError):
@@ -172,23 +182,21 @@ class Reconciler:
             return _Comparison(symbol, None, [Lag(symbol, Cause.UNREADABLE, detail)])
         return outcome
 
-    def _compare(self, symbol: str, manifest: Manifest | None) -> _Comparison:
-        """Compare a symbol's files with its data.parquet, and that with its manifest's row.
+    def _compare(self, symbol: str, files: Sequence[ObjectInfo], manifest: Manifest | None) -> _Comparison:
+        """Compare a symbol's source files, as listed, with its data.parquet, and that with its manifest's row.
 
-        data.parquet is read before the listing: a file that is merged in between looks unmerged, and is enqueued
-        without need.
+        data.parquet is read after the listing: what was merged in between is in its log.
         """
         data = self.store.find(self.bronze.data_key(symbol))
-        listing = [i for i in self.store.listed(self.bronze.symbol_prefix(symbol)) if self.bronze.is_source(i.key)]
         stored = Consolidated.decode(data.data, symbol, data.last_modified) if data else None
         log = stored.log if stored else {}
         entry = (manifest or {}).get(symbol)
-        unmerged = [info for info in listing if not is_merged(log, info.key, info.etag, info.last_modified)]
-        mergeable, lags = self._inspect_files(symbol, unmerged, are_first=stored is None)
+        unmerged = [info for info in files if not is_merged(log, info.key, info.etag, info.last_modified)]
+        mergeable, lags = self._inspect_files(symbol, unmerged, stored)
         if stored is None:
             if mergeable:
-                lags.append(Lag(symbol, Cause.NEVER_CONSOLIDATED, counted(len(listing), "file")))
-            if entry and not listing:
+                lags.append(Lag(symbol, Cause.NEVER_CONSOLIDATED, counted(len(files), "file")))
+            if entry and not files:
                 lags.append(Lag(symbol, Cause.UNREADABLE, "the manifest has it, and bronze has nothing of it"))
             return _Comparison(symbol, None, lags)
         if mergeable:
@@ -200,7 +208,7 @@ class Reconciler:
         return _Comparison(symbol, stored if stored.bars.num_rows else None, lags)
 
     def _inspect_files(
-        self, symbol: str, unmerged: Sequence[ObjectInfo], *, are_first: bool
+        self, symbol: str, unmerged: Sequence[ObjectInfo], stored: Consolidated | None
     ) -> tuple[list[str], list[Lag]]:
         """Return the keys of the files that a worker would merge, and the lags of those that it would refuse.
 
@@ -210,14 +218,16 @@ class Reconciler:
         """
         newest = sorted(unmerged, key=lambda info: info.last_modified, reverse=True)[:FILES_LOOKED_INTO]
         objects = self.store.get_many([info.key for info in newest])
-        outcomes = {file.key: catch_errors(self._bars_of, file) for file in objects if file}
+        settled = {info.key for info, file in zip(newest, objects, strict=True) if _is_settled(file, stored)}
+        objects = [file for file in objects if file and file.key not in settled]
+        outcomes = {file.key: catch_errors(self._bars_of, file) for file in objects}
         faults = {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, PermanentError)}
-        if are_first:
+        if stored is None:
             read = {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, SourceBars)}
             faults |= {key: _no_bars_error(bars) for key, bars in read.items() if not bars.bars.num_rows}
         lags = [Lag(symbol, Cause.UNMERGEABLE, f"{key}: {fault}") for key, fault in sorted(faults.items())]
         if len(faults) < len(newest) or len(newest) == len(unmerged):
-            return [info.key for info in unmerged if info.key not in faults], lags
+            return [info.key for info in unmerged if info.key not in faults.keys() | settled], lags
         others = f"{len(unmerged) - len(newest)} older files are not looked into before these are mended or removed"
         return [], [*lags, Lag(symbol, Cause.UNMERGEABLE, others)]
 
@@ -356,6 +366,11 @@ class Outlets:
         sent = len(requested) - len(unsent)
         job = self.jobs.ensure(run, ceil(sent / self.symbols_per_child)) if sent else None
         return Sent(sent, len(events) - len(unpublished), len(unsent) + len(unpublished), job)
+
+
+def _is_settled(file: StoredObject | None, stored: Consolidated | None) -> bool:
+    """Return whether a file that looked unmerged is none by now: it is gone, or the version that is there is merged."""
+    return file is None or (stored is not None and is_merged(stored.log, file.key, file.etag, file.last_modified))
 
 
 def _no_bars_error(bars: SourceBars) -> ContractError:

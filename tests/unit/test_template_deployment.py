@@ -41,7 +41,7 @@ SWITCHES = {
     "UniverseTypes": "CS", "Universe": "AAPL", "FirstSession": "2024-01-02", "HistoryFrom": "2020-01-02",
     "LookBackSessions": "2", "PriceJumpLimit": "5", "AlarmEmail": "you@example.com",
     "RunbookUrl": "https://example.com", "FreshnessSchedule": "cron(0 2 * * ? *)", "QuarantineAlarmPercent": "5",
-    "AgeAlarmSeconds": "60", "MonthlyBudget": "60", "CreateDashboard": "false",
+    "AgeAlarmSeconds": "60", "MonthlyBudget": "60", "CreateDashboard": "true",
 }  # fmt: skip
 """Another value of every other parameter: what is changed one by one below. CreateDatabase=false is a deletion."""
 

@@ -22,7 +22,13 @@ PAGE = (REPOSITORY / "docs/alarms.md").read_text(encoding="utf-8")
 
 @pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())
 def resources(request: pytest.FixtureRequest) -> Body:
-    return deployed(request.param)
+    return deployed({**request.param, "CreateDashboard": "true"})
+
+
+def test_a_dashboard_is_made_for_whoever_asks_for_it() -> None:
+    """It is a third of what a month without a database costs (docs/costs.md)."""
+    assert ["Dashboard" in deployed({**LOCAL, "CreateDashboard": made}) for made in ("true", "false")] == [True, False]
+    assert "Dashboard" not in deployed(LOCAL)
 
 
 def watched(resources: Body, namespace: str, metric: str) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from services.reconcile.lag import Cause, requests
 from services.reconcile.reconcile import FILES_LOOKED_INTO, Outlets, Reconciler, Report
 from services.reconcile.silver import Grid
 from shared.events import ConsolidationComplete
+from shared.objects import ObjectInfo, ObjectStore
 from tests.fakes import LAKE, FakeJobs, FakeQueue, FakeTopic, bar, parquet
 from tests.unit.resampler.daily import NOW, SESSIONS, flat
 from tests.unit.resampler.silver_lake import silver, whole_silver
@@ -106,6 +107,33 @@ def test_a_lake_without_loss_lags_nowhere_and_nothing_is_enqueued() -> None:
     assert (report.lags, report.symbols) == ([], 2)
     assert report.newest_session == date(2025, 9, 30)
     assert healed(world, report) == 0
+
+
+@pytest.mark.parametrize("happens", ["it is put again and merged", "it is deleted"])
+def test_what_happens_between_the_listing_of_a_file_and_the_reading_of_data_parquet_is_no_lag(
+    happens: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, day = World(None), date(2025, 9, 30)
+    world.history("AAPL")
+    world.catch_up(3)
+    world.bar("AAPL", day, 7)
+    listed = type(world.store).listed
+
+    def list_and_act(_store: ObjectStore, prefix: str) -> list[ObjectInfo]:
+        found = listed(world.store, prefix)
+        if world.open_requests and prefix == "bronze/":
+            if happens == "it is put again and merged":
+                world.bar("AAPL", day, 8)
+                world.consolidate(world.open_requests)
+            else:
+                world.store.take_away(LAKE.date_key("AAPL", day))
+                world.open_requests.clear()
+        return found
+
+    monkeypatch.setattr(type(world.store), "listed", list_and_act)
+    causes = {lag.cause for lag in audited(world).lags}
+    assert not world.open_requests
+    assert causes & {Cause.UNMERGED, Cause.NEVER_CONSOLIDATED, Cause.UNMERGEABLE} == set()
 
 
 def test_each_stages_loss_is_told_by_its_cause() -> None:
