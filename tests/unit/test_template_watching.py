@@ -105,6 +105,30 @@ def alarms_of(resources: Body, metric: str) -> list[dict[str, Any]]:
     return found
 
 
+def test_the_page_of_dead_letters_has_every_hop_and_names_tests_that_there_are() -> None:
+    text = (REPOSITORY / "docs/dead-letters.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.partition("## Hop by hop")[2].partition("\n## ")[0].splitlines()
+        if line.startswith("| ") and not line.startswith("| hop ")
+    ]
+    named = {name for row in rows for name in re.findall(r"`([a-z-]+(?:Nd-dlq|-dlq))`", row[1])}
+    resources = deployed(EVERYTHING)
+    prefix = f"{environment(resources)}-"
+    found = {q["QueueName"].removeprefix(prefix) for q in properties(resources, "AWS::SQS::Queue").values()}
+    dead = {re.sub(r"\d+d-dlq$", "Nd-dlq", name) for name in found if name.endswith("-dlq")}
+    assert named == dead, "each dead-letter queue is some hop's"
+    # A queue, a topic or a schedule that is added is a hop, and a hop is a row.
+    hops = " ".join(row[0] for row in rows)
+    places = found | {t["TopicName"].removeprefix(prefix) for t in properties(resources, "AWS::SNS::Topic").values()}
+    places = {re.sub(r"\d+d$", "Nd", name) for name in places if not name.endswith("-dlq")}
+    assert [name for name in places if f"`{name}`" not in hops] == []
+    tests = {name for row in rows for name in re.findall(r"`(test_\w+)`", row[3])}
+    sources = "".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "tests").rglob("test_*.py"))
+    assert [name for name in tests if f"def {name}(" not in sources] == []
+    assert [row[0] for row in rows if not ("`test_" in row[3] or "the same" in row[3] or "the first" in row[3])] == []
+
+
 def test_a_database_made_here_has_alarms_for_its_storage_and_its_credits() -> None:
     for metric in ("FreeStorageSpace", "CPUCreditBalance"):
         assert watched(deployed(LOCAL), "AWS/RDS", metric) == []
