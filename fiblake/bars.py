@@ -219,7 +219,7 @@ class Consolidated:
 
         Its rows are not checked either: what is null is no number there, or NO_SESSION.
         """
-        file = _open(data, symbol, BRONZE)
+        file = _open(data, f"data.parquet of {symbol}", BRONZE)
         metadata = file.metadata
         log = _log(metadata, symbol)
         with decoding(f"data.parquet of {symbol} carries a log that cannot be read", _RESTORE):
@@ -254,7 +254,7 @@ def read_prices(data: bytes, symbol: str, last_modified: datetime) -> tuple[pa.T
 
     The version of a file that others wrote is `last_modified`. Raises as `read_bars` does, and if a value is null.
     """
-    file = _open(data, symbol, PRICES)
+    file = _open(data, f"data.parquet of {symbol}", PRICES)
     with decoding(f"data.parquet of {symbol} carries metadata that cannot be read", _RESTORE):
         reference, version = _reference(file.metadata), _last_updated(file.metadata, last_modified)
     return _bars(file, symbol, None, PRICES, with_gaps=False), reference, version
@@ -265,9 +265,10 @@ def read_bars(data: bytes, symbol: str, last_modified: datetime) -> pa.Table:
 
     A file without `ingested_at` takes `last_modified`. A price or volume that is null is no number, a session that is
     null is NO_SESSION. Raises ContractError, with all that is wrong, if the bytes are not Parquet, a needed column is
-    missing, a type cannot be converted, or a row is of another symbol or another interval.
+    missing, a type cannot be converted, or a row is of another symbol or another interval. It says "it" of the file:
+    only the caller knows its key, and names it.
     """
-    return _bars(_open(data, symbol, BRONZE), symbol, last_modified, BRONZE, with_gaps=True)
+    return _bars(_open(data, "it", BRONZE), symbol, last_modified, BRONZE, with_gaps=True)
 
 
 def released(table: pa.Table, by: str) -> pa.Table:
@@ -395,8 +396,8 @@ def _own_column(column: pa.ChunkedArray | None, field: pa.Field, rows: int) -> p
     return column
 
 
-def _open(data: bytes, symbol: str, schema: pa.Schema) -> ParquetBytes:
-    return open_parquet(data, f"file of {symbol}", schema.names, kind="bars")
+def _open(data: bytes, what: str, schema: pa.Schema) -> ParquetBytes:
+    return open_parquet(data, what, schema.names, kind="bars")
 
 
 def _bars(
@@ -405,7 +406,7 @@ def _bars(
     """Read the columns of `schema`, checked; `with_gaps`: values that are needed may be null."""
     names = file.names
     constants = {"symbol": symbol, "interval": DAILY}
-    with decoding(f"file of {symbol} cannot be read as bars"):
+    with decoding(f"{file.what} cannot be read as bars"):
         # A column that the file's own statistics prove to be one value need not be read.
         unproven = [name for name in constants if name in names and not _is_all(file, name, constants[name])]
         wanted = [name for name in schema.names if name in names and name not in constants]

@@ -244,21 +244,21 @@ def test_a_type_that_loses_nothing_is_converted(name: str, column: pa.Array) -> 
 
 @pytest.mark.parametrize("name", ["timestamp", "open", "high", "low", "close", "volume"])
 def test_a_needed_column_may_not_be_missing_and_what_is_null_in_it_breaks_a_rule(name: str) -> None:
-    with pytest.raises(ContractError, match=f"file of AAPL cannot be read as bars: it has no column '{name}'"):
+    with pytest.raises(ContractError, match=f"it cannot be read as bars: it has no column '{name}'"):
         read(**{name: None})
     null = {name: pa.array([None], BRONZE.field(name).type)}
     assert str(read(**null)[name]) == ("0001-01-01" if name == "timestamp" else "nan")
     consolidated = Consolidated(pa.table(columns(**null)), {}, NOON).encode()
     for reader in (read_prices, Consolidated.decode):
         with pytest.raises(
-            ContractError, match=f"file of AAPL cannot be read as bars: it has nulls in column '{name}'"
+            ContractError, match=f"data.parquet of AAPL cannot be read as bars: it has nulls in column '{name}'"
         ):
             reader(consolidated, "AAPL", MODIFIED)
 
 
 def test_all_that_stands_against_a_file_is_named_at_once() -> None:
     expected = (
-        "file of AAPL cannot be read as bars: column 'close' cannot be read as double: .*'seven'.*; "
+        "it cannot be read as bars: column 'close' cannot be read as double: .*'seven'.*; "
         "it has no column 'volume'; it holds rows whose symbol is 'MSFT'"
     )
     with pytest.raises(ContractError, match=expected):
@@ -354,7 +354,7 @@ def test_bars_of_another_kind_are_refused(name: str, column: list[Any], reason: 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"no Parquet", parquet(ROW)[:-1], parquet(ROW)[4:]])
 def test_what_is_no_parquet_is_refused(data: bytes) -> None:
-    with pytest.raises(ContractError, match="file of AAPL cannot be read as bars"):
+    with pytest.raises(ContractError, match="it cannot be read as bars"):
         read_bars(data, "AAPL", MODIFIED)
     with pytest.raises(ContractError, match="the manifest cannot be read"):
         decode(data, MANIFEST, "the manifest")
