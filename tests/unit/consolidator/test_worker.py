@@ -343,16 +343,26 @@ def test_a_poison_message_becomes_a_dead_letter_with_its_reason_while_its_mates_
     assert worker.summary.dead_lettered == 1
 
 
-def test_a_bomb_is_a_dead_letter_with_its_numbers_while_its_mates_are_done(lake: Lake) -> None:
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        (LAKE.date_key("BOMB", date(2025, 11, 19)), LAKE.date_key("BOMB", date(2025, 11, 19))),
+        (LAKE.data_key("BOMB"), "data.parquet of BOMB"),
+    ],
+    ids=["source file", "data.parquet"],
+)
+def test_a_bomb_is_a_dead_letter_with_its_name_and_numbers_while_its_mates_are_done(
+    lake: Lake, place: str, name: str
+) -> None:
     key = LAKE.date_key("BOMB", date(2025, 11, 19))
-    lake.store.lay(key, written(rows_of(BRONZE, 5_000_000, "BOMB"), compression="zstd", write_statistics=False))
+    lake.store.lay(place, written(rows_of(BRONZE, 5_000_000, "BOMB"), compression="zstd", write_statistics=False))
     lake.arrive("AAPL", "2025-11-19")
     lake.request_named("BOMB", "2025-11-19", key)
     lake.arrive("MSFT", "2025-11-19")
     lake.drained()
     assert sorted(lake.told) == ["AAPL", "MSFT"]
     (letter,) = lake.queue.dead
-    assert key in letter.reason
+    assert name in letter.reason
     assert "5,000,000 rows" in letter.reason
     assert "READ_LIMIT_MB" in letter.reason
 
