@@ -219,8 +219,8 @@ class Reconciler:
         newest = sorted(unmerged, key=lambda info: info.last_modified, reverse=True)[:FILES_LOOKED_INTO]
         objects = self.store.get_many([info.key for info in newest])
         settled = {info.key for info, file in zip(newest, objects, strict=True) if _is_settled(file, stored)}
-        objects = [file for file in objects if file and file.key not in settled]
-        outcomes = {file.key: catch_errors(self._bars_of, file) for file in objects}
+        present = [file for file in objects if file and file.key not in settled]
+        outcomes = {file.key: catch_errors(self._bars_of, file) for file in present}
         faults = {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, PermanentError)}
         if stored is None:
             read = {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, SourceBars)}
