@@ -1,4 +1,4 @@
-"""`fiblake consolidate`: have symbols consolidated again, by the stack's workers or in this process."""
+"""`fiblake consolidate`: consolidate symbols again, by the stack's workers or in this process."""
 
 import os
 import uuid
@@ -29,7 +29,7 @@ def consolidate(
     here: Annotated[bool, typer.Option("--here", help="Work in this process instead of asking the workers.")] = False,
     max_workers: Annotated[int, typer.Option(min=1, max=256, help="Symbols in work at once, in this process.")] = 8,
 ) -> None:
-    """Bring data.parquet up to date with bronze and with splits and identities, and tell the resamplers.
+    """Bring data.parquet up to date with bronze, splits and identities, and publish the change.
 
     Asks the workers, through the queue, unless --here or --full: then exit code 3 says that some symbols failed.
     """
@@ -68,7 +68,7 @@ def _asked(stack: Target, symbols: list[str]) -> int:
 
 
 def _worked(stack: Target, symbols: list[str], max_workers: int, *, full: bool) -> int:
-    """Work in this process, as a job would; return its exit code."""
+    """Consolidate in this process, as a job would; return the exit code."""
     from services.consolidator.__main__ import main
 
     os.environ["S3_BUCKET"] = stack.bucket

@@ -30,7 +30,7 @@ def migrate(
     ] = None,
     tls: Annotated[bool, typer.Option(help="Verify the server's certificate (off for a local server).")] = True,
 ) -> None:
-    """Bring the database's schema up to date, and set up the fetchers' user; doing it twice changes nothing."""
+    """Bring the database's schema up to date, and create the fetchers' user; a second run changes nothing."""
     from cli.target import Choice, target, use_account
     from migrations.migrate import migrate as migrate_database
     from shared.database import Tls

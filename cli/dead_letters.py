@@ -1,4 +1,4 @@
-"""`fiblake dlq list|show|replay|discard`: what died, of what, and what becomes of it."""
+"""`fiblake dlq list|show|replay|discard`: dead letters, their reasons, and what to do with them."""
 
 import os
 from collections import Counter
@@ -61,7 +61,7 @@ def _chosen(  # noqa: PLR0917 (options)
 
 
 def filtered(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command the options that choose letters; it gets what they say as its second argument."""
+    """Add the options that select letters to a command; it gets their values as its second argument."""
     own = list(signature(command).parameters.values())
     choosing = list(signature(_chosen).parameters.values())
 
@@ -83,7 +83,7 @@ def list_(
     queues: Queues = None,
     most: Annotated[int, typer.Option(min=1, help="Letters read for the reasons, per queue.")] = 1_000,
 ) -> None:
-    """List all dead-letter queues: how many letters, how old the oldest is, and what they died of."""
+    """List all dead-letter queues: how many letters, how old the oldest is, and the reasons."""
     from shared.dead_letters import Filter
 
     now = datetime.now(UTC)
@@ -103,7 +103,7 @@ def show(
     *,
     most: Annotated[int, typer.Option("--most", min=1, help="Letters read per queue.")] = 100,
 ) -> None:
-    """Print dead letters, readable: what they died of, after how many receives, and what they say."""
+    """Print dead letters in readable form: reason, receives, and content."""
     now = datetime.now(UTC)
     stack = target(context)
     dlqs = dlqs_of(stack, chosen.queues)
@@ -131,7 +131,7 @@ def replay(
 ) -> None:
     """Send dead letters back to where they came from, with their attributes and a replay count.
 
-    A letter is sent before it is taken out: cut off at any moment, none is lost. Every message may safely come twice.
+    A letter is sent before it is deleted, so an interruption loses none. Every message may safely come twice.
     """
     now = datetime.now(UTC)
     stack = target(context)
@@ -158,7 +158,7 @@ def discard(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be discarded.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Discard without asking.")] = False,
 ) -> None:
-    """Take dead letters out for good, after writing them to a file."""
+    """Delete dead letters, after writing them to a file."""
     now = datetime.now(UTC)
     file = to or Path(f"dead-letters-{now:%Y%m%dT%H%M%SZ}.jsonl")
     options.writable(file, "--to")
@@ -182,7 +182,7 @@ def discard(
 
 
 def _start_workers(stack: Target, replayed: int) -> None:
-    """Start a job for what waits in the queue: also for what a run that was cut off sent back, and started none for."""
+    """Start a job for the messages in the queue, also for those that an interrupted run sent back."""
     waiting = stack.queue(stack.queue_urls["consolidation"]).depth().visible
     if waiting or replayed:
         stack.start_workers(max(waiting, replayed))
@@ -191,14 +191,14 @@ def _start_workers(stack: Target, replayed: int) -> None:
 def letters_in(
     dlqs: "Sequence[DeadLetters]", filter_: "Filter", now: datetime, most: int | None = None
 ) -> "list[tuple[DeadLetters, list[DeadLetter]]]":
-    """Return the letters that are meant, with their queues; all queues are read at once, for reading one takes long."""
+    """Return the selected letters, by queue; all queues are read at once, because reading one takes long."""
     with ThreadPoolExecutor(max(1, len(dlqs))) as pool:
         return list(zip(dlqs, pool.map(lambda dlq: dlq.find(filter_, now, most), dlqs), strict=True))
 
 
 def discard_letters(dlqs: "Sequence[DeadLetters]", filter_: "Filter", now: datetime, file: Path) -> int:
-    """Take the letters out, after appending them to `file`; return how many."""
-    # Only for the owner: a body may say more than everybody on this machine should know.
+    """Delete the letters, after appending them to `file`; return how many."""
+    # Readable by the owner only: a body may hold what others on this machine should not know.
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8") as out:
         return sum(dlq.discard(filter_, now, out).done for dlq in dlqs)
 
@@ -233,7 +233,7 @@ def _bare(name: str) -> str:
 
 
 def _filter(stack: Target, dlqs: "Sequence[DeadLetters]", chosen: Chosen, now: datetime) -> "Filter":
-    """Return the filter that the options make; whether a fault is mended is found out here, for all letters at once."""
+    """Return the filter of the options; whether a fault is repaired is found out here, for all letters at once."""
     from shared.dead_letters import Filter
 
     filter_ = Filter(chosen.symbols, chosen.reason, chosen.older_than, chosen.newer_than)

@@ -1,4 +1,4 @@
-"""`fiblake events send FILE --queue NAME`: put a sample event, or one's own, into a queue of the stack."""
+"""`fiblake events send FILE --queue NAME`: put a sample event, or your own, into a queue of the stack."""
 
 import json
 import sys

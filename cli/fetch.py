@@ -1,4 +1,4 @@
-"""`fiblake fetch`: bars from the vendor into the lake, as the fetcher function does it, from this machine."""
+"""`fiblake fetch`: fetch bars from the vendor into the lake, as the fetcher function does, from this machine."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -37,7 +37,7 @@ def fetch(
     *,
     again: Annotated[bool, typer.Option("--again", help="With --from or --to: stored sessions, too.")] = False,
 ) -> None:
-    """Fetch the sessions that are missing, or what you name; bars that are stored already are not written again."""
+    """Fetch the missing sessions, or those you name; bars that are stored are not written again."""
     import asyncio
 
     from cli.target import settings_of

@@ -1,4 +1,4 @@
-"""`fiblake local up|down|env`: an embedded stack that stays up between commands."""
+"""`fiblake local up|down|env`: an embedded stack that keeps running between commands."""
 
 import json
 import subprocess
@@ -64,7 +64,7 @@ def up(
 
 @app.command(epilog="Example: fiblake local down")
 def down() -> None:
-    """Stop the stack; what was in it is gone."""
+    """Stop the stack and delete its data."""
     from local import supervisor
 
     supervisor.stop()

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their values are read."""
+"""Options that several commands share, and their parsers."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -70,7 +70,7 @@ def session(day: datetime, option: str) -> date:
 
 
 def checked(read: Callable[[], ValueT]) -> ValueT:
-    """Return what is made of the options; what cannot be made of them is a wrong command line."""
+    """Return what `make` returns; its error is a wrong command line (exit code 2)."""
     from fiblake.errors import ContractError
 
     try:
@@ -80,7 +80,7 @@ def checked(read: Callable[[], ValueT]) -> ValueT:
 
 
 def writable(path: Path | None, option: str) -> Path | None:
-    """Return `path` if a file can be written there; else it is a wrong option, before any work is done."""
+    """Return `path` if a file can be written there; otherwise the option is wrong (checked before any work)."""
     if path is None:
         return None
     folder = path.absolute().parent

@@ -1,4 +1,4 @@
-"""How does a command answer? With a table for a person, or with JSON for a program (`--json`)."""
+"""Print a command's answer: a table for a person, or JSON for a program (`--json`)."""
 
 import json
 import math
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""Control characters, and those that turn the direction of writing."""
+"""Control characters, and those that change the direction of writing."""
 _UNBROKEN: Final = re.compile(r"[0-9 :.,+-]*Z?|-?[0-9.]+e[+-][0-9]+")
 """Numbers, days and instants: they are never broken over lines."""
 _LEAST_WIDTH: Final = 12
@@ -49,12 +49,12 @@ def answer(context: "typer.Context", facts: object, show: "Callable[[Console], N
 
 
 def printable(text: str) -> str:
-    """Return a text with its control characters written out; line ends and tabs stay."""
+    """Return a text with its control characters escaped; line ends and tabs stay."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def as_json(facts: object) -> str:
-    """Return `facts` as JSON that every program reads: a number that is none (NaN, infinity) is null."""
+    """Return `facts` as JSON that every program reads: NaN and infinity become null."""
     return json.dumps(_finite(facts), default=_as_text, allow_nan=False)
 
 
@@ -152,7 +152,7 @@ class Rows:
 def table(
     title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], headers: Sequence[str] | None = None
 ) -> Rows:
-    """Return rows as a table; numbers stand right, what is missing is a dash.
+    """Return rows as a table; numbers are aligned right, a missing value is a dash.
 
     `headers` are the columns' titles (None: their names, with blanks for underscores).
     """
@@ -189,14 +189,14 @@ def draw_in_window(console: "Console", draw: "Callable[[Console], None]") -> Non
 
 @contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Advance]:
-    """Show on stderr how far a long work is, if a person watches; return what to call with each step's size."""
+    """Show the progress of a work on stderr, if a person watches; return a function to call with each step's size."""
     with _bar(what, total) as (bar, task):
         yield lambda step: bar.advance(task, step)
 
 
 @contextmanager
 def progress_by_name() -> Iterator[Show]:
-    """Show the same for a work that names its steps; return what to call with what is next, what is done, and all."""
+    """Show the progress of a work that names its steps; return a function to call with step, done and total."""
     with _bar("starting", None) as (bar, task):
         yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
 
@@ -213,7 +213,7 @@ def _bar(what: str, total: int | None) -> "Iterator[tuple[Progress, TaskID]]":
 
 
 def confirmed(question: str) -> bool:
-    """Ask a person; nobody there to ask means no."""
+    """Ask a person for consent; without a terminal the answer is no."""
     import typer
 
     return sys.stdin.isatty() and typer.confirm(question, err=True)

@@ -1,4 +1,4 @@
-"""`fiblake quarantine list|release`: bars that failed validation, and how a person lets one into the lake."""
+"""`fiblake quarantine list|release`: list bars that broke a rule, and release one into the lake."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,7 +38,7 @@ def release(
     row: Annotated[int | None, typer.Option(help="Which one, if `list` shows several of the session.")] = None,
     by: Annotated[str, typer.Option(help="Who answers for it, for the record; empty means the user here.")] = "",
 ) -> None:
-    """Let a bar into the lake as the vendor reported it; processing_metadata/quarantine_releases.json records it."""
+    """Release a bar into the lake as it was reported; processing_metadata/quarantine_releases.json records it."""
     import asyncio
     import getpass
 

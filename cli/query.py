@@ -90,7 +90,7 @@ def _print_rows(
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Return the names, each once: a second `a` is `a_1`, as in DuckDB's own tables."""
+    """Return the names without repeats: a second `a` is `a_1`, as in DuckDB's own tables."""
     distinct: dict[str, None] = {}
     for name in names:
         number, free = 0, name
@@ -102,7 +102,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def _without_zones(relation: "duckdb.DuckDBPyRelation") -> "duckdb.DuckDBPyRelation":
-    """Return the rows with instants as text in UTC: as values, DuckDB needs a further library for them."""
+    """Return the rows with instants as text in UTC: DuckDB needs another library to return them as values."""
     if not any("TIME ZONE" in str(kind) for kind in relation.types):
         return relation
     return relation.project(", ".join(_column(n, str(kind)) for n, kind in enumerate(relation.types, start=1)))

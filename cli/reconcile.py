@@ -1,4 +1,4 @@
-"""`fiblake reconcile`: what lags behind what, of which cause, and `--fix` sets it going again."""
+"""`fiblake reconcile`: find what lags and why; `--fix` enqueues the repair."""
 
 import uuid
 from datetime import UTC, date, datetime
@@ -33,7 +33,7 @@ def reconcile(
 ) -> None:
     """Compare bronze, its logs and reference files, manifest, silver and checkpoints, and list every symbol that lags.
 
-    While the chain is at work, what lags may only be under way. Exit code 3: something lags and was not enqueued.
+    While the chain works, what lags may still be under way. Exit code 3: something lags and was not enqueued.
     """
     chosen = options.named(symbols)
     start = options.past(since, "--since") if since else None
@@ -48,7 +48,7 @@ def reconcile(
 
 
 def auditor(stack: Target) -> "Reconciler":
-    """Return what compares the stack's lake as its resamplers make it."""
+    """Return a reconciler with the settings of the stack's resamplers."""
     from fiblake.calendar import lake_calendar
     from fiblake.lake import Bronze
     from services.reconcile.reconcile import Reconciler
@@ -72,7 +72,7 @@ def _fixed(stack: Target, report: "Report") -> "Sent":
 
 
 def _behind_the_watermark(stack: Target, newest: date | None) -> str | None:
-    """Say so if Postgres holds a session that bronze has no bar of; nothing if the database cannot be asked."""
+    """Return a sentence if Postgres has a session without a bar in bronze; nothing if the database does not answer."""
     from fiblake.errors import FiblakeError
     from shared.outcomes import catch_errors
 

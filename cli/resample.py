@@ -37,7 +37,7 @@ def resample(
         int, typer.Option(min=512, help="Memory to keep to; less means more readings of bronze.")
     ] = 3000,
 ) -> None:
-    """Compute all of silver anew, beside the live resamplers; what is right already is not written again.
+    """Compute all of silver anew, beside the live resamplers; files that are right are not written again.
 
     Rows of a newer version of their bars are never overwritten. It may be stopped and run again. On AWS the Batch job
     ENV-batch-duckdb-resampler does the same.

@@ -1,4 +1,4 @@
-"""`fiblake vacuum rds`: rows that are old enough leave Postgres for the archive."""
+"""`fiblake vacuum rds`: move old rows from Postgres to the archive."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -26,8 +26,8 @@ def rds(
 ) -> None:
     """Move rows of raw_ohlcv older than DAYS to archive/raw_ohlcv/ in the bucket.
 
-    Each session's rows are written as Parquet, read back and compared, and only then deleted. A run that is cut off is
-    finished by the next.
+    Each session's rows are written as Parquet, read back and compared, and only then deleted. The next run finishes an
+    interrupted one.
     """
     stack = target(context)
     old = asyncio.run(_find_due(stack, days))

@@ -1,4 +1,4 @@
-"""`fiblake status`: is the chain at work, how far is it, and what lags."""
+"""`fiblake status`: whether the chain works, how far it is, and what lags."""
 
 import asyncio
 import time
@@ -51,7 +51,7 @@ def _show_in_window(context: typer.Context, stack: Target, state: Mapping[str, A
 
 
 def look(stack: Target, *, jobs: int, lag: bool) -> dict[str, Any]:
-    """Return all that can be seen of a stack at one moment; what cannot be seen is null, with the fault beside it."""
+    """Return the state of a stack at one moment; a part that cannot be read is null, with the fault beside it."""
     from fiblake.errors import FiblakeError
     from shared.jobs import DRAINS
     from shared.outcomes import catch_errors
@@ -92,7 +92,7 @@ def _dead_letters(stack: Target) -> dict[str, int]:
 
 
 def watermark(stack: Target) -> "date | None":
-    """Return the last session that is stored whole, as Postgres says; raise as Database does."""
+    """Return the watermark in Postgres; raise as Database does."""
     from shared.database import connected
 
     async def asked() -> "date | None":

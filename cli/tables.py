@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from shared.objects import ObjectStore
 
 _SETTINGS: Final[dict[str, str | bool | int | float | list[str]]] = {
-    # Nothing is fetched at run time: what is needed is in DuckDB's wheel.
+    # DuckDB downloads no extension at run time: its wheel has all that is needed.
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
     # A name in a query is a view's, never that of a variable of this program.
@@ -77,7 +77,7 @@ def named_in(sql: str, *, local_files: bool = False) -> set[str]:
             raise ContractError(f"no files of this machine are read unless --local-files is said: {error}") from error
         except duckdb.Error as error:
             raise ContractError(f"DuckDB does not understand the query: {error}") from error
-    # By the words: one that is no table's only costs a view that nobody asks.
+    # Any word may name a view; a view that the query does not use does no harm.
     return {name for name in schemas() if re.search(rf"\b{name}\b", sql, re.IGNORECASE)}
 
 
@@ -109,13 +109,13 @@ class Lake:
                     raise ContractError(f"DuckDB cannot answer the query: {error}") from error
 
     def name_unreadable(self) -> bool:
-        """Name the files that could not be read, on stderr; tell whether there are any."""
+        """Name the files that could not be read, on stderr; return whether there are any."""
         for key, fault in self.unreadable.items():
             sys.stderr.write(printable(f"fiblake: {key} cannot be read, and its rows are missing: {fault}\n"))
         return bool(self.unreadable)
 
     def _take_out_unreadable(self) -> bool:
-        """Return whether files were taken out; their copies are removed, so that the next query fetches them anew."""
+        """Return whether files were removed; their copies are deleted, so that the next query fetches them again."""
         import duckdb
 
         before = len(self.unreadable)
@@ -130,7 +130,7 @@ class Lake:
         return len(self.unreadable) > before
 
     def _make_views(self) -> None:
-        """Make all views: those over files, and for each table that was not fetched one that cannot be asked."""
+        """Create all views: those over files, and an unusable one for each table that was not fetched."""
         for name, schema in schemas().items():
             if files := list(self.files.get(name, {}).values()):
                 rows = _rows(self.connection, name, files)

@@ -1,4 +1,4 @@
-"""Which stack does a command act on? The one that the global options name; and the ways to its parts."""
+"""Find the stack that the global options name, and open its parts."""
 
 import os
 import re
@@ -31,7 +31,7 @@ _DEAD_LETTERS_URL: Final = "DeadLettersUrl"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the global options say."""
+    """The values of the global options."""
 
     profile: str | None = None
     region: str | None = None
@@ -41,7 +41,7 @@ class Choice:
     as_json: bool = False
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that AWS's clients understand for what was chosen."""
+        """Return the environment variables that make AWS's clients use what was chosen."""
         chosen = {
             "AWS_PROFILE": self.profile,
             "AWS_REGION": self.region,
@@ -53,7 +53,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Target:
-    """A deployed stack: what its template gave out, and what reaches its parts."""
+    """A deployed stack: the outputs of its template, and its parts."""
 
     name: str
     outputs: Mapping[str, str]
@@ -81,7 +81,7 @@ class Target:
 
     @property
     def queue_urls(self) -> dict[str, str]:
-        """The URL of each queue that work waits in, by its name without the environment."""
+        """The URL of each work queue, by its name without the environment."""
         return self._urls(_QUEUE_URL)
 
     @property
@@ -97,13 +97,13 @@ class Target:
 
     @property
     def complete(self) -> "Topic":
-        """The topic that is told of each consolidated symbol."""
+        """The topic of completion events."""
         from shared.queues import Topic
 
         return Topic.connect(self.output("ConsolidationCompleteTopicArn"))
 
     def queue_ages(self) -> dict[str, int]:
-        """Return how old the oldest message of each queue is, in seconds, as far as CloudWatch knows."""
+        """Return the age of the oldest message of each queue, in seconds, according to CloudWatch."""
         from shared.metrics import oldest_ages
 
         names = {url.rsplit("/", 1)[-1]: name for name, url in self.queue_urls.items()}
@@ -116,13 +116,13 @@ class Target:
         return JobQueue.connect(self.output("BatchJobQueueName"), self.output("BatchJobDefinitionName"), prefix)
 
     def start_workers(self, requests: int) -> None:
-        """See to it that a job drains the consolidation queue: it has no function, and waits for the next arrival."""
+        """Make sure that a job drains the consolidation queue, which has no function of its own."""
         from shared.jobs import DRAINS
 
         self.jobs(DRAINS).ensure(uuid.uuid4().hex, ceil(requests / SYMBOLS_PER_CHILD))
 
     def database(self) -> "tuple[DatabaseAddress, Tls]":
-        """Return where Postgres is and how to speak to it, as the fetchers do: as the user that may do no more."""
+        """Return the address of Postgres and how connections are protected, with the fetchers' user."""
         from shared.database import DatabaseAddress
         from shared.secrets import read_secret
 
@@ -140,14 +140,14 @@ class Target:
         urls = [url for name, url in self.outputs.items() if name.endswith(ending)]
         if not urls:
             raise NotFoundError(f"stack {self.name} has no output of the form ...{ending}: is it fiblake's?")
-        # bronze-arrivals is the one queue every version has: what stands before its name is the environment.
+        # Every version has the queue bronze-arrivals: the part before its name is the environment.
         prefix = self.output("BronzeArrivalsQueueUrl").rsplit("/", 1)[-1].removesuffix("bronze-arrivals")
         names = {url.rsplit("/", 1)[-1].removeprefix(prefix): url for url in urls}
         return dict(sorted(names.items(), key=lambda pair: _place(pair[0])))
 
 
 def target(context: "typer.Context") -> Target:
-    """Find the stack that the global options name, and turn this process's AWS clients to it.
+    """Find the stack that the global options name, and make this process's AWS clients use it.
 
     Raises NotFoundError if there is no such stack, EntitlementError if the credentials may not see it, NotRunningError
     if the local one is not up.
@@ -163,9 +163,9 @@ def target(context: "typer.Context") -> Target:
 
 
 def use_account(choice: Choice) -> None:
-    """Turn this process's AWS clients to the account that the global options name, before any of them is made.
+    """Make this process's AWS clients use the account that the global options name, before any of them is created.
 
-    Raises ConfigurationError if an option names what cannot be: boto would end in a traceback.
+    Raises ConfigurationError if an option is invalid: boto would end in a traceback.
     """
     from fiblake.reader.opening import is_url
     from fiblake.stacks import check_profile
@@ -180,7 +180,7 @@ def use_account(choice: Choice) -> None:
 
 
 def settings_of(context: "typer.Context", function: str, settings: "type[SettingsT]") -> "SettingsT":
-    """Read a service's settings as its function in the stack has them; this process's own environment counts more.
+    """Read a service's settings from its function in the stack; this process's own environment takes precedence.
 
     `function` is the stack's output with the function's name. Raises as `target` and shared.settings.load do.
     """
@@ -204,19 +204,19 @@ def _local() -> Target:
 
 
 def _keep_stdout_clean() -> None:
-    # What a command answers goes to stdout, for a program to read; what happens on the way must not.
+    # A command's answer goes to stdout, for a program to read; log lines must not go there.
     import sys
 
     from shared.telemetry import logger
 
     logger.registered_handler.setStream(sys.stderr)  # type: ignore[attr-defined]
     if not {"POWERTOOLS_LOG_LEVEL", "LOG_LEVEL"} & os.environ.keys():
-        logger.setLevel("WARNING")  # what goes well is in the answer
-    os.environ["POWERTOOLS_METRICS_DISABLED"] = "true"  # they are for whoever watches the functions
+        logger.setLevel("WARNING")  # successes are in the answer
+    os.environ["POWERTOOLS_METRICS_DISABLED"] = "true"  # they are for the functions' operators
 
 
 def _place(name: str) -> tuple[int, int, str]:
-    """Sort queues in the order of the flow, the intervals by their length; the rest comes last."""
+    """Sort queues in the order of the flow, the intervals by their length, and other queues last."""
     flow = ("history", "bronze-arrivals", "consolidation")
     interval = name.removeprefix("resample-").removesuffix("d")
     if name in flow:

@@ -1,4 +1,4 @@
-"""`fiblake vacuum`: delete merged source files that are old enough, after showing which."""
+"""`fiblake vacuum`: show merged source files that are old enough, and delete them."""
 
 import uuid
 from datetime import UTC, datetime
@@ -34,8 +34,8 @@ def bronze(
 ) -> None:
     """Delete date and range files that are merged, and older than the retention.
 
-    Nothing goes without --yes or your consent. A symbol without data.parquet is not touched, nor is a file that was
-    restated since. cleanup_manifest.json records each run.
+    Nothing is deleted without --yes or your consent. A symbol without data.parquet and a file that was put again since
+    are not touched. cleanup_manifest.json records each run.
     """
     if context.invoked_subcommand:
         return

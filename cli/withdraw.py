@@ -1,4 +1,4 @@
-"""`fiblake withdraw`: take a bar out of the lake that should never have been there."""
+"""`fiblake withdraw`: remove a bar from the lake that should never have been there."""
 
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Annotated

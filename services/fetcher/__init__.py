@@ -1,1 +1,1 @@
-"""Market data in: bars from the vendor into S3 and Postgres."""
+"""Fetch market data: bars from the vendor into S3 and Postgres."""

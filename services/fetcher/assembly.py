@@ -1,4 +1,4 @@
-"""How the fetcher is put together from its settings: one and the same for the functions and the command line."""
+"""Build the fetchers from their settings, for the functions and the command line."""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -60,9 +60,9 @@ async def fetch(
     settings: FetcherSettings, event: FetchEvent, show: Progress = unseen, deadline: datetime | None = None,
     *, fetched: Fetched | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Do one run and return what it did, ready for JSON; a run that fails is recorded, and its error raised.
+    """Run once and return what was done, ready for JSON; a failed run is recorded, and its error raised.
 
-    No session is begun after `deadline`. What was done, also before an error, stands in `fetched`, if one is given.
+    No session is begun after `deadline`. `fetched`, if given, holds what was done, also before an error.
     """
     fetched = Fetched() if fetched is None else fetched
     async with opened(settings) as intake:

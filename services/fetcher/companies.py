@@ -33,7 +33,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(slots=True)
 class CompaniesReport:
-    """What a run did."""
+    """The result of a run."""
 
     lists: int = 0
     companies: int = 0

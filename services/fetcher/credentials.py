@@ -1,4 +1,4 @@
-"""Whose key the market-data API is asked with."""
+"""The API key for the market-data API."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a run that died left in doubt: files that it had put, or was putting, when the rows were not stored yet.
+"""Files in doubt: a run died after it had put them, or while it was putting them, and before their rows were stored.
 
 The rule. Before files are put their keys are noted in Postgres, and the transaction that stores their rows removes the
 notes. Before anything is compared with Postgres, what noted files hold is stored there; so Postgres says what bronze
@@ -63,7 +63,7 @@ class Lake(Protocol):
 
     @property
     def clock(self) -> Callable[[], datetime]:
-        """What tells the present instant (UTC)."""
+        """Returns the present instant (UTC)."""
 
 
 async def settle_bars(lake: Lake, scope: str) -> set[str]:
@@ -86,9 +86,9 @@ async def settle_bars(lake: Lake, scope: str) -> set[str]:
 
 
 async def settle_all_bars(lake: Lake) -> set[date]:
-    """Settle all scopes of bars that nobody is at work on; return the sessions that are to be looked at again.
+    """Settle all scopes of bars that no run works on; return the sessions that must be asked for again.
 
-    These are all that had notes: what the dead run put may not be what the vendor says by now.
+    These are all sessions with notes: the vendor's bars may differ by now from what the dead run put.
     """
     again: set[date] = set()
     for scope in await lake.database.noted_scopes():

@@ -1,4 +1,4 @@
-"""Which sessions are to be fetched (pure)."""
+"""Plan which sessions to fetch (pure)."""
 
 from collections.abc import Collection
 from dataclasses import dataclass

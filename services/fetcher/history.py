@@ -1,4 +1,4 @@
-"""How one symbol's whole history gets in: one range request, one range file, and its rows."""
+"""Load one symbol's whole history: one range request, one range file, and its rows."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,12 +26,12 @@ from shared.queues import ReceivedMessage
 from shared.telemetry import logger
 
 GAP_SESSIONS: Final = 20
-"""A company whose bars leave out more sessions than these is another one; a halt of trading is shorter."""
+"""Bars that leave out more sessions than these belong to another company; a halt of trading is shorter."""
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryFetcher:
-    """What loading histories works with; `earliest`: no session before it is asked for (a plan may not give them)."""
+    """Loads histories; no session before `earliest` is asked for (a plan may not give them)."""
 
     intake: Intake
     earliest: date | None
@@ -87,7 +87,7 @@ class HistoryFetcher:
         )  # fmt: skip
 
     async def load_unless_there(self, request: HistoryRequest, closed: date) -> Stored | None:
-        """Load what a message asks for; None if it was asked for twice, as happens when the queue is long."""
+        """Load what a message asks for; None if it is loaded already, as happens when the queue is long."""
         companies = await self.intake.database.companies(request.symbol)
         if companies and all(company.history_loaded_at for company in companies) and request.first is None:
             return None

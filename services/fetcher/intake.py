@@ -1,4 +1,4 @@
-"""How bars that came in get into the lake: quarantine and files in S3 first, the database by the caller afterwards."""
+"""Store bars: quarantine and files in S3 here, the database by the caller afterwards."""
 
 import asyncio
 import time
@@ -22,12 +22,12 @@ from shared.quarantine import quarantine
 from shared.telemetry import logger
 
 NAMED_AT_MOST: Final = 20
-"""Symbols that an error's sentence names; the logs name all."""
+"""How many symbols an error's sentence names; the logs name all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """What getting bars in works with."""
+    """What the fetchers of bars need."""
 
     vendor: Vendor
     store: ObjectStore
@@ -40,7 +40,7 @@ class Intake:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What became of the bars of one session, or of one symbol's history."""
+    """The result of storing the bars of one session, or of one symbol's history."""
 
     what: str
     """The session, or the symbol."""
@@ -54,13 +54,13 @@ class Stored:
     written_at: datetime
     """When the last of the objects was in S3 (UTC)."""
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
-    """What the time went into: vendor, s3, database."""
+    """Seconds spent by part: vendor, s3, database."""
     decided: str = ""
     """What was decided about bars from before the listing date, if there are any."""
 
 
 class Stopwatch:
-    """Seconds by what they went into."""
+    """Measures seconds by part."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

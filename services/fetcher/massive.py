@@ -1,4 +1,4 @@
-"""What the vendor says: a small client of the Massive (formerly Polygon) REST API.
+"""A client of the Massive (formerly Polygon) REST API.
 
 An answer that may be short is an error, never an empty list: counts are checked, pages are followed to the end, and a
 session without results is something to ask for again. An answer is checked against the question: one about another

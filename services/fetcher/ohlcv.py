@@ -1,4 +1,4 @@
-"""How sessions get in: one by one, oldest first, each whole; S3 first, then rows, ledger and watermark together."""
+"""Store sessions: one by one, oldest first, each whole; S3 first, then rows, ledger and watermark together."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,11 +18,11 @@ from shared.database import SessionCounts, session_scope
 from shared.telemetry import logger
 
 FAILURES_IN_A_ROW: Final = 2
-"""After so many sessions that failed one after the other, it is not the session that ails."""
+"""After so many failures in a row, the vendor or S3 is probably down."""
 CLOSES_SINCE: Final = timedelta(days=14)
 """How far back a symbol's previous close is looked for."""
 MIN_SYMBOLS_TO_CHECK: Final = 100
-"""So many symbols trade on every session, or at least half of them do."""
+"""With so many symbols or more, an answer with bars of fewer than half of them is short."""
 
 
 Progress = Callable[[str, int, int], None]
@@ -30,7 +30,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def unseen(_what: str, _done: int, _all: int) -> None:
-    """Show nothing."""
+    """Report no progress."""
 
 
 class IncompleteError(TransientError):
@@ -39,12 +39,12 @@ class IncompleteError(TransientError):
 
 @dataclass(slots=True)
 class Fetched:
-    """What a run did."""
+    """The result of a run."""
 
     done: list[Stored] = field(default_factory=list)
-    """Sessions that were missing and now are stored."""
+    """Missing sessions that were stored."""
     looked_at_again: list[Stored] = field(default_factory=list)
-    """Sessions that were stored already; bars that were restated since are written."""
+    """Stored sessions that were asked for again; bars that differ were written."""
     pending: list[date] = field(default_factory=list)
     """Sessions that the vendor does not give out yet: no failure, the next run asks again."""
     failed: dict[date, str] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Universe:
 
 @dataclass(frozen=True, slots=True)
 class Fetcher:
-    """What fetching sessions works with."""
+    """Fetches sessions."""
 
     intake: Intake
     universe: Universe

@@ -1,4 +1,4 @@
-"""How a person lets a bar out of quarantine and into the lake after all."""
+"""Release a bar from quarantine into the lake, for a person."""
 
 import json
 import math

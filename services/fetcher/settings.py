@@ -1,4 +1,4 @@
-"""How the fetcher is set, and what an invocation may ask for."""
+"""Settings of the fetchers, and the events of an invocation."""
 
 import re
 from datetime import date, datetime

@@ -1,4 +1,4 @@
-"""What becomes of the bars of one answer: rows to write, known ones, refused ones, and those to look at (pure)."""
+"""Classify the bars of one answer: new rows, unchanged ones, refused ones, and suspicious ones (pure)."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

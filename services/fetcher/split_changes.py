@@ -1,4 +1,4 @@
-"""Which symbols' splits have changed: what the vendor reports against what is known (pure)."""
+"""Compare the splits that the vendor reports with the known ones (pure)."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""What the vendor's splits say, and by which cumulative factor (pure)."""
+"""Read the vendor's splits, and complete their cumulative factors (pure)."""
 
 import math
 from collections.abc import Iterable

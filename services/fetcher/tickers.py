@@ -1,4 +1,4 @@
-"""What the vendor says of a stock beyond its bars, in our words (pure)."""
+"""What a vendor reports of a stock beyond its bars (pure)."""
 
 from dataclasses import dataclass
 from datetime import date

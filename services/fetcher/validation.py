@@ -1,4 +1,4 @@
-"""Which bars may enter the lake, why others may not, and which are worth a look (pure)."""
+"""Check bars: which may enter the lake, why others may not, and which are suspicious (pure)."""
 
 from dataclasses import asdict, dataclass
 from datetime import date

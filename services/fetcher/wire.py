@@ -1,8 +1,7 @@
-"""What the vendor's answers look like on the wire, after its OpenAPI file.
+"""The vendor's answers on the wire, after its OpenAPI file.
 
-One bad row costs one row. A field that is missing or garbled is read as no number, or as no text; a row that is null is
-read as a row without fields. Whoever uses the row refuses it by name. A page that is not of the vendor's shape is
-refused whole.
+One bad row affects no other row. A missing or garbled field is read as NaN or None, a null row as a row without fields;
+the code that uses the row refuses it by name. A page of another shape is refused whole.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""How the loader is put together from its settings."""
+"""Build the loader from its settings."""
 
 from collections.abc import Iterable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Many sessions of all tickers in memory, and what becomes of each ticker's rows (pure).
+"""Many sessions of all tickers in memory, cut by ticker into bars, refused rows and unclaimed rows (pure).
 
 Rows are gathered in the files' order and sorted by ticker once, a column at a time, so that memory holds each of them
 once. A ticker's bars are then a slice.

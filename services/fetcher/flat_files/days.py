@@ -1,4 +1,4 @@
-"""What a day file holds: decoding one session's gzipped CSV, bounded in memory, one bad row at a time (pure)."""
+"""Decode a day file: one session's gzipped CSV, bounded in memory; a bad row affects no other row (pure)."""
 
 import csv
 import io
@@ -25,7 +25,7 @@ _GZIP: Final = 31
 """The window size that makes zlib expect a gzip header."""
 _BLOCK_BYTES: Final = 16 << 20
 NO_COUNT: Final = -1
-"""Stands for a number of trades that the file does not tell."""
+"""Stands for an unknown number of trades."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -77,9 +77,9 @@ def day_file(key: str, etag: str, size: int, last_modified: datetime) -> DayFile
 def decode_day(file: DayFile, data: bytes, most_bytes: int) -> Day:
     """Decode the file's bytes.
 
-    A line that cannot be read costs that line. Raises ContractError, naming the file and what to do, if the bytes are
-    not gzip, are more than `most_bytes` when unpacked, or are no CSV with the columns
-    `ticker, open, high, low, close, volume`.
+    A line that cannot be read is left out. Raises ContractError, naming the file and what to do, if the bytes are not
+    gzip, are more than `most_bytes` when unpacked, or are no CSV with the columns `ticker, open, high, low, close,
+    volume`.
     """
     text = _unpacked(file, data, most_bytes)
     bad_lines: list[str] = []

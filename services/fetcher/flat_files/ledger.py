@@ -1,4 +1,4 @@
-"""Which day files are loaded: one JSON object in the lake, each session with the version that was loaded."""
+"""The ledger of loaded day files: one JSON object in the lake, with the loaded version of each session's file."""
 
 import json
 from collections.abc import Mapping, Sequence

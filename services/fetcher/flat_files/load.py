@@ -1,4 +1,4 @@
-"""How day files get into the lake: read once, cut by ticker, one range file a ticker and chunk of sessions."""
+"""Load day files into the lake: read once, cut by ticker, written as one range file a ticker and chunk of sessions."""
 
 import time
 from collections import Counter
@@ -39,7 +39,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(slots=True)
 class LoadReport:
-    """What a run did."""
+    """The result of a run."""
 
     files: int = 0
     """Day files that were read and loaded."""

@@ -1,4 +1,4 @@
-"""Where day files lie: a local folder, or the vendor's bucket."""
+"""The sources of day files: a local folder, or the vendor's bucket."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
