@@ -35,7 +35,8 @@ def quality(
     """Show how whole a symbol's bars are, by the calendar and its listing, and what is not plausible in them.
 
     A session without a bar that the vendor was asked for had no trade: it is not missing. Named are jumps that no split
-    explains, splits that the bars do not show or that are reported twice, and sessions that repeat the one before.
+    explains, splits that the bars do not show or that are reported twice, sessions that repeat the one before, and
+    dividends whose factor by the vendor contradicts cash and close.
     Exit code 3: there is something to look at.
     """
     options.writable(html, "--html")

@@ -48,10 +48,15 @@ class PayoutDispute:
     derived: float
     reported: float | None
 
-    def __str__(self) -> str:
+    @property
+    def text(self) -> str:
         """Return a sentence that names both values."""
         reported = "no factor" if self.reported is None else f"{self.reported:.6f}"
-        return f"{self.ex_date}: cash {self.cash:g} makes {self.derived:.6f}, the vendor says {reported}"
+        return f"cash {self.cash:g} makes {self.derived:.6f}, the vendor says {reported}"
+
+    def __str__(self) -> str:
+        """Return the sentence with its day."""
+        return f"{self.ex_date}: {self.text}"
 
 
 @dataclass(frozen=True, slots=True)

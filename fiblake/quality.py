@@ -95,6 +95,7 @@ def quality_of(
         if state == MISSING:
             missing.append(day)
     findings = [*_jumps(stored, sessions), *_repeats(stored, sessions), *_repeated_splits(sources.splits)]
+    findings += _doubtful_dividends(stored)
     listed = min((identity.valid_from for identity in sources.identities), default=BEGINNING)
     known_from = max(listed, calendar.session(0)) if listed > BEGINNING else sessions[0]
     before = len(calendar.between(known_from, sessions[0])) - 1 if known_from < sessions[0] else 0
@@ -160,6 +161,13 @@ def _repeated_splits(splits: Iterable[Split]) -> Iterator[Finding]:
         if near and one.split_to * other.split_from == other.split_to * one.split_from:
             ratio = f"{one.split_to:g}-for-{one.split_from:g}"
             yield Finding("duplicate split", other.execution_date, f"{ratio} as well on {one.execution_date}")
+
+
+def _doubtful_dividends(stored: Consolidated) -> Iterator[Finding]:
+    """Yield the dividends whose factor by the vendor contradicts cash and close, or whose cash cannot be applied."""
+    sessions = stored.bars["timestamp"].to_numpy().astype("datetime64[D]")
+    for dispute in stored.reference.payout_disputes(sessions, stored.bars["close"].to_numpy()):
+        yield Finding("doubtful dividend", dispute.ex_date, dispute.text)
 
 
 def by_year(months: Mapping[str, Mapping[str, int]]) -> Iterable[tuple[str, list[Mapping[str, int] | None]]]:

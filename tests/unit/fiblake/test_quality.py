@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiblake.adjustment import Reference
+from fiblake.adjustment import Payout, Reference
 from fiblake.bars import Consolidated
 from fiblake.calendar import nyse
 from fiblake.quality import STATES, Finding, Quality, Sources, by_year, quality_of
@@ -118,6 +118,18 @@ def test_every_expected_session_is_counted_once(without: set[date], asked: set[d
     assert sum(result.totals.values()) == len(DAYS)
     assert result.totals["bars"] == len(DAYS) - len(without)
     assert set(result.missing) == without - asked - held
+
+
+def test_a_dividend_whose_factor_contradicts_cash_and_close_is_found() -> None:
+    day, following = DAYS[20], DAYS[40]
+    closes = dict.fromkeys(DAYS, 100.0)
+    closes |= {session: close for session, close in steady().items() if session != DAYS[19]}
+    right = (Payout(day, 1.0, 0.99 * 0.98), Payout(following, closes[DAYS[39]] / 50, 0.98))
+    assert quality(stored(closes, Reference(dividends=right))).is_good
+    wrong = (Payout(day, 1.0, 0.95 * 0.98), right[1])
+    assert quality(stored(closes, Reference(dividends=wrong))).findings == [
+        Finding("doubtful dividend", day, "cash 1 makes 0.990000, the vendor says 0.950000")
+    ]
 
 
 def test_months_are_laid_out_by_year() -> None:
