@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-    from shared.objects import ObjectStore
+    from shared.objects import ObjectStore, StoredObject
 
 _SETTINGS: Final[dict[str, str | bool | int | float | list[str]]] = {
     # DuckDB downloads no extension at run time: its wheel has all that is needed.
@@ -168,13 +168,14 @@ def opened(  # noqa: PLR0917
     return Lake(connection, files, tuple(symbols), refused)
 
 
-def _accept(check: Callable[[bytes], None], refused: dict[str, str], key: str, data: bytes) -> bool:
+def _accept(check: Callable[[bytes], None], refused: dict[str, str], stored: "StoredObject") -> bool:
     """Return whether a file passes the check; if not, note the reason in `refused`."""
     try:
-        check(data)
+        check(stored.data)
     except ContractError as error:
-        refused[key] = str(error)
-    return key not in refused
+        refused[stored.key] = str(error)
+        return False
+    return True
 
 
 def check_of(name: str) -> Callable[[bytes], None]:

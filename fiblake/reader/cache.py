@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING, Final
 from fiblake.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from fiblake.objects import ObjectReader
+    from fiblake.objects import ObjectReader, StoredObject
 
 AT_ONCE: Final = 64
-Accept = Callable[[str, bytes], bool]
-"""Tells of a key and the object's bytes whether a copy may be kept: for readers that know no limit of their own."""
 
 
 def folder() -> Path:
@@ -28,12 +26,12 @@ def folder() -> Path:
 
 def copies(
     store: "ObjectReader", versions: Mapping[str, str], advance: Callable[[int], None], root: Path | None = None,
-    accept: Accept = lambda _key, _data: True,
+    accept: "Callable[[StoredObject], bool]" = lambda _stored: True,
 ) -> dict[str, Path]:  # fmt: skip
     """Return a local file for each object (key → ETag), in the order of the keys; fetch those that are not there yet.
 
     An object that was rewritten meanwhile is taken as it is now; one that is gone is left out, and one that `accept`
-    refuses. Copies of older versions of these objects are removed.
+    refuses: for readers that know no limit of their own. Copies of older versions of these objects are removed.
     """
     places = {key: _place(root or folder(), store.bucket, key, etag) for key, etag in sorted(versions.items())}
     missing = [key for key, place in places.items() if not place.exists()]
@@ -41,7 +39,7 @@ def copies(
     for start in range(0, len(missing), AT_ONCE):
         part = missing[start : start + AT_ONCE]
         for key, stored in zip(part, store.get_many(part), strict=True):
-            if stored is None or not accept(key, stored.data):
+            if stored is None or not accept(stored):
                 del places[key]
                 continue
             places[key] = _place(root or folder(), store.bucket, key, stored.etag)

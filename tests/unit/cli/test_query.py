@@ -12,6 +12,7 @@ from cli import chart, tables
 from cli.tables import schemas
 from fiblake.bars import MANIFEST, SILVER, Consolidated, encode
 from fiblake.calendar import nyse
+from fiblake.decoding import limit
 from fiblake.lake import MANIFEST_KEY, Month, identities_key, silver_key
 from fiblake.reference import Identity, identities_file, reference_of
 from tests.fakes import LAKE, NOON, bar, consolidated, splits, table
@@ -192,6 +193,22 @@ def test_a_file_that_would_need_more_memory_than_one_may_is_never_given_to_duckd
         assert f"{LAKE.data_key('BIG')} cannot be read, and its rows are missing: it" in result.stderr
         assert "has 3,000,000 rows of 2 columns (48,000,000 bytes), more than the 32,000,000" in result.stderr
         assert "that are allowed: split or shrink it, or raise READ_LIMIT_MB (now 32)" in result.stderr
+
+
+def test_a_file_that_is_too_large_as_it_is_stored_costs_its_own_rows_and_is_named(
+    run: Run, stack: FakeTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack.store.lay(LAKE.data_key("BIG"), b"x" * 1_000_001)
+    monkeypatch.setenv("READ_LIMIT_MB", "1")
+    limit.cache_clear()
+    try:
+        result = run("query", "SELECT count(*) AS n FROM bronze", "--json")
+    finally:
+        monkeypatch.undo()
+        limit.cache_clear()
+    assert (result.exit_code, json.loads(result.stdout)) == (3, [{"n": 4}])
+    assert f"{LAKE.data_key('BIG')} cannot be read" in result.stderr
+    assert "1,000,001 bytes, more than the 1,000,000 that are allowed" in result.stderr
 
 
 def test_a_file_that_cannot_be_read_costs_its_own_rows_and_is_named(run: Run, stack: FakeTarget) -> None:
