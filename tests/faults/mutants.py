@@ -68,6 +68,13 @@ MUTANTS = (
         scenario("a mate with the same message"),
     ),
     Mutant(
+        "what data.parquet forgets is in the revisions before",
+        CONSOLIDATE,
+        "            if draft.revisions.num_rows:\n",
+        "            if False:\n",
+        unit("consolidator/test_as_of.py", "-k", "superseded"),
+    ),
+    Mutant(
         "who writes nothing looks again",
         CONSOLIDATE,
         "            etag = self._check_unchanged(key, draft.etag)\n",

@@ -20,13 +20,13 @@ from fiblake import Lake
 from fiblake.bars import BRONZE, Consolidated, encode
 from fiblake.calendar import nyse
 from fiblake.errors import ContractError, FiblakeError, NotFoundError
-from fiblake.lake import identities_key, revisions_key, splits_key, tag_key
-from fiblake.reference import identities_file, splits_file
+from fiblake.lake import dividends_key, identities_key, revisions_key, splits_key, tag_key
+from fiblake.reference import dividends_file, identities_file, splits_file
 from fiblake.revisions import REVISIONS, read_revisions
 from fiblake.tags import tag_file
 from services.consolidator.consolidate import Consolidator, Task
 from shared.cleanup import Proof, clean_up
-from tests.fakes import LAKE, NOON, MemoryObjectStore, bar, companies, later, parquet, splits
+from tests.fakes import LAKE, NOON, MemoryObjectStore, bar, companies, dividend, later, parquet, splits
 
 DATA, REVISED = LAKE.data_key("AAPL"), revisions_key("AAPL")
 SESSIONS = nyse().between(date(2025, 11, 3), date(2025, 11, 19))
@@ -68,6 +68,11 @@ class Life:
         self.store.lay(splits_key("AAPL"), splits_file(splits(*told)))
         self.consolidate(Task("AAPL", lists=False, reference_changed=True))
 
+    def pay(self, *days: date) -> None:
+        told = [dividend(day.isoformat(), 0.5 + place) for place, day in enumerate(days)]
+        self.store.lay(dividends_key("AAPL"), dividends_file(told))
+        self.consolidate(Task("AAPL", lists=False, reference_changed=True))
+
     def hand_over(self, *days: date) -> None:
         first = [SESSIONS[0].isoformat(), *(day.isoformat() for day in sorted(days))]
         self.store.lay(identities_key("AAPL"), identities_file(companies(*first)))
@@ -103,7 +108,9 @@ class Life:
 
 def answers(lake: Lake, **options: Any) -> list[pa.Table]:  # noqa: ANN401 (those of `bars`)
     """Return what the lake says in several ways, or that it knows no bar."""
-    ways: list[dict[str, Any]] = [{"adjust": "raw"}, {}, {"interval": "3d"}, {"interval": "5d", "complete": True}]
+    ways: list[dict[str, Any]] = [
+        {"adjust": "raw"}, {}, {"interval": "3d", "adjust": "total"}, {"interval": "5d", "complete": True},
+    ]  # fmt: skip
     return [lake.bars("AAPL", **way, **options).table.replace_schema_metadata(None) for way in ways]
 
 
@@ -115,6 +122,7 @@ steps = st.one_of(
     st.tuples(st.just("put_beside_a_rival"), sessions, st.integers(10, 20), minutes),
     st.tuples(st.just("split"), some_sessions),
     st.tuples(st.just("hand_over"), some_sessions),
+    st.tuples(st.just("pay"), some_sessions),
     st.tuples(st.just("withdraw"), st.integers(0, 20)),
     st.tuples(st.just("consolidate_all")),
 )
@@ -128,7 +136,7 @@ def test_as_of_an_instant_the_lake_is_what_a_copy_of_it_at_that_instant_is(life_
         match name:
             case "put_and_be_killed":
                 life.put(*arguments, killed=True)
-            case "split" | "hand_over":
+            case "split" | "hand_over" | "pay":
                 getattr(life, name)(*arguments[0])
             case _:
                 getattr(life, name)(*arguments)
@@ -175,6 +183,23 @@ def test_a_superseded_bar_is_in_the_revisions_before_data_parquet_loses_it(life:
     assert known.known
     assert row["known_at"] == known.known.bars[1].as_py()
     assert (row["kind"], row["timestamp"], row["close"], row["reference"]) == ("bar", SESSIONS[1], 10, None)
+
+
+def test_a_split_a_dividend_and_a_handover_are_known_since_they_came(life: Life) -> None:
+    def closes(adjust: str, as_of: datetime) -> list[float]:
+        return life.lake().bars("AAPL", as_of=as_of, adjust=adjust).table["close"].to_pylist()  # type: ignore[arg-type]
+
+    bars_only = life.now
+    life.split(SESSIONS[1])
+    with_split = life.now
+    life.pay(SESSIONS[2])
+    with_dividend = life.now
+    life.hand_over(SESSIONS[2])
+    assert [row["kind"] for row in read_revisions(life.store.peek(REVISED), "AAPL").to_pylist()] == ["reference"] * 3
+    assert closes("total", bars_only) == [10, 10, 10]
+    assert closes("total", with_split) == closes("splits", with_dividend) == [5, 10, 10]
+    assert closes("total", with_dividend) == pytest.approx([5 * 0.95, 10 * 0.95, 10])
+    assert closes("total", life.now) == [5, 10, 10]
 
 
 def test_a_writer_that_died_after_the_revisions_writes_them_once(life: Life) -> None:
