@@ -19,6 +19,7 @@ PAGE = (REPOSITORY / "docs" / "dead-letters.md").read_text(encoding="utf-8")
 BLANK = "…"
 """Stands in a reason's template for what is put in at run time."""
 ASKED_BY_A_PERSON = {
+    "fiblake/export.py": "a reader, who is a person or her program",
     "fiblake/reader": "a reader, who is a person or her program",
     "services/consolidator/__main__.py": "a worker's command line",
     "services/consolidator/withdraw.py": "`fiblake withdraw`",

@@ -1,0 +1,99 @@
+"""Bars for backtesters: zipline's csvdir, Lean's daily zips, and a frame a symbol for backtrader or vectorbt.
+
+Each takes a result of `Lake.bars`. Backtesters count whole shares. Fractions of a share, which adjusted volumes have
+and traded ones may have, are rounded: to the nearest whole number, and a half to the even one.
+"""
+
+import csv
+import io
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fiblake.errors import ContractError
+from fiblake.reader.result import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_PRICES: Final = ("open", "high", "low", "close")
+_LEAN_SCALE: Final = 10_000
+"""Lean's prices are whole numbers of a hundredth of a cent."""
+_MIDNIGHT: Final = "%Y%m%d 00:00"
+
+
+def write_csvdir(bars: Result, folder: Path | str) -> list[Path]:
+    """Write zipline's csvdir, one `folder/daily/SYMBOL.csv` a symbol; return the files.
+
+    Prices are as they are in `bars`, so the columns dividend and split say that nothing is left to adjust.
+    """
+    rows_of = _by_symbol(_checked(bars, "zipline"))
+    return [_write_csv(Path(folder) / "daily" / f"{symbol}.csv", rows) for symbol, rows in rows_of]
+
+
+def write_lean(bars: Result, folder: Path | str) -> list[Path]:
+    """Write Lean's daily equity data: `folder/equity/usa/daily/symbol.zip`; return the files.
+
+    Lean applies splits and dividends itself, from its factor files: give it bars that are as traded (adjust="raw").
+    """
+    rows_of = _by_symbol(_checked(bars, "Lean"))
+    return [_write_zip(Path(folder) / "equity/usa/daily" / f"{symbol.lower()}.zip", rows) for symbol, rows in rows_of]
+
+
+def frames(bars: Result) -> "dict[str, pd.DataFrame]":
+    """Return a DataFrame a symbol, indexed by session: open, high, low, close, volume, openinterest (always 0).
+
+    backtrader's PandasData takes one as it is; vectorbt takes one of their columns.
+    """
+    whole = {}
+    for symbol, rows in _by_symbol(bars.table):
+        frame = Result(rows.select(["ts", *_PRICES, "volume"])).to_pandas()
+        whole[symbol] = frame.assign(openinterest=0)
+    return whole
+
+
+def _checked(bars: Result, program: str) -> pa.Table:
+    interval = bars.metadata.get("interval")
+    if interval != "1d":
+        raise ContractError(f"{program} takes daily bars, and these are of interval {interval}: name interval='1d'")
+    return bars.table
+
+
+def _by_symbol(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """Return each symbol's rows, with whole volumes; rows are sorted by symbol."""
+    volume = pc.round(table["volume"], round_mode="half_to_even").cast(pa.int64())
+    table = table.set_column(table.column_names.index("volume"), "volume", volume)
+    start = 0
+    for counted in pc.value_counts(table["symbol"].combine_chunks()):
+        size = counted["counts"].as_py()
+        yield counted["values"].as_py(), table.slice(start, size)
+        start += size
+
+
+def _write_csv(path: Path, rows: pa.Table) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="ascii") as file:
+        writer = csv.writer(file)
+        writer.writerow(["date", *_PRICES, "volume", "dividend", "split"])
+        writer.writerows([*row, 0.0, 1.0] for row in _values(rows))
+    return path
+
+
+def _write_zip(path: Path, rows: pa.Table) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for day, *prices, volume in _values(rows):
+        writer.writerow([day.strftime(_MIDNIGHT), *(round(price * _LEAN_SCALE) for price in prices), volume])
+    entry = zipfile.ZipInfo(f"{path.stem}.csv", (1980, 1, 1, 0, 0, 0))  # the same bars make the same bytes
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(entry, text.getvalue(), zipfile.ZIP_DEFLATED)
+    return path
+
+
+def _values(rows: pa.Table) -> Iterator[tuple[Any, ...]]:
+    return zip(*(rows[name].to_pylist() for name in ("ts", *_PRICES, "volume")), strict=True)
