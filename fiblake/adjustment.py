@@ -180,9 +180,11 @@ class Reference:
         days = np.array([payout.ex_date for payout in self.dividends], dtype="datetime64[D]")
         cash = np.array([payout.cash for payout in self.dividends])
         companies = self.companies(sessions)
-        places = np.searchsorted(sessions, days, side="left").astype(np.int64)
-        places[places == sessions.size] = -1
-        places[(places == 0) | (companies[places] != companies[places - 1])] = -1
+        following = np.searchsorted(sessions, days, side="left").astype(np.int64)
+        inside = np.flatnonzero((following > 0) & (following < sessions.size))
+        inside = inside[companies[following[inside]] == companies[following[inside] - 1]]
+        places = np.full(following.size, -1, np.int64)
+        places[inside] = following[inside]
         shown = places >= 0
         before = places[shown] - 1
         # A split between the close and the ex-date makes other shares of those that the close is the price of.

@@ -66,6 +66,10 @@ def test_a_dividend_without_a_bar_before_it_changes_nothing() -> None:
     assert total(BOTH_ON_ONE_DAY, SESSIONS[3:], CLOSES[3:]) == pytest.approx([0.98, 0.98, 1.0])
 
 
+def test_a_dividend_after_the_only_bar_changes_nothing() -> None:
+    assert total(BOTH_ON_ONE_DAY, SESSIONS[:1], CLOSES[:1]) == [1.0]
+
+
 def test_dividends_stop_at_a_handover() -> None:
     two = Reference(
         handovers=(date(2024, 6, 10),), dividends=(Payout(date(2024, 6, 7), 11.0), Payout(date(2024, 6, 12), 5.7))
