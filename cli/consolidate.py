@@ -36,14 +36,14 @@ def consolidate(
     if bool(symbols) == everything:
         raise typer.BadParameter("name --symbols, or say --all", param_hint="--symbols")
     stack = target(context)
-    chosen = _known(stack, options.named(symbols))
+    chosen = _symbols_chosen(stack, options.named(symbols))
     if full or here:
-        raise typer.Exit(_worked(stack, chosen, max_workers, full=full))
-    sent = _asked(stack, chosen)
+        raise typer.Exit(_consolidate_here(stack, chosen, max_workers, full=full))
+    sent = _enqueue(stack, chosen)
     answer(context, {"enqueued": sent}, lambda console: console.print(f"{counted(sent, 'symbol')} enqueued"))
 
 
-def _known(stack: Target, chosen: tuple[str, ...]) -> list[str]:
+def _symbols_chosen(stack: Target, chosen: tuple[str, ...]) -> list[str]:
     """Return the chosen symbols, or all of the lake; raise NotFoundError if one has no folder."""
     from fiblake.lake import Bronze
 
@@ -54,7 +54,7 @@ def _known(stack: Target, chosen: tuple[str, ...]) -> list[str]:
     return bronze.symbols_in(stack.store.folders(f"{bronze.prefix}/"))
 
 
-def _asked(stack: Target, symbols: list[str]) -> int:
+def _enqueue(stack: Target, symbols: list[str]) -> int:
     from shared.events import ConsolidationRequest
 
     run = f"by-hand-{uuid.uuid4().hex}"
@@ -67,7 +67,7 @@ def _asked(stack: Target, symbols: list[str]) -> int:
     return len(bodies)
 
 
-def _worked(stack: Target, symbols: list[str], max_workers: int, *, full: bool) -> int:
+def _consolidate_here(stack: Target, symbols: list[str], max_workers: int, *, full: bool) -> int:
     """Consolidate in this process, as a job would; return the exit code."""
     from services.consolidator.__main__ import main
 

@@ -113,7 +113,7 @@ def show(
     def draw(console: "Console") -> None:
         for letter in letters:
             console.print(f"{letter['queue']}  {letter['id']}", style="bold")
-            console.print(_told(letter), soft_wrap=True)
+            console.print(_letter_text(letter), soft_wrap=True)
         console.print(counted(len(letters), "letter"))
 
     answer(context, letters, draw)
@@ -287,20 +287,20 @@ def _draw(console: "Console", rows: Sequence[dict[str, Any]]) -> None:
         {
             **row,
             "oldest": None if row["oldest_seconds"] is None else str(timedelta(seconds=row["oldest_seconds"])),
-            "reasons": _told_reasons(row["reasons"]),
+            "reasons": _reasons_text(row["reasons"]),
         }
         for row in rows
     ]
     console.print(table("Dead letters", shown, ["queue", "letters", "oldest", "reasons"]))
 
 
-def _told_reasons(reasons: Mapping[str, int]) -> str:
+def _reasons_text(reasons: Mapping[str, int]) -> str:
     lines = [f"{count} of {reason[:200]}" for reason, count in list(reasons.items())[:REASONS_SHOWN]]
     more = sum(list(reasons.values())[REASONS_SHOWN:])
     return "\n".join([*lines, *([f"and {more} more, of other reasons: --json lists all"] if more else [])])
 
 
-def _told(letter: dict[str, Any]) -> str:
+def _letter_text(letter: dict[str, Any]) -> str:
     symbols = f" ({', '.join(letter['symbols'])})" if letter["symbols"] else ""
     died = instant(letter["died_at"]) if letter["died_at"] else "at an unknown instant"
     receives = (

@@ -40,10 +40,10 @@ def reconcile(
     stack = target(context)
     with progress("symbols compared") as advance:
         report = auditor(stack).audit(chosen, start, advance)
-    sent = _fixed(stack, report) if fix and report.lags else None
-    note = None if chosen else _behind_the_watermark(stack, report.newest_session)
+    sent = _enqueue_repairs(stack, report) if fix and report.lags else None
+    note = None if chosen else _watermark_note(stack, report.newest_session)
     answer(context, {**report.facts(sent, EVERY), "note": note}, lambda c: _draw(c, report, sent, note))
-    if note or (report.lags and not fix) or _left_to_a_person(report) or (sent and sent.unsent):
+    if note or (report.lags and not fix) or _needs_a_person(report) or (sent and sent.unsent):
         raise typer.Exit(3)
 
 
@@ -62,7 +62,7 @@ def auditor(stack: Target) -> "Reconciler":
     )
 
 
-def _fixed(stack: Target, report: "Report") -> "Sent":
+def _enqueue_repairs(stack: Target, report: "Report") -> "Sent":
     from services.reconcile.reconcile import Outlets
     from shared.jobs import DRAINS
 
@@ -71,7 +71,7 @@ def _fixed(stack: Target, report: "Report") -> "Sent":
     return outlets.enqueue(report.lags, f"reconcile-{uuid.uuid4().hex}")
 
 
-def _behind_the_watermark(stack: Target, newest: date | None) -> str | None:
+def _watermark_note(stack: Target, newest: date | None) -> str | None:
     """Return a sentence if Postgres has a session without a bar in bronze; nothing if the database does not answer."""
     from fiblake.errors import FiblakeError
     from shared.outcomes import catch_errors
@@ -82,7 +82,7 @@ def _behind_the_watermark(stack: Target, newest: date | None) -> str | None:
     return f"the watermark says {stored} is stored whole, and no data.parquet reaches beyond {newest}: fetch it again"
 
 
-def _left_to_a_person(report: "Report") -> bool:
+def _needs_a_person(report: "Report") -> bool:
     from services.reconcile.lag import NEEDS_A_PERSON
 
     return any(lag.cause in NEEDS_A_PERSON for lag in report.lags)

@@ -67,22 +67,22 @@ class TradingCalendar:
 
     def ordinals(self, days: Days) -> Ordinals:
         """Return each day's ordinal; raise NotASessionError or CalendarRangeError for the first that has none."""
-        places = self._ordinal_of_day
+        ordinal_of_day = self._ordinal_of_day
         since = (days - self.sessions[0]).astype(np.int64)
-        if since.size and (since.min() < 0 or since.max() >= places.size):
-            outside = days[(since < 0) | (since >= places.size)]
+        if since.size and (since.min() < 0 or since.max() >= ordinal_of_day.size):
+            outside = days[(since < 0) | (since >= ordinal_of_day.size)]
             raise CalendarRangeError(outside[0], self.sessions[0], self.sessions[-1])
-        found = places[since]
-        if found.size and found.min() < 0:
-            raise NotASessionError(days[found < 0][0])
-        return np.asarray(found)
+        ordinals = ordinal_of_day[since]
+        if ordinals.size and ordinals.min() < 0:
+            raise NotASessionError(days[ordinals < 0][0])
+        return np.asarray(ordinals)
 
     def are_sessions(self, days: Days) -> npt.NDArray[np.bool_]:
         """Return which of these days are sessions; a day outside the calendar is none."""
-        places = self._ordinal_of_day
+        ordinal_of_day = self._ordinal_of_day
         since = (days - self.sessions[0]).astype(np.int64)
-        inside = (since >= 0) & (since < places.size)
-        return np.asarray(inside & (places[np.where(inside, since, 0)] >= 0), dtype=np.bool_)
+        inside = (since >= 0) & (since < ordinal_of_day.size)
+        return np.asarray(inside & (ordinal_of_day[np.where(inside, since, 0)] >= 0), dtype=np.bool_)
 
     def check_end(self, days: Days) -> None:
         """Raise CalendarRangeError if one of these days lies behind the calendar's last session."""
@@ -139,10 +139,10 @@ class TradingCalendar:
 
     def ordinal_on_or_after(self, day: date) -> int:
         """Return the ordinal of the first session that is not before `day`."""
-        wanted = np.datetime64(day, "D")
-        if wanted > self.sessions[-1]:
+        day_number = np.datetime64(day, "D")
+        if day_number > self.sessions[-1]:
             raise CalendarRangeError(day, self.sessions[0], self.sessions[-1])
-        return int(np.searchsorted(self.sessions, wanted))
+        return int(np.searchsorted(self.sessions, day_number))
 
     def session(self, ordinal: int) -> date:
         """Return the session with this ordinal."""

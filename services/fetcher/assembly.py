@@ -16,9 +16,9 @@ from services.fetcher.history import HistoryFetcher
 from services.fetcher.intake import Intake, Stored
 from services.fetcher.massive import massive
 from services.fetcher.metadata import MetadataFetcher, Rules
-from services.fetcher.ohlcv import Fetched, Fetcher, Progress, Universe, unseen
+from services.fetcher.ohlcv import Fetched, Fetcher, Progress, Universe, no_progress
 from services.fetcher.quarantine import find_quarantined, release
-from services.fetcher.runs import recorded
+from services.fetcher.runs import record_run
 from services.fetcher.settings import (
     FetcherSettings,
     FetchEvent,
@@ -57,7 +57,7 @@ async def opened(settings: VendorSettings) -> AsyncIterator[Intake]:
 
 
 async def fetch(
-    settings: FetcherSettings, event: FetchEvent, show: Progress = unseen, deadline: datetime | None = None,
+    settings: FetcherSettings, event: FetchEvent, show: Progress = no_progress, deadline: datetime | None = None,
     *, fetched: Fetched | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Run once and return what was done, ready for JSON; a failed run is recorded, and its error raised.
@@ -67,11 +67,11 @@ async def fetch(
     fetched = Fetched() if fetched is None else fetched
     async with opened(settings) as intake:
         asked = event.model_dump(mode="json", exclude_defaults=True, by_alias=True)
-        async with recorded(intake.database, "ohlcv", asked, clock) as result:
+        async with record_run(intake.database, "ohlcv", asked, clock) as result:
             try:
                 await _fetch(settings, intake, event, show, deadline, fetched)
             finally:
-                result.update(_shown(fetched), rows_left_out=intake.vendor.left_out.total())
+                result.update(_to_json(fetched), rows_left_out=intake.vendor.left_out.total())
         watermark = await intake.database.watermark()
     return {**result, "watermark": watermark.isoformat() if watermark else None}
 
@@ -94,7 +94,7 @@ async def load_companies(settings: VendorSettings, first: date, show: Progress) 
     """Take over the companies of the past (see `companies.CompaniesLoader`); the run is recorded with what it did."""
     async with opened(settings) as intake:
         loader = CompaniesLoader(intake.vendor, intake.store, intake.database, intake.calendar, clock)
-        async with recorded(intake.database, COMPANIES, {"from": first.isoformat()}, clock) as result:
+        async with record_run(intake.database, COMPANIES, {"from": first.isoformat()}, clock) as result:
             report = await loader.load(first, show)
             result.update(asdict(report))
         return report
@@ -124,13 +124,13 @@ async def _fetch(  # noqa: PLR0917
         fetched.done.append(await history.load(symbol, Asked(event.first, event.last), closed))
 
 
-def _shown(fetched: Fetched) -> dict[str, Any]:
+def _to_json(fetched: Fetched) -> dict[str, Any]:
     return {
-        "done": [_shown_one(one) for one in fetched.done],
-        "looked_at_again": [_shown_one(one) for one in fetched.looked_at_again],
+        "done": [_stored_to_json(one) for one in fetched.done],
+        "looked_at_again": [_stored_to_json(one) for one in fetched.looked_at_again],
         "pending": [session.isoformat() for session in fetched.pending],
     }
 
 
-def _shown_one(stored: Stored) -> dict[str, Any]:
+def _stored_to_json(stored: Stored) -> dict[str, Any]:
     return {**asdict(stored), "flagged": list(stored.flagged), "written_at": stored.written_at.isoformat()}

@@ -75,8 +75,8 @@ async def settle_bars(lake: Lake, scope: str) -> set[str]:
     unknown: set[str] = set()
     for first in range(0, len(keys), AT_ONCE):
         batch = keys[first : first + AT_ONCE]
-        found = await asyncio.to_thread(lake.store.get_many, batch)
-        read = [(key, _rows(lake, stored) if stored else None) for key, stored in zip(batch, found, strict=True)]
+        files = await asyncio.to_thread(lake.store.get_many, batch)
+        read = [(key, _rows(lake, stored) if stored else None) for key, stored in zip(batch, files, strict=True)]
         rows = [row for _, of_file in read if of_file is not None for row in of_file]
         await lake.database.store(rows, Settled(scope, [key for key, of_file in read if of_file is not None]))
         unknown |= {lake.bronze.parse_source(key).symbol for key, of_file in read if of_file is None}

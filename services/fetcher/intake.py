@@ -102,9 +102,9 @@ def logged(stored: Stored) -> Stored:
 def counted(stored: Sequence[Stored]) -> dict[str, int]:
     """Return what was stored in numbers, by the names of the metrics."""
     return {
-        "BarsStored": sum(one.stored for one in stored),
-        "BarsQuarantined": sum(one.quarantined for one in stored),
-        "BarsFlagged": sum(len(one.flagged) for one in stored),
+        "BarsStored": sum(result.stored for result in stored),
+        "BarsQuarantined": sum(result.quarantined for result in stored),
+        "BarsFlagged": sum(len(result.flagged) for result in stored),
     }
 
 

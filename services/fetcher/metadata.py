@@ -31,7 +31,7 @@ from services.fetcher.identities import (
     updated,
 )
 from services.fetcher.reference_files import put_identities, put_splits, put_universe
-from services.fetcher.runs import recorded
+from services.fetcher.runs import record_run
 from services.fetcher.sectors import sector_of
 from services.fetcher.settings import MetadataEvent
 from services.fetcher.split_changes import split_changes
@@ -171,7 +171,7 @@ class MetadataFetcher:
         run = _Run(now, Days.of(self.calendar, now), deadline, str(uuid4()), done, self.clock)
         logger.append_keys(correlation_id=run.correlation_id)
         asked = event.model_dump(mode="json", exclude_defaults=True)
-        async with recorded(self.database, KIND, asked, self.clock) as result:
+        async with record_run(self.database, KIND, asked, self.clock) as result:
             try:
                 await (self._splits(run) if event.splits_only else self._all(run))
             finally:

@@ -29,7 +29,7 @@ Progress = Callable[[str, int, int], None]
 """Called with what is next, how much is done, and how much there is."""
 
 
-def unseen(_what: str, _done: int, _all: int) -> None:
+def no_progress(_what: str, _done: int, _all: int) -> None:
     """Report no progress."""
 
 
@@ -71,7 +71,7 @@ class Fetcher:
     look_back: int
     deadline: datetime | None = None
 
-    async def fetch(self, event: FetchEvent, show: Progress = unseen, result: Fetched | None = None) -> Fetched:
+    async def fetch(self, event: FetchEvent, show: Progress = no_progress, result: Fetched | None = None) -> Fetched:
         """Fetch the sessions that `event` asks for, or all that are missing; `show` hears of each.
 
         What was stored before an error stays stored, and stands in `result`, if one is given to be filled. After the

@@ -43,7 +43,7 @@ async def release(  # noqa: PLR0917
     again. Raises ContractError if the bar cannot be one at all (no key, no session, a number that is none),
     ConflictError if the quarantine file changed since it was read.
     """
-    row = _releasable(bar, calendar, now)
+    row = _check_releasable(bar, calendar, now)
     _check_unchanged(store, bar)
     key = bronze.date_key(bar.bar.symbol, bar.bar.session)
     scope = session_scope(bar.bar.session)
@@ -55,13 +55,13 @@ async def release(  # noqa: PLR0917
         "released_at": now.isoformat(), "by": by, "key": key, "quarantine_key": bar.key, "reason": bar.reason,
         "source": bar.source, "bar": {**asdict(bar.bar), "session": bar.bar.session.isoformat()},
     }  # fmt: skip
-    store.update(QUARANTINE_RECORD_KEY, lambda data: _recorded(data, entry))
+    store.update(QUARANTINE_RECORD_KEY, lambda data: _add_entry(data, entry))
     _take_out(store, bar)
     logger.info("bar released", extra={"symbol": bar.bar.symbol, "session": str(bar.bar.session), "by": by})
     return key
 
 
-def _releasable(held: QuarantinedBar, calendar: TradingCalendar, now: datetime) -> dict[str, Any]:
+def _check_releasable(held: QuarantinedBar, calendar: TradingCalendar, now: datetime) -> dict[str, Any]:
     bar = held.bar
     if held.key.split("/")[-2] == f"symbol={UNNAMED}":
         raise ContractError(f"the bar of {bar.symbol!r} cannot be released: its symbol cannot be a key")
@@ -74,10 +74,10 @@ def _releasable(held: QuarantinedBar, calendar: TradingCalendar, now: datetime) 
 
 def _check_unchanged(store: ObjectStore, bar: QuarantinedBar) -> bytes:
     """Return the bytes of the object that a bar lies in; raise ConflictError if it changed since it was read."""
-    found = store.find(bar.key)
-    if found is None or found.etag != bar.etag:
+    stored = store.find(bar.key)
+    if stored is None or stored.etag != bar.etag:
         raise ConflictError(f"{bar.key} changed since its bars were read: look at `fiblake quarantine list` again")
-    return found.data
+    return stored.data
 
 
 def _take_out(store: ObjectStore, bar: QuarantinedBar) -> None:
@@ -90,7 +90,7 @@ def _take_out(store: ObjectStore, bar: QuarantinedBar) -> None:
         store.delete_versions([(bar.key, bar.etag)])
 
 
-def _recorded(data: bytes | None, entry: dict[str, Any]) -> bytes:
+def _add_entry(data: bytes | None, entry: dict[str, Any]) -> bytes:
     with decoding(f"{QUARANTINE_RECORD_KEY} cannot be read", "move it away and run again"):
         releases = cast("list[dict[str, Any]]", read_json(data, "it")["releases"]) if data else []
         return json.dumps({"releases": [*releases, entry]}, indent=1).encode()

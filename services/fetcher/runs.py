@@ -10,7 +10,7 @@ from shared.database import Database
 
 
 @asynccontextmanager
-async def recorded(
+async def record_run(
     database: Database, kind: str, asked: Mapping[str, Any], clock: Callable[[], datetime]
 ) -> AsyncIterator[dict[str, Any]]:
     """Record the block as a run; what it puts into the dictionary it is given becomes the run's result."""

@@ -19,8 +19,8 @@ class VendorBar(ReportedBar):
 
 def faults(bar: VendorBar, calendar: TradingCalendar) -> list[str]:
     """Return every reason why `bar` may not enter the lake; none means that it may."""
-    found = [] if valid_symbol(bar.symbol) else [f"symbol {bar.symbol!r} cannot be a key"]
-    found += broken_rules(asdict(bar))
+    reasons = [] if valid_symbol(bar.symbol) else [f"symbol {bar.symbol!r} cannot be a key"]
+    reasons += broken_rules(asdict(bar))
     if bar.dated:
-        found.append(f"its instant is of {bar.dated}, and bars of {bar.session} were asked for")
-    return found + calendar.faults(bar.session)
+        reasons.append(f"its instant is of {bar.dated}, and bars of {bar.session} were asked for")
+    return reasons + calendar.faults(bar.session)

@@ -58,27 +58,27 @@ class BarTable(DoubtTable):
     async def bars(self, session: date) -> dict[str, Row]:
         """Return the bars of one session by symbol."""
         async with self._transaction():
-            found = await self._connection.fetch(_OF_SESSION, session, DAILY)
-        return {record["symbol"]: dict(record) for record in found}
+            records = await self._connection.fetch(_OF_SESSION, session, DAILY)
+        return {record["symbol"]: dict(record) for record in records}
 
     async def last_closes(self, first: date, before: date) -> dict[str, tuple[date, float]]:
         """Return, by symbol, session and close of the last bar from session `first` on and before session `before`."""
         async with self._transaction():
-            found = await self._connection.fetch(_LAST_CLOSES, first, before, DAILY)
-        return {record["symbol"]: (record["timestamp"], record["close"]) for record in found}
+            records = await self._connection.fetch(_LAST_CLOSES, first, before, DAILY)
+        return {record["symbol"]: (record["timestamp"], record["close"]) for record in records}
 
     async def sessions_before(self, before: date) -> dict[date, int]:
         """Return the sessions before that day of which there are bars, oldest first, with the number of bars."""
         async with self._transaction():
-            found = await self._connection.fetch(_BEFORE, before, DAILY)
-        return {record["session"]: record["bars"] for record in found}
+            records = await self._connection.fetch(_BEFORE, before, DAILY)
+        return {record["session"]: record["bars"] for record in records}
 
     async def delete_bars(self, session: date, rows: Sequence[Row]) -> int:
         """Delete bars of one session that are still what `rows` says, by their `ingested_at`; return how many went."""
         symbols, instants = [row["symbol"] for row in rows], [row["ingested_at"] for row in rows]
         async with self._transaction():
-            said = await self._connection.execute(_DELETE, session, DAILY, symbols, instants)
-        return int(said.rsplit(" ", 1)[-1])
+            status = await self._connection.execute(_DELETE, session, DAILY, symbols, instants)
+        return int(status.rsplit(" ", 1)[-1])
 
     async def _upsert_bars(self, rows: Sequence[Row]) -> None:
         if not rows:

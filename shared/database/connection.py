@@ -39,9 +39,9 @@ class DatabaseAddress:
     def of_secret(cls, secret: str) -> "DatabaseAddress":
         """Read an RDS secret's JSON; `host` may be the directory of a Unix socket."""
         try:
-            found = json.loads(secret)
-            name = found.get("dbname", "postgres")
-            return cls(found["host"], int(found.get("port", 5432)), found["username"], name, found["password"])
+            fields = json.loads(secret)
+            name = fields.get("dbname", "postgres")
+            return cls(fields["host"], int(fields.get("port", 5432)), fields["username"], name, fields["password"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             # Not chained: the decoder's error quotes the secret.
             raise ConfigurationError(

@@ -55,14 +55,14 @@ class SessionTables(BarTable):
     async def watermark(self) -> date | None:
         """Return the last session up to which all are stored whole since ingestion began, or None if none is."""
         async with self._transaction():
-            found: date | None = await self._connection.fetchval(_READ_WATERMARK, OHLCV)
-        return found
+            last_session: date | None = await self._connection.fetchval(_READ_WATERMARK, OHLCV)
+        return last_session
 
     async def stored_sessions(self, first: date, last: date) -> set[date]:
         """Return the sessions from `first` to `last` that are stored whole, their rows still there or archived."""
         async with self._transaction():
-            found = await self._connection.fetch(_STORED, first, last)
-        return {record["session"] for record in found}
+            records = await self._connection.fetch(_STORED, first, last)
+        return {record["session"] for record in records}
 
     async def ledger_counts(self, first: date, last: date) -> dict[date, int]:
         """Return the number of bars of each session from `first` to `last` that stands in the ledger."""

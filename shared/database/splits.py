@@ -26,9 +26,9 @@ class SplitTable(DoubtTable):
     async def splits(self, symbol: str | None = None) -> dict[str, list[Split]]:
         """Return the splits of `symbol`, or of all, oldest first; a symbol without any is left out."""
         async with self._transaction():
-            found = await self._connection.fetch(_ALL, symbol)
+            records = await self._connection.fetch(_ALL, symbol)
         by_symbol: dict[str, list[Split]] = {}
-        for record in found:
+        for record in records:
             by_symbol.setdefault(record["symbol"], []).append(Split(**record))
         return by_symbol
 
@@ -38,9 +38,9 @@ class SplitTable(DoubtTable):
         That is the product of `split_from` / `split_to`: 0.5 for a 2-for-1.
         """
         async with self._transaction():
-            found = await self._connection.fetch(_BETWEEN, after, through)
+            records = await self._connection.fetch(_BETWEEN, after, through)
         ratios: dict[str, float] = {}
-        for record in found:
+        for record in records:
             ratio = record["split_from"] / record["split_to"]
             ratios[record["symbol"]] = ratios.get(record["symbol"], 1.0) * ratio
         return ratios

@@ -61,8 +61,8 @@ class SymbolTable(Connected):
     async def universe(self, types: Collection[str], session: date) -> set[str]:
         """Return the symbols of these types, or of an unknown one, that some company bore in `session`."""
         async with self._transaction():
-            found = await self._connection.fetch(_UNIVERSE, list(types), session)
-        return {record["symbol"] for record in found}
+            records = await self._connection.fetch(_UNIVERSE, list(types), session)
+        return {record["symbol"] for record in records}
 
     async def metadata(self) -> list[SymbolRecord]:
         """Return all records, by symbol, a symbol's oldest first."""
@@ -72,8 +72,8 @@ class SymbolTable(Connected):
     async def current(self, symbol: str) -> SymbolRecord | None:
         """Return the record of the company that bears `symbol` now, or None if none does."""
         async with self._transaction():
-            found = await self._connection.fetchrow(_CURRENT, symbol)
-        return SymbolRecord(**found) if found else None
+            record = await self._connection.fetchrow(_CURRENT, symbol)
+        return SymbolRecord(**record) if record else None
 
     async def companies(self, symbol: str) -> list[SymbolRecord]:
         """Return the records of all companies that have borne `symbol`, oldest first."""
@@ -109,8 +109,8 @@ class SymbolTable(Connected):
         one, count.
         """
         async with self._transaction():
-            found = await self._connection.fetch(_HISTORY_DUE, list(types), asked_before)
-        return [record["symbol"] for record in found]
+            records = await self._connection.fetch(_HISTORY_DUE, list(types), asked_before)
+        return [record["symbol"] for record in records]
 
     async def history_requested(self, symbols: Sequence[str], now: datetime) -> None:
         """Record that these symbols' histories were asked for."""

@@ -159,7 +159,7 @@ class Chunk:
         if suspects.any():
             stored = stored.copy()
             for place in (start + np.flatnonzero(suspects)).tolist():
-                reasons = self._faults(place, start, sessions)
+                reasons = self._reasons(place, start, sessions)
                 if reasons:
                     result.refused.append((self._vendor_bar(ticker, place), "; ".join(reasons)))
                 elif not self._repeats(place, start):
@@ -170,7 +170,7 @@ class Chunk:
             result.bars = _bars(ticker, rows)
         return result
 
-    def _faults(self, place: int, start: int, sessions: frozenset[date]) -> list[str]:
+    def _reasons(self, place: int, start: int, sessions: frozenset[date]) -> list[str]:
         """Return every reason why a row may not be stored; one that is the row before once more has none."""
         reasons = broken_rules({name: float(self._numbers[name][place]) for name in NUMBERS})
         session = self.files[self._days[place]].session

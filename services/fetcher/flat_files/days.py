@@ -107,11 +107,11 @@ def _unpacked(file: DayFile, data: bytes, most_bytes: int) -> bytes:
     """Return the text; a gzip file may have several members."""
     parts: list[bytes] = []
     size = 0
-    rest = data
+    remaining = data
     try:
-        while rest:
+        while remaining:
             member = zlib.decompressobj(wbits=_GZIP)
-            part = member.decompress(rest, most_bytes - size + 1)
+            part = member.decompress(remaining, most_bytes - size + 1)
             size += len(part)
             if size > most_bytes:
                 raise ContractError(
@@ -121,7 +121,7 @@ def _unpacked(file: DayFile, data: bytes, most_bytes: int) -> bytes:
             if not member.eof:
                 raise ContractError(f"{file.key}: the gzip data end too early; get the file again")
             parts.append(part)
-            rest = member.unused_data
+            remaining = member.unused_data
     except zlib.error as error:
         raise ContractError(f"{file.key}: is not gzip ({error}); get the file again") from error
     return b"".join(parts)
