@@ -1,4 +1,4 @@
-"""Which lake is everything measured on? A generated one: always the same bars, with histories as US equities have them.
+"""The generated lake of the benchmarks: always the same bars, with histories as US equities have them.
 
 Many short histories and few long ones (up to 63 years), random walks for prices, a missing day here and there. Every
 symbol is still traded, so that a new session concerns all of them.

@@ -1,4 +1,4 @@
-"""How is a contestant measured? In a process of its own: wall, CPU and peak memory of the work, without its imports."""
+"""Measure a contestant in a process of its own: wall, CPU and peak memory of the work, without its imports."""
 
 import json
 import os

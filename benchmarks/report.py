@@ -1,4 +1,4 @@
-"""What is shown of the results? A table at the terminal, the same as Markdown, and a picture; targets beside them."""
+"""Show the results: a table at the terminal, the same as Markdown, and a picture, with the targets."""
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Which servers stand in for AWS under load? SeaweedFS for S3 (a real one), the embedded stack's emulator for the rest.
+"""The servers that stand in for AWS under load: SeaweedFS for S3, the embedded stack's emulator for the rest.
 
 Both listen on loopback, on free ports, and end with the block that started them.
 """

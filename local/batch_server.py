@@ -1,7 +1,7 @@
-"""What runs AWS Batch jobs in the embedded stack: a server with Batch's REST-JSON and child processes.
+"""A server that runs AWS Batch jobs in the embedded stack: Batch's REST-JSON API and child processes.
 
-    python -m local.batch_server --port-file PATH --work-dir DIR [--port 0] [--max-running 2] [--kill-after 30]
-                                 [--aws-url URL]
+python -m local.batch_server --port-file PATH --work-dir DIR [--port 0] [--max-running 2] [--kill-after 30]
+                             [--aws-url URL]
 
 Job definitions of type container, single jobs and arrays, with the states of the AWS Batch User Guide ("Job states",
 "Array jobs"). Any queue's name is accepted. What it does not know it refuses (dependencies, filters), but for
@@ -210,7 +210,7 @@ class Job:
     _kill_at: float | None = None
 
     def advance(self, host: Host) -> None:
-        """Move on by one state, if anything happened."""
+        """Advance by one state, if anything happened."""
         if self.process is not None:
             self._watch(self.process, host)
         elif self.stop_reason is not None:
@@ -221,7 +221,7 @@ class Job:
             self.status = Status.RUNNABLE
 
     def terminate(self, reason: str) -> None:
-        """Have it stopped at the next step; a finished job stays as it is."""
+        """Stop it at the next step; a finished job does not change."""
         if self.status not in _FINISHED and self.stop_reason is None:
             self.stop_reason = reason
 
@@ -299,7 +299,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class ArrayJob:
-    """An array's parent: it runs nothing, its children say how it is."""
+    """An array's parent: it runs nothing; its state follows from its children's."""
 
     id: str
     submission: Submission
@@ -316,7 +316,7 @@ class ArrayJob:
         return Status.FAILED if Status.FAILED in states else Status.SUCCEEDED
 
     def terminate(self, reason: str) -> None:
-        """Have every unfinished child stopped."""
+        """Stop every unfinished child."""
         for child in self.children:
             child.terminate(reason)
 
@@ -364,7 +364,7 @@ class Batch:
             return action(body)
 
     def step(self) -> bool:
-        """Move each unfinished job on by at most one state; tell whether any moved."""
+        """Advance each unfinished job by at most one state; return whether any advanced."""
         with self._lock:
             before = [job.status for job in self._unfinished]
             free = self._host.max_running - sum(status in _OCCUPYING for status in before)

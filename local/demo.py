@@ -1,4 +1,4 @@
-"""Does the whole chain work, here and now? Companies, histories, sessions, splits; then every row computed once more.
+"""The demo: companies, histories, sessions, splits; then every row is computed once more and compared.
 
 `python -m local.demo [--sessions N]`: exits 0 if every silver row equals the independent recomputation.
 """
@@ -40,13 +40,13 @@ from local.stack import API_KEY, Stack, running
 from local.watch import StuckError, View, Watcher
 
 NEW_SYMBOL: Final = "IBM"
-"""Whom the vendor does not know until half of the sessions are over."""
+"""The symbol that the vendor does not list until half of the sessions are over."""
 EARLY_SPLITS: Final = (
     SampleSplit("AAPL", date(2000, 6, 21), 1, 2),
     SampleSplit("AAPL", date(2005, 2, 28), 1, 2),
 )
 LATE_SPLIT: Final = SampleSplit("MSFT", date(2003, 2, 18), 1, 2)
-"""What the vendor reports only after all sessions are over."""
+"""The split that the vendor reports only after all sessions are over."""
 SHOWN_SYMBOL: Final = "AAPL"
 CHAIN_SECONDS: Final = 180
 SESSION_SECONDS: Final = 60
@@ -57,12 +57,12 @@ _BUCKET_COLUMNS: Final = ("ts", "open", "high", "low", "close", "volume", "bars"
 
 
 class DemoError(PermanentError):
-    """The demo found something that is not as it must be."""
+    """The demo found a wrong result."""
 
 
 @dataclass
 class Demo:
-    """One run: the stack, the bars it is to hold in the end, and what was measured."""
+    """One run: the stack, the bars that it must hold in the end, and the measured times."""
 
     stack: Stack
     bars: dict[str, list[ReportedBar]]
@@ -75,7 +75,7 @@ class Demo:
         self._lambda = self.stack.client("lambda")
 
     def begin(self, session: date) -> None:
-        """Let the vendor know all but one symbol, and of splits all but one, up to the session before `session`."""
+        """Make the vendor know all symbols but one and all splits but one, up to the session before `session`."""
         last = max(bar.session for bars in self.bars.values() for bar in bars if bar.session < session)
         self.vendor.as_of(last)
         self.vendor.hidden([NEW_SYMBOL])
@@ -88,7 +88,7 @@ class Demo:
         )
 
     def play(self, session: date) -> None:
-        """Fetch one session and wait until its bars stand in all six silver tables; note how long that took."""
+        """Fetch one session and wait until its bars are in all silver tables; note how long that took."""
         self.vendor.as_of(session)
         done = self._invoke("OhlcvFetcher", {"as_of": session.isoformat()})["done"]
         if [one["what"] for one in done] != [session.isoformat()]:
@@ -107,7 +107,7 @@ class Demo:
         )
 
     def list_new_symbol(self, session: date) -> None:
-        """Let the vendor list the symbol it has not known, and wait until its whole history stands in silver."""
+        """Make the vendor list the new symbol, and wait until its whole history is in silver."""
         self.vendor.hidden([])
         done = self._refresh(session)
         if (done["new"], done["histories_requested"]) != (1, 1):
@@ -120,7 +120,7 @@ class Demo:
         self.console.print(f"  {NEW_SYMBOL} is new: {came}, {counted(rows, 'row')} of silver")
 
     def report_split(self, session: date) -> None:
-        """Let the vendor report a split of long ago, and wait until the symbol's silver is adjusted for it."""
+        """Make the vendor report an old split, and wait until the symbol's silver is adjusted for it."""
         before = self._around_split()
         self.vendor.splits(None)
         done = self._refresh(session, splits_only=True)
@@ -204,7 +204,7 @@ class Demo:
         return float(rows[rows["last_date"] < LATE_SPLIT.execution_date]["close"].iloc[-1])
 
     def _arrived(self, session: date, symbols: int, interval: int) -> bool:
-        """Whether so many symbols have a bucket that ends with `session`."""
+        """Return whether so many symbols have a bucket that ends with `session`."""
         recent = sorted(self.watcher.keys(f"silver/silver_{interval}d/"))[-3:]
         tables = [table for key in recent if (table := self.watcher.table(key)) is not None]
         rows = [row for table in tables for row in table.select(["symbol", "last_date"]).to_pylist()]

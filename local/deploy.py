@@ -1,4 +1,4 @@
-"""How does the real template get onto the emulator? By `sam build` and `sam deploy`, as it gets onto AWS.
+"""Deploy the real template onto the emulator, by `sam build` and `sam deploy`, as on AWS.
 
 Two things differ. The functions are built for the emulator's interpreter, and kept: a build is done again only when
 something that goes into it has changed. And they are zipped here, once: `sam deploy` would compress the same files anew
@@ -46,7 +46,7 @@ _QUOTED_LINES: Final = 30
 
 
 class DeployError(PermanentError):
-    """`sam` failed; the sentence quotes the end of what it said."""
+    """`sam` failed; the message quotes the end of its output."""
 
 
 def build(builds: Path = BUILDS) -> Path:

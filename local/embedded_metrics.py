@@ -1,4 +1,4 @@
-"""What does CloudWatch make of a line of a log? The metrics that it declares (embedded metric format)."""
+"""Read the metrics that a log line declares (embedded metric format), as CloudWatch does."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What a line says of one metric under one set of dimensions."""
+    """One metric of a line under one set of dimensions."""
 
     namespace: str
     name: str

@@ -1,4 +1,4 @@
-"""How does the embedded stack get its AWS? From ministack: one child process, one port of the loopback interface.
+"""Run the AWS emulator of the embedded stack, ministack: one child process, one port of the loopback interface.
 
 It runs the functions on its own interpreter. That is one of an empty virtual environment, so that whatever a function
 needs must come from its zip, as on AWS; the emulator's packages lie in a folder that it alone looks into. What it is

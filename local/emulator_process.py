@@ -1,4 +1,4 @@
-"""What runs in the emulator's process? ministack, and what AWS does beside the services that it does not do.
+"""The emulator's process: ministack, and what AWS does beside its services that ministack does not do.
 
 - It unpacks a function's zip (180 MB) for every process of the function, one after the other: 7 s for eight of them on
   two cores. Here a zip is unpacked once, and the processes get hard links. A function that changes its own files could

@@ -1,4 +1,4 @@
-"""Where does a run keep what its parts write? In a folder of its own, which the next run removes."""
+"""The folder of a run, in which its parts write; the next run removes it."""
 
 import fcntl
 import os

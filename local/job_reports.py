@@ -1,4 +1,4 @@
-"""What does a Batch job leave behind that has ended? An event on AWS's event bus, and the metrics of its log.
+"""Report Batch jobs that have ended: an event on AWS's event bus, and the metrics of the log.
 
 Both are best effort, as they are on AWS: whatever becomes of them, the job has ended.
 """

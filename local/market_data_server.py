@@ -1,7 +1,7 @@
-"""Where does the embedded stack fetch its bars? From a replay of real ones in the market-data vendor's exact shapes.
+"""The market-data replay of the embedded stack: real bars in the vendor's exact shapes.
 
-    python -m local.market_data_server --port-file PATH [--port 0] [--api-key KEY] [--bars FOLDER]
-                                       [--as-of YYYY-MM-DD] [--since YYYY-MM-DD]
+python -m local.market_data_server --port-file PATH [--port 0] [--api-key KEY] [--bars FOLDER]
+                                   [--as-of YYYY-MM-DD] [--since YYYY-MM-DD]
 
 Grouped daily bars, range aggregates of one day, tickers, details, ticker events, splits and dividends. Prices are as
 traded whatever `adjusted` asks for (it is echoed). A parameter that is not replayed is refused, but for those of bars.

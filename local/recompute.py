@@ -1,4 +1,4 @@
-"""What should stand in silver? All of it computed once more, by other means: pandas, straight from the bars' CSV.
+"""Compute all of silver once more by other means: pandas, from the bars' CSV.
 
 Nothing of the services is used here, not even their calendar: sessions come from pandas_market_calendars itself.
 """

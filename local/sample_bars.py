@@ -1,4 +1,4 @@
-"""Which real bars the embedded stack replays.
+"""The real bars that the embedded stack replays.
 
 Five stocks (AAPL, FB, GOOG, IBM, MSFT), 2000-03-01 to 2013-03-01, from the package bokeh-sampledata, whose data
 is in the public domain. Only its file is read: its loader needs bokeh and pandas.

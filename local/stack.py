@@ -1,4 +1,4 @@
-"""How is the whole chain brought up on one machine? Database, vendor, Batch, AWS, and then the real template."""
+"""Start the whole chain on one machine: database, vendor, Batch, AWS, and then the real template."""
 
 import json
 import os

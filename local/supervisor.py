@@ -1,4 +1,4 @@
-"""Who keeps a stack up between two commands? This process: `python -m local.supervisor`, until SIGTERM.
+"""The process that keeps a stack running between commands: `python -m local.supervisor`, until SIGTERM.
 
 Its data lie in `.local/stack` (or FIBLAKE_LOCAL_FOLDER); while it runs, a file beside that says where all listens.
 """

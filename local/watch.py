@@ -1,4 +1,4 @@
-"""Is the chain still at work, and how far is it? Depths of queues, jobs, and what stands in the lake."""
+"""Watch the chain: depths of queues, jobs, and the contents of the lake."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""How are bars answered? Grouped daily, and range aggregates of one day, in the vendor's shapes."""
+"""Answer requests for bars: grouped daily, and range aggregates of one day, in the vendor's shapes."""
 
 import math
 from collections.abc import Mapping

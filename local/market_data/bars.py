@@ -1,4 +1,4 @@
-"""Which bars are replayed? Those of a folder's files, by symbol and by session, in arrays: there may be millions."""
+"""The bars that are replayed: those of a folder's files, by symbol and session, in arrays (there may be millions)."""
 
 import math
 from collections import Counter

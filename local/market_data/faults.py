@@ -1,4 +1,4 @@
-"""Which requests go wrong, and how? What a test or the demo has scripted."""
+"""The requests that fail, and how, as a test or the demo has scripted."""
 
 import json
 import threading
@@ -34,7 +34,7 @@ def _listed(value: object) -> object:
 
 
 class Rule(BaseModel):
-    """One line of the script: requests of `path` (a pattern with *) go wrong in a way of `kind`."""
+    """One line of the script: requests of `path` (a pattern with *) fail in the way of `kind`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,23 +45,23 @@ class Rule(BaseModel):
     rate: float = Field(1.0, ge=0, le=1)
     """How many of the requests, by chance."""
     seed: int = 0
-    """What the chance is drawn with: by request and attempt, so that it is the same whatever comes in between."""
+    """The seed: a draw depends on request and attempt only, so other requests do not change it."""
     seconds: float = Field(1.0, ge=0)
-    """How long `delay` delays."""
+    """The seconds of a `delay`."""
     retry_after: int | None = None
-    """What `429` says in its Retry-After header (None: it has none)."""
+    """The Retry-After header of a `429` (None: it has none)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What goes wrong with one request."""
+    """The fault of one request."""
 
     kind: Kind
     rule: Rule
 
 
 class Script:
-    """The rules, and how far they have been followed; the first that fits a request decides."""
+    """The rules, and how often each was applied; the first that fits a request decides."""
 
     def __init__(self, rules: Sequence[Rule] = ()) -> None:
         self._rules = rules
@@ -70,7 +70,7 @@ class Script:
         self._attempts: Counter[tuple[int, str]] = Counter()
 
     def fault(self, path: str, query_text: str) -> Fault | None:
-        """Return what goes wrong with this request, if anything does."""
+        """Return the fault of this request, or None."""
         target = f"{path}?{query_text}" if query_text else path
         with self._lock:
             for number, rule in enumerate(self._rules):

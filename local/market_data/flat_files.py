@@ -1,4 +1,4 @@
-"""What do the vendor's flat files look like? One gzipped CSV a session, as traded, without a volume-weighted price.
+"""Write flat files as the vendor does: one gzipped CSV a session, as traded, without a volume-weighted price.
 
 `publish` puts them where a test or the demo wants them: a folder, or a bucket of the emulator.
 """

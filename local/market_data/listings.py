@@ -1,4 +1,4 @@
-"""How are companies, splits and dividends answered? Tickers, details, events and actions, in the vendor's shapes."""
+"""Answer requests for companies, splits and dividends: tickers, details, events and actions, in the vendor's shapes."""
 
 import math
 import operator

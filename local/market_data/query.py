@@ -1,4 +1,4 @@
-"""What does a request ask for? Parameters, dates and cursors as the vendor takes them, and how it refuses others."""
+"""Read a request: parameters, dates and cursors as the vendor takes them; refuse others as it does."""
 
 import base64
 import binascii

@@ -1,4 +1,4 @@
-"""Which companies, splits and dividends are replayed? Those of a folder's tickers.csv, splits.csv, ... (FILES).
+"""The companies, splits and dividends that are replayed: those of a folder's tickers.csv, splits.csv, ... (FILES).
 
 Without tickers.csv every symbol with bars is a common stock, listed on the day of its first bar.
 """

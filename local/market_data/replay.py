@@ -1,4 +1,4 @@
-"""Who answers which path, and what may be changed while the replay runs? All of it comes together here."""
+"""The replay: which function answers which path, and what may be changed while it runs."""
 
 import re
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""What of the replay can be seen at the moment? That of which the vendor knows, and that is over."""
+"""The part of the replay that the vendor shows now: what it knows, and what is over."""
 
 from dataclasses import dataclass
 from datetime import date
