@@ -31,6 +31,7 @@ from cli import (
     resample,
     status,
     tag,
+    trace,
     universe,
     vacuum,
     withdraw,
@@ -87,6 +88,7 @@ app.command(name="metadata", epilog=metadata.METADATA_EXAMPLES)(metadata.metadat
 app.add_typer(load.app, name="load")
 app.add_typer(quarantine.app, name="quarantine")
 app.command(name="status", epilog=status.EXAMPLE)(status.status)
+app.command(name="trace", epilog=trace.EXAMPLE)(trace.trace)
 app.command(name="consolidate", epilog=consolidate.EXAMPLE)(consolidate.consolidate)
 app.command(name="reconcile", epilog=reconcile.EXAMPLE)(reconcile.reconcile)
 app.command(name="query", epilog=query.EXAMPLE)(query.query)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from fiblake.errors import ConfigurationError, NotFoundError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import typer
     from pydantic_settings import BaseSettings
 
@@ -57,6 +59,8 @@ class Target:
 
     name: str
     outputs: Mapping[str, str]
+    log_folder: "Path | None" = None
+    """Where the logs lie, if they are files (a local stack)."""
 
     def output(self, name: str) -> str:
         """Return one output of the stack; raise NotFoundError if its template has no such output."""
@@ -88,6 +92,15 @@ class Target:
     def lone_dead_letter_urls(self) -> dict[str, str]:
         """The URL of each dead-letter queue that belongs to a function called without a queue."""
         return self._urls(_DEAD_LETTERS_URL)
+
+    @property
+    def log_groups(self) -> list[str]:
+        """The log groups of the functions and jobs that a put passes."""
+        functions = ("consolidation-router", "resampler", "history-fetcher", "ohlcv-fetcher")
+        return [
+            *(f"/aws/lambda/{self._environment}{name}" for name in functions),
+            f"/aws/batch/{self._environment}batch-bronze-consolidator",
+        ]
 
     def queue(self, url: str) -> "Queue":
         """Open the queue at `url`."""
@@ -136,13 +149,17 @@ class Target:
 
         return Tls(self.output("DatabaseTls") != "disable", os.environ.get("DATABASE_CA_FILE") or None)
 
+    @property
+    def _environment(self) -> str:
+        """What all names of the stack begin with."""
+        # Every version has the queue bronze-arrivals: the part before its name is the environment.
+        return self.output("BronzeArrivalsQueueUrl").rsplit("/", 1)[-1].removesuffix("bronze-arrivals")
+
     def _urls(self, ending: str) -> dict[str, str]:
         urls = [url for name, url in self.outputs.items() if name.endswith(ending)]
         if not urls:
             raise NotFoundError(f"stack {self.name} has no output of the form ...{ending}: is it fiblake's?")
-        # Every version has the queue bronze-arrivals: the part before its name is the environment.
-        prefix = self.output("BronzeArrivalsQueueUrl").rsplit("/", 1)[-1].removesuffix("bronze-arrivals")
-        names = {url.rsplit("/", 1)[-1].removeprefix(prefix): url for url in urls}
+        names = {url.rsplit("/", 1)[-1].removeprefix(self._environment): url for url in urls}
         return dict(sorted(names.items(), key=lambda pair: _place(pair[0])))
 
 
@@ -200,7 +217,7 @@ def _local() -> Target:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
     os.environ.update(stack.environment())
-    return Target("local", stack.outputs)
+    return Target("local", stack.outputs, stack.folder)
 
 
 def _keep_stdout_clean() -> None:

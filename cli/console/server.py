@@ -80,6 +80,8 @@ def application(console: Console) -> Starlette:
         Route("/data/bars/{symbol}/{interval}", partial_json(partial(_bars, console))),
         Route("/quality/{symbol}", _page(render, "quality.html", _symbol)),
         Route("/fragments/quality/{symbol}", _page(render, "quality_fragment.html", partial(_quality, console))),
+        Route("/trace", _page(render, "trace.html", lambda request: {"id": request.query_params.get("id", "")})),
+        Route("/fragments/trace", _page(render, "trace_fragment.html", partial(_trace, console))),
         Route("/sessions", _page(render, "sessions.html", lambda _request: {})),
         Route("/fragments/sessions", _page(render, "sessions_fragment.html", partial(_sessions, console))),
         Route("/fragments/sessions/{session}", _page(render, "behind_fragment.html", partial(_behind, console))),
@@ -227,6 +229,15 @@ def _quality(console: Console, request: "Request") -> Mapping[str, Any]:
     symbol = check_symbol(request.path_params["symbol"])
     options.check_in_lake(console.stack.store, [symbol])
     return {"result": values_of(look(console.stack, symbol))}
+
+
+def _trace(console: Console, request: "Request") -> Mapping[str, Any]:
+    from cli.trace import default_since, is_id, look
+
+    wanted = request.query_params.get("id", "").strip()
+    if not is_id(wanted):
+        raise NotFoundError(f"{wanted!r} is neither a correlation id nor a symbol")
+    return {"steps": look(console.stack, wanted, default_since())}
 
 
 def _sessions(console: Console, _request: "Request") -> Mapping[str, Any]:

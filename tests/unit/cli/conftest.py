@@ -1,6 +1,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -23,6 +24,8 @@ class FakeTarget:
     queues: dict[str, FakeQueue] = field(default_factory=dict)
     lone_dead_letters: dict[str, FakeQueue] = field(default_factory=dict)
     workers: FakeJobs = field(default_factory=FakeJobs)
+    log_folder: Path | None = Path("/nonexistent")
+    """Of a stack on this machine, whose parts have written nothing."""
 
     @property
     def queue_urls(self) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The console's pages without a browser: who is answered, what is shown, and that others' text stays text."""
 
 import asyncio
+import json
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -304,3 +305,18 @@ def test_the_quality_of_a_symbol_is_a_page(client: Visitor, stack: FakeTarget) -
     assert "AAPL</strong>, 2024-01-02 to 2024-01-05" in text
     assert "Postgres does not say why" in text
     assert client.get("/fragments/quality/APPL").status_code == 404
+
+
+def test_the_way_of_a_put_is_a_page(client: Visitor, stack: FakeTarget, tmp_path: Path) -> None:
+    (tmp_path / "aws").mkdir()
+    now = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S},000+0000"
+    record = {"message": "resampled", "timestamp": now, "correlation_id": "one", "symbol": EVIL, "interval": 3}
+    (tmp_path / "aws/emulator.log").write_text(json.dumps(record))
+    stack.log_folder = tmp_path
+    assert "/fragments/trace?id=one" in client.get("/trace?id=one").text
+    text = client.get("/fragments/trace?id=one").text
+    assert "<td>resampled</td>" in text
+    assert EVIL not in text
+    assert "&lt;script&gt;" in text
+    assert client.get("/fragments/trace?id=nobody").status_code == 404
+    assert client.get("/fragments/trace?id=%22x").status_code == 404

@@ -45,7 +45,7 @@ EMPTY = {
     "adopt": 0, "chart": 2, "consolidate": 0, "costs": 0, "dlq discard": 0, "dlq list": 0, "dlq replay": 0,
     "dlq show": 0, "events send": 0, "fetch": 2, "load companies": 2, "load flatfiles": 2, "metadata": 2, "migrate": 2,
     "quality": 2, "quarantine list": 0, "quarantine release": 2, "query": 0, "reconcile": 0, "resample": 2, "status": 0,
-    "universe": 2, "vacuum": 0, "vacuum rds": 1, "withdraw": 2,
+    "tag": 0, "trace": 2, "universe": 2, "vacuum": 0, "vacuum rds": 1, "withdraw": 2,
 }  # fmt: skip
 """How each command ends on an empty lake, of a stack without Postgres whose functions have no settings."""
 SERVED = {"console", "local up"}
