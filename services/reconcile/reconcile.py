@@ -244,10 +244,10 @@ class Reconciler:
         now, faults = read_reference(self.store, symbol, stored.reference)
         lags = [Lag(symbol, Cause.UNREADABLE, f"{key}: {fault}") for key, fault in faults.items()]
         if now.of_silver != stored.reference.of_silver:
-            detail = f"{len(now.splits)} splits, {len(now.handovers)} handovers"
+            detail = f"{counted(len(now.splits), 'split')}, {counted(len(now.handovers), 'handover')}"
             lags.append(Lag(symbol, Cause.REFERENCE, detail))
         if now.dividends != stored.reference.dividends:
-            lags.append(Lag(symbol, Cause.DIVIDENDS, f"dividends of {len(now.dividends)} days"))
+            lags.append(Lag(symbol, Cause.DIVIDENDS, f"dividends of {counted(len(now.dividends), 'day')}"))
         return lags
 
     def _compare_silver(
