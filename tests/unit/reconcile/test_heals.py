@@ -155,7 +155,7 @@ def test_each_stages_loss_is_told_by_its_cause() -> None:
     assert (late.cause, late.changed_from, late.detail) == (
         Cause.UNMERGED, date(2025, 9, 30), "date=2025-09-30.parquet",
     )  # fmt: skip
-    assert (split.symbol, split.cause, split.detail) == ("BRK.B", Cause.REFERENCE, "1 splits, 0 handovers")
+    assert (split.symbol, split.cause, split.detail) == ("BRK.B", Cause.REFERENCE, "1 split, 0 handovers")
 
 
 def test_dividends_whose_message_was_lost_are_read_again_and_silver_stays_as_it_is() -> None:
