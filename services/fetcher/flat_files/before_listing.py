@@ -128,8 +128,8 @@ def _unclaimed_rows(stored: StoredFiles, symbols: Iterable[str]) -> dict[str, li
 
 def _first_bar(stored: StoredFiles, record: SymbolRecord) -> list[VendorBar]:
     """Return the company's first bar since the day on which it is said to begin; none: it has none."""
-    tables = [BRONZE.empty_table(), *stored.read(record.symbol)]
-    table = pa.concat_tables(tables)
+    tables = stored.read({record.symbol: (record.valid_from, record.valid_to or date.max)})
+    table = pa.concat_tables([BRONZE.empty_table(), *tables.get(record.symbol, ())])
     own = table.filter(pc.greater_equal(table["timestamp"], pa.scalar(record.valid_from)))
     if own.num_rows == 0:
         return []

@@ -184,7 +184,8 @@ class FlatFileLoader:
         refused = [pair for one in group for pair in one.refused]
         if refused:
             quarantine(self.store, refused, self.clock())
-        news = [replace(one, bars=stored.news(one.ticker, one.bars)) for one in group]
+        bars = stored.news({one.ticker: one.bars for one in group})
+        news = [replace(one, bars=bars[one.ticker]) for one in group]
         files = {self._key(one): one for one in news if one.bars.num_rows}
         new = {key: one for key, one in files.items() if not stored.has(one.ticker, key)}
         added = {key: partial(with_stored, key, one.ticker, one.bars) for key, one in files.items() if key not in new}

@@ -7,6 +7,7 @@ and the order of arrival would decide. So such a row is not written.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Final
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 
 from fiblake.bars import BRONZE, encode, read_bars
 from fiblake.errors import ContractError
-from fiblake.lake import Bronze
+from fiblake.lake import Bronze, SourceFile
 from shared.objects import ObjectStore
 from shared.telemetry import logger
 
@@ -27,38 +28,55 @@ class StoredFiles:
 
     store: ObjectStore
     bronze: Bronze
-    keys: Mapping[str, Sequence[str]]
+    sources: Mapping[str, Sequence[SourceFile]]
+    consolidated: frozenset[str]
+    """Symbols that had a data.parquet."""
 
     @classmethod
     def listed(cls, store: ObjectStore, bronze: Bronze) -> "StoredFiles":
         """List them: one request for 1,000 files."""
-        keys: dict[str, list[str]] = {}
+        sources: dict[str, list[SourceFile]] = {}
+        consolidated = set()
         for info in store.listed(f"{bronze.prefix}/"):
-            if bronze.is_source(info.key) or bronze.is_consolidated(info.key):
-                keys.setdefault(bronze.symbol_of(info.key).removeprefix("symbol="), []).append(info.key)
-        return cls(store, bronze, keys)
+            if bronze.is_source(info.key):
+                source = bronze.parse_source(info.key)
+                sources.setdefault(source.symbol, []).append(source)
+            elif bronze.is_consolidated(info.key):
+                consolidated.add(bronze.symbol_of(info.key))
+        return cls(store, bronze, sources, frozenset(consolidated))
 
-    def news(self, symbol: str, bars: pa.Table) -> pa.Table:
-        """Return the bars without those that a stored bar says as well, and more."""
-        if symbol not in self.keys or bars.num_rows == 0:
-            return bars
-        return without_poorer(bars, self.read(symbol))
+    def news(self, bars: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
+        """Return, by symbol, the bars without those that a stored bar says as well, and more."""
+        spans = {
+            symbol: (table["timestamp"][0].as_py(), table["timestamp"][-1].as_py())
+            for symbol, table in bars.items() if table.num_rows
+        }  # fmt: skip
+        stored = self.read(spans)
+        return {symbol: without_poorer(table, stored.get(symbol, ())) for symbol, table in bars.items()}
 
     def has(self, symbol: str, key: str) -> bool:
         """Return whether there was a file of that key."""
-        return key in self.keys.get(symbol, ())
+        return any(source.key == key for source in self.sources.get(symbol, ()))
 
-    def read(self, symbol: str) -> list[pa.Table]:
-        """Read a symbol's bars: data.parquet last, because it holds what a clean-up deletes in between."""
-        data_key = self.bronze.data_key(symbol)
-        sources = [key for key in self.keys.get(symbol, ()) if key != data_key]
-        found = [*self.store.get_many(sources), *self.store.get_many([data_key])]
-        tables = []
-        for stored in found:
+    def read(self, spans: Mapping[str, tuple[date, date]]) -> dict[str, list[pa.Table]]:
+        """Return the stored bars of symbols that have any between two sessions, from all files that may hold some.
+
+        Each data.parquet is read last, because it holds what a clean-up deletes in between.
+        """
+        sources = [
+            source for symbol, (first, last) in spans.items() for source in self.sources.get(symbol, ())
+            if source.first <= last and first <= source.last
+        ]  # fmt: skip
+        symbols = sorted({source.symbol for source in sources} | (self.consolidated & spans.keys()))
+        keys = [source.key for source in sources], [self.bronze.data_key(symbol) for symbol in symbols]
+        owners = [*(source.symbol for source in sources), *symbols]
+        found = [*self.store.get_many(keys[0]), *self.store.get_many(keys[1])]
+        tables: dict[str, list[pa.Table]] = {}
+        for symbol, stored in zip(owners, found, strict=True):
             if stored is None:
                 continue
             try:
-                tables.append(read_bars(stored.data, symbol, stored.last_modified))
+                tables.setdefault(symbol, []).append(read_bars(stored.data, symbol, stored.last_modified))
             except ContractError as error:  # whoever consolidates it will refuse it, with this reason
                 logger.warning("stored file not read", extra={"key": stored.key, "reason": str(error)})
         return tables
@@ -69,11 +87,10 @@ def without_poorer(bars: pa.Table, stored: Iterable[pa.Table]) -> pa.Table:
 
     Only the bar that was ingested last counts: one that was replaced since says nothing.
     """
-    known = pa.concat_tables([BRONZE.empty_table(), *stored]).sort_by(
-        [("timestamp", "ascending"), ("ingested_at", "ascending")]
-    )
-    if known.num_rows == 0:
+    known = pa.concat_tables([BRONZE.empty_table(), *stored])
+    if known["vwap"].null_count == known.num_rows:
         return bars
+    known = known.sort_by([("timestamp", "ascending"), ("ingested_at", "ascending")])
     session = known["timestamp"].combine_chunks()
     is_last = pc.not_equal(session.slice(0, len(session) - 1), session.slice(1))
     latest = known.filter(pa.concat_arrays([is_last, pa.array([True])]))
@@ -97,6 +114,8 @@ def with_stored(key: str, symbol: str, bars: pa.Table, data: bytes | None) -> by
     except ContractError as error:
         logger.warning("stored file replaced", extra={"key": key, "reason": str(error)})
         return encode(bars)
+    if stored.equals(bars):
+        return None
     rows = {str(row): row for row in [*stored.to_pylist(), *bars.to_pylist()]}
     if len(rows) == stored.num_rows:
         return None
