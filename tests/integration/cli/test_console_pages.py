@@ -110,6 +110,23 @@ def test_hostile_text_stays_text_on_every_page(stack: FakeTarget) -> None:
     assert faults == []
 
 
+def test_every_page_fits_a_narrow_window(stack: FakeTarget, tmp_path: Path) -> None:
+    (tmp_path / "aws").mkdir()
+    now = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S},000+0000"
+    record = {"message": "resampled", "timestamp": now, "correlation_id": "one", "symbol": "AAPL", "bars": "x" * 200}
+    (tmp_path / "aws/emulator.log").write_text(json.dumps(record))
+    stack.log_folder = tmp_path
+    with served(stack) as address, opened_page(width=380, height=700) as (page, faults):
+        page.goto(address)
+        for path in ("/", "/letters", "/quarantine", "/symbols/AAPL", "/quality/AAPL", "/trace?id=AAPL"):
+            page.goto(address.partition("/?")[0] + path)
+            expect(page.locator("main [aria-busy=true]")).to_have_count(0, timeout=60_000)
+            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1"), path
+        expect(page.locator("main")).to_contain_text("resampled")
+        _picture(page, "console-narrow.png")
+    assert faults == []
+
+
 def test_a_console_answers_on_one_address_only(stack: FakeTarget) -> None:
     with served(stack) as address, socket.socket() as elsewhere:
         elsewhere.settimeout(5)
