@@ -358,7 +358,10 @@ def _is_about(request: ConsolidationRequest, fault: Fault, bronze: Bronze) -> bo
         return request.reference_changed or (request.changed_from is None and not request.is_of_dividends_only)
     if request.files:
         return fault.key in _keys(request, bronze)
-    return _affects_all_sessions(request) or bronze.parse_source(fault.key).last >= request.changed_from  # type: ignore[operator]
+    if _affects_all_sessions(request):
+        return True
+    since = request.changed_from  # None: the request is of dividends only
+    return since is not None and bronze.parse_source(fault.key).last >= since
 
 
 def _join_errors(errors: Sequence[FiblakeError]) -> FiblakeError | None:

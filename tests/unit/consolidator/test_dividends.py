@@ -130,6 +130,17 @@ def test_a_file_of_dividends_that_cannot_be_read_is_a_dead_letter_and_keeps_noth
     assert stored(lake).reference.dividends == PAYOUTS, "those of before stay"
 
 
+def test_a_file_of_bars_that_cannot_be_read_is_not_the_fault_of_a_message_about_dividends(lake: Lake) -> None:
+    broken = LAKE.date_key("AAPL", date(2025, 11, 20))
+    lake.store.lay(broken, b"no Parquet")
+    lake.request_named("AAPL", "2025-11-20", broken)
+    pay(lake, TWO)
+    assert lake.drained().summary.dead_lettered == 1
+    (letter,) = lake.queue.dead
+    assert not ConsolidationRequest.model_validate_json(letter.body).dividends_changed
+    assert stored(lake).reference.dividends == PAYOUTS
+
+
 def test_splits_that_cannot_be_read_keep_no_dividends_out(lake: Lake) -> None:
     lake.store.lay(splits_key("AAPL"), b"no Parquet")
     pay(lake, TWO)
