@@ -1,4 +1,4 @@
-"""How the companies of the past get in: the vendor's lists of past days become periods of symbol_metadata."""
+"""Load the companies of the past: the vendor's lists of past days become periods of symbol_metadata."""
 
 import asyncio
 import time
@@ -22,11 +22,11 @@ from shared.objects import ObjectStore
 from shared.telemetry import logger
 
 KIND: Final = "companies"
-"""What these runs are called in the table runs."""
+"""The name of these runs in the table runs."""
 ASKED_AT_ONCE: Final = 10
-"""Requests about single symbols under way at once; the client paces them."""
+"""How many requests about single symbols run at once; the client paces them."""
 DAYS_BETWEEN_LISTS: Final = 31
-"""About so many days lie between two lists of all tickers; what changed in between is asked for symbol by symbol."""
+"""About so many days lie between two lists of all tickers; changes in between are asked for symbol by symbol."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -39,9 +39,9 @@ class CompaniesReport:
     companies: int = 0
     """Companies under one symbol that the vendor's lists show."""
     delisted: int = 0
-    """Of them those that are listed no longer."""
+    """Of them, those that are no longer listed."""
     without_type: int = 0
-    """Of them those of which the vendor does not say what they are; their bars are stored."""
+    """Of them, those without a type at the vendor; their bars are stored."""
     new: int = 0
     """Records that symbol_metadata did not have."""
     changed: int = 0
@@ -57,7 +57,7 @@ class CompaniesReport:
 
 @dataclass(frozen=True, slots=True)
 class CompaniesLoader:
-    """What reading the companies of the past works with."""
+    """Loads the companies of the past."""
 
     vendor: Vendor
     store: ObjectStore
@@ -66,9 +66,9 @@ class CompaniesLoader:
     clock: Callable[[], datetime]
 
     async def load(self, first: date, show: Progress) -> CompaniesReport:
-        """Take over who bore which symbol since `first`: identity files first, then all records in one transaction.
+        """Load who bore which symbol since `first`: identity files first, then all records in one transaction.
 
-        A run that ends early has changed nothing, and is done again. Raises UpstreamError if one of the vendor's lists
+        A run that ends early has changed nothing; run it again. Raises UpstreamError if one of the vendor's lists
         cannot be read, ConfigurationError if there is no session to ask for.
         """
         started, report = time.perf_counter(), CompaniesReport()
@@ -105,7 +105,7 @@ class CompaniesLoader:
         _keep_apart(periods, self.calendar)
 
     async def _boundary(self, period: Period, *, starts: bool) -> bool:
-        """Find the first or the last session in which the company bore the symbol; tell whether the vendor answered."""
+        """Find the first or the last session in which the company bore the symbol, and whether the vendor answered."""
         edge, other = (period.first, period.not_before) if starts else (period.last, period.not_after)
         inside, outside = self.calendar.ordinal(edge), self.calendar.ordinal(other or edge)
         answered = True
@@ -158,7 +158,7 @@ def _usable(tickers: Iterable[Ticker]) -> list[Ticker]:
 
 
 def _keep_apart(periods: Sequence[Period], calendar: TradingCalendar) -> None:
-    """Let a company's time end before the next one's with the same symbol: the vendor may list both for a day."""
+    """End a company's period before the next one's with the same symbol: the vendor may list both for a day."""
     ordered = sorted(periods, key=lambda period: (period.company.symbol, period.begins))
     for older, newer in pairwise(ordered):
         if older.company.symbol == newer.company.symbol and older.ends and older.ends >= newer.begins:

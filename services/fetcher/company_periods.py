@@ -1,7 +1,7 @@
-"""Who bore which symbol in the past: what the vendor listed on successive days, and since when and until when (pure).
+"""Find who bore which symbol in the past, from the vendor's lists of successive days (pure).
 
-The vendor's lists are asked for on some days only. They decide who was there. A label (a day of delisting) is taken
-only where it lies between two lists that leave it open. The days that are open beyond that are asked for one by one.
+The vendor's lists are asked for on some days only. They decide who was listed. A label (a day of delisting) counts only
+if it lies between two lists that leave the day open. The days that remain open are asked for one by one.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from services.fetcher.tickers import Ticker
 
 _ONE_DAY: Final = timedelta(days=1)
 _FILLED: Final = ("name", "type", "exchange", "currency", "composite_figi", "share_class_figi")
-"""What an older list may say and a newer one leave out."""
+"""Fields that an older list may have and a newer one leave out."""
 
 
 @dataclass(slots=True)
@@ -103,18 +103,18 @@ def _end(period: Period, ticker: Ticker, last: date) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What becomes of symbol_metadata."""
+    """The changes of symbol_metadata."""
 
     records: list[SymbolRecord]
-    """New ones, and those that change."""
+    """New records, and those that change."""
     moved: dict[tuple[str, date], date]
     """Records whose `valid_from` changes, by symbol and the old one."""
     contradicted: list[Period]
-    """Periods in which another company is known to have borne the symbol; they are left out."""
+    """Periods in which another company bore the symbol, according to a known record; they are left out."""
 
 
 def take(known: Iterable[SymbolRecord], history: History, now: datetime) -> Taken:
-    """Return what the periods make of the records that are known.
+    """Return how the periods change the known records.
 
     A period that a known record may be the same company's, and shares a day with, tells when the record begins. The end
     of a known record stays. A period without such a record is a new record, unless known ones take up its time.
@@ -173,13 +173,13 @@ def _overlap(record: SymbolRecord, begins: date, ends: date | None) -> bool:
 
 
 def _filled(record: SymbolRecord, ticker: Ticker) -> SymbolRecord:
-    """Take from the list what the record lacks."""
+    """Fill the record's missing fields from the list."""
     missing = {name: getattr(ticker, name) for name in _FILLED if getattr(record, name) is None}
     return replace(record, **missing)
 
 
 def _merged(older: Ticker, newer: Ticker) -> Ticker:
-    """Take what the newer list says; what it leaves out stays."""
+    """Take the newer list's fields; keep those that it leaves out."""
     return replace(newer, **{name: getattr(older, name) for name in _FILLED if getattr(newer, name) is None})
 
 

@@ -1,4 +1,4 @@
-"""How dividends get in: what is new is asked of all symbols at once, the whole past of some symbols at a time.
+"""Load dividends: new ones of all symbols in one request, the whole past of some symbols at a time.
 
 An optional source: what the vendor does not give is logged and counted, and keeps nothing else out. Each new dividend
 changes the cumulative factors of all dividends before it, so a symbol with news is asked for anew, whole.
@@ -35,12 +35,12 @@ InTime = Callable[[Coroutine[Any, Any, Answer]], Awaitable[Answer | None]]
 
 @dataclass(slots=True)
 class DividendCounts:
-    """What a run did about dividends."""
+    """The result of a run for dividends."""
 
     changed: int = 0
     """Symbols."""
     refused: int = 0
-    """Dividends (not symbols) that cannot be."""
+    """Dividends (not symbols) that are invalid."""
     left: int = 0
     """Symbols that are due, and left for the next runs."""
     failed: int = 0

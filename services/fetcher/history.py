@@ -127,7 +127,7 @@ class HistoryFetcher:
         return max(filter(None, [known.valid_from, renamed])), known.list_date
 
     async def _ticker_changes(self, symbol: str) -> list[TickerChange]:
-        """Ask for the changes of ticker; a plan or a vendor that has none for good keeps no history out."""
+        """Ask for the changes of ticker; a plan or a vendor without them does not stop a history."""
         try:
             return await self.intake.vendor.ticker_changes(symbol)
         except (EntitlementError, BadRequestError) as error:
@@ -213,7 +213,7 @@ def _requested(
 
 
 def split_ratios(symbol: str, bars: Iterable[VendorBar], splits: Iterable[Split]) -> Mapping[tuple[str, date], float]:
-    """Return what the splits between a bar and the one before it make of a price, for the bars where there are any."""
+    """Return the factor of the splits between a bar and the one before it, for the bars that have such splits."""
     sessions = sorted({bar.session for bar in bars})
     ratios: dict[tuple[str, date], float] = {}
     for split in splits:

@@ -1,7 +1,7 @@
-"""Which company bears which symbol, and since when: what the vendor lists against what is known (pure).
+"""Find which company bears which symbol, and since when, from the vendor's list and the known records (pure).
 
-Companies are told apart by their composite FIGI, else by their share class's, else by their times. Nothing is ever
-deleted: a symbol's records follow one another in time, without overlapping. Only the last one may be without an end.
+Companies are distinguished by their composite FIGI, else by their share class's, else by their times. No record is ever
+deleted. A symbol's records follow one another in time and do not overlap; only the last one may be without an end.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ HANDOVER_AFTER: Final = 3
 so: the vendor lists some tickers twice for a few days, with two FIGIs in changing order."""
 
 BACK_WITHIN: Final = NEWS_LATE_BY
-"""A symbol that comes back after a longer time is listed anew, whoever bears it: in between nobody did."""
+"""A symbol that comes back after a longer time is a new listing, whichever company bears it."""
 
 _ONE_DAY: Final = timedelta(days=1)
 
@@ -32,7 +32,7 @@ Pair = tuple[SymbolRecord, Ticker]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What became of the symbols, by their last record and the vendor's list."""
+    """The state of the symbols, by their last record and the vendor's list."""
 
     new: list[Ticker] = field(default_factory=list)
     """Never seen before."""
@@ -43,7 +43,7 @@ class Comparison:
     handed_over: list[Pair] = field(default_factory=list)
     """Listed with another company's FIGI."""
     doubtful: list[Pair] = field(default_factory=list)
-    """Likewise, but that may be the vendor's slip (see `settled`): the symbol stays the known company's for now."""
+    """The same, but it may be a mistake of the vendor (see `settled`): the symbol stays the known company's for now."""
     twice: list[str] = field(default_factory=list)
     """Symbols that are listed more than once; the row with the known FIGI counts."""
     vanished: list[SymbolRecord] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Comparison:
 
     @property
     def unsettled(self) -> list[str]:
-        """Symbols that began to be a company's, and only the vendor knows when: first those where it matters most."""
+        """Symbols that a company took, on a day that only the vendor knows: first those where it matters most."""
         symbols = [ticker.symbol for ticker in [*(ticker for _, ticker in self.handed_over), *self.new]]
         handed_over = {ticker.symbol for _, ticker in self.handed_over}
         return sorted(symbols, key=lambda symbol: symbol not in handed_over | self.renamed)
@@ -73,7 +73,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Days:
-    """When a run takes place: its day in New York, and the sessions around it."""
+    """The day of a run by the exchange's clock, and the sessions around it."""
 
     today: date
     closed: date
@@ -95,7 +95,7 @@ class Days:
 
 
 def compare(known: Iterable[SymbolRecord], listed: Iterable[Ticker]) -> Comparison:
-    """Compare the vendor's list of active tickers with all records there are.
+    """Compare the vendor's list of active tickers with all records.
 
     Raises UpstreamError if fewer than half of the symbols that were active are listed: such a list is not trusted.
     """
@@ -128,7 +128,7 @@ def compare(known: Iterable[SymbolRecord], listed: Iterable[Ticker]) -> Comparis
 def settled(
     found: Comparison, beginnings: Mapping[str, date], days: Days, unanswered: Collection[str] = ()
 ) -> Comparison:
-    """Set apart what one list alone does not decide; it stays as it is known, and the next runs look again.
+    """Leave undecided what one list alone does not decide; the known record stays, and the next runs decide.
 
     A symbol with another FIGI is handed over if the vendor names the day of the change, if its old company has vanished
     or its new one has left another symbol, or if it has been listed so for HANDOVER_AFTER sessions. A renamed company
@@ -160,7 +160,7 @@ def settled(
 def another_company(one: SymbolRecord | Ticker, other: SymbolRecord | Ticker) -> bool:
     """Return whether the two are of two companies: by the composite FIGI, or the share class's if one is missing.
 
-    If neither can be compared nothing is said; times decide then.
+    If neither can be compared, the answer is False, and the times decide.
     """
     if one.composite_figi and other.composite_figi:
         return one.composite_figi != other.composite_figi
@@ -218,7 +218,7 @@ def updated(
 
 
 def changed(pair: Pair) -> bool:
-    """Return whether the vendor says anything new of a symbol that is still the same company's."""
+    """Return whether the vendor changes anything about a symbol that is still the same company's."""
     record, ticker = pair
     return _seen(record, ticker, record.last_seen) != record
 
@@ -242,8 +242,8 @@ def details_due(
 ) -> list[SymbolRecord]:
     """Return the current records whose details are missing or from before `stale_before`: the universe's first.
 
-    Among them those without details come first, then the oldest. Equals come in an order that is another one each day,
-    so that those on which the vendor fails for ever do not take the others' turn.
+    Records without details come first, then the oldest. Equals come in an order that differs each day, so that symbols
+    on which the vendor always fails do not block the others.
     """
     due = [r for r in records if r.valid_to is None and (r.details_at is None or r.details_at < stale_before)]
     known = {r.symbol: r.details_at.timestamp() if r.details_at else 0.0 for r in due}
@@ -265,20 +265,20 @@ def _handed_over(
 ) -> list[SymbolRecord]:
     start = _change(record, begins) or _after(record if record.valid_to is None else None, days)
     if start <= record.valid_from:
-        # It became the last company's in this very session: the vendor has corrected itself.
+        # The last company took it in this very session: the vendor has corrected itself.
         return [record_of(ticker, record.valid_from, now)]
     last = days.before(start)
     return [_over(record, min(record.valid_to or last, last)), record_of(ticker, start, now)]
 
 
 def _chosen(rows: Sequence[Ticker], known: SymbolRecord | None) -> Ticker:
-    """Choose one of the rows that the vendor lists for a symbol: in whatever order they come, it is the same."""
+    """Choose one of the rows that the vendor lists for a symbol: the same one in any order."""
     figi = known.composite_figi if known else None
     return min(rows, key=lambda row: (figi is None or row.composite_figi != figi, row.composite_figi or "~"))
 
 
 def _change(record: SymbolRecord, begins: date | None) -> date | None:
-    """Return the vendor's day of a change of hands, or None if it is of another one: before the record, or long ago."""
+    """Return the vendor's day of a handover, or None if it is of another one: before the record, or long ago."""
     earliest = _seen_on(record) - NEWS_LATE_BY
     return begins if begins and begins > record.valid_from and begins >= earliest else None
 
@@ -304,7 +304,7 @@ def _over(record: SymbolRecord, end: date) -> SymbolRecord:
 
 
 def _seen(record: SymbolRecord, ticker: Ticker, now: datetime) -> SymbolRecord:
-    """Take what the vendor says; what it leaves out stays as it was."""
+    """Take the vendor's fields; keep those that it leaves out."""
     return replace(
         record, valid_to=None, delisted_date=None, active=True, last_seen=now,
         composite_figi=ticker.composite_figi or record.composite_figi,

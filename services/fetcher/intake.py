@@ -78,7 +78,7 @@ class Stopwatch:
 async def put_bars(intake: Intake, sifted: ClassifiedBars, files: Sequence[tuple[str, bytes]], what: str) -> None:
     """Put refused bars into quarantine and the others' files into bronze, many at a time.
 
-    Raises, once all were tried, an error that names the symbols whose files could not be written.
+    When all were tried, raise an error that names the symbols whose files could not be written.
     """
     if sifted.refused:
         await asyncio.to_thread(quarantine, intake.store, sifted.refused, intake.clock())
@@ -100,7 +100,7 @@ def logged(stored: Stored) -> Stored:
 
 
 def counted(stored: Sequence[Stored]) -> dict[str, int]:
-    """Return what was stored in numbers, by the names of the metrics."""
+    """Return the counts of what was stored, by the names of the metrics."""
     return {
         "BarsStored": sum(result.stored for result in stored),
         "BarsQuarantined": sum(result.quarantined for result in stored),

@@ -41,7 +41,7 @@ SHORTEST_PAUSE_SECONDS: Final = 1.0
 LONGEST_MESSAGE: Final = 300
 """Characters of a vendor's message that an error repeats."""
 _SEND_AGAIN: Final = frozenset({408, 425, 499})
-"""Timeout, too early, and a gateway whose client closed first: statuses that say nothing about the request itself."""
+"""Timeout, too early, and a gateway whose client closed first: statuses that are not the request's fault."""
 _PLAIN: Final = "identity"
 TIMEOUT: Final = httpx.Timeout(connect=5, read=60, write=10, pool=60)
 BARS_A_PAGE: Final = 50_000
@@ -122,7 +122,7 @@ class MassiveClient:
         return listed
 
     async def delisted_tickers(self) -> list[Ticker]:
-        """Return all US stocks that are active no longer."""
+        """Return all US stocks that are no longer active."""
         return await self._tickers(_tickers_query(active=False), active=False)
 
     async def listed_as(self, symbol: str, on: date) -> list[Ticker]:
@@ -161,7 +161,7 @@ class MassiveClient:
     async def ticker_changes(self, symbol: str) -> list[TickerChange]:
         """Return since when the ticker's company has borne which ticker, oldest first; none if the vendor knows none.
 
-        An event that does not say when it was, or to what the ticker changed, is none.
+        An event without its day, or without the new ticker, is left out.
         """
         path = f"/vX/reference/tickers/{_part(symbol)}/events"
         try:
@@ -176,8 +176,8 @@ class MassiveClient:
     async def splits(self) -> list[Split]:
         """Return all splits, announced ones too, oldest first.
 
-        A cumulative factor that is missing or nonsense is filled in from the ratios. A split that lacks a day, or a
-        ratio that can be, comes with a ratio that is no number: `split_changes` refuses it.
+        A cumulative factor that is missing or nonsense is filled in from the ratios. A split without a day or without a
+        valid ratio has NaN as its ratio: `split_changes` refuses it.
         """
         path, query = "/stocks/v1/splits", {"limit": str(SPLITS_A_PAGE), "sort": "execution_date.asc"}
         rows = await self._rows(wire.Splits, path, query)
@@ -188,7 +188,7 @@ class MassiveClient:
     async def dividends(self, symbols: Collection[str] = (), since: date | None = None) -> list[Dividend]:
         """Return the dividends of these symbols (none named: of all) with ex-dates from `since` on, announced ones too.
 
-        None is a valid answer. Numbers that cannot be are left in: `dividend_changes` refuses them by name. Raises
+        None is a valid answer. Invalid numbers are returned: `dividend_changes` refuses them by name. Raises
         UpstreamError if the answer is about another symbol, or another time.
         """
         path = "/stocks/v1/dividends"
@@ -240,7 +240,7 @@ class MassiveClient:
         self, shape: type[_Answer], path: str, query: Mapping[str, str], *, further: bool = False,
         ticker: str | None = None,
     ) -> _Answer:  # fmt: skip
-        """Ask until there is an answer that can be trusted; `further`: it is a page that another one led to."""
+        """Ask until there is a valid answer; `further`: it is not the first page."""
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(UpstreamError), stop=stop_after_attempt(ATTEMPTS), wait=_pause, reraise=True
         )
@@ -276,7 +276,7 @@ async def massive(
 ) -> AsyncIterator[MassiveClient]:
     """Open a client; the key travels in the Authorization header only.
 
-    With a rate, requests (retries too) leave at even distances: a burst now would be a refusal within the minute.
+    With a rate, requests (retries too) are sent at even distances: the vendor would refuse a burst.
     """
     headers = {"Authorization": f"Bearer {key.get_secret_value()}", "Accept-Encoding": wire.CODING}
     pace = AsyncLimiter(1, 60 / requests_per_minute) if requests_per_minute else None
@@ -339,7 +339,7 @@ def _check_status(response: httpx.Response, path: str) -> None:
         raise EntitlementError(f"the API key is not entitled to this: {text}")
     if response.status_code == HTTPStatus.NOT_FOUND and status == "NOT_FOUND":  # a wrong base URL's 404 does not say so
         raise UnknownTickerError(text)
-    # A redirection is never the vendor's: a gateway or a log-in page stands in between, and may be gone the next time.
+    # The vendor never redirects: a gateway or a log-in page did, and may not the next time.
     if response.is_server_error or response.is_redirect or response.status_code in _SEND_AGAIN:
         raise UpstreamError(text)
     raise BadRequestError(text)
@@ -361,7 +361,7 @@ def _check_asked(page: wire.Bars, path: str, ticker: str | None) -> None:
 
 
 def _explanation(response: httpx.Response) -> tuple[str, str, str]:
-    """Read a refusal's status, request id and message; the key, should the vendor repeat it, is blotted out."""
+    """Read a refusal's status, request id and message; the key is removed if the vendor repeats it."""
     try:
         body: Any = wire.decode(response.content)
     except ValueError:

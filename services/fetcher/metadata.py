@@ -1,7 +1,7 @@
-"""How reference data get in, daily: companies, details, splits, dividends; and new symbols' histories are asked for.
+"""Load reference data each day: companies, details, splits, dividends; and request the histories of new symbols.
 
-Files in S3 come first, then rows in Postgres. What a run that was cut off had stored stays, and the next run finds the
-rest still different from what the vendor says.
+Files in S3 come first, then rows in Postgres. What an interrupted run has stored stays; the next run finds the rest
+still different from the vendor's data.
 """
 
 import asyncio
@@ -45,11 +45,11 @@ from shared.queues import Queue
 from shared.telemetry import logger
 
 KIND: Final = "metadata"
-"""What these runs are called in the table runs."""
+"""The name of these runs in the table runs."""
 ASKED_AT_ONCE: Final = 10
-"""Requests about single symbols under way at once; the client paces them."""
+"""How many requests about single symbols run at once; the client paces them."""
 BATCHES_FAILED_AT_MOST: Final = 2
-"""After so many batches of details that failed whole, one after the other, the vendor ails and not the tickers."""
+"""After so many batches of details in a row that failed whole, the vendor is down: no ticker is to blame."""
 SPLITS_AT_ONCE: Final = 500
 REQUESTS_AT_ONCE: Final = 500
 
@@ -86,7 +86,7 @@ class Refreshed:
     doubtful: int = 0
     """Listed with another FIGI; not handed over yet, because that may be the vendor's slip."""
     back: int = 0
-    """Had vanished, and are listed again."""
+    """Vanished before, and listed again."""
     changed: int = 0
     """Another name, type, exchange, currency, or a FIGI that was missing."""
     vanished: int = 0
@@ -98,12 +98,12 @@ class Refreshed:
     """Of those left: the vendor failed on them."""
     splits_changed: int = 0
     splits_refused: int = 0
-    """Splits (not symbols) that cannot be."""
+    """Splits (not symbols) that are invalid."""
     splits_repaired: int = 0
     """Splits whose cumulative factor contradicts the ratios; what the ratios make is stored instead."""
     dividends_changed: int = 0
     dividends_refused: int = 0
-    """Dividends (not symbols) that cannot be."""
+    """Dividends (not symbols) that are invalid."""
     dividends_left: int = 0
     """Due, and left for the next runs."""
     dividends_failed: int = 0
@@ -134,7 +134,7 @@ class _Run:
         return replace(self, deadline=self.deadline and now + (self.deadline - now) / 2)
 
     async def in_time(self, answer: Coroutine[Any, Any, AnswerT]) -> AnswerT | None:
-        """Wait for an answer until the deadline; None: it did not come. At a slow pace ten of them take minutes.
+        """Wait for an answer until the deadline; None: there was none in time. At a slow pace ten of them take minutes.
 
         After the deadline nothing is asked.
         """
@@ -151,7 +151,7 @@ class _Run:
 
 @dataclass(frozen=True, slots=True)
 class MetadataFetcher:
-    """What refreshing reference data works with."""
+    """Refreshes reference data."""
 
     vendor: Vendor
     store: ObjectStore
@@ -372,7 +372,7 @@ class MetadataFetcher:
 
 
 def _with_details(record: SymbolRecord, details: Details | None, now: datetime) -> SymbolRecord:
-    """Take what the vendor says; what it leaves out stays as it was."""
+    """Take the vendor's fields; keep those that it leaves out."""
     if details is None:
         return replace(record, details_at=now)
     sic_code = details.sic_code or record.sic_code

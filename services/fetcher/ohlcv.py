@@ -104,7 +104,7 @@ class Fetcher:
                 if not (result.done or await self.intake.database.watermark()):
                     break
                 if failures == FAILURES_IN_A_ROW:
-                    # Old sessions that fail for ever must not keep today's out: that one is tried before giving up.
+                    # Old sessions that always fail must not stop today's: that one is tried before giving up.
                     turn = deque(day for day in turn if day == planned.missing[-1])
                 continue
             failures = 0
@@ -151,7 +151,7 @@ class Fetcher:
         return logged(_stored(str(session), sifted, counts, written_at, watch))
 
     async def _universe(self, session: date) -> set[str]:
-        """Return the symbols to store in `session`; raise ConfigurationError rather than take none for all there is."""
+        """Return the symbols to store in `session`; raise ConfigurationError if there are none."""
         known = await self.intake.database.universe(self.universe.types, session)
         wanted = known & self.universe.only if self.universe.only else known
         if not wanted:
@@ -164,7 +164,7 @@ class Fetcher:
         return wanted
 
     async def _past(self, session: date, unknown: set[str]) -> StoredState:
-        """Read what is stored; of `unknown` symbols nobody knows what bronze says: they are compared with nothing."""
+        """Read what is stored; bronze's content of `unknown` symbols is not known: they are compared with nothing."""
         database = self.intake.database
         stored = await database.bars(session)
         rows = {(symbol, session): row for symbol, row in stored.items() if symbol not in unknown}

@@ -22,7 +22,7 @@ from shared.telemetry import logger
 
 
 def find_quarantined(bars: Iterable[QuarantinedBar], symbol: str, session: date, row: int | None) -> QuarantinedBar:
-    """Return the one bar meant; raise NotFoundError if there is none, ContractError if several are and no `row` is."""
+    """Return the bar that is named; raise NotFoundError if there is none, ContractError if there are several."""
     matching = [held for held in bars if (held.bar.symbol, held.bar.session) == (symbol, session)]
     chosen = [held for held in matching if row in {None, held.row}]
     if not chosen:
@@ -37,10 +37,10 @@ async def release(  # noqa: PLR0917
     store: ObjectStore, bronze: Bronze, database: Database, calendar: TradingCalendar, bar: QuarantinedBar, by: str,
     now: datetime,
 ) -> str:  # fmt: skip
-    """Let a bar into the lake as it was reported; return the key of its date file.
+    """Release a bar into the lake as it was reported; return the key of its date file.
 
-    Date file, row in Postgres, audit record, and only then the end of the quarantine: a run that is cut off is done
-    again. Raises ContractError if the bar cannot be one at all (no key, no session, a number that is none),
+    The order is date file, row in Postgres, audit record, and then the removal from quarantine: an interrupted run can
+    be repeated. Raises ContractError if the bar cannot be one at all (no key, no session, a number that is none),
     ConflictError if the quarantine file changed since it was read.
     """
     row = _check_releasable(bar, calendar, now)

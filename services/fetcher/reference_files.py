@@ -1,4 +1,4 @@
-"""How splits, dividends and identities get into bronze, where the consolidator takes them: one small file a symbol."""
+"""Write splits, dividends and identities into bronze for the consolidator: one small file a symbol."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -23,12 +23,12 @@ Identities = tuple[Identity, ...]
 
 
 async def put_splits(store: ObjectStore, splits: Mapping[str, Sequence[Split]]) -> None:
-    """Write each symbol's splits; a symbol that has none any more gets a file that says so."""
+    """Write each symbol's splits; a symbol that no longer has any gets a file without rows."""
     await _put(store, {splits_key(symbol): splits_file(of_symbol) for symbol, of_symbol in splits.items()})
 
 
 async def put_dividends(store: ObjectStore, dividends: Mapping[str, Sequence[Dividend]]) -> None:
-    """Write each symbol's dividends; a symbol that has none any more gets a file that says so."""
+    """Write each symbol's dividends; a symbol that no longer has any gets a file without rows."""
     await _put(store, {dividends_key(symbol): dividends_file(of_symbol) for symbol, of_symbol in dividends.items()})
 
 
@@ -73,7 +73,7 @@ async def _put(store: ObjectStore, files: Mapping[str, bytes]) -> None:
 
 
 def _read(data: bytes | None, symbol: str) -> Identities | None:
-    """Read a file; what cannot be read is to be written anew."""
+    """Read a file; None if it cannot be read and must be written anew."""
     try:
         return read_identities(data, symbol) if data is not None else None
     except ContractError:
@@ -81,7 +81,7 @@ def _read(data: bytes | None, symbol: str) -> Identities | None:
 
 
 def _read_universe(data: bytes | None) -> Universe | None:
-    """Read the file; one that cannot be read is to be written anew."""
+    """Read the file; None if it cannot be read and must be written anew."""
     try:
         return read_universe(data) if data is not None else None
     except ContractError:

@@ -1,4 +1,4 @@
-"""What each run was asked for and how it ended: a row in the table `runs`, also if it failed."""
+"""Record each run, its request and its end, in the table `runs`, also if it failed."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress

@@ -1,4 +1,4 @@
-"""Which sector a company is of: the division of its SIC code (pure)."""
+"""Find a company's sector: the division of its SIC code (pure)."""
 
 from typing import Final
 

@@ -37,7 +37,7 @@ DEFAULT_TYPES: Final = frozenset({"CS", "ADRC", "ETF"})
 
 
 class LakeSettings(Settings):
-    """Where the bars lie."""
+    """Bucket and prefix of the bars."""
 
     s3_bucket: str
     s3_prefix: str = BRONZE_PREFIX
@@ -70,7 +70,7 @@ class VendorSettings(ReleaseSettings):
 
 
 class FlatFileSettings(ReleaseSettings):
-    """Where flat files come from, and what of them is stored.
+    """The source of flat files, and which of their bars are stored.
 
     The keys are the flat files' own S3 keys from the vendor's dashboard, not the API key.
     """

@@ -17,12 +17,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class StoredState:
-    """What the lake knows already: rows by symbol and session, last closes before the answer, splits in between."""
+    """What is stored: rows by symbol and session, last closes before the answer, splits in between."""
 
     rows: Mapping[tuple[str, date], Mapping[str, Any]] = field(default_factory=dict)
     closes: Mapping[str, float] = field(default_factory=dict)
     split_ratios: Mapping[tuple[str, date], float] = field(default_factory=dict)
-    """By symbol and session: what splits since the previous bar make of a price."""
+    """By symbol and session: the factor of splits since the previous bar on a price."""
 
 
 @dataclass(slots=True)
@@ -48,14 +48,14 @@ def classify_bars(
     for bar, row, known in _in_order(bars, past, now):
         place = (bar.symbol, bar.session)
         if place not in seen and known:
-            # As it is stored, and so it may stay: also one that an operator has released from quarantine.
+            # It is stored like this, so it may stay; it may be one that an operator has released from quarantine.
             seen.add(place)
             closes[bar.symbol] = bar.close
             result.unchanged += 1
             continue
         reasons = faults(bar, calendar)
         if place in seen:
-            # A second row of one key would make Postgres refuse the whole session, for ever.
+            # Postgres would refuse the whole session with a second row of one key.
             reasons.append(TWICE)
         if reasons:
             result.refused.append((bar, "; ".join(reasons)))

@@ -15,7 +15,7 @@ class SplitChanges:
 
     changed: dict[str, list[Split]] = field(default_factory=dict)
     refused: list[Split] = field(default_factory=list)
-    """Splits that cannot be; their symbols keep what is known of them."""
+    """Invalid splits; their symbols keep the known ones."""
     repaired: list[Split] = field(default_factory=list)
     """Splits as they are reported whose factors contradict the ratios; they are stored with what the ratios make."""
 
@@ -26,9 +26,9 @@ def split_changes(
 ) -> SplitChanges:  # fmt: skip
     """Compare all splits that the vendor reports with those that are known, for the symbols there are.
 
-    A split announced for a day after `today` waits for its day: its factor is not true before. One that is reported no
-    more is withdrawn. Cumulative factors that contradict the ratios are replaced by what the ratios make, because the
-    ratios are what the company announced, and the factors are computed from them.
+    A split announced for a day after `today` waits for its day: its factor is not true before. A split that is no
+    longer reported is withdrawn. Cumulative factors that contradict the ratios are replaced by what the ratios make,
+    because the ratios are what the company announced, and the factors are computed from them.
 
     Symbols `in_doubt` count as different: nobody knows what their files say.
 

@@ -14,8 +14,8 @@ from services.fetcher.wire import SplitRow
 def usable(row: SplitRow) -> Split | None:
     """Return the split, or None if it names no ticker.
 
-    A day or a ratio that is missing or cannot be is no number in the split: `split_changes` refuses it by name, and
-    its ticker keeps what is known. Left out, it would make the other splits' factors seem to contradict the ratios.
+    A missing or invalid day or ratio becomes NaN: `split_changes` refuses the split by name, and its ticker keeps the
+    known ones. If the split were left out, the other splits' factors would seem to contradict the ratios.
     """
     if not row.ticker:
         return None

@@ -72,7 +72,7 @@ def _number(value: object) -> object:
 
 
 def _whole(value: object) -> object:
-    # What 64 bits do not hold fits into no file and no table.
+    # A number beyond 64 bits fits into no file and no table.
     return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _TOO_LARGE else None
 
 
@@ -81,7 +81,7 @@ def _milliseconds(value: object) -> object:
 
 
 def _text(value: object) -> object:
-    # A text with a zero in it is one that Postgres takes in no column.
+    # Postgres takes no text with a zero byte.
     return readable(value) if isinstance(value, str) and value and "\0" not in value else None
 
 
@@ -94,7 +94,7 @@ def _name(value: object) -> object:
 
 
 def _link(value: object) -> object:
-    # An empty link leads nowhere: it is the end, as an absent one is.
+    # An empty link is the end, as an absent one is.
     return readable(value) if isinstance(value, str) and value else value or None
 
 
@@ -144,7 +144,7 @@ Row = TypeVar("Row", bound=BaseModel)
 
 
 class Answer(BaseModel):
-    """What every answer has."""
+    """The fields of every answer."""
 
     request_id: Name = ""
 

@@ -29,6 +29,7 @@ ASKED_BY_A_PERSON = {
     "services/reconcile": "the audit reports what it finds, and answers whoever calls it",
     "services/vacuum": "`fiblake vacuum`, and a function that is called once a month and again by hand",
     "shared/functions.py": "`fiblake dlq replay`",
+    "shared/logs.py": "the command line and the console, about one symbol",
     "shared/metrics.py": "`fiblake status`",
     "fiblake/tags.py": "`fiblake tag`, or a reader who names a tag",
     "fiblake/stacks.py": "the command line or a reader finding its stack",
