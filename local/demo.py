@@ -1,12 +1,14 @@
-"""The demo: companies, histories, sessions, splits; then every row is computed once more and compared.
+"""The demo: flat files, histories, sessions, splits; then every row is computed once more and compared.
 
 `python -m local.demo [--sessions N]`: exits 0 if every silver row equals the independent recomputation.
 """
 
 import argparse
 import json
+import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -30,12 +32,22 @@ from fiblake.calendar import nyse
 from fiblake.errors import FiblakeError, PermanentError
 from fiblake.lake import INTERVALS, MANIFEST_KEY, Bronze
 from fiblake.wording import counted
+from local.demo_market import (
+    DEAD_NAME,
+    DEAD_SINCE,
+    DEAD_SYMBOL,
+    FIRST_FLAT_FILE,
+    FLAT_FILES_BUCKET,
+    publish_flat_files,
+    read_market,
+    write_market,
+)
+from local.deploy import STACK
 from local.emulator import REPOSITORY
 from local.folders import folder_of_run
 from local.market_data.control import Control
 from local.market_data.replay import sample
 from local.recompute import SampleSplit, differences, expected_silver, reinvested
-from local.sample_bars import read_sample_bars
 from local.stack import API_KEY, Stack, running
 from local.watch import StuckError, View, Watcher
 
@@ -74,17 +86,43 @@ class Demo:
         self.vendor = Control(self.stack.market_data_url, API_KEY)
         self._lambda = self.stack.client("lambda")
 
-    def begin(self, session: date) -> None:
-        """Make the vendor know all symbols but one and all splits but one, up to the session before `session`."""
-        last = max(bar.session for bars in self.bars.values() for bar in bars if bar.session < session)
-        self.vendor.as_of(last)
+    def fill(self, session: date) -> None:
+        """Fill the lake up to the session before `session`: companies of the past, flat files, then the API.
+
+        The vendor knows all but one symbol then, and of splits all but one.
+        """
+        sessions = sorted({bar.session for bars in self.bars.values() for bar in bars if bar.session < session})
+        self.vendor.as_of(sessions[-1])
         self.vendor.hidden([NEW_SYMBOL])
         self.vendor.splits([_id(split) for split in EARLY_SPLITS])
-        done = self._refresh(last)
+        environment = self.stack.environment()
+        days = [day for day in sessions if day >= FIRST_FLAT_FILE]
+        self.stack.client("s3").create_bucket(Bucket=FLAT_FILES_BUCKET)
+        settings = publish_flat_files(environment, self.bars, days)
+        first, last = str(days[0]), str(days[-1])
+        companies = self._fiblake("load", "companies", "--from", first)
+        loaded = self._fiblake("load", "flatfiles", "--from", first, "--to", last, **settings)
         self._wait()
         self.console.print(
-            f"  {counted(done['new'], 'new symbol')}, {done['splits_changed']} of them with splits; "
-            f"{done['histories_requested']} histories, each one range file, are in six tables"
+            f"  {counted(loaded['files'], 'flat file')}: {counted(loaded['stored'], 'bar')} of "
+            f"{counted(companies['companies'], 'company', 'companies')}, {companies['delisted']} of them delisted; "
+            f"{counted(loaded['unclaimed'], 'bar')} that no company claims yet"
+        )
+        day = DEAD_SINCE
+        there = [row["symbol"] for row in self._fiblake("universe", str(day))["companies"]]
+        buckets = sum(len(self._silver(DEAD_SYMBOL, interval)) for interval in INTERVALS)
+        if DEAD_SYMBOL not in there or not buckets:
+            raise DemoError(f"{DEAD_SYMBOL} is not in the universe of {day} ({there}), or not in silver")
+        self.console.print(
+            f"  on {day} the universe was {', '.join(there)}\n"
+            f"  {DEAD_NAME} ({DEAD_SYMBOL}) traded for the last time that day, and has {counted(buckets, 'row')} of "
+            "silver"
+        )
+        done = self._refresh(sessions[-1])
+        self._wait()
+        self.console.print(
+            f"  the API adds {counted(done['histories_requested'], 'history', 'histories')}, from before the flat "
+            f"files too, and the splits of {counted(done['splits_changed'], 'symbol')}"
         )
 
     def play(self, session: date) -> None:
@@ -171,6 +209,17 @@ class Demo:
             raise DemoError(f"there is no {key}")
         return Bars.read(data, symbol, datetime.now(UTC), nyse(), adjust="total").close
 
+    def _fiblake(self, *arguments: str, **settings: str) -> dict[str, Any]:
+        """Run the `fiblake` command upon the stack and return what it answers."""
+        command = [str(Path(sys.executable).with_name("fiblake")), "--stack", STACK, "--json", *arguments]
+        own = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        environment = {**own, **self.stack.environment(), **settings}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=REPOSITORY)
+        if done.returncode:
+            raise DemoError(f"fiblake {' '.join(arguments)} failed: {done.stderr.strip() or done.stdout.strip()}")
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
     def _refresh(self, session: date, **more: bool) -> dict[str, Any]:
         return self._invoke("MetadataFetcher", {"as_of": session.isoformat(), **more})
 
@@ -245,16 +294,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(folder: Path, sessions: int, console: Console, *, enforce_iam: bool) -> None:
-    bars = read_sample_bars()
+    bars = read_market()
     last = sorted({bar.session for some in bars.values() for bar in some})[-sessions:]
 
     def say(step: str) -> None:
         console.print(f"- {step}")
 
-    with running(folder, first_session=last[0], say=say, enforce_iam=enforce_iam) as stack:
+    market = write_market(folder / "market", bars)
+    with running(folder / "stack", first_session=last[0], bars=market, say=say, enforce_iam=enforce_iam) as stack:
         demo = Demo(stack, bars, console)
-        console.print(f"- reading the vendor's tickers, splits and dividends, and loading histories up to {last[0]}")
-        demo.begin(last[0])
+        console.print(f"- filling the lake up to {last[0]}: companies and flat files first, then the API")
+        demo.fill(last[0])
         console.print(f"- playing {counted(len(last), 'session')}, one by one")
         for number, session in enumerate(last):
             demo.play(session)
