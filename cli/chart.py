@@ -8,23 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from cli import options
-from cli.output import answer, progress
-from cli.target import Target, target
+from cli.output import answer
+from cli.target import target
 from fiblake.lake import INTERVALS
 from fiblake.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from fiblake.bars import Consolidated
-
 EXAMPLE = "Example: fiblake chart AAPL 21d -o aapl.png --last 60"
-DAILY: Final = "1d"
-KNOWN: Final = (DAILY, *(f"{n}d" for n in INTERVALS))
+KNOWN: Final = ("1d", *(f"{n}d" for n in INTERVALS))
 UP, DOWN, UNFINISHED = "#26775b", "#b5382f", "#9a9a9a"
 TICKS: Final = 12
 HAIRS: Final = 400
 """A candle's body has one such part of the axis at the least."""
+COLUMNS: Final = ["ts", "open", "high", "low", "close", "volume", "is_complete"]
 FORMATS: Final = (".png", ".svg", ".pdf")
 
 
@@ -45,27 +43,19 @@ def chart(
 
     All intervals are adjusted for splits, unless the stack's silver is not: the title says which. Lines mark splits.
     """
-    from fiblake.bars import Consolidated
-    from fiblake.errors import NotFoundError
-    from fiblake.lake import Bronze
+    from fiblake.reader.lake import Lake
 
     options.symbol(symbol, "SYMBOL")
     if interval not in KNOWN:
         raise typer.BadParameter(f"{interval!r} is none of {', '.join(KNOWN)}", param_hint="INTERVAL")
     _check_output(output)
     stack = target(context)
-    data = stack.store.find(Bronze().data_key(symbol))
-    stored = Consolidated.decode(data.data, symbol, data.last_modified) if data else None
-    if interval == DAILY:
-        adjusted = stack.output("SplitAdjusted") == "true"
-        rows = _daily(stored, adjusted=adjusted)[-last:] if stored else []
-    else:
-        rows, adjusted = _of_silver(stack, symbol, interval, last)
-    if not rows:
-        options.check_in_lake(stack.store, [symbol])
-        raise NotFoundError(f"the lake has no {interval} bars of {symbol}")
-    days = [day for day, _ in stored.reference.splits] if stored else []
-    splits = [day for day in days if rows[0][0] < day <= _last_day(rows, stored)]
+    lake, adjusted = Lake(stack.store), stack.output("SplitAdjusted") == "true"
+    table = lake.bars(symbol, interval, adjust="splits" if adjusted else "raw").table
+    table = table.slice(max(0, table.num_rows - last))
+    rows = list(zip(*table.select(COLUMNS).to_pydict().values(), strict=True))
+    days = lake.splits(symbol).table["execution_date"].to_pylist()
+    splits = [day for day in days if rows[0][0] < day <= table["last_date"][-1].as_py()]
     first, end, close = rows[0][0], rows[-1][0], rows[-1][4]
     how = "adjusted for splits" if adjusted else "as traded"
     title = f"{symbol}, {interval}, {how}, {first} to {end}, last close {close:,.4g} USD"
@@ -78,45 +68,10 @@ def chart(
     answer(context, facts, lambda console: console.print(text, soft_wrap=True))
 
 
-def _last_day(rows: list[tuple[Any, ...]], stored: "Consolidated | None") -> date:
-    """Return the last session that the rows show: that of the last bucket is not its first one."""
-    last: date = rows[-1][0]
-    return max(last, stored.last_session) if stored else last
-
-
 def _check_output(output: Path) -> None:
     options.writable(output, "--output")
     if output.suffix not in FORMATS:
         raise typer.BadParameter(f"{output} ends in none of {', '.join(FORMATS)}", param_hint="--output")
-
-
-def _daily(stored: "Consolidated", *, adjusted: bool) -> list[tuple[Any, ...]]:
-    """Return the daily bars, adjusted as silver is: prices times the factor, volume divided by it."""
-    import numpy as np
-
-    sessions = np.asarray(stored.bars["timestamp"].to_numpy(), dtype="datetime64[D]")
-    factors = np.ones(sessions.size)
-    if adjusted and stored.reference.splits and sessions.size:
-        factors = stored.reference.as_of(stored.last_session).factors(sessions)
-    prices = [stored.bars[name].to_numpy() * factors for name in ("open", "high", "low", "close")]
-    volume = stored.bars["volume"].to_numpy() / factors
-    columns = [column.tolist() for column in (sessions, *prices, volume)]
-    return [(*row, True) for row in zip(*columns, strict=True)]
-
-
-def _of_silver(stack: Target, symbol: str, interval: str, last: int) -> tuple[list[tuple[Any, ...]], bool]:
-    """Return the last buckets, and whether all of them are adjusted for splits."""
-    from cli import tables
-
-    view = f"silver_{interval}"
-    columns = "ts, open, high, low, close, volume, is_complete, coalesce(adjusted, false)"
-    sql = f"SELECT {columns} FROM {view} ORDER BY 1 DESC LIMIT {last}"  # noqa: S608
-    with progress("files of the lake") as advance:
-        lake = tables.opened(stack.store, {view}, (symbol,), advance)
-    with lake.connection:
-        rows = lake.answer(lambda connection: connection.sql(sql).fetchall())[::-1]
-    lake.name_unreadable()
-    return [row[:-1] for row in rows], all(row[-1] for row in rows)
 
 
 def draw(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from cli import options
-from cli.output import answer, as_json, progress, table, wants_json
+from cli.output import answer, as_json, printable, progress, table, wants_json
 from cli.target import target
 from fiblake.wording import counted
 
@@ -43,26 +43,28 @@ def query(
     Only the views that the query names are read, each file once a version: copies stay in the user's cache. Of a large
     lake, --symbols keeps bronze small. Exit code 3: files could not be read, and their rows are missing.
     """
-    from cli import tables
     from fiblake.errors import ContractError
+    from fiblake.reader import views
 
     chosen = options.named(symbols)
     files = [path for path in (options.writable(csv, "--csv"), options.writable(parquet, "--parquet")) if path]
     if files and rows:
         raise typer.BadParameter("it limits what is printed; --csv and --parquet write all rows", param_hint="--rows")
     try:
-        names = tables.named_in(sql, local_files=local_files)
+        names = views.named_in(sql, local_files=local_files)
     except ContractError as error:
         raise typer.BadParameter(str(error), param_hint="SQL") from error
     with progress("files of the lake") as advance:
         store = target(context).store
-        lake = tables.opened(store, names, chosen, advance, outputs=files, local_files=local_files)
+        lake = views.opened(store, names, chosen, advance, outputs=files, local_files=local_files)
     with lake.connection:
         try:
             lake.answer(lambda connection: _print_rows(context, connection.sql(sql), csv, parquet, rows))
         except ContractError as error:
             raise typer.BadParameter(str(error), param_hint="SQL") from error
-    if lake.name_unreadable():
+    for key, fault in lake.unreadable.items():
+        sys.stderr.write(printable(f"fiblake: {key} cannot be read, and its rows are missing: {fault}\n"))
+    if lake.unreadable:
         raise typer.Exit(3)
 
 

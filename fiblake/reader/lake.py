@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from importlib import import_module
 from itertools import zip_longest
 from pathlib import Path
 from typing import Final, Literal
@@ -37,7 +38,7 @@ from fiblake.lake import (
 from fiblake.objects import ObjectReader, StoredObject
 from fiblake.reader.months import SilverTable
 from fiblake.reader.panel import NUMBERS, pivoted
-from fiblake.reader.result import Result, with_metadata
+from fiblake.reader.result import Result, needs, with_metadata
 from fiblake.reference import DIVIDENDS, SPLITS, read_dividends, read_splits
 from fiblake.revisions import known_at, read_revisions
 from fiblake.tags import check_tag, read_tag
@@ -174,6 +175,24 @@ class Lake:
             rows = self._from_bronze(request, by_bucket=True)
         table = pivoted(rows, column, request.interval, self.calendar, request.symbols)
         return Result(self._described(table, request, column=column))
+
+    def sql(self, query: str, symbols: Symbols | None = None) -> Result:
+        """Return what one SELECT in DuckDB's SQL says of the lake's tables, those of `fiblake query`.
+
+        They are bronze, silver_3d to silver_34d, metadata, splits, dividends, universe and manifest. Of a large lake,
+        `symbols` keeps bronze small. Raises ContractError if the query, or a file that it reads, cannot be used.
+        """
+        needs("duckdb")
+        views = import_module("fiblake.reader.views")  # imports DuckDB, which reading does without
+        names = views.named_in(query)
+        tables = views.opened(self.store, names, _named(symbols) or (), lambda _: None, self.cache)
+        with tables.connection:
+            rows = tables.answer(lambda connection: connection.sql(query).to_arrow_table())
+        if tables.unreadable:
+            faults = "; ".join(f"{key}: {fault}" for key, fault in tables.unreadable.items())
+            raise ContractError(f"files of the lake cannot be read: {faults}; `fiblake reconcile` says what to do")
+        index = next((name for name in ("ts", "timestamp") if name in rows.column_names), None)
+        return Result(with_metadata(rows, as_of=self.clock().isoformat()), index)
 
     def _request(  # noqa: PLR0917
         self, symbols: Symbols | None, interval: str, start: Day | None, end: Day | None, adjust: Adjustment,

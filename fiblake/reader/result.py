@@ -26,8 +26,8 @@ class Result:
 
     table: pa.Table
     """The rows; the schema's metadata are those of `metadata`, each name with `fiblake.` before it."""
-    index: str = "ts"
-    """The column that is the index in pandas."""
+    index: str | None = "ts"
+    """The column that is the index in pandas; None: its own numbers."""
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -42,7 +42,8 @@ class Result:
         for name, kind in frame.dtypes.items():
             if kind.kind == "M":
                 frame[name] = frame[name].dt.as_unit(_UNIT)
-        frame = frame.set_index(self.index)
+        if self.index is not None:
+            frame = frame.set_index(self.index)
         frame.attrs.update(self.metadata)
         return frame
 

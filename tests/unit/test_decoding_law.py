@@ -17,7 +17,7 @@ MODULES = {"csv", "gzip", "json", "pa_csv", "pq", "pyarrow", "zlib"}
 ELSEWHERE = {
     "cli/console/server.py": "what it has just written itself",
     "cli/events.py": "what a person typed",
-    "cli/tables.py": "DuckDB reads copies, which fiblake/decoding.py has read before they are kept (`check_of`)",
+    "fiblake/reader/views.py": "DuckDB reads copies, which fiblake/decoding.py has read before they are kept",
     "services/consolidator/arrivals.py": "SQS keeps a message to 1 MB",
     "services/fetcher/credentials.py": "a secret, of which no error may show anything",
     "services/fetcher/flat_files/days.py": "has limits of its own, line by line, because a day file is large",

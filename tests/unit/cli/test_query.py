@@ -8,13 +8,14 @@ import pyarrow as pa
 import pytest
 from matplotlib.figure import Figure
 
-from cli import chart, tables
-from cli.tables import schemas
+from cli import chart
 from fiblake.bars import MANIFEST, SILVER, Consolidated, encode
 from fiblake.calendar import nyse
 from fiblake.decoding import limit
-from fiblake.lake import MANIFEST_KEY, Month, identities_key, silver_key
-from fiblake.reference import Identity, identities_file, reference_of
+from fiblake.lake import MANIFEST_KEY, Month, identities_key, silver_key, splits_key
+from fiblake.reader import views
+from fiblake.reader.views import schemas
+from fiblake.reference import Identity, identities_file, reference_of, splits_file
 from tests.fakes import LAKE, NOON, bar, consolidated, splits, table
 from tests.unit.cli.conftest import FakeTarget, Run
 
@@ -174,7 +175,7 @@ def test_the_connection_to_the_lake_itself_reads_and_writes_no_other_file(stack:
     """Whatever gets past the check of the query."""
     secret, output = tmp_path / "secret.txt", tmp_path / "rows.csv"
     secret.write_text("hush")
-    lake = tables.opened(stack.store, {"bronze"}, (), lambda _: None, outputs=[output])
+    lake = views.opened(stack.store, {"bronze"}, (), lambda _: None, outputs=[output])
     with lake.connection as connection:
         assert lake.answer(lambda c: c.sql("SELECT count(*) FROM bronze").fetchall()) == [(4,)]
         for sql in (f"FROM read_text('{secret}')", f"COPY (SELECT 1) TO '{tmp_path}/other.csv'", "SET threads = 1"):
@@ -280,8 +281,9 @@ def test_what_is_no_query_is_exit_code_2_before_anything_is_read(
 def test_a_chart_is_a_picture_of_the_last_bars(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "aapl.png"
     facts = json.loads(run("chart", "AAPL", "21d", "-o", str(file), "--json").stdout)
+    first = nyse().session(nyse().ordinal(DAY) // 21 * 21).isoformat()
     assert facts == {
-        "file": str(file), "bars": 2, "first": "2025-10-01", "last": "2025-11-03", "adjusted": True,
+        "file": str(file), "bars": 1, "first": first, "last": first, "adjusted": True,
         "last_close": facts["last_close"], "splits": [],
     }  # fmt: skip
     assert file.read_bytes().startswith(b"\x89PNG")
@@ -297,7 +299,9 @@ def test_a_chart_says_what_it_draws_and_marks_the_split(  # noqa: PLR0917
     adjusted: str, closes: list[float], how: str,
 ) -> None:  # fmt: skip
     stack.outputs["SplitAdjusted"] = adjusted
-    reference = reference_of(tuple(splits(("2025-11-19", 1, 2))), ())
+    told = splits(("2025-11-19", 1, 2))
+    stack.store.lay(splits_key("AAPL"), splits_file(told))
+    reference = reference_of(tuple(told), ())
     rows = table(bar("2025-11-18", 10), bar(DAY, 5))
     stack.store.lay(LAKE.data_key("AAPL"), Consolidated(rows, {}, NOON, reference).encode())
     drawn: list[tuple[str, list[float], list[date]]] = []

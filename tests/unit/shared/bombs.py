@@ -19,10 +19,10 @@ from unittest.mock import patch
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cli.tables import check_of
 from fiblake.bars import BRONZE, MANIFEST, SILVER, Consolidated, decode_manifest, decode_silver, encode, read_prices
 from fiblake.calendar import nyse
 from fiblake.errors import FiblakeError
+from fiblake.reader.views import check_of
 from fiblake.reference import IDENTITIES, SPLITS, read_identities, read_splits
 from local.market_data.bars import Bars
 from shared.checkpoints import read_checkpoint

@@ -314,6 +314,26 @@ def test_the_universe_of_a_day_has_companies_that_are_gone_and_says_since_when_i
     assert lake.universe(date(2012, 7, 2)).to_pandas().index.tolist() == ["AAPL"]
 
 
+def test_a_query_is_answered_from_the_lakes_tables(lake: Lake) -> None:
+    result = lake.sql("SELECT ts, close FROM silver_21d WHERE symbol = 'AAPL' AND is_complete ORDER BY ts")
+    bars = lake.bars("AAPL", "21d", complete=True)
+    assert result.table["ts"].to_pylist() == bars.table["ts"].to_pylist()
+    assert result.to_pandas()["close"].tolist() == pytest.approx(bars.to_pandas()["close"].tolist())
+    (row,) = lake.sql("SELECT count(*) AS n FROM bronze", "BRK.B").table.to_pylist()
+    assert row == {"n": len(TEN_YEARS) - 100}
+    assert lake.sql("SELECT 1 AS one").to_pandas().index.tolist() == [0]
+    with pytest.raises(ContractError, match="one SELECT is taken, and nothing else"):
+        lake.sql("DROP TABLE bronze")
+
+
+def test_a_file_that_a_query_cannot_read_is_an_error_that_names_it(lake: Lake) -> None:
+    store_of(lake).lay(LAKE.data_key("BAD"), b"no Parquet")
+    with pytest.raises(
+        ContractError, match=r"files of the lake cannot be read: .*symbol=BAD/data\.parquet: .*reconcile"
+    ):
+        lake.sql("SELECT count(*) FROM bronze")
+
+
 def test_symbols_are_given_once_and_sorted(lake: Lake) -> None:
     twice = lake.bars(["BRK.B", "AAPL", "BRK.B"], "34d").table
     assert twice.equals(lake.bars(SYMBOLS[:2], "34d").table)

@@ -1,14 +1,16 @@
 """The lake as DuckDB's tables: `bronze`, `silver_3d` (and so on), `metadata`, `splits`, `universe`, `manifest`."""
 
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from cli.output import printable
+import duckdb
+
+from fiblake.bars import BRONZE, MANIFEST, SILVER
+from fiblake.decoding import decoding, open_parquet
 from fiblake.errors import ContractError
 from fiblake.lake import (
     DIVIDENDS_PREFIX,
@@ -22,12 +24,13 @@ from fiblake.lake import (
     silver_prefix,
 )
 from fiblake.reader.cache import copies, folder
+from fiblake.reference import DIVIDENDS, IDENTITIES, SPLITS
+from fiblake.universe import UNIVERSE
 
 if TYPE_CHECKING:
-    import duckdb
     import pyarrow as pa
 
-    from shared.objects import ObjectStore, StoredObject
+    from fiblake.objects import ObjectReader, StoredObject
 
 _SETTINGS: Final[dict[str, str | bool | int | float | list[str]]] = {
     # DuckDB downloads no extension at run time: its wheel has all that is needed.
@@ -48,10 +51,6 @@ ResultT = TypeVar("ResultT")
 
 def schemas() -> "dict[str, pa.Schema]":
     """Return the columns of each view."""
-    from fiblake.bars import BRONZE, MANIFEST, SILVER
-    from fiblake.reference import DIVIDENDS, IDENTITIES, SPLITS
-    from fiblake.universe import UNIVERSE
-
     silver = {f"silver_{n}d": SILVER for n in INTERVALS}
     companies = {"metadata": IDENTITIES, "universe": UNIVERSE}
     return {"bronze": BRONZE, **silver, **companies, "splits": SPLITS, "dividends": DIVIDENDS, "manifest": MANIFEST}
@@ -59,8 +58,6 @@ def schemas() -> "dict[str, pa.Schema]":
 
 def named_in(sql: str, *, local_files: bool = False) -> set[str]:
     """Return the views that a query names; raise ContractError if it is no query, or DuckDB does not understand it."""
-    import duckdb
-
     with duckdb.connect(config=_SETTINGS) as scratch:
         for name, schema in schemas().items():
             scratch.register("columns_of_it", schema.empty_table())
@@ -82,7 +79,7 @@ def named_in(sql: str, *, local_files: bool = False) -> set[str]:
 
 
 @dataclass
-class Lake:
+class Views:
     """Views over copies of the lake's files."""
 
     connection: "duckdb.DuckDBPyConnection"
@@ -98,8 +95,6 @@ class Lake:
         If that fails, files that cannot be read are taken out (see `unreadable`), and it is done again without them.
         Raises ContractError if none is to blame.
         """
-        import duckdb
-
         while True:
             try:
                 self._make_views()
@@ -108,16 +103,8 @@ class Lake:
                 if not self._take_out_unreadable():
                     raise ContractError(f"DuckDB cannot answer the query: {error}") from error
 
-    def name_unreadable(self) -> bool:
-        """Name the files that could not be read, on stderr; return whether there are any."""
-        for key, fault in self.unreadable.items():
-            sys.stderr.write(printable(f"fiblake: {key} cannot be read, and its rows are missing: {fault}\n"))
-        return bool(self.unreadable)
-
     def _take_out_unreadable(self) -> bool:
         """Return whether files were removed; their copies are deleted, so that the next query fetches them again."""
-        import duckdb
-
         before = len(self.unreadable)
         for name, files in self.files.items():
             for key, file in list(files.items()):
@@ -144,16 +131,14 @@ class Lake:
 
 
 def opened(  # noqa: PLR0917
-    store: "ObjectStore", names: set[str], symbols: Sequence[str], advance: Advance, root: Path | None = None,
+    store: "ObjectReader", names: set[str], symbols: Sequence[str], advance: Advance, root: Path | None = None,
     outputs: Sequence[Path] = (), *, local_files: bool = False,
-) -> Lake:  # fmt: skip
+) -> Views:  # fmt: skip
     """Return views over the lake as it now is; `symbols` (none: all) limits them.
 
     A query reads the copies of the lake's files and may write `outputs`, and no other file of this machine, unless
     `local_files` allows it.
     """
-    import duckdb
-
     refused: dict[str, str] = {}
     files = {
         name: copies(store, _versions(store, name, symbols), advance, root, partial(_accept, check_of(name), refused))
@@ -165,7 +150,7 @@ def opened(  # noqa: PLR0917
         # DuckDB writes tmp_NAME beside a file that exists, and puts it in its place.
         paths = [path for file in outputs for path in (file, file.with_name(f"tmp_{file.name}"))]
         _lock(connection, [(root or folder()) / store.bucket], paths)
-    return Lake(connection, files, tuple(symbols), refused)
+    return Views(connection, files, tuple(symbols), refused)
 
 
 def _accept(check: Callable[[bytes], None], refused: dict[str, str], stored: "StoredObject") -> bool:
@@ -183,8 +168,6 @@ def check_of(name: str) -> Callable[[bytes], None]:
 
     It is read once as every service reads: by its footer, its pages and its texts.
     """
-    from fiblake.decoding import decoding, open_parquet
-
     columns = schemas()[name].names
 
     def check(data: bytes) -> None:
@@ -203,7 +186,7 @@ def _lock(connection: "duckdb.DuckDBPyConnection", folders: Sequence[Path], file
     connection.execute("SET lock_configuration = true")
 
 
-def _versions(store: "ObjectStore", name: str, symbols: Sequence[str]) -> dict[str, str]:
+def _versions(store: "ObjectReader", name: str, symbols: Sequence[str]) -> dict[str, str]:
     """Return the objects that a view is made of, and their versions."""
     bronze = Bronze()
     if name == "bronze" and symbols:
