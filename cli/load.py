@@ -96,7 +96,8 @@ def facts_of(report: "LoadReport") -> dict[str, Any]:
     from dataclasses import asdict
 
     days = {name: [str(day) for day in getattr(report, name)] for name in ("missing_sessions", "not_sessions")}
-    return {**asdict(report), **days, "unclaimed_tickers": dict(report.unclaimed_tickers.most_common())}
+    facts = {**asdict(report), **days, "unclaimed_tickers": dict(report.unclaimed_tickers.most_common())}
+    return {**facts, "tickers_stored": len(report.tickers_stored)}
 
 
 def _show(console: "Console", report: "LoadReport") -> None:
@@ -105,6 +106,7 @@ def _show(console: "Console", report: "LoadReport") -> None:
         "range files": report.range_files, "bars in quarantine": report.quarantined,
         "bars of no known company": report.unclaimed, "lines that are no rows": report.bad_line_count,
         "day files not loaded": len(report.failed), "sessions without a day file": len(report.missing_sessions),
+        "companies without a bar": len(report.without_bars),
     }  # fmt: skip
     console.print(
         table("Flat files", [{"what": what, "number": number} for what, number in numbers.items()], ("what", "number"))
@@ -117,6 +119,10 @@ def _show(console: "Console", report: "LoadReport") -> None:
         named = ", ".join(str(day) for day in report.missing_sessions[:NAMED_AT_MOST])
         more = len(report.missing_sessions) - NAMED_AT_MOST
         console.print(f"no day file of {named}{f' and {more:,} more' if more > 0 else ''}")
+    if report.without_bars:
+        more = len(report.without_bars) - NAMED_AT_MOST
+        named = ", ".join(report.without_bars[:NAMED_AT_MOST])
+        console.print(f"no bar of {named}{f' and {more:,} more' if more > 0 else ''}", markup=False)
     for symbol, decided in list(report.decided.items())[:NAMED_AT_MOST]:
         console.print(f"{symbol}: {decided}", markup=False)
     if report.unclaimed_tickers:

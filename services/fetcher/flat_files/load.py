@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
@@ -63,6 +64,10 @@ class LoadReport:
     """Day files of days that were no sessions; their bars are in quarantine."""
     unclaimed_tickers: Counter[str] = field(default_factory=Counter)
     """Bars of each ticker that belong to no known company."""
+    tickers_stored: set[str] = field(default_factory=set)
+    """Tickers of which this run stored bars."""
+    without_bars: list[str] = field(default_factory=list)
+    """Symbols that some company bore in these sessions, and of which the lake has no bar at all."""
     decided: dict[str, str] = field(default_factory=dict)
     """By symbol: what was decided about bars from before the day on which its company was said to begin."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -104,6 +109,9 @@ class FlatFileLoader:
             report.files += len(chunk.files)
             record_loaded(self.store, chunk.files)
             logger.info("day files loaded", extra=self._line(chunk, report))
+        if self.claims is not None:
+            with_bars = report.tickers_stored | stored.symbols
+            report.without_bars = _without_bars(self.claims, first, last, with_bars)
         report.seconds["all"] = round(time.perf_counter() - started, 3)
         return report
 
@@ -204,6 +212,7 @@ class FlatFileLoader:
         for one in group:
             report.stored += one.bars.num_rows
             report.range_files += one.bars.num_rows > 0
+            report.tickers_stored |= {one.ticker} if one.bars.num_rows else set()
             report.quarantined += len(one.refused)
             if one.unclaimed:
                 report.unclaimed += one.unclaimed.num_rows
@@ -215,3 +224,11 @@ class FlatFileLoader:
             "rows": chunk.rows, "stored": report.stored, "quarantined": report.quarantined,
             "unclaimed": report.unclaimed,
         }  # fmt: skip
+
+
+def _without_bars(claims: Claims, first: date, last: date, with_bars: AbstractSet[str]) -> list[str]:
+    """Return the tickers that somebody bore between two sessions, but for those that have bars."""
+    return sorted(
+        ticker for ticker, periods in claims.items()
+        if ticker not in with_bars and any(begins <= last and ends >= first for begins, ends in periods)
+    )  # fmt: skip

@@ -45,6 +45,11 @@ class StoredFiles:
                 consolidated.add(bronze.symbol_of(info.key))
         return cls(store, bronze, sources, frozenset(consolidated))
 
+    @property
+    def symbols(self) -> frozenset[str]:
+        """The symbols that had bars."""
+        return self.consolidated | self.sources.keys()
+
     def news(self, bars: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
         """Return, by symbol, the bars without those that a stored bar says as well, and more."""
         spans = {

@@ -213,6 +213,9 @@ def test_bars_that_no_company_claims_are_kept_beside_the_lake(tmp_path: Path) ->
         + [("A/B", day, "the ticker cannot be a symbol") for day in DAYS[:3]]
     )
     assert report.unclaimed == 7
+    assert report.without_bars == []
+    more = {**claims, "SILENT": [(DAYS[1], date.max)], "LATER": [(DAYS[-1] + timedelta(days=1), date.max)]}
+    assert load(tmp_path, store, more).without_bars == ["SILENT"]
     assert report.unclaimed_tickers == {"GONE": 1, "ZVZZT": 3, "A/B": 3}
 
 
