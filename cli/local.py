@@ -121,9 +121,7 @@ def _folder_of_bars(path: Path) -> Path:
 
     if not path.is_dir():
         raise typer.BadParameter(f"{path} is not a folder", param_hint="--bars")
-    bars, _ = folder(path)
-    if not bars.places:
-        raise typer.BadParameter(f"{path} holds no file of bars (.csv, .csv.gz, .parquet)", param_hint="--bars")
+    folder(path)
     return path.absolute()
 
 
