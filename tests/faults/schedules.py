@@ -159,4 +159,5 @@ def _send_again(world: World, dice: random.Random) -> None:
     if some:
         queue, body = dice.choice(some)
         world.cloud.note(None, f"SENDS AGAIN to {queue}: {body}")
+        world.sent_again |= {body} if queue == CONSOLIDATION else set()
         world.cloud.send(queue, body, {})
