@@ -378,10 +378,10 @@ class Batch:
             moved = before != [job.status for job in self._unfinished]
             ended = [job for job in self._unfinished if job.status in _FINISHED]
             self._unfinished = [job for job in self._unfinished if job.status not in _FINISHED]
-            self._tell(ended)
+            self._report_ended(ended)
             return moved
 
-    def _tell(self, ended: Iterable[Job]) -> None:
+    def _report_ended(self, ended: Iterable[Job]) -> None:
         parents = {}
         for job in ended:
             self._report(job.detail(), self._host.work_dir / job.log_name)

@@ -144,8 +144,8 @@ class MassiveClient:
         """Return the inactive stock of that symbol, the latest of several; None if there is none."""
         query = {"ticker": symbol, **_tickers_query(active=False)}
         rows = await self._rows(wire.Tickers, "/v3/reference/tickers", query)
-        found = [_ticker(row) for row in rows if row.ticker == symbol and row.active is not True]
-        return max(found, key=lambda ticker: ticker.delisted or date.min, default=None)
+        inactive = [_ticker(row) for row in rows if row.ticker == symbol and row.active is not True]
+        return max(inactive, key=lambda ticker: ticker.delisted or date.min, default=None)
 
     async def details(self, symbol: str) -> Details | None:
         """Return a ticker's details; None if the vendor knows no such ticker."""
@@ -370,10 +370,10 @@ def _explanation(response: httpx.Response) -> tuple[str, str, str]:
         return "", "", ""
     key = response.request.headers["Authorization"].removeprefix("Bearer ")
     message = str(body.get("message") or body.get("error") or "")
-    told = message.replace(key, "***") if key else message
-    texts = (str(body.get("status", "")), str(body.get("request_id", "")), told)
-    status, request_id, told = (wire.readable(text)[:LONGEST_MESSAGE] for text in texts)
-    return status, request_id, told
+    safe_message = message.replace(key, "***") if key else message
+    texts = (str(body.get("status", "")), str(body.get("request_id", "")), safe_message)
+    status, request_id, safe_message = (wire.readable(text)[:LONGEST_MESSAGE] for text in texts)
+    return status, request_id, safe_message
 
 
 def _seconds(retry_after: str | None) -> float | None:

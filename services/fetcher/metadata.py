@@ -141,9 +141,9 @@ class _Run:
         if self.late:
             answer.close()
             return None
-        left = None if self.deadline is None else (self.deadline - self.clock()).total_seconds()
+        seconds_left = None if self.deadline is None else (self.deadline - self.clock()).total_seconds()
         try:
-            async with asyncio.timeout(left):
+            async with asyncio.timeout(seconds_left):
                 return await answer
         except TimeoutError:
             return None
@@ -167,19 +167,19 @@ class MetadataFetcher:
         Details that are left then wait for the next run. The run is recorded with what it did, also if it fails. Raises
         UpstreamError if the vendor's lists cannot be trusted, or if a history could not be asked for.
         """
-        now, started, done = event.now(self.clock()), time.perf_counter(), Refreshed()
-        run = _Run(now, Days.of(self.calendar, now), deadline, str(uuid4()), done, self.clock)
+        now, started, report = event.now(self.clock()), time.perf_counter(), Refreshed()
+        run = _Run(now, Days.of(self.calendar, now), deadline, str(uuid4()), report, self.clock)
         logger.append_keys(correlation_id=run.correlation_id)
-        asked = event.model_dump(mode="json", exclude_defaults=True)
-        async with record_run(self.database, KIND, asked, self.clock) as result:
+        request = event.model_dump(mode="json", exclude_defaults=True)
+        async with record_run(self.database, KIND, request, self.clock) as result:
             try:
                 await (self._splits(run) if event.splits_only else self._all(run))
             finally:
-                done.rows_left_out = self.vendor.left_out.total()
-                done.seconds = round(time.perf_counter() - started, 3)
-                result.update(asdict(done))
-        logger.info("metadata refreshed", extra=asdict(done))
-        return done
+                report.rows_left_out = self.vendor.left_out.total()
+                report.seconds = round(time.perf_counter() - started, 3)
+                result.update(asdict(report))
+        logger.info("metadata refreshed", extra=asdict(report))
+        return report
 
     async def _all(self, run: _Run) -> None:
         """Do every part, also if one before it failed: none needs another one's answer. Raises the first error."""
@@ -202,31 +202,31 @@ class MetadataFetcher:
     async def _take_identities(self, run: _Run) -> None:
         """Take over the vendor's list of active tickers: identity files first, then all records in one transaction."""
         done, days = run.done, run.days
-        known = await self.database.metadata()
+        records_known = await self.database.metadata()
         tickers = await self.vendor.tickers()
         listed = [ticker for ticker in tickers if valid_symbol(ticker.symbol)]
-        compared = compare(known, listed)
+        compared = compare(records_known, listed)
         # Of the very first list all that is known is that it is so now, and asking of each would take hours.
-        beginnings, unanswered = await self._beginnings(compared, run) if known else ({}, set[str]())
-        found = settled(compared, beginnings, days, unanswered)
-        delistings = await self._delistings(found, run)
+        beginnings, unanswered = await self._beginnings(compared, run) if records_known else ({}, set[str]())
+        decided = settled(compared, beginnings, days, unanswered)
+        delistings = await self._delistings(decided, run)
         if any(not ticker.symbol for ticker in tickers):
-            found = _without_doubtful_ends(found, delistings)
-        ends = {record.symbol: ended(record, delistings.get(record.symbol), days) for record in found.vanished}
-        records = updated(found, beginnings, ends, days, run.now)
+            decided = _without_doubtful_ends(decided, delistings)
+        ends = {record.symbol: ended(record, delistings.get(record.symbol), days) for record in decided.vanished}
+        records = updated(decided, beginnings, ends, days, run.now)
         done.listed, done.left_out = len(listed), len(tickers) - len(listed)
-        everyone = merged(known, records)
+        everyone = merged(records_known, records)
         written = await put_identities(self.store, identities_of(everyone))
         first_list = min((record.first_seen for record in everyone), default=run.now)
         await put_universe(self.store, everyone, exchange_day(first_list))
         await self.database.save_metadata(records)
-        done.new, done.renamed, done.handed_over = len(found.new), len(found.renamed), len(found.handed_over)
-        done.doubtful = len(found.doubtful)
-        done.back, done.vanished = len(found.back), len(found.vanished)
-        done.changed, done.identities_written = sum(map(changed, found.kept)), len(written)
-        _log_changes(found)
+        done.new, done.renamed, done.handed_over = len(decided.new), len(decided.renamed), len(decided.handed_over)
+        done.doubtful = len(decided.doubtful)
+        done.back, done.vanished = len(decided.back), len(decided.vanished)
+        done.changed, done.identities_written = sum(map(changed, decided.kept)), len(written)
+        _log_changes(decided)
 
-    async def _beginnings(self, found: Comparison, run: _Run) -> tuple[dict[str, date], set[str]]:
+    async def _beginnings(self, comparison: Comparison, run: _Run) -> tuple[dict[str, date], set[str]]:
         """Return, by symbol, the first session in which its new company bore it, where the vendor knows.
 
         The changes of ticker are asked for, and the list gets in without them: a symbol that the vendor fails on is
@@ -244,14 +244,14 @@ class MetadataFetcher:
                 return None
 
         beginnings: dict[str, date] = {}
-        for symbols in chunks(found.unsettled, ASKED_AT_ONCE):
+        for symbols in chunks(comparison.unsettled, ASKED_AT_ONCE):
             if run.late:
                 break
             answers = await asyncio.gather(*(run.in_time(ask(symbol)) for symbol in symbols))
             beginnings |= {symbol: day for symbol, day in zip(symbols, answers, strict=True) if day}
         return beginnings, unanswered
 
-    async def _delistings(self, found: Comparison, run: _Run) -> dict[str, Ticker]:
+    async def _delistings(self, comparison: Comparison, run: _Run) -> dict[str, Ticker]:
         """Return what the vendor says of the symbols that vanished, by symbol, where there is time to ask."""
 
         async def ask(record: SymbolRecord) -> Ticker | None:
@@ -262,7 +262,7 @@ class MetadataFetcher:
                 return None
 
         delistings: dict[str, Ticker] = {}
-        for records in chunks(found.vanished, ASKED_AT_ONCE):
+        for records in chunks(comparison.vanished, ASKED_AT_ONCE):
             if run.late:
                 break
             answers = await asyncio.gather(*(run.in_time(ask(record)) for record in records))
@@ -279,14 +279,14 @@ class MetadataFetcher:
         """Take over the vendor's splits: of each symbol that differs the file first, then its rows."""
         in_doubt = {symbol for key in await self.database.noted(SPLITS) if (symbol := parse_reference(key))}
         symbols = {record.symbol for record in await self.database.metadata()}
-        known = await self.database.splits()
-        found = split_changes(known, await self.vendor.splits(), symbols, run.days.today, in_doubt)
-        for split in found.refused:
+        stored = await self.database.splits()
+        changes = split_changes(stored, await self.vendor.splits(), symbols, run.days.today, in_doubt)
+        for split in changes.refused:
             logger.warning("split refused", extra={"symbol": split.symbol, "split": str(split)})
-        for split in found.repaired:
+        for split in changes.repaired:
             logger.warning("split factor contradicts the ratios", extra={"symbol": split.symbol, "split": str(split)})
-        run.done.splits_refused, run.done.splits_repaired = len(found.refused), len(found.repaired)
-        for batch in chunks(found.changed.items(), SPLITS_AT_ONCE):
+        run.done.splits_refused, run.done.splits_repaired = len(changes.refused), len(changes.repaired)
+        for batch in chunks(changes.changed.items(), SPLITS_AT_ONCE):
             splits = dict(batch)
             keys = [splits_key(symbol) for symbol in splits]
             await self.database.note(SPLITS, keys)
@@ -298,8 +298,8 @@ class MetadataFetcher:
 
     async def _dividends(self, run: _Run) -> None:
         """Take over dividends, within half of the time that is left: details are to have the other half."""
-        known = await self.database.metadata()
-        of_type = {r.symbol for r in known if r.type is None or r.type in self.rules.universe_types}
+        records = await self.database.metadata()
+        of_type = {r.symbol for r in records if r.type is None or r.type in self.rules.universe_types}
         symbols = of_type & self.rules.only if self.rules.only else of_type
         fetcher = DividendFetcher(
             self.vendor, self.store, self.database, self.rules.dividends_days, self.rules.dividends_per_run
@@ -354,8 +354,8 @@ class MetadataFetcher:
     async def _histories(self, run: _Run) -> None:
         """Ask for the history of each symbol that has none yet; one that was asked for lately is on its way."""
         asked_before = run.now - timedelta(hours=self.rules.history_retry_hours)
-        known = await self.database.history_due(self.rules.universe_types, asked_before)
-        due = [symbol for symbol in known if not self.rules.only or symbol in self.rules.only]
+        symbols_due = await self.database.history_due(self.rules.universe_types, asked_before)
+        due = [symbol for symbol in symbols_due if not self.rules.only or symbol in self.rules.only]
         failed = 0
         for symbols in chunks(due, REQUESTS_AT_ONCE):
             bodies = [HistoryRequest(symbol=s, correlation_id=run.correlation_id).model_dump_json() for s in symbols]
@@ -382,27 +382,27 @@ def _with_details(record: SymbolRecord, details: Details | None, now: datetime) 
     )  # fmt: skip
 
 
-def _without_doubtful_ends(found: Comparison, delistings: Mapping[str, Ticker]) -> Comparison:
+def _without_doubtful_ends(comparison: Comparison, delistings: Mapping[str, Ticker]) -> Comparison:
     """Leave in place what vanished from a list that has rows without a ticker, unless the vendor says that it is gone.
 
     Such a row may be the missing symbol's.
     """
-    over = {*delistings, *found.successors}
-    for record in found.vanished:
+    over = {*delistings, *comparison.successors}
+    for record in comparison.vanished:
         if record.symbol not in over:
             logger.warning("symbol not listed, and kept: rows lack a ticker", extra={"symbol": record.symbol})
-    return replace(found, vanished=[record for record in found.vanished if record.symbol in over])
+    return replace(comparison, vanished=[record for record in comparison.vanished if record.symbol in over])
 
 
-def _log_changes(found: Comparison) -> None:
+def _log_changes(comparison: Comparison) -> None:
     """Log each symbol that changed hands, one line each: it is rare, and cuts the symbol's bars in two."""
-    for symbol in found.twice:
+    for symbol in comparison.twice:
         logger.warning("symbol listed twice", extra={"symbol": symbol})
-    for record, ticker in found.doubtful:
+    for record, ticker in comparison.doubtful:
         extra = {"symbol": record.symbol, "is": record.composite_figi, "listed": ticker.composite_figi}
         logger.warning("symbol listed with another FIGI", extra=extra)
-    for record, ticker in found.handed_over:
+    for record, ticker in comparison.handed_over:
         extra = {"symbol": record.symbol, "was": record.composite_figi, "is": ticker.composite_figi}
         logger.info("symbol handed over", extra=extra)
-    for symbol, successor in found.successors.items():
+    for symbol, successor in comparison.successors.items():
         logger.info("symbol renamed", extra={"symbol": symbol, "is": successor})

@@ -40,12 +40,12 @@ async def put_identities(store: ObjectStore, identities: Mapping[str, Identities
     """
     keys = {identities_key(symbol): symbol for symbol in identities}
     listing = await asyncio.to_thread(store.listed, f"{IDENTITIES_PREFIX}/")
-    there = {info.key for info in listing}
-    wanted = [key for key, symbol in keys.items() if key in there or len(identities[symbol]) > 1]
-    found = await asyncio.to_thread(store.get_many, wanted)
+    existing = {info.key for info in listing}
+    keys_read = [key for key, symbol in keys.items() if key in existing or len(identities[symbol]) > 1]
+    files = await asyncio.to_thread(store.get_many, keys_read)
     differing = [
         keys[key]
-        for key, file in zip(wanted, found, strict=True)
+        for key, file in zip(keys_read, files, strict=True)
         if _read(file.data if file else None, keys[key]) != identities[keys[key]]
     ]
     await _put(store, {identities_key(symbol): identities_file(identities[symbol]) for symbol in differing})

@@ -89,6 +89,15 @@ def test_every_module_says_in_its_first_line_what_it_is_for() -> None:
     assert [name for name, tree in sources() if tree.body and not ast.get_docstring(tree)] == []
 
 
+def test_what_returns_says_return_and_not_give() -> None:
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    functions = [(name, node) for name, tree in sources() for node in ast.walk(tree) if isinstance(node, kinds)]
+    assert len(functions) > 1_000
+    assert [
+        f"{name}: {node.name}" for name, node in functions if (ast.get_docstring(node) or "").startswith("Give")
+    ] == []
+
+
 def test_no_file_names_a_package_registry_or_a_path_of_somebodys_machine() -> None:
     forbidden = [text.encode() for text in (*REGISTRIES, *MACHINE_PATHS)]
     found = {

@@ -54,7 +54,7 @@ async def load_flat_files(
 async def take_bars_before_listing(
     store: ObjectStore, bronze: Bronze, database: Database, settings: FlatFileSettings, calendar: TradingCalendar
 ) -> dict[str, str]:
-    """Give companies the unclaimed bars that are theirs (see `before_listing`); return by symbol what was decided.
+    """Turn unclaimed bars into bars of their companies (see `before_listing`); return by symbol what was decided.
 
     The files come first, then the records begin earlier, and last the rows leave bronze/unclaimed. A run that ends
     before the records are saved is done again by the next one; after that, rows may also stay unclaimed.

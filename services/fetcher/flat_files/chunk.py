@@ -170,26 +170,26 @@ class Chunk:
             result.bars = _bars(ticker, rows)
         return result
 
-    def _reasons(self, place: int, start: int, sessions: frozenset[date]) -> list[str]:
+    def _reasons(self, row: int, start: int, sessions: frozenset[date]) -> list[str]:
         """Return every reason why a row may not be stored; one that is the row before once more has none."""
-        reasons = broken_rules({name: float(self._numbers[name][place]) for name in NUMBERS})
-        session = self.files[self._days[place]].session
+        reasons = broken_rules({name: float(self._numbers[name][row]) for name in NUMBERS})
+        session = self.files[self._days[row]].session
         if session not in sessions:
             reasons.append(f"{session} {NO_SESSION}")
-        if self._repeats(place, start) and self._values(place) != self._values(place - 1):
+        if self._repeats(row, start) and self._values(row) != self._values(row - 1):
             reasons.append(TWICE)
         return reasons
 
-    def _repeats(self, place: int, start: int) -> bool:
-        return place > start and bool(self._days[place] == self._days[place - 1])
+    def _repeats(self, row: int, start: int) -> bool:
+        return row > start and bool(self._days[row] == self._days[row - 1])
 
-    def _values(self, place: int) -> tuple[float, ...]:
-        return (*(float(self._numbers[name][place]) for name in NUMBERS), int(self._trades[place]))
+    def _values(self, row: int) -> tuple[float, ...]:
+        return (*(float(self._numbers[name][row]) for name in NUMBERS), int(self._trades[row]))
 
-    def _vendor_bar(self, ticker: str, place: int) -> VendorBar:
-        trades = int(self._trades[place])
-        numbers: dict[str, Any] = {name: float(self._numbers[name][place]) for name in NUMBERS}
-        session = self.files[self._days[place]].session
+    def _vendor_bar(self, ticker: str, row: int) -> VendorBar:
+        trades = int(self._trades[row])
+        numbers: dict[str, Any] = {name: float(self._numbers[name][row]) for name in NUMBERS}
+        session = self.files[self._days[row]].session
         return VendorBar(ticker, session, **numbers, trades=None if trades == NO_COUNT else trades)
 
     def _as_reported(self, ticker: str, places: Places, reason: str) -> pa.Table:
