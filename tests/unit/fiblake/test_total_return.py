@@ -117,6 +117,16 @@ def test_factors_of_the_vendor_that_agree_are_no_dispute() -> None:
     assert disputes(Reference(BOTH_ON_ONE_DAY.splits, dividends=rounded)) == []
 
 
+def test_the_vendor_computes_as_we_do_by_the_example_of_its_documentation() -> None:
+    """AAPL's 0.26 of 2025-08-11 has the factor 0.997899 there; the next dividend is 0.26 of 2025-11-10."""
+    reference = Reference(dividends=(Payout(date(2025, 8, 11), 0.26), Payout(date(2025, 11, 10), 0.26)))
+    sessions, closes = ("2025-08-08", "2025-08-11", "2025-11-07", "2025-11-10"), (229.35, 227.18, 268.47, 269.43)
+    factors = total(reference, sessions, closes)
+    assert round(factors[0], 6) == 0.997899
+    at_the_ex_dates_close = 227.18 / (227.18 + 0.26) * 269.43 / (269.43 + 0.26)
+    assert round(at_the_ex_dates_close, 6) != 0.997899
+
+
 def test_a_factor_that_contradicts_cash_and_close_is_disputed_and_ours_stays() -> None:
     payouts = (Payout(date(2024, 6, 10), 0.55, 0.9506), Payout(date(2024, 6, 12), 1.14, 0.98))
     wrong = Reference(BOTH_ON_ONE_DAY.splits, dividends=payouts)
