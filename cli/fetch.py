@@ -61,13 +61,15 @@ def fetch(
 
 
 def _hint(bucket: str, symbols: Collection[str]) -> str:
-    """Return the lake's symbols nearest to those that it does not have."""
+    """Return the lake's symbols nearest to those that it does not have; nothing if the lake cannot be read."""
+    from fiblake.errors import FiblakeError
     from fiblake.lake import Bronze, nearest_hint
     from shared.objects import ObjectStore
+    from shared.outcomes import catch_errors
 
     bronze = Bronze()
-    in_lake = bronze.symbols_in(ObjectStore.connect(bucket).folders(f"{bronze.prefix}/"))
-    return nearest_hint(set(symbols) - set(in_lake), in_lake)
+    in_lake = catch_errors(lambda: bronze.symbols_in(ObjectStore.connect(bucket).folders(f"{bronze.prefix}/")))
+    return "" if isinstance(in_lake, FiblakeError) else nearest_hint(set(symbols) - set(in_lake), in_lake)
 
 
 def _event(
