@@ -185,7 +185,7 @@ def _raw(path: Path) -> pa.Table:
     wanted = [name for name in header if _column(name) in _SCHEMA.names]
     options = pyarrow.csv.ConvertOptions(column_types=kinds, include_columns=wanted)
     batches, size = [], 0
-    one_block = pyarrow.csv.ReadOptions(use_threads=False)  # nothing is read ahead
+    one_block = pyarrow.csv.ReadOptions(use_threads=False, block_size=1 << 18)  # nothing is read ahead
     with pyarrow.csv.open_csv(path, one_block, convert_options=options) as reader:
         for batch in reader:
             batches.append(batch)

@@ -15,7 +15,6 @@ DECODERS = {
 """Names of functions of json, pyarrow, csv, gzip, pydantic and DuckDB that decode."""
 MODULES = {"csv", "gzip", "json", "pa_csv", "pq", "pyarrow", "zlib"}
 ELSEWHERE = {
-    "cli/console/server.py": "what it has just written itself",
     "cli/events.py": "what a person typed",
     "fiblake/reader/views.py": "DuckDB reads copies, which fiblake/decoding.py has read before they are kept",
     "services/consolidator/arrivals.py": "SQS keeps a message to 1 MB",
@@ -26,6 +25,7 @@ ELSEWHERE = {
     "shared/dead_letters.py": "SQS keeps a message to 1 MB",
     "fiblake/decoding.py": "the place itself",
     "shared/events.py": "SQS and SNS keep a message to 1 MB",
+    "shared/logs.py": "CloudWatch Logs keeps a line to 1 MB",
     "shared/outcomes.py": "SQS keeps a message to 1 MB",
 }
 
