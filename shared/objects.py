@@ -7,7 +7,7 @@ keys in the bucket, ETags are as S3 gives them, instants are UTC.
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import boto3
@@ -120,9 +120,15 @@ class ObjectStore(ObjectReader):
                 return True
         raise ConflictError(f"s3://{self.bucket}/{key} was rewritten by others {ATTEMPTS_AT_UPDATE} times in a row")
 
-    def update_many(self, changes: Mapping[str, Callable[[bytes | None], bytes | None]]) -> dict[str, FiblakeError]:
-        """Update many objects at once, by key (see `update`); return the errors of those that were not, by key."""
-        outcomes = self._in_parallel(self._update_one, list(changes.items()))
+    def update_many(
+        self, changes: Mapping[str, Callable[[bytes | None], bytes | None]], absent: Collection[str] = ()
+    ) -> dict[str, FiblakeError]:
+        """Update many objects at once, by key (see `update`); return the errors of those that were not, by key.
+
+        `absent` are the keys that had no object when the caller looked.
+        """
+        updates = [(key, change, key in absent) for key, change in changes.items()]
+        outcomes = self._in_parallel(self._update_one, updates)
         return {key: error for key, error in zip(changes, outcomes, strict=True) if error}
 
     def delete_versions(self, versions: Sequence[tuple[str, str]]) -> list[str]:
@@ -160,9 +166,10 @@ class ObjectStore(ObjectReader):
     def _log_retry(self, reason: str) -> None:
         logger.warning("S3 refused for now", extra={"reason": reason})
 
-    def _update_one(self, pair: tuple[str, Callable[[bytes | None], bytes | None]]) -> FiblakeError | None:
+    def _update_one(self, one: tuple[str, Callable[[bytes | None], bytes | None], bool]) -> FiblakeError | None:
+        key, change, absent = one
         try:
-            self.update(*pair)
+            self.update(key, change, absent=absent)
         except FiblakeError as error:
             return error
         return None

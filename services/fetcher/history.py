@@ -14,7 +14,7 @@ from fiblake.symbols import BEGINNING, SymbolRecord
 from services.fetcher.doubts import settle_bars
 from services.fetcher.gaps import Asked
 from services.fetcher.identities import renamed_on
-from services.fetcher.intake import Intake, Stopwatch, Stored, bars_file, logged, put_bars
+from services.fetcher.intake import Intake, Stopwatch, Stored, add_bars, logged
 from services.fetcher.sifting import StoredState, classify_bars
 from services.fetcher.tickers import TickerChange
 from services.fetcher.validation import VendorBar
@@ -66,14 +66,11 @@ class HistoryFetcher:
             bars = [bar for bar in bars if any(_bore(company, bar.session) for company in companies)]
         sifted = classify_bars(bars, intake.calendar, past, intake.jump_limit, intake.clock())
         rows = sifted.rows
-        files = []
-        if rows:
-            key = intake.bronze.range_key(symbol, rows[0]["timestamp"], rows[-1]["timestamp"])
-            files = [(key, bars_file(rows))]
+        key = intake.bronze.range_key(symbol, rows[0]["timestamp"], rows[-1]["timestamp"]) if rows else ""
         with watch.timed("database"):
-            await intake.database.note(scope, [key for key, _ in files])
+            await intake.database.note(scope, [key] if rows else [])
         with watch.timed("s3"):
-            await put_bars(intake, sifted, files, symbol)
+            await add_bars(intake, sifted, key, symbol)
         written_at = intake.clock()
         with watch.timed("database"):
             await intake.database.store(rows, Settled(scope))

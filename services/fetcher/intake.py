@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from fiblake.bars import BRONZE, encode
 from fiblake.calendar import TradingCalendar
 from fiblake.errors import FiblakeError, PermanentError, UpstreamError
 from fiblake.lake import Bronze
+from services.fetcher.range_files import with_stored
 from services.fetcher.sifting import ClassifiedBars
 from services.fetcher.vendor import Vendor
 from shared.database import Database
@@ -80,11 +82,29 @@ async def put_bars(intake: Intake, sifted: ClassifiedBars, files: Sequence[tuple
 
     When all were tried, raise an error that names the symbols whose files could not be written.
     """
-    if sifted.refused:
-        await asyncio.to_thread(quarantine, intake.store, sifted.refused, intake.clock())
+    await _quarantine_refused(intake, sifted)
     failures = await asyncio.to_thread(intake.store.put_many, files)
     if failures:
         raise _incomplete(intake.bronze, what, failures, len(files))
+
+
+async def add_bars(intake: Intake, sifted: ClassifiedBars, key: str, symbol: str) -> None:
+    """Put refused bars into quarantine, and add the others to the range file of this key, which may be there already.
+
+    Raises UpstreamError if it could not be written.
+    """
+    await _quarantine_refused(intake, sifted)
+    if sifted.rows:
+        bars = pa.Table.from_pylist(list(sifted.rows), schema=BRONZE)
+        change = partial(with_stored, key, symbol, bars)
+        failures = await asyncio.to_thread(intake.store.update_many, {key: change}, absent={key})
+        if failures:
+            raise _incomplete(intake.bronze, symbol, failures, 1)
+
+
+async def _quarantine_refused(intake: Intake, sifted: ClassifiedBars) -> None:
+    if sifted.refused:
+        await asyncio.to_thread(quarantine, intake.store, sifted.refused, intake.clock())
 
 
 def bars_file(rows: Sequence[dict[str, Any]]) -> bytes:

@@ -22,8 +22,9 @@ from fiblake.reference import Split
 from fiblake.rules import NUMBER_COLUMNS
 from fiblake.symbols import BEGINNING, SymbolRecord
 from services.fetcher.flat_files.chunk import UNCLAIMED_ROWS
-from services.fetcher.flat_files.stored import StoredFiles, with_stored
+from services.fetcher.flat_files.stored import StoredFiles
 from services.fetcher.history import since_listing, split_ratios
+from services.fetcher.range_files import with_stored
 from services.fetcher.validation import VendorBar, faults
 
 _GONE_BEFORE: Final = date.min

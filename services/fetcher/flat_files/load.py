@@ -21,7 +21,8 @@ from services.fetcher.flat_files.chunk import BYTES_PER_ROW, Chunk, Claims, Tick
 from services.fetcher.flat_files.days import Day, DayFile, decode_day
 from services.fetcher.flat_files.ledger import loaded_versions, record_loaded
 from services.fetcher.flat_files.sources import Source
-from services.fetcher.flat_files.stored import StoredFiles, with_stored
+from services.fetcher.flat_files.stored import StoredFiles
+from services.fetcher.range_files import with_stored
 from shared.batching import chunks
 from shared.objects import ObjectStore
 from shared.outcomes import catch_errors
@@ -195,10 +196,9 @@ class FlatFileLoader:
         bars = stored.news({one.ticker: one.bars for one in group})
         news = [replace(one, bars=bars[one.ticker]) for one in group]
         files = {self._key(one): one for one in news if one.bars.num_rows}
-        new = {key: one for key, one in files.items() if not stored.has(one.ticker, key)}
-        added = {key: partial(with_stored, key, one.ticker, one.bars) for key, one in files.items() if key not in new}
-        failures = self.store.put_many((key, encode(one.bars)) for key, one in new.items())
-        failures |= self.store.update_many(added)
+        new = {key for key, one in files.items() if not stored.has(one.ticker, key)}
+        changes = {key: partial(with_stored, key, one.ticker, one.bars) for key, one in files.items()}
+        failures = self.store.update_many(changes, absent=new)
         if failures:
             key, error = next(iter(failures.items()))
             raise UpstreamError(f"{len(failures)} range files were not written, {key} first: {error}; run it again")

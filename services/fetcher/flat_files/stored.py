@@ -13,7 +13,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fiblake.bars import BRONZE, encode, read_bars
+from fiblake.bars import BRONZE, read_bars
 from fiblake.errors import ContractError
 from fiblake.lake import Bronze, SourceFile
 from shared.objects import ObjectStore
@@ -105,24 +105,3 @@ def without_poorer(bars: pa.Table, stored: Iterable[pa.Table]) -> pa.Table:
     for name in _SAME:
         same = pc.and_(same, pc.fill_null(pc.equal(bars[name], latest[name].take(place)), fill_value=False))
     return bars.filter(pc.invert(same))
-
-
-def with_stored(key: str, symbol: str, bars: pa.Table, data: bytes | None) -> bytes | None:
-    """Return a range file's bytes with these bars added to those in it; None if it has them all.
-
-    A file of the same first and last session may hold other sessions in between, and wait to be merged.
-    """
-    if data is None:
-        return encode(bars)
-    try:
-        stored = read_bars(data, symbol, bars["ingested_at"][0].as_py())
-    except ContractError as error:
-        logger.warning("stored file replaced", extra={"key": key, "reason": str(error)})
-        return encode(bars)
-    if stored.equals(bars):
-        return None
-    rows = {str(row): row for row in [*stored.to_pylist(), *bars.to_pylist()]}
-    if len(rows) == stored.num_rows:
-        return None
-    table = pa.Table.from_pylist(list(rows.values()), schema=BRONZE)
-    return encode(table.sort_by([("timestamp", "ascending"), ("ingested_at", "ascending")]))

@@ -260,7 +260,7 @@ def test_other_files_are_no_day_files(key: str) -> None:
 def test_files_failing_to_be_written_end_the_run_and_the_next_one_does_them(tmp_path: Path) -> None:
     write(tmp_path, DAYS[0], [line("AAPL"), line("MSFT")])
     store = MemoryObjectStore()
-    store.fail("put", times=1)
+    store.fail("write", times=1)
     with pytest.raises(UpstreamError, match="1 range files were not written"):
         load(tmp_path, store)
     assert store.peek(LEDGER_KEY) is None
@@ -292,7 +292,7 @@ def test_killed_anywhere_and_run_again_the_lake_is_the_same(
     load(folder, whole, memory=memory)
     store = MemoryObjectStore()
     for _ in range(failures):
-        store.fail("put", of=lambda _key: chance.random() < 0.2)
+        store.fail("write", of=lambda _key: chance.random() < 0.2)
         with suppress(UpstreamError):
             load(folder, store, memory=memory)
     load(folder, store, memory=memory)

@@ -2,17 +2,19 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import httpx
+import pyarrow as pa
 import pytest
 
-from fiblake.bars import read_bars
+from fiblake.bars import BRONZE, ReportedBar, encode, read_bars
 from fiblake.calendar import nyse
 from fiblake.errors import ContractError, EntitlementError, FiblakeError, NotFoundError, UpstreamError
 from fiblake.reference import Split
 from fiblake.symbols import BEGINNING
+from services.consolidator.merge import merge
 from services.fetcher.gaps import Asked
 from services.fetcher.history import GAP_SESSIONS, HistoryFetcher, load_requested
 from services.fetcher.intake import Intake, Stored
@@ -68,6 +70,10 @@ def stored(symbol: str, bars: int, quarantined: int = 0, flagged: tuple[str, ...
     return Stored(symbol, bars, 0, quarantined, 0, flagged, NOW)
 
 
+def bar(session: date) -> ReportedBar:
+    return ReportedBar("AAPL", session, 9.0, 9.0, 9.0, 9.0, 1.0, None, None)
+
+
 async def test_a_history_is_one_range_file_with_its_rows_and_is_noted_as_loaded(world: World) -> None:
     world.vendor.answers = [page([range_row(WEDNESDAY, 5.0), range_row(FRIDAY, 6.0)])]
     assert await world.load("AAPL") == stored("AAPL", 2)
@@ -77,7 +83,29 @@ async def test_a_history_is_one_range_file_with_its_rows_and_is_noted_as_loaded(
     assert [(bar["timestamp"], bar["close"]) for bar in bars] == [(WEDNESDAY, 5.0), (FRIDAY, 6.0)]
     assert list(world.database.rows) == [("AAPL", WEDNESDAY), ("AAPL", FRIDAY)]
     assert (world.database.loaded, world.database.mark) == ({"AAPL": WEDNESDAY}, None)
-    assert [verb for verb, _ in world.journal] == ["note", "put", "store"]
+    assert [verb for verb, _ in world.journal] == ["note", "write", "store"]
+
+
+async def test_a_range_file_of_that_name_that_waits_to_be_merged_keeps_its_other_sessions(world: World) -> None:
+    key = LAKE.range_key("AAPL", WEDNESDAY, FRIDAY)
+    earlier = NOW - timedelta(hours=1)
+    bars = [bar(day).row(earlier) for day in (WEDNESDAY, THURSDAY, FRIDAY)]
+    world.store.lay(key, encode(pa.Table.from_pylist(bars, schema=BRONZE)))
+    world.vendor.answers = [page([range_row(WEDNESDAY, 5.0), range_row(FRIDAY, 6.0)])]
+    assert await world.load("AAPL") == stored("AAPL", 2)
+    rows = read_bars(world.store.peek(key) or b"", "AAPL", NOW).to_pylist()
+    assert [(row["timestamp"], row["close"]) for row in rows] == [(WEDNESDAY, 5.0), (THURSDAY, 9.0), (FRIDAY, 6.0)]
+
+
+async def test_an_older_bar_does_not_take_the_place_of_a_later_one_in_a_range_file(world: World) -> None:
+    key = LAKE.range_key("AAPL", WEDNESDAY, FRIDAY)
+    later = NOW + timedelta(hours=1)
+    bars = [bar(day).row(later) for day in (WEDNESDAY, FRIDAY)]
+    world.store.lay(key, encode(pa.Table.from_pylist(bars, schema=BRONZE)))
+    world.vendor.answers = [page([range_row(WEDNESDAY, 5.0), range_row(FRIDAY, 6.0)])]
+    await world.load("AAPL")
+    merged = merge(None, [read_bars(world.store.peek(key) or b"", "AAPL", NOW)]).bars.to_pylist()
+    assert [row["close"] for row in merged] == [9.0, 9.0]
 
 
 async def test_a_history_of_many_pages_is_still_one_file(world: World) -> None:
@@ -270,11 +298,11 @@ async def test_bars_that_a_dead_load_put_and_the_vendor_has_withdrawn_since_stan
     assert await world.database.noted_scopes() == []
 
 
-@pytest.mark.parametrize("fails", ["put", "database"])
+@pytest.mark.parametrize("fails", ["write", "database"])
 async def test_a_load_that_is_cut_off_is_not_noted_and_the_next_one_completes_it(world: World, fails: str) -> None:
     world.vendor.answers = [page([range_row(WEDNESDAY), range_row(FRIDAY)])]
-    if fails == "put":
-        world.store.fail("put")
+    if fails == "write":
+        world.store.fail("write")
     else:
         world.database.failures = 1
     with pytest.raises(UpstreamError):
