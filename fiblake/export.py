@@ -7,13 +7,14 @@ and traded ones may have, are rounded: to the nearest whole number, and a half t
 import csv
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fiblake.decoding import decoding
 from fiblake.errors import ContractError
 from fiblake.reader.result import Result
 
@@ -24,6 +25,11 @@ _PRICES: Final = ("open", "high", "low", "close")
 _LEAN_SCALE: Final = 10_000
 """Lean's prices are whole numbers of a hundredth of a cent."""
 _MIDNIGHT: Final = "%Y%m%d 00:00"
+_NUMBERS: Final = pa.schema([(name, pa.float64()) for name in (*_PRICES, "volume")])
+_COLUMNS: Final = pa.schema([("symbol", pa.string()), ("ts", pa.date32()), *_NUMBERS])
+_BOUND: Final = 2.0**63
+"""Every number is below: volumes become 64-bit integers."""
+_REMEDY: Final = "give it a result of `bars`"
 
 
 def write_csvdir(bars: Result, folder: Path | str) -> list[Path]:
@@ -31,8 +37,9 @@ def write_csvdir(bars: Result, folder: Path | str) -> list[Path]:
 
     Prices are as they are in `bars`, so the columns dividend and split say that nothing is left to adjust.
     """
-    rows_of = _by_symbol(_checked(bars, "zipline"))
-    return [_write_csv(Path(folder) / "daily" / f"{symbol}.csv", rows) for symbol, rows in rows_of]
+    rows_of = _daily_rows(bars, "zipline")
+    file_of = _files_of(rows_of, lambda symbol: Path(folder) / "daily" / f"{symbol}.csv")
+    return [_write_csv(file_of[symbol], rows) for symbol, rows in rows_of.items()]
 
 
 def write_lean(bars: Result, folder: Path | str) -> list[Path]:
@@ -40,8 +47,9 @@ def write_lean(bars: Result, folder: Path | str) -> list[Path]:
 
     Lean applies splits and dividends itself, from its factor files: give it bars that are as traded (adjust="raw").
     """
-    rows_of = _by_symbol(_checked(bars, "Lean"))
-    return [_write_zip(Path(folder) / "equity/usa/daily" / f"{symbol.lower()}.zip", rows) for symbol, rows in rows_of]
+    rows_of = _daily_rows(bars, "Lean")
+    file_of = _files_of(rows_of, lambda symbol: Path(folder) / "equity/usa/daily" / f"{symbol.lower()}.zip")
+    return [_write_zip(file_of[symbol], rows) for symbol, rows in rows_of.items()]
 
 
 def frames(bars: Result) -> "dict[str, pd.DataFrame]":
@@ -50,17 +58,56 @@ def frames(bars: Result) -> "dict[str, pd.DataFrame]":
     backtrader's PandasData takes one as it is; vectorbt takes one of their columns.
     """
     whole = {}
-    for symbol, rows in _by_symbol(bars.table):
+    for symbol, rows in _by_symbol(_checked(bars)):
         frame = Result(rows.select(["ts", *_PRICES, "volume"])).to_pandas()
         whole[symbol] = frame.assign(openinterest=0)
     return whole
 
 
-def _checked(bars: Result, program: str) -> pa.Table:
+def _daily_rows(bars: Result, program: str) -> dict[str, pa.Table]:
+    """Return each symbol's rows; raise ContractError unless they are daily bars, before a file is written."""
+    table = _checked(bars)
     interval = bars.metadata.get("interval")
     if interval != "1d":
         raise ContractError(f"{program} takes daily bars, and these are of interval {interval}: name interval='1d'")
-    return bars.table
+    return dict(_by_symbol(table))
+
+
+def _files_of(symbols: Iterable[str], file_of: Callable[[str], Path]) -> dict[str, Path]:
+    """Return the file of each symbol; raise ContractError if two symbols differ only in case.
+
+    Lean's names are in small letters, and many disks keep one file for both.
+    """
+    symbol_of: dict[str, str] = {}
+    for symbol in symbols:
+        other = symbol_of.setdefault(symbol.lower(), symbol)
+        if other != symbol:
+            raise ContractError(
+                f"{other} and {symbol} differ only in case and would share one file: write them into two folders"
+            )
+    return {symbol: file_of(symbol) for symbol in symbol_of.values()}
+
+
+def _checked(bars: Result) -> pa.Table:
+    """Return the columns that are exported, sorted by symbol and session; raise ContractError unless they are bars."""
+    table = bars.table
+    if missing := [name for name in _COLUMNS.names if table.column_names.count(name) != 1]:
+        raise ContractError(f"the rows need one column {missing[0]!r}: {_REMEDY}")
+    table = table.select(_COLUMNS.names)
+    for number, field in enumerate(_COLUMNS):
+        with decoding(f"column {field.name!r} cannot be exported", _REMEDY):
+            values = table[field.name].cast(field.type)
+            _check_values(values, is_number=field.name in _NUMBERS.names)
+            table = table.set_column(number, field, values)
+    return table.sort_by([("symbol", "ascending"), ("ts", "ascending")])
+
+
+def _check_values(values: pa.ChunkedArray, *, is_number: bool) -> None:
+    """Raise ContractError, with the first such value, if a value is missing, or a number not finite or too large."""
+    if values.null_count:
+        raise ContractError("it has a row without a value")
+    if is_number and len(faults := values.filter(pc.invert(pc.less(pc.abs(values), _BOUND)))):
+        raise ContractError(f"it holds {faults[0].as_py()}, and only numbers below 2^63 are exported")
 
 
 def _by_symbol(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
