@@ -62,12 +62,14 @@ def look(stack: Target, symbol: str) -> "Quality":
     from fiblake.errors import ConfigurationError, NotFoundError
     from fiblake.lake import Bronze
     from fiblake.quality import quality_of
+    from fiblake.reader.faults import using
 
     key = Bronze().data_key(symbol)
     data_file = stack.store.find(key)
     if data_file is None:
         raise NotFoundError(f"{symbol} has files, and no bars that are consolidated yet")
-    stored = Consolidated.decode(data_file.data, symbol, data_file.last_modified)
+    with using(key):
+        stored = Consolidated.decode(data_file.data, symbol, data_file.last_modified)
     if stored.adopted or not stored.bars.num_rows:
         raise ConfigurationError(f"{key} is somebody else's, or empty: run `fiblake adopt` first")
     calendar = lake_calendar()

@@ -44,6 +44,7 @@ def query(
     lake, --symbols keeps bronze small. Exit code 3: files could not be read, and their rows are missing.
     """
     from fiblake.errors import ContractError
+    from fiblake.lake import Bronze
     from fiblake.reader import views
 
     chosen = options.named(symbols)
@@ -51,12 +52,12 @@ def query(
     if files and rows:
         raise typer.BadParameter("it limits what is printed; --csv and --parquet write all rows", param_hint="--rows")
     try:
-        names = views.named_in(sql, local_files=local_files)
+        names = views.named_in(sql, "--local-files allows them", local_files=local_files)
     except ContractError as error:
         raise typer.BadParameter(str(error), param_hint="SQL") from error
     with progress("files of the lake") as advance:
         store = target(context).store
-        lake = views.opened(store, names, chosen, advance, outputs=files, local_files=local_files)
+        lake = views.opened(store, Bronze(), names, chosen, advance, outputs=files, local_files=local_files)
     with lake.connection:
         try:
             lake.answer(lambda connection: _print_rows(context, connection.sql(sql), csv, parquet, rows))

@@ -36,6 +36,7 @@ from fiblake.lake import (
     tag_key,
 )
 from fiblake.objects import ObjectReader, StoredObject
+from fiblake.reader.faults import refuse_missing, using
 from fiblake.reader.months import SilverTable
 from fiblake.reader.panel import NUMBERS, pivoted
 from fiblake.reader.result import Result, needs, with_metadata
@@ -184,8 +185,8 @@ class Lake:
         """
         needs("duckdb")
         views = import_module("fiblake.reader.views")  # imports DuckDB, which reading does without
-        names = views.named_in(query)
-        tables = views.opened(self.store, names, _named(symbols) or (), lambda _: None, self.cache)
+        names = views.named_in(query, "this query reads the lake's tables only: join files of your own to its result")
+        tables = views.opened(self.store, self.bronze, names, _named(symbols) or (), lambda _: None, self.cache)
         with tables.connection:
             rows = tables.answer(lambda connection: connection.sql(query).to_arrow_table())
         if tables.unreadable:
@@ -205,7 +206,7 @@ class Lake:
             raise ContractError(f"adjust={adjust!r} is none of {', '.join(ADJUSTMENTS)}")
         first = _day(start, "start") if start is not None else self.calendar.session(0)
         last = _day(end, "end") if end is not None else self.calendar.session(-1)
-        if first > last:
+        if start is not None and end is not None and first > last:
             raise ContractError(f"start {first} lies behind end {last}: swap them")
         instant = self._instant(as_of) if as_of is not None else None
         return Request(_named(symbols), names[interval], first, last, adjust, complete, instant)
@@ -251,8 +252,7 @@ class Lake:
             stored_of = {symbol: stored for symbol, stored in zip(names, objects, strict=True) if stored}
             parts.append(self._cut(stored_of, request, by_bucket=by_bucket))
         if missing and request.symbols is not None:
-            self._check_known(missing)
-            raise NotFoundError(f"{', '.join(missing)}: the bars are not consolidated yet; try again in some minutes")
+            refuse_missing(self.store, self.bronze, missing)
         return pa.concat_tables(parts)
 
     def _objects(
@@ -287,21 +287,24 @@ class Lake:
     def _read(self, objects: dict[str, StoredObject], request: Request) -> list[Bars]:
         many = []
         for symbol, stored in objects.items():
-            with decoding(f"{stored.key} cannot be used", "`fiblake reconcile` says what to do"):
+            with using(stored.key):
                 many.append(Bars.read(stored.data, symbol, stored.last_modified, self.calendar, adjust=request.adjust))
         return many
 
     def _read_as_of(self, objects: dict[str, StoredObject], request: Request) -> list[Bars]:
         """Take the bars of each symbol as they were known then; of what has changed since, revisions are read."""
         instant = request.as_of or self.clock()
-        whole = {s: Consolidated.decode(stored.data, s, stored.last_modified) for s, stored in objects.items()}
+        whole = {}
+        for symbol, file in objects.items():
+            with using(file.key):
+                whole[symbol] = Consolidated.decode(file.data, symbol, file.last_modified)
         changed = [symbol for symbol, stored in whole.items() if stored.last_updated > instant]
         # After data.parquet: what a newer version forgets is in the revisions before that version is written.
         revisions = dict(zip(changed, self.store.get_many([revisions_key(s) for s in changed]), strict=True))
         many, absent = [], []
         for symbol, stored in whole.items():
             revised = revisions.get(symbol)
-            with decoding(f"the bars of {symbol} cannot be used", "`fiblake reconcile` says what to do"):
+            with using(f"the bars of {symbol}"):
                 rows = read_revisions(revised.data if revised else None, symbol)
                 table, reference = known_at(stored, rows, instant)
                 if table.num_rows:
@@ -317,7 +320,7 @@ class Lake:
     def _from_silver(self, request: Request, columns: Sequence[str], *, by_bucket: bool = False) -> pa.Table:
         """Read month files; symbols that silver has as traded (an old row, or such a stack) are cut from bronze."""
         silver = SilverTable(self.store, self.calendar, request.interval, self.cache)
-        begin = bucket_start(self._ordinal(request.first), request.interval)
+        begin = min(bucket_start(self._ordinal(request.first), request.interval), len(self.calendar.sessions) - 1)
         rows, as_traded = silver.read(
             columns, request.symbols, Month.of(self.calendar.session(begin)), Month.of(request.last)
         )
@@ -327,9 +330,10 @@ class Lake:
             wanted &= rows["is_complete"].to_numpy()
         rows = rows.filter(pa.array(wanted))
         if request.symbols is not None:
-            absent = set(request.symbols) - set(rows["symbol"].unique().to_pylist()) - set(as_traded)
-            if absent:
-                self._check_known(sorted(absent))
+            absent = sorted(set(request.symbols) - set(rows["symbol"].unique().to_pylist()) - set(as_traded))
+            data_files = self.store.versions([self.bronze.data_key(symbol) for symbol in absent])
+            if missing := [symbol for symbol, etag in zip(absent, data_files, strict=True) if etag is None]:
+                refuse_missing(self.store, self.bronze, missing)
         if as_traded:
             again = Request(
                 tuple(as_traded), request.interval, request.first, request.last, "splits", request.complete, None

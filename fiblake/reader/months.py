@@ -12,9 +12,11 @@ import pyarrow.compute as pc
 
 from fiblake.bars import SILVER, decode_silver
 from fiblake.calendar import Ordinals, TradingCalendar
+from fiblake.decoding import MAKE_ANEW
 from fiblake.lake import Month, parse_silver_key, silver_prefix
 from fiblake.objects import ObjectInfo, ObjectReader
 from fiblake.reader.cache import copies
+from fiblake.reader.faults import using
 
 AT_ONCE: Final = 4
 _FLAGS: Final = ("adjusted", "version")
@@ -44,7 +46,11 @@ class SilverTable:
 
         def decode(item: tuple[str, Path]) -> pa.Table:
             rows = decode_silver(item[1].read_bytes(), item[0], names)
-            return rows if wanted is None else rows.filter(pc.is_in(rows["symbol"], value_set=wanted))
+            if wanted is not None:
+                rows = rows.filter(pc.is_in(rows["symbol"], value_set=wanted))
+            with using(item[0], MAKE_ANEW):
+                self.ordinals(rows)
+            return rows
 
         empty = pa.schema([SILVER.field(name) for name in names]).empty_table()
         with ThreadPoolExecutor(AT_ONCE) as pool:

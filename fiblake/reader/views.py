@@ -20,10 +20,10 @@ from fiblake.lake import (
     SPLITS_PREFIX,
     UNIVERSE_KEY,
     Bronze,
-    check_known,
     silver_prefix,
 )
 from fiblake.reader.cache import copies, folder
+from fiblake.reader.faults import refuse_missing
 from fiblake.reference import DIVIDENDS, IDENTITIES, SPLITS
 from fiblake.universe import UNIVERSE
 
@@ -56,8 +56,11 @@ def schemas() -> "dict[str, pa.Schema]":
     return {"bronze": BRONZE, **silver, **companies, "splits": SPLITS, "dividends": DIVIDENDS, "manifest": MANIFEST}
 
 
-def named_in(sql: str, *, local_files: bool = False) -> set[str]:
-    """Return the views that a query names; raise ContractError if it is no query, or DuckDB does not understand it."""
+def named_in(sql: str, files_hint: str, *, local_files: bool = False) -> set[str]:
+    """Return the views that a query names; raise ContractError if it is no query, or DuckDB does not understand it.
+
+    `files_hint` says what to do to whoever names a file of this machine.
+    """
     with duckdb.connect(config=_SETTINGS) as scratch:
         for name, schema in schemas().items():
             scratch.register("columns_of_it", schema.empty_table())
@@ -71,7 +74,7 @@ def named_in(sql: str, *, local_files: bool = False) -> set[str]:
                 raise ContractError("one SELECT is taken, and nothing else: the lake is only read")
             scratch.sql(sql)  # names and types are checked here, before anything is read
         except duckdb.PermissionException as error:
-            raise ContractError(f"no files of this machine are read unless --local-files is said: {error}") from error
+            raise ContractError(f"no files of this machine are read: {error}; {files_hint}") from error
         except duckdb.Error as error:
             raise ContractError(f"DuckDB does not understand the query: {error}") from error
     # Any word may name a view; a view that the query does not use does no harm.
@@ -131,8 +134,8 @@ class Views:
 
 
 def opened(  # noqa: PLR0917
-    store: "ObjectReader", names: set[str], symbols: Sequence[str], advance: Advance, root: Path | None = None,
-    outputs: Sequence[Path] = (), *, local_files: bool = False,
+    store: "ObjectReader", bronze: Bronze, names: set[str], symbols: Sequence[str], advance: Advance,
+    root: Path | None = None, outputs: Sequence[Path] = (), *, local_files: bool = False,
 ) -> Views:  # fmt: skip
     """Return views over the lake as it now is; `symbols` (none: all) limits them.
 
@@ -141,7 +144,9 @@ def opened(  # noqa: PLR0917
     """
     refused: dict[str, str] = {}
     files = {
-        name: copies(store, _versions(store, name, symbols), advance, root, partial(_accept, check_of(name), refused))
+        name: copies(
+            store, _versions(store, bronze, name, symbols), advance, root, partial(_accept, check_of(name), refused)
+        )
         for name in sorted(names)
     }
     connection = duckdb.connect(config=_SETTINGS)
@@ -186,13 +191,24 @@ def _lock(connection: "duckdb.DuckDBPyConnection", folders: Sequence[Path], file
     connection.execute("SET lock_configuration = true")
 
 
-def _versions(store: "ObjectReader", name: str, symbols: Sequence[str]) -> dict[str, str]:
-    """Return the objects that a view is made of, and their versions."""
-    bronze = Bronze()
-    if name == "bronze" and symbols:
-        check_known(symbols, bronze.symbols_in(store.folders(f"{bronze.prefix}/")))
-        keys = [bronze.data_key(symbol) for symbol in symbols]
-        return {key: etag for key, etag in zip(keys, store.versions(keys), strict=True) if etag}
+def _data_files(store: "ObjectReader", bronze: Bronze, symbols: Sequence[str]) -> dict[str, str]:
+    """Return the data.parquet of each symbol, and its version; raise NotFoundError for those that have none."""
+    keys = [bronze.data_key(symbol) for symbol in symbols]
+    etags = store.versions(keys)
+    if missing := [symbol for symbol, etag in zip(symbols, etags, strict=True) if not etag]:
+        refuse_missing(store, bronze, missing)
+    return {key: etag for key, etag in zip(keys, etags, strict=True) if etag}
+
+
+def _versions(store: "ObjectReader", bronze: Bronze, name: str, symbols: Sequence[str]) -> dict[str, str]:
+    """Return the objects that a view is made of, and their versions.
+
+    Raises NotFoundError for symbols without bars, also for silver, which would merely be empty.
+    """
+    if symbols and (name == "bronze" or name.startswith("silver_")):
+        data_files = _data_files(store, bronze, symbols)
+        if name == "bronze":
+            return data_files
     if name == "bronze":
         return {info.key: info.etag for info in store.listed(f"{bronze.prefix}/") if bronze.is_consolidated(info.key)}
     if name in _SINGLE_KEYS:

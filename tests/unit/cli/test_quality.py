@@ -64,6 +64,13 @@ def test_without_postgres_a_session_without_a_bar_is_unknown(run: Run, stack: Fa
 
 
 @pytest.mark.usefixtures("asked")
+def test_a_data_parquet_that_cannot_be_read_is_named(run: Run, stack: FakeTarget) -> None:
+    stack.store.lay(LAKE.data_key("AAPL"), b"no Parquet")
+    result = run("quality", "AAPL")
+    assert result.exit_code != 0
+    assert f"{LAKE.data_key('AAPL')} cannot be used" in str(result.exception) + result.stderr
+
+
 def test_a_page_for_paper_needs_no_other_file_and_keeps_text_text(run: Run, stack: FakeTarget, tmp_path: Path) -> None:
     lay(stack, DAYS)
     splits = [Split("AAPL", DAYS[n], 1, 2, EVIL, factor, EVIL + str(n)) for n, factor in ((3, 0.25), (4, 0.5))]

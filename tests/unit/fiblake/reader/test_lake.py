@@ -6,15 +6,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fiblake import FiblakeError, Lake
 from fiblake.adjustment import Payout
-from fiblake.bars import Consolidated
+from fiblake.bars import Consolidated, decode_silver, encode
 from fiblake.errors import ContractError, NotFoundError
-from fiblake.lake import INTERVALS, UNIVERSE_KEY, Month, dividends_key, silver_key, silver_prefix, splits_key
+from fiblake.lake import INTERVALS, UNIVERSE_KEY, Bronze, Month, dividends_key, silver_key, silver_prefix, splits_key
 from fiblake.reader.lake import COLUMNS
 from fiblake.reference import dividends_file, splits_file
 from fiblake.symbols import BEGINNING, SymbolRecord
@@ -232,10 +233,21 @@ def test_a_symbol_without_bars_in_the_range_has_no_rows(lake: Lake) -> None:
         assert lake.panel("close", "21d", "AAPL", end="1970-01-02", source=source).table.column_names == ["ts", "AAPL"]  # type: ignore[arg-type]
 
 
-def test_a_symbol_whose_first_bars_wait_to_be_consolidated_is_said_to_wait(lake: Lake) -> None:
+@pytest.mark.parametrize("limits", [{"start": "2031-01-01"}, {"end": "1950-01-01"}])
+def test_a_range_outside_the_calendar_has_no_rows(lake: Lake, limits: dict[str, Any]) -> None:
+    for interval in ("1d", "3d"):
+        assert len(lake.bars("AAPL", interval, **limits)) == 0
+        assert len(lake.panel("close", interval, **limits)) == 0
+    assert len(lake.bars(None, "3d", start="2031-01-01", end="2032-01-01")) == 0
+
+
+@pytest.mark.parametrize("source", ["bronze", "silver"])
+def test_a_symbol_whose_first_bars_wait_to_be_consolidated_is_said_to_wait(lake: Lake, source: str) -> None:
     store_of(lake).lay(LAKE.date_key("NEW", date(2013, 2, 28)), b"")
     with pytest.raises(NotFoundError, match="NEW: the bars are not consolidated yet"):
-        lake.bars("NEW")
+        lake.bars(["AAPL", "NEW"], "3d", source=source)  # type: ignore[arg-type]
+    with pytest.raises(NotFoundError, match="NEW: the bars are not consolidated yet"):
+        lake.sql("SELECT 1 FROM bronze" if source == "bronze" else "SELECT 1 FROM silver_3d", ["AAPL", "NEW"])
 
 
 def test_a_data_parquet_that_cannot_be_read_is_named_and_no_symbol_is_left_out(lake: Lake) -> None:
@@ -248,6 +260,30 @@ def test_a_bar_of_a_day_that_is_no_session_is_named_with_its_file(lake: Lake) ->
     store_of(lake).lay(LAKE.data_key("BAD"), consolidated(bar("2013-02-24", symbol="BAD")))
     with pytest.raises(ContractError, match=r"symbol=BAD/data\.parquet cannot be used: 2013-02-24 is not a session"):
         lake.bars("BAD")
+
+
+@pytest.mark.parametrize("day", ["1961-12-29", "2099-01-02"])
+def test_a_bar_of_a_day_outside_the_calendar_is_named_with_its_file(lake: Lake, day: str) -> None:
+    store_of(lake).lay(LAKE.data_key("BAD"), consolidated(bar(day, symbol="BAD")))
+    with pytest.raises(
+        ContractError, match=rf"symbol=BAD/data\.parquet cannot be used: {day} is outside the trading calendar"
+    ):
+        lake.bars("BAD")
+
+
+def test_a_data_parquet_that_cannot_be_read_is_named_also_in_the_lake_of_an_instant(lake: Lake) -> None:
+    store_of(lake).lay(LAKE.data_key("BAD"), b"no Parquet")
+    with pytest.raises(ContractError, match=r"symbol=BAD/data\.parquet cannot be used: .*`fiblake reconcile`"):
+        lake.bars("BAD", as_of=NOW)
+
+
+def test_a_month_file_with_a_day_that_is_no_session_is_named(lake: Lake) -> None:
+    key = silver_key(3, Month(2013, 2))
+    rows = decode_silver(store_of(lake).peek(key) or b"", key)
+    sunday = pa.array([date(2013, 2, 24)] * rows.num_rows, pa.date32())
+    store_of(lake).lay(key, encode(rows.set_column(rows.column_names.index("ts"), "ts", sunday)))
+    with pytest.raises(ContractError, match=rf"{key} cannot be used: 2013-02-24 is not a session .*fiblake reconcile"):
+        lake.bars(None, "3d")
 
 
 def test_the_metadata_say_what_the_rows_are(lake: Lake) -> None:
@@ -332,6 +368,26 @@ def test_a_file_that_a_query_cannot_read_is_an_error_that_names_it(lake: Lake) -
         ContractError, match=r"files of the lake cannot be read: .*symbol=BAD/data\.parquet: .*reconcile"
     ):
         lake.sql("SELECT count(*) FROM bronze")
+
+
+@pytest.mark.parametrize("table", ["bronze", "silver_3d"])
+def test_a_query_of_an_unknown_symbol_names_the_nearest_one(lake: Lake, table: str) -> None:
+    with pytest.raises(NotFoundError, match=r"no bars of AAPLE \(did you mean AAPL\?\)"):
+        lake.sql(f"SELECT count(*) FROM {table}", symbols=["AAPLE"])  # noqa: S608 (a name of ours)
+
+
+@pytest.mark.parametrize("symbols", [None, "AAPL"])
+def test_a_query_reads_bronze_below_the_lakes_prefix(lake: Lake, symbols: str | None) -> None:
+    other = Bronze("other/bars")
+    store_of(lake).lay(other.data_key("AAPL"), consolidated(bar("2013-02-28"), bar("2013-03-01")))
+    result = replace(lake, bronze=other).sql("SELECT count(*) AS n FROM bronze", symbols)
+    assert result.table.to_pylist() == [{"n": 2}]
+
+
+def test_a_query_of_a_file_of_this_machine_is_refused_without_a_word_of_the_command_line(lake: Lake) -> None:
+    with pytest.raises(ContractError, match=r"no files of this machine are read: .*join files of your own") as error:
+        lake.sql("SELECT * FROM read_text('/etc/passwd')")
+    assert "--local-files" not in str(error.value)
 
 
 def test_symbols_are_given_once_and_sorted(lake: Lake) -> None:
