@@ -181,11 +181,13 @@ class Lake:
         """Return what one SELECT in DuckDB's SQL says of the lake's tables, those of `fiblake query`.
 
         They are bronze, silver_3d to silver_34d, metadata, splits, dividends, universe and manifest. Of a large lake,
-        `symbols` keeps bronze small. Raises ContractError if the query, or a file that it reads, cannot be used.
+        `symbols` keeps bronze small. Raises ContractError if the query, or a file that it reads, cannot be used, or if
+        two columns have one name.
         """
         needs("duckdb")
         views = import_module("fiblake.reader.views")  # imports DuckDB, which reading does without
-        names = views.named_in(query, "this query reads the lake's tables only: join files of your own to its result")
+        files_hint = "this query reads the lake's tables only: join files of your own to its result"
+        names = views.named_in(query, files_hint, distinct_columns=True)
         tables = views.opened(self.store, self.bronze, names, _named(symbols) or (), lambda _: None, self.cache)
         with tables.connection:
             rows = tables.answer(lambda connection: connection.sql(query).to_arrow_table())

@@ -1,5 +1,6 @@
 """What the lake answers: an Arrow table that says what it is, and its ways into pandas, polars and the rest."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
@@ -36,12 +37,18 @@ class Result:
         return {key.removeprefix(_OWN).decode(): value.decode() for key, value in own if key.startswith(_OWN)}
 
     def to_pandas(self) -> "pd.DataFrame":
-        """Return a DataFrame, indexed by session; texts are categories, and the metadata are in `attrs`."""
-        needs("pandas")
-        frame: pd.DataFrame = self.table.to_pandas(date_as_object=False, strings_to_categorical=True)
+        """Return a DataFrame, indexed by session; texts are categories, and the metadata are in `attrs`.
+
+        Decimals, such as a query's sums, become int64 if they are whole numbers that it holds, and otherwise float64.
+        A column with days or instants that nanoseconds cannot hold (before 1677, after 2262) keeps its unit.
+        """
+        too_far = needs("pandas").errors.OutOfBoundsDatetime
+        table = _without_decimals(self.table)
+        frame: pd.DataFrame = table.to_pandas(date_as_object=False, strings_to_categorical=True)
         for name, kind in frame.dtypes.items():
             if kind.kind == "M":
-                frame[name] = frame[name].dt.as_unit(_UNIT)
+                with suppress(too_far):
+                    frame[name] = frame[name].dt.as_unit(_UNIT)
         if self.index is not None:
             frame = frame.set_index(self.index)
         frame.attrs.update(self.metadata)
@@ -70,6 +77,21 @@ class Result:
 def with_metadata(table: pa.Table, **facts: str) -> pa.Table:
     """Return the table with these facts as its metadata."""
     return table.replace_schema_metadata({_OWN + name.encode(): value.encode() for name, value in facts.items()})
+
+
+def _without_decimals(table: pa.Table) -> pa.Table:
+    """Return the table with decimals, and columns of nothing but null, as numbers that are no Python objects."""
+    for number, field in enumerate(table.schema):
+        if pa.types.is_decimal(field.type) or pa.types.is_null(field.type):
+            table = table.set_column(number, field.name, _as_numbers(table[number]))
+    return table
+
+
+def _as_numbers(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    if pa.types.is_decimal(values.type) and values.type.scale == 0:
+        with suppress(pa.ArrowInvalid):  # one is too large for int64
+            return values.cast(pa.int64())
+    return values.cast(pa.float64())
 
 
 def needs(package: str) -> Any:  # noqa: ANN401 (a module)

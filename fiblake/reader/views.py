@@ -56,10 +56,11 @@ def schemas() -> "dict[str, pa.Schema]":
     return {"bronze": BRONZE, **silver, **companies, "splits": SPLITS, "dividends": DIVIDENDS, "manifest": MANIFEST}
 
 
-def named_in(sql: str, files_hint: str, *, local_files: bool = False) -> set[str]:
+def named_in(sql: str, files_hint: str, *, local_files: bool = False, distinct_columns: bool = False) -> set[str]:
     """Return the views that a query names; raise ContractError if it is no query, or DuckDB does not understand it.
 
-    `files_hint` says what to do to whoever names a file of this machine.
+    `files_hint` says what to do to whoever names a file of this machine. With `distinct_columns`, a query that gives
+    two columns one name is refused, too.
     """
     with duckdb.connect(config=_SETTINGS) as scratch:
         for name, schema in schemas().items():
@@ -72,11 +73,16 @@ def named_in(sql: str, files_hint: str, *, local_files: bool = False) -> set[str
             statements = scratch.extract_statements(sql)
             if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
                 raise ContractError("one SELECT is taken, and nothing else: the lake is only read")
-            scratch.sql(sql)  # names and types are checked here, before anything is read
+            columns = scratch.sql(sql).columns  # names and types are checked here, before anything is read
         except duckdb.PermissionException as error:
             raise ContractError(f"no files of this machine are read: {error}; {files_hint}") from error
         except duckdb.Error as error:
             raise ContractError(f"DuckDB does not understand the query: {error}") from error
+    repeated = sorted({name for name in columns if columns.count(name) > 1})
+    if distinct_columns and repeated:
+        raise ContractError(
+            f"two columns of the query are named {', '.join(repeated)}: give each column a name of its own, with AS"
+        )
     # Any word may name a view; a view that the query does not use does no harm.
     return {name for name in schemas() if re.search(rf"\b{name}\b", sql, re.IGNORECASE)}
 

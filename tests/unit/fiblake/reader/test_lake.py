@@ -362,6 +362,14 @@ def test_a_query_is_answered_from_the_lakes_tables(lake: Lake) -> None:
         lake.sql("DROP TABLE bronze")
 
 
+def test_columns_of_one_name_are_refused_before_anything_is_read(lake: Lake) -> None:
+    store_of(lake).lay(LAKE.data_key("BAD"), b"no Parquet")
+    with pytest.raises(
+        ContractError, match=r"columns of the query are named symbol, ts: give each .* of its own, with AS"
+    ):
+        lake.sql("SELECT symbol, volume AS ts, symbol, close AS ts FROM bronze")
+
+
 def test_a_file_that_a_query_cannot_read_is_an_error_that_names_it(lake: Lake) -> None:
     store_of(lake).lay(LAKE.data_key("BAD"), b"no Parquet")
     with pytest.raises(

@@ -35,6 +35,35 @@ def test_pandas_gets_an_index_of_sessions_and_no_column_of_objects(result: Resul
     assert len(frame) == len(result)
 
 
+def answer_of(query: str) -> Result:
+    with duckdb.connect() as connection:
+        return Result(connection.sql(query).to_arrow_table(), None)
+
+
+def test_pandas_gets_numbers_for_the_decimals_of_a_query() -> None:
+    frame = answer_of(
+        "SELECT sum(bars) AS n, sum(part) AS p, 1e300 AS big, NULL AS nothing "
+        "FROM (VALUES (2::INTEGER, 0.5::DECIMAL(38, 20)), (3, NULL)) AS rows(bars, part)"
+    )
+    whole = answer_of("SELECT 36893488147419103232::HUGEINT AS huge, 2.00 AS price, NULL::HUGEINT AS none").to_pandas()
+    values = frame.to_pandas()
+    assert {name: str(kind) for name, kind in values.dtypes.items()} == {
+        "n": "int64", "p": "float64", "big": "float64", "nothing": "float64",
+    }  # fmt: skip
+    assert values.iloc[0, :2].tolist() == [5, 0.5]
+    assert {name: str(kind) for name, kind in whole.dtypes.items()} == dict.fromkeys(whole, "float64")
+    assert whole.iloc[0, :2].tolist() == [2.0**65, 2.0]
+    assert isinstance(frame.table["n"][0], pa.Decimal128Scalar)  # Arrow keeps them exactly
+
+
+def test_pandas_gets_days_that_nanoseconds_cannot_hold() -> None:
+    frame = answer_of("SELECT DATE '9999-12-31' AS far, DATE '0500-01-01' AS old, DATE '2025-11-18' AS day").to_pandas()
+    assert frame["day"].dtype == np.dtype("datetime64[ns]")
+    assert frame["far"].dt.strftime("%Y-%m-%d").tolist() == ["9999-12-31"]
+    assert [frame[name].dtype.kind for name in ("far", "old")] == ["M", "M"]
+    assert frame["old"].dt.year.tolist() == [500]
+
+
 def test_arrow_polars_and_duckdb_take_it_as_it_is(result: Result) -> None:
     assert pa.table(result).equals(result.table)
     reader = pa.RecordBatchReader.from_stream(result)
