@@ -5,15 +5,17 @@ DuckDB reads S3 with the same credentials and endpoint as everything else, and n
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from fiblake.errors import ConfigurationError
+from fiblake.errors import ConfigurationError, ContractError
 
 if TYPE_CHECKING:
     from fiblake.objects import ObjectReader, StoredObject
+
+ResultT = TypeVar("ResultT")
 
 AT_ONCE: Final = 64
 
@@ -38,14 +40,43 @@ def copies(
     advance(len(places) - len(missing))
     for start in range(0, len(missing), AT_ONCE):
         part = missing[start : start + AT_ONCE]
-        for key, stored in zip(part, store.get_many(part), strict=True):
-            if stored is None or not accept(stored):
-                del places[key]
-                continue
+        fetched = fetch(store, part, root, accept)
+        for key in part:
+            del places[key]
+        places |= fetched
+        advance(len(part))
+    return {key: places[key] for key in sorted(places)}
+
+
+def fetch(
+    store: "ObjectReader", keys: Sequence[str], root: Path | None = None,
+    accept: "Callable[[StoredObject], bool]" = lambda _stored: True,
+) -> dict[str, Path]:  # fmt: skip
+    """Read objects as they are now, keep copies, and return these; without objects that are gone or not accepted."""
+    places = {}
+    for key, stored in zip(keys, store.get_many(keys), strict=True):
+        if stored is not None and accept(stored):
             places[key] = _place(root or folder(), store.bucket, key, stored.etag)
             _keep(places[key], stored.data)
-        advance(len(part))
     return places
+
+
+def read_copy(
+    store: "ObjectReader", key: str, place: Path, decode: Callable[[bytes], ResultT], root: Path | None = None
+) -> ResultT | None:
+    """Return what `decode` makes of a copy; None: it was gone, and the object is gone from the lake, too.
+
+    Another reader may have removed the copy, for a newer version, and a disk may have damaged it. So what cannot be
+    read or decoded is fetched again, and only the lake's own bytes are to blame for an error.
+    """
+    try:
+        return decode(place.read_bytes())
+    except (OSError, ContractError):
+        stored = store.find(key)
+    if stored is None:
+        return None
+    _keep(_place(root or folder(), store.bucket, key, stored.etag), stored.data)
+    return decode(stored.data)
 
 
 def _place(root: Path, bucket: str, key: str, etag: str) -> Path:

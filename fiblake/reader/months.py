@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +16,7 @@ from fiblake.calendar import Ordinals, TradingCalendar
 from fiblake.decoding import MAKE_ANEW
 from fiblake.lake import Month, parse_silver_key, silver_prefix
 from fiblake.objects import ObjectInfo, ObjectReader
-from fiblake.reader.cache import copies
+from fiblake.reader.cache import copies, read_copy
 from fiblake.reader.faults import using
 
 AT_ONCE: Final = 4
@@ -44,17 +45,21 @@ class SilverTable:
         wanted = pa.array(symbols, pa.string()) if symbols is not None else None
         names = [*columns, *_FLAGS]
 
-        def decode(item: tuple[str, Path]) -> pa.Table:
-            rows = decode_silver(item[1].read_bytes(), item[0], names)
+        def decode(key: str, data: bytes) -> pa.Table:
+            rows = decode_silver(data, key, names)
             if wanted is not None:
                 rows = rows.filter(pc.is_in(rows["symbol"], value_set=wanted))
-            with using(item[0], MAKE_ANEW):
+            with using(key, MAKE_ANEW):
                 self.ordinals(rows)
-            return rows
+            return rows.replace_schema_metadata(None)
+
+        def read(item: tuple[str, Path]) -> pa.Table | None:
+            key, file = item
+            return read_copy(self.store, key, file, partial(decode, key), self.cache)
 
         empty = pa.schema([SILVER.field(name) for name in names]).empty_table()
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            parts = [part.replace_schema_metadata(None) for part in pool.map(decode, files.items())]
+            parts = [part for part in pool.map(read, files.items()) if part is not None]
         rows = pa.concat_tables([empty, *parts])
         as_traded = rows.filter(pc.invert(rows["adjusted"]))["symbol"].unique()
         if len(as_traded):

@@ -1,11 +1,13 @@
 """The lake as DuckDB's tables: `bronze`, `silver_3d` (and so on), `metadata`, `splits`, `universe`, `manifest`."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
+from uuid import uuid4
 
 import duckdb
 
@@ -22,7 +24,7 @@ from fiblake.lake import (
     Bronze,
     silver_prefix,
 )
-from fiblake.reader.cache import copies, folder
+from fiblake.reader.cache import copies, fetch, folder
 from fiblake.reader.faults import refuse_missing
 from fiblake.reference import DIVIDENDS, IDENTITIES, SPLITS
 from fiblake.universe import UNIVERSE
@@ -45,6 +47,8 @@ _TYPES: Final = {
 }  # fmt: skip
 _SINGLE_KEYS: Final = {"manifest": MANIFEST_KEY, "universe": UNIVERSE_KEY}
 """Views of one object each."""
+FETCHES: Final = 3
+"""So often an object is fetched again whose copy other readers keep removing."""
 Advance = Callable[[int], None]
 ResultT = TypeVar("ResultT")
 
@@ -62,7 +66,7 @@ def named_in(sql: str, files_hint: str, *, local_files: bool = False, distinct_c
     `files_hint` says what to do to whoever names a file of this machine. With `distinct_columns`, a query that gives
     two columns one name is refused, too.
     """
-    with duckdb.connect(config=_SETTINGS) as scratch:
+    with duckdb.connect(config={**_SETTINGS, "temp_directory": ""}) as scratch:
         for name, schema in schemas().items():
             scratch.register("columns_of_it", schema.empty_table())
             scratch.execute(f'CREATE TABLE "{name}" AS FROM columns_of_it')
@@ -95,35 +99,50 @@ class Views:
     files: Mapping[str, dict[str, Path]]
     """The copies each view is made of, by key."""
     symbols: tuple[str, ...]
+    fetch_again: Callable[[str, str], Path | None]
+    """Fetches an object of a view, by the view's name and the key; None: it is gone, or it cannot be read."""
     unreadable: dict[str, str] = field(default_factory=dict)
     """Why files cannot be read, by key: they are in no view."""
+    fetches: Counter[str] = field(default_factory=Counter)
+    """How often an object was fetched again, by key."""
 
     def answer(self, ask: "Callable[[duckdb.DuckDBPyConnection], ResultT]") -> ResultT:
         """Return what `ask` makes of the views.
 
-        If that fails, files that cannot be read are taken out (see `unreadable`), and it is done again without them.
-        Raises ContractError if none is to blame.
+        If that fails, copies that cannot be read are fetched again, and it is done again. Files that cannot be read
+        even so are taken out (see `unreadable`). Raises ContractError if none is to blame.
         """
         while True:
             try:
                 self._make_views()
                 return ask(self.connection)
             except duckdb.Error as error:
-                if not self._take_out_unreadable():
+                if not self._replace_unreadable():
                     raise ContractError(f"DuckDB cannot answer the query: {error}") from error
 
-    def _take_out_unreadable(self) -> bool:
-        """Return whether files were removed; their copies are deleted, so that the next query fetches them again."""
-        before = len(self.unreadable)
+    def _replace_unreadable(self) -> bool:
+        """Return whether files were replaced or taken out; copies that cannot be read are deleted.
+
+        Another reader may have removed a copy, for a newer version, and a disk may have damaged it: only an object
+        that cannot be read right after it was fetched is itself to blame.
+        """
+        is_changed = False
         for name, files in self.files.items():
             for key, file in list(files.items()):
                 try:
                     _rows(self.connection, name, [file]).aggregate("bit_xor(hash(COLUMNS(*)))").fetchall()
                 except duckdb.Error as error:
-                    self.unreadable[key] = str(error).replace(str(file), key).partition("\n")[0]
+                    is_changed = True
                     del files[key]
+                    allowed = 1 if file.exists() else FETCHES
                     file.unlink(missing_ok=True)
-        return len(self.unreadable) > before
+                    if self.fetches[key] >= allowed:
+                        self.unreadable[key] = str(error).replace(str(file), key).partition("\n")[0]
+                        continue
+                    self.fetches[key] += 1
+                    if copy := self.fetch_again(name, key):
+                        files[key] = copy
+        return is_changed
 
     def _make_views(self) -> None:
         """Create all views: those over files, and an unusable one for each table that was not fetched."""
@@ -155,13 +174,19 @@ def opened(  # noqa: PLR0917
         )
         for name in sorted(names)
     }
-    connection = duckdb.connect(config=_SETTINGS)
+
+    def fetch_again(name: str, key: str) -> Path | None:
+        return fetch(store, [key], root, partial(_accept, check_of(name), refused)).get(key)
+
+    # DuckDB's own default is a folder below the working directory, whose files a query could read.
+    spill = (root or folder()) / store.bucket / f".spill-{uuid4().hex}"
+    connection = duckdb.connect(config={**_SETTINGS, "temp_directory": str(spill)})
     connection.execute("SET TimeZone = 'UTC'")
     if not local_files:
         # DuckDB writes tmp_NAME beside a file that exists, and puts it in its place.
         paths = [path for file in outputs for path in (file, file.with_name(f"tmp_{file.name}"))]
         _lock(connection, [(root or folder()) / store.bucket], paths)
-    return Views(connection, files, tuple(symbols), refused)
+    return Views(connection, files, tuple(symbols), fetch_again, refused)
 
 
 def _accept(check: Callable[[bytes], None], refused: dict[str, str], stored: "StoredObject") -> bool:

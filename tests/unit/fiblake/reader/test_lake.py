@@ -1,9 +1,11 @@
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -16,6 +18,8 @@ from fiblake.adjustment import Payout
 from fiblake.bars import Consolidated, decode_silver, encode
 from fiblake.errors import ContractError, NotFoundError
 from fiblake.lake import INTERVALS, UNIVERSE_KEY, Bronze, Month, dividends_key, silver_key, silver_prefix, splits_key
+from fiblake.reader import views
+from fiblake.reader.cache import copies
 from fiblake.reader.lake import COLUMNS
 from fiblake.reference import dividends_file, splits_file
 from fiblake.symbols import BEGINNING, SymbolRecord
@@ -396,6 +400,101 @@ def test_a_query_of_a_file_of_this_machine_is_refused_without_a_word_of_the_comm
     with pytest.raises(ContractError, match=r"no files of this machine are read: .*join files of your own") as error:
         lake.sql("SELECT * FROM read_text('/etc/passwd')")
     assert "--local-files" not in str(error.value)
+
+
+# ------------------------------------------------------------------------------------------------------ copies of files
+
+
+def copy_of(lake: Lake, key: str) -> Path:
+    (file,) = ((lake.cache or Path()) / lake.store.bucket / key).glob("*.parquet")
+    return file
+
+
+ASKED: dict[str, Callable[[Lake], Any]] = {
+    "bars": lambda lake: len(lake.bars(None, "21d")),
+    "sql": lambda lake: lake.sql("SELECT count(*) AS n FROM silver_21d").table["n"][0].as_py(),
+}
+
+
+@pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
+def test_a_copy_that_another_reader_removes_meanwhile_is_fetched_again(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Lake], int]
+) -> None:
+    rows = ask(lake)
+    key = silver_key(21, Month(2012, 3))
+    other, removed = encode(decode_silver(store_of(lake).peek(key) or b"", key).slice(1)), []
+
+    def copies_of_then(*arguments: Any) -> Any:  # noqa: ANN401 (those of `copies`)
+        """Return the copies; another reader then meets a newer version."""
+        files = copies(*arguments)
+        if not removed:
+            store_of(lake).lay(key, other)
+            removed.append(files[key])
+            copies(store_of(lake), {key: "newer"}, lambda _: None, lake.cache)
+        return files
+
+    monkeypatch.setattr("fiblake.reader.months.copies", copies_of_then)
+    monkeypatch.setattr("fiblake.reader.views.copies", copies_of_then)
+    assert ask(lake) == rows - 1
+    assert removed
+    assert not removed[0].exists()
+    assert ask(lake) == rows - 1
+
+
+@pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
+def test_a_copy_whose_object_is_gone_meanwhile_has_no_rows(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Lake], int]
+) -> None:
+    key = silver_key(21, Month(2012, 3))
+    size = decode_silver(store_of(lake).peek(key) or b"", key).num_rows
+    rows = ask(lake)
+
+    def copies_of_then(*arguments: Any) -> Any:  # noqa: ANN401 (those of `copies`)
+        files = copies(*arguments)
+        files[key].unlink(missing_ok=True)
+        store_of(lake).take_away(key)
+        return files
+
+    monkeypatch.setattr("fiblake.reader.months.copies", copies_of_then)
+    monkeypatch.setattr("fiblake.reader.views.copies", copies_of_then)
+    assert ask(lake) == rows - size
+
+
+@pytest.mark.parametrize("damage", [b"", b"no Parquet"])
+@pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
+def test_a_damaged_copy_is_fetched_again_once_and_then_kept(
+    lake: Lake, ask: Callable[[Lake], int], damage: bytes
+) -> None:
+    rows = ask(lake)
+    key = silver_key(21, Month(2012, 3))
+    copy_of(lake, key).write_bytes(damage)
+    store_of(lake).journal.clear()
+    assert ask(lake) == rows
+    assert store_of(lake).done("get") == [key]
+    assert ask(lake) == rows
+    assert store_of(lake).done("get") == [key]
+    assert copy_of(lake, key).read_bytes() == store_of(lake).peek(key)
+
+
+def test_a_month_file_that_the_lake_itself_has_damaged_is_named(lake: Lake) -> None:
+    key = silver_key(21, Month(2012, 3))
+    store_of(lake).lay(key, b"no Parquet")
+    for _ in range(2):
+        with pytest.raises(ContractError, match=f"{key} .*fiblake reconcile"):
+            lake.bars(None, "21d")
+
+
+def test_a_query_cannot_read_the_folder_that_duckdb_would_spill_to(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".tmp").mkdir()
+    (tmp_path / ".tmp/secret.txt").write_text("hush")
+    with pytest.raises(ContractError, match="no files of this machine are read"):
+        lake.sql("SELECT content FROM read_text('.tmp/secret.txt')")
+    tables = views.opened(lake.store, LAKE, set(), (), lambda _: None, tmp_path / "cache")
+    with tables.connection as connection, pytest.raises(duckdb.PermissionException):
+        connection.execute("FROM read_text('.tmp/secret.txt')")
 
 
 def test_symbols_are_given_once_and_sorted(lake: Lake) -> None:
