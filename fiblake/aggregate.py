@@ -64,11 +64,21 @@ class Bars:
     def read(
         cls, data: bytes, symbol: str, last_modified: datetime, calendar: TradingCalendar, *, adjust: Adjustment
     ) -> "Bars":
-        """Take the bars of a data.parquet's bytes; raise ContractError if it holds none, or cannot be read."""
+        """Take the bars of a data.parquet's bytes.
+
+        Raises ContractError if it holds none, cannot be read, or is not sorted by session with one bar each: so it may
+        be if another program wrote it and it is not consolidated yet.
+        """
         table, reference, version = read_prices(data, symbol, last_modified)
         if table.num_rows == 0:
             raise ContractError(f"data.parquet of {symbol} holds no bars")
-        return cls.of(symbol, table, calendar, reference, adjust=adjust, version=version)
+        bars = cls.of(symbol, table, calendar, reference, adjust=adjust, version=version)
+        if (bars.ordinals[1:] <= bars.ordinals[:-1]).any():
+            raise ContractError(
+                f"data.parquet of {symbol} is not sorted by session, or holds one twice: consolidate it "
+                f"(`fiblake consolidate --symbols {symbol}`)"
+            )
+        return bars
 
     @classmethod
     def of_columns(

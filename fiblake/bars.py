@@ -5,7 +5,7 @@ nullable ones are null), writers are strict.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any, Final, cast
@@ -60,6 +60,9 @@ KEY_COLUMNS: Final = ("symbol", "timestamp", "interval")
 
 VALUE_COLUMNS: Final = tuple(name for name in BRONZE.names if name not in {*KEY_COLUMNS, "ingested_at"})
 """The columns that say what a bar was; the fields of ReportedBar beside symbol and session."""
+TIE_ORDER: Final = ("close", *(name for name in VALUE_COLUMNS if name != "close"))
+"""How rows of one session and instant are ordered: the greater one wins, whichever came first. Every value takes part.
+"""
 
 PRICES: Final = pa.schema([BRONZE.field(name) for name in ("timestamp", *NUMBER_COLUMNS)])
 """The part of BRONZE that buckets are made of: reading it alone costs a fifth of reading all."""
@@ -269,6 +272,16 @@ def read_bars(data: bytes, symbol: str, last_modified: datetime) -> pa.Table:
     only the caller knows its key, and names it.
     """
     return _bars(_open(data, "it", BRONZE), symbol, last_modified, BRONZE, with_gaps=True)
+
+
+def latest_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return of rows of one symbol (of BRONZE) that of each session which merging would take, sorted by session."""
+
+    def rank(row: dict[str, Any]) -> tuple[Any, ...]:
+        values = [row[name] for name in TIE_ORDER]
+        return (row["timestamp"], row["ingested_at"], *((value is not None, value or 0) for value in values))
+
+    return list({row["timestamp"]: row for row in sorted(rows, key=rank)}.values())
 
 
 def released(table: pa.Table, by: str) -> pa.Table:

@@ -82,9 +82,9 @@ class Bronze:
         return f"{self.prefix}/symbol={check_symbol(symbol)}/"
 
     def symbols_in(self, folders: Iterable[str]) -> list[str]:
-        """Return the symbols whose folders are among `folders` (as a listing of the prefix gives them)."""
+        """Return, sorted, the symbols whose folders are among `folders` (as a listing of the prefix gives them)."""
         names = (folder.removeprefix(f"{self.prefix}/symbol=").rstrip("/") for folder in folders)
-        return [name for name in names if valid_symbol(name)]
+        return sorted(name for name in names if valid_symbol(name))  # a listing sorts BRK.B/ before BRK/
 
     def data_key(self, symbol: str) -> str:
         """Return the key of the symbol's consolidated bars."""

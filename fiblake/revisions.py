@@ -41,11 +41,16 @@ _REMEDY: Final = "restore its last version that can be read (the bucket keeps ve
 _ORDER: Final = [(name, "ascending") for name in ("known_at", "kind", "timestamp", "ingested_at")]
 
 
-def revise(before: Consolidated | None, after: Consolidated) -> tuple[Consolidated, pa.Table]:
+def revise(
+    before: Consolidated | None, after: Consolidated, *, restored: bool = False
+) -> tuple[Consolidated, pa.Table]:
     """Return the version `after` with the versions since which it says what it says, and what `before` alone said.
 
     The latter are the statements (schema REVISIONS) of `before` that `after`, its next version, makes no more. There
     are none of a data.parquet that somebody else wrote: its bars were never checked.
+
+    `restored`: `before` is an older version that was put back. Later versions said something else in between, so
+    `after` makes all its statements anew.
     """
     version = pa.scalar(after.last_updated, KNOWN_AT.type)
     if before is None:
@@ -53,6 +58,12 @@ def revise(before: Consolidated | None, after: Consolidated) -> tuple[Consolidat
         known = Known(bars, after.last_updated, dict.fromkeys(after.withdrawn, after.last_updated))
         return replace(after, known=known), REVISIONS.empty_table()
     since, count = known_of(before), before.bars.num_rows
+    if restored:
+        rows = [{"kind": WITHDRAWAL, "known_at": at, "timestamp": s} for s, at in sorted(since.withdrawn.items())]
+        rows.append({"kind": REFERENCE, "known_at": since.reference, "reference": before.reference.to_json()})
+        stated = _as_revisions(before.bars.append_column(KNOWN_AT, since.bars))
+        revisions = pa.concat_tables([stated, pa.Table.from_pylist(rows, schema=REVISIONS)])
+        return revise(None, after)[0], revisions.slice(0, 0 if before.adopted else None)
     withdrawn = {session: since.withdrawn.get(session, after.last_updated) for session in after.withdrawn}
     reference = since.reference if after.reference == before.reference else after.last_updated
     if after.bars.num_rows >= count and after.bars.slice(0, count).equals(before.bars):

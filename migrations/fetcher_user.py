@@ -81,6 +81,10 @@ async def _logs_in(fetcher: DatabaseAddress, tls: Tls) -> bool:
             return True
     except EntitlementError:
         return False
+    except ConfigurationError as error:
+        if isinstance(error.__cause__, asyncpg.InsufficientPrivilegeError):
+            return True  # the password is right, and what is missing is the right to connect, which is granted next
+        raise
 
 
 async def _write_user(connection: Connection, statement: str, owner: DatabaseAddress, fetcher: DatabaseAddress) -> None:

@@ -104,12 +104,18 @@ class ObjectStore(ObjectReader):
         or None to leave the object as it is. Returns whether the object was written.
         Raises ConflictError after 40 attempts.
         """
+        return self.update_stored(key, lambda stored: change(stored.data if stored else None), absent=absent)
+
+    def update_stored(
+        self, key: str, change: Callable[[StoredObject | None], bytes | None], *, absent: bool = False
+    ) -> bool:
+        """Do the same as `update`, with a change that is told when the object was put, too."""
         data: bytes | None = None
         for attempt, pause in enumerate(backoff_delays(ATTEMPTS_AT_UPDATE)):
             found = None if absent and attempt == 0 else self.find(key)
             if data is not None and found and found.data == data:
                 return True  # our own write, whose answer was lost
-            data = change(found.data if found else None)
+            data = change(found)
             if data is None:
                 return False
             try:
@@ -121,9 +127,9 @@ class ObjectStore(ObjectReader):
         raise ConflictError(f"s3://{self.bucket}/{key} was rewritten by others {ATTEMPTS_AT_UPDATE} times in a row")
 
     def update_many(
-        self, changes: Mapping[str, Callable[[bytes | None], bytes | None]], absent: Collection[str] = ()
+        self, changes: Mapping[str, Callable[[StoredObject | None], bytes | None]], absent: Collection[str] = ()
     ) -> dict[str, FiblakeError]:
-        """Update many objects at once, by key (see `update`); return the errors of those that were not, by key.
+        """Update many objects at once, by key (see `update_stored`); return the errors of those that were not, by key.
 
         `absent` are the keys that had no object when the caller looked.
         """
@@ -166,10 +172,10 @@ class ObjectStore(ObjectReader):
     def _log_retry(self, reason: str) -> None:
         logger.warning("S3 refused for now", extra={"reason": reason})
 
-    def _update_one(self, one: tuple[str, Callable[[bytes | None], bytes | None], bool]) -> FiblakeError | None:
+    def _update_one(self, one: tuple[str, Callable[[StoredObject | None], bytes | None], bool]) -> FiblakeError | None:
         key, change, absent = one
         try:
-            self.update(key, change, absent=absent)
+            self.update_stored(key, change, absent=absent)
         except FiblakeError as error:
             return error
         return None

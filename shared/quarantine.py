@@ -18,7 +18,7 @@ from fiblake.decoding import decoding
 from fiblake.errors import ContractError
 from fiblake.lake import QUARANTINE_PREFIX, quarantine_key, quarantine_range_key
 from fiblake.rules import NUMBER_COLUMNS
-from shared.objects import ObjectStore
+from shared.objects import ObjectStore, StoredObject
 from shared.telemetry import logger
 
 MAX_OBJECTS: Final = 32
@@ -69,8 +69,8 @@ def quarantine(
         objects = _in_one_object([row for rows in objects.values() for row in rows])
     written: dict[str, list[Row]] = {}
 
-    def change(key: str, data: bytes | None) -> bytes | None:
-        changed = _with_rows(data, key, source, objects[key])
+    def change(key: str, stored: StoredObject | None) -> bytes | None:
+        changed = _with_rows(stored.data if stored else None, key, source, objects[key])
         written.update({key: objects[key]} if changed else {})
         return changed
 

@@ -197,7 +197,9 @@ class Consolidator:
             changed_from = after.first_session
         revisions = REVISIONS.empty_table()
         if after is not before:
-            after, revisions = revise(before, after)
+            floor = task.version_floor
+            restored = before is not None and floor is not None and before.last_updated <= floor
+            after, revisions = revise(before, after, restored=restored)
         return _Draft(before, etag, after, listing or (), sources, faults, changed_from, revisions)
 
     def _store(self, task: Task, draft: _Draft) -> Consolidation:

@@ -13,11 +13,9 @@ from typing import Final, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fiblake.bars import BRONZE, VALUE_COLUMNS
+from fiblake.bars import BRONZE, TIE_ORDER
 
-_TIE_ORDER: Final = ("close", *(name for name in VALUE_COLUMNS if name != "close"))
-"""Every value takes part. Otherwise, which of two rows wins would depend on their order."""
-_ORDER: Final = [(name, "ascending", "at_start") for name in ("timestamp", "ingested_at", *_TIE_ORDER)]
+_ORDER: Final = [(name, "ascending", "at_start") for name in ("timestamp", "ingested_at", *TIE_ORDER)]
 _ARRIVED: Final = "arrived"
 
 

@@ -10,6 +10,9 @@ from fiblake.reference import Dividend, dividend_fault
 
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
+MIN_PAYERS: Final = 10
+"""From so many symbols on, an answer without any dividend is a fault; of fewer, a plan of two years may know none."""
+
 
 @dataclass(frozen=True, slots=True)
 class DividendChanges:
@@ -84,6 +87,12 @@ def _kept(
 
 
 def _check_complete(known: Mapping[str, Sequence[Dividend]], reported: Sequence[Dividend], reach: date) -> None:
+    payers = sorted(symbol for symbol, dividends in known.items() if dividends)
+    if len(payers) >= MIN_PAYERS and not reported:
+        raise UpstreamError(
+            f"the vendor reports no dividend of {len(payers)} symbols that paid some ({', '.join(payers[:5])}, ...): "
+            "such an answer is not trusted; if it is right, empty the table dividends"
+        )
     expected = sum(d.ex_dividend_date >= reach for of_symbol in known.values() for d in of_symbol)
     if 2 * len(reported) < expected:
         raise UpstreamError(

@@ -31,6 +31,7 @@ from collections.abc import Callable
 from datetime import date, datetime
 from typing import Any, Final, Protocol
 
+from fiblake.bars import latest_rows
 from fiblake.calendar import TradingCalendar
 from fiblake.errors import PermanentError
 from fiblake.lake import Bronze
@@ -106,7 +107,8 @@ def _rows(lake: Lake, stored: StoredObject) -> list[dict[str, Any]] | None:
     """Return a noted file's bars as rows of Postgres, or None if it cannot be read."""
     source, today = lake.bronze.parse_source(stored.key), lake.clock().date()
     try:
-        return bars_of_source(stored.data, source, stored.last_modified, lake.calendar, today).to_pylist()
+        bars = bars_of_source(stored.data, source, stored.last_modified, lake.calendar, today)
+        return latest_rows(bars.to_pylist())  # the table of bars has one row a session
     except PermanentError as error:
         logger.warning("file of bars cannot be read", extra={"key": stored.key, "reason": str(error)})
         return None

@@ -182,8 +182,8 @@ MUTANTS = (
     Mutant(
         "the last write wins",
         "services/consolidator/merge.py",
-        '("timestamp", "ingested_at", *_TIE_ORDER)',
-        '("timestamp", *_TIE_ORDER, "ingested_at")',
+        '("timestamp", "ingested_at", *TIE_ORDER)',
+        '("timestamp", *TIE_ORDER, "ingested_at")',
         scenario("a bar is restated there and back"),
     ),
     Mutant(

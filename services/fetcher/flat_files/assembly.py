@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 from fiblake.calendar import TradingCalendar, lake_calendar
@@ -62,9 +63,9 @@ async def take_bars_before_listing(
     stored = StoredFiles.listed(store, bronze)
     async with database.session_lock(IDENTITIES):
         records = await database.metadata()
-        ours = [record for record in records if _is_ours(record, settings.universe_types, settings.universe)]
+        is_ours = partial(_is_ours, types=settings.universe_types, only=settings.universe)
         splits = await database.splits()
-        found = find_bars_before_listing(stored, ours, splits, settings.price_jump_limit, calendar)
+        found = find_bars_before_listing(stored, records, splits, settings.price_jump_limit, calendar, is_ours=is_ours)
         if found:
             put_bars(stored, found)
             moved = {(one.record.symbol, one.record.valid_from): one.first for one in found}

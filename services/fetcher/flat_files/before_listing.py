@@ -6,7 +6,7 @@ company's first bar, and without a jump in price there, are the company's. They 
 earlier. No bar of another known company's time is taken.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -50,10 +50,13 @@ class Found:
 
 def find_bars_before_listing(
     stored: StoredFiles, records: Sequence[SymbolRecord], splits: Mapping[str, Sequence[Split]], jump_limit: float,
-    calendar: TradingCalendar,
+    calendar: TradingCalendar, *, is_ours: Callable[[SymbolRecord], bool],
 ) -> list[Found]:  # fmt: skip
-    """Return the unclaimed bars that belong to companies which are said to begin later."""
-    candidates = _candidates(records)
+    """Return the unclaimed bars that belong to companies which are said to begin later, of those that are ours.
+
+    `records` are all companies: no bar of the time of another one is taken.
+    """
+    candidates = [(record, ended) for record, ended in _candidates(records) if is_ours(record)]
     rows = _unclaimed_rows(stored, {record.symbol for record, _ in candidates})
     found = []
     for record, ended in candidates:

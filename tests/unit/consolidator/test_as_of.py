@@ -254,6 +254,23 @@ def test_of_a_file_of_before_bars_are_taken_to_be_known_since_they_were_ingested
     assert life.lake().bars("AAPL").table["close"].to_pylist() == [12, 10]
 
 
+def test_a_file_that_was_put_back_says_again_what_it_says_and_later_versions_keep_their_time() -> None:
+    life = Life()
+    life.put(SESSIONS[0], 10, 1)
+    first, old = life.now, life.store.peek(DATA) or b""
+    life.put(SESSIONS[0], 12, 2)
+    second = life.now
+    life.put(SESSIONS[0], 13, 3)
+    lost = life.stored()
+    assert lost
+    life.store.lay(DATA, old)
+    life.consolidate(Task("AAPL", lists=False, version_floor=lost.last_updated))
+    restored = life.now
+    life.put(SESSIONS[1], 20, 60)
+    answers = [life.lake().bars("AAPL", as_of=at).table["close"].to_pylist() for at in (first, second, restored)]
+    assert answers == [[10], [12], [10]]
+
+
 def test_somebody_elses_file_is_known_since_it_was_put_and_leaves_no_revisions() -> None:
     life = Life(now=later(100))
     rows = pa.Table.from_pylist([bar(SESSIONS[0], 10), bar(SESSIONS[1], 10)], schema=BRONZE)

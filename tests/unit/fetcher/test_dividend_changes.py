@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from fiblake.errors import UpstreamError
 from fiblake.reference import Dividend
 from services.fetcher.dividend_changes import (
+    MIN_PAYERS,
     by_symbol,
     dividend_changes,
     dividends_due,
@@ -85,6 +86,13 @@ def test_an_answer_with_fewer_than_half_withdraws_nothing() -> None:
     with pytest.raises(UpstreamError, match="reports 1 dividends since 2024-02-09 where 3 are known, fewer than half"):
         dividend_changes({"AAPL": QUARTERS}, QUARTERS[:1])
     assert dividend_changes({"AAPL": QUARTERS}, QUARTERS[:2]).changed == {"AAPL": QUARTERS[:2]}
+
+
+def test_an_answer_without_any_dividend_of_many_payers_is_not_trusted() -> None:
+    payers = {f"S{number}": [dividend("2023-11-15", 0.75, f"S{number}")] for number in range(MIN_PAYERS)}
+    with pytest.raises(UpstreamError, match="no dividend of 10 symbols that paid some"):
+        dividend_changes(payers, [])
+    assert set(dividend_changes({"AAPL": QUARTERS}, []).changed) == {"AAPL"}
 
 
 def test_symbols_with_news_come_first_then_those_never_asked_for_then_the_stalest() -> None:

@@ -122,7 +122,7 @@ async def test_bars_before_a_listing_that_is_too_late_are_the_companys_and_other
     """The small forms: a label that is late, a gap, a jump in price, and another company's time."""
     days = nyse().between(date(2012, 1, 3), date(2012, 7, 31))
     before = [day for day in days if day < LISTED]
-    bars = {symbol: dict.fromkeys(days, 50.0) for symbol in ("LATE", "GAP", "JUMP", "OTHER")}
+    bars = {symbol: dict.fromkeys(days, 50.0) for symbol in ("LATE", "GAP", "JUMP", "OTHER", "FUND")}
     bars["GAP"] = {day: 50.0 for day in days if not date(2012, 3, 1) <= day <= date(2012, 4, 30)}
     bars["JUMP"] |= dict.fromkeys(before, 5.0)
     bars["NONE"] = dict.fromkeys(before, 50.0)
@@ -132,26 +132,29 @@ async def test_bars_before_a_listing_that_is_too_late_are_the_companys_and_other
         database.records[symbol, LISTED] = record_of(ticker(symbol, f"F-{symbol}"), LISTED, NOON)
     ended = replace(record_of(ticker("OTHER", "F-OLD"), BEGINNING, NOON), valid_to=date(2012, 6, 15), active=False)
     database.records["OTHER", BEGINNING] = ended
+    database.records["FUND", BEGINNING] = replace(ended, symbol="FUND", composite_figi="F-CLOSED", type="FUND")
     load(vendor, World(Path(), (), store, database))
     chosen = FlatFileSettings.model_construct(universe_types=TYPES, universe=frozenset(), price_jump_limit=3.0)
     decided = await take_bars_before_listing(store, LAKE, database, chosen, nyse())
-    assert decided.keys() == {"LATE", "GAP", "OTHER"}
+    assert decided.keys() == {"LATE", "GAP", "OTHER", "FUND"}
     assert "listed on 2012-06-29 by the vendor, and its bars begin on 2012-01-03" in decided["LATE"]
     begins = {symbol: begins for symbol, begins in database.records if begins > BEGINNING}
     assert begins == {
         "LATE": days[0], "GAP": date(2012, 5, 1), "JUMP": LISTED, "OTHER": date(2012, 6, 18), "NONE": LISTED,
+        "FUND": date(2012, 6, 18),  # a company of a kind that the lake leaves out bore the ticker before
     }  # fmt: skip
     lake = consolidated(store)
     sessions = {symbol: one.bars["timestamp"].to_pylist() for symbol, one in lake.items()}
     assert sessions == {
         "LATE": days, "GAP": [day for day in days if day >= date(2012, 5, 1)],
         "JUMP": [day for day in days if day >= LISTED], "OTHER": days,
+        "FUND": [day for day in days if day >= date(2012, 6, 18)],
     }  # fmt: skip
     assert lake["OTHER"].reference.handovers == (date(2012, 6, 18),)
     # What is the lake's now no longer waits, and a second look finds nothing more.
     [key] = store.keys(f"{UNCLAIMED_PREFIX}/")
     left = decode(store.peek(key) or b"", UNCLAIMED_ROWS, key)
-    assert sorted(set(left["ticker"].to_pylist())) == ["GAP", "JUMP", "NONE"]
+    assert sorted(set(left["ticker"].to_pylist())) == ["FUND", "GAP", "JUMP", "NONE"]
     assert await take_bars_before_listing(store, LAKE, database, chosen, nyse()) == {}
 
 

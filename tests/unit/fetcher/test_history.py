@@ -14,11 +14,11 @@ from fiblake.calendar import nyse
 from fiblake.errors import ContractError, EntitlementError, FiblakeError, NotFoundError, UpstreamError
 from fiblake.reference import Split
 from fiblake.symbols import BEGINNING
-from services.consolidator.merge import merge
+from services.fetcher.doubts import settle_bars
 from services.fetcher.gaps import Asked
 from services.fetcher.history import GAP_SESSIONS, HistoryFetcher, load_requested
 from services.fetcher.intake import Intake, Stored
-from shared.database import SymbolRecord
+from shared.database import SymbolRecord, history_scope
 from shared.events import HistoryRequest
 from shared.queues import ReceivedMessage
 from tests.fakes import LAKE, Clock, Journal, MemoryObjectStore
@@ -99,13 +99,35 @@ async def test_a_range_file_of_that_name_that_waits_to_be_merged_keeps_its_other
 
 async def test_an_older_bar_does_not_take_the_place_of_a_later_one_in_a_range_file(world: World) -> None:
     key = LAKE.range_key("AAPL", WEDNESDAY, FRIDAY)
-    later = NOW + timedelta(hours=1)
-    bars = [bar(day).row(later) for day in (WEDNESDAY, FRIDAY)]
+    bars = [bar(day).row(NOW + timedelta(hours=1)) for day in (WEDNESDAY, FRIDAY)]
     world.store.lay(key, encode(pa.Table.from_pylist(bars, schema=BRONZE)))
     world.vendor.answers = [page([range_row(WEDNESDAY, 5.0), range_row(FRIDAY, 6.0)])]
     await world.load("AAPL")
-    merged = merge(None, [read_bars(world.store.peek(key) or b"", "AAPL", NOW)]).bars.to_pylist()
-    assert [row["close"] for row in merged] == [9.0, 9.0]
+    assert [row["close"] for row in read_bars(world.store.peek(key) or b"", "AAPL", NOW).to_pylist()] == [9.0, 9.0]
+
+
+async def test_bars_of_another_program_that_do_not_say_when_they_were_ingested_are_as_old_as_their_file(
+    world: World,
+) -> None:
+    key = LAKE.range_key("AAPL", WEDNESDAY, FRIDAY)
+    bars = pa.Table.from_pylist([bar(day).row(NOW) for day in (WEDNESDAY, FRIDAY)], schema=BRONZE)
+    world.store.lay(key, encode(bars.drop_columns(["ingested_at"])), at=NOW - timedelta(days=1))
+    world.vendor.answers = [page([range_row(WEDNESDAY, 5.0), range_row(FRIDAY, 6.0)])]
+    await world.load("AAPL")
+    rows = read_bars(world.store.peek(key) or b"", "AAPL", NOW).to_pylist()
+    assert [(row["close"], row["ingested_at"]) for row in rows] == [(5.0, NOW), (6.0, NOW)]
+
+
+async def test_a_noted_file_with_two_rows_of_a_session_stops_nobody(world: World) -> None:
+    key = LAKE.range_key("AAPL", WEDNESDAY, FRIDAY)
+    rows = [replace(bar(day), close=close).row(NOW) for close in (9.0, 8.9) for day in (WEDNESDAY, FRIDAY)]
+    rows = [{**row, "low": 8.0} for row in rows]
+    world.store.lay(key, encode(pa.Table.from_pylist(rows, schema=BRONZE)), at=NOW)
+    intake = Intake(None, world.store, LAKE, world.database, nyse(), 3.0, Clock(NOW))  # type: ignore[arg-type]
+    async with world.database.session_lock(history_scope("AAPL")):
+        await world.database.note(history_scope("AAPL"), [key])
+        await settle_bars(intake, history_scope("AAPL"))
+    assert {day: row["close"] for (_, day), row in world.database.rows.items()} == {WEDNESDAY: 9.0, FRIDAY: 9.0}
 
 
 async def test_a_history_of_many_pages_is_still_one_file(world: World) -> None:

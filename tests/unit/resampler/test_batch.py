@@ -8,7 +8,7 @@ from fiblake.errors import ConfigurationError, ContractError, NotFoundError, Ups
 from fiblake.lake import INTERVALS
 from services.resampler.batch import interval_of, resample_batch
 from services.resampler.resample import Resampler
-from shared.events import ConsolidationComplete
+from shared.events import SCHEMA_VERSION, ConsolidationComplete
 from shared.queues import ReceivedMessage
 from tests.fakes import LAKE, FakeTopic, MemoryObjectStore
 from tests.unit.conftest import Metrics
@@ -49,7 +49,7 @@ def test_a_queue_that_is_for_no_interval_is_an_error_that_names_it(queue: str) -
 def test_an_unknown_schema_version_fails_its_message_only(store: MemoryObjectStore, three: Resampler) -> None:
     lay(store, "AAPL", HISTORY)
     good = received(complete("AAPL", DAYS[0]).model_dump_json())
-    newer = received(complete("AAPL", DAYS[0]).model_dump_json().replace('"1.1"', '"2.0"'))
+    newer = received(complete("AAPL", DAYS[0]).model_dump_json().replace(f'"{SCHEMA_VERSION}"', '"2.0"'))
     errors = resample_batch(three, [newer, good], NOW)
     assert list(errors) == [newer.id]
     assert isinstance(errors[newer.id], ContractError)

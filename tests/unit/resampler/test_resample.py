@@ -3,13 +3,14 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 
+import pyarrow as pa
 import pytest
 
 from fiblake.bars import BRONZE, SILVER, Consolidated, decode, encode
 from fiblake.errors import ConfigurationError, ConflictError, ContractError, NotFoundError, UpstreamError
 from fiblake.lake import INTERVALS, Month, checkpoint_key, silver_key, silver_prefix
 from services.resampler.resample import Change, Resampler
-from tests.fakes import LAKE, FakeTopic, MemoryObjectStore
+from tests.fakes import LAKE, FakeTopic, MemoryObjectStore, bar
 from tests.unit.resampler.daily import (
     NOW,
     ORDINAL,
@@ -285,6 +286,17 @@ def test_a_change_inside_the_window_does_not_reach_back_to_its_beginning(store: 
     lay(store, "AAPL", HISTORY)
     resampler(store, 3, topic := FakeTopic(), retention_years=10).resample(changed("AAPL", since=DAYS[-1]), NOW)
     assert topic.published[0].changed_from >= DAYS[-6]
+
+
+@pytest.mark.parametrize("order", [[1, 0], [0, 0, 1]], ids=["unsorted", "a session twice"])
+def test_a_data_parquet_that_somebody_else_wrote_in_another_order_is_refused(
+    store: MemoryObjectStore, three: Resampler, order: list[int]
+) -> None:
+    rows = [bar(DAYS[place], 10) for place in order]
+    store.lay(LAKE.data_key("AAPL"), encode(pa.Table.from_pylist(rows, schema=BRONZE)))
+    [error] = three.resample(changed("AAPL", since=FIRST), NOW).values()
+    assert isinstance(error, ContractError)
+    assert "not sorted by session, or holds one twice: consolidate it" in str(error)
 
 
 # ------------------------------------------------------------------------------------------------ several at one table

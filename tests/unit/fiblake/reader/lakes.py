@@ -15,7 +15,7 @@ from tests.unit.resampler.silver_lake import changed, lay, resampler
 
 START = ORDINAL[date(2013, 1, 2)]
 SOME = SESSIONS[START : START + 90]
-SYMBOLS = ("AAPL", "BRK.B", "zz")
+SYMBOLS = ("AAPL", "BRK", "BRK.B", "zz")
 
 
 @dataclass(frozen=True)
