@@ -17,6 +17,7 @@ Symbols = Annotated[
 ]
 ValueT = TypeVar("ValueT")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
 def named(symbols: str | None) -> tuple[str, ...]:
@@ -96,10 +97,18 @@ def writable(path: Path | None, option: str) -> Path | None:
 
 
 def age(value: str | None, option: str) -> timedelta | None:
-    """Read an age such as 90s, 15m, 2h or 3d."""
+    """Read an age such as 90s, 15m, 2h or 3d; no message and no log line is from before 1970."""
     if value is None:
         return None
-    match = fullmatch(r"(\d+)([smhd])", value)
+    match = fullmatch(r"([0-9]+)([smhd])", value)
     if match is None:
-        raise typer.BadParameter(f"{value!r} is no age: 90s, 15m, 2h and 3d are", param_hint=option)
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+        raise typer.BadParameter(f"{value[:40]!r} is no age: 90s, 15m, 2h and 3d are", param_hint=option)
+    longest = datetime.now(UTC) - _EPOCH
+    try:
+        age = timedelta(**{_UNITS[match[2]]: int(match[1])})
+    except (OverflowError, ValueError):  # more days than a timedelta has, or more digits than int() reads
+        age = timedelta.max
+    if age > longest:
+        text = f"{value[:40]!r} reaches back beyond 1970: {longest.days}d is the longest age"
+        raise typer.BadParameter(text, param_hint=option)
+    return age

@@ -29,14 +29,16 @@ def tag(
 
     now = datetime.now(UTC)
     if name is None:
-        rows = _tags(context, TAGS_PREFIX)
+        if as_of or by:
+            raise typer.BadParameter("--as-of and --by are of a new tag: name it", param_hint="NAME")
+        rows = _tags(context, TAGS_PREFIX, now)
         answer(context, rows, lambda console: console.print(table("", rows, ["tag", "as_of"])))
         return
     try:
         key = tag_key(check_tag(name))
     except ContractError as error:
         raise typer.BadParameter(str(error), param_hint="NAME") from error
-    instant = _instant(as_of, now)
+    instant = _instant(as_of, now) if as_of else now
     try:
         target(context).store.write_if_unchanged(key, tag_file(instant, by or getpass.getuser(), now), None)
     except ConflictError as error:
@@ -45,23 +47,23 @@ def tag(
     answer(context, facts, lambda console: console.print(f"{name} is the lake as of {instant.isoformat()}"))
 
 
-def _instant(as_of: str | None, now: datetime) -> datetime:
-    """Return the instant that is meant; one without a time zone is UTC's."""
+def _instant(as_of: str, now: datetime) -> datetime:
+    from fiblake.decoding import decoding
+    from fiblake.errors import ContractError
+    from fiblake.tags import past_instant
+
     try:
-        instant = datetime.fromisoformat(as_of) if as_of else now
-    except ValueError as error:
-        raise typer.BadParameter(f"{as_of!r} is no instant such as 2026-03-01T12:00Z", param_hint="--as-of") from error
-    instant = instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
-    if instant > now:
-        raise typer.BadParameter(f"{instant.isoformat()} lies in the future", param_hint="--as-of")
-    return instant
+        with decoding(f"{as_of[:40]!r} is no instant", "write it as 2026-03-01T12:00Z"):
+            return past_instant(as_of, now)
+    except ContractError as error:
+        raise typer.BadParameter(str(error), param_hint="--as-of") from error
 
 
-def _tags(context: typer.Context, prefix: str) -> list[dict[str, Any]]:
+def _tags(context: typer.Context, prefix: str, now: datetime) -> list[dict[str, Any]]:
     from fiblake.tags import read_tag
 
     store = target(context).store
     keys = [info.key for info in store.listed(prefix) if info.key.endswith(".json")]
     names = [key.removeprefix(prefix).removesuffix(".json") for key in keys]
     pairs = zip(names, store.get_many(keys), strict=True)
-    return [{"tag": name, "as_of": read_tag(stored.data, name).isoformat()} for name, stored in pairs if stored]
+    return [{"tag": name, "as_of": read_tag(stored.data, name, now).isoformat()} for name, stored in pairs if stored]

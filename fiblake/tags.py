@@ -19,12 +19,25 @@ def check_tag(name: str) -> str:
     return name
 
 
+def past_instant(value: datetime | str, now: datetime) -> datetime:
+    """Return an instant in UTC; one without a time zone is UTC's. Call it in a block of `decoding`, which names it.
+
+    Raises if it is no instant, if it lies outside the years 1 to 9999 in UTC, or if it is later than `now`: nobody
+    knows yet what the lake will be.
+    """
+    instant = datetime.fromisoformat(value) if isinstance(value, str) else value
+    instant = instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
+    if instant > now:
+        raise ContractError("it lies in the future")
+    return instant
+
+
 def tag_file(as_of: datetime, by: str, made_at: datetime) -> bytes:
     """Return a tag as the bytes of its file."""
     return json.dumps({"as_of": as_of.isoformat(), "by": by, "made_at": made_at.isoformat()}).encode()
 
 
-def read_tag(data: bytes, name: str) -> datetime:
-    """Return the instant that a tag stands for; raise ContractError if its file cannot be read."""
+def read_tag(data: bytes, name: str, now: datetime) -> datetime:
+    """Return the instant that a tag stands for; raise ContractError if its file cannot be read or names no past one."""
     with decoding(f"{tag_key(name)} cannot be read", "delete it and make the tag anew: `fiblake tag`"):
-        return datetime.fromisoformat(read_json(data, "it")["as_of"]).astimezone(UTC)
+        return past_instant(read_json(data, "it")["as_of"], now)

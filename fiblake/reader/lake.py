@@ -42,7 +42,7 @@ from fiblake.reader.panel import NUMBERS, pivoted
 from fiblake.reader.result import Result, needs, with_metadata
 from fiblake.reference import DIVIDENDS, SPLITS, read_dividends, read_splits
 from fiblake.revisions import known_at, read_revisions
-from fiblake.tags import check_tag, read_tag
+from fiblake.tags import check_tag, past_instant, read_tag
 from fiblake.universe import read_universe
 
 Day = date | datetime | str | np.datetime64
@@ -219,13 +219,9 @@ class Lake:
             stored = self.store.find(tag_key(check_tag(as_of)))
             if stored is None:
                 raise NotFoundError(f"there is no tag {as_of}: make one with `fiblake tag {as_of}`")
-            return read_tag(stored.data, as_of)
+            return read_tag(stored.data, as_of, self.clock())
         with decoding(f"as_of={as_of!r} is no instant", "write it as 2026-03-01T12:00Z, or name a tag"):
-            instant = datetime.fromisoformat(as_of) if isinstance(as_of, str) else as_of
-            instant = instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
-            if instant > self.clock():
-                raise ContractError("it lies in the future")
-            return instant
+            return past_instant(as_of, self.clock())
 
     def _reads_silver(self, request: Request, source: str) -> bool:
         """Return whether month files are read.

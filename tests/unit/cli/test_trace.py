@@ -76,6 +76,17 @@ def test_the_command_shows_the_way_and_how_long_it_took(
     del stack
 
 
+@pytest.mark.parametrize("age", ["800000d", "999999999d", "9999999999d", "9" * 5_000 + "s"])
+@pytest.mark.parametrize(
+    "arguments",
+    [("trace", "one", "--since"), ("dlq", "show", "--older-than"), ("dlq", "show", "--newer-than")],
+)
+def test_an_age_beyond_1970_is_a_wrong_command_line(run: Run, arguments: tuple[str, ...], age: str) -> None:
+    result = run(*arguments, age)
+    assert result.exit_code == 2
+    assert "reaches back beyond 1970" in " ".join(result.stderr.split())
+
+
 class Clock(datetime):
     """A clock that stands an hour after the lines."""
 
