@@ -26,7 +26,7 @@ from fiblake.symbols import BEGINNING, SymbolRecord
 from fiblake.universe import universe_file, universe_of
 from tests.fakes import LAKE, MemoryObjectStore, bar, consolidated, dividend
 from tests.fakes import splits as splits_of
-from tests.unit.fiblake.reader.lakes import SOME, SYMBOLS, Contents, contents, lake_of, sessions
+from tests.unit.fiblake.reader.lakes import SOME, Contents, contents, lake_of, sessions
 from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS, Facts, numbered
 from tests.unit.resampler.silver_lake import bucket_start, whole_silver
 
