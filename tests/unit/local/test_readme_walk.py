@@ -20,6 +20,7 @@ from fiblake.calendar import nyse
 from fiblake.lake import INTERVALS
 from fiblake.reference import reference_of
 from local import demo
+from local.demo_market import read_market
 from local.market_data.replay import sample
 from local.recompute import expected_silver
 from local.sample_bars import read_sample_bars
@@ -51,8 +52,12 @@ class Vendor:
         self.published = {_id(split) for split in SPLITS} if ids is None else set(ids)
 
     def bars(self) -> list[ReportedBar]:
-        symbols = {symbol: bars for symbol, bars in read_sample_bars().items() if symbol not in self.hidden_symbols}
+        symbols = {symbol: bars for symbol, bars in read_market().items() if symbol not in self.hidden_symbols}
         return [bar for bars in symbols.values() for bar in bars if bar.session <= self.last]
+
+    def listed(self, day: date) -> set[str]:
+        """Return the symbols that have a bar on a day."""
+        return {bar.symbol for bar in self.bars() if bar.session == day}
 
     def refreshed(self) -> dict[str, Any]:
         """Return what the metadata fetcher answers."""
@@ -104,12 +109,28 @@ def vendor(monkeypatch: pytest.MonkeyPatch) -> Vendor:
             say(step)
         yield Mock(folder=folder)
 
+    def fiblake(_demo: demo.Demo, *arguments: str, **_settings: str) -> dict[str, Any]:
+        days = {bar.session for bar in vendor.bars() if bar.session >= demo.FIRST_FLAT_FILE}
+        companies = {bar.symbol for bar in vendor.bars()}
+        match arguments:
+            case ("load", "companies", *_):
+                return {"companies": len(companies), "delisted": int(demo.DEAD_SYMBOL in companies)}
+            case ("load", "flatfiles", *_):
+                stored = sum(bar.session in days for bar in vendor.bars())
+                return {"files": len(days), "stored": stored, "unclaimed": len(days)}  # the test ticker's, one a day
+            case ("universe", _):
+                return {"companies": [{"symbol": symbol} for symbol in sorted(vendor.listed(demo.DEAD_SINCE))]}
+            case _:
+                raise AssertionError(arguments)
+
     rows = [{"symbol": demo.NEW_SYMBOL, "row_count": len(read_sample_bars()[demo.NEW_SYMBOL]) - 5}]
     watcher = Mock(table=lambda _key: Mock(to_pylist=lambda: rows))
     monkeypatch.setattr(demo, "running", running)
     monkeypatch.setattr(demo, "Control", lambda _url, _key: vendor)
     monkeypatch.setattr(demo, "Watcher", lambda _stack: watcher)
     monkeypatch.setattr(demo.Demo, "_invoke", invoke)
+    monkeypatch.setattr(demo.Demo, "_fiblake", fiblake)
+    monkeypatch.setattr(demo, "publish_flat_files", lambda *_: {})
     monkeypatch.setattr(demo.Demo, "_wait", lambda _demo: None)
     monkeypatch.setattr(demo.Demo, "_table", lambda _demo, interval: vendor.table(interval))
     monkeypatch.setattr(demo.Demo, "_arrived", lambda *_: True)
