@@ -26,6 +26,10 @@ def past_instant(value: datetime | str, now: datetime) -> datetime:
     knows yet what the lake will be.
     """
     instant = datetime.fromisoformat(value) if isinstance(value, str) else value
+    if not isinstance(instant, datetime):
+        raise ContractError(f"it is of type {type(instant).__name__}, and says no time of day")
+    if instant != instant:  # noqa: PLR0124 (pandas' NaT, which is a datetime and equals nothing)
+        raise ContractError("it is empty")
     instant = instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
     if instant > now:
         raise ContractError("it lies in the future")

@@ -302,8 +302,9 @@ class Lake:
         many, absent = [], []
         for symbol, stored in whole.items():
             revised = revisions.get(symbol)
-            with using(f"the bars of {symbol}"):
+            with using(revisions_key(symbol), ""):  # the error itself says what to do
                 rows = read_revisions(revised.data if revised else None, symbol)
+            with using(objects[symbol].key):
                 table, reference = known_at(stored, rows, instant)
                 if table.num_rows:
                     many.append(Bars.of(symbol, table, self.calendar, reference, adjust=request.adjust))

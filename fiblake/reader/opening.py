@@ -60,6 +60,11 @@ def open_lake(
     """
     if sum((stack is not None, bucket is not None, local)) > 1:
         raise ConfigurationError("name one of stack=, bucket= and local=True, not several")
+    for name, value in (("stack", stack), ("bucket", bucket), ("cache", cache), ("prefix", prefix.strip("/"))):
+        if value is not None and not str(value).strip():
+            raise ConfigurationError(f"{name}={value!r} is empty: name one, or leave {name}= out")
+    if bucket is not None and "/" in bucket:
+        raise ConfigurationError(f"bucket={bucket!r} is no bucket's name: leave out s3:// and what follows the name")
     if endpoint_url is not None and not is_url(endpoint_url):
         raise ConfigurationError(f"endpoint_url={endpoint_url!r} is no URL such as http://localhost:4566")
     if local:
@@ -70,7 +75,15 @@ def open_lake(
         bucket = bucket or _bucket_of(stack, profile, region, endpoint_url)
         options = {"endpoint": endpoint_url, **({"region": region} if region else {}), **_credentials(profile)}
     store = BucketReader(s3_backend(bucket, **options), bucket)
-    return Lake(store, Bronze(prefix.strip("/")), Path(cache) if cache is not None else None)
+    return Lake(store, Bronze(prefix.strip("/")), _cache_folder(cache) if cache is not None else None)
+
+
+def _cache_folder(cache: str | Path) -> Path:
+    """Return the folder that a caller means: `~` is the user's home."""
+    try:
+        return Path(cache).expanduser()
+    except RuntimeError as error:
+        raise ConfigurationError(f"cache={str(cache)!r} cannot be used: {error}; name the folder in full") from error
 
 
 def is_url(text: str) -> bool:

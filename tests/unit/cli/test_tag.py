@@ -54,7 +54,7 @@ def test_what_is_no_tag_is_a_wrong_command_line(
     ("as_of", "fault"),
     [
         ("2999-01-01T00:00:00+00:00", "lies in the future"), ("9999-12-31T23:59:00-05:00", "OverflowError"),
-        (5, "AttributeError"), (None, "AttributeError"),
+        (5, "it is of type int, and says no time of day"), (None, "it is of type NoneType, and says no time of day"),
     ],
 )  # fmt: skip
 def test_a_tag_file_that_names_no_past_instant_is_refused(

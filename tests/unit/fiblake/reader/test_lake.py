@@ -17,7 +17,17 @@ from fiblake import FiblakeError, Lake
 from fiblake.adjustment import Payout
 from fiblake.bars import Consolidated, decode_silver, encode
 from fiblake.errors import ContractError, NotFoundError
-from fiblake.lake import INTERVALS, UNIVERSE_KEY, Bronze, Month, dividends_key, silver_key, silver_prefix, splits_key
+from fiblake.lake import (
+    INTERVALS,
+    UNIVERSE_KEY,
+    Bronze,
+    Month,
+    dividends_key,
+    revisions_key,
+    silver_key,
+    silver_prefix,
+    splits_key,
+)
 from fiblake.reader import views
 from fiblake.reader.cache import copies
 from fiblake.reader.lake import COLUMNS
@@ -198,6 +208,19 @@ def test_what_is_no_day_is_refused_with_its_name(lake: Lake, day: Any) -> None: 
 
 
 @pytest.mark.parametrize(
+    ("as_of", "cause"),
+    [
+        (date(2012, 3, 5), "it is of type date, and says no time of day"),
+        (np.datetime64("2012-03-05"), "it is of type datetime64, and says no time of day"),
+        (pd.NaT, "it is empty"),
+    ],
+)
+def test_what_is_no_instant_is_refused_in_plain_words(lake: Lake, as_of: Any, cause: str) -> None:  # noqa: ANN401 (anything)
+    with pytest.raises(ContractError, match=rf"^as_of=.* is no instant: {cause}; write it as 2026-03-01T12:00Z"):
+        lake.bars("AAPL", as_of=as_of)
+
+
+@pytest.mark.parametrize(
     ("arguments", "options", "said"),
     [
         (("AAPL", "7d"), {}, r"interval '7d' is none of 1d, 3d, 5d, 8d, 13d, 21d, 34d"),
@@ -269,16 +292,23 @@ def test_a_bar_of_a_day_that_is_no_session_is_named_with_its_file(lake: Lake) ->
 @pytest.mark.parametrize("day", ["1961-12-29", "2099-01-02"])
 def test_a_bar_of_a_day_outside_the_calendar_is_named_with_its_file(lake: Lake, day: str) -> None:
     store_of(lake).lay(LAKE.data_key("BAD"), consolidated(bar(day, symbol="BAD")))
-    with pytest.raises(
-        ContractError, match=rf"symbol=BAD/data\.parquet cannot be used: {day} is outside the trading calendar"
-    ):
-        lake.bars("BAD")
+    for as_of in (None, NOW):
+        with pytest.raises(
+            ContractError, match=rf"symbol=BAD/data\.parquet cannot be used: {day} is outside the trading calendar"
+        ):
+            lake.bars("BAD", as_of=as_of)
 
 
 def test_a_data_parquet_that_cannot_be_read_is_named_also_in_the_lake_of_an_instant(lake: Lake) -> None:
     store_of(lake).lay(LAKE.data_key("BAD"), b"no Parquet")
     with pytest.raises(ContractError, match=r"symbol=BAD/data\.parquet cannot be used: .*`fiblake reconcile`"):
         lake.bars("BAD", as_of=NOW)
+
+
+def test_revisions_that_cannot_be_read_are_named_by_their_key(lake: Lake) -> None:
+    store_of(lake).lay(revisions_key("AAPL"), b"no Parquet")
+    with pytest.raises(ContractError, match=rf"^{revisions_key('AAPL')} cannot be used: .*; restore its last"):
+        lake.bars("AAPL", as_of="2012-01-01")
 
 
 def test_a_month_file_with_a_day_that_is_no_session_is_named(lake: Lake) -> None:

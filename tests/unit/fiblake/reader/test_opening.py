@@ -58,6 +58,11 @@ def test_a_bucket_is_opened_with_the_environments_credentials(asked: dict[str, A
     assert lake.bronze.data_key("A") == "other/bars/symbol=A/data.parquet"
 
 
+def test_a_cache_below_the_users_home_is_written_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert fiblake.open(bucket="lake", cache="~/copies").cache == tmp_path / "copies"
+
+
 def test_a_profiles_credentials_are_found_by_boto(
     asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,9 +113,15 @@ def test_without_boto_the_error_names_the_extra(options: dict[str, str], monkeyp
         ({"bucket": "b", "stack": "s"}, "name one of stack=, bucket= and local=True"),
         ({"bucket": "b", "local": True}, "name one of"),
         ({"bucket": "b", "endpoint_url": "localhost:4566"}, "is no URL such as http://localhost:4566"),
+        ({"bucket": ""}, "bucket='' is empty: name one, or leave bucket= out"),
+        ({"stack": " "}, "stack=' ' is empty: name one, or leave stack= out"),
+        ({"bucket": "b", "cache": ""}, "cache='' is empty"),
+        ({"bucket": "b", "prefix": "/"}, "prefix='' is empty"),
+        ({"bucket": "s3://b"}, "bucket='s3://b' is no bucket's name: leave out s3://"),
+        ({"bucket": "b", "cache": "~no-such-user/x"}, "cache='~no-such-user/x' cannot be used: .*name the folder"),
     ],
 )
-def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], said: str) -> None:
+def test_options_that_contradict_each_other_or_name_nothing_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         fiblake.open(**options)
 
