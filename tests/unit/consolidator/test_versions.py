@@ -118,7 +118,7 @@ def test_a_version_floor_is_exceeded_and_all_of_the_history_is_reported_without_
     assert done.stored.last_updated > floor
     assert (done.changed_from, done.tail) == (date(2025, 11, 14), None)
     assert done.stored.bars.equals(before.bars)
-    assert (len(bucket.done("write")) == 1) == (floor >= before.last_updated), "a redelivery writes nothing again"
+    assert (DATA in bucket.done("write")) == (floor >= before.last_updated), "a redelivery writes nothing again"
 
 
 def test_a_restored_data_parquet_without_bars_to_merge_exceeds_the_floor_also_when_it_is_made_anew(
