@@ -32,16 +32,16 @@ def universe(
     from fiblake.universe import read_universe
 
     wanted_day = options.past(day, "DATE")
-    found = target(context).store.find(UNIVERSE_KEY)
-    if found is None:
+    stored = target(context).store.find(UNIVERSE_KEY)
+    if stored is None:
         raise NotFoundError(f"the lake has no {UNIVERSE_KEY}: run `fiblake metadata`, which writes it")
-    known = read_universe(found.data)
-    listed = known.on(wanted_day).to_pylist()
+    universe = read_universe(stored.data)
+    listed = universe.on(wanted_day).to_pylist()
     wanted = {name.strip() for name in types.split(",")} | {None} if types else {row["type"] for row in listed}
     rows = [row for row in listed if row["type"] in wanted]
     facts = {
-        "day": wanted_day.isoformat(), "known_since": known.known_since.isoformat(),
-        "survivors_only": wanted_day < known.known_since, "companies": rows,
+        "day": wanted_day.isoformat(), "known_since": universe.known_since.isoformat(),
+        "survivors_only": wanted_day < universe.known_since, "companies": rows,
     }  # fmt: skip
     answer(context, facts, lambda console: _show(console, facts))
 

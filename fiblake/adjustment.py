@@ -105,8 +105,8 @@ class Reference:
         to_come = [factor for day, factor in self.splits if day > session]
         if not to_come:
             return self
-        known = self.splits[: len(self.splits) - len(to_come)]
-        return replace(self, splits=tuple((day, factor / to_come[0]) for day, factor in known))
+        executed = self.splits[: len(self.splits) - len(to_come)]
+        return replace(self, splits=tuple((day, factor / to_come[0]) for day, factor in executed))
 
     def companies(self, sessions: Days) -> npt.NDArray[np.int64]:
         """Return, for each session, how many handovers it lies on or after: bars of one number are of one company."""
@@ -121,13 +121,13 @@ class Reference:
         that none of its bars shows, because it came after the last one, changes nothing of it. (What the present
         company's last bar does not show yet, `as_of` leaves out.)
         """
-        found = self._cumulative(sessions)
+        cumulative = self._cumulative(sessions)
         companies = self.companies(sessions)
         # What comes after a company's last bar is divided out; the present company's last factor is 1 by definition.
         ends = np.ones(len(self.handovers) + 1)
         former = companies < len(self.handovers)
-        ends[companies[former]] = found[former]  # of several bars of a company the last one stays
-        return np.asarray(found / ends[companies], dtype=np.float64)
+        ends[companies[former]] = cumulative[former]  # of several bars of a company the last one stays
+        return np.asarray(cumulative / ends[companies], dtype=np.float64)
 
     def total_factors(self, sessions: Days, closes: Factors) -> Factors:
         """Return, for each session, what its prices are multiplied by for total return (volume follows splits only).

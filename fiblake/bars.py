@@ -239,8 +239,8 @@ class Consolidated:
                 sessions = bars["timestamp"]
                 _ = [sessions[place].as_py() for place in (0, -1)]
                 check_years(bars, ["ingested_at"])
-        known = _known(metadata, table, symbol) if says_since else None
-        return cls(bars, log, last_updated, reference, adopted, withdrawn, known)
+        known_since = _known(metadata, table, symbol) if says_since else None
+        return cls(bars, log, last_updated, reference, adopted, withdrawn, known_since)
 
 
 def read_log(tail: bytes, symbol: str) -> dict[str, SourceVersion] | None:

@@ -139,11 +139,11 @@ def read_splits(data: bytes, symbol: str) -> tuple[Split, ...]:
     for split in splits:
         factor = split.historical_adjustment_factor
         if split.symbol != symbol or not positive(factor):
-            told = f"{split.symbol[:40]} on {split.execution_date}, factor {factor}"
-            raise ContractError(f"the splits of {symbol} hold one that cannot be: {told}")
+            detail = f"{split.symbol[:40]} on {split.execution_date}, factor {factor}"
+            raise ContractError(f"the splits of {symbol} hold one that cannot be: {detail}")
         if not positive(split.split_from) or not positive(split.split_to):
-            told = f"{split.split_from} shares became {split.split_to} on {split.execution_date}"
-            raise ContractError(f"the splits of {symbol} hold one that cannot be: {told}")
+            detail = f"{split.split_from} shares became {split.split_to} on {split.execution_date}"
+            raise ContractError(f"the splits of {symbol} hold one that cannot be: {detail}")
     for day in split_days(splits):
         if not day.agrees:
             given = ", ".join(f"{split.historical_adjustment_factor:g}" for split in day.splits)

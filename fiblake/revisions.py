@@ -55,8 +55,8 @@ def revise(
     version = pa.scalar(after.last_updated, KNOWN_AT.type)
     if before is None:
         bars = pa.chunked_array([pa.repeat(version, after.bars.num_rows)])
-        known = Known(bars, after.last_updated, dict.fromkeys(after.withdrawn, after.last_updated))
-        return replace(after, known=known), REVISIONS.empty_table()
+        statements = Known(bars, after.last_updated, dict.fromkeys(after.withdrawn, after.last_updated))
+        return replace(after, known=statements), REVISIONS.empty_table()
     since, count = known_of(before), before.bars.num_rows
     if restored:
         rows = [{"kind": WITHDRAWAL, "known_at": at, "timestamp": s} for s, at in sorted(since.withdrawn.items())]

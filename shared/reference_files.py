@@ -21,7 +21,7 @@ def read_reference(store: ObjectStore, symbol: str, stored: Reference) -> tuple[
     dividends = catch_errors(lambda: payouts(read_dividends(files[2].data, symbol)) if files[2] else ())
     outcomes = dict(zip(keys, (splits, identities, dividends), strict=True))
     faults = {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, FiblakeError)}
-    known = stored.of_silver
+    reference = stored.of_silver
     if not isinstance(splits, FiblakeError) and not isinstance(identities, FiblakeError):
-        known = reference_of(splits, identities)
-    return known.with_dividends(stored.dividends if isinstance(dividends, FiblakeError) else dividends), faults
+        reference = reference_of(splits, identities)
+    return reference.with_dividends(stored.dividends if isinstance(dividends, FiblakeError) else dividends), faults

@@ -39,8 +39,8 @@ def tickers(shown: Shown, _part: Mapping[str, str], query_text: str, base_url: s
     one_of(fields, "sort", ("ticker",))
     descending = one_of(fields, "order", ("asc", "desc")) == "desc"
     day = parse_date(fields["date"]) if "date" in fields else None
-    known = [company for company in shown.companies() if day is None or (company.listed or date.min) <= day]
-    rows = [_ticker(company, active=active) for company in known if shown.trades(company, day) == active]
+    companies = [company for company in shown.companies() if day is None or (company.listed or date.min) <= day]
+    rows = [_ticker(company, active=active) for company in companies if shown.trades(company, day) == active]
     wanted = {field: fields[name] for name, field in _FILTERS.items() if name in fields}
     chosen = [row for row in rows if all(row.get(field) == value for field, value in wanted.items())]
     limit = limit_of(fields, *_TICKER_LIMITS)
@@ -79,18 +79,18 @@ def events(shown: Shown, part: Mapping[str, str], query_text: str, _base_url: st
 
 def splits(shown: Shown, _part: Mapping[str, str], query_text: str, base_url: str) -> Json:
     """Return one page of the list of splits; it has no count, as at the vendor."""
-    known = shown.splits()
-    factors = cumulative(known)
-    rows = [_split(split, factors[split.id]) for split in known]
+    companies = shown.splits()
+    factors = cumulative(companies)
+    rows = [_split(split, factors[split.id]) for split in companies]
     fields, rows = _chosen(rows, query_text, "adjustment_type", "execution_date", _SPLIT_SORTS)
     return listing(rows, fields, limit_of(fields, *_SPLIT_LIMITS), f"{base_url}/stocks/v1/splits")
 
 
 def dividends(shown: Shown, _part: Mapping[str, str], query_text: str, base_url: str) -> Json:
     """Return one page of the list of dividends; it has no count, as at the vendor."""
-    known, known_splits = shown.dividends(), shown.splits()
-    factors = payout_factors(known, known_splits, shown.bars, shown.as_of or date.max)
-    rows = [_dividend(dividend, factors[dividend.id], known_splits) for dividend in known]
+    companies, known_splits = shown.dividends(), shown.splits()
+    factors = payout_factors(companies, known_splits, shown.bars, shown.as_of or date.max)
+    rows = [_dividend(dividend, factors[dividend.id], known_splits) for dividend in companies]
     fields, rows = _chosen(rows, query_text, "distribution_type", "ex_dividend_date", _DIVIDEND_SORTS)
     return listing(rows, fields, limit_of(fields, *_DIVIDEND_LIMITS), f"{base_url}/stocks/v1/dividends")
 

@@ -129,17 +129,17 @@ class CompaniesLoader:
         return any(period.is_of(ticker) for ticker in await self.vendor.listed_as(period.company.symbol, session))
 
     async def _store(self, history: History, first: date, report: CompaniesReport) -> None:
-        known = await self.database.metadata()
-        taken = take(known, history, self.clock())
+        stored_records = await self.database.metadata()
+        taken = take(stored_records, history, self.clock())
         for period in taken.contradicted:
             extra = {"symbol": period.company.symbol, "from": str(period.begins), "to": str(period.ends)}
             logger.warning("company left out: another one is known to have borne the symbol", extra=extra)
-        records = merged([r for r in known if (r.symbol, r.valid_from) not in taken.moved], taken.records)
+        records = merged([r for r in stored_records if (r.symbol, r.valid_from) not in taken.moved], taken.records)
         report.identities_written = len(await put_identities(self.store, identities_of(records)))
         await put_universe(self.store, records, first)
         await self.database.save_metadata(taken.records, taken.moved)
         report.contradicted, report.moved = len(taken.contradicted), len(taken.moved)
-        report.new = len(records) - len(known)
+        report.new = len(records) - len(stored_records)
         report.changed = len(taken.records) - report.new
 
 

@@ -89,10 +89,10 @@ class History:
 
     def by_symbol(self) -> dict[str, list[Period]]:
         """Return each symbol's periods, oldest first."""
-        found: dict[str, list[Period]] = {}
+        periods_found: dict[str, list[Period]] = {}
         for period in sorted(self.periods, key=lambda period: period.first):
-            found.setdefault(period.company.symbol, []).append(period)
-        return found
+            periods_found.setdefault(period.company.symbol, []).append(period)
+        return periods_found
 
 
 def _end(period: Period, ticker: Ticker, last: date) -> None:

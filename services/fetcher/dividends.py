@@ -113,9 +113,9 @@ class DividendFetcher:
     async def _compare(
         self, batch: Sequence[str], answer: list[Dividend], in_doubt: Collection[str]
     ) -> DividendChanges | UpstreamError:
-        known = await self.database.dividends(batch)
+        stored = await self.database.dividends(batch)
         try:
-            return dividend_changes(known, answer, {symbol for symbol in batch if symbol in in_doubt})
+            return dividend_changes(stored, answer, {symbol for symbol in batch if symbol in in_doubt})
         except UpstreamError as error:
             return error
 

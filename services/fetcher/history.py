@@ -117,11 +117,11 @@ class HistoryFetcher:
                 f"symbol_metadata does not know {symbol}: run the metadata fetcher (`fiblake metadata`), or say from "
                 "which session on its bars are to be loaded (--from)"
             )
-        known = _due(companies)[0]
-        if known.valid_from > BEGINNING or known.valid_to is not None:
-            return known.valid_from, None
+        company = _due(companies)[0]
+        if company.valid_from > BEGINNING or company.valid_to is not None:
+            return company.valid_from, None
         renamed = renamed_on(symbol, await self._ticker_changes(symbol))
-        return max(filter(None, [known.valid_from, renamed])), known.list_date
+        return max(filter(None, [company.valid_from, renamed])), company.list_date
 
     async def _ticker_changes(self, symbol: str) -> list[TickerChange]:
         """Ask for the changes of ticker; a plan or a vendor without them does not stop a history."""

@@ -22,8 +22,8 @@ KEEPS_THE_ERROR = {"shared/outcomes.py"}
 """Where an error that is not ours becomes a message's outcome; nowhere else may one be caught and not raised again."""
 
 # Put together here, so that this file is not one that contains them.
-DOT, UP = ".", ".."
-REGISTRIES = [DOT.join(parts) for parts in (("pypi", "org"), ("pythonhosted", "org"), ("npmjs", "org"))]
+UP = ".."
+REGISTRIES = ["".join(parts) for parts in (("py", "pi", ".org"), ("python", "hosted", ".org"), ("npm", "js", ".org"))]
 MACHINE_PATHS = ["/".join(parts) for parts in (("", "work", ""), ("", "root", ""), (UP, "shared"))]
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

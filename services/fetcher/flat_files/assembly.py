@@ -65,17 +65,17 @@ async def take_bars_before_listing(
         records = await database.metadata()
         is_ours = partial(_is_ours, types=settings.universe_types, only=settings.universe)
         splits = await database.splits()
-        found = find_bars_before_listing(stored, records, splits, settings.price_jump_limit, calendar, is_ours=is_ours)
-        if found:
-            put_bars(stored, found)
-            moved = {(one.record.symbol, one.record.valid_from): one.first for one in found}
-            moved_records = [replace(one.record, valid_from=one.first) for one in found]
+        finds = find_bars_before_listing(stored, records, splits, settings.price_jump_limit, calendar, is_ours=is_ours)
+        if finds:
+            put_bars(stored, finds)
+            moved = {(one.record.symbol, one.record.valid_from): one.first for one in finds}
+            moved_records = [replace(one.record, valid_from=one.first) for one in finds]
             everyone = merged([r for r in records if (r.symbol, r.valid_from) not in moved], moved_records)
             await put_identities(store, identities_of(everyone))
             await put_universe(store, everyone, min(record.first_seen for record in everyone).date())
             await database.save_metadata(moved_records, moved)
-            take_from_unclaimed(stored, found)
-    return {one.record.symbol: one.decided for one in found}
+            take_from_unclaimed(stored, finds)
+    return {one.record.symbol: one.decided for one in finds}
 
 
 def claims_of(records: Iterable[SymbolRecord], types: frozenset[str], only: frozenset[str]) -> Claims:

@@ -58,7 +58,7 @@ def find_bars_before_listing(
     """
     candidates = [(record, ended) for record, ended in _candidates(records) if is_ours(record)]
     rows = _unclaimed_rows(stored, {record.symbol for record, _ in candidates})
-    found = []
+    finds = []
     for record, ended in candidates:
         mine = [row for row in rows.get(record.symbol, ()) if ended < row["session"] < record.valid_from]
         bars = {row["session"]: _bar(record.symbol, row["session"], row) for row in mine}
@@ -73,8 +73,8 @@ def find_bars_before_listing(
         if sessions:
             instants = {row["session"]: row["ingested_at"] for row in mine}
             rows_kept = [bars[session].row(instants[session]) for session in sorted(sessions)]
-            found.append(Found(record, pa.Table.from_pylist(rows_kept, BRONZE), decided))
-    return found
+            finds.append(Found(record, pa.Table.from_pylist(rows_kept, BRONZE), decided))
+    return finds
 
 
 def put_bars(stored: StoredFiles, found: Iterable[Found]) -> None:

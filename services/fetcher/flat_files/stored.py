@@ -75,9 +75,9 @@ class StoredFiles:
         symbols = sorted({source.symbol for source in sources} | (self.consolidated & spans.keys()))
         keys = [source.key for source in sources], [self.bronze.data_key(symbol) for symbol in symbols]
         owners = [*(source.symbol for source in sources), *symbols]
-        found = [*self.store.get_many(keys[0]), *self.store.get_many(keys[1])]
+        objects = [*self.store.get_many(keys[0]), *self.store.get_many(keys[1])]
         tables: dict[str, list[pa.Table]] = {}
-        for symbol, stored in zip(owners, found, strict=True):
+        for symbol, stored in zip(owners, objects, strict=True):
             if stored is None:
                 continue
             try:
@@ -92,13 +92,13 @@ def without_poorer(bars: pa.Table, stored: Iterable[pa.Table]) -> pa.Table:
 
     Only the bar that was ingested last counts: one that was replaced since says nothing.
     """
-    known = pa.concat_tables([BRONZE.empty_table(), *stored])
-    if known["vwap"].null_count == known.num_rows:
+    stored_rows = pa.concat_tables([BRONZE.empty_table(), *stored])
+    if stored_rows["vwap"].null_count == stored_rows.num_rows:
         return bars
-    known = known.sort_by([("timestamp", "ascending"), ("ingested_at", "ascending")])
-    session = known["timestamp"].combine_chunks()
+    stored_rows = stored_rows.sort_by([("timestamp", "ascending"), ("ingested_at", "ascending")])
+    session = stored_rows["timestamp"].combine_chunks()
     is_last = pc.not_equal(session.slice(0, len(session) - 1), session.slice(1))
-    latest = known.filter(pa.concat_arrays([is_last, pa.array([True])]))
+    latest = stored_rows.filter(pa.concat_arrays([is_last, pa.array([True])]))
     latest = latest.filter(pc.is_valid(latest["vwap"]))
     place = pc.index_in(bars["timestamp"], value_set=latest["timestamp"].combine_chunks())
     same = pc.and_(pc.is_valid(place), pc.is_null(bars["vwap"]))
