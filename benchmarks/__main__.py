@@ -187,11 +187,8 @@ def _fetch(size: Size, runs: int, _faults: list[str]) -> Iterator[Result]:
         yield contest("fetch", "fiblake", options, runs=runs, environment=environment, interpreter=PROJECT)
 
 
-def _flat_files(size: Size, _runs: int, _faults: list[str]) -> Iterator[Result]:
-    shape = size.name if size.name in flat_files.SHAPES else "small"
-    flat_files.day_files(shape)
-    with s3_and_queues(FOLDER / "servers") as environment:
-        yield contest("flat_files", "fiblake", {"size": shape}, environment=environment)
+def _flat_files(size: Size, _runs: int, faults: list[str]) -> Iterator[Result]:
+    yield from flat_files.whole_history(size.name, faults)
 
 
 def _imports(_size: Size, runs: int, _faults: list[str]) -> Iterator[Result]:

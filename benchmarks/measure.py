@@ -62,14 +62,27 @@ def contest(
 def _one(
     benchmark: str, contestant: str, options: Mapping[str, Any], environment: Mapping[str, str], interpreter: str
 ) -> dict[str, Any]:
-    command = [interpreter, "-m", "benchmarks.contestant", benchmark, contestant, json.dumps(options, default=str)]
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    child = {**inherited, "LOG_LEVEL": "WARNING", **environment}
-    done = subprocess.run(command, cwd=REPOSITORY, env=child, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"{benchmark}, {contestant}: exit code {done.returncode}")
-    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    ended = subprocess.run(
+        command_of(benchmark, contestant, options, interpreter), cwd=REPOSITORY, env=environment_of(environment),
+        stdout=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    if ended.returncode != 0:
+        raise RuntimeError(f"{benchmark}, {contestant}: exit code {ended.returncode}")
+    measured: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     return measured
+
+
+def command_of(
+    benchmark: str, contestant: str, options: Mapping[str, Any], interpreter: str = sys.executable
+) -> list[str]:
+    """Return the command that runs a contestant once."""
+    return [interpreter, "-m", "benchmarks.contestant", benchmark, contestant, json.dumps(options, default=str)]
+
+
+def environment_of(servers: Mapping[str, str]) -> dict[str, str]:
+    """Return a contestant's environment, which has no access to AWS but through these servers."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    return {**inherited, "LOG_LEVEL": "WARNING", **servers}
 
 
 def timed(work: Work, options: Mapping[str, Any]) -> dict[str, Any]:

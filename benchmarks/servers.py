@@ -29,6 +29,7 @@ KEYS: Final = ("test", "test")
 METRICS: Final = "S3_METRICS_URL"
 """The variable with the address of the S3 server's own counters."""
 _SERVED: Final = re.compile(r'^SeaweedFS_s3_request_total\{.*type="(\w+)"\} (\d+)', re.MULTILINE)
+_CPU: Final = re.compile(r"^process_cpu_seconds_total (\S+)", re.MULTILINE)
 
 
 class Nobody(Topic):
@@ -87,10 +88,7 @@ def requests_served() -> Counter[str]:
     A page of a listing is one request, and a HEAD counts as GET. Empty if the environment names no such server.
     """
     url = os.environ.get(METRICS)
-    if not url:
-        return Counter()
-    with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 (our own server)
-        return counted(answer.read().decode())
+    return counted(_metrics(url)) if url else Counter()
 
 
 def counted(metrics: str) -> Counter[str]:
@@ -99,6 +97,19 @@ def counted(metrics: str) -> Counter[str]:
     for kind, count in _SERVED.findall(metrics):
         served[kind.lower()] += int(count)
     return served
+
+
+def cpu_seconds(environment: Mapping[str, str]) -> float:
+    """Return how much CPU the S3 server that `environment` names has used."""
+    return cpu_counted(_metrics(environment[METRICS]))
+
+
+def cpu_counted(metrics: str) -> float:
+    """Return the CPU seconds that SeaweedFS's metrics tell of."""
+    match = _CPU.search(metrics)
+    if match is None:
+        raise RuntimeError("the S3 server does not tell how much CPU it has used")
+    return float(match[1])
 
 
 def requests_since(before: Mapping[str, int]) -> dict[str, int]:
@@ -113,6 +124,12 @@ def client(service: str, environment: Mapping[str, str]) -> Any:  # noqa: ANN401
     """Return a boto3 client of the servers that `environment` names."""
     url = environment.get(f"AWS_ENDPOINT_URL_{service.upper()}", environment["AWS_ENDPOINT_URL"])
     return boto3.Session(*KEYS, region_name="us-east-1").client(service, endpoint_url=url)  # type: ignore[call-overload]
+
+
+def _metrics(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 (our own server)
+        text: str = answer.read().decode()
+        return text
 
 
 def _answers(url: str) -> bool:
