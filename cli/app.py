@@ -135,7 +135,7 @@ def choose(
     ] = False,
 ) -> None:
     """Take the global options, which may also stand behind the command."""
-    if on_local:
+    if on_local or context.invoked_subcommand == "local":
         _check_only_local(context)
     context.obj = Choice(profile, region, endpoint_url, stack, on_local, as_json)
 
@@ -147,7 +147,8 @@ def _check_only_local(context: typer.Context) -> None:
         if source is not None and source.name == "COMMANDLINE":
             option = f"--{name.replace('_', '-')}"
             raise typer.BadParameter(
-                "it names another stack than --local does: leave one of the two out", param_hint=option
+                "it names another stack than --local, or `fiblake local`, does: leave one of the two out",
+                param_hint=option,
             )
 
 

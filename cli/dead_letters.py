@@ -233,9 +233,13 @@ def _bare(name: str) -> str:
 
 
 def _filter(stack: Target, dlqs: "Sequence[DeadLetters]", chosen: Chosen, now: datetime) -> "Filter":
-    """Return the filter of the options; whether a fault is repaired is found out here, for all letters at once."""
+    """Return the filter of the options; whether a fault is repaired is found out here, for all letters at once.
+
+    Raises NotFoundError if a symbol is neither in the lake nor in a letter.
+    """
     from shared.dead_letters import Filter
 
+    _check_symbols(stack, dlqs, chosen.symbols, now)
     filter_ = Filter(chosen.symbols, chosen.reason, chosen.older_than, chosen.newer_than)
     if chosen.mended is None:
         return filter_
@@ -247,6 +251,21 @@ def _filter(stack: Target, dlqs: "Sequence[DeadLetters]", chosen: Chosen, now: d
     if not chosen.mended:
         ids = {letter.message.id for letter in letters} - ids
     return replace(filter_, ids=frozenset(ids))
+
+
+def _check_symbols(stack: Target, dlqs: "Sequence[DeadLetters]", symbols: Sequence[str], now: datetime) -> None:
+    # A letter may name a symbol that has no folder: its only file was removed, or was never put.
+    from fiblake.lake import Bronze, check_known
+    from shared.dead_letters import Filter
+
+    if not symbols:
+        return
+    bronze = Bronze()
+    in_lake = set(bronze.symbols_in(stack.store.folders(f"{bronze.prefix}/")))
+    if set(symbols) <= in_lake:
+        return
+    in_letters = {symbol for _, some in letters_in(dlqs, Filter(), now) for letter in some for symbol in letter.symbols}
+    check_known(symbols, in_lake | in_letters)
 
 
 def _count_replayable(dlq: "DeadLetters", filter_: "Filter", now: datetime, most_replays: int) -> "Outcome":

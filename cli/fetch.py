@@ -1,6 +1,5 @@
 """`fiblake fetch`: fetch bars from the vendor into the lake, as the fetcher function does, from this machine."""
 
-from collections.abc import Collection
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -56,20 +55,8 @@ def fetch(
         with progress_by_name() as show:
             result = asyncio.run(run(settings, event, show))
     except NotFoundError as error:
-        raise NotFoundError(f"{error}{_hint(settings.s3_bucket, event.symbols)}") from error
+        raise NotFoundError(f"{error}{options.nearest_in_lake(settings.s3_bucket, event.symbols)}") from error
     answer(context, result, lambda console: _show(console, result))
-
-
-def _hint(bucket: str, symbols: Collection[str]) -> str:
-    """Return the lake's symbols nearest to those that it does not have; nothing if the lake cannot be read."""
-    from fiblake.errors import FiblakeError
-    from fiblake.lake import Bronze, nearest_hint
-    from shared.objects import ObjectStore
-    from shared.outcomes import catch_errors
-
-    bronze = Bronze()
-    in_lake = catch_errors(lambda: bronze.symbols_in(ObjectStore.connect(bucket).folders(f"{bronze.prefix}/")))
-    return "" if isinstance(in_lake, FiblakeError) else nearest_hint(set(symbols) - set(in_lake), in_lake)
 
 
 def _event(

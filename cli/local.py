@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from cli import options
-from cli.output import as_json, wants_json
+from cli.output import answer, as_json, wants_json
 from fiblake.errors import UpstreamError
 
 if TYPE_CHECKING:
@@ -63,12 +63,12 @@ def up(
 
 
 @app.command(epilog="Example: fiblake local down")
-def down() -> None:
+def down(context: typer.Context) -> None:
     """Stop the stack and delete its data."""
     from local import supervisor
 
     supervisor.stop()
-    typer.echo("the stack is down")
+    answer(context, {"stopped": True}, lambda console: console.print("the stack is down"))
 
 
 @app.command(

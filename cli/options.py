@@ -49,6 +49,18 @@ def check_in_lake(store: "ObjectStore", symbols: Iterable[str]) -> None:
     check_known(symbols, bronze.symbols_in(store.folders(f"{bronze.prefix}/")))
 
 
+def nearest_in_lake(bucket: str, symbols: Iterable[str]) -> str:
+    """Return " (did you mean AAPL?)" for symbols without a folder in the lake; empty if the lake cannot be read."""
+    from fiblake.errors import FiblakeError
+    from fiblake.lake import Bronze, nearest_hint
+    from shared.objects import ObjectStore
+    from shared.outcomes import catch_errors
+
+    bronze = Bronze()
+    in_lake = catch_errors(lambda: bronze.symbols_in(ObjectStore.connect(bucket).folders(f"{bronze.prefix}/")))
+    return "" if isinstance(in_lake, FiblakeError) else nearest_hint(set(symbols) - set(in_lake), in_lake)
+
+
 def past(day: datetime, option: str) -> date:
     """Read a day that is not yet to come."""
     if day.date() > datetime.now(UTC).date():

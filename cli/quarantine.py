@@ -8,6 +8,7 @@ import typer
 from cli import options
 from cli.output import answer, table
 from cli.target import settings_of, target
+from fiblake.errors import NotFoundError
 
 if TYPE_CHECKING:
     from shared.objects import ObjectStore
@@ -48,7 +49,10 @@ def release(
     options.symbol(symbol, "SYMBOL")
     day, name = options.session(session, "SESSION"), by or getpass.getuser()
     settings = settings_of(context, "OhlcvFetcherFunctionName", ReleaseSettings)
-    key = asyncio.run(release_bar(settings, symbol, day, row, name))
+    try:
+        key = asyncio.run(release_bar(settings, symbol, day, row, name))
+    except NotFoundError as error:
+        raise NotFoundError(f"{error}{options.nearest_in_lake(settings.s3_bucket, [symbol])}") from error
     answer(context, {"key": key, "by": name}, lambda console: console.print(f"released by {name}: {key}"))
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, TextIO
 
-from fiblake.errors import FiblakeError, PermanentError, UpstreamError
+from fiblake.errors import ConfigurationError, FiblakeError, PermanentError, UpstreamError
 from local.emulator import REPOSITORY
 from local.processes import Termination
 from local.stack import Stack, running
@@ -85,16 +85,14 @@ def stop() -> None:
 
 def is_running() -> bool:
     """Whether a supervisor runs on this folder: it holds the lock for as long as it lives, however it ends."""
-    LOCK.parent.mkdir(parents=True, exist_ok=True)
-    with LOCK.open("a") as lock:
+    with _open_lock() as lock:
         return not _locked(lock, fcntl.LOCK_SH)
 
 
 @contextmanager
 def _alone() -> Iterator[None]:
     """Hold the folder's lock, with our pid in it; raise UpstreamError if another supervisor does."""
-    LOCK.parent.mkdir(parents=True, exist_ok=True)
-    with LOCK.open("a") as lock:
+    with _open_lock() as lock:
         # Several times, because somebody who only looks holds it for a moment.
         if not any(_locked(lock, fcntl.LOCK_EX) for _ in range(_LOOKS)):
             raise UpstreamError("a local stack is up already: `fiblake status --local`, `fiblake local down`")
@@ -103,6 +101,16 @@ def _alone() -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
+
+
+def _open_lock() -> TextIO:
+    try:
+        LOCK.parent.mkdir(parents=True, exist_ok=True)
+        return LOCK.open("a")
+    except OSError as error:
+        raise ConfigurationError(
+            f"{LOCK} cannot be written ({error.strerror}): name another folder in FIBLAKE_LOCAL_FOLDER"
+        ) from error
 
 
 def _locked(lock: TextIO, how: int) -> bool:

@@ -142,12 +142,14 @@ def test_what_is_replayed_goes_back_and_a_worker_is_started_for_it(run: Run, sta
 def test_a_replay_that_is_run_again_starts_the_worker_that_the_first_one_died_before(
     run: Run, stack: FakeTarget
 ) -> None:
+    stack.store.lay(LAKE.data_key("IBM"), consolidated(bar("2025-11-19", symbol="IBM")))
     source(stack).put(request("AAPL"))
     assert "0 letters replayed" in run("dlq", "replay", "--queue", "consolidation", "--symbols", "IBM").stdout
     assert [size for _, size in stack.workers.submitted] == [1]
 
 
 def test_without_a_letter_or_a_request_no_worker_is_started(run: Run, stack: FakeTarget) -> None:
+    stack.store.lay(LAKE.data_key("IBM"), consolidated(bar("2025-11-19", symbol="IBM")))
     assert "0 letters replayed" in run("dlq", "replay", "--queue", "consolidation", "--symbols", "IBM").stdout
     assert stack.workers.submitted == []
 
@@ -206,3 +208,16 @@ def test_what_cannot_be_asked_for_is_exit_code_2_and_a_sentence(arguments: list[
     result = run("dlq", *arguments)
     assert result.exit_code == 2
     assert said in " ".join(result.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("command", ["show", "replay", "discard"])
+def test_a_symbol_that_only_a_letter_names_may_be_asked_for(
+    command: str, run: Run, stack: FakeTarget, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert stack.store.folders(f"{LAKE.prefix}/") == []
+    result = run("dlq", command, "--symbols", "AAPL", *(["--yes"] if command == "discard" else []), "--json")
+    assert result.exit_code == 0
+    unknown = run("dlq", command, "--symbols", "MSFT,APPL")
+    assert unknown.exit_code == 2
+    assert "the lake has no bars of APPL" in unknown.stderr

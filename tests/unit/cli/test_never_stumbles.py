@@ -2,21 +2,27 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
 
 import pytest
 
 from cli.app import main
 from cli.target import _keep_stdout_clean
+from fiblake.errors import NotFoundError
+from local import supervisor
+from local.stack import Stack
 from shared.telemetry import logger
 from tests.fakes import LAKE, REPOSITORY, bar, consolidated
-from tests.unit.cli.conftest import FakeTarget, Run
+from tests.unit.cli.conftest import FakeTarget
 from tests.unit.cli.test_app import COMMANDS
 from tests.unit.shared.test_dead_letters import Source
 
@@ -31,6 +37,7 @@ NEEDED = {
 """What some commands ask for at the least; of the others each argument that is asked for is a sample."""
 DAYS = {"session", "day", "first", "last"}
 NO_ACCOUNT = {"costs", "local up", "local down", "local env"}
+"""Commands that ask no AWS account."""
 WRONG = [
     (["--endpoint-url", "not-a-url"], "is no URL such as http://localhost:4566"),
     (["--endpoint-url", "http://[bad"], "is no URL"),
@@ -42,14 +49,18 @@ WRONG = [
 
 
 EMPTY = {
-    "adopt": 0, "chart": 2, "consolidate": 0, "costs": 0, "dlq discard": 0, "dlq list": 0, "dlq replay": 0,
-    "dlq show": 0, "events send": 0, "fetch": 2, "load companies": 2, "load flatfiles": 2, "metadata": 2, "migrate": 2,
-    "quality": 2, "quarantine list": 0, "quarantine release": 2, "query": 0, "reconcile": 0, "resample": 2, "status": 0,
-    "tag": 0, "trace": 2, "universe": 2, "vacuum": 0, "vacuum rds": 1, "withdraw": 2,
+    "adopt": 0, "chart": 2, "console": 0, "consolidate": 0, "costs": 0, "dlq discard": 0, "dlq list": 0,
+    "dlq replay": 0, "dlq show": 0, "events send": 0, "fetch": 2, "load companies": 2, "load flatfiles": 2,
+    "local down": 0, "local env": 0, "local up": 0, "metadata": 2, "migrate": 2, "quality": 2, "quarantine list": 0,
+    "quarantine release": 2, "query": 0, "reconcile": 0, "resample": 2, "status": 0, "tag": 0, "trace": 2,
+    "universe": 2, "vacuum": 0, "vacuum rds": 1, "withdraw": 2,
 }  # fmt: skip
 """How each command ends on an empty lake, of a stack without Postgres whose functions have no settings."""
-SERVED = {"console", "local up"}
-"""Commands that run until Ctrl-C, or start a stack: tests/integration and tests/e2e have them."""
+INTERRUPTED = {
+    "costs": "cli.costs.table", "local up": "time.sleep", "local down": "local.supervisor.stop",
+    "local env": "local.supervisor.current",
+}  # fmt: skip
+"""Where Ctrl-C reaches a command that asks no account; it reaches the others while they look for their stack."""
 COLOUR = re.compile(r"\x1b\[(?:[0-9]+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;[0-9]+)*m")
 
 
@@ -89,6 +100,51 @@ def empty(stack: FakeTarget, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "80")
     return stack
+
+
+@dataclass
+class Supervisor:
+    """Stands in for the process that keeps the local stack up."""
+
+    stack: Stack
+    is_up: bool = False
+    ended: list[str] = field(default_factory=list)
+
+    def start(self, _arguments: list[str]) -> "Supervisor":
+        self.is_up = True
+        supervisor._write_state(self.stack)  # noqa: SLF001 (what the real one does)
+        return self
+
+    def stop(self, *_arguments: object) -> None:
+        self.is_up = False
+
+    def terminate(self) -> None:
+        self.ended.append("terminate")
+
+    def wait(self) -> None:
+        self.ended.append("wait")
+
+
+@pytest.fixture
+def on_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Supervisor:
+    """Let `fiblake local` start and end a stack of the test's own, which is not up yet."""
+    fields = dict.fromkeys(Stack.__dataclass_fields__, "") | {"folder": tmp_path, "outputs": {"BucketName": "lake"}}
+    fake = Supervisor(Stack(**fields))
+    for name in ("STATE", "LOG", "LOCK"):
+        monkeypatch.setattr(supervisor, name, tmp_path / f"stack.{name.lower()}")
+    monkeypatch.setattr(supervisor, "is_running", lambda: fake.is_up)
+    monkeypatch.setattr(supervisor, "stop", fake.stop)
+    monkeypatch.setattr("cli.local._start", fake.start)
+    return fake
+
+
+@pytest.fixture
+def everywhere(empty: FakeTarget, on_this_machine: Supervisor, monkeypatch: pytest.MonkeyPatch) -> FakeTarget:
+    """Let each command find what it acts on: a stack that was never used, here too; the console serves one visit."""
+    on_this_machine.start([])
+    monkeypatch.setattr("cli.local._start", lambda _arguments: on_this_machine.start([]))
+    monkeypatch.setattr("uvicorn.Server.run", lambda _server, sockets: sockets)
+    return empty
 
 
 def typed(path: str) -> list[str]:
@@ -147,8 +203,12 @@ def test_what_cannot_be_asked_for_is_exit_code_2(arguments: list[str], monkeypat
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["status", "--local", "--stack", "prod"], "--stack: it names another stack than --local does"),
-        (["query", "SHOW TABLES", "--profile", "p", "--local"], "--profile: it names another stack than --local does"),
+        (["status", "--local", "--stack", "prod"], "--stack: it names another stack than --local, or"),
+        (
+            ["local", "down", "--stack", "prod"],
+            "--stack: it names another stack than --local, or `fiblake local`, does",
+        ),
+        (["query", "SHOW TABLES", "--profile", "p", "--local"], "--profile: it names another stack than --local, or"),
         (["migrate", "--local", "--secret", "arn"], "--secret: it names another database than --local does"),
         (["status", "--every", "2"], "say --watch as well"),
         (["fetch", "--again"], "--again: it is for all sessions of --from and --to"),
@@ -194,30 +254,49 @@ def test_a_day_that_is_no_session_or_yet_to_come_is_named(
     assert text in unwrapped(capsys.readouterr().err)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["reconcile", "--symbols", "APPL"],
-        ["consolidate", "--symbols", "APPL"],
-        ["vacuum", "--symbols", "APPL", "--dry-run"],
-        ["query", "FROM bronze", "--symbols", "APPL"],
-        ["chart", "APPL", "1d", "-o", "x.png"],
-        ["chart", "APPL", "3d", "-o", "x.png"],
-        ["quality", "APPL"],
-        ["withdraw", "APPL", "2025-11-19"],
-        ["quarantine", "list", "--symbol", "APPL"],
-    ],
-)
-def test_a_symbol_that_the_lake_does_not_know_is_exit_code_2_with_the_nearest(
-    arguments: list[str], run: Run, stack: FakeTarget, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+UNKNOWN_SYMBOL = {
+    "chart": ["APPL", "1d", "-o", "x.png"],
+    "consolidate": ["--symbols", "APPL"],
+    "dlq discard": ["--symbols", "APPL"],
+    "dlq replay": ["--symbols", "APPL"],
+    "dlq show": ["--symbols", "APPL"],
+    "fetch": ["--symbols", "APPL"],
+    "quality": ["APPL"],
+    "quarantine list": ["--symbol", "APPL"],
+    "quarantine release": ["APPL", "2025-11-19"],
+    "query": ["FROM bronze", "--symbols", "APPL"],
+    "reconcile": ["--symbols", "APPL"],
+    "vacuum": ["--symbols", "APPL", "--dry-run"],
+    "withdraw": ["APPL", "2025-11-19"],
+}
+"""Every command that takes symbols, with one that nobody knows."""
+
+
+def test_the_table_has_every_command_that_takes_symbols() -> None:
+    takes = {path for path, command in COMMANDS.items() if {"symbol", "symbols"} & {p.name for p in command.params}}
+    assert takes - {"costs"} == UNKNOWN_SYMBOL.keys()  # `costs` takes a number of symbols
+
+
+@pytest.mark.parametrize("path", [*UNKNOWN_SYMBOL, "chart of an interval"])
+def test_a_symbol_that_nobody_knows_is_exit_code_2_with_the_nearest(
+    path: str, empty: FakeTarget, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    async def unknown(*_arguments: object) -> NoReturn:
+        raise NotFoundError("there is no APPL")
+
+    # Only the vendor and Postgres know whether these two commands know a symbol.
+    for name in ("fetch", "release_bar"):
+        monkeypatch.setattr(f"services.fetcher.assembly.{name}", unknown)
+    for name in ("cli.target", "cli.quarantine"):
+        monkeypatch.setattr(f"{name}.settings_of", lambda *_arguments: SimpleNamespace(s3_bucket="lake"))
+    monkeypatch.setattr("shared.objects.ObjectStore.connect", lambda _bucket: empty.store)
     monkeypatch.chdir(tmp_path)
-    stack.outputs = {"ResamplingRetentionYears": "0", "SplitAdjusted": "true"}
-    stack.store.lay(LAKE.data_key("AAPL"), consolidated(bar("2025-11-19")))
-    result = run(*arguments)
-    assert result.exit_code == 2
-    assert "the lake has no bars of APPL (did you mean AAPL?)" in unwrapped(result.stderr)
+    empty.store.lay(LAKE.data_key("AAPL"), consolidated(bar("2025-11-19")))
+    arguments = (
+        [*path.split(), *UNKNOWN_SYMBOL[path]] if path in UNKNOWN_SYMBOL else ["chart", "APPL", "3d", "-o", "x.png"]
+    )
+    assert ended(monkeypatch, arguments) == 2
+    assert "no APPL (did you mean AAPL?)" in unwrapped(capsys.readouterr().err).replace("bars of ", "")
 
 
 def test_the_version_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -257,30 +336,36 @@ def test_what_goes_well_is_in_the_answer_and_not_in_the_log(
 
 
 def test_the_table_has_every_command() -> None:
-    assert EMPTY.keys() | SERVED | {"local down", "local env"} == COMMANDS.keys()
+    """Every test below takes its rows from it, or from all commands: a new command must be put in first."""
+    assert EMPTY.keys() == COMMANDS.keys()
+    assert INTERRUPTED.keys() == NO_ACCOUNT
 
 
+@pytest.mark.usefixtures("everywhere")
 @pytest.mark.parametrize("path", sorted(EMPTY))
 def test_on_an_empty_lake(
-    path: str, empty: FakeTarget, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+    path: str, on_this_machine: Supervisor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:  # fmt: skip
     """Without a terminal, as in a script: 80 columns, no control character, nobody asked."""
-    del empty
+    on_this_machine.is_up = path != "local up"
     monkeypatch.chdir(tmp_path)
     assert ended(monkeypatch, typed(path)) == EMPTY[path]
     out, err = capsys.readouterr()
     assert "Traceback" not in out + err
     assert "\x1b" not in out + err
-    if path != "costs":  # it prints Markdown
+    if path not in {"costs", "console", "local env", "local up"}:  # Markdown, an address, lines for a shell
         assert max(map(len, out.splitlines()), default=0) <= 80
     assert (err == "") == (EMPTY[path] == 0), err
 
 
+@pytest.mark.usefixtures("everywhere")
 @pytest.mark.parametrize("path", sorted(path for path, code in EMPTY.items() if code == 0))
 def test_on_an_empty_lake_for_a_program(
-    path: str, empty: FakeTarget, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    del empty
+    path: str, on_this_machine: Supervisor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    on_this_machine.is_up = path != "local up"
     monkeypatch.chdir(tmp_path)
     assert ended(monkeypatch, [*typed(path), "--json"]) == 0
     json.loads(capsys.readouterr().out)
@@ -296,6 +381,37 @@ def test_without_a_stack(
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert "no local stack is up" in err
+
+
+def test_with_a_stack_that_is_up_already(
+    on_this_machine: Supervisor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_this_machine.is_up = True
+    assert ended(monkeypatch, ["local", "up"]) == 1
+    assert capsys.readouterr().err == (
+        "fiblake: a local stack is up already: `fiblake status --local`, `fiblake local down`\n"
+    )
+
+
+@pytest.mark.parametrize("path", sorted(COMMANDS.keys() - {"costs"}))
+def test_with_a_folder_of_the_local_stack_that_cannot_be_written(
+    path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr("local.supervisor.LOCK", tmp_path / "file/stack.lock")
+    assert ended(monkeypatch, [*typed(path), *([] if path.startswith("local") else ["--local"])]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "name another folder in FIBLAKE_LOCAL_FOLDER" in err
+
+
+def test_with_a_port_that_is_taken(
+    empty: FakeTarget, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del empty
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        assert ended(monkeypatch, ["console", "--port", str(other.getsockname()[1])]) == 2
+    assert "--port 0 takes a free one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", sorted(COMMANDS.keys() - NO_ACCOUNT))
@@ -361,29 +477,37 @@ def test_an_answer_that_cannot_be_written(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(EMPTY))
-def test_with_no_color_a_terminal_gets_none(
-    path: str, empty: FakeTarget, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_with_no_color_a_terminal_gets_none(  # noqa: PLR0917
+    path: str, everywhere: FakeTarget, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, on_this_machine: Supervisor,
+) -> None:  # fmt: skip
+    on_this_machine.is_up = path != "local up"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("NO_COLOR", "1")
-    empty.store.lay(LAKE.date_key("LAGS", date(2025, 11, 19)), b"x")
+    everywhere.store.lay(LAKE.date_key("LAGS", date(2025, 11, 19)), b"x")
     ended(monkeypatch, typed(path))
     out, err = capsys.readouterr()
     assert COLOUR.search(out + err) is None
 
 
-@pytest.mark.parametrize("path", sorted(COMMANDS.keys() - NO_ACCOUNT))
+@pytest.mark.parametrize("path", sorted(COMMANDS))
 def test_ctrl_c_ends_it_without_a_traceback(
-    path: str, empty: FakeTarget, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    path: str, empty: FakeTarget, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    on_this_machine: Supervisor,
+) -> None:  # fmt: skip
     del empty
 
-    def interrupted(_context: object) -> NoReturn:
+    def interrupted(*_arguments: object) -> NoReturn:
         raise KeyboardInterrupt
 
     for module in [module for name, module in sys.modules.items() if name.startswith("cli.")]:
         if hasattr(module, "target"):
             monkeypatch.setattr(module, "target", interrupted)
+    if path in INTERRUPTED:
+        monkeypatch.setattr(INTERRUPTED[path], interrupted)
+    monkeypatch.setattr(on_this_machine, "poll", lambda: None, raising=False)
+    monkeypatch.setattr("cli.local._start", lambda _arguments: on_this_machine)  # it does not come up
     assert ended(monkeypatch, typed(path)) == 130
     assert capsys.readouterr() == ("", "")
+    assert on_this_machine.ended == (["terminate", "wait"] if path == "local up" else [])
