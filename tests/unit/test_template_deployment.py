@@ -8,7 +8,18 @@ from typing import Any
 import pytest
 
 from tests.fakes import REPOSITORY
-from tests.unit.variants import EVERYTHING, GIVEN, LOCAL, SECRETS, VARIANTS, Body, deployed, parameters_of, properties
+from tests.unit.variants import (
+    EVERYTHING,
+    GIVEN,
+    LOCAL,
+    SECRETS,
+    VARIANTS,
+    Body,
+    deployed,
+    parameters_of,
+    properties,
+    types_of,
+)  # fmt: skip
 
 LINTER = next((REPOSITORY / ".tools/sam/lib").glob("python3*/site-packages/cfnlint/data/schemas"))
 """CloudFormation's own schemas of its resource types, as the linter has them."""
@@ -44,6 +55,10 @@ SWITCHES = {
     "AgeAlarmSeconds": "60", "MonthlyBudget": "60", "CreateDashboard": "true",
 }  # fmt: skip
 """Another value of every other parameter: what is changed one by one below. CreateDatabase=false is a deletion."""
+
+
+LOGICAL_IDS = REPOSITORY / "tests/unit/logical_ids.txt"
+"""What stacks of before consist of, an id and a type a line. A resource that is new needs no line."""
 
 
 @cache
@@ -96,6 +111,13 @@ def test_no_switch_replaces_anything_else_that_has_no_reason_to_be(switch: str) 
     assert replaced <= REPLACED_WITHOUT_LOSS.keys()
     # CloudFormation refuses to replace what has a name of its own: the update would fail.
     assert [name for name in replaced if any(key.endswith("Name") for key in before[name]["Properties"])] == []
+
+
+def test_a_stack_of_before_keeps_its_resources() -> None:
+    # An id that vanishes is a resource deleted; another type under an id is refused by CloudFormation.
+    before = dict(line.split(" ") for line in LOGICAL_IDS.read_text(encoding="utf-8").splitlines())
+    kept = {name: kind for name, kind in types_of().items() if name in before}
+    assert kept == before, "delete the line of what goes on purpose, and name it in CHANGELOG.md"
 
 
 def test_all_variants_have_one_bucket_of_one_identity() -> None:

@@ -63,6 +63,11 @@ def parameters_of() -> Body:
     return declared
 
 
+def types_of() -> dict[str, str]:
+    """Return the type of every resource that some deployment has, by logical id."""
+    return {name: body["Type"] for name, body in json.loads(_transformed())["Resources"].items()}
+
+
 def deployed(parameters: Mapping[str, str]) -> Body:
     """Return the resources that a deployment with these parameters has, by name, with every condition decided."""
     template: Body = json.loads(_transformed())
