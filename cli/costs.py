@@ -1,12 +1,15 @@
 """`fiblake costs`: what a lake of so many symbols costs, by requests that were counted and prices that are dated.
 
-docs/costs.md holds what this prints (`UPDATE_COSTS=1 pytest tests/unit/cli/test_costs.py` writes it anew), and that
-test counts the requests of the code again.
+docs/costs.md holds what this prints, and `costs.json` beside this module how many alarms and event sources the template
+has. `UPDATE_COSTS=1 pytest tests/unit/cli/test_costs.py` writes both anew, and counts the requests of the code again.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import ceil
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
@@ -60,8 +63,10 @@ KEYS: Final = 31
 AUDIT: Final = Requests(puts=KEYS / 1_000, gets=4)
 """What a symbol costs in the daily audit: its keys in the listing; data.parquet, splits, identities and dividends."""
 
-ALARMS, METRICS, METRIC_HOURS, MAPPINGS = 32, 60, 60, 8
-"""Of the template without a database; our metrics, and the hours of a month in which each is written."""
+METRICS, METRIC_HOURS = 60, 60
+"""Our metrics, and the hours of a month in which each is written."""
+COUNTS: Final = Path(__file__).with_name("costs.json")
+"""Alarms and event sources of the template without a database."""
 POLLS: Final = 5 * 3 * 60 * 24 * 30
 """Of an idle mapping in a month: five pollers that wait for 20 seconds each."""
 JOB_START, JOB_RATE, JOB_IDLE, JOB_LAST = 20, 10, 4, 60
@@ -80,6 +85,12 @@ class Line:
 
     what: str
     of: Formula
+
+
+@cache
+def counts() -> dict[str, int]:
+    """Return how many alarms and event sources the template has without a database."""
+    return dict(json.loads(COUNTS.read_text(encoding="utf-8")))
 
 
 def _priced(count: float, price: float, unit: str = "") -> tuple[float, str]:
@@ -127,10 +138,10 @@ SESSION: Final = (
 )  # fmt: skip
 STANDING: Final = (
     Line("bronze and silver: about 2 GB per 5,350 symbols", lambda n: _priced(2 * n / 5_350, STORED_GB, " GB")),
-    Line("alarms", lambda _: _priced(ALARMS, ALARM)),
+    Line("alarms", lambda _: _priced(counts()["alarms"], ALARM)),
     Line("metrics of ours, charged by the hour in which they are written",
          lambda _: (METRICS * METRIC * METRIC_HOURS / HOURS, f"{METRICS}")),
-    Line("idle polling of the queues' mappings", lambda _: _priced(MAPPINGS * POLLS, SQS)),
+    Line("idle polling of the queues' mappings", lambda _: _priced(counts()["event_sources"] * POLLS, SQS)),
     Line("the vendor's secret", lambda _: _priced(1, SECRET)),
 )  # fmt: skip
 _FREE: Final = (
