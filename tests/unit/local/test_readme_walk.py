@@ -170,7 +170,7 @@ def test_the_demos_excerpt_is_what_the_demo_prints(
     monkeypatch.setattr(demo, "Console", lambda **_: Console(file=out, width=120))
     monkeypatch.setattr(demo.signal, "signal", lambda *_: None)
     assert demo.main([]) == 0, out.getvalue()
-    excerpt = README.partition("and every row is compared.\n\n```\n")[2].partition("\n```")[0].splitlines()
+    excerpt = README.partition("### What `make demo` does and prints")[2].split("```\n", 2)[1].splitlines()
     assert len(excerpt) > 20
     shown_in_order(excerpt, out.getvalue().splitlines())
     assert [path.name for path in (tmp_path / ".local").iterdir()] == ["demo-runs"]
