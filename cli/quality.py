@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from cli.quality_report import Quality, Sources
     from fiblake.calendar import TradingCalendar
-    from fiblake.quality import Quality, Sources
 
 EXAMPLE: Final = "Example: fiblake quality AAPL MSFT\n\nExample: fiblake quality AAPL --html aapl.html"
 FINDINGS_SHOWN: Final = 20
@@ -57,11 +57,11 @@ def quality(
 
 def look(stack: Target, symbol: str) -> "Quality":
     """Return a symbol's quality; raise NotFoundError if it has no bars, ConfigurationError if others wrote them."""
+    from cli.quality_report import quality_of
     from fiblake.bars import Consolidated
     from fiblake.calendar import lake_calendar
     from fiblake.errors import ConfigurationError, NotFoundError
     from fiblake.lake import Bronze
-    from fiblake.quality import quality_of
     from fiblake.reader.faults import using
 
     key = Bronze().data_key(symbol)
@@ -80,9 +80,9 @@ def look(stack: Target, symbol: str) -> "Quality":
 
 def _sources(stack: Target, symbol: str, calendar: "TradingCalendar", first: date, closed: date) -> "Sources":
     """Return what the lake knows of a symbol besides its bars; what Postgres does not tell is unknown."""
+    from cli.quality_report import Sources
     from fiblake.errors import FiblakeError
     from fiblake.lake import identities_key, splits_key
-    from fiblake.quality import Sources
     from fiblake.reference import read_identities, read_splits
     from shared.outcomes import catch_errors
     from shared.quarantine import list_quarantined
@@ -124,7 +124,7 @@ def page(results: "Sequence[Quality]") -> str:
 
 def values_of(result: "Quality") -> dict[str, Any]:
     """Return what the page's fragment shows of a symbol."""
-    from fiblake.quality import by_year
+    from cli.quality_report import by_year
 
     years = [(year, list(months)) for year, months in by_year(result.months)]
     return {**result.facts(), "years": years, "verdict": verdict(result)}
@@ -132,7 +132,7 @@ def values_of(result: "Quality") -> dict[str, Any]:
 
 def verdict(result: "Quality") -> str:
     """Return in a sentence what a person should know first."""
-    from fiblake.quality import NO_TRADE, QUARANTINED, UNKNOWN, WITHDRAWN
+    from cli.quality_report import NO_TRADE, QUARANTINED, UNKNOWN, WITHDRAWN
 
     totals = result.totals
     kinds = Counter(finding.kind for finding in result.findings)
@@ -160,7 +160,7 @@ def _plural(kind: str) -> str:
 
 
 def _show(console: "Console", results: "Sequence[Quality]") -> None:
-    from fiblake.quality import STATES
+    from cli.quality_report import STATES
 
     for result in results:
         years: dict[str, Counter[str]] = {}

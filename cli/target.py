@@ -201,8 +201,8 @@ def settings_of(context: "typer.Context", function: str, settings: "type[Setting
 
     `function` is the stack's output with the function's name. Raises as `target` and shared.settings.load do.
     """
+    from shared.functions import variables_of
     from shared.settings import load
-    from shared.stacks import variables_of
 
     stack = target(context)
     for name, value in variables_of(stack.output(function)).items():

@@ -1,11 +1,12 @@
-"""Invoke functions of AWS Lambda: the one place that talks to it."""
+"""Invoke functions of AWS Lambda, and read how they are set: the one place that talks to it."""
 
 from typing import TYPE_CHECKING
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from fiblake.errors import UpstreamError
+from fiblake.errors import EntitlementError, UpstreamError
+from fiblake.stacks import REFUSED
 
 if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
@@ -25,3 +26,17 @@ def call_later(client: "LambdaClient", name: str, payload: str) -> None:
         client.invoke(FunctionName=name, InvocationType="Event", Payload=payload)
     except (ClientError, BotoCoreError) as error:
         raise UpstreamError(f"Lambda does not take an event for {name}: {error}") from error
+
+
+def variables_of(function: str) -> dict[str, str]:
+    """Return the environment variables of a deployed function, by its name; raises as `fiblake.stacks.outputs_of`."""
+    try:
+        configuration = boto3.client("lambda").get_function_configuration(FunctionName=function)
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        if code in REFUSED:
+            raise EntitlementError(f"the credentials may not look at function {function}: {code}") from error
+        raise UpstreamError(f"Lambda does not say how function {function} is set: {code}") from error
+    except BotoCoreError as error:
+        raise UpstreamError(f"Lambda cannot be asked for function {function}: {error}") from error
+    return configuration.get("Environment", {}).get("Variables", {})

@@ -23,14 +23,14 @@ from fiblake.calendar import TradingCalendar
 from fiblake.errors import FiblakeError, UpstreamError
 from fiblake.lake import INTERVALS, Bronze, Month
 from services.resampler import checkpoint
+from services.resampler.month_files import MONTHS_AT_ONCE, MonthFiles
 from services.resampler.months import ByMonth, Due, Months, Recomputed, split_in_halves
+from services.resampler.silver_join import Update
 from shared.batching import chunks
 from shared.events import SYMBOLS_PER_EVENT, SilverUpdated
-from shared.month_files import MONTHS_AT_ONCE, MonthFiles
 from shared.objects import ObjectStore
 from shared.outcomes import catch_errors
 from shared.queues import Topic
-from shared.silver_join import Update
 from shared.telemetry import emit_metrics, logger
 
 SYMBOLS_AT_ONCE: Final = 128

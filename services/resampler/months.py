@@ -13,7 +13,7 @@ import pyarrow as pa
 from fiblake.aggregate import Buckets, Market, version_numbers
 from fiblake.calendar import TradingCalendar
 from fiblake.lake import INTERVALS, Month
-from shared.silver_join import NO_ROWS, Update
+from services.resampler.silver_join import NO_ROWS, Update
 
 ROWS_OF_BLOCK: Final = 16_384
 """Rows that are made at once: for months with few buckets, making a table takes longer than filling it."""

@@ -1,8 +1,8 @@
 """Resample: recompute an event's buckets from daily bars, and join them into month files.
 
 The bars come from the event's own tail if it reaches back far enough, else from data.parquet. The rows carry the
-version of the data.parquet that they come from, and the greater version wins (`shared/silver_join.py`), in whatever
-order events arrive.
+version of the data.parquet that they come from, and the greater version wins (`silver_join.py`), in whatever order
+events arrive.
 """
 
 from bisect import bisect_left
@@ -21,14 +21,14 @@ from fiblake.lake import Bronze, Month
 from fiblake.rules import NUMBER_COLUMNS
 from services.resampler import checkpoint
 from services.resampler.full import FullResampler
+from services.resampler.month_files import MonthFiles, OtherCalendarError
 from services.resampler.months import Months, Recomputed
+from services.resampler.silver_join import Update
 from shared.batching import chunks
 from shared.events import SYMBOLS_PER_EVENT, ConsolidationComplete, SilverUpdated, Tail
-from shared.month_files import MonthFiles, OtherCalendarError
 from shared.objects import ObjectStore, StoredObject
 from shared.outcomes import catch_errors
 from shared.queues import Topic
-from shared.silver_join import Update
 from shared.telemetry import emit_metrics, log_correlation_merge, logger
 
 SYMBOLS_AT_ONCE: Final = 64

@@ -272,28 +272,28 @@ MUTANTS = (
     ),
     Mutant(
         "the greater version wins",
-        "shared/silver_join.py",
+        "services/resampler/silver_join.py",
         "    beaten = covered & (_versions(old) < update.versions[owners] + wins_ties)\n",
         "    beaten = covered\n",
         scenario("an event comes after"),
     ),
     Mutant(
         "a bucket's rows win as a whole, or not at all",
-        "shared/silver_join.py",
+        "services/resampler/silver_join.py",
         "    wins = ~np.isin(_places(new_owners, new_starts), _places(owners[stays], starts[stays]))\n",
         "    wins = np.ones(len(new_owners), dtype=bool)\n",
         scenario("an event comes after"),
     ),
     Mutant(
         "rows are stamped although their values are what they were",
-        "shared/month_files.py",
+        "services/resampler/month_files.py",
         "elif changed and self.whole and is_alike and",
         "elif changed and is_alike and",
         scenario("an event comes after"),
     ),
     Mutant(
         "a conflict means: read the month file again",
-        "shared/month_files.py",
+        "services/resampler/month_files.py",
         "        written = self.store.update(key, change, absent=absent)\n",
         "        data = change(s.data if (s := self.store.find(key)) else None)\n"
         "        written = data and self.store.put(key, data)\n",

@@ -25,6 +25,11 @@ MOST_FLOORS = 6
 PACKAGES = ("cli", "fiblake", "local", "services", "shared")
 
 
+OLD_NAMES = next(contract["forbidden_modules"] for contract in CONTRACTS if "names of before" in contract["name"])
+AWS_CLIENTS = {"shared.functions", "shared.logs", "shared.metrics"}
+"""Only `cli` uses these, and only `shared` may talk to AWS."""
+
+
 def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
@@ -77,6 +82,40 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     graph = import_graph()
     assert len(graph) > 100
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def room(module: str) -> str:
+    """Return the service that a module belongs to, the reader, or the package."""
+    parts = module.split(".")
+    if parts[0] == "fiblake" and (len(parts) == 1 or parts[1] in {"reader", "export"}):
+        return "fiblake.reader"
+    return ".".join(parts[:2]) if parts[0] == "services" else parts[0]
+
+
+def rooms_that_use(module: str) -> set[str]:
+    """Return the other rooms that import a module, themselves or by way of its neighbours."""
+    users: set[str] = set()
+    waiting, seen = [module], {module}
+    while waiting:
+        used = waiting.pop()
+        for name in (name for name, imports in import_graph().items() if used in imports and name not in seen):
+            seen.add(name)
+            if room(name) == room(module):
+                waiting.append(name)
+            else:
+                users.add(room(name))
+    return users
+
+
+def test_what_only_one_room_uses_stands_in_that_room() -> None:
+    packages = {name.rpartition(".")[0] for name in import_graph()}
+    scripts = {"shared.data.renew_rds_authorities", "fiblake.data.generate_sessions"}
+    modules = import_graph().keys() - packages - scripts - set(OLD_NAMES)
+    shared = {name for name in modules if room(name) == "shared"}
+    assert {name for name in shared if len(rooms_that_use(name)) <= 1} == AWS_CLIENTS
+    # A part of the format may have one user, a service or the reader. What only the command line uses is no format.
+    lake_format = {name for name in modules if room(name) == "fiblake"}
+    assert {name for name in lake_format if rooms_that_use(name) <= {"cli"}} == set()
 
 
 @pytest.mark.parametrize("service", ["consolidator", "fetcher", "reconcile", "resampler", "vacuum"])

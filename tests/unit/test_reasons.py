@@ -28,12 +28,11 @@ ASKED_BY_A_PERSON = {
     "services/fetcher/quarantine.py": "`fiblake quarantine`",
     "services/reconcile": "the audit reports what it finds, and answers whoever calls it",
     "services/vacuum": "`fiblake vacuum`, and a function that is called once a month and again by hand",
-    "shared/functions.py": "`fiblake dlq replay`",
+    "shared/functions.py": "`fiblake dlq replay`, and the command line reading a function's settings",
     "shared/logs.py": "the command line and the console, about one symbol",
     "shared/metrics.py": "`fiblake status`",
     "fiblake/tags.py": "`fiblake tag`, or a reader who names a tag",
     "fiblake/stacks.py": "the command line or a reader finding its stack",
-    "shared/stacks.py": "the command line finding its stack",
 }
 """Places whose errors end no message: they answer a person."""
 SHORT = 12

@@ -96,7 +96,7 @@ def empty(stack: FakeTarget, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     for module in [module for name, module in sys.modules.items() if name.startswith("cli.")]:
         if hasattr(module, "target"):
             monkeypatch.setattr(module, "target", lambda _context: stack)
-    monkeypatch.setattr("shared.stacks.variables_of", lambda _function: {})
+    monkeypatch.setattr("shared.functions.variables_of", lambda _function: {})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "80")
     return stack

@@ -6,11 +6,11 @@ import pytest
 
 from cli import quality as command
 from cli.quality import page, verdict
+from cli.quality_report import Sources, quality_of
 from fiblake.adjustment import Reference
 from fiblake.bars import Consolidated
 from fiblake.calendar import nyse
 from fiblake.lake import splits_key
-from fiblake.quality import Sources, quality_of
 from fiblake.reference import Split, splits_file
 from tests.fakes import LAKE, NOON, bar, table
 from tests.unit.cli.conftest import FakeTarget, Run

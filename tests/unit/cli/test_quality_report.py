@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cli.quality_report import STATES, Finding, Quality, Sources, by_year, quality_of
 from fiblake.adjustment import Payout, Reference
 from fiblake.bars import Consolidated
 from fiblake.calendar import nyse
-from fiblake.quality import STATES, Finding, Quality, Sources, by_year, quality_of
 from fiblake.reference import Identity, Split
 from tests.fakes import NOON, bar, table
 

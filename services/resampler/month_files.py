@@ -16,9 +16,9 @@ from fiblake.bars import SILVER_CALENDAR, decode_silver, encode
 from fiblake.calendar import TradingCalendar
 from fiblake.errors import ConflictError, FiblakeError
 from fiblake.lake import Month, parse_silver_key, silver_key, silver_prefix
+from services.resampler.silver_join import NO_ROWS, MonthGrid, Update, is_equal_but_for_version, join, without_symbols
 from shared.objects import ObjectStore
 from shared.outcomes import catch_errors
-from shared.silver_join import NO_ROWS, MonthGrid, Update, is_equal_but_for_version, join, without_symbols
 
 MONTHS_AT_ONCE: Final = 8
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fiblake.bars import OLDEST_VERSION, SILVER
 from fiblake.calendar import TradingCalendar, nyse
 from fiblake.lake import Month
-from shared.silver_join import MonthGrid, Update, join, without_symbols
+from services.resampler.silver_join import MonthGrid, Update, join, without_symbols
 
 SESSIONS: list[date] = nyse().sessions.tolist()
 OCTOBER = MonthGrid(nyse(), 5, Month(2025, 10))
