@@ -1,7 +1,7 @@
 """The lake in Python: `fiblake.open().bars("AAPL", "21d").to_pandas()`.
 
-The modules beside this one are the format of the lake: keys, schemas, calendar, adjustment and buckets, and how its
-bytes are decoded. `import fiblake` imports none of them, so that it takes no time: each is loaded when it is used.
+The other modules of this package define the format of the lake: keys, schemas, calendar, adjustment, buckets, and how
+bytes are decoded. `import fiblake` imports none of them, so that it is fast: each is loaded at its first use.
 """
 
 from importlib import import_module

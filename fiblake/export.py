@@ -1,7 +1,7 @@
-"""Bars for backtesters: zipline's csvdir, Lean's daily zips, and a frame a symbol for backtrader or vectorbt.
+"""Bars for backtesters: zipline's csvdir, Lean's daily zips, and a frame for each symbol for backtrader or vectorbt.
 
-Each takes a result of `Lake.bars`. Backtesters count whole shares. Fractions of a share, which adjusted volumes have
-and traded ones may have, are rounded: to the nearest whole number, and a half to the even one.
+Each function takes a result of `Lake.bars`. Backtesters count whole shares. Adjusted volumes have fractions of a share,
+and traded volumes may have them. They are rounded to the nearest whole number, a half to the even one.
 """
 
 import csv
@@ -28,14 +28,14 @@ _MIDNIGHT: Final = "%Y%m%d 00:00"
 _NUMBERS: Final = pa.schema([(name, pa.float64()) for name in (*_PRICES, "volume")])
 _COLUMNS: Final = pa.schema([("symbol", pa.string()), ("ts", pa.date32()), *_NUMBERS])
 _BOUND: Final = 2.0**63
-"""Every number is below: volumes become 64-bit integers."""
+"""Every number must be below this bound, because volumes become 64-bit integers."""
 _REMEDY: Final = "give it a result of `bars`"
 
 
 def write_csvdir(bars: Result, folder: Path | str) -> list[Path]:
-    """Write zipline's csvdir, one `folder/daily/SYMBOL.csv` a symbol; return the files.
+    """Write zipline's csvdir, one `folder/daily/SYMBOL.csv` for each symbol; return the files.
 
-    Prices are as they are in `bars`, so the columns dividend and split say that nothing is left to adjust.
+    Prices are those of `bars`. The columns dividend and split are 0 and 1, so that zipline adjusts nothing again.
     """
     rows_of = _daily_rows(bars, "zipline")
     file_of = _files_of(rows_of, lambda symbol: Path(folder) / "daily" / f"{symbol}.csv")
@@ -45,7 +45,7 @@ def write_csvdir(bars: Result, folder: Path | str) -> list[Path]:
 def write_lean(bars: Result, folder: Path | str) -> list[Path]:
     """Write Lean's daily equity data: `folder/equity/usa/daily/symbol.zip`; return the files.
 
-    Lean applies splits and dividends itself, from its factor files: give it bars that are as traded (adjust="raw").
+    Lean applies splits and dividends itself, from its factor files, so pass bars as traded (adjust="raw").
     """
     rows_of = _daily_rows(bars, "Lean")
     file_of = _files_of(rows_of, lambda symbol: Path(folder) / "equity/usa/daily" / f"{symbol.lower()}.zip")
@@ -53,9 +53,9 @@ def write_lean(bars: Result, folder: Path | str) -> list[Path]:
 
 
 def frames(bars: Result) -> "dict[str, pd.DataFrame]":
-    """Return a DataFrame a symbol, indexed by session: open, high, low, close, volume, openinterest (always 0).
+    """Return a DataFrame for each symbol, indexed by session: open, high, low, close, volume, openinterest (always 0).
 
-    backtrader's PandasData takes one as it is; vectorbt takes one of their columns.
+    backtrader's PandasData accepts a frame; vectorbt accepts a column of one.
     """
     whole = {}
     for symbol, rows in _by_symbol(_checked(bars)):
@@ -76,7 +76,7 @@ def _daily_rows(bars: Result, program: str) -> dict[str, pa.Table]:
 def _files_of(symbols: Iterable[str], file_of: Callable[[str], Path]) -> dict[str, Path]:
     """Return the file of each symbol; raise ContractError if two symbols differ only in case.
 
-    Lean's names are in small letters, and many disks keep one file for both.
+    Lean's file names are in lower case, and many file systems store one file for both names.
     """
     symbol_of: dict[str, str] = {}
     for symbol in symbols:

@@ -1,6 +1,6 @@
-"""Which companies were listed on a day, those since delisted too: one small Parquet file, written by the fetcher.
+"""The companies that were listed on a day, including companies delisted later: a small Parquet file of the fetcher.
 
-The file is a copy of what the table symbol_metadata says of names and times, so that a reader needs no database.
+The file is a copy of the names and times in the table symbol_metadata, so that a reader needs no database.
 """
 
 from collections.abc import Iterable
@@ -29,19 +29,19 @@ UNIVERSE: Final = pa.schema(
         pa.field("exchange", pa.string()),
     ]
 )
-"""A company and its symbol, from session `valid_from` to session `valid_to` (null: it still bears it).
+"""A company and its symbol, from session `valid_from` to session `valid_to` (null: until now).
 
-`valid_from` is the calendar's first session if the company bore the symbol before anybody asked. `type` is null if the
-vendor does not say: that is no reason to leave the company out.
+`valid_from` is the calendar's first session if the company had the symbol before the first requested day. `type` is null
+if the vendor does not state it; such companies are included.
 """
 _KNOWN_SINCE: Final = b"fiblake.known_since"
 
 
 @dataclass(frozen=True, slots=True)
 class Universe:
-    """All companies that are known, by symbol and time (schema UNIVERSE).
+    """All known companies, by symbol and time (schema UNIVERSE).
 
-    Of companies that were gone before `known_since` nothing is known: before that day the answer has survivors only.
+    Companies that were delisted before `known_since` are unknown: for earlier days the result has only survivors.
     """
 
     companies: pa.Table
@@ -74,7 +74,7 @@ def universe_file(universe: Universe) -> bytes:
 
 
 def read_universe(data: bytes) -> Universe:
-    """Read the file; raise ContractError if it is none."""
+    """Read the file; raise ContractError if it is not a valid one."""
     remedy = "delete it and run `fiblake metadata`, which writes it anew"
     table = decode(data, UNIVERSE, UNIVERSE_KEY, remedy)
     with decoding(f"{UNIVERSE_KEY} does not say since when companies are known", remedy):
@@ -83,9 +83,10 @@ def read_universe(data: bytes) -> Universe:
 
 
 def _listed_from(record: SymbolRecord, known_since: date) -> date:
-    """Return where the company's time begins.
+    """Return the first day of the company.
 
-    If nobody knows, and it was not in the first list, its bars decide, or else the day on which it was first listed.
+    If it is unknown, and the company was not in the first list, it is the day of the first bar, or else of the first
+    listing.
     """
     seen = exchange_day(record.first_seen)
     if record.valid_from > BEGINNING or seen <= known_since:

@@ -1,1 +1,1 @@
-"""The lake for whoever reads it: `import fiblake; fiblake.open().bars("AAPL", "21d")`."""
+"""The reader of the lake: `import fiblake; fiblake.open().bars("AAPL", "21d")`."""

@@ -1,7 +1,7 @@
-"""Where a reader's copies of the lake's files lie: below the user's cache, one a version (ETag) of an object.
+"""A reader's copies of the lake's files: in the user's cache folder, one copy for each version (ETag) of an object.
 
-Bytes come through our own object reader, not through an extension of DuckDB's that would be downloaded at run time: so
-DuckDB reads S3 with the same credentials and endpoint as everything else, and needs no other way out of a network.
+The bytes come from our own object reader. DuckDB's extension for S3 would be downloaded at run time. So DuckDB uses the
+same credentials and endpoint as everything else, and needs no other network connection.
 """
 
 import os
@@ -30,10 +30,11 @@ def copies(
     store: "ObjectReader", versions: Mapping[str, str], advance: Callable[[int], None], root: Path | None = None,
     accept: "Callable[[StoredObject], bool]" = lambda _stored: True,
 ) -> dict[str, Path]:  # fmt: skip
-    """Return a local file for each object (key → ETag), in the order of the keys; fetch those that are not there yet.
+    """Return a local file for each object (key → ETag), in the order of the keys; fetch those without a copy.
 
-    An object that was rewritten meanwhile is taken as it is now; one that is gone is left out, and one that `accept`
-    refuses: for readers that know no limit of their own. Copies of older versions of these objects are removed.
+    If an object was rewritten meanwhile, its new version is fetched. Objects that were deleted are left out, and so are
+    objects that `accept` refuses: it checks files for readers without a size limit. Copies of older versions of these
+    objects are deleted.
     """
     places = {key: _place(root or folder(), store.bucket, key, etag) for key, etag in sorted(versions.items())}
     missing = [key for key, place in places.items() if not place.exists()]
@@ -52,7 +53,7 @@ def fetch(
     store: "ObjectReader", keys: Sequence[str], root: Path | None = None,
     accept: "Callable[[StoredObject], bool]" = lambda _stored: True,
 ) -> dict[str, Path]:  # fmt: skip
-    """Read objects as they are now, keep copies, and return these; without objects that are gone or not accepted."""
+    """Read the present versions of objects and return their copies; without objects that are deleted or not accepted."""
     places = {}
     for key, stored in zip(keys, store.get_many(keys), strict=True):
         if stored is not None and accept(stored):
@@ -64,10 +65,10 @@ def fetch(
 def read_copy(
     store: "ObjectReader", key: str, place: Path, decode: Callable[[bytes], ResultT], root: Path | None = None
 ) -> ResultT | None:
-    """Return what `decode` makes of a copy; None: it was gone, and the object is gone from the lake, too.
+    """Return the result of `decode` for a copy; None if neither the copy nor the object exists any more.
 
-    Another reader may have removed the copy, for a newer version, and a disk may have damaged it. So what cannot be
-    read or decoded is fetched again, and only the lake's own bytes are to blame for an error.
+    Another reader may have replaced the copy by a newer version, or the disk may have damaged it. So a copy that cannot
+    be read or decoded is fetched again. An error is raised only if the lake's own bytes cannot be decoded.
     """
     try:
         return decode(place.read_bytes())
@@ -84,7 +85,7 @@ def _place(root: Path, bucket: str, key: str, etag: str) -> Path:
 
 
 def _keep(place: Path, data: bytes) -> None:
-    """Write a copy so that nobody ever sees half of it, and drop those of other versions."""
+    """Write a copy atomically, and delete the copies of other versions."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=place.parent, prefix=".", delete=False) as draft:

@@ -1,4 +1,4 @@
-"""How the reader names what is to blame: the file that cannot be used, and symbols that have no bars."""
+"""Errors of the reader: they name the file that cannot be used, and symbols that have no bars."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,9 +17,9 @@ RECONCILE: Final = "`fiblake reconcile` says what to do"
 
 @contextmanager
 def using(what: str, remedy: str = RECONCILE) -> Iterator[None]:
-    """Turn what the block raises into a ContractError that names the file; see `decoding`.
+    """Convert an error of the block into a ContractError that names the file; see `decoding`.
 
-    A day outside the calendar is, in a file, a fault of the file's, and not of a setting.
+    A day outside the calendar is here an error of the file, not of a setting.
     """
     with decoding(f"{what} cannot be used", remedy):
         try:

@@ -1,7 +1,8 @@
-"""The lake as a researcher asks it: bars of symbols, panels of sessions by symbols, splits, sessions.
+"""The queries of a researcher: bars of symbols, panels of sessions by symbols, splits, sessions.
 
-Two ways lead to the same rows. Bars of few symbols are cut from their data.parquet, one GET a symbol, by the code that
-cuts silver. Bars of many symbols come from silver's month files, one GET a month. `_reads_silver` says which is taken.
+Two sources return the same rows. Bars of few symbols are cut from their data.parquet, one GET for each symbol, by the
+code that cuts silver. Bars of many symbols come from silver's month files, one GET for each month. `_reads_silver`
+selects the source.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -46,9 +47,9 @@ from fiblake.tags import check_tag, past_instant, read_tag
 from fiblake.universe import read_universe
 
 Day = date | datetime | str | np.datetime64
-"""A day as a caller writes it: also as 2015-01-02, or pandas' Timestamp."""
+"""A day in the forms that a caller may use: also the text 2015-01-02, or pandas' Timestamp."""
 Instant = datetime | str
-"""An instant as a caller writes it, or the name of a tag."""
+"""An instant in the forms that a caller may use, or the name of a tag."""
 Symbols = str | Iterable[str]
 Source = Literal["auto", "bronze", "silver"]
 
@@ -57,14 +58,14 @@ KNOWN_INTERVALS: Final = (DAILY, *INTERVALS)
 ADJUSTMENTS: Final[tuple[Adjustment, ...]] = ("splits", "raw", "total")
 SOURCES: Final = ("auto", "bronze", "silver")
 COLUMNS: Final = tuple(name for name in SILVER.names if name not in {"adjusted", "version"})
-"""What a row of `bars` says. Whether prices are adjusted is the same for all rows, and stands in the metadata."""
+"""The columns of `bars`. Whether prices are adjusted is the same for all rows, and is in the metadata."""
 ROWS: Final = pa.schema([SILVER.field(name) for name in COLUMNS])
 SYMBOLS_AT_ONCE: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What bars are asked for; `symbols` None: all that the lake has."""
+    """A request for bars; `symbols` None: all symbols of the lake."""
 
     symbols: tuple[str, ...] | None
     interval: int
@@ -73,7 +74,7 @@ class Request:
     adjust: Adjustment
     complete: bool
     as_of: datetime | None
-    """The lake as it was known at this instant; None: as it is."""
+    """Read the lake as it was known at this instant; None: the present lake."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Lake:
     store: ObjectReader
     bronze: Bronze = field(default_factory=Bronze)
     cache: Path | None = None
-    """Where copies of month files are kept; None: in the user's cache folder."""
+    """The folder for copies of month files; None: the user's cache folder."""
     calendar: TradingCalendar = field(default_factory=lake_calendar, repr=False)
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC), repr=False)
 
@@ -91,31 +92,32 @@ class Lake:
         return f"<fiblake.Lake: s3://{self.store.bucket}>"
 
     def symbols(self) -> list[str]:
-        """List the symbols that the lake has bars of: one request for 1,000 symbols."""
+        """Return the symbols that have bars, sorted: one request to S3 for 1,000 symbols."""
         return self.bronze.symbols_in(self.store.folders(f"{self.bronze.prefix}/"))
 
     def sessions(self, start: Day | None = None, end: Day | None = None) -> Days:
-        """Return the trading sessions from `start` (1962-01-02) to `end` (the last one that has closed)."""
+        """Return the trading sessions from `start` (default: 1962-01-02) to `end` (default: the last closed session)."""
         first = _day(start, "start") if start is not None else self.calendar.session(0)
         last = _day(end, "end") if end is not None else self.calendar.last_closed(self.clock())
         return np.array(self.calendar.between(first, last), dtype="datetime64[D]")
 
     def splits(self, symbol: str) -> Result:
-        """Return a symbol's splits, oldest first, by execution date.
+        """Return a symbol's splits, sorted by execution date.
 
-        `historical_adjustment_factor` is cumulative: it makes prices before the split comparable with today's.
+        `historical_adjustment_factor` is cumulative: prices before the split are multiplied by it to compare them with
+        today's prices. Raises NotFoundError for an unknown symbol.
         """
         return self._reference_rows(symbol, splits_key(symbol), read_splits, SPLITS, "execution_date")
 
     def dividends(self, symbol: str) -> Result:
-        """Return a symbol's cash dividends, oldest first, by ex-date; announced ones too."""
+        """Return a symbol's cash dividends, sorted by ex-date, including announced ones."""
         return self._reference_rows(symbol, dividends_key(symbol), read_dividends, DIVIDENDS, "ex_dividend_date")
 
     def universe(self, day: Day) -> Result:
-        """Return the companies that were listed on a day, by symbol, those since delisted too.
+        """Return the companies that were listed on a day, sorted by symbol, including companies delisted later.
 
-        `type` is null where the vendor does not say it. Of a day before `known_since` (in the metadata) the lake knows
-        only companies that were still there then. Raises NotFoundError if the lake does not know any company.
+        `type` is null if the vendor does not state it. For a day before `known_since` (in the metadata) the result has
+        only companies that still existed at `known_since`. Raises NotFoundError if the lake has no companies.
         """
         stored = self.store.find(UNIVERSE_KEY)
         if stored is None:
@@ -142,13 +144,16 @@ class Lake:
     ) -> Result:  # fmt: skip
         """Return bars of one symbol, of several, or of all (None), sorted by symbol and `ts`.
 
-        `interval` is 1d, or one of silver's, for example 3d. `start` and `end` limit `ts`, a bucket's first
-        session, both inclusive. `adjust`: "splits" makes prices and volumes comparable across splits, "total"
-        prices across dividends too, and "raw" leaves both as traded. `complete` leaves out buckets that a later bar may
-        still join. `as_of` gives the bars, splits and companies as the lake knew them at an instant, or at a tag's.
-        `source` says which files are read; "auto" takes those that need the fewest requests.
+        Prices are in USD, volumes in shares. The columns are those of silver without `adjusted` and `version`.
 
-        Raises NotFoundError, naming the nearest ones, for symbols that the lake does not have.
+        `interval` is 1d, or an interval of silver, for example 3d. `start` and `end` limit `ts`, the first session of a
+        bucket; both are inclusive. `adjust="splits"` makes prices and volumes comparable across splits, "total" also
+        makes prices comparable across dividends, and "raw" returns both as traded. `complete` leaves out buckets that
+        may still get a bar. `as_of` returns bars, splits and companies as they were known at an instant, or at a tag.
+        `source` selects the files ("bronze" or "silver"); "auto" selects those that need the fewest requests.
+
+        Raises NotFoundError for symbols that the lake does not have, with the nearest existing ones, and ContractError
+        for an invalid option or a file that cannot be used.
         """
         request = self._request(symbols, interval, start, end, adjust, as_of, complete=complete)
         rows = (
@@ -161,11 +166,10 @@ class Lake:
         end: Day | None = None, *, adjust: Adjustment = "splits", complete: bool = False,
         as_of: Instant | None = None, source: Source = "auto",
     ) -> Result:  # fmt: skip
-        """Return one number of all symbols as a table of sessions by symbols; null: no bar.
+        """Return one column of bars as a table of sessions by symbols; null: no bar.
 
-        `column` is open, high, low, close or volume. A row is a bucket, `ts` its first session by the calendar. Of a
-        bucket in which a symbol was handed over it shows the new company (`bars` has both). The options are those of
-        `bars`.
+        `column` is open, high, low, close or volume. A row is a bucket, and `ts` its first session by the calendar. In
+        a bucket with a handover it shows the new company (`bars` has both). The options are those of `bars`.
         """
         if column not in NUMBERS:
             raise ContractError(f"column {column!r} is none of {', '.join(NUMBERS)}")
@@ -178,14 +182,14 @@ class Lake:
         return Result(self._described(table, request, column=column))
 
     def sql(self, query: str, symbols: Symbols | None = None) -> Result:
-        """Return what one SELECT in DuckDB's SQL says of the lake's tables, those of `fiblake query`.
+        """Return the result of one SELECT, in DuckDB's SQL, over the tables of `fiblake query`.
 
-        They are bronze, silver_3d to silver_34d, metadata, splits, dividends, universe and manifest. Of a large lake,
-        `symbols` keeps bronze small. Raises ContractError if the query, or a file that it reads, cannot be used, or if
+        The tables are bronze, silver_3d to silver_34d, metadata, splits, dividends, universe and manifest. For a large
+        lake, name the needed `symbols`, so that fewer files of bronze are read. Raises ContractError if the query, or a file that it reads, cannot be used, or if
         two columns have one name.
         """
         needs("duckdb")
-        views = import_module("fiblake.reader.views")  # imports DuckDB, which reading does without
+        views = import_module("fiblake.reader.views")  # imports DuckDB, which the other methods do not need
         files_hint = "this query reads the lake's tables only: join files of your own to its result"
         names = views.named_in(query, files_hint, distinct_columns=True)
         tables = views.opened(self.store, self.bronze, names, _named(symbols) or (), lambda _: None, self.cache)
@@ -214,7 +218,7 @@ class Lake:
         return Request(_named(symbols), names[interval], first, last, adjust, complete, instant)
 
     def _instant(self, as_of: Instant) -> datetime:
-        """Return the instant that a caller means: one without a time zone is UTC's, a name is that of a tag."""
+        """Return the instant of an option: without a time zone it is UTC; a name is looked up as a tag."""
         if isinstance(as_of, str) and as_of[:1].isalpha():
             stored = self.store.find(tag_key(check_tag(as_of)))
             if stored is None:
@@ -226,7 +230,8 @@ class Lake:
     def _reads_silver(self, request: Request, source: str) -> bool:
         """Return whether month files are read.
 
-        That is so if they are fewer than the symbols. They hold no daily bars, none as traded, and only the present.
+        They are read if there are fewer of them than symbols. They hold no daily bars, no bars as traded, and no past
+        versions.
         """
         if source not in SOURCES:
             raise ContractError(f"source={source!r} is none of {', '.join(SOURCES)}")
@@ -256,7 +261,7 @@ class Lake:
     def _objects(
         self, symbols: Sequence[str], keys: Sequence[str]
     ) -> Iterator[tuple[Sequence[str], list[StoredObject | None]]]:
-        """Read objects, some at a time; meanwhile the next ones are on their way."""
+        """Read objects in groups; the next group is requested while one is processed."""
         starts = list(range(0, len(symbols), SYMBOLS_AT_ONCE))
         parts = [slice(start, start + SYMBOLS_AT_ONCE) for start in starts]
         with ThreadPoolExecutor(1) as pool:
@@ -290,19 +295,19 @@ class Lake:
         return many
 
     def _read_as_of(self, objects: dict[str, StoredObject], request: Request) -> list[Bars]:
-        """Take the bars of each symbol as they were known then; of what has changed since, revisions are read."""
+        """Return each symbol's bars as they were known at `as_of`; revisions are read only for symbols that changed since."""
         instant = request.as_of or self.clock()
         whole = {}
         for symbol, file in objects.items():
             with using(file.key):
                 whole[symbol] = Consolidated.decode(file.data, symbol, file.last_modified)
         changed = [symbol for symbol, stored in whole.items() if stored.last_updated > instant]
-        # After data.parquet: what a newer version forgets is in the revisions before that version is written.
+        # After data.parquet: a writer stores superseded rows in the revisions before it writes the new version.
         revisions = dict(zip(changed, self.store.get_many([revisions_key(s) for s in changed]), strict=True))
         many, absent = [], []
         for symbol, stored in whole.items():
             revised = revisions.get(symbol)
-            with using(revisions_key(symbol), ""):  # the error itself says what to do
+            with using(revisions_key(symbol), ""):  # the error itself names the remedy
                 rows = read_revisions(revised.data if revised else None, symbol)
             with using(objects[symbol].key):
                 table, reference = known_at(stored, rows, instant)
@@ -317,7 +322,7 @@ class Lake:
         return many
 
     def _from_silver(self, request: Request, columns: Sequence[str], *, by_bucket: bool = False) -> pa.Table:
-        """Read month files; symbols that silver has as traded (an old row, or such a stack) are cut from bronze."""
+        """Read month files; symbols whose silver is as traded (old rows, or such a stack) are cut from bronze."""
         silver = SilverTable(self.store, self.calendar, request.interval, self.cache)
         begin = min(bucket_start(self._ordinal(request.first), request.interval), len(self.calendar.sessions) - 1)
         rows, as_traded = silver.read(
@@ -342,7 +347,7 @@ class Lake:
         return rows
 
     def _ordinal(self, day: date) -> int:
-        """Return the ordinal of the first session on or after a day; behind the calendar's end, one that none has."""
+        """Return the ordinal of the first session on or after a day; after the calendar's end, the next unused ordinal."""
         return int(np.searchsorted(self.calendar.sessions, np.datetime64(day, "D")))
 
     def _ordinal_after(self, day: date) -> int:
@@ -362,7 +367,7 @@ class Lake:
 
 
 def _named(symbols: Symbols | None) -> tuple[str, ...] | None:
-    """Return the symbols that are asked for, each once, sorted; None: all."""
+    """Return the requested symbols, sorted and without duplicates; None: all."""
     if symbols is None:
         return None
     names = [symbols] if isinstance(symbols, str) else list(symbols)
@@ -372,7 +377,7 @@ def _named(symbols: Symbols | None) -> tuple[str, ...] | None:
 
 
 def _day(value: Day, name: str) -> date:
-    """Return the day that a caller means; of an instant with a time zone that is the day by the exchange's clock."""
+    """Return the day of an option; an instant with a time zone is converted to the exchange's time zone first."""
     with decoding(f"{name}={value!r} is no day", "write it as 2015-01-02"):
         if isinstance(value, str):
             return date.fromisoformat(value)

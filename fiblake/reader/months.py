@@ -1,4 +1,4 @@
-"""How silver's month files are read: each once a version, its copy kept in the user's cache."""
+"""Reads silver's month files: each version once, with a copy in the user's cache."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +37,7 @@ class SilverTable:
     ) -> tuple[pa.Table, list[str]]:
         """Return the adjusted rows of the files from `first` to `last`, and the symbols that are stored as traded.
 
-        The rows are sorted by symbol and `ts`; symbols of which some row is as traded have none among them.
+        The rows are sorted by symbol and `ts`. A symbol with any row as traded has no rows in the result.
         """
         months = {info.key: (parse_silver_key(self.interval, info.key), info.etag) for info in self._listed()}
         versions = {key: etag for key, (month, etag) in months.items() if month and first <= month <= last}
@@ -79,7 +79,7 @@ class SilverTable:
         return self.store.listed(silver_prefix(self.interval))
 
     def _last_versions(self, rows: pa.Table) -> pa.Table:
-        """Sort rows; of two of one symbol and `ts`, which stand in two files while one moves, keep the newer one."""
+        """Sort rows. While a row moves, two files have it: of two rows of one symbol and `ts`, keep the newer one."""
         rows = rows.sort_by([("symbol", "ascending"), ("ts", "ascending"), ("version", "ascending")]).combine_chunks()
         if rows.num_rows < 2:  # noqa: PLR2004 (nothing to compare)
             return rows

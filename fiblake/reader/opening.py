@@ -1,4 +1,4 @@
-"""Which lake is opened, and with whose credentials: `fiblake.open`."""
+"""Opens a lake: `fiblake.open` finds the bucket and the credentials."""
 
 import os
 from importlib import import_module
@@ -17,19 +17,19 @@ DEFAULT_STACK: Final = "dev-fiblake"
 LOCAL_FOLDER: Final = "FIBLAKE_LOCAL_FOLDER"
 _LOCAL_STATE: Final = ".local/stack.json"
 _LOCAL_KEYS: Final = {"access_key_id": "test", "secret_access_key": "test", "region": "us-east-1"}
-"""What the embedded stack's S3 takes from anybody."""
+"""The credentials that the embedded stack's S3 accepts."""
 _CREDENTIALS: Final = (
     "AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )  # fmt: skip
-"""Variables by one of which obstore finds credentials without boto."""
+"""If one of these variables is set, obstore finds credentials without boto."""
 
 
 class BucketReader(ObjectReader):
-    """A bucket that is read with obstore alone."""
+    """A bucket that is read with obstore, without boto."""
 
     def _list_markers(self, _prefix: str, listing: list[ObjectInfo]) -> list[ObjectInfo]:
-        return sorted(listing, key=lambda info: info.key)  # no file of the lake is empty: such a key is never read
+        return sorted(listing, key=lambda info: info.key)  # no file of the lake is empty, so such a key is never read
 
     def _list_odd_keys(self, prefix: str) -> list[ObjectInfo]:
         raise self._odd_key(prefix)
@@ -50,13 +50,13 @@ def open_lake(
 ) -> Lake:  # fmt: skip
     """Open a lake to read it.
 
-    Which one: that of `bucket`; or of the deployed `stack` (its name; FIBLAKE_STACK if nothing is named, and
-    dev-fiblake if that is not set; boto3 asks CloudFormation for the bucket); or of the stack that `fiblake local up`
-    has started (`local`). Credentials come from AWS's environment variables, from `profile` or AWS's configuration
-    files if boto3 is installed, or from the machine's role. `cache` is the folder for copies of month files (the
-    user's cache folder if none is named).
+    Name one of these: `bucket`; the deployed `stack` (boto3 asks CloudFormation for its bucket); or `local=True`, the
+    stack of `fiblake local up`. Without any, the stack is FIBLAKE_STACK, else dev-fiblake. `prefix` is the folder of
+    the lake in the bucket. Credentials come from AWS's environment variables, from `profile` or AWS's configuration
+    files if boto3 is installed, or from the machine's role. `cache` is the folder for copies of month files (default:
+    the user's cache folder).
 
-    Raises ConfigurationError, EntitlementError or NotFoundError if there is no such lake; nothing is read yet.
+    Raises ConfigurationError, EntitlementError or NotFoundError if there is no such lake. Opening reads no file.
     """
     if sum((stack is not None, bucket is not None, local)) > 1:
         raise ConfigurationError("name one of stack=, bucket= and local=True, not several")
@@ -79,7 +79,7 @@ def open_lake(
 
 
 def _cache_folder(cache: str | Path) -> Path:
-    """Return the folder that a caller means: `~` is the user's home."""
+    """Return the folder of the option `cache`: `~` is the user's home."""
     try:
         return Path(cache).expanduser()
     except RuntimeError as error:
@@ -112,7 +112,7 @@ def _bucket_of(stack: str, profile: str | None, region: str | None, endpoint_url
 
 
 def _credentials(profile: str | None) -> dict[str, Any]:
-    """Return obstore's options that say whose credentials are used; none: obstore finds them itself."""
+    """Return obstore's options for credentials; none: obstore finds them itself."""
     if profile is None and "AWS_PROFILE" not in os.environ and any(os.environ.get(name) for name in _CREDENTIALS):
         return {}
     try:
@@ -137,7 +137,7 @@ def _credentials(profile: str | None) -> dict[str, Any]:
 
 
 def _local_state() -> Path:
-    """Return where a local stack says where it listens: FIBLAKE_LOCAL_FOLDER, or a checkout that we are in."""
+    """Return the file with a local stack's addresses: in FIBLAKE_LOCAL_FOLDER, or in the checkout of the working directory."""
     if folder := os.environ.get(LOCAL_FOLDER):
         return Path(folder).with_suffix(".json")
     here, package = Path.cwd(), Path(__file__).resolve().parents[2]
@@ -146,7 +146,7 @@ def _local_state() -> Path:
 
 
 def _local_stack(state: Path) -> tuple[str, str]:
-    """Return the endpoint and the bucket of the local stack that is up."""
+    """Return the endpoint and the bucket of the running local stack."""
     if not (state.exists() and _is_held(state.with_suffix(".lock"))):
         raise NotFoundError(
             f"no local stack is up: start one with `fiblake local up`, here or in the folder that {LOCAL_FOLDER} names"
@@ -157,7 +157,7 @@ def _local_stack(state: Path) -> tuple[str, str]:
 
 
 def _is_held(lock: Path) -> bool:
-    """Return whether the stack's supervisor lives: it holds the lock until it ends, however it ends."""
+    """Return whether the stack's supervisor runs: it holds the lock until it ends, however it ends."""
     fcntl = import_module("fcntl")  # a local stack needs Unix; a lake on AWS does not
     try:
         with lock.open("rb") as file:

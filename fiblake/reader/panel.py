@@ -1,4 +1,4 @@
-"""How rows become a table of sessions by symbols (pure)."""
+"""Converts rows to a table of sessions by symbols (pure)."""
 
 from collections.abc import Sequence
 from typing import Final, cast
@@ -15,9 +15,9 @@ NUMBERS: Final = ("open", "high", "low", "close", "volume")
 def pivoted(
     rows: pa.Table, column: str, interval: int, calendar: TradingCalendar, symbols: Sequence[str] | None
 ) -> pa.Table:
-    """Return a column `ts` and one of numbers for each symbol (None: for each that has rows); null: no row.
+    """Return a column `ts` and a column of numbers for each symbol (None: each symbol with rows); null: no row.
 
-    `rows` are sorted by symbol and `ts`. Of several rows of one symbol and bucket the last one stays.
+    `rows` must be sorted by symbol and `ts`. If a symbol has several rows for one bucket, the last one is used.
     """
     names = list(symbols) if symbols is not None else rows["symbol"].unique().to_pylist()
     ordinals = calendar.ordinals(cast("Days", rows["ts"].to_numpy().astype("datetime64[D]")))

@@ -1,4 +1,4 @@
-"""What the lake answers: an Arrow table that says what it is, and its ways into pandas, polars and the rest."""
+"""The result of a query: an Arrow table with metadata, and its conversions to pandas, polars and others."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,32 +15,32 @@ if TYPE_CHECKING:
 
 _OWN: Final = b"fiblake."
 _UNIT: Final = "ns"
-"""Of days and instants in pandas, whatever its version takes by default."""
+"""The unit of days and instants in pandas, whatever the default of its version is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """Rows of the lake.
 
-    pandas, polars, DuckDB and pyarrow take it as it is, through the Arrow PyCapsule interface.
+    pandas, polars, DuckDB and pyarrow accept it without a conversion, through the Arrow PyCapsule interface.
     """
 
     table: pa.Table
-    """The rows; the schema's metadata are those of `metadata`, each name with `fiblake.` before it."""
+    """The rows. The schema's metadata are those of `metadata`, with the prefix `fiblake.` before each name."""
     index: str | None = "ts"
-    """The column that is the index in pandas; None: its own numbers."""
+    """The column that is the index in pandas; None: pandas' default index."""
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the rows are: interval, adjust, as_of (the instant as of which the lake was read), and so on."""
+        """The description of the rows: interval, adjust, as_of (the instant as of which the lake was read), and so on."""
         own = (self.table.schema.metadata or {}).items()
         return {key.removeprefix(_OWN).decode(): value.decode() for key, value in own if key.startswith(_OWN)}
 
     def to_pandas(self) -> "pd.DataFrame":
         """Return a DataFrame, indexed by session; texts are categories, and the metadata are in `attrs`.
 
-        Decimals, such as a query's sums, become int64 if they are whole numbers that it holds, and otherwise float64.
-        A column with days or instants that nanoseconds cannot hold (before 1677, after 2262) keeps its unit.
+        Decimals, such as a query's sums, become int64 if they are whole numbers in its range, and otherwise float64. A
+        column with days or instants outside the range of nanoseconds (before 1677, after 2262) keeps its unit.
         """
         too_far = needs("pandas").errors.OutOfBoundsDatetime
         table = _without_decimals(self.table)
@@ -75,12 +75,12 @@ class Result:
 
 
 def with_metadata(table: pa.Table, **facts: str) -> pa.Table:
-    """Return the table with these facts as its metadata."""
+    """Return the table with these metadata."""
     return table.replace_schema_metadata({_OWN + name.encode(): value.encode() for name, value in facts.items()})
 
 
 def _without_decimals(table: pa.Table) -> pa.Table:
-    """Return the table with decimals, and columns of nothing but null, as numbers that are no Python objects."""
+    """Return the table with decimals, and columns of nulls only, as int64 or float64: pandas would make Python objects."""
     for number, field in enumerate(table.schema):
         if pa.types.is_decimal(field.type) or pa.types.is_null(field.type):
             table = table.set_column(number, field.name, _as_numbers(table[number]))
@@ -89,13 +89,13 @@ def _without_decimals(table: pa.Table) -> pa.Table:
 
 def _as_numbers(values: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_decimal(values.type) and values.type.scale == 0:
-        with suppress(pa.ArrowInvalid):  # one is too large for int64
+        with suppress(pa.ArrowInvalid):  # a value is too large for int64
             return values.cast(pa.int64())
     return values.cast(pa.float64())
 
 
 def needs(package: str) -> Any:  # noqa: ANN401 (a module)
-    """Import a package that reading does without; raise ConfigurationError, naming the extra, if it is not there."""
+    """Import an optional package; raise ConfigurationError with the name of the extra if it is not installed."""
     try:
         return import_module(package)
     except ImportError as error:

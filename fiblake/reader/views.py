@@ -38,7 +38,7 @@ _SETTINGS: Final[dict[str, str | bool | int | float | list[str]]] = {
     # DuckDB downloads no extension at run time: its wheel has all that is needed.
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
-    # A name in a query is a view's, never that of a variable of this program.
+    # A name in a query is the name of a view, never of a variable of this program.
     "python_enable_replacements": False,
 }
 _TYPES: Final = {
@@ -48,7 +48,7 @@ _TYPES: Final = {
 _SINGLE_KEYS: Final = {"manifest": MANIFEST_KEY, "universe": UNIVERSE_KEY}
 """Views of one object each."""
 FETCHES: Final = 3
-"""So often an object is fetched again whose copy other readers keep removing."""
+"""An object is fetched this often if other readers keep removing its copy."""
 Advance = Callable[[int], None]
 ResultT = TypeVar("ResultT")
 
@@ -61,10 +61,10 @@ def schemas() -> "dict[str, pa.Schema]":
 
 
 def named_in(sql: str, files_hint: str, *, local_files: bool = False, distinct_columns: bool = False) -> set[str]:
-    """Return the views that a query names; raise ContractError if it is no query, or DuckDB does not understand it.
+    """Return the views that a query names; raise ContractError if it is no query, or DuckDB does not accept it.
 
-    `files_hint` says what to do to whoever names a file of this machine. With `distinct_columns`, a query that gives
-    two columns one name is refused, too.
+    `files_hint` is the remedy in the error about a query that names a file of this machine. With `distinct_columns`, a
+    query with two columns of one name is refused, too.
     """
     with duckdb.connect(config={**_SETTINGS, "temp_directory": ""}) as scratch:
         for name, schema in schemas().items():
@@ -87,7 +87,7 @@ def named_in(sql: str, files_hint: str, *, local_files: bool = False, distinct_c
         raise ContractError(
             f"two columns of the query are named {', '.join(repeated)}: give each column a name of its own, with AS"
         )
-    # Any word may name a view; a view that the query does not use does no harm.
+    # Any word may be the name of a view; a view that the query does not use is harmless.
     return {name for name in schemas() if re.search(rf"\b{name}\b", sql, re.IGNORECASE)}
 
 
@@ -97,20 +97,20 @@ class Views:
 
     connection: "duckdb.DuckDBPyConnection"
     files: Mapping[str, dict[str, Path]]
-    """The copies each view is made of, by key."""
+    """The copies of each view's objects, by key."""
     symbols: tuple[str, ...]
     fetch_again: Callable[[str, str], Path | None]
-    """Fetches an object of a view, by the view's name and the key; None: it is gone, or it cannot be read."""
+    """Fetches an object of a view, by the view's name and the key; None: it was deleted, or it cannot be read."""
     unreadable: dict[str, str] = field(default_factory=dict)
-    """Why files cannot be read, by key: they are in no view."""
+    """The reasons why files cannot be read, by key. Such files are in no view."""
     fetches: Counter[str] = field(default_factory=Counter)
     """How often an object was fetched again, by key."""
 
     def answer(self, ask: "Callable[[duckdb.DuckDBPyConnection], ResultT]") -> ResultT:
-        """Return what `ask` makes of the views.
+        """Return the result of `ask` for the views.
 
-        If that fails, copies that cannot be read are fetched again, and it is done again. Files that cannot be read
-        even so are taken out (see `unreadable`). Raises ContractError if none is to blame.
+        If `ask` fails, copies that cannot be read are fetched again, and `ask` is repeated. Files that still cannot be
+        read are removed from the views (see `unreadable`). Raises ContractError if all files can be read.
         """
         while True:
             try:
@@ -121,10 +121,10 @@ class Views:
                     raise ContractError(f"DuckDB cannot answer the query: {error}") from error
 
     def _replace_unreadable(self) -> bool:
-        """Return whether files were replaced or taken out; copies that cannot be read are deleted.
+        """Return whether files were replaced or removed from the views; delete copies that cannot be read.
 
-        Another reader may have removed a copy, for a newer version, and a disk may have damaged it: only an object
-        that cannot be read right after it was fetched is itself to blame.
+        Another reader may have replaced a copy by a newer version, or the disk may have damaged it. So an object is
+        reported only if it cannot be read right after it was fetched.
         """
         is_changed = False
         for name, files in self.files.items():
@@ -145,7 +145,7 @@ class Views:
         return is_changed
 
     def _make_views(self) -> None:
-        """Create all views: those over files, and an unusable one for each table that was not fetched."""
+        """Create all views; the view of a table that was not fetched cannot be used."""
         for name, schema in schemas().items():
             if files := list(self.files.get(name, {}).values()):
                 rows = _rows(self.connection, name, files)
@@ -162,10 +162,10 @@ def opened(  # noqa: PLR0917
     store: "ObjectReader", bronze: Bronze, names: set[str], symbols: Sequence[str], advance: Advance,
     root: Path | None = None, outputs: Sequence[Path] = (), *, local_files: bool = False,
 ) -> Views:  # fmt: skip
-    """Return views over the lake as it now is; `symbols` (none: all) limits them.
+    """Return views over the present lake; `symbols` (none: all) limits them.
 
-    A query reads the copies of the lake's files and may write `outputs`, and no other file of this machine, unless
-    `local_files` allows it.
+    A query may read the copies of the lake's files and write `outputs`. It may use no other file of this machine,
+    unless `local_files` allows it.
     """
     refused: dict[str, str] = {}
     files = {
@@ -183,14 +183,14 @@ def opened(  # noqa: PLR0917
     connection = duckdb.connect(config={**_SETTINGS, "temp_directory": str(spill)})
     connection.execute("SET TimeZone = 'UTC'")
     if not local_files:
-        # DuckDB writes tmp_NAME beside a file that exists, and puts it in its place.
+        # To replace an existing file, DuckDB writes tmp_NAME beside it and renames that.
         paths = [path for file in outputs for path in (file, file.with_name(f"tmp_{file.name}"))]
         _lock(connection, [(root or folder()) / store.bucket], paths)
     return Views(connection, files, tuple(symbols), fetch_again, refused)
 
 
 def _accept(check: Callable[[bytes], None], refused: dict[str, str], stored: "StoredObject") -> bool:
-    """Return whether a file passes the check; if not, note the reason in `refused`."""
+    """Return whether a file passes the check; if not, add the reason to `refused`."""
     try:
         check(stored.data)
     except ContractError as error:
@@ -200,9 +200,9 @@ def _accept(check: Callable[[bytes], None], refused: dict[str, str], stored: "St
 
 
 def check_of(name: str) -> Callable[[bytes], None]:
-    """Return what refuses (by a ContractError) a file before DuckDB reads it, which knows no limit for one file.
+    """Return a function that raises ContractError for a file that DuckDB must not read, because DuckDB has no size limit.
 
-    It is read once as every service reads: by its footer, its pages and its texts.
+    The function reads the file once with the limits of the services: its footer, its pages and its texts.
     """
     columns = schemas()[name].names
 
@@ -223,7 +223,7 @@ def _lock(connection: "duckdb.DuckDBPyConnection", folders: Sequence[Path], file
 
 
 def _data_files(store: "ObjectReader", bronze: Bronze, symbols: Sequence[str]) -> dict[str, str]:
-    """Return the data.parquet of each symbol, and its version; raise NotFoundError for those that have none."""
+    """Return the data.parquet of each symbol, with its ETag; raise NotFoundError for symbols without one."""
     keys = [bronze.data_key(symbol) for symbol in symbols]
     etags = store.versions(keys)
     if missing := [symbol for symbol, etag in zip(symbols, etags, strict=True) if not etag]:
@@ -232,9 +232,9 @@ def _data_files(store: "ObjectReader", bronze: Bronze, symbols: Sequence[str]) -
 
 
 def _versions(store: "ObjectReader", bronze: Bronze, name: str, symbols: Sequence[str]) -> dict[str, str]:
-    """Return the objects that a view is made of, and their versions.
+    """Return the objects of a view, with their ETags.
 
-    Raises NotFoundError for symbols without bars, also for silver, which would merely be empty.
+    Raises NotFoundError for symbols without bars, also for silver, where the result would only be empty.
     """
     if symbols and (name == "bronze" or name.startswith("silver_")):
         data_files = _data_files(store, bronze, symbols)
@@ -256,9 +256,9 @@ def _versions(store: "ObjectReader", bronze: Bronze, name: str, symbols: Sequenc
 
 
 def _rows(connection: "duckdb.DuckDBPyConnection", name: str, files: Sequence[Path]) -> "duckdb.DuckDBPyRelation":
-    """Return the files' rows with the view's columns and types.
+    """Return the SQL for the files' rows with the view's columns and types.
 
-    By name: files of an older version, or somebody's own, may lack a column.
+    Columns are matched by name, because files of an older version, or of another program, may lack a column.
     """
     rows = connection.read_parquet([str(file) for file in files], union_by_name=True)
     fields = [(f.name, _TYPES[str(f.type)]) for f in schemas()[name]]
