@@ -1,4 +1,4 @@
-"""How whole and how plausible are a symbol's bars? Coverage by month, and what a person should look at (pure)."""
+"""The quality of a symbol's bars: coverage by month, and findings that a person should check (pure)."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,13 +14,13 @@ from fiblake.rules import jumped, positive
 from fiblake.symbols import BEGINNING
 
 JUMP_LIMIT: Final = 3.0
-"""A close that is more than so many times the one before, or less than one such part of it, wants an explanation."""
+"""A close of more than this many times the one before, or less than one part in this many, needs an explanation."""
 REPEATS: Final = 3
-"""So many sessions in a row with the same prices and volume are no market, but a feed that stood still."""
+"""This many sessions in a row with the same prices and volume show a feed that stopped, not a market."""
 SAME_SPLIT_DAYS: Final = 10
-"""Two splits of one ratio within so many days are hardly two."""
+"""Two splits of one ratio within this many days are probably one."""
 _VISIBLE_SPLIT: Final = 1.4
-"""A split that changes the price less than so many times is not told from an ordinary day."""
+"""A split with a smaller change of the price cannot be distinguished from an ordinary day."""
 _NUMBERS: Final = ("open", "high", "low", "close", "volume")
 BAR, NO_TRADE, QUARANTINED, WITHDRAWN, UNKNOWN, MISSING = STATES = (
     "bars", "no_trade", "quarantined", "withdrawn", "unknown", "missing",
@@ -29,18 +29,18 @@ BAR, NO_TRADE, QUARANTINED, WITHDRAWN, UNKNOWN, MISSING = STATES = (
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What is known besides the bars: who bore the symbol, its splits, and why a session may have no bar."""
+    """The facts besides the bars: the symbol's companies, its splits, and the reasons why a session may have no bar."""
 
     identities: Sequence[Identity] = ()
     splits: Sequence[Split] = ()
     quarantined: Collection[date] = ()
     asked: Collection[date] | None = None
-    """Sessions whose bars the vendor was asked for: without a bar there was no trade. None: nobody knows."""
+    """Sessions that were requested from the vendor: one without a bar had no trade. None: unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that a person should look at."""
+    """A fact that a person should check."""
 
     kind: str
     session: date
@@ -49,7 +49,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """A symbol's sessions by month and state, and what was found."""
+    """A symbol's sessions by month and state, and the findings."""
 
     symbol: str
     first: date
@@ -68,11 +68,11 @@ class Quality:
 
     @property
     def is_good(self) -> bool:
-        """Whether there is nothing for a person to look at."""
+        """Whether there is no finding."""
         return not (self.missing or self.findings or self.totals[QUARANTINED])
 
     def facts(self) -> dict[str, Any]:
-        """Return it ready for JSON."""
+        """Return the quality as values for JSON."""
         return {
             "symbol": self.symbol, "first": self.first, "last": self.last, "is_good": self.is_good,
             "totals": self.totals, "before_first_bar": self.before_first, "missing": list(self.missing),
@@ -84,7 +84,7 @@ class Quality:
 def quality_of(
     symbol: str, stored: Consolidated, calendar: TradingCalendar, closed: date, sources: Sources = Sources()
 ) -> Quality:
-    """Return a symbol's quality up to the session `closed`; `stored` holds one bar at the least."""
+    """Return a symbol's quality up to the session `closed`; `stored` must hold at least one bar."""
     sessions: list[date] = stored.bars["timestamp"].to_pylist()
     with_bar = set(sessions)
     months: dict[str, dict[str, int]] = {}
@@ -104,7 +104,7 @@ def quality_of(
 
 
 def _expected(identities: Sequence[Identity], calendar: TradingCalendar, first: date, closed: date) -> list[date]:
-    """Return the sessions of the companies that bore the symbol, from its first bar on."""
+    """Return the sessions of the companies that had the symbol, from its first bar on."""
     periods = [(max(identity.valid_from, first), identity.valid_to or closed) for identity in identities]
     days = (calendar.between(start, min(end, closed)) for start, end in periods or [(first, closed)] if start <= end)
     return sorted({day for some in days for day in some})
@@ -121,7 +121,7 @@ def _state_without_bar(day: date, stored: Consolidated, sources: Sources) -> str
 
 
 def _ratios(stored: Consolidated) -> dict[date, float]:
-    """Return what each split makes of a price, by its execution date."""
+    """Return the price ratio of each split, by its execution date."""
     factors = [factor for _, factor in stored.reference.splits]
     days = [day for day, _ in stored.reference.splits]
     later = [*factors[1:], 1.0][: len(factors)]
@@ -129,7 +129,7 @@ def _ratios(stored: Consolidated) -> dict[date, float]:
 
 
 def _jumps(stored: Consolidated, sessions: Sequence[date]) -> Iterator[Finding]:
-    """Yield the jumps that no split and no handover explains, and the splits that the bars do not show."""
+    """Yield the price jumps without a split or handover, and the splits that are not visible in the bars."""
     closes = stored.bars["close"].to_pylist()
     ratios, handovers = _ratios(stored), set(stored.reference.handovers)
     for (before, after), (previous, close) in zip(pairwise(sessions), pairwise(closes), strict=True):
@@ -164,7 +164,7 @@ def _repeated_splits(splits: Iterable[Split]) -> Iterator[Finding]:
 
 
 def _doubtful_dividends(stored: Consolidated) -> Iterator[Finding]:
-    """Yield the dividends whose factor by the vendor contradicts cash and close, or whose cash cannot be applied."""
+    """Yield the dividends whose vendor factor contradicts cash and close, or whose cash cannot be applied."""
     sessions = stored.bars["timestamp"].to_numpy().astype("datetime64[D]")
     for dispute in stored.reference.payout_disputes(sessions, stored.bars["close"].to_numpy()):
         yield Finding("doubtful dividend", dispute.ex_date, dispute.text)

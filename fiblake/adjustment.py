@@ -1,6 +1,6 @@
-"""Adjust a symbol's bars: splits, dividends, and where one company ends and the next begins (pure).
+"""Adjust a symbol's bars for splits, dividends and handovers (pure).
 
-Silver is adjusted for splits only. Total return is for readers: dividends change no bucket of silver.
+Silver is adjusted for splits only. Readers compute total return: dividends change no bucket of silver.
 """
 
 import json
@@ -19,16 +19,16 @@ from fiblake.rules import positive
 
 Factors = npt.NDArray[np.float64]
 Adjustment = Literal["raw", "splits", "total"]
-"""What prices are adjusted for: nothing (as traded), splits, or splits and dividends (total return)."""
+"""The adjustment of prices: none (as traded), for splits, or for splits and dividends (total return)."""
 PAYOUT_TOLERANCE: Final = 1e-4
-"""How far the vendor's factor of one dividend may be from the one of cash and close: the vendor rounds to 6 digits."""
+"""The accepted difference between the vendor's factor and that of cash and close: the vendor rounds to 6 digits."""
 
 
 class Payout(NamedTuple):
     """All dividends of one ex-date together.
 
-    `cash`: USD a share as traded on the ex-date, so after a split of that day; 0 if nobody knows it in USD.
-    `factor`: the vendor's cumulative factor of this and all later dividends; None if the vendor gives none.
+    `cash`: USD per share as traded on the ex-date, that is, after a split of that day; 0 if it is unknown in USD.
+    `factor`: the vendor's cumulative factor of this and all later dividends; None if the vendor has none.
     """
 
     ex_date: date
@@ -38,9 +38,9 @@ class Payout(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PayoutDispute:
-    """A dividend whose factor by the vendor is not the one that its cash and the close before make.
+    """A dividend whose vendor factor differs from the factor of its cash and the close before.
 
-    `derived` is what is applied: 1.0 if the cash is unknown, or is not less than the close before.
+    `derived` is the factor that is applied: 1.0 if the cash is unknown, or is not less than the close before.
     """
 
     ex_date: date
@@ -61,11 +61,11 @@ class PayoutDispute:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A symbol's splits, handovers and dividends, as they travel in data.parquet's metadata.
+    """A symbol's splits, handovers and dividends, as stored in the metadata of data.parquet.
 
-    `splits`: (execution date, cumulative factor), oldest first. `handovers`: the first session of each company but the
-    first, in order: no bucket and no factor reaches across one. `dividends`: one entry an ex-date, oldest first,
-    announced ones too.
+    `splits`: (execution date, cumulative factor), oldest first. `handovers`: the first session of each company except
+    the first, in order; no bucket and no factor crosses one. `dividends`: one entry for each ex-date, oldest first,
+    including announced ones.
     """
 
     splits: tuple[tuple[date, float], ...] = ()
@@ -73,7 +73,7 @@ class Reference:
     dividends: tuple[Payout, ...] = ()
 
     def to_json(self) -> str:
-        """Return the text that `from_json` reads; without dividends it is the text of versions that knew none."""
+        """Return the text that `from_json` reads; without dividends it is the same text as in older versions."""
         splits = [[day.isoformat(), factor] for day, factor in self.splits]
         record: dict[str, Any] = {"splits": splits, "handovers": [day.isoformat() for day in self.handovers]}
         if self.dividends:
@@ -82,7 +82,7 @@ class Reference:
 
     @classmethod
     def from_json(cls, text: str) -> "Reference":
-        """Read what `to_json` gave; raise ContractError if it is something else."""
+        """Read the result of `to_json`; raise ContractError for any other text."""
         record = read_json(text.encode(), "the reference")
         with decoding("the reference cannot be read"):
             splits = tuple((date.fromisoformat(day), float(factor)) for day, factor in record["splits"])
@@ -93,7 +93,7 @@ class Reference:
 
     @property
     def of_silver(self) -> "Reference":
-        """The part that silver is computed with: all but the dividends."""
+        """The part that silver uses: everything except the dividends."""
         return self.with_dividends(())
 
     def with_dividends(self, dividends: tuple[Payout, ...]) -> "Reference":
@@ -101,7 +101,7 @@ class Reference:
         return self if dividends == self.dividends else replace(self, dividends=dividends)
 
     def as_of(self, session: date) -> "Reference":
-        """Leave out the splits after `session`: while that is a symbol's last, its prices are what others relate to."""
+        """Leave out the splits after `session`: while it is the last one, other prices are relative to its prices."""
         to_come = [factor for day, factor in self.splits if day > session]
         if not to_come:
             return self
@@ -109,32 +109,32 @@ class Reference:
         return replace(self, splits=tuple((day, factor / to_come[0]) for day, factor in executed))
 
     def companies(self, sessions: Days) -> npt.NDArray[np.int64]:
-        """Return, for each session, how many handovers it lies on or after: bars of one number are of one company."""
+        """Return, for each session, the number of handovers up to it: bars with the same number are of one company."""
         handovers = np.array(self.handovers, dtype="datetime64[D]")
         return np.searchsorted(handovers, sessions, side="right").astype(np.int64)
 
     def factors(self, sessions: Days) -> Factors:
-        """Return, for each session, what its prices are multiplied (its volume divided) by.
+        """Return, for each session, the factor that multiplies its prices and divides its volume.
 
         `sessions` are those of all of the symbol's bars, in order. The factor is that of the first split after the
-        session (vendor's rule). A company that has handed the symbol over is adjusted to its own last bar: a split
-        that none of its bars shows, because it came after the last one, changes nothing of it. (What the present
-        company's last bar does not show yet, `as_of` leaves out.)
+        session (vendor's rule). A company that handed the symbol over is adjusted to its own last bar: a split after
+        that bar does not change it. (`as_of` leaves out splits after the present company's last bar.)
         """
         cumulative = self._cumulative(sessions)
         companies = self.companies(sessions)
-        # What comes after a company's last bar is divided out; the present company's last factor is 1 by definition.
+        # The factors of splits after a company's last bar are divided out; the present company's last factor is 1.
         ends = np.ones(len(self.handovers) + 1)
         former = companies < len(self.handovers)
-        ends[companies[former]] = cumulative[former]  # of several bars of a company the last one stays
+        ends[companies[former]] = cumulative[former]  # of several bars of a company the last one is used
         return np.asarray(cumulative / ends[companies], dtype=np.float64)
 
     def total_factors(self, sessions: Days, closes: Factors) -> Factors:
-        """Return, for each session, what its prices are multiplied by for total return (volume follows splits only).
+        """Return, for each session, the factor of its prices for total return (volume follows splits only).
 
         `sessions` and `closes` are those of all of the symbol's bars, in order, as traded. Each dividend is reinvested
-        at the close before its ex-date less the dividend, so prices before it keep 1 - cash / close. It counts from the
-        first bar on or after its ex-date, for that company's bars only; one that no bar shows yet changes nothing.
+        at the close before its ex-date minus the dividend, so earlier prices are multiplied by 1 - cash / close. It
+        takes effect with the first bar on or after its ex-date, for that company's bars only. Without such a bar it
+        changes nothing.
         """
         if not sessions.size:
             return np.ones(0)
@@ -148,10 +148,10 @@ class Reference:
         return factors
 
     def payout_disputes(self, sessions: Days, closes: Factors) -> list[PayoutDispute]:
-        """Return the dividends whose factor by the vendor contradicts cash and close; arguments as `total_factors`.
+        """Return the dividends whose vendor factor contradicts cash and close; arguments as `total_factors`.
 
-        The vendor's factors are cumulative, so each is compared by its step to the next. What the bars do not show, or
-        of which the vendor gives no factor, cannot contradict; cash that cannot be applied always does.
+        The vendor's factors are cumulative, so each is compared by its step to the next one. A dividend without a bar
+        or without a vendor factor is not reported; cash that cannot be applied always is.
         """
         if not (sessions.size and self.dividends):
             return []
@@ -173,9 +173,9 @@ class Reference:
         return factors[np.searchsorted(executed, days, side="right")]
 
     def _kept(self, sessions: Days, closes: Factors) -> tuple[Factors, npt.NDArray[np.int64]]:
-        """Return what each session's dividends leave of the close before, and by dividend the session that shows it.
+        """Return each session's factor of its dividends, and for each dividend the place of its first session.
 
-        The place of a dividend is -1 if no bar of its company lies before its ex-date, or none on or after it.
+        The place of a dividend is -1 if its company has no bar before its ex-date, or none on or after it.
         """
         days = np.array([payout.ex_date for payout in self.dividends], dtype="datetime64[D]")
         cash = np.array([payout.cash for payout in self.dividends])
@@ -187,7 +187,7 @@ class Reference:
         places[inside] = following[inside]
         shown = places >= 0
         before = places[shown] - 1
-        # A split between the close and the ex-date makes other shares of those that the close is the price of.
+        # A split between the close and the ex-date changes the shares to which the close refers.
         close = closes[before] * self._cumulative(sessions[before]) / self._cumulative(days[shown])
         with np.errstate(divide="ignore", invalid="ignore"):
             paid = np.bincount(places[shown], weights=cash[shown] / close, minlength=sessions.size)
@@ -196,7 +196,7 @@ class Reference:
 
 
 NO_REFERENCE: Final = Reference()
-"""A symbol of one company that never split its shares nor paid a dividend."""
+"""The reference of a symbol of one company without splits and dividends."""
 
 
 def _payout(day: str, cash: float, factor: float | None) -> Payout:
@@ -209,9 +209,9 @@ def _payout(day: str, cash: float, factor: float | None) -> Payout:
 
 
 def _steps(factor: float | None, following: tuple[Payout, ...], last: date) -> list[float]:
-    """Return what the vendor's cumulative factors may say of one day alone.
+    """Return the possible factors of one day alone, from the vendor's cumulative factors.
 
-    The next dividend may only be announced (after session `last`): then nobody knows whether the factor has it in.
+    If the next dividend is only announced (after session `last`), the cumulative factor may or may not include it.
     """
     if factor is None:
         return []

@@ -1,4 +1,4 @@
-"""Aggregate bars into buckets: open of the first bar, close of the last, extremes and sum of all (pure)."""
+"""Aggregate bars into buckets: open of the first bar, close of the last, high, low and total volume of all (pure)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,8 +30,8 @@ _INTEGERS: Final = 5
 class Bars:
     """One symbol's daily bars as arrays, in the order of sessions; `ordinals` place them on the grid.
 
-    `handovers` are the ordinals of the sessions with which another company took the symbol over; `version` is that of
-    the data.parquet that holds the bars.
+    `handovers` are the ordinals of the first sessions of each later company. `version` is the version of the
+    data.parquet that holds the bars.
     """
 
     symbol: str
@@ -49,9 +49,9 @@ class Bars:
         cls, symbol: str, table: pa.Table, calendar: TradingCalendar, reference: Reference = NO_REFERENCE,
         *, adjust: Adjustment = "splits", version: datetime = OLDEST_VERSION,
     ) -> "Bars":  # fmt: skip
-        """Take bars (schema BRONZE, sorted, one a session), with `reference` applied as `adjust` says.
+        """Return bars (schema BRONZE, sorted, one for each session) adjusted by `reference` as `adjust` says.
 
-        Raises as TradingCalendar.ordinals does.
+        Raises the errors of TradingCalendar.ordinals.
         """
         sessions = cast("Days", np.asarray(table["timestamp"].to_numpy(), dtype="datetime64[D]"))
         values: dict[str, Any] = {name: table[name].to_numpy() for name in NUMBER_COLUMNS}
@@ -64,10 +64,10 @@ class Bars:
     def read(
         cls, data: bytes, symbol: str, last_modified: datetime, calendar: TradingCalendar, *, adjust: Adjustment
     ) -> "Bars":
-        """Take the bars of a data.parquet's bytes.
+        """Return the bars of a data.parquet.
 
-        Raises ContractError if it holds none, cannot be read, or is not sorted by session with one bar each: so it may
-        be if another program wrote it and it is not consolidated yet.
+        Raises ContractError if the file has no bars, cannot be read, or is not sorted with one bar for each session.
+        That may be if another program wrote it and it is not consolidated yet.
         """
         table, reference, version = read_prices(data, symbol, last_modified)
         if table.num_rows == 0:
@@ -85,7 +85,7 @@ class Bars:
         cls, symbol: str, version: datetime, sessions: Sequence[date], columns: Mapping[str, Sequence[float]],
         calendar: TradingCalendar,
     ) -> "Bars":  # fmt: skip
-        """Take adjusted bars of one company, as columns "open", "high", "low", "close" and "volume", sorted by session.
+        """Return adjusted bars of one company from "open", "high", "low", "close" and "volume", sorted by session.
 
         Raises KeyError if a day is no session.
         """
@@ -101,7 +101,7 @@ class Bars:
 
 
 def _adjusted(values: dict[str, Any], sessions: Days, reference: Reference, adjust: Adjustment) -> dict[str, Any]:
-    """Apply factors; the number of shares follows splits only, also for total return."""
+    """Return adjusted values; the volume follows splits only, also for total return."""
     of_prices = of_volume = None
     if adjust != "raw" and reference.splits:
         of_prices = of_volume = reference.as_of(sessions[-1].item()).factors(sessions)
@@ -114,9 +114,9 @@ def _adjusted(values: dict[str, Any], sessions: Days, reference: Reference, adju
 
 @dataclass(frozen=True, slots=True)
 class Market:
-    """Daily bars of many symbols, one symbol after the other: all of them are cut into buckets at once.
+    """Daily bars of many symbols, one symbol after the other, which are cut into buckets together.
 
-    `owner` is each bar's symbol, by its place among them; `values` has a row each for open, high, low, close, volume.
+    `owner` is the position of each bar's symbol. `values` has one row each for open, high, low, close and volume.
     """
 
     symbols: Sequence[str]
@@ -127,7 +127,7 @@ class Market:
     lasts: Integers
     """The ordinal of each symbol's last bar."""
     tenure: tuple[Integers, Integers] | None
-    """The first and the last ordinal of the time of each bar's company; None if no symbol was ever handed over."""
+    """The first and the last ordinal of each bar's company; None if no symbol has a handover."""
 
     @classmethod
     def of(cls, many: Sequence[Bars]) -> "Market":
@@ -145,7 +145,7 @@ class Market:
     def buckets(self, interval: int) -> "Buckets":
         """Cut all bars into buckets of `interval` sessions, in the order of symbols and sessions.
 
-        A bucket in which a symbol was handed over becomes two.
+        A bucket with a handover becomes two.
         """
         if self.ordinals.size == 0:
             return Buckets.joined([])
@@ -177,9 +177,9 @@ class Market:
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """Buckets of many symbols, as two arrays with a column a bucket: small, and quick to split and join.
+    """Buckets of many symbols, as two arrays with a column for each bucket: small, and fast to split and join.
 
-    `values` has a row each for open, high, low, close, volume; each row of `integers` has a name below.
+    `values` has one row each for open, high, low, close and volume; the properties below name the rows of `integers`.
     """
 
     values: Values
@@ -207,34 +207,34 @@ class Buckets:
 
     @property
     def is_complete(self) -> npt.NDArray[np.bool_]:
-        """Which buckets no later bar can join."""
+        """Whether each bucket is complete, that is, no later bar can be in it."""
         return np.asarray(self.integers[4], dtype=np.bool_)
 
     @property
     def size(self) -> int:
-        """How many buckets there are."""
+        """The number of buckets."""
         return int(self.integers.shape[1])
 
     @property
     def nbytes(self) -> int:
-        """How much memory they take."""
+        """The memory of the arrays, in bytes."""
         return self.values.nbytes + self.integers.nbytes
 
     def taken(self, which: slice | npt.NDArray[np.intp]) -> "Buckets":
-        """Return the buckets that `which` (a slice, or their positions) names, in that order."""
+        """Return the buckets of `which` (a slice, or positions), in that order."""
         if isinstance(which, slice):
             return Buckets(self.values[:, which], self.integers[:, which])
         return Buckets(self.values.take(which, axis=1), self.integers.take(which, axis=1))
 
     @classmethod
     def joined(cls, parts: Sequence["Buckets"]) -> "Buckets":
-        """Return all parts' buckets in order."""
+        """Return the buckets of all parts, in order."""
         if not parts:
             return cls(np.empty((len(NUMBER_COLUMNS), 0)), np.empty((_INTEGERS, 0), np.int32))
         return cls(np.concatenate([p.values for p in parts], 1), np.concatenate([p.integers for p in parts], 1))
 
     def table(self, symbols: pa.Array, versions: Versions, calendar: TradingCalendar, *, adjusted: bool) -> pa.Table:
-        """Return them as rows (schema SILVER), in the same order; `versions` are the symbols'."""
+        """Return the buckets as rows (schema SILVER), in the same order; `versions` are those of the symbols."""
         columns = [
             symbols.take(pa.array(self.owners)),
             pa.array(calendar.days[self.begins]).view(pa.date32()),
@@ -253,7 +253,7 @@ class Buckets:
 def aggregate(many: Sequence[Bars], interval: int, calendar: TradingCalendar, *, adjusted: bool) -> pa.Table:
     """Return buckets (schema SILVER, by symbol as given, and `ts`) of bars that begin at a bucket's start, or later.
 
-    A bucket in which the symbol was handed over is two rows; `ts` of the second is the new company's first session.
+    A bucket with a handover has two rows; `ts` of the second is the new company's first session.
     """
     market = Market.of(many)
     symbols, versions = pa.array(market.symbols, pa.string()), version_numbers(market.versions)

@@ -1,7 +1,7 @@
-"""What a bar looks like at rest: Arrow schemas, and Parquet bytes to tables and back.
+"""The stored form of a bar: Arrow schemas, and the conversion of tables to Parquet bytes and back.
 
-Bronze: one row a session of one symbol, prices as traded. Readers are lenient (extra columns are ignored, missing
-nullable ones are null), writers are strict.
+Bronze has one row for each session of one symbol, with prices as traded. Readers are lenient (extra columns are
+ignored, missing nullable ones are null), writers are strict.
 """
 
 import json
@@ -52,23 +52,23 @@ BRONZE: Final = pa.schema(
 """A daily bar: `timestamp` is the session, prices are USD as traded, `volume` is shares (fractions occur).
 
 Column lists, the order of merging, comparisons and the table in Postgres are derived from this schema
-(`tests/unit/test_bar_columns.py`). A new column stands after `trades` and may be null: files of before do not have it.
+(`tests/unit/test_bar_columns.py`). A new column must follow `trades` and be nullable: older files do not have it.
 """
 
 KEY_COLUMNS: Final = ("symbol", "timestamp", "interval")
-"""The columns that name a bar."""
+"""The columns that identify a bar."""
 
 VALUE_COLUMNS: Final = tuple(name for name in BRONZE.names if name not in {*KEY_COLUMNS, "ingested_at"})
-"""The columns that say what a bar was; the fields of ReportedBar beside symbol and session."""
+"""The columns with the values of a bar; the fields of ReportedBar beside symbol and session."""
 TIE_ORDER: Final = ("close", *(name for name in VALUE_COLUMNS if name != "close"))
-"""How rows of one session and instant are ordered: the greater one wins, whichever came first. Every value takes part.
+"""The order of rows of one session and instant: the greater row wins, whichever came first. Every value is compared.
 """
 
 PRICES: Final = pa.schema([BRONZE.field(name) for name in ("timestamp", *NUMBER_COLUMNS)])
-"""The part of BRONZE that buckets are made of: reading it alone costs a fifth of reading all."""
+"""The part of BRONZE that buckets need: reading it takes a fifth of the time of reading all columns."""
 
 KNOWN_AT: Final = pa.field("known_at", pa.timestamp("us", tz="UTC"))
-"""A further column of data.parquet: the version that was the first to hold the bar as it is."""
+"""A further column of data.parquet: the first version that held the bar with these values."""
 
 SILVER: Final = pa.schema(
     [
@@ -86,17 +86,17 @@ SILVER: Final = pa.schema(
         pa.field("version", pa.timestamp("us", tz="UTC"), nullable=False),
     ]
 )
-"""A bucket: `ts` is its first session, `bars` how many daily bars are in it, `last_date` the last of them.
+"""A bucket: `ts` is its first session, `bars` the number of its daily bars, `last_date` the session of the last one.
 
-`is_complete`: the symbol has a bar on or after the bucket's last session, so no later bar can join the bucket.
-`adjusted`: prices and volume are comparable across splits; else they are as traded.
-`version`: the version (`last_updated`) of the data.parquet that the row was computed from; OLDEST_VERSION if unknown.
+`is_complete`: the symbol has a bar on or after the bucket's last session, so no later bar can be in the bucket.
+`adjusted`: prices and volume are comparable across splits; otherwise they are as traded.
+`version`: the version (`last_updated`) of the data.parquet from which the row was computed; OLDEST_VERSION if unknown.
 """
 
 OLDEST_VERSION: Final = datetime(1970, 1, 1, tzinfo=UTC)
-"""The version of silver rows that carry none: every data.parquet is newer."""
+"""The version of silver rows without one: every data.parquet is newer."""
 SILVER_CALENDAR: Final = b"fiblake.calendar"
-"""Metadata of a month file: by which calendar its buckets were cut."""
+"""Metadata of a month file: the calendar that cut its buckets."""
 
 MANIFEST: Final = pa.schema(
     [
@@ -122,16 +122,16 @@ _STORED: Final = BRONZE.append(KNOWN_AT)
 """BRONZE as data.parquet holds it."""
 _RESTORE: Final = "restore its last version that can be read (the bucket keeps versions)"
 _ADDED_TO_SILVER: Final = {"adjusted": False, "version": OLDEST_VERSION}
-"""Columns that month files of before do not have, and what their rows are taken to say."""
+"""Columns that older month files do not have, and the assumed value of their rows."""
 _OLD_SILVER: Final = pa.schema([f.with_nullable(f.nullable or f.name in _ADDED_TO_SILVER) for f in SILVER])
-"""SILVER as it may lie in S3."""
+"""SILVER as older month files have it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReportedBar:
-    """A bar as somebody reported it, under the session that it claims; it may break any rule.
+    """A bar as it was reported, with the reported session; it may break any rule.
 
-    A number that was not reported is NaN, or None where the column may be null.
+    A missing number is NaN, or None if the column may be null.
     """
 
     symbol: str
@@ -146,7 +146,7 @@ class ReportedBar:
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> "ReportedBar":
-        """Return the bar that a row of BRONZE holds; what the row does not hold is null."""
+        """Return the bar of a row of BRONZE; missing columns are null."""
         values: dict[str, Any] = {name: row.get(name) for name in VALUE_COLUMNS}
         return cls(row["symbol"], row["timestamp"], **values)
 
@@ -163,22 +163,22 @@ class ReportedBar:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Since which version a data.parquet has said what it says (`fiblake/revisions.py`)."""
+    """The first version of each statement of a data.parquet (`fiblake/revisions.py`)."""
 
     bars: pa.ChunkedArray
-    """Of each bar (type of KNOWN_AT, no nulls)."""
+    """The first version of each bar (type of KNOWN_AT, no nulls)."""
     reference: datetime
     withdrawn: Mapping[date, datetime] = field(default_factory=dict)
-    """Of each withdrawn session."""
+    """The first version of each withdrawal, by session."""
 
 
 @dataclass(frozen=True, slots=True)
 class Consolidated:
     """A symbol's data.parquet: its bars, and the log of the source files merged into them.
 
-    `bars` has schema BRONZE, sorted by `timestamp`, one row a session; `log` maps a source file's key to the version
-    that was merged; `last_updated` is the object's version: it grows along conditional writes, whatever the writers'
-    clocks say; `reference` is what is to be applied to the bars, which stay as traded.
+    `bars` has schema BRONZE, sorted by `timestamp`, one row for each session. `log` maps a source file's key to its
+    merged version. `last_updated` is the object's version: it grows with each conditional write, whatever the writers'
+    clocks say. `reference` has the splits, handovers and dividends to apply; the bars stay as traded.
     """
 
     bars: pa.Table
@@ -186,11 +186,11 @@ class Consolidated:
     last_updated: datetime
     reference: Reference = NO_REFERENCE
     adopted: bool = False
-    """Whether somebody else wrote it: it carries no log, and its bars were never checked or told of."""
+    """Whether another program wrote it: it has no log, and its bars were never checked or announced."""
     withdrawn: Mapping[date, datetime] = field(default_factory=dict)
     """Session -> instant: a bar of that session that was ingested at or before the instant must not be in `bars`."""
     known: Known | None = None
-    """None: a file of before that does not say."""
+    """None: an older file without this information."""
 
     @property
     def first_session(self) -> date:
@@ -218,9 +218,9 @@ class Consolidated:
 
     @classmethod
     def decode(cls, data: bytes, symbol: str, last_modified: datetime) -> "Consolidated":
-        """Read an object's bytes; a data.parquet that others wrote has an empty log and no reference.
+        """Read an object's bytes; a data.parquet of another program has an empty log and no reference.
 
-        Its rows are not checked either: what is null is no number there, or NO_SESSION.
+        Its rows are not checked either: a null becomes NaN, or NO_SESSION.
         """
         file = _open(data, f"data.parquet of {symbol}", BRONZE)
         metadata = file.metadata
@@ -233,9 +233,9 @@ class Consolidated:
         says_since = _KNOWN in metadata and KNOWN_AT.name in file.names and not adopted
         table = _bars(file, symbol, last_modified, _STORED if says_since else BRONZE, with_gaps=adopted)
         bars = table.select(BRONZE.names)
-        if bars.num_rows and not adopted:  # those of another's are judged one by one
+        if bars.num_rows and not adopted:  # bars of another program are checked one by one later
             with decoding(f"data.parquet of {symbol} cannot be read", _RESTORE):
-                # Bars are sorted, so that no session lies beyond the first and the last.
+                # Bars are sorted, so all sessions are between the first and the last.
                 sessions = bars["timestamp"]
                 _ = [sessions[place].as_py() for place in (0, -1)]
                 check_years(bars, ["ingested_at"])
@@ -244,7 +244,7 @@ class Consolidated:
 
 
 def read_log(tail: bytes, symbol: str) -> dict[str, SourceVersion] | None:
-    """Return the log of a data.parquet (none: no log) from its last bytes; None if they do not hold all of the footer.
+    """Return the log of a data.parquet (empty: no log) from its last bytes; None if they do not hold the whole footer.
 
     Raises ContractError if the log cannot be read.
     """
@@ -253,9 +253,9 @@ def read_log(tail: bytes, symbol: str) -> dict[str, SourceVersion] | None:
 
 
 def read_prices(data: bytes, symbol: str, last_modified: datetime) -> tuple[pa.Table, Reference, datetime]:
-    """Read of a data.parquet what buckets are made of: bars (schema PRICES), the reference to apply, the version.
+    """Read the input of buckets from a data.parquet: bars (schema PRICES), the reference to apply, the version.
 
-    The version of a file that others wrote is `last_modified`. Raises as `read_bars` does, and if a value is null.
+    The version of another program's file is `last_modified`. Raises like `read_bars`, and also if a value is null.
     """
     file = _open(data, f"data.parquet of {symbol}", PRICES)
     with decoding(f"data.parquet of {symbol} carries metadata that cannot be read", _RESTORE):
@@ -266,16 +266,16 @@ def read_prices(data: bytes, symbol: str, last_modified: datetime) -> tuple[pa.T
 def read_bars(data: bytes, symbol: str, last_modified: datetime) -> pa.Table:
     """Read a source file's bytes as bars of `symbol` (schema BRONZE, order as stored).
 
-    A file without `ingested_at` takes `last_modified`. A price or volume that is null is no number, a session that is
-    null is NO_SESSION. Raises ContractError, with all that is wrong, if the bytes are not Parquet, a needed column is
-    missing, a type cannot be converted, or a row is of another symbol or another interval. It says "it" of the file:
-    only the caller knows its key, and names it.
+    Without the column `ingested_at`, bars take `last_modified`. A null price or volume becomes NaN, a null session
+    NO_SESSION. Raises ContractError, with all problems, if the bytes are not Parquet, a needed column is missing, a
+    type cannot be converted, or a row is of another symbol or another interval. The error calls the file "it": only
+    the caller knows its key, and adds it.
     """
     return _bars(_open(data, "it", BRONZE), symbol, last_modified, BRONZE, with_gaps=True)
 
 
 def latest_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return of rows of one symbol (of BRONZE) that of each session which merging would take, sorted by session."""
+    """Return, from rows (BRONZE) of one symbol, the row of each session that wins a merge, sorted by session."""
 
     def rank(row: dict[str, Any]) -> tuple[Any, ...]:
         values = [row[name] for name in TIE_ORDER]
@@ -285,24 +285,24 @@ def latest_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def released(table: pa.Table, by: str) -> pa.Table:
-    """Mark the bars of a source file as let in by a person in spite of the rules of prices."""
+    """Mark the bars of a source file as released by a person, although they break rules of prices."""
     return table.replace_schema_metadata({_RELEASED: by})
 
 
 def is_released(data: bytes) -> bool:
-    """Return whether a source file's bytes carry that mark."""
+    """Return whether a source file's bytes have that mark."""
     return _RELEASED in open_parquet(data, "the file").metadata
 
 
 def encode(table: pa.Table, metadata: Mapping[bytes, str] | None = None) -> bytes:
     """Return `table` as Parquet bytes, with Parquet's own key-value metadata (None: that of the table's schema).
 
-    Every engine reads Snappy; Trino refuses LZ4 as Arrow writes it. Statistics are kept where readers skip by them
+    Every engine reads Snappy; Trino refuses LZ4 as Arrow writes it. Only columns by which readers skip have statistics
     (docs/performance.md).
     """
     sink = pa.BufferOutputStream()
     names = table.column_names
-    # Arrow's own copy of the schema is left out (Parquet's types are enough), and with it the metadata, unless added.
+    # Arrow's own copy of the schema is left out (Parquet's types suffice). The metadata are in it, so add them here.
     with pq.ParquetWriter(
         sink, table.schema, compression="snappy", store_schema=False,
         use_dictionary=[name for name in _AS_DICTIONARY if name in names],
@@ -316,7 +316,7 @@ def encode(table: pa.Table, metadata: Mapping[bytes, str] | None = None) -> byte
 def decode(data: bytes, schema: pa.Schema, what: str, remedy: str = MAKE_ANEW) -> pa.Table:
     """Read Parquet bytes of one of our own tables, with our own metadata, a missing nullable column as nulls.
 
-    Raises ContractError, naming `what`, if they are not that.
+    Raises ContractError, which names `what`, if they are anything else.
     """
     with decoding(f"{what} cannot be read", remedy):
         file = open_parquet(data, "it", schema.names)
@@ -325,7 +325,7 @@ def decode(data: bytes, schema: pa.Schema, what: str, remedy: str = MAKE_ANEW) -
         columns = [_own_column(stored.get(field.name), field, table.num_rows) for field in schema]
         own_metadata = {name: value for name, value in file.metadata.items() if name.startswith(_OWN_METADATA)}
         table = pa.Table.from_arrays(columns, schema=schema.with_metadata(own_metadata or None))
-        check_years(table, [field.name for field in schema if not field.nullable])  # `converted` did the others
+        check_years(table, [field.name for field in schema if not field.nullable])  # `converted` checked the others
         return table
 
 
@@ -347,8 +347,8 @@ def decode_manifest(data: bytes) -> pa.Table:
 def decode_silver(data: bytes, what: str, columns: Sequence[str] = SILVER.names) -> pa.Table:
     """Read `columns` of a month file (schema SILVER, with the file's own metadata).
 
-    Rows that do not say whether they are adjusted are as traded; rows without a version have the oldest there is.
-    Raises ContractError, with the way to move the file out of the way, if it cannot be read.
+    Rows without the column `adjusted` are as traded; rows without a version have OLDEST_VERSION. Raises ContractError,
+    which says how to move the file away, if it cannot be read.
     """
     rows = decode(data, pa.schema([_OLD_SILVER.field(name) for name in columns]), what)
     values = dict(zip(rows.column_names, rows.columns, strict=True))
@@ -416,7 +416,7 @@ def _open(data: bytes, what: str, schema: pa.Schema) -> ParquetBytes:
 def _bars(
     file: ParquetBytes, symbol: str, last_modified: datetime | None, schema: pa.Schema, *, with_gaps: bool
 ) -> pa.Table:
-    """Read the columns of `schema`, checked; `with_gaps`: values that are needed may be null."""
+    """Read and check the columns of `schema`; `with_gaps`: required values may be null."""
     names = file.names
     constants = {"symbol": symbol, "interval": DAILY}
     with decoding(f"{file.what} cannot be read as bars"):
@@ -424,21 +424,21 @@ def _bars(
         unproven = [name for name in constants if name in names and not _is_all(file, name, constants[name])]
         wanted = [name for name in schema.names if name in names and name not in constants]
         table = file.read([*wanted, *unproven])
-        if not unproven and table.schema == schema:  # as we write it ourselves
+        if not unproven and table.schema == schema:  # as this module writes it
             return table
         return _conformed(table, constants | {"ingested_at": last_modified}, schema, with_gaps=with_gaps)
 
 
 def _is_all(file: ParquetBytes, name: str, value: str) -> bool:
-    """Return whether a column's statistics say that all its rows are `value`."""
+    """Return whether a column's statistics prove that all its rows are `value`."""
     if file.is_small:
-        return False  # reading the column takes less
+        return False  # reading the column is faster
     own, text = [chunk for chunk in file.chunks if chunk.column == name], value.encode()
     return bool(own) and all(chunk.least == text == chunk.greatest for chunk in own)
 
 
 def _conformed(table: pa.Table, defaults: Mapping[str, object], schema: pa.Schema, *, with_gaps: bool) -> pa.Table:
-    """Bring a table into the shape of `schema`; raise ContractError with everything that stands against it."""
+    """Convert a table to `schema`; raise ContractError with all problems."""
     columns = dict(zip(table.column_names, table.columns, strict=True))
     outcomes = [_outcome(columns, table.num_rows, field, defaults, with_gaps=with_gaps) for field in schema]
     outcomes += [_other_value(columns[name], name, str(defaults[name])) for name in _REPEATED if name in columns]
@@ -452,7 +452,7 @@ def _outcome(
     columns: Mapping[str, pa.ChunkedArray], rows: int, field: pa.Field, defaults: Mapping[str, object],
     *, with_gaps: bool,
 ) -> pa.ChunkedArray | pa.Array | str:  # fmt: skip
-    """Return a column, or the sentence that says what is wrong with it."""
+    """Return a column, or a sentence that describes its problem."""
     name = field.name
     default = defaults.get(name)
     if name in _REPEATED or (name not in columns and name not in _REQUIRED):
@@ -460,7 +460,7 @@ def _outcome(
     if name not in columns:
         return f"it has no column {name!r}"
     column = columns[name]
-    if with_gaps or column.type != field.type:  # else it is as we write it ourselves
+    if with_gaps or column.type != field.type:  # otherwise it has the type that this module writes
         try:
             column = converted(column, field)
         except ContractError as error:
@@ -473,7 +473,7 @@ def _outcome(
 
 
 def _other_value(column: pa.ChunkedArray, name: str, value: str) -> str | None:
-    """Say which other value a column holds, if it holds one."""
+    """Return a sentence with another value that a column holds; None: it holds no other."""
     try:
         with decoding(f"column {name!r} cannot be read as text"):
             values = column if len(column) == 1 else pc.unique(column)

@@ -17,7 +17,7 @@ def bucket_start(ordinal: int, interval: int) -> int:
 
 
 def first_to_recompute(ordinals: Ordinals, changed: int, interval: int) -> int:
-    """Return the ordinal of the first session of the first bucket that a change of session `changed` may touch.
+    """Return the ordinal of the first session of the first bucket that a change of session `changed` may affect.
 
     `ordinals` are those of the symbol's bars, sorted. It is the bucket of the changed session, or that of the bar
     before it: if that bar was the symbol's last, its bucket may become complete now.
@@ -27,7 +27,7 @@ def first_to_recompute(ordinals: Ordinals, changed: int, interval: int) -> int:
 
 
 def window_start(calendar: TradingCalendar, today: date, years: int, interval: int) -> int:
-    """Return the ordinal where the history window begins: the bucket of the day `years` before `today`; 0: all."""
+    """Return the ordinal at which the history window begins: the bucket of the day `years` before `today`; 0: all."""
     if years == 0:
         return 0
     # 29 February does not exist in most years; the day before makes the window only one day longer.

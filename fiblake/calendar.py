@@ -1,7 +1,7 @@
 """The trading calendar: the sessions of the NYSE since 1962-01-02, whose ordinal is 0.
 
-The sessions come from a file generated from pandas_market_calendars (`make calendar`). A day beyond its end is an
-error that names that command, never a guess.
+The sessions come from a file that `make calendar` generates from pandas_market_calendars. A day after its end is an
+error that names this command, never a guess.
 """
 
 from collections.abc import Collection
@@ -26,23 +26,23 @@ NEW_YORK: Final = ZoneInfo("America/New_York")
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """An exchange: its name, its clock, and the file of its sessions."""
+    """An exchange: its name, its time zone and close, and the file of its sessions."""
 
     name: str
     time_zone: ZoneInfo
     close: time
-    """By its clock; a shortened session counts as closed then, too."""
+    """In its time zone. A shortened session counts as closed at the same time."""
     file: str
     """In fiblake/data; `fiblake/data/generate_sessions.py` writes it."""
 
 
 NYSE: Final = Exchange("NYSE", NEW_YORK, time(16, 0), "nyse_sessions.txt")
 EXCHANGE: Final = NYSE
-"""The exchange of this lake: everything that runs takes its sessions, its clock and its close."""
+"""The exchange of this lake: all services use its sessions, its time zone and its close."""
 
 
 class CalendarRangeError(ConfigurationError):
-    """A day lies outside the calendar file."""
+    """A day is outside the calendar file."""
 
     def __init__(self, day: object, first: object, last: object) -> None:
         mend = ": raise LAST in fiblake/data/generate_sessions.py, run `make calendar`, and deploy"
@@ -66,7 +66,7 @@ class TradingCalendar:
     exchange: Exchange = EXCHANGE
 
     def ordinals(self, days: Days) -> Ordinals:
-        """Return each day's ordinal; raise NotASessionError or CalendarRangeError for the first that has none."""
+        """Return each day's ordinal; raise NotASessionError or CalendarRangeError for the first day without one."""
         ordinal_of_day = self._ordinal_of_day
         since = (days - self.sessions[0]).astype(np.int64)
         if since.size and (since.min() < 0 or since.max() >= ordinal_of_day.size):
@@ -85,12 +85,12 @@ class TradingCalendar:
         return np.asarray(inside & (ordinal_of_day[np.where(inside, since, 0)] >= 0), dtype=np.bool_)
 
     def check_end(self, days: Days) -> None:
-        """Raise CalendarRangeError if one of these days lies behind the calendar's last session."""
+        """Raise CalendarRangeError if one of these days is after the calendar's last session."""
         if days.size and days.max() > self.sessions[-1]:
             raise CalendarRangeError(days.max(), self.sessions[0], self.sessions[-1])
 
     def faults(self, day: date) -> list[str]:
-        """Return why a day is no session that a bar can be of; none: it is one."""
+        """Return the reasons why a day cannot be the session of a bar; empty: it can."""
         try:
             self.ordinal(day)
         except FiblakeError as error:
@@ -104,17 +104,17 @@ class TradingCalendar:
 
     @cached_property
     def ordinal_of(self) -> dict[date, int]:
-        """Each session's ordinal: for few days quicker than `ordinals`."""
+        """Each session's ordinal: for few days faster than `ordinals`."""
         return {session: ordinal for ordinal, session in enumerate(self.sessions.tolist())}
 
     @cached_property
     def _session_bits(self) -> bytes:
-        """A bit for each day since the first session: whether it is one."""
+        """A bit for each day since the first session: whether the day is a session."""
         return np.packbits(self._ordinal_of_day >= 0).tobytes()
 
     @cached_property
     def _ordinal_of_day(self) -> Ordinals:
-        """By days since the first session: the ordinal, or -1 for a day that is no session."""
+        """The ordinal by days since the first session; -1 for a day that is no session."""
         since = (self.sessions - self.sessions[0]).astype(np.int64)
         places = np.full(since[-1] + 1, -1, dtype=np.int64)
         places[since] = np.arange(since.size)
@@ -134,7 +134,7 @@ class TradingCalendar:
         return blake2b(bits[:whole] + last, digest_size=8).hexdigest()
 
     def ordinal(self, day: date) -> int:
-        """Return one session's ordinal; raise as `ordinals` does."""
+        """Return one session's ordinal; raise the errors of `ordinals`."""
         return int(self.ordinals(np.array([day], dtype="datetime64[D]"))[0])
 
     def ordinal_on_or_after(self, day: date) -> int:
@@ -169,9 +169,9 @@ class TradingCalendar:
         return self.session(int(closed) - 1)
 
     def end_of_run(self, first: date, sessions: Collection[date]) -> date:
-        """Return the last session that can be reached from `first` by sessions that are all among `sessions`.
+        """Return the last session of the unbroken run of `sessions` that begins at `first`.
 
-        If `first` turned out to be none (a closure that an older calendar did not know), it is the session before it.
+        If `first` is no session (a closure that an older calendar did not know), return the session before it.
         """
         ordinal = self.ordinal_on_or_after(first)
         ordinal -= self.session(ordinal) > first
@@ -181,12 +181,12 @@ class TradingCalendar:
 
 
 def close_of(session: date) -> datetime:
-    """Return the instant (UTC) at which `session` closes at the latest."""
+    """Return the instant (UTC) of the usual close of `session`; a shortened session closes earlier."""
     return datetime.combine(session, EXCHANGE.close, EXCHANGE.time_zone).astimezone(UTC)
 
 
 def exchange_day(instant: datetime) -> date:
-    """Return the day of an instant by the exchange's clock."""
+    """Return the day of an instant in the exchange's time zone."""
     return instant.astimezone(EXCHANGE.time_zone).date()
 
 
@@ -202,6 +202,6 @@ def nyse() -> TradingCalendar:
 
 @cache
 def _load(exchange: Exchange) -> TradingCalendar:
-    """Read the exchange's file of sessions, once a process."""
+    """Read the exchange's file of sessions, once in a process."""
     lines = files("fiblake").joinpath("data", exchange.file).read_text(encoding="ascii").split()
     return TradingCalendar(np.array(lines, dtype="datetime64[D]"), exchange)

@@ -12,25 +12,25 @@ from fiblake.decoding import decoding
 from fiblake.errors import ContractError
 
 NO_SESSION: Final = date.min
-"""Stands for a session that a row does not name; no calendar has it."""
+"""The value of a missing session; no calendar has this day."""
 _DAYS: Final = (-719_162, 2_932_896)
-"""The first and last day that a date can be (years 1 to 9999), counted from 1970-01-01."""
+"""The first and the last possible date (years 1 to 9999), in days since 1970-01-01."""
 _DAY_SECONDS: Final = 86_400
 _PER_SECOND: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _INT64: Final = 2**63
 _DOUBLE: Final = pa.float64()
 _STRING: Final = pa.string().id
 _AS_THEY_ARE: Final = {pa.int32().id, pa.int64().id, pa.bool_().id}
-"""Types of which every value, and null, is one of ours."""
+"""Types whose values and nulls are all valid."""
 _IN_TIME: Final = {pa.date32().id, pa.timestamp("us", "UTC").id}
 """The types of days and instants in our own tables."""
 
 
 def converted(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
-    """Return a column as the type of `field`; raise ContractError, naming column, row and value, if it cannot be.
+    """Return a column as the type of `field`; raise ContractError with column, row and value if that is impossible.
 
-    What is no number in a column that may be null is null. Days and instants that are of the right type already are not
-    looked at: `check_years` does that.
+    In a nullable column NaN becomes null. Days and instants that already have the right type are not checked here:
+    `check_years` does that.
     """
     kind = field.type
     if column.type == kind and (kind.id in _AS_THEY_ARE or not (field.nullable or kind.id == _STRING)):
@@ -44,19 +44,19 @@ def converted(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
             return _whole_numbers(column, field)
         column = column if column.type == field.type else column.cast(field.type)
         if pa.types.is_string(field.type):
-            column.validate(full=True)  # Arrow takes any bytes for text
+            column.validate(full=True)  # Arrow accepts any bytes as text
         return column
 
 
 def filled(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
-    """Return a column with NaN for each number that is null, NO_SESSION for each session: rules of bars refuse both."""
+    """Return a column with NaN for each null number and NO_SESSION for each null session: rules of bars refuse both."""
     if not column.null_count:
         return column
     return column.fill_null(pa.scalar(NO_SESSION if pa.types.is_date32(field.type) else float("nan"), field.type))
 
 
 def _in_time(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
-    """Return days or instants; what is finer (the time of a day, nanoseconds) is cut off."""
+    """Return days or instants; finer parts (the time of a day, nanoseconds) are cut off."""
     kind = column.type
     if _is_text(kind):
         column = column.cast(field.type)
@@ -67,9 +67,9 @@ def _in_time(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
 
 
 def check_years(table: pa.Table, columns: Collection[str] | None = None) -> None:
-    """Raise ContractError, naming column and row, if a day or an instant lies outside the years 1 to 9999.
+    """Raise ContractError with column and row if a day or an instant is outside the years 1 to 9999.
 
-    Only `columns` are looked at (None: all).
+    Only `columns` are checked (None: all).
     """
     for name, kind, column in zip(table.column_names, table.schema.types, table.columns, strict=True):
         if kind.id in _IN_TIME and (columns is None or name in columns):
@@ -78,7 +78,7 @@ def check_years(table: pa.Table, columns: Collection[str] | None = None) -> None
 
 
 def _check_years(column: pa.ChunkedArray) -> None:
-    """Raise ContractError if a value lies outside the years 1 to 9999, as one in another unit mostly does."""
+    """Raise ContractError if a value is outside the years 1 to 9999; a value in a wrong unit usually is."""
     kind = column.type
     if pa.types.is_null(kind):
         return
@@ -88,7 +88,7 @@ def _check_years(column: pa.ChunkedArray) -> None:
         per_day = _DAY_SECONDS * _PER_SECOND[unit]
         first, last = first * per_day, (last + 1) * per_day - 1
         if first < -_INT64:
-            return  # nanoseconds reach no further than the year 2262
+            return  # nanoseconds cover the years up to 2262 only
     extremes = pc.min_max(column)
     lowest, highest = extremes["min"].value, extremes["max"].value
     if lowest is None or (first <= lowest and highest <= last):
@@ -105,7 +105,7 @@ def _check_years(column: pa.ChunkedArray) -> None:
 def _numbers(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
     kind = column.type
     if pa.types.is_decimal(kind):
-        column = column.cast(pa.string())  # by way of text, which is read as the nearest number
+        column = column.cast(pa.string())  # through text, which is parsed as the nearest number
     elif not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind) or _is_text(kind)):
         raise ContractError(f"it is {kind}: write numbers")
     column = column if column.type == field.type else column.cast(field.type)
@@ -122,7 +122,7 @@ def _whole_numbers(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
 
 def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if column.type == _DOUBLE and not math.isnan(pc.sum(column).as_py() or 0.0):
-        return column  # quicker to find out: a sum with NaN is NaN
+        return column  # a fast check: a sum with NaN is NaN
     nan = pc.is_nan(column)
     return pc.if_else(nan, pa.scalar(None, column.type), column) if pc.any(nan).as_py() else column
 

@@ -1,12 +1,12 @@
-"""Which failure is which: the one tree of errors.
+"""The tree of all errors.
 
 FiblakeError
-├── TransientError              try again: the same work may succeed later
-│   ├── ConflictError           somebody else wrote the object first (S3 answered 412 or 409)
-│   └── UpstreamError           a service we call failed, or answered something we cannot trust
+├── TransientError              retry: the same work may succeed later
+│   ├── ConflictError           another writer wrote the object first (S3 answered 412 or 409)
+│   └── UpstreamError           a called service failed, or sent an invalid answer
 └── PermanentError              dead letter: the same work will always fail; the reason says what to do
     ├── ContractError           a message or an object breaks its contract
-    ├── NotFoundError           what the message speaks of does not exist
+    ├── NotFoundError           the object or symbol of the message does not exist
     ├── EntitlementError        a credential is missing, wrong, or not entitled
     └── ConfigurationError      a setting is missing or wrong
 """
@@ -25,7 +25,7 @@ class ConflictError(TransientError):
 
 
 class UpstreamError(TransientError):
-    """A service we depend on failed or answered something that cannot be trusted."""
+    """A called service failed or sent an invalid answer."""
 
 
 class PermanentError(FiblakeError):
@@ -33,7 +33,7 @@ class PermanentError(FiblakeError):
 
 
 class ContractError(PermanentError):
-    """A message, key, or object does not have the agreed shape."""
+    """A message, key, or object does not have the agreed format."""
 
 
 class NotFoundError(PermanentError):
@@ -41,7 +41,7 @@ class NotFoundError(PermanentError):
 
 
 class EntitlementError(PermanentError):
-    """A credential is missing, unknown, or not entitled to what was asked."""
+    """A credential is missing, unknown, or not entitled to the request."""
 
 
 class ConfigurationError(PermanentError):

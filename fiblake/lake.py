@@ -18,9 +18,9 @@ SPLITS_PREFIX: Final = "bronze/splits"
 IDENTITIES_PREFIX: Final = "bronze/identities"
 DIVIDENDS_PREFIX: Final = "bronze/dividends"
 UNIVERSE_KEY: Final = "bronze/universe.parquet"
-"""All companies that are known, with their symbols and times (schema UNIVERSE)."""
+"""All known companies, with their symbols and times (schema UNIVERSE)."""
 UNCLAIMED_PREFIX: Final = "bronze/unclaimed"
-"""Rows of flat files that belong to no known company, some objects a chunk of sessions."""
+"""Rows of flat files that belong to no known company; a few objects for each chunk of sessions."""
 REVISIONS_PREFIX: Final = "bronze/revisions"
 QUARANTINE_PREFIX: Final = "bronze/quarantine"
 MANIFEST_KEY: Final = "processing_metadata/consolidation_manifest.parquet"
@@ -31,7 +31,7 @@ TAGS_PREFIX: Final = "processing_metadata/tags/"
 LATEST_VERSION: Final = datetime(9999, 1, 1, tzinfo=UTC)
 """A version of a data.parquet is before this instant, so that a later one is possible."""
 UNNAMED: Final = "~"
-"""Stands for a symbol that cannot be a key (quarantine only); no valid symbol contains it."""
+"""Replaces a symbol that cannot be a key (quarantine only); no valid symbol contains it."""
 
 _SYMBOL: Final = re.compile(r"[A-Za-z0-9.\-]{1,16}")
 _SOURCE: Final = re.compile(
@@ -45,7 +45,7 @@ _BESIDE_BARS: Final = re.compile(
     rf"{QUARANTINE_PREFIX}/symbol=[^/]+/(date={_DAY}|range={_DAY}_{_DAY})\.parquet"
     rf"|{UNCLAIMED_PREFIX}/range={_DAY}_{_DAY}/part=\d+\.parquet"
 )
-"""Bars that are kept, and are not in the lake: quarantine, and rows of flat files that no company claims."""
+"""Stored bars that are not part of the lake: quarantine, and rows of flat files without a known company."""
 _MONTH_FILE: Final = re.compile(r"year=(\d{4})/month=(\d{2})/data_(\d+)d_(\d{4})(\d{2})\.parquet")
 
 
@@ -99,7 +99,7 @@ class Bronze:
         return f"{self.symbol_prefix(symbol)}range={first.isoformat()}_{last.isoformat()}.parquet"
 
     def parse_source(self, key: str) -> SourceFile:
-        """Read a source file's key; raise ContractError, naming what is wrong, if it is not one of ours."""
+        """Parse a source file's key; raise ContractError with the problem if it is not a valid one."""
         head = f"{self.prefix}/symbol="
         symbol, slash, name = key.removeprefix(head).partition("/")
         if not key.startswith(head) or not slash:
@@ -145,7 +145,7 @@ class Bronze:
     def stray(self, key: str) -> str | None:
         """Return the remedy for an object of bronze that no service reads; None if a service reads it.
 
-        A folder marker (its key ends in a slash) holds nothing, so it is none, unless it is named like a file.
+        A folder marker (its key ends in a slash) is empty and needs no remedy, unless it is named like a file.
         """
         if key.endswith("/"):
             return "an empty folder that is named like a file: delete it" if key.endswith(".parquet/") else None
@@ -173,7 +173,7 @@ class Bronze:
 
 
 def check_known(asked: Iterable[str], known: Collection[str]) -> None:
-    """Raise NotFoundError if the lake does not know a symbol that a person asked for; it names the nearest ones."""
+    """Raise NotFoundError, with the nearest symbols, if the lake does not have a requested symbol."""
     unknown = sorted(set(asked) - set(known))
     if not unknown:
         return
@@ -193,7 +193,7 @@ def tag_key(name: str) -> str:
 
 
 def revisions_key(symbol: str) -> str:
-    """Return the key of what the symbol's data.parquet no longer says (schema REVISIONS)."""
+    """Return the key of the superseded statements of the symbol's data.parquet (schema REVISIONS)."""
     return f"{REVISIONS_PREFIX}/symbol={check_symbol(symbol)}.parquet"
 
 
@@ -203,7 +203,7 @@ def splits_key(symbol: str) -> str:
 
 
 def identities_key(symbol: str) -> str:
-    """Return the key of the companies that have borne the symbol (schema IDENTITIES)."""
+    """Return the key of the companies that had the symbol (schema IDENTITIES)."""
     return f"{IDENTITIES_PREFIX}/symbol={check_symbol(symbol)}.parquet"
 
 
@@ -219,7 +219,7 @@ def parse_reference(key: str) -> str | None:
 
 
 def is_dividends(key: str) -> bool:
-    """Return whether `key` is of a file of dividends, which silver is not computed with."""
+    """Return whether `key` is of a file of dividends, which silver does not use."""
     return key.startswith(f"{DIVIDENDS_PREFIX}/")
 
 
@@ -240,20 +240,20 @@ def unclaimed_key(first: date, last: date, part: int) -> str:
 
 
 def archive_key(session: date) -> str:
-    """Return the key of the rows of one session that have left Postgres (schema BRONZE, by symbol)."""
+    """Return the key of the rows of one session that were moved out of Postgres (schema BRONZE, by symbol)."""
     return f"archive/raw_ohlcv/year={session:%Y}/month={session:%m}/date={session.isoformat()}.parquet"
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Month:
-    """A calendar month: the unit silver is stored by."""
+    """A calendar month: silver has one file for each month."""
 
     year: int
     month: int
 
     @classmethod
     def of(cls, day: date) -> "Month":
-        """Return the month that `day` lies in."""
+        """Return the month of `day`."""
         return cls(day.year, day.month)
 
 

@@ -1,8 +1,8 @@
-"""What makes a symbol's bars comparable: its splits, its dividends, and which companies have borne it (pure).
+"""The reference data of a symbol: its splits, its dividends, and the companies that had it (pure).
 
-Splits, companies and dividends are small Parquet files, one a symbol, that travel the way of the bars: the worker takes
-them into data.parquet's metadata (`fiblake/adjustment.py`). The resampler applies splits and companies, a reader who
-asks for total return dividends as well. Bars in bronze stay as traded.
+Splits, companies and dividends are small Parquet files, one for each symbol. They arrive like bars, and the worker
+stores them in the metadata of data.parquet (`fiblake/adjustment.py`). The resampler applies splits and companies. A
+reader of total return applies dividends, too. Bars in bronze stay as traded.
 """
 
 import math
@@ -20,7 +20,7 @@ from fiblake.errors import ContractError
 from fiblake.rules import positive
 
 FACTOR_TOLERANCE: Final = 1e-3
-"""How far a cumulative factor may be from the product of the ratios, by its size: the vendor rounds both."""
+"""The accepted relative difference of a cumulative factor and the product of the ratios: the vendor rounds both."""
 
 _REMEDY: Final = "put a right file under the same key"
 _USD: Final = "USD"
@@ -46,7 +46,7 @@ IDENTITIES: Final = pa.schema(
         pa.field("name", pa.string()),
     ]
 )
-"""A company that bore the symbol from session `valid_from` to session `valid_to` (null: it still does)."""
+"""A company that had the symbol from session `valid_from` to session `valid_to` (null: until now)."""
 
 DIVIDENDS: Final = pa.schema(
     [
@@ -64,10 +64,10 @@ DIVIDENDS: Final = pa.schema(
         pa.field("id", pa.string(), nullable=False),
     ]
 )
-"""A cash dividend, as the vendor reports it: who owns a share before `ex_dividend_date` gets `cash_amount`.
+"""A cash dividend, as the vendor reports it: the owner of a share before `ex_dividend_date` gets `cash_amount`.
 
 `cash_amount` is per share as traded on that day (null `currency`: USD). `frequency` is the vendor's integer, because
-what it stands for differs between sources. The two adjusted columns are the vendor's word, and nothing is computed with
+its meaning differs between sources. The two adjusted columns are the vendor's values, and nothing is computed with
 them: `split_adjusted_cash_amount` is per share of today, `historical_adjustment_factor` is cumulative.
 """
 
@@ -76,8 +76,8 @@ them: `split_adjusted_cash_amount` is per share of today, `historical_adjustment
 class Split:
     """One split (a row of SPLITS).
 
-    `historical_adjustment_factor` is cumulative (vendor's rule): a price before `execution_date`, and on or after the
-    split before it, times this factor is comparable with today's. Volume is divided by it.
+    `historical_adjustment_factor` is cumulative (vendor's rule). It multiplies prices before `execution_date`, and on
+    or after the split before it, to compare them with today's prices. Volume is divided by it.
     """
 
     symbol: str
@@ -90,13 +90,13 @@ class Split:
 
     @property
     def has_ratio(self) -> bool:
-        """Whether the split has a ratio: two positive numbers of shares."""
+        """Whether the split has a valid ratio: two positive numbers of shares."""
         return positive(self.split_from) and positive(self.split_to)
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One company that bore the symbol (a row of IDENTITIES)."""
+    """One company that had the symbol (a row of IDENTITIES)."""
 
     symbol: str
     valid_from: date
@@ -124,7 +124,7 @@ class Dividend:
 
 
 def splits_file(splits: Sequence[Split]) -> bytes:
-    """Return a symbol's splits as the bytes of its file; none is a valid file, the last word on a split withdrawn."""
+    """Return the bytes of a symbol's file of splits; an empty file is valid: its splits were withdrawn."""
     rows = [asdict(split) for split in sorted(splits, key=_by_day)]
     return encode(pa.Table.from_pylist(rows, schema=SPLITS))
 
@@ -132,8 +132,8 @@ def splits_file(splits: Sequence[Split]) -> bytes:
 def read_splits(data: bytes, symbol: str) -> tuple[Split, ...]:
     """Read a symbol's splits, oldest first; raise ContractError if the file or one of its numbers cannot be used.
 
-    That is also so if the cumulative factors are not the product of the ratios: which of the two is right is for
-    whoever wrote the file to say.
+    It also raises ContractError if the cumulative factors are not the product of the ratios: only the author of the
+    file can say which of the two is right.
     """
     splits = tuple(Split(**row) for row in decode_rows(data, SPLITS, f"the splits of {symbol}", _REMEDY))
     for split in splits:
@@ -156,13 +156,13 @@ def read_splits(data: bytes, symbol: str) -> tuple[Split, ...]:
 
 
 def identities_file(identities: Sequence[Identity]) -> bytes:
-    """Return the companies that bore a symbol as the bytes of its file."""
+    """Return the bytes of a symbol's file of companies."""
     rows = [asdict(identity) for identity in sorted(identities, key=lambda identity: identity.valid_from)]
     return encode(pa.Table.from_pylist(rows, schema=IDENTITIES))
 
 
 def read_identities(data: bytes, symbol: str) -> tuple[Identity, ...]:
-    """Read the companies that bore a symbol, oldest first; raise ContractError if the file is not that."""
+    """Read the companies that had a symbol, oldest first; raise ContractError if the file is not valid."""
     rows = decode_rows(data, IDENTITIES, f"the identities of {symbol}", _REMEDY)
     identities = tuple(Identity(**row) for row in rows)
     if any(identity.symbol != symbol for identity in identities):
@@ -171,7 +171,7 @@ def read_identities(data: bytes, symbol: str) -> tuple[Identity, ...]:
 
 
 def dividends_file(dividends: Sequence[Dividend]) -> bytes:
-    """Return a symbol's dividends as the bytes of its file; none is a valid file."""
+    """Return the bytes of a symbol's file of dividends; without dividends the file is valid, too."""
     rows = [asdict(dividend) for dividend in sorted(dividends, key=_by_ex_date)]
     return encode(pa.Table.from_pylist(rows, schema=DIVIDENDS))
 
@@ -190,7 +190,7 @@ def read_dividends(data: bytes, symbol: str) -> tuple[Dividend, ...]:
 
 
 def dividend_fault(dividend: Dividend) -> str:
-    """Return what is wrong with a dividend's numbers; empty if nothing is."""
+    """Return the fault of a dividend's numbers; empty: there is none."""
     if not positive(dividend.cash_amount):
         return f"cash_amount {dividend.cash_amount} is not a positive number"
     factor = dividend.historical_adjustment_factor
@@ -202,10 +202,10 @@ def dividend_fault(dividend: Dividend) -> str:
 def reference_of(
     splits: Sequence[Split], identities: Sequence[Identity], dividends: Sequence[Dividend] = ()
 ) -> Reference:
-    """Return what the files say as it is applied to bars; one company twice in a row hands nothing over.
+    """Return the content of the files in the form that is applied to bars; one company twice in a row is no handover.
 
-    All splits of a day are one entry, with the factor that all of them and the later ones make. A split of a day on
-    which no company bore the symbol is none of theirs. (A dividend of such a day no bar shows.)
+    All splits of a day are one entry, with the product of their factors and the later ones. A split of a day on which
+    no company had the symbol is left out. (A dividend of such a day has no bar and changes nothing.)
     """
     companies = sorted(identities, key=lambda identity: identity.valid_from)
     handovers = [(old.valid_to, new.valid_from) for old, new in pairwise(companies) if not _same(old, new)]
@@ -216,10 +216,10 @@ def reference_of(
 
 
 def payouts(dividends: Iterable[Dividend]) -> tuple[Payout, ...]:
-    """Return one entry an ex-date, oldest first: all cash of the day, and the vendor's factor of the whole day.
+    """Return one entry for each ex-date, oldest first: all cash of the day, and the vendor's factor of the whole day.
 
-    A dividend that is reported twice, under two ids, counts once: the vendor has many such. Of one in another currency
-    the cash is not known in USD. The least factor of a day has all of its dividends in it.
+    A dividend that is reported twice, under two ids, counts once: the vendor has many of these. The cash of a dividend
+    in another currency is unknown in USD. The smallest factor of a day includes all of its dividends.
     """
     by_day: dict[date, dict[tuple[object, ...], Dividend]] = {}
     for dividend in sorted(dividends, key=_by_ex_date):
@@ -244,12 +244,12 @@ class SplitDay:
 
     @property
     def agrees(self) -> bool:
-        """Whether the splits' own factors say what the ratios say: one of them is the whole day's."""
+        """Whether the splits' own factors agree with the ratios: one of them is the factor of the whole day."""
         return any(self._is_expected(split.historical_adjustment_factor) for split in self.splits)
 
     @property
     def factor(self) -> float:
-        """The day's cumulative factor: as it is given, or what the ratios make of it if none given agrees."""
+        """The day's cumulative factor: the vendor's one, or that of the ratios if no vendor factor agrees."""
         given = (split.historical_adjustment_factor for split in self.splits)
         agreeing = [factor for factor in given if self._is_expected(factor)]
         return min(agreeing, key=lambda factor: abs(factor - self.expected), default=self.expected)
@@ -259,10 +259,10 @@ class SplitDay:
 
 
 def split_days(splits: Iterable[Split]) -> list[SplitDay]:
-    """Return one symbol's splits by day, oldest first, each day with the factor that the ratios make.
+    """Return one symbol's splits by day, oldest first, each day with the factor of the ratios.
 
-    The order of a day's splits does not matter. One that is reported twice, under two ids, counts once: a company that
-    splits its shares twice on one day by the same ratio is not known.
+    The order of a day's splits does not matter. A split that is reported twice, under two ids, counts once: no known
+    company splits its shares twice on one day by the same ratio.
     """
     by_day: dict[date, list[Split]] = {}
     for split in sorted(splits, key=_by_day):
@@ -278,7 +278,7 @@ def split_days(splits: Iterable[Split]) -> list[SplitDay]:
 
 
 def distinct(splits: Iterable[Split]) -> list[Split]:
-    """Return the splits without those that another one repeats: of one symbol, on one day, by one ratio."""
+    """Return the splits without repetitions: of one symbol, on one day, by one ratio."""
     by_meaning: dict[tuple[str, date, str], Split] = {}
     for split in sorted(splits, key=_by_day):
         ratio = f"{split.split_from / split.split_to:.9g}"
@@ -287,7 +287,7 @@ def distinct(splits: Iterable[Split]) -> list[Split]:
 
 
 def _without(factors: Sequence[tuple[date, float]], ended: date, begins: date) -> list[tuple[date, float]]:
-    """Leave out the splits from between two companies' times, here and in the cumulative factors before them."""
+    """Leave out splits of days between two companies, and divide them out of the cumulative factors before them."""
     before = [(day, factor) for day, factor in factors if day <= ended]
     since = [(day, factor) for day, factor in factors if day >= begins]
     first_after = factors[len(before)][1] if len(before) < len(factors) else 1.0
@@ -296,7 +296,7 @@ def _without(factors: Sequence[tuple[date, float]], ended: date, begins: date) -
 
 
 def _by_day(split: Split) -> tuple[date, str]:
-    # The id only keeps the order of two splits on one day fixed; what they mean does not depend on it.
+    # The id only fixes the order of two splits on one day; their effect does not depend on it.
     return split.execution_date, split.id
 
 

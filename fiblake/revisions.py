@@ -1,12 +1,12 @@
-"""What a symbol's data.parquet no longer says, and the lake as it was known at an instant (pure).
+"""The superseded statements of a symbol's data.parquet, and the lake as it was known at an instant (pure).
 
-A version of data.parquet says of each session a bar, or that its bar is withdrawn; and it has one reference. Each of
-these statements carries the version that was the first to make it. Before a version is written that no longer makes a
-statement, the statement is put into the symbol's file of revisions. So at instant T a session's bar is that of the
-latest statement that is not later than T, in data.parquet and the revisions together.
+A version of data.parquet has three kinds of statements: the bar of a session, the withdrawal of a session's bar, and
+the reference. Each statement carries the first version that had it (`known_at`). Before a version without a statement
+is written, the statement is added to the symbol's file of revisions. So the bar of a session at instant T is that of
+the latest statement up to T, in data.parquet and the revisions together.
 
-Only statements that a stored data.parquet made become revisions, and none is ever taken out: a writer that dies after
-it wrote revisions leaves facts behind that are true, whatever becomes of its data.parquet.
+Only statements of a stored data.parquet become revisions, and no revision is ever removed. If a writer dies after it
+wrote revisions, they are still true, whether its data.parquet was stored or not.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ REVISIONS: Final = pa.schema(
         pa.field("reference", pa.string()),
     ]
 )
-"""A statement that a data.parquet made from version `known_at` on, and makes no more.
+"""A statement that data.parquet had from version `known_at` on, and no longer has.
 
 `kind`: "bar" (the columns of BRONZE), "withdrawal" (of session `timestamp`) or "reference" (the text of `reference`).
 """
@@ -44,13 +44,13 @@ _ORDER: Final = [(name, "ascending") for name in ("known_at", "kind", "timestamp
 def revise(
     before: Consolidated | None, after: Consolidated, *, restored: bool = False
 ) -> tuple[Consolidated, pa.Table]:
-    """Return the version `after` with the versions since which it says what it says, and what `before` alone said.
+    """Return `after` with the first version of each of its statements, and the statements that only `before` has.
 
-    The latter are the statements (schema REVISIONS) of `before` that `after`, its next version, makes no more. There
-    are none of a data.parquet that somebody else wrote: its bars were never checked.
+    The latter are the statements (schema REVISIONS) of `before` that `after`, its next version, no longer has. There
+    are none if another program wrote `before`: its bars were never checked.
 
-    `restored`: `before` is an older version that was put back. Later versions said something else in between, so
-    `after` makes all its statements anew.
+    `restored`: `before` is an older version that was put back. Later versions had other statements in between, so all
+    statements of `after` count as new.
     """
     version = pa.scalar(after.last_updated, KNOWN_AT.type)
     if before is None:
@@ -67,7 +67,7 @@ def revise(
     withdrawn = {session: since.withdrawn.get(session, after.last_updated) for session in after.withdrawn}
     reference = since.reference if after.reference == before.reference else after.last_updated
     if after.bars.num_rows >= count and after.bars.slice(0, count).equals(before.bars):
-        # A day's bar: the cheap and common case.
+        # One added bar: the common case, with a cheap solution.
         added = pa.repeat(version, after.bars.num_rows - count)
         gone = before.bars.slice(0, 0).append_column(KNOWN_AT, since.bars.slice(0, 0))
         bars = pa.chunked_array([*since.bars.chunks, added])
@@ -86,7 +86,7 @@ def revise(
 
 
 def adding(rows: pa.Table, symbol: str) -> Callable[[bytes | None], bytes | None]:
-    """Return the change of a file of revisions that adds rows; of equal rows one stays, and nothing goes."""
+    """Return the change of a file of revisions that adds rows; equal rows are stored once, and no row is removed."""
 
     def change(data: bytes | None) -> bytes | None:
         stored = read_revisions(data, symbol)
@@ -106,10 +106,10 @@ def read_revisions(data: bytes | None, symbol: str) -> pa.Table:
 
 
 def known_of(stored: Consolidated) -> Known:
-    """Return since when is known what a data.parquet says; one of before did not say it.
+    """Return the instants since which the statements of a data.parquet are known; older files do not have them.
 
-    A bar is then taken to be known since it was ingested, and a withdrawal and the reference since ever. Of a
-    data.parquet that somebody else wrote all is known since it was put.
+    For an older file a bar counts as known since it was ingested, and a withdrawal and the reference since the
+    beginning. If another program wrote the file, everything counts as known since the file was put.
     """
     if stored.known is not None:
         return stored.known
@@ -122,7 +122,7 @@ def known_of(stored: Consolidated) -> Known:
 def known_at(stored: Consolidated, revisions: pa.Table, instant: datetime) -> tuple[pa.Table, Reference]:
     """Return bars (schema BRONZE without constants, sorted) and reference as they were known at an instant.
 
-    No bars: there were none then.
+    The result is empty if there were no bars at that instant.
     """
     since = known_of(stored)
     current = _as_revisions(stored.bars.append_column(KNOWN_AT, since.bars))
@@ -148,7 +148,7 @@ def known_at(stored: Consolidated, revisions: pa.Table, instant: datetime) -> tu
 
 
 def _kept_places(old: pa.Table, new: pa.Table) -> npt.NDArray[np.int64]:
-    """Return, for each bar of `new`, its place in `old` if it is there with the same values; -1: it is not."""
+    """Return, for each bar of `new`, its place in `old` if `old` has it with the same values, otherwise -1."""
     count = old.num_rows
     days, sessions = (table["timestamp"].cast(pa.int32()).to_numpy() for table in (old, new))
     places = np.searchsorted(days, sessions)

@@ -11,11 +11,11 @@ PRICE_COLUMNS: Final = ("open", "high", "low", "close")
 NUMBER_COLUMNS: Final = (*PRICE_COLUMNS, "volume")
 """The numbers that every bar has."""
 NOISE: Final = 1e-9
-"""How far, relatively, a price may pass an extreme: an effect of arithmetic, no contradiction."""
+"""The relative difference by which a price may exceed an extreme: an effect of arithmetic, no contradiction."""
 
 
 def broken_rules(bar: Mapping[str, float]) -> list[str]:
-    """Return every rule that a bar (open, high, low, close in USD; volume in shares) breaks; none: it is good."""
+    """Return every rule that a bar (open, high, low, close in USD; volume in shares) breaks; empty: it breaks none."""
     broken = [f"{name} {bar[name]} is not a positive number" for name in PRICE_COLUMNS if not positive(bar[name])]
     if not (math.isfinite(bar["volume"]) and bar["volume"] >= 0):
         broken.append(f"volume {bar['volume']} is not a number of shares")
@@ -30,7 +30,7 @@ def broken_rules(bar: Mapping[str, float]) -> list[str]:
 
 
 def unusable_numbers(bar: Mapping[str, float]) -> list[str]:
-    """Return the values of a bar that are not numbers, which not even a person can release."""
+    """Return the values of a bar that are not numbers. Such a bar cannot be released from quarantine."""
     return [f"{name} {bar[name]} is no number" for name in NUMBER_COLUMNS if not math.isfinite(bar[name])]
 
 
@@ -39,9 +39,9 @@ def unbroken(bars: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
     open_, high, low, close = (np.asarray(bars[name]) for name in PRICE_COLUMNS)
     volume = np.asarray(bars["volume"])
     highest, lowest = np.maximum(open_, close), np.minimum(open_, close)
-    # Comparisons with what is no number are false, and so is the whole.
+    # Comparisons with NaN are false, and so is the result.
     strict = (low > 0) & (low <= lowest) & (highest <= high) & (high < np.inf) & (volume >= 0) & (volume < np.inf)
-    if strict.all():  # nearly always so, and quicker to see
+    if strict.all():  # nearly always true, and fast to check
         return np.asarray(strict, dtype=np.bool_)
     good = (low > 0) & (lowest > 0) & (highest < np.inf) & (high < np.inf) & (low < np.inf)
     good &= ~_passes(np.maximum(highest, low), high) & ~_passes(low, lowest) & (volume >= 0) & (volume < np.inf)
@@ -49,7 +49,7 @@ def unbroken(bars: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
 
 
 def _passes(price: Any, extreme: Any) -> Any:  # noqa: ANN401 (numbers, or arrays of them)
-    """Return whether a price is greater than an extreme by more than noise."""
+    """Return whether a price exceeds an extreme by more than NOISE."""
     with np.errstate(over="ignore", invalid="ignore"):
         return price > extreme * (1 + NOISE)
 
@@ -62,7 +62,7 @@ def positive(value: float) -> bool:
 def jumped(close: float, previous: float, split_ratio: float, limit: float) -> bool:
     """Return whether `close` is more than `limit` times the previous one, or less than one such part of it.
 
-    A jump that a split between the two explains is none: `split_ratio` is what it makes of a price (2-for-1: 0.5).
+    A jump that a split between the two explains does not count: `split_ratio` is its effect on a price (2-for-1: 0.5).
     """
     changes = [close / expected for expected in (previous, previous * split_ratio)]
     return all(change > limit or change * limit < 1 for change in changes)

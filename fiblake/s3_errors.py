@@ -1,8 +1,8 @@
-"""Retry the S3 refusals that a retry can help, and explain the others to a person.
+"""Retry temporary refusals of S3, and explain the others.
 
 obstore itself retries 5xx, 429 and broken connections, and raises every other answer, with S3's own code in the error's
-text. A 4xx that is not the request's fault (S3 timed out, a token expired, KMS limited the rate) is retried here after
-a pause, as AWS's own SDKs do. Every other refusal keeps S3's code and message in the reason.
+text. A 4xx without a fault of the request (S3 timed out, a token expired, KMS limited the rate) is retried here after
+a pause, as in AWS's own SDKs. Every other refusal keeps S3's code and message in the reason.
 """
 
 import html
@@ -27,13 +27,13 @@ _SEND_AGAIN: Final = frozenset(
 _CODE: Final = re.compile(r"<Code>([\w.]{1,80})</Code>")
 _MESSAGE: Final = re.compile(r"<Message>([^<]*)</Message>")
 _BARE_400: Final = re.compile(r"400 Bad Request: *(\n|$)")
-"""The answer to HEAD has no body, and so no code."""
+"""The answer to HEAD has no body, and therefore no code."""
 
 
 def send(request: Callable[[], ResultT], on_retry: Callable[[str], object]) -> ResultT:
     """Return what `request` returns; send it again, after a pause, if S3's refusal says nothing about the request.
 
-    That holds for conditional writes too: such a refusal means that nothing was written. `on_retry` is called with the
+    That is also right for conditional writes: after such a refusal nothing was written. `on_retry` is called with the
     reason before each further attempt.
     """
     for pause in PAUSES:

@@ -1,6 +1,6 @@
-"""What a deployed stack gives out: CloudFormation's outputs.
+"""The outputs of a deployed stack, from CloudFormation.
 
-Only whoever names a stack imports this module: it needs boto3, which a reader may do without.
+This module is imported only if a stack is named, because it needs boto3, which is optional for a reader.
 """
 
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ REFUSED = {"AccessDenied", "AccessDeniedException", "ExpiredToken", "InvalidClie
 def connect(
     profile: str | None = None, region: str | None = None, endpoint_url: str | None = None
 ) -> "CloudFormationClient":
-    """Open CloudFormation; what is not named comes from the environment."""
+    """Open CloudFormation; options that are None come from the environment."""
     try:
         session = boto3.Session(profile_name=profile, region_name=region)
         return session.client("cloudformation", endpoint_url=endpoint_url)
@@ -31,7 +31,7 @@ def connect(
 
 
 def check_profile(name: str) -> None:
-    """Raise ConfigurationError, naming those that are there, if AWS's configuration files have no such profile."""
+    """Raise ConfigurationError, with the existing profiles, if AWS's configuration files have no such profile."""
     profiles = botocore.session.Session().available_profiles
     if name not in profiles:
         hint = f"there are {', '.join(profiles)}" if profiles else "there are none"
@@ -41,7 +41,7 @@ def check_profile(name: str) -> None:
 def outputs_of(client: "CloudFormationClient", stack: str) -> dict[str, str]:
     """Return the outputs of the stack called `stack`.
 
-    Raises NotFoundError if there is none of that name, EntitlementError if the credentials are missing or refused,
+    Raises NotFoundError if there is no such stack, EntitlementError if the credentials are missing or refused,
     UpstreamError if CloudFormation fails.
     """
     try:

@@ -1,19 +1,19 @@
-"""What is known of a symbol: one record for each company that has borne it (pure)."""
+"""The records of a symbol: one for each company that had it (pure)."""
 
 from dataclasses import dataclass, fields
 from datetime import date, datetime
 from typing import Final
 
 BEGINNING: Final = date(1962, 1, 2)
-"""Where a company's time begins if nobody knows when: the calendar's first session."""
+"""The first day of a company if it is unknown: the calendar's first session."""
 
 
 @dataclass(frozen=True, slots=True)
 class SymbolRecord:
-    """A row of symbol_metadata: one company that bears, or bore, the symbol.
+    """A row of symbol_metadata: one company that has, or had, the symbol.
 
-    It bore it from session `valid_from` to session `valid_to` (None: it still does). `industry` is the SIC's
-    description, `sector` the SIC's division. The `history_` fields belong to whoever loads histories.
+    It had the symbol from session `valid_from` to session `valid_to` (None: until now). `industry` is the SIC's
+    description, `sector` the SIC's division. Only the loader of histories writes the `history_` fields.
     """
 
     symbol: str

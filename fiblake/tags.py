@@ -1,4 +1,4 @@
-"""A tag: a name for the lake as it was known at an instant, so that a study can be done again (pure)."""
+"""A tag: a name for the lake as it was known at an instant, so that a study can be repeated (pure)."""
 
 import json
 import re
@@ -13,17 +13,17 @@ _TAG: Final = re.compile(r"[A-Za-z][A-Za-z0-9._\-]{0,63}")
 
 
 def check_tag(name: str) -> str:
-    """Return `name` back; raise ContractError unless it may become part of a key, and is no instant."""
+    """Return `name`; raise ContractError if it cannot be part of a key, or is an instant."""
     if not _TAG.fullmatch(name):
         raise ContractError(f"{name[:40]!r} is no tag: a letter, then up to 63 letters, digits, '.', '_' or '-' are")
     return name
 
 
 def past_instant(value: datetime | str, now: datetime) -> datetime:
-    """Return an instant in UTC; one without a time zone is UTC's. Call it in a block of `decoding`, which names it.
+    """Return an instant in UTC; without a time zone it is in UTC. Call it in a block of `decoding`, which names it.
 
-    Raises if it is no instant, if it lies outside the years 1 to 9999 in UTC, or if it is later than `now`: nobody
-    knows yet what the lake will be.
+    Raises if it is no instant, if it is outside the years 1 to 9999 in UTC, or if it is later than `now`: the future
+    lake is unknown.
     """
     instant = datetime.fromisoformat(value) if isinstance(value, str) else value
     if not isinstance(instant, datetime):
@@ -42,6 +42,6 @@ def tag_file(as_of: datetime, by: str, made_at: datetime) -> bytes:
 
 
 def read_tag(data: bytes, name: str, now: datetime) -> datetime:
-    """Return the instant that a tag stands for; raise ContractError if its file cannot be read or names no past one."""
+    """Return the instant of a tag; raise ContractError if its file cannot be read or has no past instant."""
     with decoding(f"{tag_key(name)} cannot be read", "delete it and make the tag anew: `fiblake tag`"):
         return past_instant(read_json(data, "it")["as_of"], now)

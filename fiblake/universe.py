@@ -31,8 +31,8 @@ UNIVERSE: Final = pa.schema(
 )
 """A company and its symbol, from session `valid_from` to session `valid_to` (null: until now).
 
-`valid_from` is the calendar's first session if the company had the symbol before the first requested day. `type` is null
-if the vendor does not state it; such companies are included.
+`valid_from` is the calendar's first session if the company had the symbol before the first requested day. `type` is
+null if the vendor does not state it; such companies are included.
 """
 _KNOWN_SINCE: Final = b"fiblake.known_since"
 

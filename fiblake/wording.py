@@ -1,4 +1,4 @@
-"""How are counts, instants and ids written for a person? One way, wherever a person reads them."""
+"""The format of counts, instants and ids for people: the same everywhere."""
 
 import re
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ def counted(count: int, thing: str, things: str | None = None) -> str:
 def instant(moment: datetime | str) -> str:
     """Return an instant in UTC as 2026-11-26 17:05:03Z, from a datetime (without a zone: UTC) or from its ISO text.
 
-    A text that is no instant is returned as it is: others wrote it.
+    A text that is no instant is returned unchanged: it may come from outside.
     """
     if isinstance(moment, str):
         try:
@@ -29,5 +29,5 @@ def instant(moment: datetime | str) -> str:
 
 
 def shortened(text: str) -> str:
-    """Return a text with each UUID cut to its first digits; what a program needs whole stands in --json."""
+    """Return a text with each UUID shortened to its first digits; --json has the whole UUIDs."""
     return _ID.sub(lambda match: f"{match[0][:_ID_SHOWN]}…", text)

@@ -53,7 +53,7 @@ def fetch(
     store: "ObjectReader", keys: Sequence[str], root: Path | None = None,
     accept: "Callable[[StoredObject], bool]" = lambda _stored: True,
 ) -> dict[str, Path]:  # fmt: skip
-    """Read the present versions of objects and return their copies; without objects that are deleted or not accepted."""
+    """Read the present versions of objects and return their copies, without objects that are deleted or refused."""
     places = {}
     for key, stored in zip(keys, store.get_many(keys), strict=True):
         if stored is not None and accept(stored):

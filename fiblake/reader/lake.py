@@ -96,7 +96,7 @@ class Lake:
         return self.bronze.symbols_in(self.store.folders(f"{self.bronze.prefix}/"))
 
     def sessions(self, start: Day | None = None, end: Day | None = None) -> Days:
-        """Return the trading sessions from `start` (default: 1962-01-02) to `end` (default: the last closed session)."""
+        """Return the trading sessions from `start` (default 1962-01-02) to `end` (default: the last closed session)."""
         first = _day(start, "start") if start is not None else self.calendar.session(0)
         last = _day(end, "end") if end is not None else self.calendar.last_closed(self.clock())
         return np.array(self.calendar.between(first, last), dtype="datetime64[D]")
@@ -185,8 +185,8 @@ class Lake:
         """Return the result of one SELECT, in DuckDB's SQL, over the tables of `fiblake query`.
 
         The tables are bronze, silver_3d to silver_34d, metadata, splits, dividends, universe and manifest. For a large
-        lake, name the needed `symbols`, so that fewer files of bronze are read. Raises ContractError if the query, or a file that it reads, cannot be used, or if
-        two columns have one name.
+        lake, name the needed `symbols`, so that fewer files of bronze are read. Raises ContractError if
+        the query, or a file that it reads, cannot be used, or if two columns have one name.
         """
         needs("duckdb")
         views = import_module("fiblake.reader.views")  # imports DuckDB, which the other methods do not need
@@ -295,7 +295,7 @@ class Lake:
         return many
 
     def _read_as_of(self, objects: dict[str, StoredObject], request: Request) -> list[Bars]:
-        """Return each symbol's bars as they were known at `as_of`; revisions are read only for symbols that changed since."""
+        """Return each symbol's bars as known at `as_of`; revisions are read only for symbols that changed since."""
         instant = request.as_of or self.clock()
         whole = {}
         for symbol, file in objects.items():
@@ -347,7 +347,7 @@ class Lake:
         return rows
 
     def _ordinal(self, day: date) -> int:
-        """Return the ordinal of the first session on or after a day; after the calendar's end, the next unused ordinal."""
+        """Return the ordinal of the first session on or after a day; after the calendar's end, the next free one."""
         return int(np.searchsorted(self.calendar.sessions, np.datetime64(day, "D")))
 
     def _ordinal_after(self, day: date) -> int:

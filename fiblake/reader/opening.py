@@ -137,7 +137,7 @@ def _credentials(profile: str | None) -> dict[str, Any]:
 
 
 def _local_state() -> Path:
-    """Return the file with a local stack's addresses: in FIBLAKE_LOCAL_FOLDER, or in the checkout of the working directory."""
+    """Return the file with a local stack's addresses: in FIBLAKE_LOCAL_FOLDER, or in the present checkout."""
     if folder := os.environ.get(LOCAL_FOLDER):
         return Path(folder).with_suffix(".json")
     here, package = Path.cwd(), Path(__file__).resolve().parents[2]

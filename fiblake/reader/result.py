@@ -32,7 +32,7 @@ class Result:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The description of the rows: interval, adjust, as_of (the instant as of which the lake was read), and so on."""
+        """The description of the rows: interval, adjust, as_of (the instant at which the lake was read), and so on."""
         own = (self.table.schema.metadata or {}).items()
         return {key.removeprefix(_OWN).decode(): value.decode() for key, value in own if key.startswith(_OWN)}
 
@@ -80,7 +80,7 @@ def with_metadata(table: pa.Table, **facts: str) -> pa.Table:
 
 
 def _without_decimals(table: pa.Table) -> pa.Table:
-    """Return the table with decimals, and columns of nulls only, as int64 or float64: pandas would make Python objects."""
+    """Return the table with decimals and all-null columns as int64 or float64: pandas would make Python objects."""
     for number, field in enumerate(table.schema):
         if pa.types.is_decimal(field.type) or pa.types.is_null(field.type):
             table = table.set_column(number, field.name, _as_numbers(table[number]))

@@ -200,7 +200,7 @@ def _accept(check: Callable[[bytes], None], refused: dict[str, str], stored: "St
 
 
 def check_of(name: str) -> Callable[[bytes], None]:
-    """Return a function that raises ContractError for a file that DuckDB must not read, because DuckDB has no size limit.
+    """Return a check that raises ContractError for a file that DuckDB must not read: DuckDB has no size limit.
 
     The function reads the file once with the limits of the services: its footer, its pages and its texts.
     """
