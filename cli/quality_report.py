@@ -12,6 +12,7 @@ from fiblake.calendar import TradingCalendar
 from fiblake.reference import Identity, Split
 from fiblake.rules import jumped, positive
 from fiblake.symbols import BEGINNING
+from fiblake.wording import counted
 
 JUMP_LIMIT: Final = 3.0
 """A close of more than this many times the one before, or less than one part in this many, needs an explanation."""
@@ -150,7 +151,9 @@ def _repeats(stored: Consolidated, sessions: Sequence[date]) -> Iterator[Finding
     for numbers, run in groupby(zip(sessions, rows, strict=True), key=lambda pair: pair[1]):
         days = [day for day, _ in run]
         if len(days) >= REPEATS and numbers[-1] > 0:
-            text = f"{len(days)} sessions to {days[-1]} have the same prices and volume (close {numbers[3]:g})"
+            text = (
+                f"{counted(len(days), 'session')} to {days[-1]} have the same prices and volume (close {numbers[3]:g})"
+            )
             yield Finding("stale repeat", days[0], text)
 
 
