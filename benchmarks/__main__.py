@@ -1,6 +1,6 @@
 """All benchmarks, one after the other, each contestant in a process of its own; then table, JSON and picture.
 
-python -m benchmarks [--size small|full] [--runs N] [--only NAME ...] [--out FOLDER] [--docs]
+python -m benchmarks [--size small|full|tenfold] [--runs N] [--only NAME ...] [--out FOLDER] [--docs]
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import consolidate, flat_files, imports, reading, resample_full, resample_incremental, silver_outputs
-from benchmarks.lake import FOLDER, FULL, SIZES, Size, generated
+from benchmarks.lake import FOLDER, FULL, SIZES, TENFOLD, Size, generated
 from benchmarks.measure import PROJECT, READERS, Result, contest, plain, surroundings
 from benchmarks.report import READ, drawn, markdown, printed, written_into_docs
 from benchmarks.servers import client, s3_and_queues
@@ -62,7 +62,7 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure fiblake beside its peers.")
-    parser.add_argument("--size", choices=("small", "full"), default="full")
+    parser.add_argument("--size", choices=("small", "full", "tenfold"), default="full")
     parser.add_argument("--runs", type=int, default=3, help="runs of each contestant, of which the median counts")
     parser.add_argument("--only", nargs="+", choices=NAMES, help="only these")
     parser.add_argument("--out", type=Path, default=FOLDER / "results", help="where JSON, picture and Markdown go")
@@ -102,7 +102,7 @@ def _ours(name: str, lake: Path, runs: int, **options: Any) -> Result:  # noqa: 
 
 def _through_s3(size: Size, runs: int, faults: list[str]) -> Iterator[Result]:
     """Measure on a real S3 server: the full resample, consolidation and what follows from it, and other formats."""
-    yield from _on_one_server(size, runs, faults, peers=True)
+    yield from _on_one_server(size, runs, faults, peers=size != TENFOLD)
     for fraction in FRACTIONS if size == FULL else ():
         for result in _on_one_server(SIZES[fraction], runs, faults, peers=False):
             yield replace(result, contestant=f"{result.contestant}, {fraction}")

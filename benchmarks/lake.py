@@ -45,6 +45,7 @@ class Size:
 
 
 FULL: Final = Size("full", 5_350, 13_350_000)
+TENFOLD: Final = Size("tenfold", 10 * FULL.symbols, 10 * FULL.bars)
 SIZES: Final = {
     size.name: size
     for size in (
@@ -52,6 +53,7 @@ SIZES: Final = {
         Size("quarter", FULL.symbols // 4, FULL.bars // 4),
         Size("half", FULL.symbols // 2, FULL.bars // 2),
         FULL,
+        TENFOLD,
     )
 }
 
