@@ -48,8 +48,8 @@ def main() -> int:
             sys.stderr.write(f"{result.benchmark}: {result.contestant}: {result.wall:.2f} s\n")
             results.append(result)
             # Each time: should one of them fail, an hour is not lost.
-            told = json.dumps({"facts": facts, "results": plain(results)}, indent=1, default=str)
-            (options.out / "results.json").write_text(told)
+            report = json.dumps({"facts": facts, "results": plain(results)}, indent=1, default=str)
+            (options.out / "results.json").write_text(report)
     printed(results, facts)
     drawn(results, facts, options.out / "performance.png")
     (options.out / "performance.md").write_text(markdown(results, facts))

@@ -38,11 +38,11 @@ def ours() -> Work:
         with place as folder, running(Path(folder) / "stack") as stack:
             probe = _Probe(stack, Watcher(stack))
             # The first ones find cold functions and load the histories.
-            one = [probe.seconds(["ONE"], session) for session in probe.sessions(puts + 3)][3:]
+            one_put = [probe.seconds(["ONE"], session) for session in probe.sessions(puts + 3)][3:]
             names = [f"X{number:04d}" for number in range(crowd)]
             many = [probe.seconds(names, session) for session in probe.sessions(crowds + 1)][1:]
-        said = {**_quantiles("one", one), **_quantiles("crowd", many), "puts": puts, "crowd_size": crowd}
-        return {"wall": float(np.median(one)), "cpu": 0.0, **said}
+        figures = {**_quantiles("one", one_put), **_quantiles("crowd", many), "puts": puts, "crowd_size": crowd}
+        return {"wall": float(np.median(one_put)), "cpu": 0.0, **figures}
 
     return work
 

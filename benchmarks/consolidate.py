@@ -95,15 +95,15 @@ def _drain(start: Barrier, ends: Any) -> None:  # noqa: ANN401 (a multiprocessin
     from shared.queues import Queue, ReceivedMessage  # noqa: PLC0415
 
     settle_arrow()
-    asked = [0.0]
+    waited = [0.0]
     receive = Queue.receive
 
     def watched(queue: Queue, *arguments: Any, **options: Any) -> list[ReceivedMessage]:  # noqa: ANN401
         # The worker waits for more before it ends. What it waits in vain for is not work.
-        asked[0] = time.time()
-        found = receive(queue, *arguments, **options)
-        idle_since.append(asked[0]) if not found else idle_since.clear()
-        return found
+        waited[0] = time.time()
+        messages = receive(queue, *arguments, **options)
+        idle_since.append(waited[0]) if not messages else idle_since.clear()
+        return messages
 
     idle_since: list[float] = []
     Queue.receive = watched  # type: ignore[method-assign, assignment]

@@ -65,9 +65,9 @@ def _import(python: Path, module: str, folder: str) -> tuple[float, float, float
     command = [str(python), "-c", PROGRAM.format(module=module)]
     environment = {"PATH": os.defpath, "PYTHONPATH": folder, "AWS_DEFAULT_REGION": "us-east-1"}
     started = time.perf_counter()
-    said = subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True).stdout
     whole = time.perf_counter() - started
-    wall, cpu, rss_mb = map(float, said.split()[-3:])
+    wall, cpu, rss_mb = map(float, output.split()[-3:])
     return wall, cpu, rss_mb, whole
 
 

@@ -57,8 +57,8 @@ def main() -> None:
 def _in_a_process(name: str, url: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.object_store_clients", "--client", name]
     environment = {"PATH": os.environ["PATH"], **client_environment(url)}
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, capture_output=True, text=True)
-    measured: dict[str, Any] = json.loads(done.stdout)
+    process = subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, capture_output=True, text=True)
+    measured: dict[str, Any] = json.loads(process.stdout)
     return measured
 
 

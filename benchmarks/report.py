@@ -116,8 +116,10 @@ def panels(results: Sequence[Result]) -> list[tuple[str, list[Result], Callable[
         ("Consolidation: symbols a second", merge, lambda r: r.facts["symbols_per_second"]),
     ]
     for question in questions:
-        asked = [r for r in contestants if r.benchmark == question]
-        all_panels.append((f"Reading {question.removeprefix(READ)}: milliseconds", asked, lambda r: 1000 * r.wall))
+        results_asked = [r for r in contestants if r.benchmark == question]
+        all_panels.append(
+            (f"Reading {question.removeprefix(READ)}: milliseconds", results_asked, lambda r: 1000 * r.wall)
+        )
     return [panel for panel in all_panels if panel[1]]
 
 
@@ -125,11 +127,11 @@ def _rows(results: Sequence[Result], facts: Mapping[str, Any]) -> Iterator[tuple
     ours = {r.benchmark: r for r in results if r.contestant == OURS}
     for result in results:
         target = TARGETS.get((result.benchmark, result.contestant)) if facts["size"] == "full" else None
-        said = f"{target.sentence}: {'met' if target.met(result) else 'MISSED'}" if target else ""
+        verdict = f"{target.sentence}: {'met' if target.met(result) else 'MISSED'}" if target else ""
         yield (
             result.benchmark, result.contestant, f"{result.wall:.2f}", f"{result.cpu:.1f}" if result.cpu else "",
             f"{result.rss_mb:,.0f}" if result.rss_mb else "",
-            _ratio(result, ours.get(result.benchmark)), _said(result.facts), said,
+            _ratio(result, ours.get(result.benchmark)), _said(result.facts), verdict,
         )  # fmt: skip
 
 

@@ -14,19 +14,23 @@ PRICES: Final = ("open", "high", "low", "close")
 TOLERANCE: Final = 1e-9
 
 
-def differences(one: Path, other: Path) -> list[str]:
+def differences(first: Path, other: Path) -> list[str]:
     """Name what differs between the silver tables in two folders; nothing if they say the same."""
-    return [fault for n in INTERVALS for fault in _of_interval(n, one, other)]
+    return [fault for n in INTERVALS for fault in _of_interval(n, first, other)]
 
 
-def _of_interval(n: int, one: Path, other: Path) -> list[str]:
-    names = [_files(root, n) for root in (one, other)]
+def _of_interval(n: int, first: Path, other: Path) -> list[str]:
+    names = [_files(root, n) for root in (first, other)]
     if names[0] != names[1]:
         return [f"silver_{n}d: {len(set(names[0]) ^ set(names[1]))} month files are in one of the two only"]
-    left, right = (_table(root, names[0]) for root in (one, other))
-    if left.num_rows != right.num_rows:
-        return [f"silver_{n}d: {left.num_rows} and {right.num_rows} rows"]
-    return [f"silver_{n}d: column {name} differs" for name in COLUMNS if not _same(name, left[name], right[name])]
+    first_table, other_table = (_table(root, names[0]) for root in (first, other))
+    if first_table.num_rows != other_table.num_rows:
+        return [f"silver_{n}d: {first_table.num_rows} and {other_table.num_rows} rows"]
+    return [
+        f"silver_{n}d: column {name} differs"
+        for name in COLUMNS
+        if not _same(name, first_table[name], other_table[name])
+    ]
 
 
 def _files(root: Path, n: int) -> list[str]:
@@ -46,7 +50,7 @@ def _plain(kind: pa.DataType, name: str) -> pa.DataType:
     return pa.string() if name == "symbol" else pa.int64() if name == "bars" else kind
 
 
-def _same(name: str, left: Any, right: Any) -> bool:  # noqa: ANN401 (columns)
+def _same(name: str, first_table: Any, other_table: Any) -> bool:  # noqa: ANN401 (columns)
     if name in PRICES:
-        return bool(np.allclose(left.to_numpy(), right.to_numpy(), rtol=TOLERANCE, atol=0))
-    return bool(left.combine_chunks().equals(right.combine_chunks()))
+        return bool(np.allclose(first_table.to_numpy(), other_table.to_numpy(), rtol=TOLERANCE, atol=0))
+    return bool(first_table.combine_chunks().equals(other_table.combine_chunks()))

@@ -69,8 +69,12 @@ def _event(
 
 def _show(console: "Console", result: dict[str, Any]) -> None:
     rows = [
-        {**one, "flagged": " ".join(one["flagged"]), "seconds": round(sum(one["seconds"].values()), 1)}
-        for one in (*result["done"], *result["looked_at_again"])
+        {
+            **stored_session,
+            "flagged": " ".join(stored_session["flagged"]),
+            "seconds": round(sum(stored_session["seconds"].values()), 1),
+        }
+        for stored_session in (*result["done"], *result["looked_at_again"])
     ]
     console.print(table("Bars written, by session or symbol", rows, _COLUMNS))
     for session in result["pending"]:

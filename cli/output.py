@@ -119,8 +119,8 @@ class Rows:
         # Who needs little more gets it, the others share the rest.
         by_need = sorted(range(len(least)), key=lambda place: natural[place] - least[place])
         widths = list(least)
-        for done, place in enumerate(by_need):
-            more = min(natural[place] - least[place], spare // (len(by_need) - done))
+        for fitted, place in enumerate(by_need):
+            more = min(natural[place] - least[place], spare // (len(by_need) - fitted))
             widths[place] += more
             spare -= more
         return widths
@@ -198,7 +198,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Advance]:
 def progress_by_name() -> Iterator[Show]:
     """Show the progress of a work that names its steps; return a function to call with step, done and total."""
     with _bar("starting", None) as (bar, task):
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+        yield lambda what, completed, total: bar.update(task, description=what, completed=completed, total=total)
 
 
 @contextmanager

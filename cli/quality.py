@@ -93,8 +93,8 @@ def _sources(stack: Target, symbol: str, calendar: "TradingCalendar", first: dat
         read_splits(splits.data, symbol) if splits else (),
         {held.bar.session for held in list_quarantined(stack.store, symbol)},
     )
-    asked = catch_errors(lambda: asyncio.run(_asked(stack, symbol, calendar, first, closed)))
-    return sources if isinstance(asked, FiblakeError) else replace(sources, asked=asked)
+    database_facts = catch_errors(lambda: asyncio.run(_asked(stack, symbol, calendar, first, closed)))
+    return sources if isinstance(database_facts, FiblakeError) else replace(sources, asked=database_facts)
 
 
 async def _asked(stack: Target, symbol: str, calendar: "TradingCalendar", first: date, closed: date) -> set[date]:

@@ -159,11 +159,11 @@ def _repeats(stored: Consolidated, sessions: Sequence[date]) -> Iterator[Finding
 
 def _repeated_splits(splits: Iterable[Split]) -> Iterator[Finding]:
     usable = [split for split in splits if split.has_ratio]
-    for one, other in pairwise(sorted(usable, key=lambda split: split.execution_date)):
-        near = other.execution_date - one.execution_date <= timedelta(days=SAME_SPLIT_DAYS)
-        if near and one.split_to * other.split_from == other.split_to * one.split_from:
-            ratio = f"{one.split_to:g}-for-{one.split_from:g}"
-            yield Finding("duplicate split", other.execution_date, f"{ratio} as well on {one.execution_date}")
+    for earlier, other in pairwise(sorted(usable, key=lambda split: split.execution_date)):
+        near = other.execution_date - earlier.execution_date <= timedelta(days=SAME_SPLIT_DAYS)
+        if near and earlier.split_to * other.split_from == other.split_to * earlier.split_from:
+            ratio = f"{earlier.split_to:g}-for-{earlier.split_from:g}"
+            yield Finding("duplicate split", other.execution_date, f"{ratio} as well on {earlier.execution_date}")
 
 
 def _doubtful_dividends(stored: Consolidated) -> Iterator[Finding]:

@@ -141,10 +141,10 @@ class Reference:
         factors = self.as_of(sessions[-1].item()).factors(sessions)
         if not self.dividends:
             return factors
-        kept, _ = self._kept(sessions, closes)
+        fractions, _ = self._kept(sessions, closes)
         own = np.flatnonzero(np.diff(self.companies(sessions))) + 1
         for first, end in zip([0, *own], [*own, sessions.size], strict=True):
-            factors[first : end - 1] *= np.cumprod(kept[end - 1 : first : -1])[::-1]
+            factors[first : end - 1] *= np.cumprod(fractions[end - 1 : first : -1])[::-1]
         return factors
 
     def payout_disputes(self, sessions: Days, closes: Factors) -> list[PayoutDispute]:
@@ -155,12 +155,12 @@ class Reference:
         """
         if not (sessions.size and self.dividends):
             return []
-        kept, places = self._kept(sessions, closes)
+        fractions, places = self._kept(sessions, closes)
         disputes = []
         for place in sorted({int(place) for place in places if place >= 0}):
             shown = np.flatnonzero(places == place)
             first, following = self.dividends[shown[0]], self.dividends[shown[-1] + 1 :][:1]
-            derived, cash = float(kept[place]), sum(self.dividends[i].cash for i in shown)
+            derived, cash = float(fractions[place]), sum(self.dividends[i].cash for i in shown)
             steps = _steps(first.factor, following, sessions[-1].item())
             if derived == 1.0 or (steps and not any(math.isclose(s, derived, abs_tol=PAYOUT_TOLERANCE) for s in steps)):
                 disputes.append(PayoutDispute(first.ex_date, cash, derived, steps[0] if steps else None))
@@ -191,8 +191,8 @@ class Reference:
         close = closes[before] * self._cumulative(sessions[before]) / self._cumulative(days[shown])
         with np.errstate(divide="ignore", invalid="ignore"):
             paid = np.bincount(places[shown], weights=cash[shown] / close, minlength=sessions.size)
-            kept = np.where((paid >= 0) & (paid < 1), 1 - paid, 1.0)
-        return kept, places
+            fractions = np.where((paid >= 0) & (paid < 1), 1 - paid, 1.0)
+        return fractions, places
 
 
 NO_REFERENCE: Final = Reference()

@@ -172,18 +172,22 @@ class Bronze:
         return "not named date=YYYY-MM-DD.parquet or range=FIRST_LAST.parquet: put its bars so, and delete this one"
 
 
-def check_known(asked: Iterable[str], known: Collection[str]) -> None:
+def check_known(requested: Iterable[str], existing: Collection[str]) -> None:
     """Raise NotFoundError, with the nearest symbols, if the lake does not have a requested symbol."""
-    unknown = sorted(set(asked) - set(known))
+    unknown = sorted(set(requested) - set(existing))
     if not unknown:
         return
-    raise NotFoundError(f"the lake has no bars of {', '.join(unknown)}{nearest_hint(unknown, known)}")
+    raise NotFoundError(f"the lake has no bars of {', '.join(unknown)}{nearest_hint(unknown, existing)}")
 
 
-def nearest_hint(unknown: Iterable[str], known: Iterable[str]) -> str:
+def nearest_hint(unknown: Iterable[str], existing: Iterable[str]) -> str:
     """Return " (did you mean AAPL?)" with the known symbols nearest to the unknown ones, empty if none is near."""
-    capitals = {symbol.upper(): symbol for symbol in known}
-    nearest = {capitals[match]: None for one in unknown for match in get_close_matches(one.upper(), capitals, 1)}
+    capitals = {symbol.upper(): symbol for symbol in existing}
+    nearest = {
+        capitals[match]: None
+        for unknown_symbol in unknown
+        for match in get_close_matches(unknown_symbol.upper(), capitals, 1)
+    }
     return f" (did you mean {', '.join(nearest)}?)" if nearest else ""
 
 

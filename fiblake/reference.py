@@ -146,11 +146,11 @@ def read_splits(data: bytes, symbol: str) -> tuple[Split, ...]:
             raise ContractError(f"the splits of {symbol} hold one that cannot be: {detail}")
     for day in split_days(splits):
         if not day.agrees:
-            given = ", ".join(f"{split.historical_adjustment_factor:g}" for split in day.splits)
+            vendor_factors = ", ".join(f"{split.historical_adjustment_factor:g}" for split in day.splits)
             raise ContractError(
-                f"the splits of {symbol} contradict themselves: on {day.day} the cumulative factor is {given}, and the "
-                f"ratios of that day and of all later ones make {day.expected:g}; set historical_adjustment_factor or "
-                "the ratios right and put the file again"
+                f"the splits of {symbol} contradict themselves: on {day.day} the cumulative factor is {vendor_factors}, and "
+                f"the ratios of that day and of all later ones make {day.expected:g}; set "
+                "historical_adjustment_factor or the ratios right and put the file again"
             )
     return tuple(sorted(splits, key=_by_day))
 
@@ -230,8 +230,8 @@ def payouts(dividends: Iterable[Dividend]) -> tuple[Payout, ...]:
 
 def _payout(day: date, dividends: Sequence[Dividend]) -> Payout:
     in_dollars = [dividend.cash_amount for dividend in dividends if (dividend.currency or _USD).upper() == _USD]
-    given = [d.historical_adjustment_factor for d in dividends if d.historical_adjustment_factor is not None]
-    return Payout(day, math.fsum(in_dollars), min(given, default=None))
+    vendor_factors = [d.historical_adjustment_factor for d in dividends if d.historical_adjustment_factor is not None]
+    return Payout(day, math.fsum(in_dollars), min(vendor_factors, default=None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +250,8 @@ class SplitDay:
     @property
     def factor(self) -> float:
         """The day's cumulative factor: the vendor's one, or that of the ratios if no vendor factor agrees."""
-        given = (split.historical_adjustment_factor for split in self.splits)
-        agreeing = [factor for factor in given if self._is_expected(factor)]
+        vendor_factors = (split.historical_adjustment_factor for split in self.splits)
+        agreeing = [factor for factor in vendor_factors if self._is_expected(factor)]
         return min(agreeing, key=lambda factor: abs(factor - self.expected), default=self.expected)
 
     def _is_expected(self, factor: float) -> bool:

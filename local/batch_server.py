@@ -448,8 +448,8 @@ class Batch:
         wanted = _required(body, "jobs")
         if len(wanted) > _MAX_DESCRIBED:
             raise ClientError(f"at most {_MAX_DESCRIBED} jobs are described at once, not {len(wanted)}")
-        found = (self._jobs.get(_last_part(name)) for name in wanted)
-        return {"jobs": [job.detail() for job in found if job is not None]}
+        jobs = (self._jobs.get(_last_part(name)) for name in wanted)
+        return {"jobs": [job.detail() for job in jobs if job is not None]}
 
     def _list(self, body: Json) -> Json:
         if body.get("filters") or body.get("multiNodeJobId"):
@@ -459,10 +459,10 @@ class Batch:
             raise ClientError(f"{status!r} is not a job's status")
         # Jobs are only ever appended, so a position goes on meaning the same while their states change.
         start = _position(body.get("nextToken", "0"))
-        found = [(at, job) for at, job in enumerate(self._listed(body)) if at >= start and job.status == status]
+        matching = [(at, job) for at, job in enumerate(self._listed(body)) if at >= start and job.status == status]
         size = min(max(body.get("maxResults", _MAX_PAGE), 1), _MAX_PAGE)
-        token = str(found[size][0]) if len(found) > size else None
-        return _without_none({"jobSummaryList": [_summary(job) for _, job in found[:size]], "nextToken": token})
+        token = str(matching[size][0]) if len(matching) > size else None
+        return _without_none({"jobSummaryList": [_summary(job) for _, job in matching[:size]], "nextToken": token})
 
     def _listed(self, body: Json) -> Iterable[Job | ArrayJob]:
         if "arrayJobId" in body:

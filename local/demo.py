@@ -118,38 +118,38 @@ class Demo:
             f"  {DEAD_NAME} ({DEAD_SYMBOL}) traded for the last time that day, and has {counted(buckets, 'row')} of "
             "silver"
         )
-        done = self._refresh(sessions[-1])
+        result = self._refresh(sessions[-1])
         self._wait()
         self.console.print(
-            f"  the API adds {counted(done['histories_requested'], 'history', 'histories')}, from before the flat "
-            f"files too, and the splits of {counted(done['splits_changed'], 'symbol')}"
+            f"  the API adds {counted(result['histories_requested'], 'history', 'histories')}, from before the flat "
+            f"files too, and the splits of {counted(result['splits_changed'], 'symbol')}"
         )
 
     def play(self, session: date) -> None:
         """Fetch one session and wait until its bars are in all silver tables; note how long that took."""
         self.vendor.as_of(session)
-        done = self._invoke("OhlcvFetcher", {"as_of": session.isoformat()})["done"]
-        if [one["what"] for one in done] != [session.isoformat()]:
-            raise DemoError(f"the fetcher stored {done}, not just {session}")
-        written = datetime.fromisoformat(done[0]["written_at"])
+        stored = self._invoke("OhlcvFetcher", {"as_of": session.isoformat()})["done"]
+        if [session_done["what"] for session_done in stored] != [session.isoformat()]:
+            raise DemoError(f"the fetcher stored {stored}, not just {session}")
+        written = datetime.fromisoformat(stored[0]["written_at"])
         end = time.monotonic() + SESSION_SECONDS
         with Live(console=self.console, refresh_per_second=8, transient=True) as live:
-            while not all(self._arrived(session, done[0]["stored"], interval) for interval in INTERVALS):
+            while not all(self._arrived(session, stored[0]["stored"], interval) for interval in INTERVALS):
                 view = self.watcher.look()
                 live.update(self._progress(view))
                 if view.dead_letters or time.monotonic() > end:
                     raise StuckError(f"{session} does not arrive in silver: {view}; logs are in {self.stack.folder}")
         self.latencies[session] = (datetime.now(UTC) - written).total_seconds()
         self.console.print(
-            f"  {session}: {counted(done[0]['stored'], 'bar')}, in six tables after {self.latencies[session]:.1f} s"
+            f"  {session}: {counted(stored[0]['stored'], 'bar')}, in six tables after {self.latencies[session]:.1f} s"
         )
 
     def list_new_symbol(self, session: date) -> None:
         """Make the vendor list the new symbol, and wait until its whole history is in silver."""
         self.vendor.hidden([])
-        done = self._refresh(session)
-        if (done["new"], done["histories_requested"]) != (1, 1):
-            raise DemoError(f"the metadata fetcher found {done}, not just {NEW_SYMBOL}")
+        result = self._refresh(session)
+        if (result["new"], result["histories_requested"]) != (1, 1):
+            raise DemoError(f"the metadata fetcher found {result}, not just {NEW_SYMBOL}")
         self._wait()
         manifest = self.watcher.table(MANIFEST_KEY)
         bars = {row["symbol"]: row["row_count"] for row in manifest.to_pylist()} if manifest else {}
@@ -161,9 +161,9 @@ class Demo:
         """Make the vendor report an old split, and wait until the symbol's silver is adjusted for it."""
         before = self._around_split()
         self.vendor.splits(None)
-        done = self._refresh(session, splits_only=True)
-        if done["splits_changed"] != 1:
-            raise DemoError(f"the metadata fetcher found {done}, not just {LATE_SPLIT.symbol}'s split")
+        result = self._refresh(session, splits_only=True)
+        if result["splits_changed"] != 1:
+            raise DemoError(f"the metadata fetcher found {result}, not just {LATE_SPLIT.symbol}'s split")
         self._wait()
         after = self._around_split()
         self.console.print(
@@ -214,10 +214,10 @@ class Demo:
         command = [str(Path(sys.executable).with_name("fiblake")), "--stack", STACK, "--json", *arguments]
         own = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         environment = {**own, **self.stack.environment(), **settings}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=REPOSITORY)
-        if done.returncode:
-            raise DemoError(f"fiblake {' '.join(arguments)} failed: {done.stderr.strip() or done.stdout.strip()}")
-        answer: dict[str, Any] = json.loads(done.stdout)
+        process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=REPOSITORY)
+        if process.returncode:
+            raise DemoError(f"fiblake {' '.join(arguments)} failed: {process.stderr.strip() or process.stdout.strip()}")
+        answer: dict[str, Any] = json.loads(process.stdout)
         return answer
 
     def _refresh(self, session: date, **more: bool) -> dict[str, Any]:

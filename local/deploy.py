@@ -58,9 +58,9 @@ def build(builds: Path = BUILDS) -> Path:
     with _locked(builds / ".lock"):
         while not (target := builds / _fingerprint()).exists():
             with TemporaryDirectory(prefix=".draft-", dir=builds) as draft:
-                done = _build(Path(draft))
+                built = _build(Path(draft))
                 if target.name == _fingerprint():  # or somebody saved a file meanwhile: which version went in?
-                    done.rename(target)
+                    built.rename(target)
         target.touch()
         _remove_all_but_the_newest(builds)
     return target
@@ -116,8 +116,8 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _build(draft: Path) -> Path:
-    raw, done = draft / "raw", draft / "done"
-    done.mkdir()
+    raw, target = draft / "raw", draft / "done"
+    target.mkdir()
     # The user's environment, unlike in `deploy`: it says where packages come from. Of AWS nothing is needed here.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     environment = inherited | {"LAMBDA_PYTHON": str(PYTHON)}
@@ -130,20 +130,20 @@ def _build(draft: Path) -> Path:
         files = (path for path in function.rglob("*") if path.suffix != ".pyc")
         by_content.setdefault(_digest(function, files), []).append(function.name)
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda names: _zip(raw / names[0], done / f"{names[0]}.zip"), by_content.values()))
+        list(pool.map(lambda names: _zip(raw / names[0], target / f"{names[0]}.zip"), by_content.values()))
     for first, *others in by_content.values():
         for name in others:
-            os.link(done / f"{first}.zip", done / f"{name}.zip")
+            os.link(target / f"{first}.zip", target / f"{name}.zip")
     # `sam build` put each function's folder where the source stood: now it is the folder's zip. And CloudFormation
     # makes a number of a parameter where one is due, the emulator does not.
     text = (raw / "template.yaml").read_text()
     text = re.sub(r"^( +CodeUri: \w+Function)$", r"\1.zip", text, flags=re.MULTILINE)
-    asked = re.compile(r"^( +MaximumConcurrency:)\s+Ref: IntervalConcurrency$", re.MULTILINE)
-    text, numbers = asked.subn(r"\1 2", text)
+    pattern = re.compile(r"^( +MaximumConcurrency:)\s+Ref: IntervalConcurrency$", re.MULTILINE)
+    text, numbers = pattern.subn(r"\1 2", text)
     if numbers != len(INTERVALS):
         raise DeployError(f"the built template has {numbers} event sources with IntervalConcurrency: look at _build")
-    (done / "template.yaml").write_text(text)
-    return done
+    (target / "template.yaml").write_text(text)
+    return target
 
 
 def _zip(folder: Path, target: Path) -> None:

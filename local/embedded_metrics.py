@@ -22,8 +22,8 @@ def declared(text: str) -> Iterator[Measurement]:
     for line in text.splitlines():
         if line.startswith("{") and '"_aws"' in line:
             try:
-                found = json.loads(line)
-                yield from _measurements(found, found["_aws"]["CloudWatchMetrics"])
+                line_fields = json.loads(line)
+                yield from _measurements(line_fields, line_fields["_aws"]["CloudWatchMetrics"])
             except (ValueError, KeyError, TypeError):
                 continue
 
@@ -43,5 +43,5 @@ def _measurements(line: Mapping[str, Any], directives: list[Any]) -> list[Measur
     ]
 
 
-def _values(found: Any) -> tuple[float, ...]:  # noqa: ANN401 (a number, or a list of them)
-    return tuple(float(value) for value in (found if isinstance(found, list) else [found]))
+def _values(metric_value: Any) -> tuple[float, ...]:  # noqa: ANN401 (a number, or a list of them)
+    return tuple(float(value) for value in (metric_value if isinstance(metric_value, list) else [metric_value]))

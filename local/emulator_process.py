@@ -97,9 +97,9 @@ def _read_metrics_out_of_logs() -> None:
     write = lambda_svc._emit_lambda_logs
 
     def read(function: dict[str, Any], request_id: str, text: str, *more: object, **named: object) -> None:
-        for one in declared(text):
-            for value in one.values:
-                _record(one.namespace, one.name, value, one.unit, dict(one.dimensions))
+        for metric in declared(text):
+            for value in metric.values:
+                _record(metric.namespace, metric.name, value, metric.unit, dict(metric.dimensions))
         write(function, request_id, text, *more, **named)
 
     lambda_svc._emit_lambda_logs = read
@@ -130,7 +130,7 @@ def _ask_for_rights_as_iam_does() -> None:
 
 
 def _measure_queues() -> None:
-    told: dict[str, tuple[float, int]] = {}
+    measured: dict[str, tuple[float, int]] = {}
     """When each queue was last reported, and how many messages it held then."""
     until: dict[str, float] = {}
     while True:
@@ -140,10 +140,10 @@ def _measure_queues() -> None:
         for name, messages in queues.items():
             if messages:
                 until[name] = now + _AFTERWARDS_SECONDS
-            when, held = told.get(name, (0.0, 0))
+            when, held = measured.get(name, (0.0, 0))
             due = messages or held or now >= when + _REPORT_SECONDS
             if due and now < until.get(name, 0.0):
-                told[name] = (now, len(messages))
+                measured[name] = (now, len(messages))
                 _report(name, messages, now)
         cloudwatch._evaluate_all_alarms()
 

@@ -54,10 +54,15 @@ def _event(job: Mapping[str, Any]) -> dict[str, Any]:
 
 def _measure(url: str, text: str) -> None:
     by_namespace: dict[str, list[dict[str, Any]]] = {}
-    for one in declared(text):
-        dimensions = [{"Name": name, "Value": value} for name, value in one.dimensions.items()]
-        datum = {"MetricName": one.name, "Unit": one.unit, "Values": list(one.values), "Dimensions": dimensions}
-        by_namespace.setdefault(one.namespace, []).append(datum)
+    for metric in declared(text):
+        dimensions = [{"Name": name, "Value": value} for name, value in metric.dimensions.items()]
+        datum = {
+            "MetricName": metric.name,
+            "Unit": metric.unit,
+            "Values": list(metric.values),
+            "Dimensions": dimensions,
+        }
+        by_namespace.setdefault(metric.namespace, []).append(datum)
     for namespace, data in by_namespace.items():
         for chunk in chunks(data, _DATA_PER_REQUEST):
             client("cloudwatch", url).put_metric_data(Namespace=namespace, MetricData=chunk)

@@ -99,8 +99,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(HTTPStatus.OK, {"status": "OK"})
 
     def _check_key(self) -> None:
-        given = self.headers.get("Authorization", "").encode()
-        if not hmac.compare_digest(given, f"Bearer {self.server.api_key}".encode()):
+        header = self.headers.get("Authorization", "").encode()
+        if not hmac.compare_digest(header, f"Bearer {self.server.api_key}".encode()):
             raise unknown_key()
 
     def _send(

@@ -51,9 +51,9 @@ def check_imports(package: Path, handler: str, python: Path) -> None:
     """Import the handler from the package alone; raise PackageError with the end of the traceback."""
     # Without byte code (-B): what is written into a package would make another one of it, to be uploaded anew.
     command = [str(python), "-B", "-I", "-S", "-c", _PROGRAM, str(package), handler]
-    done = subprocess.run(command, env=_ENVIRONMENT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise PackageError(f"{package.name} does not import {handler} by itself: {done.stderr[-500:]}")
+    process = subprocess.run(command, env=_ENVIRONMENT, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise PackageError(f"{package.name} does not import {handler} by itself: {process.stderr[-500:]}")
 
 
 def check_graph(package: Path, handler: str) -> int:
@@ -73,7 +73,7 @@ def check_graph(package: Path, handler: str) -> int:
         seen.add(module)
         # `from a import b`: b may be a module of ours, or just a name in one. The folder above has a say before either.
         named = [(module.rpartition(".")[0], False), *_imported(ast.parse(source.read_bytes()))]
-        todo += [one for one, sure in named if sure or _source(package, one)]
+        todo += [imported for imported, sure in named if sure or _source(package, imported)]
     return len(seen)
 
 
@@ -132,8 +132,8 @@ def _is_version(python: Path, version: str) -> bool:
     if not os.access(python, os.X_OK):
         return False
     show = "import sys; print('%d.%d' % sys.version_info[:2])"
-    done = subprocess.run([python, "-I", "-c", show], capture_output=True, text=True, check=False)
-    return (done.returncode, done.stdout.strip()) == (0, version)
+    process = subprocess.run([python, "-I", "-c", show], capture_output=True, text=True, check=False)
+    return (process.returncode, process.stdout.strip()) == (0, version)
 
 
 def _checked(build: Path) -> Iterator[str]:
@@ -145,11 +145,11 @@ def _checked(build: Path) -> Iterator[str]:
     python = interpreter(runtime[1], os.environ) if at_home else None
     for function, handler in handlers(template).items():
         modules = check_graph(build / function, handler)
-        found = f"{function} has the {modules} modules of ours that {handler} needs, and the libraries they name"
+        sentence = f"{function} has the {modules} modules of ours that {handler} needs, and the libraries they name"
         if python:
             check_imports(build / function, handler, python)
-            found = f"{function} imports {handler} from its package alone; {modules} modules of ours are there"
-        yield found
+            sentence = f"{function} imports {handler} from its package alone; {modules} modules of ours are there"
+        yield sentence
     if python:
         yield f"imported by {python}"
     else:

@@ -74,14 +74,14 @@ def reinvested(bars: Sequence[ReportedBar], splits: Sequence[SampleSplit], cash:
 def differences(actual: pd.DataFrame, expected: pd.DataFrame) -> int:
     """Count the rows that are missing, too many, or differ in any column; numbers may differ by ROUNDING."""
     dates = {"ts": "datetime64[s]", "last_date": "datetime64[s]"}
-    left = actual[COLUMNS].astype(dates).astype({"bars": "int64", "volume": "float64"})
+    actual_rows = actual[COLUMNS].astype(dates).astype({"bars": "int64", "volume": "float64"})
     right = expected[COLUMNS].astype(dates).astype({"bars": "int64", "volume": "float64"})
     numbers = [*PRICES, "volume"]
     exact = [name for name in COLUMNS if name not in numbers]
-    both = left.merge(right, on=exact, how="outer", indicator=True, suffixes=("", "_expected"))
+    both = actual_rows.merge(right, on=exact, how="outer", indicator=True, suffixes=("", "_expected"))
     there = both["_merge"] == "both"
-    found, wanted = both[numbers].to_numpy(), both[[f"{name}_expected" for name in numbers]].to_numpy()
-    close = np.isclose(found, wanted, rtol=ROUNDING, atol=0).all(axis=1)
+    actual_values, wanted = both[numbers].to_numpy(), both[[f"{name}_expected" for name in numbers]].to_numpy()
+    close = np.isclose(actual_values, wanted, rtol=ROUNDING, atol=0).all(axis=1)
     return int((~(there & close)).sum())
 
 

@@ -118,13 +118,13 @@ class Watcher:
 
     def checkpoints(self) -> dict[int, dict[str, Any]]:
         """Return each interval's checkpoint, as far as there are any."""
-        found = {interval: self.read(checkpoint_key(interval)) for interval in INTERVALS}
-        return {interval: json.loads(data) for interval, data in found.items() if data}
+        checkpoint_of = {interval: self.read(checkpoint_key(interval)) for interval in INTERVALS}
+        return {interval: json.loads(data) for interval, data in checkpoint_of.items() if data}
 
     def _silver_file(self, key: str, etag: str) -> pa.Table | None:
         # Read again only if it has changed: whoever waits for a table looks at all its files ten times a second.
-        known, table = self._silver.get(key, ("", None))
-        if known != etag and (data := self.read(key)) is not None:
+        known_etag, table = self._silver.get(key, ("", None))
+        if known_etag != etag and (data := self.read(key)) is not None:
             table = decode_silver(data, key).replace_schema_metadata(None)
             self._silver[key] = (etag, table)
         return table

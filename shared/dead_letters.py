@@ -77,8 +77,8 @@ class DeadLetter:
 
     def to_send(self) -> dict[str, Any]:
         """Return the attributes it is sent back with: its own, without those of the failure, and one replay more."""
-        kept = {name: value for name, value in self.message.attributes.items() if name not in _OF_THE_DEATH}
-        return {**kept, REPLAYS: {"DataType": "Number", "StringValue": str(self.replays + 1)}}
+        attributes = {name: value for name, value in self.message.attributes.items() if name not in _OF_THE_DEATH}
+        return {**attributes, REPLAYS: {"DataType": "Number", "StringValue": str(self.replays + 1)}}
 
     def facts(self) -> dict[str, Any]:
         """Return all facts, for a person, a program, or a file."""
@@ -165,16 +165,16 @@ class Reading:
 
     def batches(self, most: int | None = None) -> Iterator[list[DeadLetter]]:
         """Return the letters in batches of up to 10, `most` in all."""
-        empty = stale = given = 0
-        while empty < EMPTY_LOOKS and stale < MAX_RECEIVES_WITHOUT_NEW and (most is None or given < most):
+        empty = stale = yielded = 0
+        while empty < EMPTY_LOOKS and stale < MAX_RECEIVES_WITHOUT_NEW and (most is None or yielded < most):
             messages = self.queue.receive(BATCH, WAIT_SECONDS, HIDDEN_SECONDS)
             self.held |= {message.id: message for message in messages}
             new = [message for message in messages if message.id not in self._known]
             self._known |= {message.id for message in new}
             empty = 0 if messages else empty + 1
             stale = 0 if new else stale + 1
-            batch = new if most is None else new[: most - given]
-            given += len(batch)
+            batch = new if most is None else new[: most - yielded]
+            yielded += len(batch)
             if batch:
                 yield [DeadLetter(self.name, message) for message in batch]
 

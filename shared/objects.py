@@ -112,14 +112,14 @@ class ObjectStore(ObjectReader):
         """Do the same as `update`, with a change that is told when the object was put, too."""
         data: bytes | None = None
         for attempt, pause in enumerate(backoff_delays(ATTEMPTS_AT_UPDATE)):
-            found = None if absent and attempt == 0 else self.find(key)
-            if data is not None and found and found.data == data:
+            stored = None if absent and attempt == 0 else self.find(key)
+            if data is not None and stored and stored.data == data:
                 return True  # our own write, whose answer was lost
-            data = change(found)
+            data = change(stored)
             if data is None:
                 return False
             try:
-                self.write_if_unchanged(key, data, found.etag if found else None)
+                self.write_if_unchanged(key, data, stored.etag if stored else None)
             except ConflictError:
                 time.sleep(pause)
             else:
@@ -172,8 +172,10 @@ class ObjectStore(ObjectReader):
     def _log_retry(self, reason: str) -> None:
         logger.warning("S3 refused for now", extra={"reason": reason})
 
-    def _update_one(self, one: tuple[str, Callable[[StoredObject | None], bytes | None], bool]) -> FiblakeError | None:
-        key, change, absent = one
+    def _update_one(
+        self, update: tuple[str, Callable[[StoredObject | None], bytes | None], bool]
+    ) -> FiblakeError | None:
+        key, change, absent = update
         try:
             self.update_stored(key, change, absent=absent)
         except FiblakeError as error:

@@ -79,9 +79,9 @@ def process_messages(
     groups, again = separate_suspects(messages), list[ReceivedMessage]()
     for number, group in enumerate(groups, start=1):
         response = batch_response(source_arn, group, work(group), most_receives)
-        kept = {failure["itemIdentifier"] for failure in response["batchItemFailures"]}
-        again += [message for message in group if message.id in kept]
-        ended = [message for message in group if message.id not in kept]
+        failed_ids = {failure["itemIdentifier"] for failure in response["batchItemFailures"]}
+        again += [message for message in group if message.id in failed_ids]
+        ended = [message for message in group if message.id not in failed_ids]
         if number < len(groups) and isinstance(queue := _queue(source_arn), Queue):
             queue.delete(ended)
     return _response(again)

@@ -152,10 +152,10 @@ class Queue:
             "source_queue": _text(self.url.rsplit("/", 1)[-1]),
             "receive_count": {"DataType": "Number", "StringValue": str(message.receive_count)},
         }
-        kept = dict(list(message.attributes.items())[: ATTRIBUTES_PER_MESSAGE - len(reason)])
+        attributes = dict(list(message.attributes.items())[: ATTRIBUTES_PER_MESSAGE - len(reason)])
         try:
             self._client.send_message(
-                QueueUrl=self.dead_letters.url, MessageBody=message.body, MessageAttributes={**kept, **reason}
+                QueueUrl=self.dead_letters.url, MessageBody=message.body, MessageAttributes={**attributes, **reason}
             )
         except (ClientError, BotoCoreError) as fault:
             raise UpstreamError(f"SQS does not take the dead letter: {fault}") from fault

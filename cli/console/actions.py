@@ -41,10 +41,10 @@ def act(stack: "Target", verb: str, queue: str, reason: str, *, is_sure: bool) -
     if verb == "discard":
         file = Path(f"dead-letters-{now:%Y%m%dT%H%M%SZ}.jsonl").absolute()
         return {"meant": meant, "done": discard_letters(places, wanted, now, file), "file": str(file)}
-    done = 0
+    count = 0
     for place in places:
         outcome = place.replay(wanted, now, MOST_REPLAYS, None)
         if place.name == "consolidation" and outcome.done:
             stack.start_workers(outcome.done)
-        done += outcome.done
-    return {"meant": meant, "done": done, "file": None}
+        count += outcome.done
+    return {"meant": meant, "done": count, "file": None}

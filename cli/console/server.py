@@ -105,9 +105,9 @@ async def _guarded(console: Console, request: "Request", call_next: Handler) -> 
     refusal = _refusal(console, request)
     if refusal:
         return Response(refusal, status_code=403, media_type="text/plain", headers=_HEADERS)
-    given = request.query_params.get("token")
-    if given is not None and request.method == "GET":
-        return _first_visit(console, request, given)
+    token = request.query_params.get("token")
+    if token is not None and request.method == "GET":
+        return _first_visit(console, request, token)
     if not _same(request.cookies.get(COOKIE, ""), console.token):
         text = "Open the address that `fiblake console` printed: it carries the key to these pages.\n"
         return Response(text, status_code=401, media_type="text/plain", headers=_HEADERS)
@@ -125,8 +125,8 @@ def _refusal(console: Console, request: "Request") -> str | None:
     return None
 
 
-def _first_visit(console: Console, request: "Request", given: str) -> Response:
-    if not _same(given, console.token):
+def _first_visit(console: Console, request: "Request", token: str) -> Response:
+    if not _same(token, console.token):
         return Response("This key is not valid any more.\n", status_code=401, media_type="text/plain", headers=_HEADERS)
     rest = [(name, value) for name, value in request.query_params.multi_items() if name != "token"]
     place = f"{request.url.path}?{urlencode(rest)}" if rest else request.url.path
@@ -135,8 +135,8 @@ def _first_visit(console: Console, request: "Request", given: str) -> Response:
     return response
 
 
-def _same(one: str, other: str) -> bool:
-    return hmac.compare_digest(one.encode(), other.encode())
+def _same(first: str, other: str) -> bool:
+    return hmac.compare_digest(first.encode(), other.encode())
 
 
 # -------------------------------------------------------------------------------------------------------------- pages

@@ -237,8 +237,10 @@ class Lake:
             raise ContractError(f"source={source!r} is none of {', '.join(SOURCES)}")
         has_silver = request.interval != DAILY and request.adjust == "splits" and request.as_of is None
         if source == "silver" and not has_silver:
-            asked = f"{request.interval}d bars with adjust={request.adjust!r}{' as of then' if request.as_of else ''}"
-            raise ContractError(f'silver has no {asked}: leave out source="silver"')
+            request_text = (
+                f"{request.interval}d bars with adjust={request.adjust!r}{' as of then' if request.as_of else ''}"
+            )
+            raise ContractError(f'silver has no {request_text}: leave out source="silver"')
         if source != "auto" or not has_silver or request.symbols is None:
             return has_silver and source != "bronze"
         last = min(request.last, self.clock().date())

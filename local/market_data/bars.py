@@ -95,14 +95,14 @@ def files_of(folder: Path, others: Container[str]) -> list[Path]:
     Names that begin with a dot or an underscore, of files and of folders, are what tools leave behind
     (.ipynb_checkpoints, ._AAPL.csv, _SUCCESS): they are passed over.
     """
-    found = sorted(
+    files = sorted(
         path for path in folder.rglob("*")
         if path.name.lower().endswith(SUFFIXES) and path.name not in others and path.is_file()
         and not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
     )  # fmt: skip
-    if not found:
+    if not files:
         raise ConfigurationError(f"{folder} holds no bars: put files into it that end in {', '.join(SUFFIXES)}")
-    return found
+    return files
 
 
 def _between(days: npt.NDArray[np.datetime64], first: date, last: date) -> tuple[int, int]:

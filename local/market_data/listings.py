@@ -103,8 +103,8 @@ def _chosen(
     dates = {f"{day}{suffix}": holds for suffix, holds in _COMPARISONS.items()}
     fields = parameters(query_text, exact | lists | {*dates, "limit", "sort", "offset"})
     for name in fields.keys() & dates.keys():
-        asked = parse_date(fields[name])
-        rows = [row for row in rows if dates[name](date.fromisoformat(row[day]), asked)]
+        day_asked = parse_date(fields[name])
+        rows = [row for row in rows if dates[name](date.fromisoformat(row[day]), day_asked)]
     for name in fields.keys() & (exact | lists):
         allowed = fields[name].split(",") if name in lists else [fields[name]]
         rows = [row for row in rows if row[name.removesuffix(".any_of")] in allowed]

@@ -54,7 +54,7 @@ def outside_timeframe() -> RefusedError:
     return not_authorized("Your plan doesn't include this data timeframe. Please upgrade your plan.")
 
 
-def parameters(text: str, known: Collection[str] | None = None) -> dict[str, str]:
+def parameters(text: str, allowed: Collection[str] | None = None) -> dict[str, str]:
     """Read a query string; a `cursor` stands for the parameters of the page before.
 
     Raises RefusedError, also for a parameter outside `known`: one that was ignored would make the answer a wrong one.
@@ -62,7 +62,7 @@ def parameters(text: str, known: Collection[str] | None = None) -> dict[str, str
     fields = dict(parse_qsl(text))
     if "cursor" in fields:
         fields = dict(parse_qsl(_decode(fields["cursor"])))
-    unknown = set() if known is None else fields.keys() - known
+    unknown = set() if allowed is None else fields.keys() - allowed
     if unknown:
         raise bad_request(f"not replayed: {', '.join(sorted(unknown))}")
     return fields

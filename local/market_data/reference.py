@@ -114,9 +114,9 @@ def _rows(path: Path) -> list[dict[str, str]] | None:
 def _company(row: Mapping[str, str]) -> Company:
     ticker = row["ticker"]
     figis = {"composite_figi": _figi(ticker, "composite"), "share_class_figi": _figi(ticker, "share class")}
-    known = {"name": f"{ticker} Inc.", **_DEFAULTS, **figis, **row}
+    company_fields = {"name": f"{ticker} Inc.", **_DEFAULTS, **figis, **row}
     fields: Json = {"ticker": ticker, "market": "stocks", "locale": "us"}
-    fields |= {name: known[name] for name in _LISTED if known.get(name, BLANK) != BLANK}
+    fields |= {name: company_fields[name] for name in _LISTED if company_fields.get(name, BLANK) != BLANK}
     fields |= {"is_test": True} if row.get("is_test") == "true" else {}
     details = {name: row[name] for name in ("list_date", "sic_code", "sic_description") if name in row}
     return Company(ticker, _day(row, "list_date"), _day(row, "delisted_date"), fields, details)

@@ -91,7 +91,9 @@ class Replay:
 
     def _ids(self, body: bytes) -> frozenset[str] | None:
         ids = _IDS.validate_json(body)
-        known = {split.id for split in self.shown.reference.splits}
-        if ids is not None and not ids <= known:
-            raise bad_request(f"no such split: {', '.join(sorted(ids - known))}; there are {', '.join(sorted(known))}")
+        split_ids = {split.id for split in self.shown.reference.splits}
+        if ids is not None and not ids <= split_ids:
+            raise bad_request(
+                f"no such split: {', '.join(sorted(ids - split_ids))}; there are {', '.join(sorted(split_ids))}"
+            )
         return ids

@@ -50,8 +50,8 @@ class Shown:
 
     def splits(self) -> list[Split]:
         """Return the splits that the vendor knows."""
-        known = self.reference.splits
-        shown = known if self.published is None else [split for split in known if split.id in self.published]
+        stored = self.reference.splits
+        shown = stored if self.published is None else [split for split in stored if split.id in self.published]
         return [split for split in shown if split.ticker not in self.hidden]
 
     def dividends(self) -> list[Dividend]:

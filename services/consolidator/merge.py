@@ -42,8 +42,8 @@ def merge(
     stored = BRONZE.empty_table() if base is None else base
     is_withdrawn = _is_withdrawn(stored, withdrawn)
     taken_out = stored.filter(is_withdrawn)
-    kept = [table.filter(pc.invert(_is_withdrawn(table, withdrawn))) for table in arrivals]
-    merged = _merge_rows(stored.filter(pc.invert(is_withdrawn)), kept)
+    remaining = [table.filter(pc.invert(_is_withdrawn(table, withdrawn))) for table in arrivals]
+    merged = _merge_rows(stored.filter(pc.invert(is_withdrawn)), remaining)
     changes = [day for day in (merged.changed_from, pc.min(taken_out["timestamp"]).as_py()) if day]
     present = pc.is_in(pa.array(list(withdrawn), pa.date32()), value_set=merged.bars["timestamp"]).to_pylist()
     open_ = {day: until for (day, until), has_row in zip(withdrawn.items(), present, strict=True) if not has_row}

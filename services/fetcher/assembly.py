@@ -66,8 +66,8 @@ async def fetch(
     """
     fetched = Fetched() if fetched is None else fetched
     async with opened(settings) as intake:
-        asked = event.model_dump(mode="json", exclude_defaults=True, by_alias=True)
-        async with record_run(intake.database, "ohlcv", asked, clock) as result:
+        event_fields = event.model_dump(mode="json", exclude_defaults=True, by_alias=True)
+        async with record_run(intake.database, "ohlcv", event_fields, clock) as result:
             try:
                 await _fetch(settings, intake, event, show, deadline, fetched)
             finally:
@@ -126,8 +126,8 @@ async def _fetch(  # noqa: PLR0917
 
 def _to_json(fetched: Fetched) -> dict[str, Any]:
     return {
-        "done": [_stored_to_json(one) for one in fetched.done],
-        "looked_at_again": [_stored_to_json(one) for one in fetched.looked_at_again],
+        "done": [_stored_to_json(stored_session) for stored_session in fetched.done],
+        "looked_at_again": [_stored_to_json(stored_session) for stored_session in fetched.looked_at_again],
         "pending": [session.isoformat() for session in fetched.pending],
     }
 

@@ -96,12 +96,12 @@ class CompaniesLoader:
             *((period, True) for period in periods if period.not_before),
             *((period, False) for period in periods if period.not_after and period.ends is None),
         ]
-        asked = 0
+        requests = 0
         for batch in chunks(open_days, ASKED_AT_ONCE):
-            show("first and last days of companies", asked, len(open_days))
+            show("first and last days of companies", requests, len(open_days))
             answers = await asyncio.gather(*(self._boundary(period, starts=starts) for period, starts in batch))
             report.inexact += answers.count(False)
-            asked += len(batch)
+            requests += len(batch)
         _keep_apart(periods, self.calendar)
 
     async def _boundary(self, period: Period, *, starts: bool) -> bool:

@@ -113,14 +113,14 @@ class Taken:
     """Periods in which another company bore the symbol, according to a known record; they are left out."""
 
 
-def take(known: Iterable[SymbolRecord], history: History, now: datetime) -> Taken:
+def take(stored: Iterable[SymbolRecord], history: History, now: datetime) -> Taken:
     """Return how the periods change the known records.
 
     A period that a known record may be the same company's, and shares a day with, tells when the record begins. The end
     of a known record stays. A period without such a record is a new record, unless known ones take up its time.
     """
     records: dict[str, list[SymbolRecord]] = {}
-    for record in known:
+    for record in stored:
         records.setdefault(record.symbol, []).append(record)
     taken = Taken([], {}, [])
     for symbol, periods in history.by_symbol().items():
@@ -128,8 +128,8 @@ def take(known: Iterable[SymbolRecord], history: History, now: datetime) -> Take
     return taken
 
 
-def _take_symbol(known: Sequence[SymbolRecord], periods: Sequence[Period], taken: Taken, now: datetime) -> None:
-    unmatched = sorted(known, key=lambda record: record.valid_from)
+def _take_symbol(stored: Sequence[SymbolRecord], periods: Sequence[Period], taken: Taken, now: datetime) -> None:
+    unmatched = sorted(stored, key=lambda record: record.valid_from)
     settled: list[SymbolRecord] = []
     rest: list[Period] = []
     for period in reversed(periods):
@@ -151,7 +151,7 @@ def _take_symbol(known: Sequence[SymbolRecord], periods: Sequence[Period], taken
             taken.contradicted.append(period)
             continue
         settled.append(_record(period, now))
-    taken.records.extend(record for record in settled if record not in known)
+    taken.records.extend(record for record in settled if record not in stored)
 
 
 def _record(period: Period, now: datetime) -> SymbolRecord:

@@ -35,16 +35,16 @@ def dividends_due(
 
 
 def symbols_with_news(
-    known: Mapping[str, Sequence[Dividend]], recent: Iterable[Dividend], symbols: Collection[str]
+    stored: Mapping[str, Sequence[Dividend]], recent: Iterable[Dividend], symbols: Collection[str]
 ) -> set[str]:
     """Return of `symbols` those of which `recent` dividends are not the `known` ones of the same time."""
     reported = by_symbol(d for d in recent if d.symbol in symbols and not dividend_fault(d))
-    named = {*reported, *(symbol for symbol in known if symbol in symbols)}
-    return {symbol for symbol in named if reported.get(symbol, []) != _sorted(known.get(symbol, []))}
+    named = {*reported, *(symbol for symbol in stored if symbol in symbols)}
+    return {symbol for symbol in named if reported.get(symbol, []) != _sorted(stored.get(symbol, []))}
 
 
 def dividend_changes(
-    known: Mapping[str, Sequence[Dividend]], reported: Iterable[Dividend], in_doubt: Collection[str] = ()
+    stored: Mapping[str, Sequence[Dividend]], reported: Iterable[Dividend], in_doubt: Collection[str] = ()
 ) -> DividendChanges:
     """Compare an answer about some symbols with all that is known of these symbols; announced dividends take part.
 
@@ -59,11 +59,11 @@ def dividend_changes(
     refused = [dividend for dividend in everything if dividend_fault(dividend)]
     good = [dividend for dividend in everything if not dividend_fault(dividend)]
     reach = min((dividend.ex_dividend_date for dividend in everything), default=date.max)
-    _check_complete(known, everything, reach)
+    _check_complete(stored, everything, reach)
     refused_ids = {(dividend.symbol, dividend.id) for dividend in refused}
-    now = by_symbol([*good, *_kept(known, good, refused_ids, reach)])
-    named = sorted({*known, *now, *in_doubt})
-    changed = [s for s in named if s in in_doubt or now.get(s, []) != _sorted(known.get(s, []))]
+    now = by_symbol([*good, *_kept(stored, good, refused_ids, reach)])
+    named = sorted({*stored, *now, *in_doubt})
+    changed = [s for s in named if s in in_doubt or now.get(s, []) != _sorted(stored.get(s, []))]
     return DividendChanges({symbol: now.get(symbol, []) for symbol in changed}, refused)
 
 
@@ -77,23 +77,26 @@ def by_symbol(dividends: Iterable[Dividend]) -> dict[str, list[Dividend]]:
 
 
 def _kept(
-    known: Mapping[str, Sequence[Dividend]], good: Iterable[Dividend], refused: Collection[tuple[str, str]], reach: date
+    stored: Mapping[str, Sequence[Dividend]],
+    good: Iterable[Dividend],
+    refused: Collection[tuple[str, str]],
+    reach: date,
 ) -> list[Dividend]:
     """Return what is known and stays although the answer does not have it."""
     reported = {(dividend.symbol, dividend.id) for dividend in good}
-    missing = [d for of_symbol in known.values() for d in of_symbol if (d.symbol, d.id) not in reported]
+    missing = [d for of_symbol in stored.values() for d in of_symbol if (d.symbol, d.id) not in reported]
     before = [replace(d, historical_adjustment_factor=None) for d in missing if d.ex_dividend_date < reach]
     return [*before, *(d for d in missing if d.ex_dividend_date >= reach and (d.symbol, d.id) in refused)]
 
 
-def _check_complete(known: Mapping[str, Sequence[Dividend]], reported: Sequence[Dividend], reach: date) -> None:
-    payers = sorted(symbol for symbol, dividends in known.items() if dividends)
+def _check_complete(stored: Mapping[str, Sequence[Dividend]], reported: Sequence[Dividend], reach: date) -> None:
+    payers = sorted(symbol for symbol, dividends in stored.items() if dividends)
     if len(payers) >= MIN_PAYERS and not reported:
         raise UpstreamError(
             f"the vendor reports no dividend of {len(payers)} symbols that paid some ({', '.join(payers[:5])}, ...): "
             "such an answer is not trusted; if it is right, empty the table dividends"
         )
-    expected = sum(d.ex_dividend_date >= reach for of_symbol in known.values() for d in of_symbol)
+    expected = sum(d.ex_dividend_date >= reach for of_symbol in stored.values() for d in of_symbol)
     if 2 * len(reported) < expected:
         raise UpstreamError(
             f"the vendor reports {len(reported)} dividends since {reach} where {expected} are known, fewer than half: "

@@ -32,7 +32,12 @@ class Asked:
 
 
 def plan(  # noqa: PLR0917
-    calendar: TradingCalendar, asked: Asked, stored: Collection[date], start: date | None, look_back: int, now: datetime
+    calendar: TradingCalendar,
+    sessions_asked: Asked,
+    stored: Collection[date],
+    start: date | None,
+    look_back: int,
+    now: datetime,
 ) -> Plan:
     """Plan a run at `now`.
 
@@ -41,10 +46,10 @@ def plan(  # noqa: PLR0917
     the last `look_back` stored ones. Sessions beyond the calendar raise CalendarRangeError.
     """
     closed = calendar.last_closed(now)
-    first = asked.first or start or closed
-    sessions = calendar.between(first, min(asked.last or closed, closed))
+    first = sessions_asked.first or start or closed
+    sessions = calendar.between(first, min(sessions_asked.last or closed, closed))
     missing = [session for session in sessions if session not in stored]
-    if asked.anything:
-        return Plan(missing, [session for session in sessions if session in stored] if asked.again else [])
+    if sessions_asked.anything:
+        return Plan(missing, [session for session in sessions if session in stored] if sessions_asked.again else [])
     recent = [session for session in sorted(stored) if session <= closed][-look_back:] if look_back else []
     return Plan(missing, recent)

@@ -36,7 +36,7 @@ class HistoryFetcher:
     intake: Intake
     earliest: date | None
 
-    async def load(self, symbol: str, asked: Asked, closed: date) -> Stored:
+    async def load(self, symbol: str, sessions_asked: Asked, closed: date) -> Stored:
         """Store the symbol's bars from the first session asked for to the last, or all up to session `closed`.
 
         All are the bars of the companies that are known to have borne the symbol, each in its time, and whose history
@@ -47,22 +47,24 @@ class HistoryFetcher:
         the symbol and no first session is given.
         """
         async with self.intake.database.session_lock(history_scope(symbol)):
-            return await self._load(symbol, asked, closed)
+            return await self._load(symbol, sessions_asked, closed)
 
-    async def _load(self, symbol: str, asked: Asked, closed: date) -> Stored:
+    async def _load(self, symbol: str, sessions_asked: Asked, closed: date) -> Stored:
         intake, watch, scope = self.intake, Stopwatch(), history_scope(symbol)
         with watch.timed("database"):
             await settle_bars(intake, scope)
             companies = await intake.database.companies(symbol)
-            begins, listed = (asked.first, None) if asked.first else await self._beginning(symbol, companies)
+            begins, listed = (
+                (sessions_asked.first, None) if sessions_asked.first else await self._beginning(symbol, companies)
+            )
             start = max(filter(None, [begins, self.earliest]))
-            closed = closed if asked.anything else min(closed, _last_day(companies))
+            closed = closed if sessions_asked.anything else min(closed, _last_day(companies))
             splits = (await intake.database.splits(symbol)).get(symbol, [])
         with watch.timed("vendor"):
-            bars = await self._bars(symbol, start, min(asked.last or closed, closed), listed)
+            bars = await self._bars(symbol, start, min(sessions_asked.last or closed, closed), listed)
         past = StoredState(split_ratios=split_ratios(symbol, bars, splits))
         bars, decided = since_listing(bars, listed, past.split_ratios, intake.jump_limit, intake.calendar)
-        if not asked.anything:
+        if not sessions_asked.anything:
             bars = [bar for bar in bars if any(_bore(company, bar.session) for company in companies)]
         sifted = classify_bars(bars, intake.calendar, past, intake.jump_limit, intake.clock())
         rows = sifted.rows
@@ -74,7 +76,7 @@ class HistoryFetcher:
         written_at = intake.clock()
         with watch.timed("database"):
             await intake.database.store(rows, Settled(scope))
-            if rows and not asked.anything:
+            if rows and not sessions_asked.anything:
                 sessions = [row["timestamp"] for row in rows]
                 await intake.database.history_loaded(symbol, written_at, _first_sessions(companies, sessions))
         return logged(

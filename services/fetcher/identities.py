@@ -94,39 +94,41 @@ class Days:
         return self.calendar.session(self.calendar.ordinal(session) - 1)
 
 
-def compare(known: Iterable[SymbolRecord], listed: Iterable[Ticker]) -> Comparison:
+def compare(stored: Iterable[SymbolRecord], listed: Iterable[Ticker]) -> Comparison:
     """Compare the vendor's list of active tickers with all records.
 
     Raises UpstreamError if fewer than half of the symbols that were active are listed: such a list is not trusted.
     """
-    last = {record.symbol: record for record in sorted(known, key=lambda record: record.valid_from)}
+    last = {record.symbol: record for record in sorted(stored, key=lambda record: record.valid_from)}
     rows: dict[str, list[Ticker]] = {}
     for ticker in listed:
         rows.setdefault(ticker.symbol, []).append(ticker)
     tickers = {symbol: _chosen(of_symbol, last.get(symbol)) for symbol, of_symbol in rows.items()}
     _check_complete([symbol for symbol, record in last.items() if record.valid_to is None], tickers)
-    found = Comparison(
+    comparison = Comparison(
         twice=[symbol for symbol, of_symbol in rows.items() if len(of_symbol) > 1],
         vanished=[r for s, r in last.items() if r.valid_to is None and s not in tickers],
     )
     for symbol, ticker in tickers.items():
         if symbol not in last:
-            found.new.append(ticker)
+            comparison.new.append(ticker)
             continue
         record = last[symbol]
         if another_company(record, ticker):
-            found.handed_over.append((record, ticker))
+            comparison.handed_over.append((record, ticker))
         else:
-            (found.kept if record.valid_to is None else found.back).append((record, ticker))
+            (comparison.kept if record.valid_to is None else comparison.back).append((record, ticker))
     elsewhere: dict[str | None, set[str]] = {}
     for record in last.values():
         elsewhere.setdefault(record.composite_figi, set()).add(record.symbol)
-    renamed = [s for s in found.unsettled if (figi := tickers[s].composite_figi) and elsewhere.get(figi, set()) - {s}]
-    return replace(found, renamed=frozenset(renamed))
+    renamed = [
+        s for s in comparison.unsettled if (figi := tickers[s].composite_figi) and elsewhere.get(figi, set()) - {s}
+    ]
+    return replace(comparison, renamed=frozenset(renamed))
 
 
 def settled(
-    found: Comparison, beginnings: Mapping[str, date], days: Days, unanswered: Collection[str] = ()
+    comparison: Comparison, beginnings: Mapping[str, date], days: Days, unanswered: Collection[str] = ()
 ) -> Comparison:
     """Leave undecided what one list alone does not decide; the known record stays, and the next runs decide.
 
@@ -134,37 +136,39 @@ def settled(
     or its new one has left another symbol, or if it has been listed so for HANDOVER_AFTER sessions. A renamed company
     whose day of change could not be asked for (`unanswered`) waits as long under its old symbol.
     """
-    kept = {record.composite_figi for record, _ in found.kept}
+    kept_figis = {record.composite_figi for record, _ in comparison.kept}
 
     def handed_over(record: SymbolRecord, ticker: Ticker) -> bool:
-        moved = ticker.symbol in found.renamed and ticker.composite_figi not in kept
+        moved = ticker.symbol in comparison.renamed and ticker.composite_figi not in kept_figis
         begins = _change(record, beginnings.get(ticker.symbol))
         return record.valid_to is not None or moved or begins is not None or _unseen_for(record, days)
 
-    by_figi = found.vanished_by_figi
+    by_figi = comparison.vanished_by_figi
     waiting = {
-        ticker.symbol for ticker in found.new
+        ticker.symbol for ticker in comparison.new
         if ticker.symbol in unanswered and ticker.composite_figi in by_figi
         and not _unseen_for(by_figi[ticker.composite_figi], days)
     }  # fmt: skip
-    anew = [pair for pair in found.back if days.today - (pair[0].valid_to or days.today) > BACK_WITHIN]
+    anew = [pair for pair in comparison.back if days.today - (pair[0].valid_to or days.today) > BACK_WITHIN]
     return replace(
-        found, handed_over=[*(pair for pair in found.handed_over if handed_over(*pair)), *anew],
-        back=[pair for pair in found.back if pair not in anew],
-        doubtful=[*found.doubtful, *(pair for pair in found.handed_over if not handed_over(*pair))],
-        new=[ticker for ticker in found.new if ticker.symbol not in waiting],
-        vanished=[record for record in found.vanished if found.successors.get(record.symbol) not in waiting],
+        comparison, handed_over=[*(pair for pair in comparison.handed_over if handed_over(*pair)), *anew],
+        back=[pair for pair in comparison.back if pair not in anew],
+        doubtful=[*comparison.doubtful, *(pair for pair in comparison.handed_over if not handed_over(*pair))],
+        new=[ticker for ticker in comparison.new if ticker.symbol not in waiting],
+        vanished=[record for record in comparison.vanished if comparison.successors.get(record.symbol) not in waiting],
     )  # fmt: skip
 
 
-def another_company(one: SymbolRecord | Ticker, other: SymbolRecord | Ticker) -> bool:
+def another_company(company: SymbolRecord | Ticker, other: SymbolRecord | Ticker) -> bool:
     """Return whether the two are of two companies: by the composite FIGI, or the share class's if one is missing.
 
     If neither can be compared, the answer is False, and the times decide.
     """
-    if one.composite_figi and other.composite_figi:
-        return one.composite_figi != other.composite_figi
-    return bool(one.share_class_figi and other.share_class_figi) and one.share_class_figi != other.share_class_figi
+    if company.composite_figi and other.composite_figi:
+        return company.composite_figi != other.composite_figi
+    return (
+        bool(company.share_class_figi and other.share_class_figi) and company.share_class_figi != other.share_class_figi
+    )
 
 
 def began(symbol: str, changes: Iterable[TickerChange], days: Days) -> date | None:
@@ -193,7 +197,7 @@ def ended(record: SymbolRecord, ticker: Ticker | None, days: Days) -> date:
 
 
 def updated(
-    found: Comparison, beginnings: Mapping[str, date], ends: Mapping[str, date], days: Days, now: datetime
+    comparison: Comparison, beginnings: Mapping[str, date], ends: Mapping[str, date], days: Days, now: datetime
 ) -> list[SymbolRecord]:
     """Return the records that are new or change; `beginnings` and `ends` are what the vendor knows, by symbol.
 
@@ -201,16 +205,16 @@ def updated(
     was last seen if the vendor does not know better: what the symbol stood for before may be another company. Any other
     new one reaches back as far as there are bars. What one list alone does not decide stays as it is (`settled`).
     """
-    found = settled(found, beginnings, days)
-    by_figi = found.vanished_by_figi
-    records = [_seen(record, ticker, now) for record, ticker in [*found.kept, *found.back]]
-    for ticker in found.new:
-        unknown = _after(by_figi.get(ticker.composite_figi), days) if ticker.symbol in found.renamed else BEGINNING
+    comparison = settled(comparison, beginnings, days)
+    by_figi = comparison.vanished_by_figi
+    records = [_seen(record, ticker, now) for record, ticker in [*comparison.kept, *comparison.back]]
+    for ticker in comparison.new:
+        unknown = _after(by_figi.get(ticker.composite_figi), days) if ticker.symbol in comparison.renamed else BEGINNING
         records.append(record_of(ticker, beginnings.get(ticker.symbol, unknown), now))
-    for record, ticker in found.handed_over:
+    for record, ticker in comparison.handed_over:
         records += _handed_over(record, ticker, beginnings.get(ticker.symbol), days, now)
-    successors = found.successors
-    for record in found.vanished:
+    successors = comparison.successors
+    for record in comparison.vanished:
         begins = beginnings.get(successors.get(record.symbol, ""))
         end = days.before(begins) if begins and begins > record.valid_from else ends[record.symbol]
         records.append(_over(record, end))
@@ -225,15 +229,17 @@ def changed(pair: Pair) -> bool:
 
 def identities_of(records: Iterable[SymbolRecord]) -> dict[str, tuple[Identity, ...]]:
     """Return the companies that have borne each symbol, oldest first."""
-    found: dict[str, list[Identity]] = {}
+    identities_by_symbol: dict[str, list[Identity]] = {}
     for r in sorted(records, key=lambda r: r.valid_from):
-        found.setdefault(r.symbol, []).append(Identity(r.symbol, r.valid_from, r.valid_to, r.composite_figi, r.name))
-    return {symbol: tuple(identities) for symbol, identities in found.items()}
+        identities_by_symbol.setdefault(r.symbol, []).append(
+            Identity(r.symbol, r.valid_from, r.valid_to, r.composite_figi, r.name)
+        )
+    return {symbol: tuple(identities) for symbol, identities in identities_by_symbol.items()}
 
 
-def merged(known: Iterable[SymbolRecord], records: Iterable[SymbolRecord]) -> list[SymbolRecord]:
+def merged(stored: Iterable[SymbolRecord], records: Iterable[SymbolRecord]) -> list[SymbolRecord]:
     """Return all records as they are once `records` are saved."""
-    by_key = {(record.symbol, record.valid_from): record for record in [*known, *records]}
+    by_key = {(record.symbol, record.valid_from): record for record in [*stored, *records]}
     return list(by_key.values())
 
 
@@ -246,9 +252,9 @@ def details_due(
     on which the vendor always fails do not block the others.
     """
     due = [r for r in records if r.valid_to is None and (r.details_at is None or r.details_at < stale_before)]
-    known = {r.symbol: r.details_at.timestamp() if r.details_at else 0.0 for r in due}
+    details_at = {r.symbol: r.details_at.timestamp() if r.details_at else 0.0 for r in due}
     turn = {r.symbol: crc32(f"{today} {r.symbol}".encode()) for r in due}
-    return sorted(due, key=lambda r: (r.type not in types, known[r.symbol], turn[r.symbol], r.symbol))
+    return sorted(due, key=lambda r: (r.type not in types, details_at[r.symbol], turn[r.symbol], r.symbol))
 
 
 def _check_complete(active: Sequence[str], tickers: Mapping[str, Ticker]) -> None:
@@ -271,9 +277,9 @@ def _handed_over(
     return [_over(record, min(record.valid_to or last, last)), record_of(ticker, start, now)]
 
 
-def _chosen(rows: Sequence[Ticker], known: SymbolRecord | None) -> Ticker:
+def _chosen(rows: Sequence[Ticker], stored: SymbolRecord | None) -> Ticker:
     """Choose one of the rows that the vendor lists for a symbol: the same one in any order."""
-    figi = known.composite_figi if known else None
+    figi = stored.composite_figi if stored else None
     return min(rows, key=lambda row: (figi is None or row.composite_figi != figi, row.composite_figi or "~"))
 
 

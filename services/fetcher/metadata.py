@@ -201,7 +201,7 @@ class MetadataFetcher:
 
     async def _take_identities(self, run: _Run) -> None:
         """Take over the vendor's list of active tickers: identity files first, then all records in one transaction."""
-        done, days = run.done, run.days
+        results, days = run.done, run.days
         records_known = await self.database.metadata()
         tickers = await self.vendor.tickers()
         listed = [ticker for ticker in tickers if valid_symbol(ticker.symbol)]
@@ -214,16 +214,20 @@ class MetadataFetcher:
             decided = _without_doubtful_ends(decided, delistings)
         ends = {record.symbol: ended(record, delistings.get(record.symbol), days) for record in decided.vanished}
         records = updated(decided, beginnings, ends, days, run.now)
-        done.listed, done.left_out = len(listed), len(tickers) - len(listed)
+        results.listed, results.left_out = len(listed), len(tickers) - len(listed)
         everyone = merged(records_known, records)
         written = await put_identities(self.store, identities_of(everyone))
         first_list = min((record.first_seen for record in everyone), default=run.now)
         await put_universe(self.store, everyone, exchange_day(first_list))
         await self.database.save_metadata(records)
-        done.new, done.renamed, done.handed_over = len(decided.new), len(decided.renamed), len(decided.handed_over)
-        done.doubtful = len(decided.doubtful)
-        done.back, done.vanished = len(decided.back), len(decided.vanished)
-        done.changed, done.identities_written = sum(map(changed, decided.kept)), len(written)
+        results.new, results.renamed, results.handed_over = (
+            len(decided.new),
+            len(decided.renamed),
+            len(decided.handed_over),
+        )
+        results.doubtful = len(decided.doubtful)
+        results.back, results.vanished = len(decided.back), len(decided.vanished)
+        results.changed, results.identities_written = sum(map(changed, decided.kept)), len(written)
         _log_changes(decided)
 
     async def _beginnings(self, comparison: Comparison, run: _Run) -> tuple[dict[str, date], set[str]]:
@@ -317,8 +321,8 @@ class MetadataFetcher:
         if batches fail whole, one after the other: then it is not the tickers that ail.
         """
         stale_before = run.now - timedelta(days=self.rules.details_days)
-        known = await self.database.metadata()
-        due = details_due(known, self.rules.universe_types, stale_before, run.days.today)
+        stored = await self.database.metadata()
+        due = details_due(stored, self.rules.universe_types, stale_before, run.days.today)
         run.done.details_left, whole_batches_failed = len(due), 0
         for batch in chunks(due[: self.rules.details_per_run], ASKED_AT_ONCE):
             if run.late:

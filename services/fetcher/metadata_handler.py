@@ -18,8 +18,8 @@ TO_FINISH: Final = timedelta(minutes=5)
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Bring reference data up to date, within the function's time."""
-    left = timedelta(milliseconds=context.get_remaining_time_in_millis())
-    deadline = datetime.now(UTC) + left - TO_FINISH
+    time_left = timedelta(milliseconds=context.get_remaining_time_in_millis())
+    deadline = datetime.now(UTC) + time_left - TO_FINISH
     answer = asyncio.run(refresh(load(MetadataSettings), MetadataEvent.of(event), deadline))
     emit_metrics(
         TickersListed=answer["listed"],

@@ -118,11 +118,11 @@ class Fetcher:
         now = event.now(self.intake.clock())
         closed = calendar.last_closed(now)
         start = self.first_session or await database.watermark()
-        asked = Asked(event.first, event.last, event.again)
+        sessions_asked = Asked(event.first, event.last, event.again)
         doubtful = set() if event.symbols else await settle_all_bars(self.intake)
-        stored = await database.stored_sessions(min(filter(None, [start, asked.first, closed])), closed)
+        stored = await database.stored_sessions(min(filter(None, [start, sessions_asked.first, closed])), closed)
         recent = await database.stored_sessions(closed - 2 * timedelta(days=max(self.look_back, 1) + 5), closed)
-        planned = plan(calendar, asked, stored | recent, start, self.look_back if event.look_back else 0, now)
+        planned = plan(calendar, sessions_asked, stored | recent, start, self.look_back if event.look_back else 0, now)
         return replace(planned, again=sorted({*planned.again, *(doubtful & (stored | recent))}))
 
     async def _session(self, session: date) -> Stored:
@@ -152,8 +152,8 @@ class Fetcher:
 
     async def _universe(self, session: date) -> set[str]:
         """Return the symbols to store in `session`; raise ConfigurationError if there are none."""
-        known = await self.intake.database.universe(self.universe.types, session)
-        wanted = known & self.universe.only if self.universe.only else known
+        symbols = await self.intake.database.universe(self.universe.types, session)
+        wanted = symbols & self.universe.only if self.universe.only else symbols
         if not wanted:
             types = ", ".join(sorted(self.universe.types))
             only = " that UNIVERSE names" if self.universe.only else ""
@@ -203,5 +203,5 @@ def _sentence(result: Fetched) -> str:
     reasons = [f"{session}: {reason}" for session, reason in result.failed.items()]
     if result.left:
         reasons.append(f"{len(result.left)} from {result.left[0]} on: there was no time for them")
-    done = ", ".join(one.what for one in result.done) or "none"
-    return f"sessions left for the next run: {'; '.join(reasons)} (stored in this one: {done})"
+    sessions_done = ", ".join(stored_session.what for stored_session in result.done) or "none"
+    return f"sessions left for the next run: {'; '.join(reasons)} (stored in this one: {sessions_done})"

@@ -20,7 +20,7 @@ FOR_A_SESSION: Final = timedelta(minutes=3)
 def _measure(fetched: Fetched) -> None:
     stored = [*fetched.done, *fetched.looked_at_again]
     counts = counted(stored)
-    bars = counts["BarsStored"] + counts["BarsQuarantined"] + sum(one.unchanged for one in stored)
+    bars = counts["BarsStored"] + counts["BarsQuarantined"] + sum(session.unchanged for session in stored)
     emit_metrics(SessionsStored=len(fetched.done), SessionsPending=len(fetched.pending), **counts)
     if bars:
         emit_metrics(BarsQuarantinedPercent=100 * counts["BarsQuarantined"] / bars)
@@ -29,8 +29,8 @@ def _measure(fetched: Fetched) -> None:
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Fetch the sessions that are missing, oldest first, within the function's time."""
-    left = timedelta(milliseconds=context.get_remaining_time_in_millis())
-    deadline = clock() + left - FOR_A_SESSION
+    time_left = timedelta(milliseconds=context.get_remaining_time_in_millis())
+    deadline = clock() + time_left - FOR_A_SESSION
     fetched = Fetched()
     try:
         return asyncio.run(fetch(load(FetcherSettings), FetchEvent.of(event), deadline=deadline, fetched=fetched))

@@ -11,10 +11,10 @@ from shared.database import Database
 
 @asynccontextmanager
 async def record_run(
-    database: Database, kind: str, asked: Mapping[str, Any], clock: Callable[[], datetime]
+    database: Database, kind: str, event: Mapping[str, Any], clock: Callable[[], datetime]
 ) -> AsyncIterator[dict[str, Any]]:
     """Record the block as a run; what it puts into the dictionary it is given becomes the run's result."""
-    run = await database.begin_run(kind, asked, clock())
+    run = await database.begin_run(kind, event, clock())
     result: dict[str, Any] = {}
     try:
         yield result

@@ -135,9 +135,9 @@ class Event(BaseModel):
         try:
             return cls() if isinstance(event, dict) and "detail-type" in event else cls.model_validate(event)
         except ValidationError as error:
-            known = ", ".join(field.alias or name for name, field in cls.model_fields.items())
+            settings = ", ".join(field.alias or name for name, field in cls.model_fields.items())
             faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'event'}: {e['msg']}" for e in error.errors())
-            raise ContractError(f"not a {cls.__name__} ({known} are known): {faults}") from None
+            raise ContractError(f"not a {cls.__name__} ({settings} are known): {faults}") from None
 
     def now(self, clock: datetime) -> datetime:
         """Return the instant to work for: `as_of` if that is past, or else what the clock says."""

@@ -45,9 +45,9 @@ def classify_bars(
     result = ClassifiedBars()
     closes = dict(past.closes)
     seen: set[tuple[str, date]] = set()
-    for bar, row, known in _in_order(bars, past, now):
+    for bar, row, stored_bar in _in_order(bars, past, now):
         place = (bar.symbol, bar.session)
-        if place not in seen and known:
+        if place not in seen and stored_bar:
             # It is stored like this, so it may stay; it may be one that an operator has released from quarantine.
             seen.add(place)
             closes[bar.symbol] = bar.close

@@ -21,7 +21,7 @@ class SplitChanges:
 
 
 def split_changes(
-    known: Mapping[str, Sequence[Split]], reported: Iterable[Split], symbols: Collection[str], today: date,
+    stored: Mapping[str, Sequence[Split]], reported: Iterable[Split], symbols: Collection[str], today: date,
     in_doubt: Collection[str] = (),
 ) -> SplitChanges:  # fmt: skip
     """Compare all splits that the vendor reports with those that are known, for the symbols there are.
@@ -40,18 +40,18 @@ def split_changes(
     for split in sorted(ours.values(), key=lambda split: (split.symbol, split.execution_date, split.id)):
         by_symbol.setdefault(split.symbol, []).append(split)
     refused = [split for splits in by_symbol.values() for split in splits if not _possible(split)]
-    kept = {split.symbol for split in refused}
+    refused_symbols = {split.symbol for split in refused}
     repaired: list[Split] = []
-    now = {s: _executed(splits, today, repaired) for s, splits in by_symbol.items() if s not in kept}
-    _check_complete(known, now | {symbol: known[symbol] for symbol in kept & known.keys()})
-    now |= {symbol: list(known.get(symbol, [])) for symbol in kept}
-    named = sorted({*known, *now, *in_doubt})
-    different = [s for s in named if s in in_doubt or now.get(s, []) != list(known.get(s, []))]
+    now = {s: _executed(splits, today, repaired) for s, splits in by_symbol.items() if s not in refused_symbols}
+    _check_complete(stored, now | {symbol: stored[symbol] for symbol in refused_symbols & stored.keys()})
+    now |= {symbol: list(stored.get(symbol, [])) for symbol in refused_symbols}
+    named = sorted({*stored, *now, *in_doubt})
+    different = [s for s in named if s in in_doubt or now.get(s, []) != list(stored.get(s, []))]
     return SplitChanges({symbol: now.get(symbol, []) for symbol in different}, refused, repaired)
 
 
-def _check_complete(known: Mapping[str, Sequence[Split]], now: Mapping[str, Sequence[Split]]) -> None:
-    before, after = (sum(len(splits) for splits in of.values()) for of in (known, now))
+def _check_complete(stored: Mapping[str, Sequence[Split]], now: Mapping[str, Sequence[Split]]) -> None:
+    before, after = (sum(len(splits) for splits in of.values()) for of in (stored, now))
     if 2 * after < before:
         raise UpstreamError(
             f"the vendor reports {after} splits where {before} are known, fewer than half: no split is withdrawn on "

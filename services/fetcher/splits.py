@@ -49,12 +49,12 @@ def _filled(splits: Iterable[Split]) -> list[Split]:
     for _, of_day in by_day:
         reported = list(of_day)
         whole_day = math.prod(split.split_from / split.split_to for split in distinct(reported)) * latest
-        given = [s.historical_adjustment_factor for s in reported if positive(s.historical_adjustment_factor)]
-        latest = min(given, key=lambda factor: abs(math.log(factor / whole_day)), default=whole_day)
-        kept = distinct(reported)
-        for split in kept:
+        vendor_factors = [s.historical_adjustment_factor for s in reported if positive(s.historical_adjustment_factor)]
+        latest = min(vendor_factors, key=lambda factor: abs(math.log(factor / whole_day)), default=whole_day)
+        distinct_splits = distinct(reported)
+        for split in distinct_splits:
             factor = split.historical_adjustment_factor
-            usual = positive(factor) and len(kept) == len(reported)
+            usual = positive(factor) and len(distinct_splits) == len(reported)
             filled.append(split if usual else replace(split, historical_adjustment_factor=latest))
     return filled
 

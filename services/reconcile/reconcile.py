@@ -324,8 +324,10 @@ class Reconciler:
                 if isinstance(rows, FiblakeError):
                     detail = f"{rows}; until then this interval is not compared"
                     return Lag("", Cause.UNREADABLE, detail, interval=interval)
-                kept = pc.and_(pc.is_in(rows["symbol"], value_set=symbols_read), pc.greater_equal(rows["ts"], day))
-                parts.append(rows.filter(kept))
+                is_compared = pc.and_(
+                    pc.is_in(rows["symbol"], value_set=symbols_read), pc.greater_equal(rows["ts"], day)
+                )
+                parts.append(rows.filter(is_compared))
         return _by_symbol(pa.concat_tables(parts).sort_by([("symbol", "ascending"), ("ts", "ascending")]))
 
     def _check_checkpoints(self, report: Report, manifest: Manifest) -> list[Lag]:

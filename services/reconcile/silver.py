@@ -53,11 +53,13 @@ def buckets(stored: Consolidated, interval: int, since: int, grid: Grid) -> Colu
     factors = np.ones(sessions.size)
     if grid.adjusted and stored.reference.splits and sessions.size:
         factors = stored.reference.as_of(sessions[-1].item()).factors(sessions)
-    kept = ordinals >= since
-    values = {name: stored.bars[name].to_numpy()[kept] * factors[kept] for name in PRICE_COLUMNS}
-    volume = stored.bars["volume"].to_numpy()[kept] / factors[kept]
+    is_recent = ordinals >= since
+    values = {name: stored.bars[name].to_numpy()[is_recent] * factors[is_recent] for name in PRICE_COLUMNS}
+    volume = stored.bars["volume"].to_numpy()[is_recent] / factors[is_recent]
     begins, ends = _extents(ordinals, stored, interval, grid.calendar)
-    return _rows(sessions[kept], values, volume, begins[kept], ends[kept] <= ordinals[-1:].max(initial=-1), grid)
+    return _rows(
+        sessions[is_recent], values, volume, begins[is_recent], ends[is_recent] <= ordinals[-1:].max(initial=-1), grid
+    )
 
 
 def _extents(

@@ -107,9 +107,9 @@ class _Reading:
             self.postponed |= second
             self._drop_postponed(slice(None))
 
-    def _drop_postponed(self, kept: slice) -> None:
+    def _drop_postponed(self, columns: slice) -> None:
         for i, (n, table) in enumerate(self.tables.items()):
-            table.parts[kept] = [self.months.sorted(part.buckets, n, self.due[i]) for part in table.parts[kept]]
+            table.parts[columns] = [self.months.sorted(part.buckets, n, self.due[i]) for part in table.parts[columns]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,10 +84,10 @@ class Months:
         """
         numbers = self.numbers[buckets.begins - buckets.begins % interval]
         starts = buckets.begins >= since
-        kept = np.flatnonzero(starts if due is None else due[numbers] & starts)
-        numbers = numbers[kept]
+        first_rows = np.flatnonzero(starts if due is None else due[numbers] & starts)
+        numbers = numbers[first_rows]
         offsets = np.append(0, np.cumsum(np.bincount(numbers, minlength=self.count)))
-        return ByMonth(buckets.taken(kept[np.argsort(numbers, kind="stable")]), offsets)
+        return ByMonth(buckets.taken(first_rows[np.argsort(numbers, kind="stable")]), offsets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ class Recomputed:
 def split_in_halves(due: Due) -> tuple[Due, Due]:
     """Split month files into two halves, each with every second month of each interval."""
     due_positions = np.nonzero(due)
-    kept, postponed = due.copy(), np.zeros_like(due)
+    due_now, postponed = due.copy(), np.zeros_like(due)
     second = due_positions[0][1::2], due_positions[1][1::2]
-    kept[second], postponed[second] = False, True
-    return kept, postponed
+    due_now[second], postponed[second] = False, True
+    return due_now, postponed

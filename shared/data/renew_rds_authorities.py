@@ -59,11 +59,11 @@ def main() -> None:
             text = answer.read().decode()
     else:
         text = Path(source).read_text(encoding="utf-8")
-    kept = roots(text, time.time())
-    if not kept:
+    certificates = roots(text, time.time())
+    if not certificates:
         sys.exit(f"{source} holds no valid root of Amazon RDS: {FILE} stays as it is")
-    FILE.write_text("".join(f"# {name}\n{pem}\n" for name, pem in kept.items()), encoding="ascii")
-    sys.stdout.write(f"{FILE}: {len(kept)} authorities\n")
+    FILE.write_text("".join(f"# {name}\n{pem}\n" for name, pem in certificates.items()), encoding="ascii")
+    sys.stdout.write(f"{FILE}: {len(certificates)} authorities\n")
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ _END: Final = "UPDATE runs SET status = $2, result = $3, ended_at = $4 WHERE run
 class RunTable(Connected):
     """One row a run; one that was killed stays `running`, without an end."""
 
-    async def begin_run(self, kind: str, asked: Mapping[str, Any], now: datetime) -> UUID:
+    async def begin_run(self, kind: str, event: Mapping[str, Any], now: datetime) -> UUID:
         """Record that a run begins; `asked` is what JSON can hold."""
         run = uuid4()
         async with self._transaction():
-            await self._connection.execute(_BEGIN, run, kind, json.dumps(asked), now)
+            await self._connection.execute(_BEGIN, run, kind, json.dumps(event), now)
         return run
 
     async def end_run(self, run: UUID, status: str, result: Mapping[str, Any], now: datetime) -> None:

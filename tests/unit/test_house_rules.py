@@ -17,6 +17,8 @@ from tests.fakes import sample
 REPOSITORY = Path(__file__).resolve().parents[2]
 OURS = ("cli", "fiblake", "local", "migrations", "services", "shared", "benchmarks")
 VAGUE = {"common", "helper", "helpers", "manager", "managers", "misc", "util", "utils"}
+NO_LOCALS = {"asked", "done", "found", "given", "kept", "known", "left", "met", "one", "said", "told"}
+"""Names of parameters and locals that do not say what they hold."""
 MOST_LINES = 60
 KEEPS_THE_ERROR = {"shared/outcomes.py"}
 """Where an error that is not ours becomes a message's outcome; nowhere else may one be caught and not raised again."""
@@ -87,6 +89,22 @@ def test_no_module_has_a_name_that_says_nothing() -> None:
 
 def test_every_module_says_in_its_first_line_what_it_is_for() -> None:
     assert [name for name, tree in sources() if tree.body and not ast.get_docstring(tree)] == []
+
+
+def locals_of(function: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield line and name of each parameter and local, those of inner functions and lambdas too."""
+    for node in ast.walk(function):
+        match node:
+            case ast.arg(arg=name) | ast.Name(id=name, ctx=ast.Store()) | ast.ExceptHandler(name=str(name)):
+                yield node.lineno, name
+            case _:
+                pass
+
+
+def test_a_local_has_a_name_that_says_what_it_holds() -> None:
+    named = {(place.partition(":")[0], *local) for place, node in functions() for local in locals_of(node)}
+    assert len(named) > 5_000
+    assert sorted(f"{file}:{line} {name}" for file, line, name in named if name in NO_LOCALS) == []
 
 
 def test_what_returns_says_return_and_not_give() -> None:

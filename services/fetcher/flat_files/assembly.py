@@ -68,14 +68,14 @@ async def take_bars_before_listing(
         finds = find_bars_before_listing(stored, records, splits, settings.price_jump_limit, calendar, is_ours=is_ours)
         if finds:
             put_bars(stored, finds)
-            moved = {(one.record.symbol, one.record.valid_from): one.first for one in finds}
-            moved_records = [replace(one.record, valid_from=one.first) for one in finds]
+            moved = {(find.record.symbol, find.record.valid_from): find.first for find in finds}
+            moved_records = [replace(find.record, valid_from=find.first) for find in finds]
             everyone = merged([r for r in records if (r.symbol, r.valid_from) not in moved], moved_records)
             await put_identities(store, identities_of(everyone))
             await put_universe(store, everyone, min(record.first_seen for record in everyone).date())
             await database.save_metadata(moved_records, moved)
             take_from_unclaimed(stored, finds)
-    return {one.record.symbol: one.decided for one in finds}
+    return {find.record.symbol: find.decided for find in finds}
 
 
 def claims_of(records: Iterable[SymbolRecord], types: frozenset[str], only: frozenset[str]) -> Claims:

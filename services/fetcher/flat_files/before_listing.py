@@ -68,8 +68,8 @@ def find_bars_before_listing(
         own = _first_bar(stored, record)
         judged: list[VendorBar] = [*bars.values(), *own]
         ratios = split_ratios(record.symbol, judged, splits.get(record.symbol, ()))
-        kept, decided = since_listing(judged, record.valid_from, ratios, jump_limit, calendar)
-        sessions = {bar.session for bar in kept if own} & bars.keys()
+        own_bars, decided = since_listing(judged, record.valid_from, ratios, jump_limit, calendar)
+        sessions = {bar.session for bar in own_bars if own} & bars.keys()
         if sessions:
             instants = {row["session"]: row["ingested_at"] for row in mine}
             rows_kept = [bars[session].row(instants[session]) for session in sorted(sessions)]
@@ -77,21 +77,21 @@ def find_bars_before_listing(
     return finds
 
 
-def put_bars(stored: StoredFiles, found: Iterable[Found]) -> None:
+def put_bars(stored: StoredFiles, finds: Iterable[Found]) -> None:
     """Put the bars into range files: they are the latest version of the company's bars of those sessions."""
     files = {}
-    for one in found:
-        symbol = one.record.symbol
-        key = stored.bronze.range_key(symbol, one.first, one.bars["timestamp"][-1].as_py())
-        files[key] = partial(with_stored, key, symbol, one.bars)
+    for find in finds:
+        symbol = find.record.symbol
+        key = stored.bronze.range_key(symbol, find.first, find.bars["timestamp"][-1].as_py())
+        files[key] = partial(with_stored, key, symbol, find.bars)
     for error in stored.store.update_many(files).values():
         raise error
 
 
-def take_from_unclaimed(stored: StoredFiles, found: Iterable[Found]) -> None:
+def take_from_unclaimed(stored: StoredFiles, finds: Iterable[Found]) -> None:
     """Take the bars out of bronze/unclaimed; a file that is left empty stays, and says so."""
     taken = pa.array(
-        [f"{one.record.symbol} {day}" for one in found for day in one.bars["timestamp"].to_pylist()], pa.string()
+        [f"{find.record.symbol} {day}" for find in finds for day in find.bars["timestamp"].to_pylist()], pa.string()
     )
 
     def without(data: bytes | None) -> bytes | None:

@@ -161,14 +161,14 @@ def _read_leniently(file: DayFile, text: bytes, names: list[str], skip: object, 
         rows = _read(text, names, skip, numbers=False).to_pylist()
     except pa.ArrowInvalid as error:
         raise ContractError(f"{file.key}: cannot be read as CSV ({error}); get the file again") from error
-    kept: list[dict[str, object]] = []
+    good_rows: list[dict[str, object]] = []
     for row in rows:
         try:
-            kept.append(_converted(row))
+            good_rows.append(_converted(row))
         except (ValueError, UnicodeDecodeError) as error:
             bad_lines.append(f"{error}: {row}"[:300])
     kinds = {name: pa.float64() for name in names} | {TICKER: pa.string(), TRADES: pa.int64()}
-    table = pa.Table.from_pylist(kept, schema=pa.schema([(name, kinds[name]) for name in names]))
+    table = pa.Table.from_pylist(good_rows, schema=pa.schema([(name, kinds[name]) for name in names]))
     return table.set_column(names.index(TICKER), TICKER, table[TICKER].dictionary_encode())
 
 

@@ -14,8 +14,8 @@ LEDGER_KEY: Final = "processing_metadata/flat_files.json"
 
 def loaded_versions(store: ObjectStore) -> dict[date, str]:
     """Return the version (ETag) of each session's day file that was loaded last."""
-    found = store.find(LEDGER_KEY)
-    return _decode(found.data if found else None)
+    stored = store.find(LEDGER_KEY)
+    return _decode(stored.data if stored else None)
 
 
 def record_loaded(store: ObjectStore, files: Sequence[DayFile]) -> None:

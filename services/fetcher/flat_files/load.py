@@ -164,16 +164,20 @@ class FlatFileLoader:
         report.bad_line_count += len(chunk.bad_lines)
         report.bad_lines += [f"{key}: {line}" for key, line in chunk.bad_lines][: NAMED_AT_MOST - len(report.bad_lines)]
         unclaimed: list[pa.Table] = []
-        done = 0
+        stored_files = 0
         with ThreadPoolExecutor(WRITERS) as pool:
             under_way: list[Future[list[TickerBars]]] = []
             for group in chunks(chunk.cut(sessions, self.claims), TICKERS_PER_REQUEST):
-                unclaimed += [one.unclaimed for one in group if one.unclaimed]
+                unclaimed += [ticker_bars.unclaimed for ticker_bars in group if ticker_bars.unclaimed]
                 under_way.append(pool.submit(self._put, group, stored))
                 if len(under_way) > WRITERS:
                     self._count(under_way.pop(0).result(), report)
-                done += len(group)
-                show(f"{done:,} tickers, {chunk.files[0].session} to {chunk.files[-1].session}", report.files, due)
+                stored_files += len(group)
+                show(
+                    f"{stored_files:,} tickers, {chunk.files[0].session} to {chunk.files[-1].session}",
+                    report.files,
+                    due,
+                )
             for future in under_way:
                 self._count(future.result(), report)
         if unclaimed:
@@ -190,33 +194,35 @@ class FlatFileLoader:
 
     def _put(self, group: Sequence[TickerBars], stored: StoredFiles) -> list[TickerBars]:
         """Put what is news of a group of tickers; return that."""
-        refused = [pair for one in group for pair in one.refused]
+        refused = [pair for ticker_bars in group for pair in ticker_bars.refused]
         if refused:
             quarantine(self.store, refused, self.clock())
-        bars = stored.news({one.ticker: one.bars for one in group})
-        news = [replace(one, bars=bars[one.ticker]) for one in group]
-        files = {self._key(one): one for one in news if one.bars.num_rows}
-        new = {key for key, one in files.items() if not stored.has(one.ticker, key)}
-        changes = {key: partial(with_stored, key, one.ticker, one.bars) for key, one in files.items()}
+        bars = stored.news({ticker_bars.ticker: ticker_bars.bars for ticker_bars in group})
+        news = [replace(ticker_bars, bars=bars[ticker_bars.ticker]) for ticker_bars in group]
+        files = {self._key(ticker_bars): ticker_bars for ticker_bars in news if ticker_bars.bars.num_rows}
+        new = {key for key, ticker_bars in files.items() if not stored.has(ticker_bars.ticker, key)}
+        changes = {
+            key: partial(with_stored, key, ticker_bars.ticker, ticker_bars.bars) for key, ticker_bars in files.items()
+        }
         failures = self.store.update_many(changes, absent=new)
         if failures:
             key, error = next(iter(failures.items()))
             raise UpstreamError(f"{len(failures)} range files were not written, {key} first: {error}; run it again")
         return news
 
-    def _key(self, one: TickerBars) -> str:
-        sessions = one.bars["timestamp"]
-        return self.bronze.range_key(one.ticker, sessions[0].as_py(), sessions[-1].as_py())
+    def _key(self, ticker_bars: TickerBars) -> str:
+        sessions = ticker_bars.bars["timestamp"]
+        return self.bronze.range_key(ticker_bars.ticker, sessions[0].as_py(), sessions[-1].as_py())
 
     def _count(self, group: Sequence[TickerBars], report: LoadReport) -> None:
-        for one in group:
-            report.stored += one.bars.num_rows
-            report.range_files += one.bars.num_rows > 0
-            report.tickers_stored |= {one.ticker} if one.bars.num_rows else set()
-            report.quarantined += len(one.refused)
-            if one.unclaimed:
-                report.unclaimed += one.unclaimed.num_rows
-                report.unclaimed_tickers[one.ticker] += one.unclaimed.num_rows
+        for ticker_bars in group:
+            report.stored += ticker_bars.bars.num_rows
+            report.range_files += ticker_bars.bars.num_rows > 0
+            report.tickers_stored |= {ticker_bars.ticker} if ticker_bars.bars.num_rows else set()
+            report.quarantined += len(ticker_bars.refused)
+            if ticker_bars.unclaimed:
+                report.unclaimed += ticker_bars.unclaimed.num_rows
+                report.unclaimed_tickers[ticker_bars.ticker] += ticker_bars.unclaimed.num_rows
 
     def _line(self, chunk: Chunk, report: LoadReport) -> dict[str, Any]:
         return {

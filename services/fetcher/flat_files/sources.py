@@ -90,7 +90,7 @@ class BucketSource:
 def _of_sessions(files: Iterator[DayFile], first: date, last: date) -> list[DayFile]:
     newest: dict[date, DayFile] = {}
     for file in files:
-        known = newest.get(file.session)
-        if first <= file.session <= last and (known is None or file.last_modified > known.last_modified):
+        newest_file = newest.get(file.session)
+        if first <= file.session <= last and (newest_file is None or file.last_modified > newest_file.last_modified):
             newest[file.session] = file
     return [newest[session] for session in sorted(newest)]
