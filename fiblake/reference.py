@@ -148,8 +148,8 @@ def read_splits(data: bytes, symbol: str) -> tuple[Split, ...]:
         if not day.agrees:
             vendor_factors = ", ".join(f"{split.historical_adjustment_factor:g}" for split in day.splits)
             raise ContractError(
-                f"the splits of {symbol} contradict themselves: on {day.day} the cumulative factor is {vendor_factors}, and "
-                f"the ratios of that day and of all later ones make {day.expected:g}; set "
+                f"the splits of {symbol} contradict themselves: on {day.day} the cumulative factor is "
+                f"{vendor_factors}, and the ratios of that day and of all later ones make {day.expected:g}; set "
                 "historical_adjustment_factor or the ratios right and put the file again"
             )
     return tuple(sorted(splits, key=_by_day))
