@@ -1,4 +1,5 @@
-# The Batch jobs: `python -m services.consolidator` (the default), `python -m services.resampler`, `python -m migrations`.
+# The Batch jobs: `python -m services.consolidator` (the default), `python -m services.resampler`,
+# `python -m services.fetcher.flat_files`, `python -m migrations`.
 #
 # Every command is in exec form, so that the job is process 1 and Batch's SIGTERM reaches it: the worker then finishes what
 # it has begun and gives back the rest. The code lies where Lambda has it, so that paths in settings are the same.
@@ -20,6 +21,7 @@ COPY fiblake /var/task/fiblake
 COPY shared /var/task/shared
 COPY services/__init__.py /var/task/services/
 COPY services/consolidator /var/task/services/consolidator
+COPY services/fetcher /var/task/services/fetcher
 COPY services/resampler /var/task/services/resampler
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
 RUN python -m compileall -q /var/task /opt/venv

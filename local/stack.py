@@ -199,11 +199,32 @@ def full_resample_environment(stack: Stack) -> dict[str, str]:
     }
 
 
+def flat_files_environment(stack: Stack) -> dict[str, str]:
+    """Return the same of the jobs that load flat files."""
+    return {
+        **stack.environment(),
+        "S3_BUCKET": stack.bucket,
+        "S3_PREFIX": BRONZE_PREFIX,
+        "READ_LIMIT_MB": str(DEFAULT_LIMIT_MB),
+        "RDS_SECRET_ARN": stack.outputs["FetcherSecretArn"],
+        "DATABASE_TLS": "disable",
+        "DATABASE_CA_FILE": "",
+        "FLAT_FILES_SECRET_ARN": "",  # whoever submits a job names its source
+        "FLAT_FILE_MEMORY_MB": "2400",
+        "UNIVERSE_TYPES": "CS,ADRC,ETF",
+        "UNIVERSE": "",
+        "LOG_LEVEL": "INFO",
+        "POWERTOOLS_SERVICE_NAME": "flat-files",
+        "POWERTOOLS_METRICS_NAMESPACE": f"fiblake/{ENVIRONMENT}",
+    }
+
+
 def _register_job_definitions(stack: Stack) -> None:
     """Register with the Batch stand-in what the template registers with AWS (its Batch resources are left out here)."""
     jobs = {
         "BatchJobDefinitionName": ("services.consolidator", job_environment(stack)),
         "FullResampleJobDefinitionName": ("services.resampler", full_resample_environment(stack)),
+        "FlatFilesJobDefinitionName": ("services.fetcher.flat_files", flat_files_environment(stack)),
     }
     for output, (module, environment) in jobs.items():
         stack.client("batch").register_job_definition(

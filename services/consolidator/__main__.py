@@ -13,15 +13,13 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Final
 
-from pydantic import ValidationError
-from pydantic_settings import CliApp
-
 from fiblake.calendar import lake_calendar
-from fiblake.errors import ConfigurationError, FiblakeError
+from fiblake.errors import ConfigurationError
 from fiblake.lake import Bronze
 from services.consolidator.consolidate import Consolidator
 from services.consolidator.settings import WorkerSettings
 from services.consolidator.worker import Worker
+from shared.job_entry import run_job
 from shared.objects import ObjectStore
 from shared.queues import Queue, Topic
 from shared.telemetry import logger
@@ -33,18 +31,13 @@ LEAVES_AFTER_SECONDS: Final = 4
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the worker once and return its exit code."""
-    try:
-        settings = CliApp.run(WorkerSettings, cli_args=sys.argv[1:] if arguments is None else arguments)
-        worker = _build_worker(settings)
-        signal.signal(signal.SIGTERM, lambda *_: worker.stop.set())
-        _run(worker, settings)
-    except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc'])).upper() or 'settings'}: {e['msg']}" for e in error.errors()]
-        sys.stderr.write(f"settings to set right: {'; '.join(faults)} (see --help)\n")
-        return 2
-    except FiblakeError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2 if isinstance(error, ConfigurationError) else 1
+    return run_job(WorkerSettings, _work, arguments)
+
+
+def _work(settings: WorkerSettings) -> int:
+    worker = _build_worker(settings)
+    signal.signal(signal.SIGTERM, lambda *_: worker.stop.set())
+    _run(worker, settings)
     logger.info("worker ended", extra=asdict(worker.summary))
     if worker.stop.is_set():
         return 128 + signal.SIGTERM

@@ -1,15 +1,16 @@
 """Build the fetchers from their settings, for the functions and the command line."""
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import asdict
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from typing import Any
 
 from fiblake.calendar import lake_calendar
 from fiblake.lake import Bronze
 from services.fetcher.companies import KIND as COMPANIES
 from services.fetcher.companies import CompaniesLoader, CompaniesReport
+from services.fetcher.connections import clock, database_of
 from services.fetcher.credentials import api_key
 from services.fetcher.gaps import Asked
 from services.fetcher.history import HistoryFetcher
@@ -27,22 +28,9 @@ from services.fetcher.settings import (
     ReleaseSettings,
     VendorSettings,
 )
-from shared.database import Database, DatabaseAddress, Tls, connected
 from shared.objects import ObjectStore
 from shared.quarantine import list_quarantined
 from shared.queues import Queue
-from shared.secrets import read_secret
-
-
-def clock() -> datetime:
-    """Return the present instant (UTC)."""
-    return datetime.now(UTC)
-
-
-def database_of(settings: ReleaseSettings) -> AbstractAsyncContextManager[Database]:
-    """Return the database that the settings name, to be opened."""
-    address = DatabaseAddress.of_secret(read_secret(settings.rds_secret_arn))
-    return connected(address, Tls(settings.database_tls == "verify-full", settings.database_ca_file))
 
 
 @asynccontextmanager

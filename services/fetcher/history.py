@@ -1,20 +1,17 @@
 """Load one symbol's whole history: one range request, one range file, and its rows."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Final
 
-from fiblake.calendar import TradingCalendar
 from fiblake.errors import EntitlementError, FiblakeError, NotFoundError
-from fiblake.reference import Split
-from fiblake.rules import jumped, positive
 from fiblake.symbols import BEGINNING, SymbolRecord
 from services.fetcher.doubts import settle_bars
 from services.fetcher.gaps import Asked
 from services.fetcher.identities import renamed_on
 from services.fetcher.intake import Intake, Stopwatch, Stored, add_bars, logged
+from services.fetcher.listing import since_listing, split_ratios
 from services.fetcher.sifting import StoredState, classify_bars
 from services.fetcher.tickers import TickerChange
 from services.fetcher.validation import VendorBar
@@ -24,9 +21,6 @@ from shared.events import HistoryRequest, parse
 from shared.outcomes import catch_errors
 from shared.queues import ReceivedMessage
 from shared.telemetry import logger
-
-GAP_SESSIONS: Final = 20
-"""Bars that leave out more sessions than these belong to another company; a halt of trading is shorter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,49 +147,6 @@ def _first_sessions(companies: Sequence[SymbolRecord], sessions: Sequence[date])
     return {valid_from: days[0] for valid_from, days in own.items() if days}
 
 
-def since_listing(
-    bars: Sequence[VendorBar], listed: date | None, ratios: Mapping[tuple[str, date], float], jump_limit: float,
-    calendar: TradingCalendar,
-) -> tuple[list[VendorBar], str]:  # fmt: skip
-    """Return the present company's bars, and what was decided about bars from before its listing date.
-
-    The vendor's listing date may be years late, and bars from before it may be another company's that bore the ticker.
-    They are the present company's as far back as no more than GAP_SESSIONS lie between one bar and the next, unless the
-    price jumps at the listing date.
-    """
-    ordered = sorted(bars, key=lambda bar: bar.session)
-    place = next((n for n, bar in enumerate(ordered) if listed is None or bar.session >= listed), len(ordered))
-    if place == 0:
-        return ordered, ""
-    first, at_listing = place, place
-    while first > 0 and not _another_companys(ordered, first, at_listing, ratios, jump_limit, calendar):
-        first -= 1
-    left_out = ordered[:first]
-    own = ordered[first].session if first < len(ordered) else None
-    decided = f"listed on {listed} by the vendor, and its bars begin on {own}" if first < place else ""
-    if left_out:
-        more = f"{len(left_out)} bars up to {left_out[-1].session} are another company's or unexplained, and left out"
-        decided = f"{decided}; {more}" if decided else f"listed on {listed} by the vendor; {more}"
-    logger.warning("bars before the listing date", extra={"symbol": ordered[0].symbol, "decided": decided})
-    return ordered[first:], decided
-
-
-def _another_companys(  # noqa: PLR0917
-    bars: Sequence[VendorBar], place: int, at_listing: int, ratios: Mapping[tuple[str, date], float],
-    jump_limit: float, calendar: TradingCalendar,
-) -> bool:  # fmt: skip
-    """Return whether the bar before `place` is of another company than the one at it."""
-    if place == len(bars):
-        return False  # there is no bar since the listing date to compare with
-    before, after = bars[place - 1], bars[place]
-    gap = calendar.ordinal_on_or_after(after.session) - calendar.ordinal_on_or_after(before.session)
-    if gap > GAP_SESSIONS:
-        return True
-    ratio = ratios.get((after.symbol, after.session), 1.0)
-    comparable = positive(before.close) and positive(after.close)
-    return place == at_listing and comparable and jumped(after.close, before.close, ratio, jump_limit)
-
-
 def load_requested(
     runner: asyncio.Runner, fetcher: HistoryFetcher, messages: Iterable[ReceivedMessage], closed: date
 ) -> tuple[list[Stored], dict[str, FiblakeError]]:
@@ -209,15 +160,3 @@ def _requested(
     runner: asyncio.Runner, fetcher: HistoryFetcher, message: ReceivedMessage, closed: date
 ) -> Stored | None:
     return runner.run(fetcher.load_unless_there(parse(HistoryRequest, message.body), closed))
-
-
-def split_ratios(symbol: str, bars: Iterable[VendorBar], splits: Iterable[Split]) -> Mapping[tuple[str, date], float]:
-    """Return the factor of the splits between a bar and the one before it, for the bars that have such splits."""
-    sessions = sorted({bar.session for bar in bars})
-    ratios: dict[tuple[str, date], float] = {}
-    for split in splits:
-        after = next((session for session in sessions if session >= split.execution_date), None)
-        if after:
-            place = (symbol, after)
-            ratios[place] = ratios.get(place, 1.0) * split.split_from / split.split_to
-    return ratios

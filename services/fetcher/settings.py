@@ -16,7 +16,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import NoDecode
+from pydantic_settings import CliImplicitFlag, CliSuppress, NoDecode, SettingsConfigDict
 
 from fiblake.calendar import close_of
 from fiblake.errors import ContractError
@@ -72,18 +72,42 @@ class VendorSettings(ReleaseSettings):
 class FlatFileSettings(ReleaseSettings):
     """The source of flat files, and which of their bars are stored.
 
-    The keys are the flat files' own S3 keys from the vendor's dashboard, not the API key.
+    The keys are the flat files' own S3 keys from the vendor's dashboard, not the API key; `flat_files_secret_arn` names
+    a secret with both.
     """
 
     flat_files_endpoint: str = "https://files.massive.com"
     flat_files_bucket: str = "flatfiles"
     flat_files_access_key_id: str | None = None
-    flat_files_secret_access_key: SecretStr | None = None
+    flat_files_secret_access_key: CliSuppress[SecretStr | None] = None
+    flat_files_secret_arn: str | None = None
     flat_file_max_bytes: int = Field(default=256 << 20, ge=1 << 20)
     flat_file_memory_mb: int = Field(default=800, ge=1)
     price_jump_limit: float = Field(default=3.0, gt=1)
     universe_types: TickerSet = DEFAULT_TYPES
     universe: TickerSet = frozenset()
+
+
+class FlatFileJobSettings(FlatFileSettings):
+    """The job's command line; each option is an environment variable of the same name as well."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, env_ignore_empty=True, extra="ignore",
+        cli_prog_name="python -m services.fetcher.flat_files", cli_kebab_case=True, cli_enforce_required=False,
+    )  # fmt: skip
+
+    flat_files_from: date | None = Field(default=None, description="first session; none: the vendor's first day file")
+    flat_files_to: date | None = Field(default=None, description="last session; none: the last one that closed")
+    flat_files_all_tickers: CliImplicitFlag[bool] = Field(
+        default=False, description="also bars that belong to no company in symbol_metadata"
+    )
+    flat_files_again: CliImplicitFlag[bool] = Field(default=False, description="day files that are loaded already, too")
+
+    @model_validator(mode="after")
+    def _forwards(self) -> Self:
+        if self.flat_files_from and self.flat_files_to and self.flat_files_from > self.flat_files_to:
+            raise ValueError(f"FLAT_FILES_FROM {self.flat_files_from} lies after FLAT_FILES_TO {self.flat_files_to}")
+        return self
 
 
 class FetcherSettings(VendorSettings):

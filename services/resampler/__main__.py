@@ -10,14 +10,11 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Final
 
-from pydantic import ValidationError
-from pydantic_settings import CliApp
-
 from fiblake.calendar import lake_calendar
-from fiblake.errors import ConfigurationError, FiblakeError
 from fiblake.lake import Bronze
 from services.resampler.full import FullResampler, Summary, Watch, no_progress
 from services.resampler.settings import FullResamplerSettings
+from shared.job_entry import run_job
 from shared.objects import ObjectStore
 from shared.queues import Topic
 from shared.telemetry import logger
@@ -31,16 +28,11 @@ _LARGE: Final = 1 << 20
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job once and return its exit code."""
-    try:
-        settings = CliApp.run(FullResamplerSettings, cli_args=sys.argv[1:] if arguments is None else arguments)
-        summary = resample(settings)
-    except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc'])).upper() or 'settings'}: {e['msg']}" for e in error.errors()]
-        sys.stderr.write(f"settings to set right: {'; '.join(faults)} (see --help)\n")
-        return 2
-    except FiblakeError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2 if isinstance(error, ConfigurationError) else 1
+    return run_job(FullResamplerSettings, _run, arguments)
+
+
+def _run(settings: FullResamplerSettings) -> int:
+    summary = resample(settings)
     logger.info("full resample ended", extra={**asdict(summary), "symbols": len(summary.symbols)})
     return 3 if summary.failed else 0
 

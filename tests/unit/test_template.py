@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from fiblake.lake import INTERVALS
-from local.stack import Stack, full_resample_environment, job_environment
+from local.stack import Stack, flat_files_environment, full_resample_environment, job_environment
 from tests.unit.variants import EVERYTHING, deployed, properties
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -54,6 +54,7 @@ EVENT_SOURCES = [
 ]
 WORKER = of_type("AWS::Batch::JobDefinition")["WorkerJobDefinition"]
 FULL_RESAMPLE = of_type("AWS::Batch::JobDefinition")["FullResampleJobDefinition"]
+FLAT_FILES = of_type("AWS::Batch::JobDefinition")["FlatFilesJobDefinition"]
 
 
 def queue_of(event: Body) -> str:
@@ -227,6 +228,9 @@ def test_one_condition_takes_away_all_of_batch_and_one_the_vacuum_and_nothing_el
         "FullResampleJobDefinition",
         "FullResampleLogGroup",
         "FullResampleRole",
+        "FlatFilesJobDefinition",
+        "FlatFilesLogGroup",
+        "FlatFilesRole",
     }
     assert batch >= {name for name, body in RESOURCES.items() if body["Type"].startswith("AWS::Batch::")}
     assert vacuum == {
@@ -280,6 +284,20 @@ def test_the_full_resample_is_a_job_of_the_workers_size_that_leaves_room_beside_
     assert 512 <= int(variables_of(FULL_RESAMPLE)["MEMORY_MB"]) <= 0.75 * size["MEMORY"]
 
 
+def test_flat_files_are_loaded_by_a_job_of_the_workers_size_that_leaves_room_beside_its_memory() -> None:
+    container = FLAT_FILES["ContainerProperties"]
+    assert FLAT_FILES["JobDefinitionName"] == {"Sub": "${Environment}-batch-flat-files"}
+    assert FLAT_FILES["RetryStrategy"] == WORKER["RetryStrategy"]
+    size = {r["Type"]: int(r["Value"]) for r in container["ResourceRequirements"]}
+    assert 800 <= int(variables_of(FLAT_FILES)["FLAT_FILE_MEMORY_MB"]) <= 0.75 * size["MEMORY"]
+
+
+def test_flat_files_are_stored_for_the_companies_of_the_fetchers() -> None:
+    function, job = FUNCTIONS["OhlcvFetcherFunction"]["Environment"]["Variables"], variables_of(FLAT_FILES)
+    shared = ("RDS_SECRET_ARN", "DATABASE_TLS", "DATABASE_CA_FILE", "UNIVERSE_TYPES", "UNIVERSE")
+    assert {name: job[name] for name in shared} == {name: function[name] for name in shared}
+
+
 def test_the_full_resample_computes_what_the_function_computes() -> None:
     function = FUNCTIONS["ResamplerFunction"]["Environment"]["Variables"]
     job = variables_of(FULL_RESAMPLE)
@@ -288,12 +306,16 @@ def test_the_full_resample_computes_what_the_function_computes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "job"), [(job_environment, WORKER), (full_resample_environment, FULL_RESAMPLE)]
+    ("environment", "job"),
+    [(job_environment, WORKER), (full_resample_environment, FULL_RESAMPLE), (flat_files_environment, FLAT_FILES)],
 )
 def test_the_embedded_stacks_jobs_get_the_environment_that_the_template_gives_them(
     environment: Callable[[Stack], dict[str, str]], job: Body
 ) -> None:
-    names = ("BucketName", "ConsolidationQueueUrl", "ConsolidationCompleteTopicArn", "SilverUpdatedTopicArn")
+    names = (
+        "BucketName", "ConsolidationQueueUrl", "ConsolidationCompleteTopicArn", "SilverUpdatedTopicArn",
+        "FetcherSecretArn",
+    )  # fmt: skip
     stack = Stack(Path(), "http://127.0.0.1:1", "http://127.0.0.1:2", "", "", {name: name for name in names})
     local, template = environment(stack), variables_of(job)
     assert template.keys() <= local.keys()
@@ -383,4 +405,5 @@ def test_the_outputs_name_what_tools_need() -> None:
         "AlarmsTopicArn",
         "DashboardName",
         "FullResampleJobDefinitionName",
+        "FlatFilesJobDefinitionName",
     }

@@ -45,7 +45,7 @@ SWITCHES = {
     "SymbolsPerChild": "50", "RetentionDays": "60", "MonthlyVacuum": "false", "Versioning": "false",
     "NoncurrentDays": "7", "QuarantineDays": "90", "CustomerKey": "false", "IntervalConcurrency": "5",
     "ResamplingRetentionYears": "10", "SplitAdjusted": "false", "RdsSecretArn": f"{SECRETS}another",
-    "FetcherSecretArn": f"{SECRETS}fetcher",
+    "FetcherSecretArn": f"{SECRETS}fetcher", "FlatFilesSecretArn": f"{SECRETS}other",
     "DatabaseClass": "db.t4g.small", "DatabaseVersion": "17.99", "DatabaseBackupDays": "1",
     "DatabaseProtected": "true", "ApiKeySecretArn": f"{SECRETS}other", "MarketDataUrl": "https://example.com",
     "DatabaseTls": "disable", "DatabaseCaFile": "/var/task/other.pem", "RequestsPerMinute": "2",

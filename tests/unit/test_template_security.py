@@ -289,7 +289,8 @@ def test_the_databases_owner_is_the_migrations_alone_and_the_fetchers_have_a_use
     both = [owner] if owner == fetcher else [owner, fetcher]
     key = f"{SECRETS}key"
     fetchers = {f"{name}FetcherRole": [fetcher, key] for name in ("Metadata", "History", "Ohlcv")}
-    assert readers == {"MigrateRole": both, **fetchers}
+    loader = {"FlatFilesRole": [fetcher, *([f"{SECRETS}flat-files"] if "FlatFilesSecretArn" in parameters else [])]}
+    assert readers == {"MigrateRole": both, **fetchers, **loader}
     for function in properties(resources, "AWS::Lambda::Function").values():
         assert function["Environment"]["Variables"].get("RDS_SECRET_ARN", fetcher) == fetcher
     [migration] = [j for n, j in properties(resources, "AWS::Batch::JobDefinition").items() if n.startswith("Migrate")]

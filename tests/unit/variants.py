@@ -37,7 +37,8 @@ GIVEN = {
     "SecurityGroupIds": "sg-0123456789abcdef0",
 }  # fmt: skip
 EVERYTHING = {
-    "ApiKeySecretArn": f"{SECRETS}key", "WithBatch": "true", "WorkerImage": "worker:1", "CreateNetwork": "true",
+    "ApiKeySecretArn": f"{SECRETS}key", "FlatFilesSecretArn": f"{SECRETS}flat-files",
+    "WithBatch": "true", "WorkerImage": "worker:1", "CreateNetwork": "true",
     "NatGateway": "true", "CreateDatabase": "true", "CustomerKey": "true", "Versioning": "true",
     "AlarmEmail": "me@example.com", "MonthlyVacuum": "true",
 }  # fmt: skip

@@ -10,9 +10,10 @@ from fiblake.calendar import TradingCalendar, lake_calendar
 from fiblake.errors import ConfigurationError
 from fiblake.lake import Bronze
 from fiblake.symbols import SymbolRecord
-from services.fetcher.assembly import clock, database_of
+from services.fetcher.connections import clock, database_of
 from services.fetcher.flat_files.before_listing import find_bars_before_listing, put_bars, take_from_unclaimed
 from services.fetcher.flat_files.chunk import Claims
+from services.fetcher.flat_files.keys import flat_file_keys
 from services.fetcher.flat_files.load import FlatFileLoader, LoadReport, Progress
 from services.fetcher.flat_files.sources import BucketSource, FolderSource, Source
 from services.fetcher.flat_files.stored import StoredFiles
@@ -99,11 +100,6 @@ def _is_ours(record: SymbolRecord, types: frozenset[str], only: frozenset[str]) 
 def _source(settings: FlatFileSettings, folder: Path | None) -> Source:
     if folder:
         return FolderSource(folder)
-    key, secret = settings.flat_files_access_key_id, settings.flat_files_secret_access_key
-    if not key or not secret:
-        raise ConfigurationError(
-            "set FLAT_FILES_ACCESS_KEY_ID and FLAT_FILES_SECRET_ACCESS_KEY (the S3 keys of the vendor's dashboard, not "
-            "the API key), or name a folder with day files (--dir)"
-        )
+    key_id, secret_key = flat_file_keys(settings)
     endpoint, bucket = settings.flat_files_endpoint, settings.flat_files_bucket
-    return BucketSource(ObjectStore.connect_to(bucket, endpoint, key, secret.get_secret_value()))
+    return BucketSource(ObjectStore.connect_to(bucket, endpoint, key_id, secret_key.get_secret_value()))

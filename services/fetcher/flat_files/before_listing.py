@@ -1,7 +1,7 @@
 """Bars from before the day on which a company is said to begin, and whether they are its own.
 
 The day is a label, and the vendor's labels may be years late. Such bars wait in bronze/unclaimed. Once all files are
-loaded, they are judged by the rule that histories are judged by (`history.since_listing`): bars without a gap up to the
+loaded, they are judged by the rule that histories are judged by (`listing.since_listing`): bars without a gap up to the
 company's first bar, and without a jump in price there, are the company's. They become bars, and its record begins
 earlier. No bar of another known company's time is taken.
 """
@@ -23,7 +23,7 @@ from fiblake.rules import NUMBER_COLUMNS
 from fiblake.symbols import BEGINNING, SymbolRecord
 from services.fetcher.flat_files.chunk import UNCLAIMED_ROWS
 from services.fetcher.flat_files.stored import StoredFiles
-from services.fetcher.history import since_listing, split_ratios
+from services.fetcher.listing import since_listing, split_ratios
 from services.fetcher.range_files import with_stored
 from services.fetcher.validation import VendorBar, faults
 

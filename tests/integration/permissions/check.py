@@ -26,7 +26,9 @@ from fiblake.lake import (
     quarantine_key,
     silver_key,
     splits_key,
+    unclaimed_key,
 )
+from services.fetcher.flat_files.ledger import LEDGER_KEY
 from tests.integration.permissions.calls import ACCOUNT, QUEUE_ACTIONS, Call, arn
 from tests.integration.permissions.concrete import Concrete
 from tests.integration.permissions.engine import Answer, Engine, Policy, Question
@@ -49,6 +51,8 @@ ROOMS = {
     "record of deletions": (CLEANUP_RECORD_KEY,),
     "record of releases": (QUARANTINE_RECORD_KEY,),
     "record of withdrawals": (WITHDRAWAL_RECORD_KEY,),
+    "unclaimed bars": (unclaimed_key(OLD, NEW, 0),),
+    "ledger of flat files": (LEDGER_KEY,),
     "archive": (archive_key(OLD), "archive/adopted/bronze/raw_ohlcv/symbol=AAA/data.parquet"),
     "no place of ours": ("bronze/other.parquet", f"{IDENTITIES_PREFIX}.parquet", "processing_metadata/other", "other"),
 }
@@ -66,6 +70,8 @@ _KINDS = {
     "record of deletions": re.escape(CLEANUP_RECORD_KEY),
     "record of releases": re.escape(QUARANTINE_RECORD_KEY),
     "record of withdrawals": re.escape(WITHDRAWAL_RECORD_KEY),
+    "unclaimed bars": r"bronze/unclaimed/.+",
+    "ledger of flat files": re.escape(LEDGER_KEY),
     "archive": r"archive/.+",
 }
 

@@ -54,10 +54,13 @@ def recorded_lake(folder: Path) -> Iterator[RecordedLake]:
         fetcher = {**database, "username": "fiblake_fetcher", "password": "p"}
         secrets = {
             f"{SECRETS}rds": json.dumps(database), f"{SECRETS}fetcher": json.dumps(fetcher), f"{SECRETS}key": KEY,
+            f"{SECRETS}flat-files": json.dumps({"access_key_id": "flat", "secret_access_key": "files"}),
         }  # fmt: skip
         with child, recording(targets, secrets, folder / "proxy.port") as (made, url), _socket() as warm:
             overrides = {"MARKET_DATA_URL": market.url}
-            lake = RecordedLake(concrete("with everything"), made, url, emulator_url, batch_url, overrides, warm)
+            lake = RecordedLake(
+                concrete("with everything"), made, url, emulator_url, batch_url, overrides, warm, database
+            )
             start = (sys.executable, "-m", "tests.integration.permissions.warm", str(warm), *lake.modules())
             with Child(start, log=folder / "warm.log", cwd=REPOSITORY) as started:
                 started.wait_until(warm.exists, timeout=60)

@@ -40,6 +40,8 @@ class RecordedLake:
     overrides: Mapping[str, str]
     warm: Path
     """The socket of `warm`."""
+    database: Mapping[str, str]
+    """RDS's secret of the database's owner."""
 
     @property
     def bucket(self) -> str:

@@ -3,12 +3,15 @@
 A path that does not do what it is here for raises PathError, so a recording without it does not pass for a whole one.
 """
 
+import asyncio
+import gzip
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import asyncpg
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -18,6 +21,7 @@ from fiblake.lake import (
     CLEANUP_RECORD_KEY,
     INTERVALS,
     MANIFEST_KEY,
+    UNCLAIMED_PREFIX,
     Bronze,
     checkpoint_key,
     dividends_key,
@@ -26,6 +30,9 @@ from fiblake.lake import (
     silver_prefix,
     splits_key,
 )
+from fiblake.symbols import BEGINNING
+from services.fetcher.flat_files.ledger import LEDGER_KEY
+from services.fetcher.flat_files.sources import PREFIX as FLAT_FILES
 from shared.events import ConsolidationComplete, ConsolidationRequest, HistoryRequest
 from tests.integration.permissions.calls import Call
 from tests.integration.permissions.lake import PathError, RecordedLake
@@ -61,6 +68,7 @@ def walk(lake: RecordedLake) -> None:
         for walked in [pool.submit(path, lake) for path in (_next_consolidation, _resampling)]:
             walked.result()
     for path in (
+        _flat_files,
         _another_calendar,
         _consolidation_of_everything,
         _resampling_of_everything,
@@ -181,6 +189,43 @@ def _resampling(lake: RecordedLake) -> None:
         _expect(len(retried["batchItemFailures"]) == 1, "a symbol that cannot be read is retried")
         _expect(lake.held(f"Resample{interval}dDeadLetters") == 1, "what is poison is a dead letter")
         _expect(bool(lake.keys(silver_prefix(interval))), "silver is written")
+
+
+def _flat_files(lake: RecordedLake) -> None:
+    """Load day files with a broken bar, a bar of nobody, and bars from before the day on which a company is listed."""
+    asyncio.run(_list_later(lake.database, "BBB", SESSIONS[2]))
+    lake.client("s3").create_bucket(Bucket="flatfiles")
+    for day in SESSIONS[:4]:
+        lows = dict.fromkeys((*SYMBOLS, "ZZZ"), 9) | {"CCC": 99}
+        lines = [f"{ticker},1000,10,10.5,11,{low},0,5" for ticker, low in lows.items()]
+        text = "\n".join(["ticker,volume,open,close,high,low,window_start,transactions", *lines])
+        lake.client("s3").put_object(
+            Bucket="flatfiles", Key=f"{FLAT_FILES}/{day:%Y/%m}/{day}.csv.gz", Body=gzip.compress(text.encode())
+        )
+    sessions = {"FLAT_FILES_FROM": str(SESSIONS[0]), "FLAT_FILES_TO": str(SESSIONS[3])}
+    for again in ("false", "true"):
+        lake.run(
+            "FlatFilesJobDefinition", FLAT_FILES_ENDPOINT=lake.emulator_url, FLAT_FILES_AGAIN=again, **sessions
+        )  # fmt: skip
+    _expect(LEDGER_KEY in lake.keys("processing_metadata/"), "the ledger of flat files is written")
+    _expect(lake.keys(f"{UNCLAIMED_PREFIX}/") != [], "bars of nobody wait")
+    range_key = BRONZE_KEYS.range_key("BBB", SESSIONS[0], SESSIONS[1])
+    _expect(range_key in lake.keys("bronze/raw_ohlcv/symbol=BBB/"), "bars from before the listing are the company's")
+
+
+async def _list_later(database: Mapping[str, str], symbol: str, day: date) -> None:
+    """Let a company begin on a later day, as the vendor's label may say; another one bore the symbol long ago."""
+    names = {"host": "host", "port": "port", "user": "username", "password": "password", "database": "dbname"}
+    connection = await asyncpg.connect(**{argument: database[name] for argument, name in names.items()}, ssl=False)
+    try:
+        await connection.execute("UPDATE symbol_metadata SET valid_from = $2 WHERE symbol = $1", symbol, day)
+        await connection.execute(
+            "INSERT INTO symbol_metadata (symbol, valid_from, valid_to, active, first_seen, last_seen) "
+            "SELECT symbol, $2, $3, false, first_seen, last_seen FROM symbol_metadata WHERE symbol = $1",
+            symbol, BEGINNING, date(1990, 1, 2),
+        )  # fmt: skip
+    finally:
+        await connection.close()
 
 
 def _another_calendar(lake: RecordedLake) -> None:

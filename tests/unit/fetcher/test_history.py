@@ -16,8 +16,9 @@ from fiblake.reference import Split
 from fiblake.symbols import BEGINNING
 from services.fetcher.doubts import settle_bars
 from services.fetcher.gaps import Asked
-from services.fetcher.history import GAP_SESSIONS, HistoryFetcher, load_requested
+from services.fetcher.history import HistoryFetcher, load_requested
 from services.fetcher.intake import Intake, Stored
+from services.fetcher.listing import GAP_SESSIONS
 from shared.database import SymbolRecord, history_scope
 from shared.events import HistoryRequest
 from shared.queues import ReceivedMessage
