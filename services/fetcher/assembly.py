@@ -105,7 +105,7 @@ async def _fetch(  # noqa: PLR0917
         fetcher = Fetcher(intake, universe, settings.first_session, settings.look_back_sessions, deadline)
         await fetcher.fetch(event, show, fetched)
         return
-    history = HistoryFetcher(intake, settings.history_from)
+    history = HistoryFetcher(intake, settings.history_from, settings.universe_types)
     closed = intake.calendar.last_closed(event.now(clock()))
     for number, symbol in enumerate(event.symbols):
         show(symbol, number, len(event.symbols))

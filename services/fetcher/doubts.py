@@ -33,7 +33,7 @@ from typing import Any, Final, Protocol
 
 from fiblake.bars import latest_rows
 from fiblake.calendar import TradingCalendar
-from fiblake.errors import PermanentError
+from fiblake.errors import FiblakeError, PermanentError
 from fiblake.lake import Bronze
 from shared.database import DIVIDENDS, SPLITS, Database, Settled, session_of
 from shared.objects import ObjectStore, StoredObject
@@ -89,7 +89,8 @@ async def settle_bars(lake: Lake, scope: str) -> set[str]:
 async def settle_all_bars(lake: Lake) -> set[date]:
     """Settle all scopes of bars that no run works on; return the sessions that must be asked for again.
 
-    These are all sessions with notes: the vendor's bars may differ by now from what the dead run put.
+    These are all sessions with notes: the vendor's bars may differ by now from what the dead run put. A scope that
+    cannot be settled keeps its notes, which the log names, and stops no other one: the next run tries again.
     """
     again: set[date] = set()
     for scope in await lake.database.noted_scopes():
@@ -97,7 +98,10 @@ async def settle_all_bars(lake: Lake) -> set[date]:
             continue
         async with lake.database.session_lock(scope, wait=False) as mine:
             if mine:
-                await settle_bars(lake, scope)
+                try:
+                    await settle_bars(lake, scope)
+                except FiblakeError as error:
+                    logger.warning("noted files not settled", extra={"scope": scope, "reason": str(error)})
         if session := session_of(scope):
             again.add(session)
     return again

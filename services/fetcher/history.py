@@ -25,10 +25,16 @@ from shared.telemetry import logger
 
 @dataclass(frozen=True, slots=True)
 class HistoryFetcher:
-    """Loads histories; no session before `earliest` is asked for (a plan may not give them)."""
+    """Loads histories; no session before `earliest` is asked for (a plan may not give them).
+
+    `types`: of a symbol that several companies have borne, only the bars of these types' companies, or of an unknown
+    type, are loaded (None: of all). A symbol without any such company was named by a person, and is loaded all the
+    same.
+    """
 
     intake: Intake
     earliest: date | None
+    types: frozenset[str] | None = None
 
     async def load(self, symbol: str, sessions_asked: Asked, closed: date) -> Stored:
         """Store the symbol's bars from the first session asked for to the last, or all up to session `closed`.
@@ -47,7 +53,7 @@ class HistoryFetcher:
         intake, watch, scope = self.intake, Stopwatch(), history_scope(symbol)
         with watch.timed("database"):
             await settle_bars(intake, scope)
-            companies = await intake.database.companies(symbol)
+            companies = await self._companies(symbol)
             begins, listed = (
                 (sessions_asked.first, None) if sessions_asked.first else await self._beginning(symbol, companies)
             )
@@ -81,10 +87,15 @@ class HistoryFetcher:
 
     async def load_unless_there(self, request: HistoryRequest, closed: date) -> Stored | None:
         """Load what a message asks for; None if it is loaded already, as happens when the queue is long."""
-        companies = await self.intake.database.companies(request.symbol)
+        companies = await self._companies(request.symbol)
         if companies and all(company.history_loaded_at for company in companies) and request.first is None:
             return None
         return await self.load(request.symbol, Asked(request.first), closed)
+
+    async def _companies(self, symbol: str) -> Sequence[SymbolRecord]:
+        companies = await self.intake.database.companies(symbol)
+        ours = [c for c in companies if self.types is None or c.type is None or c.type in self.types]
+        return ours or companies
 
     async def _bars(self, symbol: str, first: date, last: date, listed: date | None) -> list[VendorBar]:
         """Ask the vendor, which before the day is over may give nothing of a range that reaches into it.

@@ -10,7 +10,8 @@ from aws_lambda_powertools.utilities.data_classes import SQSEvent
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from fiblake.errors import FiblakeError, UpstreamError
-from services.fetcher.assembly import clock, opened
+from services.fetcher.assembly import opened
+from services.fetcher.connections import clock
 from services.fetcher.history import HistoryFetcher, load_requested
 from services.fetcher.intake import Intake, counted
 from services.fetcher.settings import FetcherSettings
@@ -39,7 +40,8 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
                 # No message is to blame for database, secret or calendar: they come again, when it may be mended.
                 return dict.fromkeys((m.id for m in group), UpstreamError(str(opening)))
             intake, closed = opening
-            stored, errors = load_requested(runner, HistoryFetcher(intake, settings.history_from), group, closed)
+            fetcher = HistoryFetcher(intake, settings.history_from, settings.universe_types)
+            stored, errors = load_requested(runner, fetcher, group, closed)
             emit_metrics(HistoriesLoaded=len(stored), **counted(stored))
             return errors
 

@@ -330,7 +330,7 @@ class MetadataFetcher:
             answers = await asyncio.gather(*(run.in_time(self._detailed(record, run.now)) for record in batch))
             records = [answer for answer in answers if isinstance(answer, SymbolRecord)]
             errors = [answer for answer in answers if isinstance(answer, FiblakeError)]
-            await self.database.save_metadata(records)
+            await self.database.save_details(records)
             run.done.details += len(records)
             run.done.details_left -= len(records)
             run.done.details_failed += len(errors)

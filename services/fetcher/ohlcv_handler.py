@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from services.fetcher.assembly import clock, fetch
+from services.fetcher.assembly import fetch
+from services.fetcher.connections import clock
 from services.fetcher.intake import counted
 from services.fetcher.ohlcv import Fetched
 from services.fetcher.settings import FetcherSettings, FetchEvent

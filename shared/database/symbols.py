@@ -10,6 +10,8 @@ from shared.database.connection import Connected
 
 _HISTORY: Final = ("history_requested_at", "history_loaded_at", "history_from")
 _KEY: Final = ("symbol", "valid_from")
+DETAIL_FIELDS: Final = ("details_at", "list_date", "sic_code", "sector", "industry")
+"""What the vendor's details of a company say."""
 _row: Final = attrgetter(*RECORD_FIELDS)
 
 _UNIVERSE: Final = """
@@ -29,6 +31,13 @@ _UPSERT: Final = f"""
 INSERT INTO symbol_metadata AS known
 SELECT * FROM incoming_symbols ORDER BY valid_to IS NULL, symbol, valid_from
 ON CONFLICT (symbol, valid_from) DO UPDATE SET {_REPLACED}, {_REQUESTED_ANEW}
+"""  # noqa: S608 (names of our own columns)
+# By company, not by `valid_from`: whoever loads the past may have moved that since the record was read.
+_SAVE_DETAILS: Final = f"""
+UPDATE symbol_metadata AS known SET {", ".join(f"{name} = given.{name}" for name in DETAIL_FIELDS)}
+FROM incoming_symbols AS given
+WHERE known.symbol = given.symbol AND known.valid_to IS NULL
+  AND known.composite_figi IS NOT DISTINCT FROM given.composite_figi
 """  # noqa: S608 (names of our own columns)
 _MOVE: Final = """
 UPDATE symbol_metadata AS known SET valid_from = move.new
@@ -96,11 +105,19 @@ class SymbolTable(Connected):
         async with self._transaction():
             if moves:
                 await self._connection.execute(_MOVE, *map(list, zip(*moves, strict=True)))
-            await self._connection.execute(_STAGE)
-            await self._connection.copy_records_to_table(
-                "incoming_symbols", records=map(_row, records), columns=RECORD_FIELDS
-            )
+            await self._stage(records)
             await self._connection.execute(_UPSERT)
+
+    async def save_details(self, records: Sequence[SymbolRecord]) -> None:
+        """Save what DETAIL_FIELDS of current records say, in one transaction; everything else stays as it is.
+
+        A symbol that another company bears by now, or none, is left as it is.
+        """
+        if not records:
+            return
+        async with self._transaction():
+            await self._stage(records)
+            await self._connection.execute(_SAVE_DETAILS)
 
     async def history_due(self, types: Collection[str], asked_before: datetime) -> list[str]:
         """Return the symbols whose history is not loaded, and was not asked for since `asked_before`.
@@ -121,3 +138,9 @@ class SymbolTable(Connected):
         """Record that the histories of a symbol's companies are loaded: by `valid_from` the first session of each."""
         async with self._transaction():
             await self._connection.execute(_HISTORY_LOADED, symbol, now, list(firsts), list(firsts.values()))
+
+    async def _stage(self, records: Sequence[SymbolRecord]) -> None:
+        """Put records into the table incoming_symbols, which lasts as long as the transaction."""
+        await self._connection.execute(_STAGE)
+        rows = map(_row, records)
+        await self._connection.copy_records_to_table("incoming_symbols", records=rows, columns=RECORD_FIELDS)

@@ -33,6 +33,7 @@ LOCAL = {
 }  # fmt: skip
 GIVEN = {
     **LOCAL, "WithBatch": "true", "WorkerImage": "worker:1",
+    "FlatFilesSecretArn": f"{SECRETS}flat-files",
     "SubnetIds": "subnet-0123456789abcdef0,subnet-0123456789abcdef1",
     "SecurityGroupIds": "sg-0123456789abcdef0",
 }  # fmt: skip

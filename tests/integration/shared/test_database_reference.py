@@ -63,6 +63,22 @@ async def test_a_record_that_moves_keeps_what_is_known_of_its_history_and_makes_
     assert now == replace(record("AAPL", DAY), history_loaded_at=NOW, history_from=DAY)
 
 
+async def test_details_are_saved_of_the_company_wherever_its_record_begins_and_change_nothing_else(
+    migrated: DatabaseAddress,
+) -> None:
+    detailed = replace(record(), sic_code="6770", sector="Finance", details_at=NOW + timedelta(days=1), name="Other")
+    async with opened(migrated) as database:
+        await database.save_metadata([record("AAPL", DAY), record("AAPL", BEGINNING, DAY - timedelta(days=1))])
+        await database.save_details([detailed, replace(record("MSFT"), sector="Nobody's")])
+        first, current = await database.metadata()
+        assert first == record("AAPL", BEGINNING, DAY - timedelta(days=1))
+        saved = {"sic_code": "6770", "sector": "Finance", "details_at": detailed.details_at}
+        assert current == replace(record("AAPL", DAY), **saved)
+        await database.save_details([replace(detailed, composite_figi="BBG9", sector="Another company's")])
+        assert await database.metadata() == [first, current]
+        await database.save_details([])
+
+
 async def test_a_symbol_is_handed_over_in_one_call_and_has_one_current_record(migrated: DatabaseAddress) -> None:
     ended = record("AAPL", BEGINNING, DAY - timedelta(days=1))
     async with opened(migrated) as database:

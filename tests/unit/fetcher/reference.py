@@ -14,6 +14,7 @@ from fiblake.reference import Dividend, Split
 from fiblake.symbols import SymbolRecord
 from services.fetcher.tickers import Details, Ticker, TickerChange
 from shared.database import DIVIDENDS, Database, Settled
+from shared.database.symbols import DETAIL_FIELDS
 
 
 class KilledError(Exception):
@@ -124,6 +125,15 @@ class ReferenceDatabase(Database):
         current = [r.symbol for r in saved.values() if r.valid_to is None]
         assert len(current) == len(set(current)), "Postgres takes one current record a symbol"
         self.records = saved
+        self.fate.step()
+
+    async def save_details(self, records: Sequence[SymbolRecord]) -> None:
+        self.fate.step()
+        current = {(r.symbol, r.composite_figi): key for key, r in self.records.items() if r.valid_to is None}
+        for record in records:
+            if key := current.get((record.symbol, record.composite_figi)):
+                details = {name: getattr(record, name) for name in DETAIL_FIELDS}
+                self.records[key] = replace(self.records[key], **details)
         self.fate.step()
 
     async def history_due(self, types: Collection[str], asked_before: datetime) -> list[str]:

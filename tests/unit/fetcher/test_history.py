@@ -43,6 +43,7 @@ class World:
     vendor: Vendor
     journal: Journal = field(default_factory=list)
     earliest: date | None = None
+    types: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
         self.store = MemoryObjectStore(self.journal)
@@ -52,7 +53,7 @@ class World:
     async def fetcher(self) -> AsyncIterator[HistoryFetcher]:
         async with client_of(self.vendor) as client:
             intake = Intake(client, self.store, LAKE, self.database, nyse(), 3.0, Clock(NOW))
-            yield HistoryFetcher(intake, self.earliest)
+            yield HistoryFetcher(intake, self.earliest, self.types)
 
     async def load(self, symbol: str, first: date | None = None, last: date | None = None) -> Stored:
         async with self.fetcher() as fetcher:
@@ -416,3 +417,22 @@ async def test_a_company_whose_history_is_loaded_is_not_asked_for_again_with_the
     assert world.asked() == ["AAPL 2025-11-03/2025-11-04"]
     async with world.fetcher() as fetcher:
         assert await fetcher.load_unless_there(HistoryRequest(symbol="AAPL"), FRIDAY) is None
+
+
+async def test_the_bars_of_a_company_of_a_kind_that_the_universe_leaves_out_are_not_loaded(world: World) -> None:
+    tuesday = date(2025, 11, 18)
+    first = replace(record("AAPL"), valid_to=tuesday, active=False)
+    fund = replace(record("AAPL", WEDNESDAY), type="FUND", valid_to=WEDNESDAY, active=False)
+    world.database.gone = [first, fund]
+    world.database.records["AAPL"] = record("AAPL", THURSDAY)
+    world.vendor.answers = [page([range_row(day, 5.0) for day in (tuesday, WEDNESDAY, THURSDAY, FRIDAY)])]
+    world.types = frozenset({"CS"})
+    assert (await world.load("AAPL")).stored == 3
+    assert list(world.database.rows) == [("AAPL", tuesday), ("AAPL", THURSDAY), ("AAPL", FRIDAY)]
+
+
+async def test_a_symbol_of_such_a_kind_that_a_person_names_is_loaded(world: World) -> None:
+    world.database.records["AAPL"] = replace(record("AAPL", THURSDAY), type="FUND")
+    world.vendor.answers = [page([range_row(THURSDAY, 6.0), range_row(FRIDAY, 6.0)])]
+    world.types = frozenset({"CS"})
+    assert (await world.load("AAPL")).stored == 2

@@ -426,6 +426,25 @@ async def test_details_tell_industry_sector_and_listing(world: World) -> None:
     assert (world.record("MSFT").details_at, world.record("MSFT").sector) == (NOW, None)
 
 
+async def test_a_record_that_a_load_of_the_past_moves_meanwhile_stays_where_it_is(world: World) -> None:
+    world.vendor.known = detailed("AAPL")
+    await world.refresh()
+    details, moved_to = world.vendor.details, date(1980, 12, 12)
+
+    async def moving(symbol: str) -> Details | None:
+        records = world.database.records
+        if symbol == "AAPL":
+            [key] = [place for place in records if place[0] == "AAPL"]
+            records["AAPL", moved_to] = replace(records.pop(key), valid_from=moved_to, name="Apple Computer")
+        return await details(symbol)
+
+    world.vendor.details = moving  # type: ignore[method-assign]
+    assert (await world.day_after(31)).details == 3
+    [record] = [record for record in await world.database.metadata() if record.symbol == "AAPL"]
+    assert (record.valid_from, record.name) == (moved_to, "Apple Computer")
+    assert record.details_at == NOW + timedelta(days=31)
+
+
 async def test_details_are_asked_for_again_when_they_are_old(world: World) -> None:
     world.vendor.known = detailed("AAPL", "MSFT", "SPY")
     await world.refresh()

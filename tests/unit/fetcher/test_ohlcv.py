@@ -223,6 +223,22 @@ async def test_what_another_run_is_putting_right_now_is_left_to_it(stored_friday
     assert await world.database.noted_scopes() == []
 
 
+async def test_a_scope_whose_files_cannot_be_settled_stops_no_other_one_and_is_tried_again(
+    stored_friday: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world, frozen = stored_friday, LAKE.range_key("AAPL", THURSDAY, FRIDAY)
+    world.database.notes = {"history AAPL": {frozen}, "history MSFT": {LAKE.range_key("MSFT", THURSDAY, FRIDAY)}}
+    for symbol in ("AAPL", "MSFT"):
+        data = world.store.peek(LAKE.date_key(symbol, FRIDAY)) or b""
+        world.store.lay(LAKE.range_key(symbol, THURSDAY, FRIDAY), data)
+    world.store.fail("get", ConfigurationError("it lies in Glacier: restore it first"), of=lambda key: key == frozen)
+    assert (await world.fetched()).failed == {}
+    assert await world.database.noted_scopes() == ["history AAPL"]
+    assert "noted files not settled" in caplog.text
+    await world.fetched()
+    assert await world.database.noted_scopes() == []
+
+
 async def test_a_session_that_is_not_there_yet_stays_pending_and_those_before_it_are_kept(world: World) -> None:
     early = refusal(403, "Attempted to request today's data before end of day")
     world.vendor.answers = [both_days(("AAPL", 1.5))[0], early]
