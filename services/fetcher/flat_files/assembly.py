@@ -11,7 +11,7 @@ from fiblake.errors import ConfigurationError
 from fiblake.lake import Bronze
 from fiblake.symbols import SymbolRecord
 from services.fetcher.connections import clock, database_of
-from services.fetcher.flat_files.before_listing import find_bars_before_listing, put_bars, take_from_unclaimed
+from services.fetcher.flat_files.before_listing import Judge, take_from_unclaimed
 from services.fetcher.flat_files.chunk import Claims
 from services.fetcher.flat_files.keys import flat_file_keys
 from services.fetcher.flat_files.load import FlatFileLoader, LoadReport, Progress
@@ -66,9 +66,9 @@ async def take_bars_before_listing(
         records = await database.metadata()
         is_ours = partial(_is_ours, types=settings.universe_types, only=settings.universe)
         splits = await database.splits()
-        finds = find_bars_before_listing(stored, records, splits, settings.price_jump_limit, calendar, is_ours=is_ours)
+        judge = Judge(stored, records, splits, settings.price_jump_limit, calendar)
+        finds = judge.put_bars_before_listing(is_ours=is_ours)
         if finds:
-            put_bars(stored, finds)
             moved = {(find.record.symbol, find.record.valid_from): find.first for find in finds}
             moved_records = [replace(find.record, valid_from=find.first) for find in finds]
             everyone = merged([r for r in records if (r.symbol, r.valid_from) not in moved], moved_records)

@@ -6,12 +6,15 @@ company's first bar, and without a jump in price there, are the company's. They 
 earlier. No bar of another known company's time is taken.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from functools import partial
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -26,7 +29,13 @@ from services.fetcher.flat_files.stored import StoredFiles
 from services.fetcher.listing import since_listing, split_ratios
 from services.fetcher.range_files import with_stored
 from services.fetcher.validation import VendorBar, faults
+from shared.batching import chunks
+from shared.objects import ObjectStore, StoredObject
 
+MOST_ROWS: Final = 100_000
+"""How many unclaimed rows are judged at once; a ticker's own are never parted."""
+_TICKERS: Final = pa.schema([UNCLAIMED_ROWS.field("ticker")])
+_EPOCH: Final = date(1970, 1, 1)
 _GONE_BEFORE: Final = date.min
 _REMEDY: Final = "move it away; `fiblake load flatfiles --again` reads its rows again"
 Row = dict[str, Any]
@@ -34,76 +43,160 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Bars of a company from before the day on which it was said to begin."""
+    """Bars of a company from before the day on which it was said to begin, which are in range files now."""
 
     record: SymbolRecord
-    bars: pa.Table
-    """Schema BRONZE, by session."""
+    sessions: npt.NDArray[np.int32]
+    """Days since 1970, rising; the company begins with the first one now."""
     decided: str
 
     @property
     def first(self) -> date:
         """The session with which the company begins now."""
-        first: date = self.bars["timestamp"][0].as_py()
-        return first
+        return _EPOCH + timedelta(days=int(self.sessions[0]))
 
 
-def find_bars_before_listing(
-    stored: StoredFiles, records: Sequence[SymbolRecord], splits: Mapping[str, Sequence[Split]], jump_limit: float,
-    calendar: TradingCalendar, *, is_ours: Callable[[SymbolRecord], bool],
-) -> list[Found]:  # fmt: skip
-    """Return the unclaimed bars that belong to companies which are said to begin later, of those that are ours.
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """What is needed to judge unclaimed bars: the lake's files, all companies, splits and the rules."""
 
-    `records` are all companies: no bar of the time of another one is taken.
-    """
-    candidates = [(record, ended) for record, ended in _candidates(records) if is_ours(record)]
-    rows = _unclaimed_rows(stored, {record.symbol for record, _ in candidates})
-    finds = []
-    for record, ended in candidates:
-        mine = [row for row in rows.get(record.symbol, ()) if ended < row["session"] < record.valid_from]
-        bars = {row["session"]: _bar(record.symbol, row["session"], row) for row in mine}
-        bars = {session: bar for session, bar in bars.items() if not faults(bar, calendar)}
-        if not bars:
-            continue
-        own = _first_bar(stored, record)
+    stored: StoredFiles
+    records: Sequence[SymbolRecord]
+    splits: Mapping[str, Sequence[Split]]
+    jump_limit: float
+    calendar: TradingCalendar
+
+    def put_bars_before_listing(self, *, is_ours: Callable[[SymbolRecord], bool]) -> list[Found]:
+        """Put the unclaimed bars of companies which are said to begin later, of those that are ours, into range files.
+
+        No bar of the time of another company is taken. Memory holds about MOST_ROWS of the unclaimed rows at once.
+        """
+        candidates: dict[str, list[tuple[SymbolRecord, date]]] = {}
+        for record, ended in _candidates(self.records):
+            if is_ours(record):
+                candidates.setdefault(record.symbol, []).append((record, ended))
+        unclaimed = UnclaimedRows.counted(self.stored, candidates.keys())
+        finds: list[Found] = []
+        symbols = sorted(unclaimed.rows)
+        for group in chunks(symbols, len(symbols), MOST_ROWS, unclaimed.rows.__getitem__):
+            rows = unclaimed.read(group)
+            files: dict[str, Callable[[StoredObject | None], bytes | None]] = {}
+            for record, ended in (candidate for symbol in group for candidate in candidates[symbol]):
+                mine = [row for row in rows[record.symbol] if ended < row["session"] < record.valid_from]
+                bars, decided = self._own_bars(record, mine)
+                if bars.num_rows:
+                    sessions = bars["timestamp"].cast(pa.int32()).to_numpy()
+                    find = Found(record, sessions, decided)
+                    key = self.stored.bronze.range_key(record.symbol, find.first, bars["timestamp"][-1].as_py())
+                    files[key] = partial(with_stored, key, record.symbol, bars)
+                    finds.append(find)
+            for error in self.stored.store.update_many(files).values():
+                raise error
+        return finds
+
+    def _own_bars(self, record: SymbolRecord, rows: Sequence[Row]) -> tuple[pa.Table, str]:
+        """Return which rows are bars of the company (schema BRONZE, by session), and what was decided."""
+        bars = {row["session"]: _bar(record.symbol, row["session"], row) for row in rows}
+        bars = {session: bar for session, bar in bars.items() if not faults(bar, self.calendar)}
+        own = self._first_bar(record) if bars else []
+        if not own:
+            return BRONZE.empty_table(), ""
         judged: list[VendorBar] = [*bars.values(), *own]
-        ratios = split_ratios(record.symbol, judged, splits.get(record.symbol, ()))
-        own_bars, decided = since_listing(judged, record.valid_from, ratios, jump_limit, calendar)
-        sessions = {bar.session for bar in own_bars if own} & bars.keys()
-        if sessions:
-            instants = {row["session"]: row["ingested_at"] for row in mine}
-            rows_kept = [bars[session].row(instants[session]) for session in sorted(sessions)]
-            finds.append(Found(record, pa.Table.from_pylist(rows_kept, BRONZE), decided))
-    return finds
+        ratios = split_ratios(record.symbol, judged, self.splits.get(record.symbol, ()))
+        company_bars, decided = since_listing(judged, record.valid_from, ratios, self.jump_limit, self.calendar)
+        instants = {row["session"]: row["ingested_at"] for row in rows}
+        sessions = sorted({bar.session for bar in company_bars} & bars.keys())
+        return pa.Table.from_pylist([bars[day].row(instants[day]) for day in sessions], BRONZE), decided
 
+    def _first_bar(self, record: SymbolRecord) -> list[VendorBar]:
+        """Return the company's first bar since the day on which it is said to begin; none: it has none.
 
-def put_bars(stored: StoredFiles, finds: Iterable[Found]) -> None:
-    """Put the bars into range files: they are the latest version of the company's bars of those sessions."""
-    files = {}
-    for find in finds:
-        symbol = find.record.symbol
-        key = stored.bronze.range_key(symbol, find.first, find.bars["timestamp"][-1].as_py())
-        files[key] = partial(with_stored, key, symbol, find.bars)
-    for error in stored.store.update_many(files).values():
-        raise error
+        A file's name says which session its first bar is of, so that few files need to be read.
+        """
+        last = record.valid_to or date.max
+        sources = self.stored.sources.get(record.symbol, ())
+        soonest = min((source.first for source in sources if record.valid_from <= source.first <= last), default=last)
+        for end in dict.fromkeys((soonest, last)):
+            tables = self.stored.read({record.symbol: (record.valid_from, end)})
+            table = pa.concat_tables([BRONZE.empty_table(), *tables.get(record.symbol, ())])
+            since, until = (pa.scalar(day, pa.date32()) for day in (record.valid_from, end))
+            inside = pc.and_(pc.greater_equal(table["timestamp"], since), pc.less_equal(table["timestamp"], until))
+            own = table.filter(inside)
+            if own.num_rows:
+                order = [("timestamp", "ascending"), ("ingested_at", "descending")]
+                row = own.sort_by(order).slice(0, 1).to_pylist()[0]
+                return [_bar(record.symbol, row["timestamp"], row)]
+        return []
 
 
 def take_from_unclaimed(stored: StoredFiles, finds: Iterable[Found]) -> None:
     """Take the bars out of bronze/unclaimed; a file that is left empty stays, and says so."""
-    taken = pa.array(
-        [f"{find.record.symbol} {day}" for find in finds for day in find.bars["timestamp"].to_pylist()], pa.string()
-    )
+    taken: dict[str, list[npt.NDArray[np.int32]]] = {}
+    for find in finds:
+        taken.setdefault(find.record.symbol, []).append(find.sessions)
 
     def without(data: bytes | None) -> bytes | None:
         if data is None:
             return None
         rows = decode(data, UNCLAIMED_ROWS, "the unclaimed rows", _REMEDY)
-        place = pc.binary_join_element_wise(rows["ticker"], rows["session"].cast(pa.string()), " ")
-        is_taken = pc.is_in(place, value_set=taken)
-        return encode(rows.filter(pc.invert(is_taken))) if pc.any(is_taken).as_py() else None
+        stays = np.ones(rows.num_rows, dtype=np.bool_)
+        sessions = rows["session"].cast(pa.int32()).to_numpy()
+        for ticker, places in _places_by_ticker(rows):
+            if ticker in taken:
+                stays[places] = ~np.isin(sessions[places], np.concatenate(taken[ticker]))
+        return None if stays.all() else encode(rows.filter(pa.array(stays)))
 
     for info in stored.store.listed(f"{UNCLAIMED_PREFIX}/"):
         stored.store.update(info.key, without)
+
+
+@dataclass(frozen=True, slots=True)
+class UnclaimedRows:
+    """How many unclaimed rows some tickers have, and in which files."""
+
+    store: ObjectStore
+    rows: Mapping[str, int]
+    keys: Mapping[str, Sequence[str]]
+
+    @classmethod
+    def counted(cls, stored: StoredFiles, tickers: Collection[str]) -> "UnclaimedRows":
+        """Count the rows of these tickers, one file at a time."""
+        rows: Counter[str] = Counter()
+        keys: dict[str, list[str]] = {}
+        for info in stored.store.listed(f"{UNCLAIMED_PREFIX}/"):
+            file = stored.store.find(info.key)
+            if file is None:
+                continue
+            column = decode(file.data, _TICKERS, info.key, _REMEDY)["ticker"]
+            for ticker, count in zip(*map(pa.Array.to_pylist, column.value_counts().flatten()), strict=True):
+                if ticker in tickers:
+                    rows[ticker] += count
+                    keys.setdefault(ticker, []).append(info.key)
+        return cls(stored.store, rows, keys)
+
+    def read(self, tickers: Sequence[str]) -> dict[str, list[Row]]:
+        """Return the rows of these tickers."""
+        wanted = pa.array(tickers, pa.string())
+        rows: dict[str, list[Row]] = {ticker: [] for ticker in tickers}
+        for key in sorted({key for ticker in tickers for key in self.keys[ticker]}):
+            file = self.store.find(key)
+            if file is None:
+                continue
+            table = decode(file.data, UNCLAIMED_ROWS, key, _REMEDY)
+            for row in table.filter(pc.is_in(table["ticker"], value_set=wanted)).to_pylist():
+                rows[row["ticker"]].append(row)
+        return rows
+
+
+def _places_by_ticker(rows: pa.Table) -> Iterator[tuple[str, npt.NDArray[np.intp]]]:
+    """Yield each ticker of a table with the places of its rows."""
+    encoded = rows["ticker"].combine_chunks().dictionary_encode()
+    codes = np.asarray(encoded.indices.to_numpy(), dtype=np.intp)
+    order = np.argsort(codes, kind="stable")
+    ends = np.cumsum(np.bincount(codes, minlength=len(encoded.dictionary)))
+    starts = np.concatenate([[0], ends[:-1]])
+    for ticker, start, end in zip(encoded.dictionary.to_pylist(), starts, ends, strict=True):
+        yield ticker, order[start:end]
 
 
 def _candidates(records: Sequence[SymbolRecord]) -> list[tuple[SymbolRecord, date]]:
@@ -115,30 +208,6 @@ def _candidates(records: Sequence[SymbolRecord]) -> list[tuple[SymbolRecord, dat
             candidates.append((record, last.get(record.symbol, _GONE_BEFORE)))
         last[record.symbol] = record.valid_to or date.max
     return candidates
-
-
-def _unclaimed_rows(stored: StoredFiles, symbols: Iterable[str]) -> dict[str, list[Row]]:
-    wanted = pa.array(sorted(symbols), pa.string())
-    rows: dict[str, list[Row]] = {}
-    for info in stored.store.listed(f"{UNCLAIMED_PREFIX}/"):
-        file = stored.store.find(info.key)
-        if file is None:
-            continue
-        table = decode(file.data, UNCLAIMED_ROWS, info.key, _REMEDY)
-        for row in table.filter(pc.is_in(table["ticker"], value_set=wanted)).to_pylist():
-            rows.setdefault(row["ticker"], []).append(row)
-    return rows
-
-
-def _first_bar(stored: StoredFiles, record: SymbolRecord) -> list[VendorBar]:
-    """Return the company's first bar since the day on which it is said to begin; none: it has none."""
-    tables = stored.read({record.symbol: (record.valid_from, record.valid_to or date.max)})
-    table = pa.concat_tables([BRONZE.empty_table(), *tables.get(record.symbol, ())])
-    own = table.filter(pc.greater_equal(table["timestamp"], pa.scalar(record.valid_from)))
-    if own.num_rows == 0:
-        return []
-    row = own.sort_by([("timestamp", "ascending"), ("ingested_at", "descending")]).slice(0, 1).to_pylist()[0]
-    return [_bar(record.symbol, row["timestamp"], row)]
 
 
 def _bar(symbol: str, session: date, row: Row) -> VendorBar:

@@ -16,9 +16,12 @@ import pyarrow.compute as pc
 from fiblake.bars import BRONZE, read_bars
 from fiblake.errors import ContractError
 from fiblake.lake import Bronze, SourceFile
+from shared.batching import chunks
 from shared.objects import ObjectStore
 from shared.telemetry import logger
 
+FILES_AT_ONCE: Final = 256
+"""How many stored files are in memory at once: a lake whose date files are never deleted has thousands a symbol."""
 _SAME: Final = ("open", "high", "low", "close", "volume")
 
 
@@ -66,24 +69,36 @@ class StoredFiles:
     def read(self, spans: Mapping[str, tuple[date, date]]) -> dict[str, list[pa.Table]]:
         """Return the stored bars of symbols that have any between two sessions, from all files that may hold some.
 
-        Each data.parquet is read last, because it holds what a clean-up deletes in between.
+        Each data.parquet is read last, because it holds what a clean-up deletes in between. Memory holds FILES_AT_ONCE
+        files, and the rows of those before.
         """
         sources = [
             source for symbol, (first, last) in spans.items() for source in self.sources.get(symbol, ())
             if source.first <= last and first <= source.last
         ]  # fmt: skip
         symbols = sorted({source.symbol for source in sources} | (self.consolidated & spans.keys()))
-        keys = [source.key for source in sources], [self.bronze.data_key(symbol) for symbol in symbols]
-        owners = [*(source.symbol for source in sources), *symbols]
-        objects = [*self.store.get_many(keys[0]), *self.store.get_many(keys[1])]
+        keys = [(source.key, source.symbol) for source in sources]
+        keys += [(self.bronze.data_key(symbol), symbol) for symbol in symbols]
         tables: dict[str, list[pa.Table]] = {}
-        for symbol, stored in zip(owners, objects, strict=True):
+        for batch in chunks(keys, FILES_AT_ONCE):
+            for symbol, of_symbol in self._read(batch).items():
+                # One table in the place of many: each of a single row takes a hundred times what the row does.
+                tables.setdefault(symbol, []).append(pa.concat_tables(of_symbol).combine_chunks())
+        return tables
+
+    def _read(self, keys: Sequence[tuple[str, str]]) -> dict[str, list[pa.Table]]:
+        """Read files, each with its symbol, and return the tables by symbol."""
+        tables: dict[str, list[pa.Table]] = {}
+        objects = self.store.get_many([key for key, _ in keys])
+        for (_, symbol), stored in zip(keys, objects, strict=True):
             if stored is None:
                 continue
             try:
-                tables.setdefault(symbol, []).append(read_bars(stored.data, symbol, stored.last_modified))
+                bars = read_bars(stored.data, symbol, stored.last_modified)
             except ContractError as error:  # whoever consolidates it will refuse it, with this reason
                 logger.warning("stored file not read", extra={"key": stored.key, "reason": str(error)})
+                continue
+            tables.setdefault(symbol, []).append(bars)
         return tables
 
 

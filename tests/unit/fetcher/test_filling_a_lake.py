@@ -17,6 +17,7 @@ from fiblake.lake import UNCLAIMED_PREFIX
 from fiblake.symbols import BEGINNING
 from local.market_data.flat_files import day_file, key_of, publish
 from services.consolidator.consolidate import Consolidator, Task
+from services.fetcher.flat_files import before_listing, stored
 from services.fetcher.flat_files.assembly import claims_of, take_bars_before_listing
 from services.fetcher.flat_files.chunk import UNCLAIMED_ROWS
 from services.fetcher.flat_files.load import FlatFileLoader, LoadReport
@@ -24,6 +25,7 @@ from services.fetcher.flat_files.sources import BucketSource
 from services.fetcher.flat_files.stored import without_poorer
 from services.fetcher.identities import record_of
 from services.fetcher.settings import FlatFileSettings
+from shared.objects import StoredObject
 from tests.fakes import LAKE, NOON, MemoryObjectStore, bar, later, table
 from tests.unit.fetcher.reference import ReferenceDatabase, ticker
 from tests.unit.fetcher.test_companies import DAY, FIRST, LAST, MARKET, NOW, SESSIONS, World
@@ -158,6 +160,37 @@ async def test_bars_before_a_listing_that_is_too_late_are_the_companys_and_other
     assert await take_bars_before_listing(store, LAKE, database, chosen, nyse()) == {}
 
 
+async def test_unclaimed_rows_of_many_companies_are_judged_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that memory holds few of them; a company whose bars lie in several files is judged by all of them."""
+    monkeypatch.setattr(before_listing, "MOST_ROWS", 5)
+    days = nyse().between(date(2012, 6, 25), date(2012, 7, 3))
+    store, database = MemoryObjectStore(), ReferenceDatabase()
+    symbols = ["AAA", "BBB", "CCC"]
+    for part in (days[:2], days[2:]):
+        vendor = MemoryObjectStore()
+        lay_files({symbol: dict.fromkeys(part, 50.0) for symbol in symbols}, vendor)
+        for symbol in symbols:
+            database.records[symbol, LISTED] = record_of(ticker(symbol, f"F-{symbol}"), LISTED, NOON)
+        load(vendor, World(Path(), (), store, database))
+    judged: list[int] = []
+    read = before_listing.UnclaimedRows.read
+
+    def counted(unclaimed: before_listing.UnclaimedRows, tickers: Sequence[str]) -> dict[str, list[before_listing.Row]]:
+        rows = read(unclaimed, tickers)
+        judged.append(sum(map(len, rows.values())))
+        return rows
+
+    monkeypatch.setattr(before_listing.UnclaimedRows, "read", counted)
+    chosen = FlatFileSettings.model_construct(universe_types=TYPES, universe=frozenset(), price_jump_limit=3.0)
+    decided = await take_bars_before_listing(store, LAKE, database, chosen, nyse())
+    assert (decided.keys(), judged) == (set(symbols), [4, 4, 4])
+    assert {begins for _, begins in database.records} == {days[0]}
+    lake = consolidated(store)
+    assert {symbol: one.bars["timestamp"].to_pylist() for symbol, one in lake.items()} == dict.fromkeys(symbols, days)
+    rows = [decode(store.peek(key) or b"", UNCLAIMED_ROWS, key) for key in store.keys(f"{UNCLAIMED_PREFIX}/")]
+    assert [table.num_rows for table in rows] == [0, 0]
+
+
 # ------------------------------------------------------------------------------------------------ beside the API's bars
 
 DAYS = nyse().between(date(2012, 6, 4), date(2012, 6, 15))
@@ -243,3 +276,24 @@ def test_a_stored_file_that_cannot_be_read_stops_nothing(caplog: pytest.LogCaptu
     store.lay(LAKE.range_key("AAPL", DAYS[0], DAYS[0]), b"no Parquet")
     assert flat(store, {DAYS[0]: 5.0}, later(1)).stored == 1
     assert "stored file not read" in caplog.text
+
+
+def test_of_many_stored_files_few_are_in_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lake whose date files are never deleted has thousands of them a symbol."""
+    monkeypatch.setattr(stored, "FILES_AT_ONCE", 4)
+    store, days = MemoryObjectStore(), nyse().between(date(2012, 6, 4), date(2012, 6, 29))
+    for number, day in enumerate(days):
+        row = bar(day, 5.0, later(number), vwap=5.25, trades=7, volume=100.0)
+        store.lay(LAKE.date_key("AAPL", day), encode(table(row)))
+    sizes: list[int] = []
+    get_many = store.get_many
+
+    def counted(keys: Sequence[str]) -> list[StoredObject | None]:
+        sizes.append(len(keys))
+        return get_many(keys)
+
+    monkeypatch.setattr(store, "get_many", counted)
+    tables = stored.StoredFiles.listed(store, LAKE).read({"AAPL": (days[0], days[-1])})["AAPL"]
+    assert sizes == [4, 4, 4, 4, 4, 1], "data.parquet comes last"
+    assert len(tables) == 5, "a table a batch, not one a file"
+    assert sorted(day for one in tables for day in one["timestamp"].to_pylist()) == days
