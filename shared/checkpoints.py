@@ -10,7 +10,7 @@ from fiblake.errors import ContractError
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """How far an interval's table is."""
+    """The progress of an interval's table."""
 
     last_processed: date
     """The last session that is in silver."""
@@ -21,7 +21,7 @@ class Checkpoint:
 
 
 def read_checkpoint(data: bytes, key: str) -> Checkpoint:
-    """Read a checkpoint's bytes; raise ContractError, naming `key`, if they are none."""
+    """Read a checkpoint's bytes; raise ContractError, which names `key`, if they are not a checkpoint."""
     with decoding(f"{key} cannot be read", MAKE_ANEW):
         fields = read_json(data, "it")
         if not isinstance(fields, dict):

@@ -16,7 +16,7 @@ from shared.telemetry import logger
 
 RUNS_KEPT: Final = 1_000
 MAX_RECORD_BYTES: Final = 4_000_000
-"""Half of what may be read by default (READ_LIMIT_MB)."""
+"""Half of the default read limit for JSON (READ_LIMIT_MB)."""
 FILES_PER_LOT: Final = 20
 """A symbol's merged files are deleted in lots: a deletion each day would cost a listing and a read each day."""
 
@@ -61,7 +61,7 @@ def deletable(
 
 
 def oldest_session_kept(today: date, retention_days: int) -> date:
-    """Return the first day whose source files are kept."""
+    """Return the first day whose source files stay."""
     return today - timedelta(days=retention_days)
 
 
@@ -81,7 +81,7 @@ def clean_up(  # noqa: PLR0917
 ) -> Counts:
     """Record which of the symbols' source files are deleted, delete them, and return the counts by symbol.
 
-    Nothing is deleted that is not recorded: if the record cannot be read or written, all files stay. A file that stays
+    Only recorded files are deleted: if the record cannot be read or written, all files stay. A file that stays
     for another reason is removed from the record again, so a run that is killed in between leaves too much in the
     record, never too little. Each deletion is conditional on the version that was merged: a file that was put again
     stays. A symbol whose data.parquet has changed since is left to its writer, or to the next run.

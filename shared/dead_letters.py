@@ -1,7 +1,7 @@
 """Read, replay and discard dead letters.
 
-An interruption loses no message: a letter is deleted only after it was sent back, or written to the file. At worst it
-is then there twice, and every message may come twice.
+An interruption loses no message: a letter is deleted only after it was sent back, or written to the file. In the worst
+case it exists twice, and every message may come twice.
 """
 
 import json
@@ -26,13 +26,13 @@ WAIT_SECONDS: Final = 1
 EMPTY_LOOKS: Final = 2
 """SQS may answer with no message although there are some, but hardly twice in a row."""
 MAX_RECEIVES_WITHOUT_NEW: Final = 20
-"""After so many receives in a row without a new letter, all have been seen."""
+"""After this many receives in a row without a new letter, all letters have been read."""
 REPLAYS: Final = "replays"
 _OF_THE_DEATH: Final = ("reason", "error", "source_queue", "receive_count")
 _SYMBOL_OF_KEY: Final = re.compile(r"symbol=([^/]+)/")
 
 Send = Callable[[Sequence["DeadLetter"]], list[int]]
-"""Sends letters back to where they came from; returns the indices of those that were not sent."""
+"""Sends letters back to their origin; returns the indices of those that were not sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class DeadLetter:
     @property
     def reason(self) -> str:
         """Why it failed; a message that SQS itself moved there carries no reason."""
-        response = self._body.get("responsePayload")  # what Lambda writes of a function that failed
+        response = self._body.get("responsePayload")  # Lambda's record of a failed function
         failure = response.get("errorMessage") if isinstance(response, dict) else None
         reason = self._text("reason") or failure or self._text("ERROR_MESSAGE") or self._text("ERROR_CODE")
         return reason or "no reason given: received as often as allowed, and nobody answered"
@@ -144,13 +144,13 @@ class Filter:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of the selected letters."""
+    """The counts of the selected letters."""
 
     done: int = 0
     exhausted: int = 0
-    """Left where they are: they failed again after as many replays as allowed."""
+    """Letters that stay, because they failed again after the allowed number of replays."""
     unsent: int = 0
-    """Left where they are: the queue did not take them."""
+    """Letters that stay, because the queue refused them."""
 
 
 @dataclass(slots=True)
@@ -209,7 +209,7 @@ class DeadLetters:
             return [letter for batch in letters.batches(most) for letter in batch if filter_.matches(letter, now)]
 
     def replay(self, filter_: Filter, now: datetime, most_replays: int, per_second: float | None = None) -> Outcome:
-        """Send the selected letters back to where they came from; delete those that were sent.
+        """Send the selected letters back to their origin; delete those that were sent.
 
         A letter that fails again during this pass is not replayed a second time. One that was replayed `most_replays`
         times stays. `per_second` limits the rate.
@@ -265,7 +265,7 @@ def back_to(queue: Queue) -> Send:
 def back_to_function(call: Callable[[str, str], None]) -> Send:
     """Return a function that invokes the functions of Lambda's records with their events; other letters stay.
 
-    Lambda's record has no room for a replay count.
+    Lambda's record has no field for a replay count.
     """
 
     def send(letters: Sequence[DeadLetter]) -> list[int]:

@@ -57,7 +57,7 @@ class Message(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _same_major(cls, data: Any) -> Any:  # noqa: ANN401 (whatever was sent)
-        # First of all checks: another major version may well have other fields.
+        # This check is the first: another major version may have other fields.
         version = data.get("schema_version", SCHEMA_VERSION) if isinstance(data, dict) else SCHEMA_VERSION
         if str(version).partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
             raise ValueError(f"schema version {version} is not understood here (this is {SCHEMA_VERSION})")
@@ -108,7 +108,7 @@ class ConsolidationRequest(Message):
 
 
 class HistoryRequest(Message):
-    """Metadata fetcher → history fetcher: this symbol is new, its whole history is to be loaded."""
+    """Metadata fetcher → history fetcher: this symbol is new, load its whole history."""
 
     symbol: Symbol
     first: date | None = Field(
@@ -158,7 +158,7 @@ class ConsolidationComplete(Message):
 
 
 class SilverUpdated(Message):
-    """Resampler → whoever builds on silver: these symbols were brought up to date in one interval's table."""
+    """Resampler → subscribers of silver: these symbols were brought up to date in one interval's table."""
 
     interval: int
     changed_from: date = Field(description="Earliest bucket start that was recomputed")

@@ -1,4 +1,4 @@
-"""Invoke functions of AWS Lambda, and read how they are set: the one place that talks to it."""
+"""Invoke functions of AWS Lambda, and read their settings: the one place that talks to it."""
 
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ def connect() -> "LambdaClient":
 def call_later(client: "LambdaClient", name: str, payload: str) -> None:
     """Invoke the function `name` (or its ARN) with an event, asynchronously.
 
-    Raises UpstreamError if Lambda does not take it.
+    Raises UpstreamError if Lambda refuses it.
     """
     try:
         client.invoke(FunctionName=name, InvocationType="Event", Payload=payload)

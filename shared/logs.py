@@ -12,7 +12,7 @@ from fiblake.errors import EntitlementError, UpstreamError
 from fiblake.stacks import REFUSED
 
 MOST: Final = 5_000
-"""So many lines of a log group are read at the most."""
+"""At most this many lines of a log group are read."""
 _ABSENT: Final = "ResourceNotFoundException"
 
 
@@ -24,7 +24,7 @@ def records_with(
 ) -> list[dict[str, Any]]:
     """Return the JSON lines since an instant in which one of these fields has its value, of all groups.
 
-    A group that is not there has no lines. Values must hold no quotes. Raises EntitlementError if the credentials may
+    A group that does not exist has no lines. Values must hold no quotes. Raises EntitlementError if the credentials may
     not read a group, UpstreamError if CloudWatch fails.
     """
     pattern = " || ".join(f'($.{name} = "{value}")' for name, value in fields.items())
@@ -52,7 +52,7 @@ def records_with(
 
 
 def record_of(line: str) -> dict[str, Any] | None:
-    """Return a log line's fields; None if it is no line of ours."""
+    """Return a log line's fields; None if it is not a line of the services."""
     start = line.find("{")
     try:
         record = json.loads(line[start:]) if start >= 0 else None

@@ -44,8 +44,8 @@ class BotoClient(Protocol):
 class ObjectStore(ObjectReader):
     """One bucket, to read and to write.
 
-    Every method raises UpstreamError if S3 fails or refuses the credentials (a new role's policy takes a while to hold,
-    so that is tried again as well), and ConfigurationError if there is no such bucket, or the object is in cold
+    Every method raises UpstreamError if S3 fails or refuses the credentials (a new role's policy takes effect late, so
+    a refusal is retried, too), and ConfigurationError if there is no such bucket, or the object is in cold
     storage. A write whose outcome is unknown is an UpstreamError too: it is safe to repeat, because our writes are
     conditional or idempotent.
     """
@@ -98,10 +98,10 @@ class ObjectStore(ObjectReader):
         return self._write(key, data, "create" if etag is None else {"e_tag": etag})
 
     def update(self, key: str, change: Callable[[bytes | None], bytes | None], *, absent: bool = False) -> bool:
-        """Apply `change` to an object's bytes (None: no object), and start over if another writer came first.
+        """Apply `change` to an object's bytes (None: no object), and start again if another writer was first.
 
-        `absent`: there was no object when the caller looked, so it is not read at first. `change` gives the new bytes,
-        or None to leave the object as it is. Returns whether the object was written.
+        `absent`: there was no object when the caller looked, so it is not read at first. `change` returns the new
+        bytes, or None to leave the object unchanged. Returns whether the object was written.
         Raises ConflictError after 40 attempts.
         """
         return self.update_stored(key, lambda stored: change(stored.data if stored else None), absent=absent)
@@ -109,7 +109,7 @@ class ObjectStore(ObjectReader):
     def update_stored(
         self, key: str, change: Callable[[StoredObject | None], bytes | None], *, absent: bool = False
     ) -> bool:
-        """Do the same as `update`, with a change that is told when the object was put, too."""
+        """Do the same as `update`, with a change that also gets the instant of the object's put."""
         data: bytes | None = None
         for attempt, pause in enumerate(backoff_delays(ATTEMPTS_AT_UPDATE)):
             stored = None if absent and attempt == 0 else self.find(key)

@@ -19,7 +19,7 @@ class UnexpectedError(TransientError):
 
 
 class ExhaustedError(PermanentError):
-    """A transient failure that outlived the retries."""
+    """A temporary failure that lasted longer than the retries."""
 
 
 def catch_errors(

@@ -1,7 +1,7 @@
-"""The quarantine: bars that broke a rule, whether the vendor or a file reported them.
+"""The quarantine: bars of the vendor or of files that broke a rule.
 
-One object a symbol and session; the broken bars of a file with many of them share one object. A bar waits once: if a
-source reports it again, the new report replaces the earlier one.
+There is one object for each symbol and session; the broken bars of a file with many of them share one object. A bar
+is stored once: if a source reports it again, the new report replaces the earlier one.
 """
 
 import math
@@ -34,7 +34,7 @@ _SCHEMA: Final = pa.schema(
         ("source", pa.string()),
     ]
 )
-"""`ingested_at`: since when the bar waits. `source`: the file that held it; null: the vendor reported it."""
+"""`ingested_at`: when the bar came into quarantine. `source`: the file that held it; null: the vendor reported it."""
 
 Row = dict[str, Any]
 
@@ -56,10 +56,10 @@ class QuarantinedBar:
 def quarantine(
     store: ObjectStore, refused: Iterable[tuple[ReportedBar, str]], now: datetime, source: str | None = None
 ) -> int:
-    """Put bars into quarantine, each with its reason; return how many are new there.
+    """Put bars into quarantine, each with its reason; return the number of new ones.
 
     `source` is the key of the file that held them. Raises UpstreamError if an object cannot be written, ContractError
-    if an object in quarantine cannot be read. Symbols that cannot be keys share one object a session.
+    if an object in quarantine cannot be read. Symbols that cannot be keys share one object for each session.
     """
     objects: dict[str, list[Row]] = {}
     for bar, reason in refused:

@@ -1,4 +1,4 @@
-"""What a symbol's files of splits, identities and dividends say together; the worker and the audit read it here."""
+"""Read a symbol's files of splits, identities and dividends, for the worker and the audit."""
 
 from fiblake.adjustment import Reference
 from fiblake.errors import FiblakeError
@@ -9,10 +9,10 @@ from shared.outcomes import catch_errors
 
 
 def read_reference(store: ObjectStore, symbol: str, stored: Reference) -> tuple[Reference, dict[str, FiblakeError]]:
-    """Read a symbol's reference files (no file: none); return what they say, and the faults by key.
+    """Read a symbol's reference files (no file: none); return the reference, and the faults by key.
 
     If the splits or the identities cannot be read, both stay as in `stored`. Dividends are independent of the two:
-    their file alone decides about them.
+    only their own file affects them.
     """
     keys = splits_key(symbol), identities_key(symbol), dividends_key(symbol)
     files = store.get_many(keys)

@@ -17,7 +17,7 @@ from fiblake.lake import SourceFile
 from fiblake.rules import NUMBER_COLUMNS, broken_rules, unbroken, unusable_numbers
 
 CLOCK_SKEW: Final = timedelta(days=1)
-"""How far a writer's clock may be ahead of S3's: no later write could win over an instant of the far future."""
+"""The accepted lead of a writer's clock over S3's: no later write could win over an instant in the far future."""
 MAX_BROKEN: Final = 20_000
 """A file with more broken rows is refused: a symbol does not have so many sessions."""
 MAX_RIVALS: Final = 20
@@ -28,12 +28,12 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class BrokenBar:
-    """A row of a file that cannot be merged, and why."""
+    """A row of a file that cannot be merged, with the reason."""
 
     bar: ReportedBar
     ingested_at: datetime
     reason: str
-    """Names the row (from 1), the field, its value, and the rule that it breaks."""
+    """It names the row (from 1), the field, its value, and the broken rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class SourceBars:
     bars: pa.Table
     broken: Sequence[BrokenBar] = ()
     rivals: Sequence[str] = ()
-    """Sessions that the file reports twice, at one instant and with different values: a sentence each."""
+    """A sentence for each session that the file reports twice, at one instant and with different values."""
 
     def to_pylist(self) -> list[dict[str, Any]]:
         """Return the bars that can be merged as rows."""
@@ -76,7 +76,7 @@ class _Rules:
 
     first: date
     last: date
-    """The sessions that the file's name says."""
+    """The sessions in the file's name."""
     today: date
     newest: datetime
     """No row may be ingested after that."""

@@ -13,7 +13,7 @@ TRACE: Final = "_X_AMZN_TRACE_ID"
 logger = Logger()
 """Name and level come from POWERTOOLS_SERVICE_NAME and LOG_LEVEL."""
 
-# One namespace an environment: the alarms of one do not count what another one does.
+# One namespace for each environment, so that an alarm counts only its own environment.
 _metrics = Metrics(namespace=os.environ.get("POWERTOOLS_METRICS_NAMESPACE") or "fiblake")
 _one_line = threading.Lock()
 """Fields that one thread adds must not appear in another thread's lines."""
@@ -23,7 +23,7 @@ _UNITS: Final = {"Seconds": MetricUnit.Seconds, "Percent": MetricUnit.Percent}
 def emit_metrics(*, interval: int | None = None, **values: float) -> None:
     """Write values by name as one line of metrics (CloudWatch's embedded metric format), with the service's name.
 
-    A name that ends in Seconds or Percent is in that unit, any other is a count. `interval` is a dimension of its own.
+    A name that ends in Seconds or Percent is in that unit, any other is a count. `interval` is a separate dimension.
     """
     with _one_line:
         if interval is not None:

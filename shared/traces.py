@@ -1,7 +1,7 @@
-"""Trace the Batch jobs: one segment a piece of work, sent to X-Ray in the background.
+"""Trace the Batch jobs: one segment for each piece of work, sent to X-Ray in the background.
 
-A job has no X-Ray daemon, as a function has, so segments go to the service itself. The work is more important than its
-trace: segments that X-Ray does not take are dropped, and nothing waits for them.
+Unlike a function, a job has no X-Ray daemon, so segments go to the service itself. The work is more important than its
+trace: segments that X-Ray refuses are dropped, and nothing waits for them.
 """
 
 import json
@@ -30,14 +30,14 @@ MOST_WAITING: Final = 50
 IDS_PER_SEGMENT: Final = 500
 """A segment takes 64 kB (X-Ray Developer Guide, Segment documents)."""
 PATIENCE: Final = Config(connect_timeout=2, read_timeout=2, retries={"total_max_attempts": 2})
-"""How long the end of a job may have to wait for its last segments."""
+"""The longest time that the end of a job waits for its last segments."""
 _HEADER: Final = re.compile(r"Root=(?P<root>1-[0-9a-f]{8}-[0-9a-f]{24});Parent=(?P<parent>[0-9a-f]{16})(;|$)")
 _NOT_SAMPLED: Final = "Sampled=0"
 Notes = dict[str, str | int]
 
 
 class Traces:
-    """Segments of what is called `name` in X-Ray; without a name nothing is traced."""
+    """Segments with this `name` in X-Ray; without a name nothing is traced."""
 
     def __init__(self, name: str = "", put: Callable[[Sequence[str]], object] | None = None) -> None:
         self._name = name

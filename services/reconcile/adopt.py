@@ -1,7 +1,7 @@
 """Adopt a lake that another program has filled, without losing a byte.
 
 Bars need only a consolidation: a data.parquet without a log is merged like an arrival, and published. Objects that our
-readers cannot read (month files, manifest, checkpoints of another shape) lie where ours must be written. They are
+readers cannot read (month files, manifest, checkpoints of another format) have the keys of objects that we must write. They are
 copied byte for byte below `archive/adopted/`, read back, and only then deleted.
 """
 
@@ -25,7 +25,7 @@ Advance = Callable[[int], None]
 
 @dataclass(slots=True)
 class Foreign:
-    """What another program wrote into the lake."""
+    """The objects that another program wrote into the lake."""
 
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     """Key and version of each object that our readers cannot read and that lies where ours must be written."""
@@ -34,7 +34,7 @@ class Foreign:
 
 
 def foreign(reconciler: Reconciler, advance: Advance = lambda _: None) -> Foreign:
-    """Find what another program wrote; change nothing."""
+    """Find the objects of another program; change nothing."""
     store = reconciler.store
     keys = [info.key for n in INTERVALS for info in store.listed(silver_prefix(n))]
     keys += [MANIFEST_KEY, CLEANUP_RECORD_KEY, *(checkpoint_key(n) for n in INTERVALS)]

@@ -1,4 +1,4 @@
-"""What lags, for which cause, and which message repairs it (pure)."""
+"""Lags, their causes, and the messages that repair them (pure)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ NEEDS_THE_RESAMPLER = frozenset({Cause.SILVER, Cause.CHECKPOINT})
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """One thing that lags, of one symbol."""
+    """One lag of one symbol."""
 
     symbol: str
     """Empty if it belongs to no symbol: the manifest, a month file, a checkpoint."""
@@ -47,7 +47,7 @@ class Lag:
     """data.parquet needs a version greater than this before silver or the manifest can follow it again."""
 
     def facts(self) -> dict[str, Any]:
-        """Return all that there is to say."""
+        """Return all facts, for a person or a program."""
         return {
             "symbol": self.symbol,
             "cause": self.cause.name.lower(),

@@ -1,4 +1,4 @@
-"""Find the dead letters whose faults have been repaired since: what they are about lags no longer."""
+"""Find the dead letters whose cause is gone: their symbol no longer lags."""
 
 import re
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ _OF_BRONZE: Final = ("bronze-arrivals", "consolidation")
 
 
 def mended(letters: Sequence[DeadLetter], reconciler: Reconciler) -> set[str]:
-    """Return the ids of the letters whose symbols the audit finds nothing wrong with any more.
+    """Return the ids of the letters whose symbols no longer lag, according to the audit.
 
     This can be said only of letters about files and completions of symbols in the lake. No other letter is returned,
     nor one about another bucket.

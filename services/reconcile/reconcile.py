@@ -1,4 +1,4 @@
-"""The audit: find, symbol by symbol, what was lost on the way from bronze to silver, and enqueue its repair.
+"""The audit: find, symbol by symbol, the effects of lost messages between bronze and silver, and enqueue the repair.
 
 It reads and compares everything and trusts no event. What it enqueues may safely come twice.
 """
@@ -52,7 +52,7 @@ Manifest = Mapping[str, Mapping[str, Any]]
 
 @dataclass(slots=True)
 class Report:
-    """What an audit found."""
+    """The result of an audit."""
 
     symbols: int = 0
     lags: list[Lag] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Report:
     """Last session that any symbol's data.parquet holds."""
 
     def facts(self, sent: "Sent | None", most: int) -> dict[str, Any]:
-        """Return the audit as JSON can say it: counts by cause, `most` of the lags, and what was enqueued."""
+        """Return the audit as values for JSON: counts by cause, at most `most` lags, and the enqueued repairs."""
         causes = Counter(lag.cause.name.lower() for lag in self.lags)
         return {
             "symbols": self.symbols,
@@ -74,7 +74,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What was enqueued to repair what lags."""
+    """The requests and events that were sent as repairs."""
 
     requests: int
     completions: int
@@ -91,7 +91,7 @@ class _Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Reconciler:
-    """What an audit needs."""
+    """The clients and settings of an audit."""
 
     store: ObjectStore
     bronze: Bronze

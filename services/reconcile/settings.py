@@ -26,9 +26,9 @@ class ReconcileSettings(Settings):
 
 
 class ReconcileEvent(BaseModel):
-    """What an invocation may ask for.
+    """The options of an invocation.
 
-    `fix`: enqueue what repairs the lags. `days`: compare only the buckets of so many days, all if null.
+    `fix`: enqueue what repairs the lags. `days`: compare only the buckets of this many days; null: all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

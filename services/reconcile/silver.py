@@ -22,7 +22,7 @@ CLOSE_ENOUGH: Final = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The calendar by which silver is cut, and whether it is adjusted."""
+    """The calendar that cuts silver, and whether silver is adjusted."""
 
     calendar: TradingCalendar
     adjusted: bool

@@ -18,7 +18,7 @@ from shared.objects import ObjectStore
 from shared.telemetry import emit_metrics, logger
 
 RECENT_SESSIONS: Final = 21
-"""Only symbols with a bar in so many last sessions are compared with silver here; the audit compares all of them."""
+"""Only symbols with a bar in this many last sessions are compared with silver here; the audit compares all symbols."""
 Days = Mapping[str, date]
 """The last session of each symbol."""
 

@@ -1,4 +1,4 @@
-"""Compute all of silver anew: every symbol is read once for all six intervals, within a given memory.
+"""Compute all of silver again: every symbol is read once for all six intervals, within a given memory.
 
 The work is a set of month files. Each machine has a share of them, and computes as many at a time as fit into memory:
 if they do not fit, half of them are postponed to another reading of bronze. Month files are joined by rules 5 and 6
@@ -39,7 +39,7 @@ BATCHES_AT_ONCE: Final = 3
 Since = Mapping[int, int]
 """By interval: the ordinal from which on buckets are computed."""
 Watch = Callable[[str, int, int], None]
-"""Called with the progress: what is being done, how much is done, and how much there is."""
+"""Called with the progress: the name of the step, the finished amount, and the total."""
 
 
 def no_progress(_what: str, _done: int, _of: int) -> None:
@@ -48,13 +48,13 @@ def no_progress(_what: str, _done: int, _of: int) -> None:
 
 @dataclass(slots=True)
 class Summary:
-    """What a run did."""
+    """The counts of a run."""
 
     symbols: set[str] = field(default_factory=set)
     rows: dict[int, int] = field(default_factory=lambda: dict.fromkeys(INTERVALS, 0))
     """Buckets computed, by interval."""
     written: int = 0
-    """Month files written; the others were right already."""
+    """Month files written; the others were up to date."""
     readings: int = 0
     last_session: date = date.min
     failed: dict[str, str] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class _Reading:
     """The buckets of all symbols that were read so far."""
 
     due: Due
-    """The month files whose buckets are all here."""
+    """The month files whose buckets are all in memory."""
     postponed: Due
     tables: dict[int, Recomputed]
     """By interval."""
@@ -114,7 +114,7 @@ class _Reading:
 
 @dataclass(frozen=True, slots=True)
 class FullResampler:
-    """What computing all of silver needs."""
+    """The clients and settings of a full resample."""
 
     store: ObjectStore
     bronze: Bronze

@@ -18,7 +18,7 @@ from services.resampler.silver_join import NO_ROWS, Update
 ROWS_OF_BLOCK: Final = 16_384
 """Rows that are made at once: for months with few buckets, making a table takes longer than filling it."""
 Due = npt.NDArray[np.bool_]
-"""Which month files are due: a row an interval, a column a month since the calendar's first."""
+"""Which month files are due: a row for each interval, a column for each month since the calendar's first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Months:
     def sorted(
         self, buckets: Buckets, interval: int, due: npt.NDArray[np.bool_] | None = None, since: int = 0
     ) -> ByMonth:
-        """Sort by month the buckets that start at ordinal `since` or later in a month that is due (None: all are).
+        """Sort by month the buckets that start at ordinal `since` or later in a due month (None: all months are due).
 
         The month is that of the bucket's first session, also for the part of a company that came later. Those of one
         month keep their order.
@@ -123,7 +123,7 @@ class Recomputed:
     """The ordinal of each symbol's first bucket."""
     parts: list[ByMonth] = field(default_factory=list)
     _columns: Update | None = None
-    """What all months' updates have in common."""
+    """The common part of all months' updates."""
     _block: _Block | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 

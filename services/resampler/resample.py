@@ -38,7 +38,7 @@ CUT_ANEW_BYTES: Final = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a completion event says of a symbol."""
+    """The part of a completion event that the resampler uses."""
 
     symbol: str
     changed_from: date
@@ -51,7 +51,7 @@ class Change:
 
     @classmethod
     def of(cls, event: ConsolidationComplete) -> "Change":
-        """Take what a resampler needs from an event."""
+        """Return the change of an event."""
         return cls(
             event.symbol, event.changed_from, event.correlation_id, event.put_at, event.version, event.last_session,
             event.tail,
@@ -82,7 +82,7 @@ class _Work:
 
 @dataclass(frozen=True, slots=True)
 class Resampler:
-    """What resampling one interval needs."""
+    """The clients and settings of one interval's resampler."""
 
     store: ObjectStore
     bronze: Bronze
@@ -206,11 +206,11 @@ class Resampler:
         return _SymbolBars(bars.since(first), first, int(bars.ordinals[-1]))
 
     def _join(self, work: _Work) -> int:
-        """Join what was recomputed into the month files; return how many were written."""
+        """Join the recomputed buckets into the month files; return how many files were written."""
         files, months = MonthFiles(self.store, self.calendar, self.interval), Months.of(self.calendar)
         existing = files.existing()
         earliest = Month.of(self.calendar.session(min(work.cuts.values())))
-        # The file at the cut, or the last one before it, says by which calendar its buckets were cut.
+        # The stamp of the file at the cut, or of the last one before it, has the calendar of its buckets.
         first = max((month for month in existing if month <= earliest), default=earliest)
         filled = {months.month(number) for part in work.rounds for number in part.filled().tolist()}
         months_joined = sorted({month for month in existing if month >= first} | filled)

@@ -22,7 +22,7 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Vacuum:
-    """What a vacuum needs."""
+    """The clients and settings of a vacuum."""
 
     store: ObjectStore
     bronze: Bronze
@@ -31,7 +31,7 @@ class Vacuum:
 
 @dataclass(slots=True)
 class Plan:
-    """What a vacuum would delete, and what it would not touch."""
+    """The files that a vacuum would delete, and the symbols that it would not touch."""
 
     now: datetime
     retention_days: int

@@ -38,7 +38,7 @@ class Due:
 
 @dataclass(slots=True)
 class Retired:
-    """What a run did."""
+    """The counts of a run."""
 
     sessions: int = 0
     rows: int = 0

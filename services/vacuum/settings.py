@@ -30,7 +30,7 @@ class VacuumSettings(Settings):
 
 
 class VacuumEvent(BaseModel):
-    """What an invocation may ask for. The schedule asks for nothing: everything that may be deleted is."""
+    """The options of an invocation. The schedule sets none: everything that may be deleted is deleted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

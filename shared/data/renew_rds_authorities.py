@@ -1,9 +1,9 @@
-"""Write rds.pem anew: the authorities that sign the certificates of Amazon RDS (run `make authorities`).
+"""Write rds.pem again: the authorities that sign the certificates of Amazon RDS (run `make authorities`).
 
     python shared/data/renew_rds_authorities.py [SOURCE]
 
-SOURCE is a URL or a file with certificates in PEM, as they are or quoted in program text; the default is AWS's own
-bundle. Kept are the roots of AWS's regions that have not expired. A new region's root is missing until this is run.
+SOURCE is a URL or a file with certificates in PEM, plain or quoted in program text; the default is AWS's own bundle.
+The file keeps the roots of AWS's regions that have not expired. A new region's root is missing until this is run.
 """
 
 import re

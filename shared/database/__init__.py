@@ -45,14 +45,14 @@ __all__ = [
 
 
 class Database(SessionTables, BarTable, SymbolTable, SplitTable, DividendTable, RunTable, DoubtTable):
-    """One connection to Postgres, and what is asked over it, table by table. Methods raise UpstreamError if it fails.
+    """One connection to Postgres, with the methods of all tables. They raise UpstreamError if Postgres fails.
 
-    A connection serves one question at a time.
+    A connection serves one query at a time.
     """
 
 
 @asynccontextmanager
 async def connected(address: DatabaseAddress, tls: Tls) -> AsyncIterator[Database]:
-    """Open one connection; raise EntitlementError if the credentials are refused, UpstreamError if nobody answers."""
+    """Open one connection; raise EntitlementError for refused credentials, UpstreamError without an answer."""
     async with connection_to(address, tls) as connection:
         yield Database(connection, partial(connection_to, address, tls))

@@ -1,4 +1,4 @@
-"""Which daily bars are in Postgres: the table raw_ohlcv."""
+"""The daily bars in Postgres: the table raw_ohlcv."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -11,7 +11,7 @@ COLUMNS: Final = tuple(BRONZE.names)
 Row = dict[str, Any]
 
 _STAGE: Final = "CREATE TEMP TABLE incoming_bars (LIKE raw_ohlcv) ON COMMIT DROP"
-# In one order, so that of two writers that meet each waits for the other once, and not both for each other.
+# All writers use one order of rows, so that two of them cannot wait for each other (a deadlock).
 _NAMES: Final = ", ".join(f'"{name}"' for name in COLUMNS)
 _CHANGES: Final = ", ".join(f'"{name}" = excluded."{name}"' for name in COLUMNS if name not in KEY_COLUMNS)
 _UPSERT: Final = f"""
@@ -34,7 +34,7 @@ FROM raw_ohlcv
 WHERE "timestamp" < $1 AND "interval" = $2
 GROUP BY 1 ORDER BY 1
 """
-# A row that was written again since it was read has another `ingested_at`, and stays.
+# If a row was written again since it was read, its `ingested_at` differs, and it stays.
 _DELETE: Final = """
 DELETE FROM raw_ohlcv AS known
 USING unnest($3::text[], $4::timestamptz[]) AS gone (symbol, ingested_at)
@@ -49,7 +49,7 @@ class BarTable(DoubtTable):
     async def store(self, rows: Sequence[Row], settled: Settled | None = None) -> None:
         """Upsert bars, all or none: of two writes of a bar the one with the later `ingested_at` stays.
 
-        `settled`: the notes of the files that hold them, which are in doubt no more.
+        `settled`: the notes of their files, which the transaction removes.
         """
         async with self._transaction():
             await self._upsert_bars(rows)
@@ -62,19 +62,19 @@ class BarTable(DoubtTable):
         return {record["symbol"]: dict(record) for record in records}
 
     async def last_closes(self, first: date, before: date) -> dict[str, tuple[date, float]]:
-        """Return, by symbol, session and close of the last bar from session `first` on and before session `before`."""
+        """Return, by symbol, session and close of the last bar from session `first` up to the one before `before`."""
         async with self._transaction():
             records = await self._connection.fetch(_LAST_CLOSES, first, before, DAILY)
         return {record["symbol"]: (record["timestamp"], record["close"]) for record in records}
 
     async def sessions_before(self, before: date) -> dict[date, int]:
-        """Return the sessions before that day of which there are bars, oldest first, with the number of bars."""
+        """Return the sessions before that day that have bars, oldest first, with the number of bars."""
         async with self._transaction():
             records = await self._connection.fetch(_BEFORE, before, DAILY)
         return {record["session"]: record["bars"] for record in records}
 
     async def delete_bars(self, session: date, rows: Sequence[Row]) -> int:
-        """Delete bars of one session that are still what `rows` says, by their `ingested_at`; return how many went."""
+        """Delete bars of one session whose `ingested_at` is still that of `rows`; return the number of deleted bars."""
         symbols, instants = [row["symbol"] for row in rows], [row["ingested_at"] for row in rows]
         async with self._transaction():
             status = await self._connection.execute(_DELETE, session, DAILY, symbols, instants)

@@ -1,4 +1,4 @@
-"""Where the database is, how a connection to it is opened and protected, and what its errors mean."""
+"""The address of the database, how a connection is opened and protected, and the translation of errors."""
 
 import json
 import socket
@@ -19,7 +19,7 @@ _LIMIT: Final = f"SET LOCAL statement_timeout = {STATEMENT_SECONDS * 1000}"
 
 @dataclass(frozen=True, slots=True)
 class DatabaseAddress:
-    """Where the database is and who we are to it; the password is in no repr."""
+    """The address of the database, with user and password; no repr has the password."""
 
     host: str
     port: int
@@ -32,7 +32,7 @@ class DatabaseAddress:
         return f"DatabaseAddress({self})"
 
     def __str__(self) -> str:
-        """Return the address as people write it, without its password."""
+        """Return the address for messages, without its password."""
         return f"{self.user}@{self.host}:{self.port}/{self.database}"
 
     @classmethod
@@ -57,9 +57,9 @@ class DatabaseAddress:
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How the connection is protected: the server's certificate is verified, or (a local server) there is no TLS.
+    """The protection of the connection: the server's certificate is verified, or (a local server) there is no TLS.
 
-    `ca_file` holds the authorities to trust instead of the system's: RDS's certificates come from one of Amazon's own.
+    `ca_file` has the authorities to trust instead of the system's: Amazon's own authorities sign RDS's certificates.
     """
 
     verify: bool = True
@@ -80,11 +80,11 @@ Opening = Callable[[], AbstractAsyncContextManager[Any]]
 
 
 class Connected:
-    """What the tables' methods share: the connection they ask over, and how another one is opened.
+    """The base of the tables' methods: their connection, and a way to open another one.
 
-    Everything is asked within a transaction. So it works through a pooler that gives each transaction another
-    connection to the server: nothing is kept in a session, no statement is prepared by name, and the limit of time is
-    set by each transaction.
+    Every query runs in a transaction. So the methods work through a pooler that gives each transaction another
+    connection to the server: nothing is stored in a session, no statement is prepared by name, and each transaction
+    sets its own time limit.
     """
 
     def __init__(self, connection: Connection, open_another: Opening) -> None:
@@ -94,7 +94,7 @@ class Connected:
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[None]:
-        """Let what is asked within the block be one transaction; turn the driver's errors into ours."""
+        """Run the block as one transaction; translate the driver's errors."""
         with translated():
             async with self._connection.transaction():
                 await self._connection.execute(_LIMIT)
@@ -103,9 +103,9 @@ class Connected:
 
 @asynccontextmanager
 async def connection_to(address: DatabaseAddress, tls: Tls) -> AsyncIterator[Connection]:
-    """Open one connection; raise EntitlementError if the credentials are refused, UpstreamError if nobody answers.
+    """Open one connection; raise EntitlementError for refused credentials, UpstreamError without an answer.
 
-    A pooler (PgBouncer, RDS Proxy) takes no start-up parameter that it does not know: none is sent but the encoding.
+    A pooler (PgBouncer, RDS Proxy) refuses start-up parameters that it does not know, so only the encoding is sent.
     """
     context = tls.context()
     with translated():
@@ -121,7 +121,7 @@ async def connection_to(address: DatabaseAddress, tls: Tls) -> AsyncIterator[Con
     try:
         yield connection
     except BaseException:
-        # A broken connection fails at saying good-bye too; what broke it is what is to be told.
+        # A broken connection also fails when it is closed; the first error is the one to report.
         with suppress(UpstreamError), translated():
             await connection.close()
         raise
@@ -129,14 +129,14 @@ async def connection_to(address: DatabaseAddress, tls: Tls) -> AsyncIterator[Con
         await connection.close()
 
 
-# The driver calls it an internal error of its own if the server hangs up just when it is to be asked something.
+# If the server closes the connection right before a query, the driver raises an internal error.
 _DRIVER_ERRORS: Final = (
     asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError,
 )  # fmt: skip
 
 
 class translated:  # noqa: N801 (a context manager, read as a verb)
-    """Turn the driver's errors into ours; the driver's texts carry no password."""
+    """Translate the driver's errors; the driver's texts contain no password."""
 
     def __enter__(self) -> None:
         """Nothing to prepare."""

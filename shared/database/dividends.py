@@ -1,4 +1,4 @@
-"""Which dividends are known, and when each symbol's were asked for: the tables dividends and dividend_checks."""
+"""The stored dividends, and the last request for each symbol's: the tables dividends and dividend_checks."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -35,16 +35,16 @@ class DividendTable(DoubtTable):
             return _by_symbol(Dividend(**row) for row in await self._connection.fetch(_SINCE, first))
 
     async def dividends_checked(self) -> dict[str, datetime]:
-        """Return when each symbol's dividends were last asked for and taken over."""
+        """Return the instant of the last request for each symbol's dividends whose answer was stored."""
         async with self._transaction():
             return {row["symbol"]: row["checked_at"] for row in await self._connection.fetch(_CHECKED)}
 
     async def replace_dividends(
         self, dividends: Mapping[str, Sequence[Dividend]], checked: Sequence[str], now: datetime, settled: Settled
     ) -> None:
-        """Let each symbol named have exactly these dividends, and those `checked` count as asked for, all at once.
+        """Replace the dividends of each named symbol, and record the request for those `checked`, in one transaction.
 
-        `settled`: the notes of the files that hold them, which are in doubt no more.
+        `settled`: the notes of their files, which the transaction removes.
         """
         records = [_row(dividend) for of_symbol in dividends.values() for dividend in of_symbol]
         async with self._transaction():

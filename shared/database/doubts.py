@@ -1,8 +1,8 @@
-"""Which files are in doubt: the table files_in_doubt, and the locks that keep two writers of the same files apart.
+"""The files in doubt: the table files_in_doubt, and locks that exclude two writers of the same files.
 
-Whoever puts files and then stores their rows notes the keys first, in a transaction of its own; the transaction that
-stores the rows removes the notes. A note that is there while nobody holds its scope's lock is a dead run's: its file
-may say otherwise than the rows. (`services/fetcher/doubts.py` looks what it says.)
+A run that puts files and then stores their rows first notes the keys, in a separate transaction. The transaction that
+stores the rows removes the notes. If a note exists and its scope is not locked, its run died: the file and the rows may
+differ. (`services/fetcher/doubts.py` reads such files.)
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -15,7 +15,7 @@ from fiblake.errors import UpstreamError
 from shared.database.connection import Connected, translated
 
 LOCK_SECONDS: Final = 300
-"""How long another one's work on the same files is waited for."""
+"""The longest wait for another run that writes the same files."""
 SPLITS: Final = "splits"
 DIVIDENDS: Final = "dividends"
 IDENTITIES: Final = "identities"
@@ -26,7 +26,7 @@ _NOTE: Final = "INSERT INTO files_in_doubt (scope, key) SELECT $1, unnest($2::te
 _OF_SCOPE: Final = "SELECT key FROM files_in_doubt WHERE scope = $1 ORDER BY key"
 _SCOPES: Final = "SELECT DISTINCT scope FROM files_in_doubt ORDER BY scope"
 _SETTLE: Final = "DELETE FROM files_in_doubt WHERE scope = $1 AND ($2::text[] IS NULL OR key = ANY($2))"
-# Within a transaction, because a pooler gives the next transaction another connection, and a lock with it to nobody.
+# In a transaction: a pooler may give the next transaction another connection, which does not have the lock.
 _LOCK: Final = "SELECT pg_advisory_xact_lock(hashtext('fiblake'), hashtext($1))"
 _TRY_LOCK: Final = "SELECT pg_try_advisory_xact_lock(hashtext('fiblake'), hashtext($1))"
 
@@ -42,13 +42,13 @@ def history_scope(symbol: str) -> str:
 
 
 def session_of(scope: str) -> date | None:
-    """Return the session whose date files the scope is of, or None if it is of other files."""
+    """Return the session of a scope of date files, or None for another scope."""
     return date.fromisoformat(scope.removeprefix(_SESSION)) if scope.startswith(_SESSION) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """Notes to remove: of these keys of a scope, or of all (None)."""
+    """Notes to remove: of these keys of a scope, or of all its keys (None)."""
 
     scope: str
     keys: Sequence[str] | None = None
@@ -58,7 +58,7 @@ class DoubtTable(Connected):
     """Notes of files in doubt, and locks by scope."""
 
     async def note(self, scope: str, keys: Sequence[str]) -> None:
-        """Note, before they are put, that these files may soon say otherwise than the rows."""
+        """Note these files before they are put, because they may differ from the rows until these are stored."""
         if keys:
             async with self._transaction():
                 await self._connection.execute(_NOTE, scope, list(keys))
@@ -69,22 +69,22 @@ class DoubtTable(Connected):
             return [record["key"] for record in await self._connection.fetch(_OF_SCOPE, scope)]
 
     async def noted_scopes(self) -> list[str]:
-        """Return the scopes of which files are in doubt, or are being put right now."""
+        """Return the scopes whose files are in doubt, or are being put at present."""
         async with self._transaction():
             return [record["scope"] for record in await self._connection.fetch(_SCOPES)]
 
     async def settle(self, settled: Settled) -> None:
-        """Remove notes of files that nothing is to be stored of."""
+        """Remove notes of files whose rows need not be stored."""
         async with self._transaction():
             await self._remove_notes(settled)
 
     @asynccontextmanager
     async def session_lock(self, work: date | str, *, wait: bool = True) -> AsyncIterator[bool]:
-        """Let nobody else work on the same files (a session's, or a scope's) within the block.
+        """Lock the files of a session, or of a scope, for the block.
 
-        Whoever is at work is waited for; without `wait`, yield False instead. The lock belongs to a connection of its
-        own, in a transaction that ends with the block. If that connection breaks, nothing can be stored within the
-        block any more.
+        Wait for another run that holds the lock; without `wait`, yield False instead. The lock belongs to a separate
+        connection, in a transaction that ends with the block. If that connection breaks, the block can store nothing
+        more.
         """
         scope = session_scope(work) if isinstance(work, date) else work
         async with self._open_another() as connection:
@@ -105,7 +105,7 @@ class DoubtTable(Connected):
                     await transaction.rollback()
 
     async def _remove_notes(self, settled: Settled | None) -> None:
-        """Remove notes within the transaction that stores what the files say."""
+        """Remove notes in the transaction that stores the rows of the files."""
         if settled:
             await self._check_locks()
             keys = None if settled.keys is None else list(settled.keys)

@@ -1,4 +1,4 @@
-"""What each run was asked for, and how it ended: the table runs."""
+"""The input and the end of each run: the table runs."""
 
 import json
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ _END: Final = "UPDATE runs SET status = $2, result = $3, ended_at = $4 WHERE run
 
 
 class RunTable(Connected):
-    """One row a run; one that was killed stays `running`, without an end."""
+    """One row for each run; a killed run stays `running`, without an end."""
 
     async def begin_run(self, kind: str, event: Mapping[str, Any], now: datetime) -> UUID:
-        """Record that a run begins; `asked` is what JSON can hold."""
+        """Record the start of a run; `event` must be valid JSON values."""
         run = uuid4()
         async with self._transaction():
             await self._connection.execute(_BEGIN, run, kind, json.dumps(event), now)

@@ -1,4 +1,4 @@
-"""Which sessions are stored whole: the ledger (ingested_sessions) and the watermark (data_ingestion_watermark)."""
+"""The ledger of sessions that are stored whole (ingested_sessions), and the watermark (data_ingestion_watermark)."""
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -13,7 +13,7 @@ OHLCV: Final = "ohlcv_1d"
 """The dataset whose watermark the OHLCV fetcher moves."""
 
 _READ_WATERMARK: Final = "SELECT last_session FROM data_ingestion_watermark WHERE dataset = $1"
-# Two that store sessions at once take turns here, so that the second one sees the first one's entry in the ledger.
+# Two writers of sessions take turns here, so that the second one reads the first one's entry in the ledger.
 _LOCK_WATERMARK: Final = """
 INSERT INTO data_ingestion_watermark AS known (dataset, last_session, updated_at)
 VALUES ($1, $2, now())
@@ -29,7 +29,7 @@ SET bars = excluded.bars, quarantined = excluded.quarantined, outside_universe =
     flagged = excluded.flagged, stored_at = excluded.stored_at
 """
 _ENTERED_SINCE: Final = "SELECT session FROM ingested_sessions WHERE session >= $1"
-# An entry whose rows are gone without having been archived is of no use: the session is to be fetched again.
+# If the rows of an entry were deleted without being archived, the session must be fetched again.
 _STORED: Final = """
 SELECT session FROM ingested_sessions
 WHERE session BETWEEN $1 AND $2
@@ -41,7 +41,7 @@ _ARCHIVED: Final = "UPDATE ingested_sessions SET archived_at = $2 WHERE session 
 
 @dataclass(frozen=True, slots=True)
 class SessionCounts:
-    """What became of the bars of one session, for the ledger; `bars` are those that are stored."""
+    """The counts of one session's bars, for the ledger; `bars` is the number of stored ones."""
 
     bars: int
     quarantined: int
@@ -50,10 +50,10 @@ class SessionCounts:
 
 
 class SessionTables(BarTable):
-    """The ledger of sessions stored whole, and the watermark: up to which session there is no hole."""
+    """The ledger of sessions that are stored whole, and the watermark, before which no session is missing."""
 
     async def watermark(self) -> date | None:
-        """Return the last session up to which all are stored whole since ingestion began, or None if none is."""
+        """Return the last session before which no session is missing since ingestion began, or None."""
         async with self._transaction():
             last_session: date | None = await self._connection.fetchval(_READ_WATERMARK, OHLCV)
         return last_session
@@ -65,13 +65,13 @@ class SessionTables(BarTable):
         return {record["session"] for record in records}
 
     async def ledger_counts(self, first: date, last: date) -> dict[date, int]:
-        """Return the number of bars of each session from `first` to `last` that stands in the ledger."""
+        """Return the number of bars of each session from `first` to `last` that is in the ledger."""
         async with self._transaction():
             records = await self._connection.fetch(_COUNTS, first, last)
         return {record["session"]: record["bars"] for record in records}
 
     async def mark_archived(self, session: date, now: datetime) -> None:
-        """Note in the ledger, if the session stands there, that its rows are in the archive and may leave the table."""
+        """Record in the ledger, if it has the session, that its rows are archived and may be deleted from the table."""
         async with self._transaction():
             await self._connection.execute(_ARCHIVED, session, now)
 
@@ -80,10 +80,10 @@ class SessionTables(BarTable):
     ) -> date:
         """Store one session whole: rows, ledger and watermark in one transaction; return the watermark.
 
-        Rows are upserted as by `store`. The watermark begins with the session stored first; it never goes back, and
-        moves on only over sessions that all stand in the ledger. No file of the session is in doubt any more.
+        Rows are upserted like in `store`. The watermark starts with the first stored session, never goes back, and
+        advances only over sessions that are in the ledger. The transaction removes the session's files in doubt.
         """
-        calendar.ordinal(session)  # raises if it is none, before the ledger says otherwise
+        calendar.ordinal(session)  # raises if the day is no session, before it is in the ledger
         async with self._transaction():
             mark: date = await self._connection.fetchval(_LOCK_WATERMARK, OHLCV, session)
             await self._upsert_bars(rows)

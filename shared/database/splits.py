@@ -1,4 +1,4 @@
-"""Which splits are known: the table splits."""
+"""The stored splits: the table splits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -33,9 +33,9 @@ class SplitTable(DoubtTable):
         return by_symbol
 
     async def split_ratios(self, after: date, through: date) -> dict[str, float]:
-        """Return, by symbol, what all splits executed after `after` and up to `through` make of one share's price.
+        """Return, by symbol, the factor of one share's price by all splits executed after `after` and up to `through`.
 
-        That is the product of `split_from` / `split_to`: 0.5 for a 2-for-1.
+        It is the product of `split_from` / `split_to`: 0.5 for a 2-for-1.
         """
         async with self._transaction():
             records = await self._connection.fetch(_BETWEEN, after, through)
@@ -46,9 +46,9 @@ class SplitTable(DoubtTable):
         return ratios
 
     async def replace_splits(self, splits: Mapping[str, Sequence[Split]], settled: Settled | None = None) -> None:
-        """Let each symbol named have exactly these splits, all symbols in one transaction.
+        """Replace the splits of each named symbol, all symbols in one transaction.
 
-        `settled`: the notes of the files that hold them, which are in doubt no more.
+        `settled`: the notes of their files, which the transaction removes.
         """
         records = [_row(split) for of_symbol in splits.values() for split in of_symbol]
         async with self._transaction():

@@ -1,4 +1,4 @@
-"""Who bears which symbol, and whose history is loaded: the table symbol_metadata."""
+"""The companies of each symbol, and whether their history is loaded: the table symbol_metadata."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import date, datetime
@@ -44,7 +44,7 @@ UPDATE symbol_metadata AS known SET valid_from = move.new
 FROM unnest($1::text[], $2::date[], $3::date[]) AS move (symbol, old, new)
 WHERE known.symbol = move.symbol AND known.valid_from = move.old
 """
-# Of a company that is gone the history is asked for once: the vendor may have no bar of it, and never will.
+# The history of a delisted company is requested once: the vendor may have no bar of it.
 _HISTORY_DUE: Final = """
 SELECT DISTINCT symbol FROM symbol_metadata
 WHERE (type IS NULL OR type = ANY($1)) AND history_loaded_at IS NULL AND (
@@ -65,27 +65,27 @@ WHERE known.symbol = $1 AND known.valid_from = loaded.valid_from
 
 
 class SymbolTable(Connected):
-    """One row a company that bears, or bore, a symbol."""
+    """One row for each company that has, or had, a symbol."""
 
     async def universe(self, types: Collection[str], session: date) -> set[str]:
-        """Return the symbols of these types, or of an unknown one, that some company bore in `session`."""
+        """Return the symbols of these types, or without a type, that a company had in `session`."""
         async with self._transaction():
             records = await self._connection.fetch(_UNIVERSE, list(types), session)
         return {record["symbol"] for record in records}
 
     async def metadata(self) -> list[SymbolRecord]:
-        """Return all records, by symbol, a symbol's oldest first."""
+        """Return all records, sorted by symbol and `valid_from`."""
         async with self._transaction():
             return [SymbolRecord(**record) for record in await self._connection.fetch(_ALL)]
 
     async def current(self, symbol: str) -> SymbolRecord | None:
-        """Return the record of the company that bears `symbol` now, or None if none does."""
+        """Return the record of the company that has `symbol` now, or None."""
         async with self._transaction():
             record = await self._connection.fetchrow(_CURRENT, symbol)
         return SymbolRecord(**record) if record else None
 
     async def companies(self, symbol: str) -> list[SymbolRecord]:
-        """Return the records of all companies that have borne `symbol`, oldest first."""
+        """Return the records of all companies that had `symbol`, oldest first."""
         async with self._transaction():
             return [SymbolRecord(**record) for record in await self._connection.fetch(_COMPANIES, symbol)]
 
@@ -94,10 +94,10 @@ class SymbolTable(Connected):
     ) -> None:
         """Upsert records by symbol and `valid_from`, all in one transaction.
 
-        `moved` gives records another `valid_from` first, by symbol and the old one.
+        `moved` first changes the `valid_from` of records, by symbol and the old one.
 
-        What a known record says of its history stays, except for a symbol that comes back after it had vanished: bars
-        are missing in between, so its history is due again.
+        The history fields of an existing record stay. The exception is a symbol that comes back after it had vanished:
+        bars are missing in between, so its history is due again.
         """
         if not records:
             return
@@ -120,22 +120,22 @@ class SymbolTable(Connected):
             await self._connection.execute(_SAVE_DETAILS)
 
     async def history_due(self, types: Collection[str], asked_before: datetime) -> list[str]:
-        """Return the symbols whose history is not loaded, and was not asked for since `asked_before`.
+        """Return the symbols whose history is not loaded, and was not requested since `asked_before`.
 
-        That of a company that is gone is due until it was asked for. Only symbols of these types, and of an unknown
-        one, count.
+        The history of a delisted company is due until it was requested once. Only symbols of these types, or without a
+        type, count.
         """
         async with self._transaction():
             records = await self._connection.fetch(_HISTORY_DUE, list(types), asked_before)
         return [record["symbol"] for record in records]
 
     async def history_requested(self, symbols: Sequence[str], now: datetime) -> None:
-        """Record that these symbols' histories were asked for."""
+        """Record that these symbols' histories were requested."""
         async with self._transaction():
             await self._connection.execute(_HISTORY_REQUESTED, list(symbols), now)
 
     async def history_loaded(self, symbol: str, now: datetime, firsts: Mapping[date, date | None]) -> None:
-        """Record that the histories of a symbol's companies are loaded: by `valid_from` the first session of each."""
+        """Record that the histories of a symbol's companies are loaded, with the first session by `valid_from`."""
         async with self._transaction():
             await self._connection.execute(_HISTORY_LOADED, symbol, now, list(firsts), list(firsts.values()))
 
