@@ -16,6 +16,7 @@ import typer
 
 from cli.output import wants_json
 from cli.target import SYMBOLS_PER_CHILD
+from fiblake.lake import INTERVALS
 
 EXAMPLE: Final = "Example: fiblake costs --symbols 5350\n\nExample: fiblake costs --symbols 5350 --symbols 50000"
 PRICES_OF: Final = "late 2025"
@@ -52,8 +53,8 @@ REQUESTS: Final = {
     # data.parquet and the new file read, data.parquet written; merged files are deleted in lots of 20, after a listing
     # and a look. The request is taken and deleted by ten, the completion published by ten.
     "consolidate": Requests(puts=1.05, gets=2.05, sqs=0.2, sns=0.1),
-    # In each of six queues SNS's message, taken and deleted by ten; the bars are in the message.
-    "resample": Requests(sqs=7.2),
+    # In each interval's queue SNS's message, taken and deleted by ten; the bars are in the message.
+    "resample": Requests(sqs=1.2 * len(INTERVALS)),
 }
 """What a session's bar of one symbol costs, counted in the code."""
 BATCH: Final = Requests(puts=4, gets=3)
@@ -102,7 +103,7 @@ def _total(name: str) -> float:
 
 
 def _month_files(symbols: int) -> tuple[float, str]:
-    batches = 6 * (ceil(symbols / 1_000) + 1)
+    batches = len(INTERVALS) * (ceil(symbols / 1_000) + 1)
     return batches * (BATCH.puts * PUT + BATCH.gets * GET), f"{batches * (BATCH.puts + BATCH.gets):,.0f}"
 
 
@@ -124,12 +125,12 @@ def _audit(symbols: int) -> tuple[float, str]:
 SESSION: Final = (
     Line("S3 PUT and LIST: {puts:g}·N", lambda n: _priced(_total("puts") * n, PUT)),
     Line("S3 GET and HEAD: {gets:g}·N", lambda n: _priced(_total("gets") * n, GET)),
-    Line("S3 of month files and checkpoints: six intervals, batches of 1,000 symbols", _month_files),
+    Line(f"S3 of month files and checkpoints: {len(INTERVALS)} intervals, batches of 1,000 symbols", _month_files),
     Line("SQS: {sqs:g}·N", lambda n: _priced(_total("sqs") * n, SQS)),
     Line("SNS: {sns:g}·N", lambda n: _priced(_total("sns") * n, SNS)),
     Line("Fargate Spot: children of 2 vCPU and 4 GB, with an IPv4 address each", _fargate),
-    Line("Resampler: six intervals, assumed 150 symbols a second, 2.94 GB",
-         lambda n: _priced(6 * n / RESAMPLE_RATE * FUNCTION_GB, GB_SECOND, " GB-s")),
+    Line(f"Resampler: {len(INTERVALS)} intervals, assumed 150 symbols a second, 2.94 GB",
+         lambda n: _priced(len(INTERVALS) * n / RESAMPLE_RATE * FUNCTION_GB, GB_SECOND, " GB-s")),
     Line("Fetchers, router, freshness (assumed)",
          lambda n: _priced(OTHER_GB_SECONDS + OTHER_PER_SYMBOL * n, GB_SECOND, " GB-s")),
     Line("X-Ray: a trace an invocation at the most (assumed)", lambda n: _priced(50 + 0.047 * n, TRACE)),
@@ -155,7 +156,8 @@ _FREE: Final = (
 
 
 def _function_gb_seconds(symbols: int) -> float:
-    session = 6 * symbols / RESAMPLE_RATE * FUNCTION_GB + OTHER_GB_SECONDS + OTHER_PER_SYMBOL * symbols
+    resampling = len(INTERVALS) * symbols / RESAMPLE_RATE * FUNCTION_GB
+    session = resampling + OTHER_GB_SECONDS + OTHER_PER_SYMBOL * symbols
     return SESSIONS * session + DAYS * symbols / AUDIT_RATE * FUNCTION_GB
 
 
