@@ -16,6 +16,19 @@ SAM := .tools/sam/bin/sam
 READY := .tools/uv/.ready .tools/emulator/.ready .tools/sam/.ready .venv/.ready .venv/.project .tools/policies/.ready .tools/browser/.ready
 
 export UV_PYTHON_DOWNLOADS := never
+# Of the variables of pip, uv, npm and Python in your environment, those count that say where packages come from. Others would
+# have another folder, other versions or other code: an environment here is what its lock says, whatever you work on elsewhere.
+SOURCES := PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_NO_INDEX PIP_FIND_LINKS PIP_CERT PIP_CLIENT_CERT PIP_PROXY PIP_TRUSTED_HOST \
+	PIP_CONFIG_FILE PIP_CACHE_DIR PIP_NO_CACHE_DIR PIP_DEFAULT_TIMEOUT PIP_TIMEOUT PIP_RETRIES PIP_KEYRING_PROVIDER \
+	PIP_DISABLE_PIP_VERSION_CHECK UV_INDEX% UV_DEFAULT_INDEX UV_EXTRA_INDEX_URL UV_FIND_LINKS UV_SYSTEM_CERTS UV_NATIVE_TLS \
+	UV_INSECURE_HOST UV_CACHE_DIR UV_NO_CACHE UV_HTTP_% UV_OFFLINE UV_CONFIG_FILE UV_NO_CONFIG UV_KEYRING_PROVIDER \
+	UV_CONCURRENT_% UV_LINK_MODE UV_PYTHON_DOWNLOADS UV_PYTHON_INSTALL_DIR \
+	PYTHON PYTHONDONTWRITEBYTECODE PYTHONUNBUFFERED PYTHONPYCACHEPREFIX
+NPM_SOURCES := registry cafile ca cert key proxy https_proxy http_proxy https-proxy http-proxy noproxy cache strict_ssl strict-ssl userconfig \
+	fetch_% fetch-% //%
+FOREIGN := $(filter-out $(SOURCES) $(NPM_SOURCES:%=npm_config_%) $(NPM_SOURCES:%=NPM_CONFIG_%), \
+	$(filter PIP_% UV_% PYTHON% npm_config_% NPM_CONFIG_%,$(foreach name,$(.VARIABLES),$(if $(filter environment,$(origin $(name))),$(name)))))
+unexport $(FOREIGN) NODE_OPTIONS BASH_ENV CDPATH $(if $(TMPDIR),$(if $(shell test -d "$$TMPDIR" -a -w "$$TMPDIR" && echo yes),,TMPDIR))
 # A proxy that opens TLS has an authority that only the system's store knows, and pip, uv and npm bring stores of their own.
 # What you have set yourself (PIP_CERT, SSL_CERT_FILE, NODE_EXTRA_CA_CERTS, ...) counts more.
 AUTHORITIES_OF_SYSTEM := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt \

@@ -1,6 +1,7 @@
 """`fiblake local up|down|env`: an embedded stack that keeps running between commands."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -85,7 +86,8 @@ def env(
 ) -> None:
     """Print the environment in which any AWS client, and fiblake itself, acts on the stack."""
     from local import supervisor
-    from local.stack import environment_of
+    from local.environment import no_proxy
+    from local.stack import environment_of, foreign_settings
 
     if unset and sam:
         raise typer.BadParameter("it is for a shell, --sam is for a file: leave one out", param_hint="--unset")
@@ -96,13 +98,19 @@ def env(
     if sam:
         typer.echo(json.dumps(_variables_by_function(stack), indent=1))
     elif wants_json(context):
-        typer.echo(as_json(environment_of(stack)))
+        typer.echo(as_json(environment_of(stack) | no_proxy(os.environ)))
     else:
-        typer.echo("\n".join(f"export {name}={quote(value)}" for name, value in environment_of(stack).items()))
+        foreign = foreign_settings(os.environ, stack)
+        lines = [f"unset {' '.join(foreign)}"] if foreign else []
+        variables = environment_of(stack) | no_proxy(os.environ)
+        typer.echo("\n".join([*lines, *(f"export {name}={quote(value)}" for name, value in variables.items())]))
 
 
 def _variables_by_function(stack: "Stack") -> dict[str, dict[str, str]]:
     """Return the variables that each function of the template has, and where AWS is, by the function's name in it."""
+    from local.environment import isolate
+
+    isolate()
     clients = stack.client("lambda")
     names = {name.removesuffix("Name"): value for name, value in stack.outputs.items() if name.endswith(_FUNCTION_NAME)}
     return {

@@ -1,5 +1,6 @@
 """Find the stack that the global options name, and open its parts."""
 
+import logging
 import os
 import re
 import uuid
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import typer
+    from mypy_boto3_cloudformation import CloudFormationClient
     from pydantic_settings import BaseSettings
 
     from shared.database import DatabaseAddress, Tls
@@ -27,6 +29,7 @@ DEFAULT_STACK: Final = "dev-fiblake"
 """The stack's name in samconfig.toml."""
 _REGION: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
 SYMBOLS_PER_CHILD: Final = 500
+_LOG_LEVELS: Final = ("POWERTOOLS_LOG_LEVEL", "LOG_LEVEL")
 _QUEUE_URL: Final = "QueueUrl"
 _DEAD_LETTERS_URL: Final = "DeadLettersUrl"
 
@@ -170,30 +173,34 @@ def target(context: "typer.Context") -> Target:
     if the local one is not up.
     """
     choice = context.find_object(Choice) or Choice()
-    _keep_stdout_clean()
     if choice.local:
         return _local()
-    from fiblake.stacks import connect, outputs_of
+    from fiblake.stacks import outputs_of
 
-    use_account(choice)
-    return Target(choice.stack, outputs_of(connect(), choice.stack))
+    return Target(choice.stack, outputs_of(use_account(choice), choice.stack))
 
 
-def use_account(choice: Choice) -> None:
+def use_account(choice: Choice) -> "CloudFormationClient":
     """Make this process's AWS clients use the account that the global options name, before any of them is created.
 
-    Raises ConfigurationError if an option is invalid: boto would end in a traceback.
+    Returns the first of them. Raises ConfigurationError if an option, a variable or a file is invalid: boto would end
+    in a traceback.
     """
     from fiblake.reader.opening import is_url
-    from fiblake.stacks import check_profile
+    from fiblake.stacks import check_profile, connect
 
+    _keep_stdout_clean()
     if choice.endpoint_url and not is_url(choice.endpoint_url):
         raise ConfigurationError(f"--endpoint-url {choice.endpoint_url!r} is no URL such as http://localhost:4566")
     if choice.region and not _REGION.fullmatch(choice.region):
         raise ConfigurationError(f"--region {choice.region!r} is no region such as us-east-1")
     os.environ.update(choice.environment())
+    for name, value in os.environ.items():
+        if name.startswith("AWS_ENDPOINT_URL") and value and not is_url(value):
+            raise ConfigurationError(f"{name}={value!r} is no URL such as http://localhost:4566")
     if choice.profile:
         check_profile(choice.profile)
+    return connect()
 
 
 def settings_of(context: "typer.Context", function: str, settings: "type[SettingsT]") -> "SettingsT":
@@ -212,10 +219,11 @@ def settings_of(context: "typer.Context", function: str, settings: "type[Setting
 
 def _local() -> Target:
     from local import supervisor
+    from local.environment import isolate
 
     stack = supervisor.current()
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        del os.environ[name]
+    _keep_stdout_clean()
+    isolate()
     os.environ.update(stack.environment())
     return Target("local", stack.outputs, stack.folder)
 
@@ -224,10 +232,13 @@ def _keep_stdout_clean() -> None:
     # A command's answer goes to stdout, for a program to read; log lines must not go there.
     import sys
 
+    for name in _LOG_LEVELS:
+        if not isinstance(logging.getLevelName(os.environ.get(name, "INFO").upper()), int):
+            raise ConfigurationError(f"{name}={os.environ[name]!r} is no level such as INFO or WARNING")
     from shared.telemetry import logger
 
     logger.registered_handler.setStream(sys.stderr)  # type: ignore[attr-defined]
-    if not {"POWERTOOLS_LOG_LEVEL", "LOG_LEVEL"} & os.environ.keys():
+    if not os.environ.keys() & set(_LOG_LEVELS):
         logger.setLevel("WARNING")  # successes are in the answer
     os.environ["POWERTOOLS_METRICS_DISABLED"] = "true"  # they are for the functions' operators
 

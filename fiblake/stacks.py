@@ -28,11 +28,16 @@ def connect(
         raise ConfigurationError(
             f"{str(error).rstrip('.')}: name another with --profile and --region (in Python: profile=, region=)"
         ) from error
+    except (BotoCoreError, ValueError) as error:
+        raise _unusable(error) from error
 
 
 def check_profile(name: str) -> None:
     """Raise ConfigurationError, with the existing profiles, if AWS's configuration files have no such profile."""
-    profiles = botocore.session.Session().available_profiles
+    try:
+        profiles = botocore.session.Session().available_profiles
+    except BotoCoreError as error:
+        raise _unusable(error) from error
     if name not in profiles:
         hint = f"there are {', '.join(profiles)}" if profiles else "there are none"
         raise ConfigurationError(f"--profile {name!r} is not in AWS's configuration files: {hint}")
@@ -55,6 +60,13 @@ def outputs_of(client: "CloudFormationClient", stack: str) -> dict[str, str]:
     except BotoCoreError as error:
         raise UpstreamError(f"CloudFormation cannot be asked for stack {stack}: {error}") from error
     return {output["OutputKey"]: output["OutputValue"] for output in stacks[0].get("Outputs", [])}
+
+
+def _unusable(error: Exception) -> ConfigurationError:
+    reason = str(error).rstrip(".")
+    return ConfigurationError(
+        f"AWS's settings cannot be used ({reason}): look at the AWS_* variables and AWS's configuration files"
+    )
 
 
 def _translated(error: ClientError, stack: str) -> NotFoundError | EntitlementError | UpstreamError:

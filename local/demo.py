@@ -44,6 +44,7 @@ from local.demo_market import (
 )
 from local.deploy import STACK
 from local.emulator import REPOSITORY
+from local.environment import isolate, isolated
 from local.folders import folder_of_run
 from local.market_data.control import Control
 from local.market_data.replay import sample
@@ -212,8 +213,7 @@ class Demo:
     def _fiblake(self, *arguments: str, **settings: str) -> dict[str, Any]:
         """Run the `fiblake` command upon the stack and return what it answers."""
         command = [str(Path(sys.executable).with_name("fiblake")), "--stack", STACK, "--json", *arguments]
-        own = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-        environment = {**own, **self.stack.environment(), **settings}
+        environment = {**isolated(os.environ), **self.stack.environment(), **settings}
         process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=REPOSITORY)
         if process.returncode:
             raise DemoError(f"fiblake {' '.join(arguments)} failed: {process.stderr.strip() or process.stdout.strip()}")
@@ -275,6 +275,7 @@ class Demo:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo and return the exit code."""
     options = _options(arguments)
+    isolate()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     console = Console(width=None if sys.stdout.isatty() else 120)

@@ -23,6 +23,7 @@ from fiblake.errors import PermanentError
 from fiblake.lake import INTERVALS
 from fiblake.stacks import outputs_of
 from local.emulator import PYTHON, REPOSITORY, client, client_environment
+from local.environment import isolated
 
 BUILDS: Final = REPOSITORY / ".local/build"
 STACK: Final = "fiblake"
@@ -119,8 +120,7 @@ def _build(draft: Path) -> Path:
     raw, target = draft / "raw", draft / "done"
     target.mkdir()
     # The user's environment, unlike in `deploy`: it says where packages come from. Of AWS nothing is needed here.
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    environment = inherited | {"LAMBDA_PYTHON": str(PYTHON)}
+    environment = isolated(os.environ) | {"LAMBDA_PYTHON": str(PYTHON)}
     template = REPOSITORY / "template.yaml"
     _sam("build", "--template-file", str(template), "--build-dir", str(raw), environment=environment, folder=REPOSITORY)
     # Functions of one service have one and the same content: it is zipped once.

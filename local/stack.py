@@ -1,11 +1,10 @@
 """Start the whole chain on one machine: database, vendor, Batch, AWS, and then the real template."""
 
 import json
-import os
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -17,6 +16,7 @@ from fiblake.errors import ConfigurationError
 from fiblake.lake import BRONZE_PREFIX
 from local.deploy import STACK, build, deploy
 from local.emulator import REPOSITORY, client, client_environment, emulator
+from local.environment import for_servers
 from local.postgres import postgres
 from local.processes import free_port, start_server
 from shared.database import DatabaseAddress, Tls
@@ -67,6 +67,11 @@ def environment_of(stack: Stack | None) -> dict[str, str]:
     if stack is None:
         stack = Stack(Path(), "", "", "", "", {"BucketName": ""})
     return {**stack.environment(), "S3_BUCKET": stack.bucket, "FIBLAKE_STACK": STACK}
+
+
+def foreign_settings(environment: Mapping[str, str], stack: Stack) -> list[str]:
+    """Return the AWS variables of an environment that would lead a client of the stack elsewhere."""
+    return sorted(name for name in environment if name.startswith("AWS_") and name not in stack.environment())
 
 
 @contextmanager
@@ -130,9 +135,8 @@ def _server(folder: Path, module: str, *options: str) -> Iterator[str]:
     port_file = folder / f"{module}.port"
     argv = (sys.executable, "-m", f"local.{module}", "--port-file", str(port_file), *options)
     log = folder / f"{module}.log"
-    # Jobs inherit the Batch stand-in's environment: none of the user's AWS settings may come in between.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    child, port = start_server(argv, port_file=port_file, log=log, env=environment, cwd=REPOSITORY)
+    # Jobs inherit the Batch stand-in's environment.
+    child, port = start_server(argv, port_file=port_file, log=log, env=for_servers(folder), cwd=REPOSITORY)
     with child:
         yield f"http://127.0.0.1:{port}"
 

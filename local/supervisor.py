@@ -21,6 +21,7 @@ from typing import Final, TextIO
 
 from fiblake.errors import ConfigurationError, FiblakeError, PermanentError, UpstreamError
 from local.emulator import REPOSITORY
+from local.environment import isolate
 from local.processes import Termination
 from local.stack import Stack, running
 
@@ -40,6 +41,7 @@ def main() -> int:
     """Keep a stack up until SIGTERM or Ctrl-C; return the exit code."""
     signal.signal(signal.SIGTERM, _interrupt)  # until it is up: a start that is cut off stops what it has started
     arguments = _arguments()
+    isolate()
     say = partial(print, flush=True)  # into its log
     try:
         with _alone(), running(FOLDER, first_session=arguments.first_session, bars=arguments.bars, say=say) as stack:

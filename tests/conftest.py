@@ -16,6 +16,8 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+from local.environment import isolate
+
 FOLDER = pytest.StashKey[Path]()
 STACKS = {
     "the commands' stack": ("tests/integration/cli/",),
@@ -26,6 +28,7 @@ STACKS = {
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    isolate()  # what is set for other programs is nothing to our tests
     if config.option.basetemp is None:
         config.stash[FOLDER] = Path(mkdtemp(prefix="fiblake-tests-"))
         config.option.basetemp = config.stash[FOLDER] / "run"

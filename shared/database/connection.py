@@ -50,9 +50,10 @@ class DatabaseAddress:
             ) from None
 
     def arguments(self) -> dict[str, Any]:
-        """Return asyncpg's connection arguments."""
+        """Return asyncpg's connection arguments, all of them: it reads those that are missing from PG* variables."""
         names = {"host": self.host, "port": self.port, "user": self.user, "database": self.database}
-        return {**names, "password": self._password}
+        rest = {"target_session_attrs": "any", "direct_tls": False, "krbsrvname": "postgres", "gsslib": "gssapi"}
+        return {**names, "password": self._password, **rest}
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from shared.database import Database, DatabaseAddress, SymbolRecord, Tls, connec
 
 
 async def ask(address: DatabaseAddress, sql: str, *values: object) -> list[dict[str, Any]]:
-    connection = await asyncpg.connect(**address.arguments(), timeout=30)
+    connection = await asyncpg.connect(**address.arguments(), ssl=False, timeout=30)
     try:
         return [dict(record) for record in await connection.fetch(sql, *values)]
     finally:

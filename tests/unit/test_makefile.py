@@ -39,6 +39,34 @@ def test_every_path_of_ours_is_quoted(checkout: Path) -> None:
         assert not any("with space" in part for part in outside), line
 
 
+def environment_of_recipes(checkout: Path, **environment: str) -> dict[str, str]:
+    """Return what a recipe's commands see."""
+    own = {"PATH": os.environ["PATH"], "HOME": str(checkout), **environment}
+    command = ["make", "--silent", "--eval=shown:\n\t@env --null", "shown"]
+    shown = subprocess.run(command, cwd=checkout, env=own, check=True, capture_output=True, text=True).stdout
+    return dict(line.split("=", 1) for line in shown.split("\0") if line)
+
+
+def test_of_the_variables_of_pip_uv_npm_and_python_only_sources_reach_a_recipe(checkout: Path) -> None:
+    sources = {
+        "PIP_INDEX_URL": "http://a", "PIP_CERT": "/b", "UV_DEFAULT_INDEX": "http://c", "UV_INDEX_X_PASSWORD": "d",
+        "UV_CACHE_DIR": "/e", "npm_config_registry": "http://f", "npm_config_//host/:_authToken": "g",
+        "HTTPS_PROXY": "http://h", "TMPDIR": str(checkout),
+    }  # fmt: skip
+    foreign = {
+        "PIP_TARGET": "/a", "PIP_CONSTRAINT": "/b", "UV_PYTHON": "3.8", "UV_EXCLUDE_NEWER": "2020-01-01",
+        "npm_config_global": "true", "NPM_CONFIG_PREFIX": "/c", "PYTHONHOME": "/d", "PYTHONPATH": "/e",
+        "PYTHONOPTIMIZE": "2", "NODE_OPTIONS": "--f", "BASH_ENV": "/g", "CDPATH": "/h",
+    }  # fmt: skip
+    seen = environment_of_recipes(checkout, **sources, **foreign)
+    assert {name: seen.get(name) for name in sources} == sources
+    assert seen.keys() & foreign.keys() == set()
+
+
+def test_a_folder_for_temporary_files_that_is_not_there_is_not_used(checkout: Path) -> None:
+    assert "TMPDIR" not in environment_of_recipes(checkout, TMPDIR="/nonexistent")
+
+
 def test_pip_uv_and_npm_are_shown_the_systems_authorities(checkout: Path) -> None:
     assert 'REQUESTS_CA_BUNDLE="${REQUESTS_CA_BUNDLE:-' in would_run(checkout, ".tools/uv/.ready")
     (checkout / "Makefile").write_text(

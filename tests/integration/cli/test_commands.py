@@ -22,6 +22,7 @@ from fiblake.calendar import nyse
 from fiblake.lake import Bronze, archive_key, quarantine_key
 from local.deploy import STACK
 from local.emulator import REPOSITORY
+from local.environment import isolated
 from shared import dead_letters
 from shared.database import DatabaseAddress
 from shared.events import ConsolidationComplete
@@ -36,7 +37,7 @@ Fiblake = Callable[..., Result]
 
 @pytest.fixture
 def fiblake(chain: Chain, tmp_path: Path) -> Fiblake:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    inherited = isolated(os.environ)
     found = {**chain.stack.environment(), "FIBLAKE_STACK": STACK, "XDG_CACHE_HOME": str(tmp_path / "cache")}
 
     def ran(*arguments: str) -> Result:
@@ -178,7 +179,7 @@ def test_a_replay_of_one_kind_among_a_thousand_that_is_killed_half_way_loses_non
 
 def _replay(chain: Chain, source: str, hidden_seconds: int) -> "subprocess.Popen[bytes]":
     """Replay in a process of its own; what it looked at is visible again that long after it was killed."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    inherited = isolated(os.environ)
     environment = {**inherited, **chain.stack.environment()}
     return subprocess.Popen(
         [sys.executable, "-c", REPLAY, source, str(hidden_seconds)], cwd=REPOSITORY, env=environment

@@ -13,6 +13,7 @@ import pytest
 
 from local.deploy import STACK
 from local.emulator import REPOSITORY
+from local.environment import isolated
 from shared.database import DatabaseAddress
 from tests.integration.conftest import Chain
 from tests.integration.databases import know
@@ -41,7 +42,7 @@ def lake(chain: Chain) -> Chain:
 def fiblake(
     chain: Chain, *arguments: str, program: str | None = None, **changes: str
 ) -> "subprocess.CompletedProcess[str]":
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    inherited = isolated(os.environ)
     environment = {**inherited, **chain.stack.environment(), "FIBLAKE_STACK": STACK, **changes}
     start = [sys.executable, "-c", program] if program else [FIBLAKE]
     return subprocess.run(

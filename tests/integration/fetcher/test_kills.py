@@ -16,6 +16,7 @@ import pytest
 from fiblake.bars import read_bars
 from fiblake.lake import Bronze
 from local.emulator import REPOSITORY
+from local.environment import isolated
 from local.sample_bars import read_sample_bars
 from local.stack import API_KEY
 from shared.database import DatabaseAddress
@@ -103,7 +104,7 @@ class Fetching:
         names = {"host": "host", "port": "port", "user": "username", "database": "dbname", "password": "password"}
         secret = json.dumps({names[name]: value for name, value in self.address.arguments().items()})
         arn = stack.client("secretsmanager").create_secret(Name=uuid.uuid4().hex, SecretString=secret)["ARN"]
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        inherited = isolated(os.environ)
         return {
             **inherited, **stack.environment(), "S3_BUCKET": stack.bucket, "S3_PREFIX": self.prefix,
             "RDS_SECRET_ARN": arn, "DATABASE_TLS": "disable", "MASSIVE_API_KEY": API_KEY,

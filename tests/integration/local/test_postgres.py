@@ -1,3 +1,4 @@
+import asyncio
 import json
 import os
 import shutil
@@ -11,6 +12,9 @@ import pytest
 
 from local.postgres import DatabaseSecret, postgres
 from local.processes import Child, ChildError
+from migrations import schema
+from shared.database import DatabaseAddress, Tls
+from tests.integration.databases import ask as ask_database
 
 
 async def connect(secret: DatabaseSecret) -> "asyncpg.Connection[asyncpg.Record]":
@@ -72,6 +76,23 @@ async def test_a_path_longer_than_a_socket_may_have_works(tmp_path: Path) -> Non
     data_dir = tmp_path / ("long" * 20) / ("longer" * 20) / "data"
     with postgres(data_dir) as secret:
         assert await ask(secret, "SELECT 1") == 1
+
+
+def test_variables_that_are_set_for_another_server_do_not_reach_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hostile = {
+        "PGTARGETSESSIONATTRS": "standby", "PGSERVICE": "prod", "PGSSLMODE": "verify-full", "PGPASSFILE": "/none",
+        "PGOPTIONS": "-c work_mem=garbage", "PGDATESTYLE": "garbage", "PGPORT": "1", "PGDATA": "/nonexistent",
+        "LC_ALL": "garbage", "TZ": "garbage",
+    }  # fmt: skip
+    for name, value in hostile.items():
+        monkeypatch.setenv(name, value)
+    with postgres(tmp_path / "data") as secret:
+        address = DatabaseAddress.of_secret(json.dumps(secret))
+        schema.upgrade(address, Tls(verify=False))
+        assert asyncio.run(ask_database(address, "SELECT count(*) FROM raw_ohlcv")) == [{"count": 0}]
+    assert {name: os.environ[name] for name in hostile} == hostile
 
 
 def test_a_second_server_on_the_same_data_is_refused(tmp_path: Path) -> None:

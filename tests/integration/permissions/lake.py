@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from local.emulator import client
+from local.environment import isolated
 from tests.integration.permissions.calls import REGION, arn
 from tests.integration.permissions.concrete import Concrete, environment
 from tests.integration.permissions.recorder import Recording
@@ -101,7 +102,7 @@ class RecordedLake:
             raise PathError(f"{job} ended with {done['code']}, not {code}:\n{done['output'][-3000:]}")
 
     def _run(self, role: str, variables: Mapping[str, str], **what: object) -> dict[str, Any]:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        inherited = isolated(os.environ)
         signed = {
             "AWS_ACCESS_KEY_ID": role, "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": REGION,
             "AWS_DEFAULT_REGION": REGION, "AWS_ENDPOINT_URL": self.url, "AWS_CONFIG_FILE": os.devnull,

@@ -48,6 +48,16 @@ def test_the_environment_is_for_a_shell_or_for_a_program() -> None:
 
 
 @pytest.mark.usefixtures("stack")
+def test_what_would_lead_a_shell_elsewhere_is_unset_and_a_proxy_is_passed_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "prod")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://elsewhere")
+    monkeypatch.setenv("https_proxy", "http://proxy")
+    lines = run("env").splitlines()
+    assert lines[0] == "unset AWS_ENDPOINT_URL_S3 AWS_PROFILE"
+    assert "export NO_PROXY=127.0.0.1,localhost" in lines
+
+
+@pytest.mark.usefixtures("stack")
 def test_sam_gets_the_variables_of_each_function_and_where_aws_is() -> None:
     by_function = json.loads(run("env", "--sam"))
     assert by_function == {

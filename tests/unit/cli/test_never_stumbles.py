@@ -76,6 +76,17 @@ def needed(path: str) -> list[str]:
     return words
 
 
+WRONG_VARIABLES = [
+    ("AWS_CONFIG_FILE", "BROKEN", "AWS's settings cannot be used"),
+    ("AWS_SHARED_CREDENTIALS_FILE", "BROKEN", "AWS's settings cannot be used"),
+    ("AWS_PROFILE", "nobody", "'nobody' is not in AWS's configuration files"),
+    ("AWS_RETRY_MODE", "garbage", "AWS's settings cannot be used"),
+    ("AWS_MAX_ATTEMPTS", "many", "AWS's settings cannot be used"),
+    ("AWS_ENDPOINT_URL_SQS", "garbage", "AWS_ENDPOINT_URL_SQS='garbage' is no URL"),
+    ("LOG_LEVEL", "garbage", "LOG_LEVEL='garbage' is no level such as INFO or WARNING"),
+]
+
+
 def ended(monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str]) -> int:
     monkeypatch.setattr(sys, "argv", ["fiblake", *arguments])
     monkeypatch.setattr(logger.registered_handler, "stream", sys.stdout)
@@ -177,6 +188,23 @@ def test_an_account_that_cannot_be_is_exit_code_2_in_every_command(
     logger.setLevel(level)
     out, err = capsys.readouterr()
     assert said in err
+    assert (out, err.count("\n")) == ("", 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "variable", "value", "text"),
+    [(path, *WRONG_VARIABLES[0]) for path in sorted(COMMANDS.keys() - NO_ACCOUNT)]
+    + [("status", *row) for row in WRONG_VARIABLES[1:]],
+)
+def test_a_variable_that_cannot_be_used_is_exit_code_2_in_every_command(  # noqa: PLR0917
+    path: str, variable: str, value: str, text: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], tmp_path: Path,
+) -> None:  # fmt: skip
+    (tmp_path / "broken").write_text("no section\n[x\n")
+    monkeypatch.setenv(variable, str(tmp_path / "broken") if value == "BROKEN" else value)
+    assert ended(monkeypatch, [*path.split(), *needed(path)]) == 2
+    out, err = capsys.readouterr()
+    assert text in err
     assert (out, err.count("\n")) == ("", 1)
 
 

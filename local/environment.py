@@ -1,0 +1,57 @@
+"""What of this machine's environment the embedded stack, its clients and the tests may see.
+
+A variable that is meant for other programs must not send us to another account, database or folder, nor through a proxy
+to ourselves. Our own process drops such variables once, at its start (`isolate`); a server and the jobs below it get
+only what they are given (`for_servers`).
+"""
+
+import os
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+from typing import Final
+
+_MEANT_FOR_OTHERS: Final = ("AWS_", "PG", "POWERTOOLS_", "DUCKDB_")
+"""How the names begin that AWS's clients, Postgres, the logger and DuckDB read."""
+_OURS: Final = ("127.0.0.1", "localhost")
+_NO_PROXY: Final = ("NO_PROXY", "no_proxy")
+_PROXIES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+_FOR_SERVERS: Final = ("PATH", "HOME", "USER", "LOGNAME", "PYTHONDONTWRITEBYTECODE")
+
+
+def isolated(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without the variables that are meant for others; a proxy in it does not get our requests.
+
+    Where packages come from stays, and so does a proxy for all other hosts.
+    """
+    kept = {name: value for name, value in environment.items() if not name.startswith(_MEANT_FOR_OTHERS)}
+    if not _is_usable(kept.get("TMPDIR", "/")):
+        del kept["TMPDIR"]  # as Python's tempfile does
+    return kept | no_proxy(kept)
+
+
+def isolate(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Drop the variables that are meant for others from this process's environment."""
+    kept = isolated(environment)
+    for name in environment.keys() - kept.keys():
+        del environment[name]
+    environment.update(kept)
+
+
+def no_proxy(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that keep requests to this machine from a proxy; none if no proxy is named."""
+    if not any(environment.get(name) for name in _PROXIES):
+        return {}
+    hosts = [host.strip() for name in _NO_PROXY for host in environment.get(name, "").split(",") if host.strip()]
+    return dict.fromkeys(_NO_PROXY, ",".join(dict.fromkeys([*hosts, *_OURS])))
+
+
+def for_servers(folder: Path) -> dict[str, str]:
+    """Return the environment of a server of the stack, and of the jobs that inherit it: temporary files lie below."""
+    temporary = folder / "tmp"
+    temporary.mkdir(parents=True, exist_ok=True)
+    inherited = {name: os.environ[name] for name in _FOR_SERVERS if name in os.environ}
+    return inherited | {"LANG": "C.UTF-8", "TMPDIR": str(temporary)}
+
+
+def _is_usable(folder: str) -> bool:
+    return Path(folder).is_dir() and os.access(folder, os.W_OK | os.X_OK)
