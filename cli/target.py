@@ -1,6 +1,5 @@
 """Find the stack that the global options name, and open its parts."""
 
-import logging
 import os
 import re
 import uuid
@@ -29,7 +28,6 @@ DEFAULT_STACK: Final = "dev-fiblake"
 """The stack's name in samconfig.toml."""
 _REGION: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
 SYMBOLS_PER_CHILD: Final = 500
-_LOG_LEVELS: Final = ("POWERTOOLS_LOG_LEVEL", "LOG_LEVEL")
 _QUEUE_URL: Final = "QueueUrl"
 _DEAD_LETTERS_URL: Final = "DeadLettersUrl"
 
@@ -232,13 +230,10 @@ def _keep_stdout_clean() -> None:
     # A command's answer goes to stdout, for a program to read; log lines must not go there.
     import sys
 
-    for name in _LOG_LEVELS:
-        if not isinstance(logging.getLevelName(os.environ.get(name, "INFO").upper()), int):
-            raise ConfigurationError(f"{name}={os.environ[name]!r} is no level such as INFO or WARNING")
-    from shared.telemetry import logger
+    from shared.telemetry import level_of, logger
 
     logger.registered_handler.setStream(sys.stderr)  # type: ignore[attr-defined]
-    if not os.environ.keys() & set(_LOG_LEVELS):
+    if level_of(os.environ) is None:
         logger.setLevel("WARNING")  # successes are in the answer
     os.environ["POWERTOOLS_METRICS_DISABLED"] = "true"  # they are for the functions' operators
 

@@ -1,7 +1,9 @@
 """Write structured log lines and metrics (Powertools, JSON to stdout)."""
 
+import logging
 import os
 import threading
+from collections.abc import Mapping
 from typing import Final
 
 from aws_lambda_powertools import Logger, Metrics
@@ -10,8 +12,18 @@ from aws_lambda_powertools.metrics import MetricUnit
 TRACE: Final = "_X_AMZN_TRACE_ID"
 """The variable in which Lambda names the trace of an invocation, and where Powertools' logger and boto3 look for it."""
 
-logger = Logger()
-"""Name and level come from POWERTOOLS_SERVICE_NAME and LOG_LEVEL."""
+
+def level_of(environment: Mapping[str, str]) -> str | None:
+    """Return the level that POWERTOOLS_LOG_LEVEL, or else LOG_LEVEL, names; None if it is no level of ours.
+
+    Other programs read LOG_LEVEL as well, and have other levels (`trace`).
+    """
+    named = (environment.get("POWERTOOLS_LOG_LEVEL") or environment.get("LOG_LEVEL") or "").upper()
+    return named if named in logging.getLevelNamesMapping() else None
+
+
+logger = Logger(level=level_of(os.environ) or "INFO")
+"""Its name comes from POWERTOOLS_SERVICE_NAME."""
 
 # One namespace for each environment, so that an alarm counts only its own environment.
 _metrics = Metrics(namespace=os.environ.get("POWERTOOLS_METRICS_NAMESPACE") or "fiblake")

@@ -83,7 +83,6 @@ WRONG_VARIABLES = [
     ("AWS_RETRY_MODE", "garbage", "AWS's settings cannot be used"),
     ("AWS_MAX_ATTEMPTS", "many", "AWS's settings cannot be used"),
     ("AWS_ENDPOINT_URL_SQS", "garbage", "AWS_ENDPOINT_URL_SQS='garbage' is no URL"),
-    ("LOG_LEVEL", "garbage", "LOG_LEVEL='garbage' is no level such as INFO or WARNING"),
 ]
 
 

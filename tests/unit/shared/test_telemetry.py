@@ -6,6 +6,9 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
+from shared.telemetry import level_of
 from tests.fakes import REPOSITORY
 
 
@@ -62,3 +65,24 @@ with ThreadPoolExecutor(8) as pool:
 def test_each_environment_has_a_namespace_of_its_own() -> None:
     [line] = written("emit_metrics(SymbolsConsolidated=1)", "fiblake/prod")
     assert declared(line)["Namespace"] == "fiblake/prod"
+
+
+@pytest.mark.parametrize(
+    ("environment", "level"),
+    [
+        ({}, None),
+        ({"LOG_LEVEL": "debug"}, "DEBUG"),
+        ({"LOG_LEVEL": "DEBUG", "POWERTOOLS_LOG_LEVEL": "ERROR"}, "ERROR"),
+        ({"LOG_LEVEL": "trace"}, None),
+    ],
+)
+def test_a_level_that_another_program_has_is_none_of_ours(environment: dict[str, str], level: str | None) -> None:
+    assert level_of(environment) == level
+
+
+def test_a_level_that_is_none_does_not_stop_the_process_and_one_of_ours_counts() -> None:
+    for variable, expected in (("trace", "20"), ("ERROR", "40")):
+        command = [sys.executable, "-c", "from shared.telemetry import logger; print(logger.log_level)"]
+        environment = {**os.environ, "LOG_LEVEL": variable}
+        shown = subprocess.run(command, env=environment, cwd=REPOSITORY, check=True, capture_output=True, text=True)
+        assert shown.stdout.strip() == expected
