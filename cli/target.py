@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from shared.database import DatabaseAddress, Tls
     from shared.jobs import JobQueue
+    from shared.metrics import Latency
     from shared.objects import ObjectStore
     from shared.queues import Queue, Topic
 
@@ -122,6 +123,13 @@ class Target:
 
         names = {url.rsplit("/", 1)[-1]: name for name, url in self.queue_urls.items()}
         return {names[full]: age for full, age in oldest_ages(list(names)).items()}
+
+    def latencies(self) -> "dict[int, Latency]":
+        """Return how long puts took to silver on the last day that had any, by interval, according to CloudWatch."""
+        from fiblake.lake import INTERVALS
+        from shared.metrics import latencies
+
+        return latencies(f"fiblake/{self._environment.removesuffix('-')}", INTERVALS)
 
     def jobs(self, prefix: str) -> "JobQueue":
         """Open the workers' job queue, for jobs whose names begin with `prefix`."""

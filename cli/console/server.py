@@ -69,11 +69,12 @@ def application(console: Console) -> Starlette:
         loader=jinja2.PackageLoader("cli.console"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     pages.filters["number"] = lambda value: "-" if value is None else f"{value:,}"
-    pages.filters |= {"counted": counted, "instant": instant, "shortened": shortened}
+    pages.filters |= {"counted": counted, "instant": instant, "shortened": shortened, "seconds": _seconds}
     render = partial(_rendered, pages, console)
     routes = [
         Route("/", _page(render, "flow.html", lambda _request: {})),
         Route("/fragments/flow", _page(render, "flow_fragment.html", partial(_flow, console))),
+        Route("/fragments/latency", _page(render, "latency_fragment.html", partial(_latency, console))),
         Route("/symbols", _find(render, console)),
         Route("/symbols/{symbol}", _page(render, "symbol.html", _symbol)),
         Route("/fragments/symbols/{symbol}", _page(render, "symbol_fragment.html", partial(_symbol_parts, console))),
@@ -179,11 +180,21 @@ def partial_json(values: "Callable[[Request], Mapping[str, Any]]") -> Handler:
     return handle
 
 
+def _seconds(value: float) -> str:
+    """Return a span of time as a person says it."""
+    minutes = round(value / 60)
+    return f"{value:.1f} s" if value < 120 else f"{minutes} min" if minutes < 120 else f"{value / 3600:.1f} h"  # noqa: PLR2004
+
+
 def _flow(console: Console, _request: "Request") -> Mapping[str, Any]:
     from cli.status import look
 
     state = look(console.stack, jobs=5, lag=True)
     return {"state": state, "problems": facts.problems(state)}
+
+
+def _latency(console: Console, _request: "Request") -> Mapping[str, Any]:
+    return {"latencies": console.stack.latencies()}
 
 
 def _find(render: Render, console: Console) -> Handler:

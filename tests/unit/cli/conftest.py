@@ -9,6 +9,7 @@ from typer.testing import CliRunner, Result
 
 from cli.app import app, exit_code
 from fiblake.errors import FiblakeError, NotFoundError, UpstreamError
+from shared.metrics import Latency
 from tests.fakes import FakeJobs, FakeQueue, FakeTopic, MemoryObjectStore
 
 
@@ -23,6 +24,7 @@ class FakeTarget:
     outputs: dict[str, str] = field(default_factory=dict)
     queues: dict[str, FakeQueue] = field(default_factory=dict)
     lone_dead_letters: dict[str, FakeQueue] = field(default_factory=dict)
+    measured: dict[int, Latency] = field(default_factory=dict)
     workers: FakeJobs = field(default_factory=FakeJobs)
     log_folder: Path | None = Path("/nonexistent")
     """Of a stack on this machine, whose parts have written nothing."""
@@ -42,6 +44,9 @@ class FakeTarget:
 
     def queue_ages(self) -> dict[str, int]:
         return {"consolidation": 7}
+
+    def latencies(self) -> dict[int, Latency]:
+        return self.measured
 
     def queue(self, url: str) -> FakeQueue:
         (found,) = [one for one in (*self.queues.values(), *self.lone_dead_letters.values()) if one.url == url]

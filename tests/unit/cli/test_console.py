@@ -17,6 +17,7 @@ from fiblake.bars import MANIFEST, Consolidated, ReportedBar, encode
 from fiblake.errors import ContractError, NotFoundError
 from fiblake.lake import MANIFEST_KEY
 from shared.events import ConsolidationRequest
+from shared.metrics import Latency
 from shared.quarantine import quarantine
 from shared.queues import ReceivedMessage
 from tests.fakes import LAKE, NOON, bar, table
@@ -320,3 +321,12 @@ def test_the_way_of_a_put_is_a_page(client: Visitor, stack: FakeTarget, tmp_path
     assert "&lt;script&gt;" in text
     assert client.get("/fragments/trace?id=nobody").status_code == 404
     assert client.get("/fragments/trace?id=%22x").status_code == 404
+
+
+def test_the_flow_shows_how_long_puts_took_to_silver(client: Visitor, stack: FakeTarget) -> None:
+    assert 'hx-get="/fragments/latency"' in client.get("/").text
+    assert "No put has reached silver" in client.get("/fragments/latency").text
+    stack.measured = {3: Latency(date(2025, 11, 19), 12.34, 7_300.0), 34: Latency(date(2025, 11, 18), 119.9, 600.0)}
+    shown = " ".join(client.get("/fragments/latency").text.split())
+    for text in ("silver_3d</td><td>12.3 s</td><td>2.0 h", "silver_34d</td><td>119.9 s</td><td>10 min", "2025-11-18"):
+        assert text in shown

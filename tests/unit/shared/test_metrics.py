@@ -1,4 +1,4 @@
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import boto3
@@ -6,7 +6,7 @@ import pytest
 from botocore.stub import ANY, Stubber
 
 from fiblake.errors import UpstreamError
-from shared.metrics import oldest_ages
+from shared.metrics import Latency, latencies, oldest_ages
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 
@@ -30,3 +30,27 @@ def test_a_refusal_is_a_fault_that_may_pass() -> None:
         stub.add_client_error("get_metric_data", "AccessDenied")
         with pytest.raises(UpstreamError, match="CloudWatch does not say"):
             oldest_ages(["dev-a"], client)
+
+
+def test_the_latency_of_each_interval_is_that_of_the_last_day_with_puts() -> None:
+    client = boto3.client("cloudwatch")
+    asked: dict[str, Any] = {}
+    client.meta.events.register("provide-client-params.*.GetMetricData", lambda params, **_: asked.update(params))
+    days = [datetime(2026, 1, number, tzinfo=UTC) for number in (5, 7, 6)]
+    results: list[Any] = [
+        {"Id": "q0", "Timestamps": days, "Values": [10.0, 12.5, 11.0]},
+        {"Id": "q1", "Timestamps": days, "Values": [60.0, 90.0, 70.0]},
+        {"Id": "q2", "Timestamps": [], "Values": []},
+        {"Id": "q3", "Timestamps": [], "Values": []},
+    ]
+    with Stubber(client) as stub:
+        stub.add_response("get_metric_data", {"MetricDataResults": results})
+        assert latencies("fiblake/dev", [3, 34], client) == {3: Latency(date(2026, 1, 7), 12.5, 90.0)}
+    queries = [query["MetricStat"] for query in asked["MetricDataQueries"]]
+    assert [query["Stat"] for query in queries] == ["p50", "p95"] * 2
+    assert {(query["Metric"]["Namespace"], query["Metric"]["MetricName"]) for query in queries} == {
+        ("fiblake/dev", "PutToSilverSeconds")
+    }
+    assert queries[3]["Metric"]["Dimensions"] == [
+        {"Name": "service", "Value": "resampler"}, {"Name": "interval", "Value": "34d"},
+    ]  # fmt: skip
