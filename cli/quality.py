@@ -37,6 +37,7 @@ def quality(
     A session without a bar that the vendor was asked for had no trade: it is not missing. Named are jumps that no split
     explains, splits that the bars do not show or that are reported twice, sessions that repeat the one before, and
     dividends whose factor by the vendor contradicts cash and close.
+    Where the lake has, or had, a bar of the API and one of a flat file, the two are compared.
     Exit code 3: there is something to look at.
     """
     options.writable(html, "--html")
@@ -82,16 +83,22 @@ def _sources(stack: Target, symbol: str, calendar: "TradingCalendar", first: dat
     """Return what the lake knows of a symbol besides its bars; what Postgres does not tell is unknown."""
     from cli.quality_report import Sources
     from fiblake.errors import FiblakeError
-    from fiblake.lake import identities_key, splits_key
+    from fiblake.lake import identities_key, revisions_key, splits_key
+    from fiblake.reader.faults import using
     from fiblake.reference import read_identities, read_splits
+    from fiblake.revisions import read_revisions
     from shared.outcomes import catch_errors
     from shared.quarantine import list_quarantined
 
-    identities, splits = stack.store.get_many([identities_key(symbol), splits_key(symbol)])
+    keys = [identities_key(symbol), splits_key(symbol), revisions_key(symbol)]
+    identities, splits, revisions = stack.store.get_many(keys)
+    with using(keys[2]):
+        superseded = read_revisions(revisions.data, symbol) if revisions else None
     sources = Sources(
         read_identities(identities.data, symbol) if identities else (),
         read_splits(splits.data, symbol) if splits else (),
         {held.bar.session for held in list_quarantined(stack.store, symbol)},
+        revisions=superseded,
     )
     database_facts = catch_errors(lambda: asyncio.run(_asked(stack, symbol, calendar, first, closed)))
     return sources if isinstance(database_facts, FiblakeError) else replace(sources, asked=database_facts)
@@ -149,14 +156,20 @@ def verdict(result: "Quality") -> str:
             if totals[UNKNOWN]
             else []
         ),
+        *([_compared(result)] if result.compared else []),
         *([f"{counted(result.before_first, 'session')} listed before the first bar"] if result.before_first else []),
     ]
     sentence = f"To look at: {', '.join(parts)}." if parts else "Whole and plausible."
     return f"{sentence} {', '.join(notes)}." if notes else sentence
 
 
+def _compared(result: "Quality") -> str:
+    compared = counted(result.compared, "session")
+    return f"{compared} compared between the API and flat files ({result.differing} differ)"
+
+
 def _plural(kind: str) -> str:
-    return {"split not seen": "splits not seen"}.get(kind, f"{kind}s")
+    return {"split not seen": "splits not seen", "flat file differs": "flat files differ"}.get(kind, f"{kind}s")
 
 
 def _show(console: "Console", results: "Sequence[Quality]") -> None:

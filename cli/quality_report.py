@@ -7,9 +7,13 @@ from itertools import groupby, pairwise
 from math import log
 from typing import Any, Final
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from fiblake.bars import Consolidated
 from fiblake.calendar import TradingCalendar
 from fiblake.reference import Identity, Split
+from fiblake.revisions import BAR as BAR_STATEMENT
 from fiblake.rules import jumped, positive
 from fiblake.symbols import BEGINNING
 from fiblake.wording import counted
@@ -20,12 +24,16 @@ REPEATS: Final = 3
 """This many sessions in a row with the same prices and volume show a feed that stopped, not a market."""
 SAME_SPLIT_DAYS: Final = 10
 """Two splits of one ratio within this many days are probably one."""
+FLAT_FILE_DIFFERS: Final = "flat file differs"
 _VISIBLE_SPLIT: Final = 1.4
 """A split with a smaller change of the price cannot be distinguished from an ordinary day."""
 _NUMBERS: Final = ("open", "high", "low", "close", "volume")
 BAR, NO_TRADE, QUARANTINED, WITHDRAWN, UNKNOWN, MISSING = STATES = (
     "bars", "no_trade", "quarantined", "withdrawn", "unknown", "missing",
 )  # fmt: skip
+
+
+_Bar = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,8 @@ class Sources:
     quarantined: Collection[date] = ()
     asked: Collection[date] | None = None
     """Sessions that were requested from the vendor: one without a bar had no trade. None: unknown."""
+    revisions: pa.Table | None = None
+    """What data.parquet no longer says (schema REVISIONS)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,13 @@ class Quality:
     before_first: int
     """Sessions between the listing and the first bar, if the listing is known."""
     findings: Sequence[Finding] = field(default_factory=tuple)
+    compared: int = 0
+    """Sessions of which the lake has, or had, a bar of the API and one of a flat file."""
+
+    @property
+    def differing(self) -> int:
+        """Of those that were compared, the sessions whose two bars differ."""
+        return sum(finding.kind == FLAT_FILE_DIFFERS for finding in self.findings)
 
     @property
     def totals(self) -> dict[str, int]:
@@ -78,6 +95,7 @@ class Quality:
             "symbol": self.symbol, "first": self.first, "last": self.last, "is_good": self.is_good,
             "totals": self.totals, "before_first_bar": self.before_first, "missing": list(self.missing),
             "months": [{"month": month, **states} for month, states in self.months.items()],
+            "sources": {"compared": self.compared, "differ": self.differing},
             "findings": [{"kind": f.kind, "session": f.session, "text": f.text} for f in self.findings],
         }  # fmt: skip
 
@@ -97,11 +115,13 @@ def quality_of(
             missing.append(day)
     findings = [*_jumps(stored, sessions), *_repeats(stored, sessions), *_repeated_splits(sources.splits)]
     findings += _doubtful_dividends(stored)
+    pairs = _bars_of_both_sources(stored, sources.revisions) if sources.revisions is not None else {}
+    findings += _differences(pairs)
     listed = min((identity.valid_from for identity in sources.identities), default=BEGINNING)
     known_from = max(listed, calendar.session(0)) if listed > BEGINNING else sessions[0]
     before = len(calendar.between(known_from, sessions[0])) - 1 if known_from < sessions[0] else 0
     ordered = sorted(findings, key=lambda finding: finding.session)
-    return Quality(symbol, sessions[0], sessions[-1], months, missing, before, ordered)
+    return Quality(symbol, sessions[0], sessions[-1], months, missing, before, ordered, len(pairs))
 
 
 def _expected(identities: Sequence[Identity], calendar: TradingCalendar, first: date, closed: date) -> list[date]:
@@ -171,6 +191,29 @@ def _doubtful_dividends(stored: Consolidated) -> Iterator[Finding]:
     sessions = stored.bars["timestamp"].to_numpy().astype("datetime64[D]")
     for dispute in stored.reference.payout_disputes(sessions, stored.bars["close"].to_numpy()):
         yield Finding("doubtful dividend", dispute.ex_date, dispute.text)
+
+
+def _bars_of_both_sources(stored: Consolidated, revisions: pa.Table) -> dict[date, tuple[_Bar, _Bar]]:
+    """Return, by session, the last bar of the API and the last of a flat file, where the lake has or had both.
+
+    A bar of the API has a vwap, a row of a flat file has none.
+    """
+    superseded = revisions.filter(pc.equal(revisions["kind"], BAR_STATEMENT))
+    current = stored.bars.filter(pc.is_in(stored.bars["timestamp"], superseded["timestamp"].combine_chunks()))
+    columns = ["timestamp", *_NUMBERS, "vwap", "ingested_at"]
+    rows = pa.concat_tables([superseded.select(columns), current.select(columns)], promote_options="permissive")
+    last: dict[bool, dict[date, _Bar]] = {False: {}, True: {}}
+    for row in rows.sort_by("ingested_at").to_pylist():
+        last[row["vwap"] is not None][row["timestamp"]] = row
+    flat_files, api = last[False], last[True]
+    return {day: (api[day], flat_files[day]) for day in sorted(api.keys() & flat_files.keys())}
+
+
+def _differences(pairs: Mapping[date, tuple[_Bar, _Bar]]) -> Iterator[Finding]:
+    for day, (api, flat_file) in pairs.items():
+        texts = [f"{name} {api[name]:g} and {flat_file[name]:g}" for name in _NUMBERS if api[name] != flat_file[name]]
+        if texts:
+            yield Finding(FLAT_FILE_DIFFERS, day, f"the API and a flat file have {', '.join(texts)}")
 
 
 def by_year(months: Mapping[str, Mapping[str, int]]) -> Iterable[tuple[str, list[Mapping[str, int] | None]]]:

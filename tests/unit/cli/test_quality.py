@@ -8,10 +8,11 @@ from cli import quality as command
 from cli.quality import page, verdict
 from cli.quality_report import Sources, quality_of
 from fiblake.adjustment import Reference
-from fiblake.bars import Consolidated
+from fiblake.bars import Consolidated, encode
 from fiblake.calendar import nyse
-from fiblake.lake import splits_key
+from fiblake.lake import revisions_key, splits_key
 from fiblake.reference import Split, splits_file
+from fiblake.revisions import revise
 from tests.fakes import LAKE, NOON, bar, table
 from tests.unit.cli.conftest import FakeTarget, Run
 
@@ -97,3 +98,21 @@ def test_the_verdict_names_each_kind_with_its_number() -> None:
     bars = Consolidated(table(*(bar(d, c) for d, c in zip(days, closes, strict=True))), {}, NOON, Reference())
     sentence = verdict(quality_of("AAPL", bars, nyse(), DAYS[61], Sources(asked={DAYS[60]})))
     assert sentence == "To look at: 1 missing session, 1 stale repeat, 1 jump. 1 session without a trade."
+
+
+@pytest.mark.usefixtures("asked")
+def test_a_flat_file_that_differs_from_the_api_is_shown(run: Run, stack: FakeTarget) -> None:
+    lay(stack, DAYS)
+    before = table(bar(DAYS[5], 105.0, vwap=105.0), bar(DAYS[6], 100.0, vwap=100.0))
+    first, _ = revise(None, Consolidated(before, {}, NOON, Reference()))
+    data = stack.store.peek(LAKE.data_key("AAPL")) or b""
+    _, revisions = revise(first, Consolidated.decode(data, "AAPL", NOON))
+    stack.store.lay(revisions_key("AAPL"), encode(revisions))
+    result = run("quality", "AAPL")
+    assert result.exit_code == 3
+    shown = " ".join(result.stdout.split())
+    assert "To look at: 1 flat file differs. 2 sessions compared between the API and flat files (1 differ)" in shown
+    assert f"{DAYS[6]} flat file differs: the API and a flat file have" in shown
+    stack.store.lay(revisions_key("AAPL"), b"no Parquet")
+    broken = run("quality", "AAPL")
+    assert (broken.exit_code, revisions_key("AAPL") in broken.stderr) == (1, True)

@@ -13,6 +13,7 @@ from fiblake.adjustment import Payout, Reference
 from fiblake.bars import Consolidated
 from fiblake.calendar import nyse
 from fiblake.reference import Identity, Split
+from fiblake.revisions import revise
 from tests.fakes import NOON, bar, table
 
 DAYS = nyse().between(date(2024, 1, 2), date(2024, 3, 28))
@@ -137,3 +138,44 @@ def test_months_are_laid_out_by_year() -> None:
     [(year, laid_out)] = by_year(months)
     assert (year, len(list(laid_out))) == ("2024", 12)
     assert [month is None for month in laid_out] == [False] * 3 + [True] * 9
+
+
+@pytest.mark.parametrize("api_first", [True, False])
+def test_bars_of_the_api_and_rows_of_flat_files_are_compared_where_the_lake_had_both(api_first: bool) -> None:  # noqa: FBT001
+    """Ten sessions come from both sources, and two of them with another close; the others from one."""
+    later = NOON + timedelta(hours=1)
+    both, other_close = DAYS[:10], {DAYS[3], DAYS[7]}
+
+    def of_api(day: date) -> dict[str, object]:
+        return bar(day, steady()[day], later if not api_first else NOON, vwap=100.25, trades=7)
+
+    def of_flat_file(day: date) -> dict[str, object]:
+        close = steady()[day] + (0.5 if day in other_close else 0)
+        return bar(day, close, NOON if not api_first else later, trades=7)
+
+    earlier, last = (of_api, of_flat_file) if api_first else (of_flat_file, of_api)
+    first, _ = revise(None, Consolidated(table(*(earlier(day) for day in both)), {}, NOON, Reference()))
+    rows = [last(day) if day in both else of_api(day) for day in DAYS]
+    second, revisions = revise(first, Consolidated(table(*rows), {}, later, Reference()))
+    result = quality(second, Sources(asked=set(), revisions=revisions))
+    assert (result.compared, result.differing) == (10, 2)
+    assert result.facts()["sources"] == {"compared": 10, "differ": 2}
+    assert [(found.kind, found.session) for found in result.findings] == [
+        ("flat file differs", DAYS[3]), ("flat file differs", DAYS[7]),
+    ]  # fmt: skip
+    assert "open 102.5 and 103" in result.findings[0].text
+    assert "close 103 and 103.5" in result.findings[0].text
+    assert not result.is_good
+
+
+def test_a_correction_by_the_same_source_is_no_difference_between_sources() -> None:
+    first, _ = revise(
+        None,
+        Consolidated(table(*(bar(day, close, vwap=99.0) for day, close in steady().items())), {}, NOON, Reference()),
+    )
+    later = NOON + timedelta(hours=1)
+    corrected = table(*(bar(day, close + 1, later, vwap=99.0) for day, close in steady().items()))
+    second, revisions = revise(first, Consolidated(corrected, {}, later, Reference()))
+    assert revisions.num_rows == len(DAYS)
+    result = quality(second, Sources(asked=set(), revisions=revisions))
+    assert (result.compared, result.is_good) == (0, True)
