@@ -28,6 +28,8 @@ API_KEY: Final = "local-replay"
 ENVIRONMENT: Final = "local"
 MAX_RECEIVES: Final = "6"
 _MARK: Final = ".fiblake-stack"
+_LEADS_ELSEWHERE: Final = ("AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN")
+"""How the variables begin that would send a client of the stack to another account or host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,8 @@ def environment_of(stack: Stack | None) -> dict[str, str]:
 
 def foreign_settings(environment: Mapping[str, str], stack: Stack) -> list[str]:
     """Return the AWS variables of an environment that would lead a client of the stack elsewhere."""
-    return sorted(name for name in environment if name.startswith("AWS_") and name not in stack.environment())
+    own = stack.environment()
+    return sorted(name for name in environment if name.startswith(_LEADS_ELSEWHERE) and name not in own)
 
 
 @contextmanager
