@@ -23,18 +23,18 @@ def isolated(environment: Mapping[str, str]) -> dict[str, str]:
 
     Where packages come from stays, and so does a proxy for all other hosts.
     """
-    kept = {name: value for name, value in environment.items() if not name.startswith(_MEANT_FOR_OTHERS)}
-    if not _is_usable(kept.get("TMPDIR", "/")):
-        del kept["TMPDIR"]  # as Python's tempfile does
-    return kept | no_proxy(kept)
+    neutral = {name: value for name, value in environment.items() if not name.startswith(_MEANT_FOR_OTHERS)}
+    if not _is_usable(neutral.get("TMPDIR", "/")):
+        del neutral["TMPDIR"]  # as Python's tempfile does
+    return neutral | no_proxy(neutral)
 
 
 def isolate(environment: MutableMapping[str, str] = os.environ) -> None:
     """Drop the variables that are meant for others from this process's environment."""
-    kept = isolated(environment)
-    for name in environment.keys() - kept.keys():
+    neutral = isolated(environment)
+    for name in environment.keys() - neutral.keys():
         del environment[name]
-    environment.update(kept)
+    environment.update(neutral)
 
 
 def no_proxy(environment: Mapping[str, str]) -> dict[str, str]:

@@ -5,11 +5,13 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from local import supervisor
 from shared.telemetry import logger
 
 settings.register_profile("frugal", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -50,6 +52,13 @@ def _no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError(f"a unit test connects to {address}")
 
     monkeypatch.setattr(socket.socket, "connect", refused)
+
+
+@pytest.fixture(autouse=True)
+def _no_local_stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Let no test see, or end, the local stack that this checkout may have up."""
+    for name in ("FOLDER", "STATE", "LOG", "LOCK"):
+        monkeypatch.setattr(supervisor, name, tmp_path / f"local-stack.{name.lower()}")
 
 
 @pytest.fixture(autouse=True)
