@@ -1,4 +1,4 @@
-"""Which dividends have changed, and whose are asked for: what the vendor reports against what is known (pure)."""
+"""Compare the dividends that the vendor reports with the stored ones, and choose the symbols to request (pure)."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,24 +11,25 @@ from fiblake.reference import Dividend, dividend_fault
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 MIN_PAYERS: Final = 10
-"""From so many symbols on, an answer without any dividend is a fault; of fewer, a plan of two years may know none."""
+"""An empty answer about this many payers is a fault; for fewer symbols a plan of two years may have no dividend."""
 
 
 @dataclass(frozen=True, slots=True)
 class DividendChanges:
-    """The symbols whose dividends differ from what is known, with all the dividends they have now."""
+    """The symbols whose dividends differ from the stored ones, with all their present dividends."""
 
     changed: dict[str, list[Dividend]] = field(default_factory=dict)
     refused: list[Dividend] = field(default_factory=list)
-    """Dividends that cannot be. Each costs itself only: what is known under its id stays."""
+    """Invalid dividends. The stored dividend with the same id stays."""
 
 
 def dividends_due(
     symbols: Collection[str], checked: Mapping[str, datetime], first: Collection[str], stale_before: datetime
 ) -> list[str]:
-    """Return the symbols whose dividends are to be asked for: `first` those with news, then those never asked for.
+    """Return the symbols to request: `first` those with changes, then those that were never requested.
 
-    Then those that were asked for before `stale_before`, the oldest first: the vendor mends old dividends, too.
+    After them come symbols whose last request is before `stale_before`, oldest first: the vendor also corrects old
+    dividends.
     """
     others = [s for s in symbols if s not in first and checked.get(s, _NEVER) < stale_before]
     return [*sorted(first), *sorted(others, key=lambda symbol: (checked.get(symbol, _NEVER), symbol))]
@@ -37,7 +38,7 @@ def dividends_due(
 def symbols_with_news(
     stored: Mapping[str, Sequence[Dividend]], recent: Iterable[Dividend], symbols: Collection[str]
 ) -> set[str]:
-    """Return of `symbols` those of which `recent` dividends are not the `known` ones of the same time."""
+    """Return those of `symbols` whose `recent` dividends differ from the `stored` ones of the same time."""
     reported = by_symbol(d for d in recent if d.symbol in symbols and not dividend_fault(d))
     named = {*reported, *(symbol for symbol in stored if symbol in symbols)}
     return {symbol for symbol in named if reported.get(symbol, []) != _sorted(stored.get(symbol, []))}
@@ -46,14 +47,15 @@ def symbols_with_news(
 def dividend_changes(
     stored: Mapping[str, Sequence[Dividend]], reported: Iterable[Dividend], in_doubt: Collection[str] = ()
 ) -> DividendChanges:
-    """Compare an answer about some symbols with all that is known of these symbols; announced dividends take part.
+    """Compare an answer about some symbols with their stored dividends, including announced ones.
 
-    An answer says nothing of the time before its earliest dividend, of whichever symbol, because a plan may reach back
-    two years only. What is known from before stays, without the vendor's factor, which is not kept up to date any more.
-    What the answer should name and does not is withdrawn. Symbols `in_doubt` count as different: nobody knows what
-    their files say.
+    An answer does not cover the time before its earliest dividend of any symbol, because a plan may include two years
+    only. Stored dividends from before stay, without the vendor's factor, which is no longer updated. A stored dividend
+    of the covered time that is missing from the answer is withdrawn. Symbols `in_doubt` count as different, because the
+    content of their files is unknown.
 
-    Raises UpstreamError if fewer than half of what the answer should name is reported: that is not trusted.
+    Raises UpstreamError if fewer than half of the dividends of the covered time are reported: such an answer is not
+    used.
     """
     everything = list(reported)
     refused = [dividend for dividend in everything if dividend_fault(dividend)]
@@ -68,7 +70,7 @@ def dividend_changes(
 
 
 def by_symbol(dividends: Iterable[Dividend]) -> dict[str, list[Dividend]]:
-    """Return each symbol's dividends, oldest first; one that two pages repeat comes once."""
+    """Return each symbol's dividends, oldest first; a dividend that two pages repeat is in the result once."""
     distinct = {(dividend.symbol, dividend.id): dividend for dividend in dividends}
     grouped: dict[str, list[Dividend]] = {}
     for dividend in _sorted(distinct.values()):
@@ -82,7 +84,7 @@ def _kept(
     refused: Collection[tuple[str, str]],
     reach: date,
 ) -> list[Dividend]:
-    """Return what is known and stays although the answer does not have it."""
+    """Return the stored dividends that stay although the answer does not have them."""
     reported = {(dividend.symbol, dividend.id) for dividend in good}
     missing = [d for of_symbol in stored.values() for d in of_symbol if (d.symbol, d.id) not in reported]
     before = [replace(d, historical_adjustment_factor=None) for d in missing if d.ex_dividend_date < reach]

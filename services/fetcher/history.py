@@ -25,11 +25,10 @@ from shared.telemetry import logger
 
 @dataclass(frozen=True, slots=True)
 class HistoryFetcher:
-    """Loads histories; no session before `earliest` is asked for (a plan may not give them).
+    """Loads histories; no session before `earliest` is requested (a plan may not include it).
 
-    `types`: of a symbol that several companies have borne, only the bars of these types' companies, or of an unknown
-    type, are loaded (None: of all). A symbol without any such company was named by a person, and is loaded all the
-    same.
+    `types`: for a symbol of several companies, only the bars of companies of these types, or without a type, are loaded
+    (None: of all). A symbol without any such company was named by a person, and is loaded, too.
     """
 
     intake: Intake
@@ -37,14 +36,14 @@ class HistoryFetcher:
     types: frozenset[str] | None = None
 
     async def load(self, symbol: str, sessions_asked: Asked, closed: date) -> Stored:
-        """Store the symbol's bars from the first session asked for to the last, or all up to session `closed`.
+        """Store the symbol's bars from the first requested session to the last, or all up to session `closed`.
 
-        All are the bars of the companies that are known to have borne the symbol, each in its time, and whose history
-        is not loaded: other bars under the same ticker may be anybody's (of bars before the listing date of a company
-        whose beginning nobody knows `since_listing` decides). It is one file, however long; doing it again is harmless.
-        A part of it does not count as loaded, nor does a history without any bars, which is asked for again: the symbol
-        may not have traded yet, or the vendor may have lost them. Raises NotFoundError if symbol_metadata does not know
-        the symbol and no first session is given.
+        "All" means the bars of the known companies of the symbol whose history is not loaded, each in its time: other
+        bars of the ticker may be of unknown companies. If the first day of a company is unknown, `since_listing`
+        decides about bars before its listing date. The result is one file. Loading again is harmless. A part does not
+        count as loaded, and a history without bars is requested again: the symbol may not have traded yet, or the
+        vendor may have lost its bars. Raises NotFoundError if symbol_metadata does not have the symbol and no first
+        session is given.
         """
         async with self.intake.database.session_lock(history_scope(symbol)):
             return await self._load(symbol, sessions_asked, closed)
@@ -86,7 +85,7 @@ class HistoryFetcher:
         )  # fmt: skip
 
     async def load_unless_there(self, request: HistoryRequest, closed: date) -> Stored | None:
-        """Load what a message asks for; None if it is loaded already, as happens when the queue is long."""
+        """Load the history of a message; None if it is already loaded, which happens when the queue is long."""
         companies = await self._companies(request.symbol)
         if companies and all(company.history_loaded_at for company in companies) and request.first is None:
             return None
@@ -98,10 +97,10 @@ class HistoryFetcher:
         return ours or companies
 
     async def _bars(self, symbol: str, first: date, last: date, listed: date | None) -> list[VendorBar]:
-        """Ask the vendor, which before the day is over may give nothing of a range that reaches into it.
+        """Request the bars; before the day is over, the vendor may refuse a whole range that includes it.
 
-        Such a session is pending for the OHLCV fetcher as well, which brings it. A plan that does not reach back to
-        `first` is asked from the listing date on.
+        Such a session is also pending for the OHLCV fetcher, which fetches it later. If the plan does not include
+        `first`, the request begins with the listing date.
         """
         try:
             return await self.intake.vendor.daily_range(symbol, first, last) if first <= last else []
@@ -115,9 +114,9 @@ class HistoryFetcher:
             return await self.intake.vendor.daily_range(symbol, listed, last)
 
     async def _beginning(self, symbol: str, companies: Sequence[SymbolRecord]) -> tuple[date, date | None]:
-        """Return the first day on which the symbol may have been that of a company to load, and its listing date.
+        """Return the first possible day of the companies to load, and the listing date.
 
-        The listing date is None where the identities know better.
+        The listing date is None if the identities have the first day.
         """
         if not companies:
             raise NotFoundError(
@@ -131,7 +130,7 @@ class HistoryFetcher:
         return max(filter(None, [company.valid_from, renamed])), company.list_date
 
     async def _ticker_changes(self, symbol: str) -> list[TickerChange]:
-        """Ask for the changes of ticker; a plan or a vendor without them does not stop a history."""
+        """Request the changes of ticker; they are optional, so a plan or vendor without them is no failure."""
         try:
             return await self.intake.vendor.ticker_changes(symbol)
         except (EntitlementError, BadRequestError) as error:
@@ -140,7 +139,7 @@ class HistoryFetcher:
 
 
 def _due(companies: Sequence[SymbolRecord]) -> Sequence[SymbolRecord]:
-    """Return the companies whose history is not loaded; the last one if all are."""
+    """Return the companies whose history is not loaded; the last one if all are loaded."""
     return [company for company in companies if company.history_loaded_at is None] or companies[-1:]
 
 
@@ -153,7 +152,7 @@ def _bore(company: SymbolRecord, session: date) -> bool:
 
 
 def _first_sessions(companies: Sequence[SymbolRecord], sessions: Sequence[date]) -> dict[date, date | None]:
-    """Return the first session of each company that has any, by its `valid_from`."""
+    """Return the first session of each company that has one, by its `valid_from`."""
     own = {company.valid_from: [day for day in sessions if _bore(company, day)] for company in companies}
     return {valid_from: days[0] for valid_from, days in own.items() if days}
 
@@ -161,7 +160,7 @@ def _first_sessions(companies: Sequence[SymbolRecord], sessions: Sequence[date])
 def load_requested(
     runner: asyncio.Runner, fetcher: HistoryFetcher, messages: Iterable[ReceivedMessage], closed: date
 ) -> tuple[list[Stored], dict[str, FiblakeError]]:
-    """Load the history each message asks for; return what was stored, and the errors by message id."""
+    """Load the history of each message; return the counts, and the errors by message id."""
     outcomes = {m.id: catch_errors(_requested, runner, fetcher, m, closed) for m in messages}
     stored = [outcome for outcome in outcomes.values() if isinstance(outcome, Stored)]
     return stored, {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, FiblakeError)}

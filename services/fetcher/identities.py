@@ -1,7 +1,7 @@
-"""Find which company bears which symbol, and since when, from the vendor's list and the known records (pure).
+"""Find the company of each symbol, and its first session, from the vendor's list and the stored records (pure).
 
-Companies are distinguished by their composite FIGI, else by their share class's, else by their times. No record is ever
-deleted. A symbol's records follow one another in time and do not overlap; only the last one may be without an end.
+Companies are distinguished by their composite FIGI, else by that of the share class, else by their times. No record is
+ever deleted. A symbol's records follow one another in time and do not overlap; only the last one may be without an end.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ from fiblake.symbols import BEGINNING, SymbolRecord
 from services.fetcher.tickers import Ticker, TickerChange
 
 NEWS_LATE_BY: Final = timedelta(days=90)
-"""How long a symbol may stay in the vendor's list after it was delisted; an older date is another company's."""
+"""The longest time of a symbol in the vendor's list after its delisting; an older date is another company's."""
 HANDOVER_AFTER: Final = 3
 """Sessions for which a symbol must be listed with another FIGI before it counts as handed over, if nothing else says
 so: the vendor lists some tickers twice for a few days, with two FIGIs in changing order."""
@@ -37,35 +37,35 @@ class Comparison:
     new: list[Ticker] = field(default_factory=list)
     """Never seen before."""
     kept: list[Pair] = field(default_factory=list)
-    """Still the same company's; its name or exchange may have changed."""
+    """Still of the same company; its name or exchange may have changed."""
     back: list[Pair] = field(default_factory=list)
-    """Had vanished, and is listed again; after BACK_WITHIN that is a new listing (see `settled`)."""
+    """It had vanished, and is listed again; after BACK_WITHIN it is a new listing (see `settled`)."""
     handed_over: list[Pair] = field(default_factory=list)
     """Listed with another company's FIGI."""
     doubtful: list[Pair] = field(default_factory=list)
-    """The same, but it may be a mistake of the vendor (see `settled`): the symbol stays the known company's for now."""
+    """The same, but perhaps by the vendor's mistake (see `settled`): the symbol stays with its company for now."""
     twice: list[str] = field(default_factory=list)
     """Symbols that are listed more than once; the row with the known FIGI counts."""
     vanished: list[SymbolRecord] = field(default_factory=list)
     """No longer listed."""
     renamed: frozenset[str] = frozenset()
-    """Of the new and the handed over: those whose company is known by another symbol."""
+    """The new and handed-over symbols whose company is stored with another symbol."""
 
     @property
     def unsettled(self) -> list[str]:
-        """Symbols that a company took, on a day that only the vendor knows: first those where it matters most."""
+        """Symbols whose new company began on a day that only the vendor knows, the most important ones first."""
         symbols = [ticker.symbol for ticker in [*(ticker for _, ticker in self.handed_over), *self.new]]
         handed_over = {ticker.symbol for _, ticker in self.handed_over}
         return sorted(symbols, key=lambda symbol: symbol not in handed_over | self.renamed)
 
     @property
     def vanished_by_figi(self) -> dict[str | None, SymbolRecord]:
-        """Return the records that vanished by their company, if that is known."""
+        """Return the vanished records by their company, if it is known."""
         return {record.composite_figi: record for record in self.vanished if record.composite_figi}
 
     @property
     def successors(self) -> dict[str, str]:
-        """Return, by vanished symbol, the symbol that its company bears now, if that is known."""
+        """Return, by vanished symbol, the present symbol of its company, if it is known."""
         listed = [*self.new, *(ticker for _, ticker in self.handed_over)]
         by_figi = {ticker.composite_figi: ticker.symbol for ticker in listed if ticker.composite_figi}
         return {r.symbol: by_figi[r.composite_figi] for r in self.vanished if r.composite_figi in by_figi}
@@ -73,13 +73,13 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Days:
-    """The day of a run by the exchange's clock, and the sessions around it."""
+    """The day of a run in the exchange's time zone, and the sessions around it."""
 
     today: date
     closed: date
     """The last session that has closed."""
     session: date
-    """The first session that is not before today: the one whose bars come next, or just came."""
+    """The first session that is not before today: the next one to fetch, or the one just fetched."""
     calendar: TradingCalendar
 
     @classmethod
@@ -97,7 +97,7 @@ class Days:
 def compare(stored: Iterable[SymbolRecord], listed: Iterable[Ticker]) -> Comparison:
     """Compare the vendor's list of active tickers with all records.
 
-    Raises UpstreamError if fewer than half of the symbols that were active are listed: such a list is not trusted.
+    Raises UpstreamError if fewer than half of the active symbols are listed: such a list is not used.
     """
     last = {record.symbol: record for record in sorted(stored, key=lambda record: record.valid_from)}
     rows: dict[str, list[Ticker]] = {}
@@ -130,11 +130,11 @@ def compare(stored: Iterable[SymbolRecord], listed: Iterable[Ticker]) -> Compari
 def settled(
     comparison: Comparison, beginnings: Mapping[str, date], days: Days, unanswered: Collection[str] = ()
 ) -> Comparison:
-    """Leave undecided what one list alone does not decide; the known record stays, and the next runs decide.
+    """Return the comparison with only the decided changes; for the others the stored record stays until a later run.
 
     A symbol with another FIGI is handed over if the vendor names the day of the change, if its old company has vanished
     or its new one has left another symbol, or if it has been listed so for HANDOVER_AFTER sessions. A renamed company
-    whose day of change could not be asked for (`unanswered`) waits as long under its old symbol.
+    whose day of change the vendor did not answer (`unanswered`) keeps its old symbol for the same time.
     """
     kept_figis = {record.composite_figi for record, _ in comparison.kept}
 
@@ -160,9 +160,9 @@ def settled(
 
 
 def another_company(company: SymbolRecord | Ticker, other: SymbolRecord | Ticker) -> bool:
-    """Return whether the two are of two companies: by the composite FIGI, or the share class's if one is missing.
+    """Return whether the two are different companies: by the composite FIGI, or the share class's if one is missing.
 
-    If neither can be compared, the answer is False, and the times decide.
+    If neither can be compared, return False: the times decide.
     """
     if company.composite_figi and other.composite_figi:
         return company.composite_figi != other.composite_figi
@@ -172,7 +172,7 @@ def another_company(company: SymbolRecord | Ticker, other: SymbolRecord | Ticker
 
 
 def began(symbol: str, changes: Iterable[TickerChange], days: Days) -> date | None:
-    """Return the first session in which the company bore `symbol`, by the vendor's changes of ticker; None: unknown."""
+    """Return the first session in which the company had `symbol`, by the vendor's changes of ticker; None: unknown."""
     dates = [change.date for change in changes if change.symbol == symbol and change.date <= days.today]
     if not dates or max(dates) < BEGINNING:
         return None
@@ -180,7 +180,7 @@ def began(symbol: str, changes: Iterable[TickerChange], days: Days) -> date | No
 
 
 def renamed_on(symbol: str, changes: Iterable[TickerChange]) -> date | None:
-    """Return the day on which a company that bore another symbol before took this one; None if it did not."""
+    """Return the day on which a company changed from another symbol to this one; None if it did not."""
     by_day = sorted(changes, key=lambda change: change.date)
     others = [change.date for change in by_day if change.symbol != symbol]
     taken = [change.date for change in by_day if change.symbol == symbol]
@@ -188,7 +188,7 @@ def renamed_on(symbol: str, changes: Iterable[TickerChange]) -> date | None:
 
 
 def ended(record: SymbolRecord, ticker: Ticker | None, days: Days) -> date:
-    """Return the last day of a symbol that vanished: the vendor's, unless that is of another company, or unknown."""
+    """Return the last day of a vanished symbol: the vendor's one, unless it is of another company, or unknown."""
     day = ticker.delisted if ticker else None
     if ticker is None or day is None or another_company(record, ticker):
         return max(days.closed, record.valid_from)
@@ -199,11 +199,11 @@ def ended(record: SymbolRecord, ticker: Ticker | None, days: Days) -> date:
 def updated(
     comparison: Comparison, beginnings: Mapping[str, date], ends: Mapping[str, date], days: Days, now: datetime
 ) -> list[SymbolRecord]:
-    """Return the records that are new or change; `beginnings` and `ends` are what the vendor knows, by symbol.
+    """Return the new and changed records; `beginnings` and `ends` are the vendor's days, by symbol.
 
-    A symbol handed over, or a new one of a company that had another, begins with the first session after the old one
-    was last seen if the vendor does not know better: what the symbol stood for before may be another company. Any other
-    new one reaches back as far as there are bars. What one list alone does not decide stays as it is (`settled`).
+    Without the vendor's day, a handed-over symbol, or a new symbol of a company that had another one, begins with the
+    first session after the old one was last seen: before that it may have been another company's. Any other new symbol
+    begins with its first bar. Undecided changes are left out (`settled`).
     """
     comparison = settled(comparison, beginnings, days)
     by_figi = comparison.vanished_by_figi
@@ -222,13 +222,13 @@ def updated(
 
 
 def changed(pair: Pair) -> bool:
-    """Return whether the vendor changes anything about a symbol that is still the same company's."""
+    """Return whether the vendor changed a field of a symbol that is still of the same company."""
     record, ticker = pair
     return _seen(record, ticker, record.last_seen) != record
 
 
 def identities_of(records: Iterable[SymbolRecord]) -> dict[str, tuple[Identity, ...]]:
-    """Return the companies that have borne each symbol, oldest first."""
+    """Return the companies of each symbol, oldest first."""
     identities_by_symbol: dict[str, list[Identity]] = {}
     for r in sorted(records, key=lambda r: r.valid_from):
         identities_by_symbol.setdefault(r.symbol, []).append(
@@ -238,7 +238,7 @@ def identities_of(records: Iterable[SymbolRecord]) -> dict[str, tuple[Identity, 
 
 
 def merged(stored: Iterable[SymbolRecord], records: Iterable[SymbolRecord]) -> list[SymbolRecord]:
-    """Return all records as they are once `records` are saved."""
+    """Return all records as they will be after `records` are saved."""
     by_key = {(record.symbol, record.valid_from): record for record in [*stored, *records]}
     return list(by_key.values())
 
@@ -248,7 +248,7 @@ def details_due(
 ) -> list[SymbolRecord]:
     """Return the current records whose details are missing or from before `stale_before`: the universe's first.
 
-    Records without details come first, then the oldest. Equals come in an order that differs each day, so that symbols
+    Records without details come first, then the oldest. Equal ones have another order each day, so that symbols
     on which the vendor always fails do not block the others.
     """
     due = [r for r in records if r.valid_to is None and (r.details_at is None or r.details_at < stale_before)]
@@ -271,14 +271,14 @@ def _handed_over(
 ) -> list[SymbolRecord]:
     start = _change(record, begins) or _after(record if record.valid_to is None else None, days)
     if start <= record.valid_from:
-        # The last company took it in this very session: the vendor has corrected itself.
+        # The last company took the symbol in this same session: the vendor has corrected itself.
         return [record_of(ticker, record.valid_from, now)]
     last = days.before(start)
     return [_over(record, min(record.valid_to or last, last)), record_of(ticker, start, now)]
 
 
 def _chosen(rows: Sequence[Ticker], stored: SymbolRecord | None) -> Ticker:
-    """Choose one of the rows that the vendor lists for a symbol: the same one in any order."""
+    """Choose one of the vendor's rows of a symbol: the same one in any order."""
     figi = stored.composite_figi if stored else None
     return min(rows, key=lambda row: (figi is None or row.composite_figi != figi, row.composite_figi or "~"))
 
@@ -299,7 +299,7 @@ def _unseen_for(record: SymbolRecord, days: Days) -> bool:
 
 
 def _after(record: SymbolRecord | None, days: Days) -> date:
-    """Return the first session after the record was last seen, or the run's session if that comes first."""
+    """Return the first session after the record was last seen, or the run's session if it is earlier."""
     if record is None:
         return days.session
     return min(days.session, days.calendar.session(days.calendar.ordinal_on_or_after(_seen_on(record) + _ONE_DAY)))
@@ -310,7 +310,7 @@ def _over(record: SymbolRecord, end: date) -> SymbolRecord:
 
 
 def _seen(record: SymbolRecord, ticker: Ticker, now: datetime) -> SymbolRecord:
-    """Take the vendor's fields; keep those that it leaves out."""
+    """Return the record with the vendor's fields; fields that the vendor leaves out stay."""
     return replace(
         record, valid_to=None, delisted_date=None, active=True, last_seen=now,
         composite_figi=ticker.composite_figi or record.composite_figi,
@@ -321,7 +321,7 @@ def _seen(record: SymbolRecord, ticker: Ticker, now: datetime) -> SymbolRecord:
 
 
 def record_of(ticker: Ticker, valid_from: date, now: datetime) -> SymbolRecord:
-    """Return the record of a company that bears the symbol since `valid_from` and was first listed at `now`."""
+    """Return the record of a company that has the symbol since `valid_from` and was first listed at `now`."""
     return SymbolRecord(
         symbol=ticker.symbol, valid_from=valid_from, valid_to=None, composite_figi=ticker.composite_figi,
         share_class_figi=ticker.share_class_figi, name=ticker.name or None, industry=None, sector=None, sic_code=None,

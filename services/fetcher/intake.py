@@ -29,7 +29,7 @@ NAMED_AT_MOST: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """What the fetchers of bars need."""
+    """The clients and settings of the fetchers of bars."""
 
     vendor: Vendor
     store: ObjectStore
@@ -47,7 +47,7 @@ class Stored:
     what: str
     """The session, or the symbol."""
     stored: int
-    """Bars written: new ones, and those that differ from what was stored."""
+    """Bars written: new ones, and those that differ from the stored ones."""
     unchanged: int
     quarantined: int
     outside_universe: int
@@ -58,7 +58,7 @@ class Stored:
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
     """Seconds spent by part: vendor, s3, database."""
     decided: str = ""
-    """What was decided about bars from before the listing date, if there are any."""
+    """The decision about bars before the listing date; empty: there are none."""
 
 
 class Stopwatch:
@@ -89,7 +89,7 @@ async def put_bars(intake: Intake, sifted: ClassifiedBars, files: Sequence[tuple
 
 
 async def add_bars(intake: Intake, sifted: ClassifiedBars, key: str, symbol: str) -> None:
-    """Put refused bars into quarantine, and add the others to the range file of this key, which may be there already.
+    """Put refused bars into quarantine, and add the others to the range file of this key, which may exist.
 
     Raises UpstreamError if it could not be written.
     """
@@ -113,14 +113,14 @@ def bars_file(rows: Sequence[dict[str, Any]]) -> bytes:
 
 
 def logged(stored: Stored) -> Stored:
-    """Log what was stored, in one line."""
+    """Log the stored counts in one line."""
     fields = asdict(stored) | {"flagged": list(stored.flagged)}
     logger.info("bars stored", extra=fields)
     return stored
 
 
 def counted(stored: Sequence[Stored]) -> dict[str, int]:
-    """Return the counts of what was stored, by the names of the metrics."""
+    """Return the stored counts, by the names of the metrics."""
     return {
         "BarsStored": sum(result.stored for result in stored),
         "BarsQuarantined": sum(result.quarantined for result in stored),

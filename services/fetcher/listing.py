@@ -1,4 +1,4 @@
-"""Bars from before the day on which a company is said to be listed: whether they are its own (pure)."""
+"""Decide whether bars before a company's listing date are its own (pure)."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
@@ -11,18 +11,18 @@ from services.fetcher.validation import VendorBar
 from shared.telemetry import logger
 
 GAP_SESSIONS: Final = 20
-"""Bars that leave out more sessions than these belong to another company; a halt of trading is shorter."""
+"""Bars before a longer gap than this belong to another company; a halt of trading is shorter."""
 
 
 def since_listing(
     bars: Sequence[VendorBar], listed: date | None, ratios: Mapping[tuple[str, date], float], jump_limit: float,
     calendar: TradingCalendar,
 ) -> tuple[list[VendorBar], str]:  # fmt: skip
-    """Return the present company's bars, and what was decided about bars from before its listing date.
+    """Return the present company's bars, and the decision about bars before its listing date.
 
-    The vendor's listing date may be years late, and bars from before it may be another company's that bore the ticker.
-    They are the present company's as far back as no more than GAP_SESSIONS lie between one bar and the next, unless the
-    price jumps at the listing date.
+    The vendor's listing date may be years late, and earlier bars may be of another company of the ticker. They are the
+    present company's as far back as no more than GAP_SESSIONS are between one bar and the next, unless the price
+    jumps at the listing date.
     """
     ordered = sorted(bars, key=lambda bar: bar.session)
     place = next((n for n, bar in enumerate(ordered) if listed is None or bar.session >= listed), len(ordered))
@@ -47,7 +47,7 @@ def _another_companys(  # noqa: PLR0917
 ) -> bool:  # fmt: skip
     """Return whether the bar before `place` is of another company than the one at it."""
     if place == len(bars):
-        return False  # there is no bar since the listing date to compare with
+        return False  # no bar since the listing date: there is nothing to compare with
     before, after = bars[place - 1], bars[place]
     gap = calendar.ordinal_on_or_after(after.session) - calendar.ordinal_on_or_after(before.session)
     if gap > GAP_SESSIONS:

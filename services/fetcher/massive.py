@@ -1,10 +1,9 @@
 """A client of the Massive (formerly Polygon) REST API.
 
 An answer that may be short is an error, never an empty list: counts are checked, pages are followed to the end, and a
-session without results is something to ask for again. An answer is checked against the question: one about another
-session, another ticker, or adjusted prices is an UpstreamError that says what was asked and what came, because a cache
-or a gateway that mixes answers up may give the right one next time. One bad row costs one row: it is left out, logged,
-and counted in `left_out`.
+session without results is requested again. An answer is compared with the request. An answer about another session or
+ticker, or with adjusted prices, is an UpstreamError with both: a cache or a gateway may have mixed up answers, so the
+next one may be right. A bad row is left out, logged, and counted in `left_out`; the other rows are used.
 """
 
 from collections import Counter
@@ -41,7 +40,7 @@ SHORTEST_PAUSE_SECONDS: Final = 1.0
 LONGEST_MESSAGE: Final = 300
 """Characters of a vendor's message that an error repeats."""
 _SEND_AGAIN: Final = frozenset({408, 425, 499})
-"""Timeout, too early, and a gateway whose client closed first: statuses that are not the request's fault."""
+"""Timeout, too early, and a gateway whose client closed first: statuses without a fault of the request."""
 _PLAIN: Final = "identity"
 TIMEOUT: Final = httpx.Timeout(connect=5, read=60, write=10, pool=60)
 BARS_A_PAGE: Final = 50_000
@@ -64,7 +63,7 @@ class RateLimitedError(UpstreamError):
 
 @dataclass(frozen=True, slots=True)
 class MassiveClient:
-    """Reads daily bars (unadjusted) and what is known of stocks.
+    """Reads daily bars (unadjusted) and reference data of stocks.
 
     Raises EntitlementError (OutOfPlanError), PendingError, BadRequestError, or UpstreamError (RateLimitedError).
     """
@@ -72,7 +71,7 @@ class MassiveClient:
     http: httpx.AsyncClient
     pace: AsyncLimiter | None = None
     left_out: Counter[str] = field(default_factory=Counter)
-    """How many rows were left out because they cannot be used, by kind: bars, tickers, splits, dividends, events."""
+    """The number of unusable rows that were left out, by kind: bars, tickers, splits, dividends, events."""
 
     async def grouped_daily(self, session: date) -> list[VendorBar]:
         """Return every ticker's bar of one session (one request); raise UpstreamError if there are none."""
@@ -80,8 +79,8 @@ class MassiveClient:
         page = await self._get(wire.Bars, path, {"adjusted": "false", "include_otc": "false"})
         if not page.results:
             raise UpstreamError(f"{path}: no results for a session (request {page.request_id})")
-        # A bar is of the session asked for: grouped `t` is the end of the window, range `t` its start. One whose `t` is
-        # of another day goes to quarantine, as does a row without a ticker: validation refuses them by name.
+        # A bar counts for the requested session: grouped `t` is the end of the window, range `t` its start. A bar whose
+        # `t` is of another day goes to quarantine, and so does a row without a ticker: validation names both.
         instants = {row.t: _new_york_day(row.t) for row in page.results if row.t is not None}
         days = [instants.get(row.t) if row.t is not None else None for row in page.results]
         others = [day for day in days if day not in {None, session}]
@@ -94,7 +93,7 @@ class MassiveClient:
         return [row.bar(row.T, session, None if day == session else day) for row, day in rows]
 
     async def daily_range(self, symbol: str, first: date, last: date) -> list[VendorBar]:
-        """Return one ticker's bars from `first` to `last`, following pages to the end; none is a valid answer."""
+        """Return one ticker's bars from `first` to `last`, following pages to the end; an empty answer is valid."""
         path = f"/v2/aggs/ticker/{_part(symbol)}/range/1/day/{first.isoformat()}/{last.isoformat()}"
         query = {"adjusted": "false", "sort": "asc", "limit": str(BARS_A_PAGE)}
         rows = await self._rows(wire.Bars, path, query, ticker=symbol)
@@ -113,8 +112,8 @@ class MassiveClient:
     async def tickers(self, on: date | None = None) -> list[Ticker]:
         """Return all US stocks that are active, or were on the day `on`; raise UpstreamError if there are none.
 
-        A symbol comes more than once if the vendor lists it so (`identities.compare` chooses), but a row that two
-        pages repeat comes once: pages shift while they are read. A row without a ticker comes as the symbol "".
+        The result has a symbol twice if the vendor lists it twice (`identities.compare` chooses). A row that two pages
+        repeat is in it once, because pages shift while they are read. A row without a ticker has the symbol "".
         """
         listed = await self._tickers(_tickers_query(active=True, on=on), active=True)
         if not listed:
@@ -126,13 +125,13 @@ class MassiveClient:
         return await self._tickers(_tickers_query(active=False), active=False)
 
     async def listed_as(self, symbol: str, on: date) -> list[Ticker]:
-        """Return the stocks that bore the symbol on the day `on`; none is a valid answer."""
+        """Return the stocks that had the symbol on the day `on`; an empty answer is valid."""
         query = {"ticker": symbol, **_tickers_query(active=True, on=on)}
         rows = await self._rows(wire.Tickers, "/v3/reference/tickers", query)
         return [_ticker(row) for row in rows if row.ticker == symbol and row.active is not False]
 
     async def _tickers(self, query: Mapping[str, str], *, active: bool) -> list[Ticker]:
-        """Return the stocks of a whole list; those of the vendor's own tests are none."""
+        """Return the stocks of a whole list, without the vendor's own test tickers."""
         path = "/v3/reference/tickers"
         rows = [row for row in await self._rows(wire.Tickers, path, query) if not row.is_test]
         stocks = [row for row in rows if row.active in {None, active} and row.market in {None, "stocks"}]
@@ -141,7 +140,7 @@ class MassiveClient:
         return list(dict.fromkeys(_ticker(row) for row in stocks))
 
     async def delisted(self, symbol: str) -> Ticker | None:
-        """Return the inactive stock of that symbol, the latest of several; None if there is none."""
+        """Return the inactive stock of that symbol, the latest one of several; None if there is none."""
         query = {"ticker": symbol, **_tickers_query(active=False)}
         rows = await self._rows(wire.Tickers, "/v3/reference/tickers", query)
         inactive = [_ticker(row) for row in rows if row.ticker == symbol and row.active is not True]
@@ -159,7 +158,7 @@ class MassiveClient:
         return Details(symbol, row.list_date, row.sic_code, row.sic_description)
 
     async def ticker_changes(self, symbol: str) -> list[TickerChange]:
-        """Return since when the ticker's company has borne which ticker, oldest first; none if the vendor knows none.
+        """Return the tickers of the ticker's company with their first days, oldest first; empty: the vendor has none.
 
         An event without its day, or without the new ticker, is left out.
         """
@@ -176,8 +175,8 @@ class MassiveClient:
     async def splits(self) -> list[Split]:
         """Return all splits, announced ones too, oldest first.
 
-        A cumulative factor that is missing or nonsense is filled in from the ratios. A split without a day or without a
-        valid ratio has NaN as its ratio: `split_changes` refuses it.
+        A missing or invalid cumulative factor is computed from the ratios. A split without a day or without a valid
+        ratio has NaN as its ratio: `split_changes` refuses it.
         """
         path, query = "/stocks/v1/splits", {"limit": str(SPLITS_A_PAGE), "sort": "execution_date.asc"}
         rows = await self._rows(wire.Splits, path, query)
@@ -188,8 +187,8 @@ class MassiveClient:
     async def dividends(self, symbols: Collection[str] = (), since: date | None = None) -> list[Dividend]:
         """Return the dividends of these symbols (none named: of all) with ex-dates from `since` on, announced ones too.
 
-        None is a valid answer. Invalid numbers are returned: `dividend_changes` refuses them by name. Raises
-        UpstreamError if the answer is about another symbol, or another time.
+        An empty answer is valid. Invalid numbers are returned: `dividend_changes` refuses them by name. Raises
+        UpstreamError if the answer is about another symbol or time.
         """
         path = "/stocks/v1/dividends"
         query = {"limit": str(DIVIDENDS_A_PAGE), "sort": "ex_dividend_date.asc"}
@@ -219,7 +218,7 @@ class MassiveClient:
     async def _rows(
         self, shape: type[wire.Page[wire.Row]], path: str, query: Mapping[str, str], ticker: str | None = None
     ) -> list[wire.Row]:
-        """Return the rows of all pages; raise rather than return some. `ticker`: the one that bars are asked of."""
+        """Return the rows of all pages; raise if any page is missing. `ticker`: the requested ticker of bars."""
         rows: list[wire.Row] = []
         seen: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
         while (here := (path, tuple(query.items()))) not in seen:
@@ -240,7 +239,7 @@ class MassiveClient:
         self, shape: type[_Answer], path: str, query: Mapping[str, str], *, further: bool = False,
         ticker: str | None = None,
     ) -> _Answer:  # fmt: skip
-        """Ask until there is a valid answer; `further`: it is not the first page."""
+        """Send a request until there is a valid answer; `further`: it is not for the first page."""
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(UpstreamError), stop=stop_after_attempt(ATTEMPTS), wait=_pause, reraise=True
         )
@@ -274,9 +273,9 @@ class MassiveClient:
 async def massive(
     base_url: str, key: SecretStr, requests_per_minute: float | None = None
 ) -> AsyncIterator[MassiveClient]:
-    """Open a client; the key travels in the Authorization header only.
+    """Open a client; the key is sent in the Authorization header only.
 
-    With a rate, requests (retries too) are sent at even distances: the vendor would refuse a burst.
+    With a rate, requests (also retries) are sent at even intervals: the vendor would refuse a burst.
     """
     headers = {"Authorization": f"Bearer {key.get_secret_value()}", "Accept-Encoding": wire.CODING}
     pace = AsyncLimiter(1, 60 / requests_per_minute) if requests_per_minute else None
@@ -296,7 +295,7 @@ def _pause(state: RetryCallState) -> float:
 
 
 async def _received(stream: httpx.Response, path: str) -> httpx.Response:
-    """Return the answer with its content; raise UpstreamError if it is larger than is allowed, before it is kept."""
+    """Return the answer with its content; raise UpstreamError if it is larger than the limit, before it is stored."""
     allowed, content = limit() // JSON_GROWTH, bytearray()
     async for piece in stream.aiter_raw():
         content += piece
@@ -337,9 +336,9 @@ def _check_status(response: httpx.Response, path: str) -> None:
         )
     if response.status_code == HTTPStatus.FORBIDDEN:
         raise EntitlementError(f"the API key is not entitled to this: {text}")
-    if response.status_code == HTTPStatus.NOT_FOUND and status == "NOT_FOUND":  # a wrong base URL's 404 does not say so
+    if response.status_code == HTTPStatus.NOT_FOUND and status == "NOT_FOUND":  # a wrong base URL gives a 404, too
         raise UnknownTickerError(text)
-    # The vendor never redirects: a gateway or a log-in page did, and may not the next time.
+    # The vendor never redirects. A gateway or a log-in page did, which may be temporary.
     if response.is_server_error or response.is_redirect or response.status_code in _SEND_AGAIN:
         raise UpstreamError(text)
     raise BadRequestError(text)

@@ -12,7 +12,8 @@ from shared.settings import load
 from shared.telemetry import emit_metrics, logger
 
 TO_FINISH: Final = timedelta(minutes=5)
-"""What is kept of a function's time for what comes after single symbols: at a free plan's pace splits take three."""
+"""The time of a function that is reserved for the steps after single symbols: at a free plan's pace splits need three
+minutes."""
 
 
 @logger.inject_lambda_context(clear_state=True)

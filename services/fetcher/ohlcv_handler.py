@@ -1,4 +1,4 @@
-"""Entry point of the OHLCV fetcher function: a schedule's event (or one that asks for sessions) in, counts out."""
+"""Entry point of the OHLCV fetcher function: a schedule's event (or one with sessions) in, counts out."""
 
 import asyncio
 from datetime import timedelta
@@ -15,7 +15,7 @@ from shared.settings import load
 from shared.telemetry import emit_metrics, logger
 
 FOR_A_SESSION: Final = timedelta(minutes=3)
-"""What the last session of a run may take, with a vendor that is slow to answer."""
+"""The longest time of a run's last session, with a slow vendor."""
 
 
 def _measure(fetched: Fetched) -> None:
@@ -36,4 +36,4 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     try:
         return asyncio.run(fetch(load(FetcherSettings), FetchEvent.of(event), deadline=deadline, fetched=fetched))
     finally:
-        _measure(fetched)  # of a run that fails as well: what it has stored and refused until then, it has
+        _measure(fetched)  # also for a failed run, which has stored and refused bars before its failure

@@ -40,8 +40,8 @@ async def release(  # noqa: PLR0917
     """Release a bar into the lake as it was reported; return the key of its date file.
 
     The order is date file, row in Postgres, audit record, and then the removal from quarantine: an interrupted run can
-    be repeated. Raises ContractError if the bar cannot be one at all (no key, no session, a number that is none),
-    ConflictError if the quarantine file changed since it was read.
+    be repeated. Raises ContractError if the bar can never be stored (an invalid key, session or number), ConflictError
+    if the quarantine file changed since it was read.
     """
     row = _check_releasable(bar, calendar, now)
     _check_unchanged(store, bar)
@@ -73,7 +73,7 @@ def _check_releasable(held: QuarantinedBar, calendar: TradingCalendar, now: date
 
 
 def _check_unchanged(store: ObjectStore, bar: QuarantinedBar) -> bytes:
-    """Return the bytes of the object that a bar lies in; raise ConflictError if it changed since it was read."""
+    """Return the bytes of the object that holds a bar; raise ConflictError if it changed since it was read."""
     stored = store.find(bar.key)
     if stored is None or stored.etag != bar.etag:
         raise ConflictError(f"{bar.key} changed since its bars were read: look at `fiblake quarantine list` again")

@@ -1,4 +1,4 @@
-"""Range files of bars: several writers may put one of the same first and last session before it is merged."""
+"""Range files of bars: several writers may put one with the same first and last session before it is merged."""
 
 import pyarrow as pa
 
@@ -10,10 +10,10 @@ from shared.telemetry import logger
 
 
 def with_stored(key: str, symbol: str, bars: pa.Table, stored: StoredObject | None) -> bytes | None:
-    """Return a range file's bytes with these bars (schema BRONZE) added to those in it; None if it has them all.
+    """Return a range file's bytes with these bars (schema BRONZE) added to its own; None if it has them all.
 
-    A file of the same first and last session may hold other sessions in between, and wait to be merged. Of a session
-    that both hold, the row stays that merging would take.
+    A file with the same first and last session may hold other sessions in between, and wait to be merged. For a session
+    of both, the result has the row that wins a merge.
     """
     if stored is None:
         return encode(bars)

@@ -1,4 +1,4 @@
-"""Write splits, dividends and identities into bronze for the consolidator: one small file a symbol."""
+"""Write splits, dividends and identities into bronze for the consolidator: one small file for each symbol."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -33,10 +33,10 @@ async def put_dividends(store: ObjectStore, dividends: Mapping[str, Sequence[Div
 
 
 async def put_identities(store: ObjectStore, identities: Mapping[str, Identities]) -> list[str]:
-    """Bring the files up to date with the companies that have borne each symbol; return the symbols that differed.
+    """Update the files with the companies of each symbol; return the symbols that differed.
 
-    A symbol that only ever was one company's needs no file. If it has one (a run wrote it and ended before the
-    database knew, and the vendor has thought better of it since) that is brought up to date as well.
+    A symbol with only one company needs no file. If it has one, the file is updated, too: a run may have written it and
+    died before it stored the records, and the vendor may have corrected itself since.
     """
     keys = {identities_key(symbol): symbol for symbol in identities}
     listing = await asyncio.to_thread(store.listed, f"{IDENTITIES_PREFIX}/")
@@ -53,9 +53,9 @@ async def put_identities(store: ObjectStore, identities: Mapping[str, Identities
 
 
 async def put_universe(store: ObjectStore, records: Sequence[SymbolRecord], since: date) -> None:
-    """Bring the file of all companies up to date with symbol_metadata, of which all is known since the day `since`.
+    """Update the file of all companies from symbol_metadata, in which all companies since the day `since` are known.
 
-    An earlier run may have asked for older days: then all is known since those.
+    If an earlier run loaded older days, the earlier day stays.
     """
 
     def changed(data: bytes | None) -> bytes | None:
@@ -73,7 +73,7 @@ async def _put(store: ObjectStore, files: Mapping[str, bytes]) -> None:
 
 
 def _read(data: bytes | None, symbol: str) -> Identities | None:
-    """Read a file; None if it cannot be read and must be written anew."""
+    """Read a file; None if it cannot be read and must be written again."""
     try:
         return read_identities(data, symbol) if data is not None else None
     except ContractError:
@@ -81,7 +81,7 @@ def _read(data: bytes | None, symbol: str) -> Identities | None:
 
 
 def _read_universe(data: bytes | None) -> Universe | None:
-    """Read the file; None if it cannot be read and must be written anew."""
+    """Read the file; None if it cannot be read and must be written again."""
     try:
         return read_universe(data) if data is not None else None
     except ContractError:

@@ -44,7 +44,7 @@ class LakeSettings(Settings):
 
 
 class ReleaseSettings(LakeSettings):
-    """Bucket and database: what releasing a bar from quarantine needs."""
+    """Bucket and database, for the release of a bar from quarantine."""
 
     rds_secret_arn: str
     database_tls: Literal["verify-full", "disable"] = "verify-full"
@@ -52,7 +52,7 @@ class ReleaseSettings(LakeSettings):
 
 
 class VendorSettings(ReleaseSettings):
-    """The vendor, and which of its tickers are ours: what all fetchers need."""
+    """The vendor, and the tickers to store: settings of all fetchers."""
 
     market_data_url: str = "https://api.massive.com"
     polygon_api_key_secret_arn: str | None = None
@@ -127,12 +127,12 @@ class MetadataSettings(VendorSettings):
     metadata_details_per_run: int = Field(default=1_000, ge=0)
     metadata_dividends_days: int = Field(default=30, ge=1)
     metadata_dividends_per_run: int = Field(default=10_000, ge=0)
-    # Less than a day, so that the next daily run asks again for what was asked for in vain (clocks change too).
+    # Less than a day, so that the next daily run repeats a request without success (also when clocks change).
     history_retry_hours: float = Field(default=22, gt=0)
 
 
 class Event(BaseModel):
-    """What an invocation may ask for.
+    """The options of an invocation.
 
     `as_of`: work as if it were that instant (with its UTC offset), or the evening of that session.
     """
@@ -152,9 +152,9 @@ class Event(BaseModel):
 
     @classmethod
     def of(cls, event: object) -> Self:
-        """Read an invocation's event; raise ContractError naming what it may not say.
+        """Read an invocation's event; raise ContractError with the invalid fields.
 
-        An event of EventBridge's own (a schedule without an input) asks for nothing.
+        An event of EventBridge itself (a schedule without an input) has no options.
         """
         try:
             return cls() if isinstance(event, dict) and "detail-type" in event else cls.model_validate(event)
@@ -164,17 +164,17 @@ class Event(BaseModel):
             raise ContractError(f"not a {cls.__name__} ({settings} are known): {faults}") from None
 
     def now(self, clock: datetime) -> datetime:
-        """Return the instant to work for: `as_of` if that is past, or else what the clock says."""
+        """Return the instant to work for: `as_of` if it is in the past, else the clock's instant."""
         return min(self.as_of or clock, clock)
 
 
 class FetchEvent(Event):
-    """What may be asked of the OHLCV fetcher; the schedule asks for nothing, and gets all that is missing.
+    """The options of the OHLCV fetcher. The schedule sets none: all missing sessions are fetched.
 
-    `from`, `to`: only the missing sessions between the two; `date`: that one session, even if it is stored (what was
-    restated since is written); `again`: the same for all of `from` to `to`. With `symbols`, their history from `from`
-    to `to` instead, one range file each; ledger and watermark stay. `look_back`: whether the last stored sessions are
-    looked at again.
+    `from`, `to`: only the missing sessions between the two; `date`: this session, even if it is stored (restated bars
+    are written); `again`: the same for all sessions of `from` to `to`. With `symbols`, their history from `from`
+    to `to` instead, one range file each; ledger and watermark stay. `look_back`: whether the last stored sessions
+    are compared again.
     """
 
     first: date | None = Field(default=None, alias="from")
@@ -201,9 +201,9 @@ class FetchEvent(Event):
 
 
 class MetadataEvent(Event):
-    """What may be asked of the metadata fetcher; the schedule asks for nothing, and gets all of it.
+    """The options of the metadata fetcher. The schedule sets none: all parts are updated.
 
-    `splits_only`: splits and nothing else. The vendor's lists are today's, whatever `as_of` says.
+    `splits_only`: only splits. The vendor's lists are those of today, whatever `as_of` is.
     """
 
     splits_only: bool = False

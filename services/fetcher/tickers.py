@@ -1,4 +1,4 @@
-"""What a vendor reports of a stock beyond its bars (pure)."""
+"""The reference data that a vendor reports of a stock (pure)."""
 
 from dataclasses import dataclass
 from datetime import date
@@ -23,7 +23,7 @@ class Ticker:
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """What the vendor knows of one ticker beyond the list."""
+    """Further fields of one ticker, which the list does not have."""
 
     symbol: str
     list_date: date | None
@@ -33,7 +33,7 @@ class Details:
 
 @dataclass(frozen=True, slots=True)
 class TickerChange:
-    """From `date` on the company's ticker is `symbol`."""
+    """A change of ticker: from `date` on the company's ticker is `symbol`."""
 
     date: date
     symbol: str

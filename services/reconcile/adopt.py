@@ -1,7 +1,7 @@
 """Adopt a lake that another program has filled, without losing a byte.
 
-Bars need only a consolidation: a data.parquet without a log is merged like an arrival, and published. Objects that our
-readers cannot read (month files, manifest, checkpoints of another format) have the keys of objects that we must write. They are
+Bars need only a consolidation: a data.parquet without a log is merged like an arrival, and published. Objects of
+another format (month files, manifest, checkpoints) have keys that our own objects need. They are
 copied byte for byte below `archive/adopted/`, read back, and only then deleted.
 """
 
