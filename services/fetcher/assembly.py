@@ -35,7 +35,7 @@ from shared.queues import Queue
 
 @asynccontextmanager
 async def opened(settings: VendorSettings) -> AsyncIterator[Intake]:
-    """Open vendor, bucket and database; one connection each, closed when the block ends."""
+    """Open vendor, bucket and database, with one connection each; close them at the end of the block."""
     store, bronze = ObjectStore.connect(settings.s3_bucket), Bronze(settings.s3_prefix)
     async with (
         massive(settings.market_data_url, api_key(settings), settings.requests_per_minute) as vendor,
@@ -48,9 +48,9 @@ async def fetch(
     settings: FetcherSettings, event: FetchEvent, show: Progress = no_progress, deadline: datetime | None = None,
     *, fetched: Fetched | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Run once and return what was done, ready for JSON; a failed run is recorded, and its error raised.
+    """Run once and return the result as values for JSON; a failed run is recorded, and its error raised.
 
-    No session is begun after `deadline`. `fetched`, if given, holds what was done, also before an error.
+    No session is started after `deadline`. `fetched`, if given, receives the result, also before an error.
     """
     fetched = Fetched() if fetched is None else fetched
     async with opened(settings) as intake:
@@ -65,7 +65,7 @@ async def fetch(
 
 
 async def refresh(settings: MetadataSettings, event: MetadataEvent, deadline: datetime | None = None) -> dict[str, Any]:
-    """Bring reference data up to date (see `metadata.MetadataFetcher`) and return what was done, ready for JSON."""
+    """Update reference data (see `metadata.MetadataFetcher`) and return the counts as values for JSON."""
     rules = Rules(
         settings.universe_types, settings.universe, settings.metadata_details_days, settings.metadata_details_per_run,
         settings.history_retry_hours, settings.metadata_dividends_days, settings.metadata_dividends_per_run,
@@ -79,7 +79,7 @@ async def refresh(settings: MetadataSettings, event: MetadataEvent, deadline: da
 
 
 async def load_companies(settings: VendorSettings, first: date, show: Progress) -> CompaniesReport:
-    """Take over the companies of the past (see `companies.CompaniesLoader`); the run is recorded with what it did."""
+    """Load the companies of the past (see `companies.CompaniesLoader`); record the run with its counts."""
     async with opened(settings) as intake:
         loader = CompaniesLoader(intake.vendor, intake.store, intake.database, intake.calendar, clock)
         async with record_run(intake.database, COMPANIES, {"from": first.isoformat()}, clock) as result:

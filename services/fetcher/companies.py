@@ -24,9 +24,9 @@ from shared.telemetry import logger
 KIND: Final = "companies"
 """The name of these runs in the table runs."""
 ASKED_AT_ONCE: Final = 10
-"""How many requests about single symbols run at once; the client paces them."""
+"""The number of simultaneous requests about single symbols; the client limits their rate."""
 DAYS_BETWEEN_LISTS: Final = 31
-"""About so many days lie between two lists of all tickers; changes in between are asked for symbol by symbol."""
+"""The approximate number of days between two lists of all tickers; changes in between are requested by symbol."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -37,20 +37,20 @@ class CompaniesReport:
 
     lists: int = 0
     companies: int = 0
-    """Companies under one symbol that the vendor's lists show."""
+    """Companies in the vendor's lists, counted once for each of their symbols."""
     delisted: int = 0
     """Of them, those that are no longer listed."""
     without_type: int = 0
-    """Of them, those without a type at the vendor; their bars are stored."""
+    """Of them, those without a type; their bars are stored."""
     new: int = 0
     """Records that symbol_metadata did not have."""
     changed: int = 0
     moved: int = 0
-    """Of the changed: records that begin on another day than was known."""
+    """Of the changed: records that now begin on another day."""
     contradicted: int = 0
-    """Companies that are left out because another one is known to have borne the symbol then."""
+    """Companies that are left out because a stored record has another company for that time."""
     inexact: int = 0
-    """First or last days that the vendor did not answer; the next list's day was taken."""
+    """First or last days that the vendor did not answer; the day of the next list is used."""
     identities_written: int = 0
     seconds: float = 0.0
 
@@ -66,10 +66,10 @@ class CompaniesLoader:
     clock: Callable[[], datetime]
 
     async def load(self, first: date, show: Progress) -> CompaniesReport:
-        """Load who bore which symbol since `first`: identity files first, then all records in one transaction.
+        """Load the companies of each symbol since `first`: identity files first, then all records in one transaction.
 
-        A run that ends early has changed nothing; run it again. Raises UpstreamError if one of the vendor's lists
-        cannot be read, ConfigurationError if there is no session to ask for.
+        An interrupted run changes nothing; run it again. Raises UpstreamError if one of the vendor's lists cannot be
+        read, ConfigurationError if there is no session to request.
         """
         started, report = time.perf_counter(), CompaniesReport()
         closed = self.calendar.last_closed(self.clock())
@@ -91,7 +91,7 @@ class CompaniesLoader:
         return report
 
     async def _settle(self, periods: Sequence[Period], report: CompaniesReport, show: Progress) -> None:
-        """Ask for the first and last days that the lists leave open."""
+        """Request the first and last days that the lists leave open."""
         open_days = [
             *((period, True) for period in periods if period.not_before),
             *((period, False) for period in periods if period.not_after and period.ends is None),
@@ -105,7 +105,7 @@ class CompaniesLoader:
         _keep_apart(periods, self.calendar)
 
     async def _boundary(self, period: Period, *, starts: bool) -> bool:
-        """Find the first or the last session in which the company bore the symbol, and whether the vendor answered."""
+        """Return the first or the last session in which the company had the symbol, and whether the vendor answered."""
         edge, other = (period.first, period.not_before) if starts else (period.last, period.not_after)
         inside, outside = self.calendar.ordinal(edge), self.calendar.ordinal(other or edge)
         answered = True
@@ -144,7 +144,7 @@ class CompaniesLoader:
 
 
 def list_days(calendar: TradingCalendar, first: date, last: date) -> list[date]:
-    """Return the sessions whose lists are asked for: the first one, about one a month, and the last one."""
+    """Return the sessions whose lists are requested: the first one, about one in each month, and the last one."""
     sessions = calendar.between(first, last)
     days = sessions[:1]
     for session in sessions[1:]:

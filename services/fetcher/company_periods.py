@@ -1,7 +1,7 @@
-"""Find who bore which symbol in the past, from the vendor's lists of successive days (pure).
+"""Find the company of each symbol in the past, from the vendor's lists of successive days (pure).
 
-The vendor's lists are asked for on some days only. They decide who was listed. A label (a day of delisting) counts only
-if it lies between two lists that leave the day open. The days that remain open are asked for one by one.
+The vendor's lists are requested for some days only. They decide which companies were listed. A day of delisting counts
+only if it is between two lists that leave the day open. The days that remain open are requested one by one.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,15 +21,15 @@ _FILLED: Final = ("name", "type", "exchange", "currency", "composite_figi", "sha
 
 @dataclass(slots=True)
 class Period:
-    """A company bore a symbol in the lists from `first` to `last`."""
+    """A company had a symbol in the lists from `first` to `last`."""
 
     company: Ticker
     not_before: date | None
-    """The list before, in which it did not (None: there is none before)."""
+    """The previous list, in which the company did not have it (None: there is no earlier list)."""
     first: date
     last: date
     not_after: date | None = None
-    """The list after, in which it did no longer (None: there is none after)."""
+    """The next list, in which the company no longer had it (None: there is no later list)."""
     begins: date = BEGINNING
     """First session; the calendar's if the company is in the first list."""
     ends: date | None = None
@@ -42,7 +42,7 @@ class Period:
 
 @dataclass(slots=True)
 class History:
-    """The periods that successive lists make; lists are added oldest first."""
+    """The periods of successive lists; lists are added oldest first."""
 
     periods: list[Period] = field(default_factory=list)
     _open: dict[str, Period] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class History:
         self._days.append(day)
 
     def add_delisted(self, delisted: Iterable[Ticker], calendar: TradingCalendar) -> None:
-        """Take the days of delisting: as a period's end, or as all that is known of a company between two lists."""
+        """Add the days of delisting: as a period's end, or as the only fact about a company between two lists."""
         of_symbol: dict[str, list[Period]] = {}
         for period in self.periods:
             of_symbol.setdefault(period.company.symbol, []).append(period)
@@ -96,7 +96,7 @@ class History:
 
 
 def _end(period: Period, ticker: Ticker, last: date) -> None:
-    """Take a day of delisting, if the lists leave it open."""
+    """Set a period's end to a day of delisting, if the lists leave the end open."""
     if period.not_after and period.last <= last < period.not_after:
         period.ends, period.company = last, _merged(period.company, ticker)
 
@@ -108,16 +108,17 @@ class Taken:
     records: list[SymbolRecord]
     """New records, and those that change."""
     moved: dict[tuple[str, date], date]
-    """Records whose `valid_from` changes, by symbol and the old one."""
+    """The new `valid_from` of records, by symbol and the old one."""
     contradicted: list[Period]
-    """Periods in which another company bore the symbol, according to a known record; they are left out."""
+    """Periods in which another company had the symbol, according to a stored record; they are left out."""
 
 
 def take(stored: Iterable[SymbolRecord], history: History, now: datetime) -> Taken:
-    """Return how the periods change the known records.
+    """Return the changes of the stored records by the periods.
 
-    A period that a known record may be the same company's, and shares a day with, tells when the record begins. The end
-    of a known record stays. A period without such a record is a new record, unless known ones take up its time.
+    If a stored record may be of the period's company and has a common day with the period, the period sets the record's
+    first day. The end of a stored record stays. A period without such a record is a new record, unless stored records
+    cover its time.
     """
     records: dict[str, list[SymbolRecord]] = {}
     for record in stored:
@@ -163,7 +164,7 @@ def _record(period: Period, now: datetime) -> SymbolRecord:
 
 
 def _may_be(record: SymbolRecord, period: Period) -> bool:
-    """Return whether the record may be the period's company: one that still bears the symbol is in the last list."""
+    """Return whether the record may be of the period's company: one that still has the symbol is in the last list."""
     is_over = record.valid_to is None and period.not_after is not None
     return not is_over and not another_company(record, period.company) and _overlap(record, period.begins, period.ends)
 
@@ -173,16 +174,16 @@ def _overlap(record: SymbolRecord, begins: date, ends: date | None) -> bool:
 
 
 def _filled(record: SymbolRecord, ticker: Ticker) -> SymbolRecord:
-    """Fill the record's missing fields from the list."""
+    """Return the record with missing fields filled from the list."""
     missing = {name: getattr(ticker, name) for name in _FILLED if getattr(record, name) is None}
     return replace(record, **missing)
 
 
 def _merged(older: Ticker, newer: Ticker) -> Ticker:
-    """Take the newer list's fields; keep those that it leaves out."""
+    """Return the ticker with the newer list's fields; fields that it leaves out stay."""
     return replace(newer, **{name: getattr(older, name) for name in _FILLED if getattr(newer, name) is None})
 
 
 def _chosen(rows: Sequence[Ticker], period: Period | None) -> Ticker:
-    """Choose one of the rows that a list has for a symbol: the company's that bore it before, if it is among them."""
+    """Choose one of a list's rows of a symbol: that of the company that had it before, if there is one."""
     return min(rows, key=lambda row: (period is not None and not period.is_of(row), row.composite_figi or "~"))

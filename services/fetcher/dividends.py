@@ -1,7 +1,7 @@
 """Load dividends: new ones of all symbols in one request, the whole past of some symbols at a time.
 
-An optional source: what the vendor does not give is logged and counted, and keeps nothing else out. Each new dividend
-changes the cumulative factors of all dividends before it, so a symbol with news is asked for anew, whole.
+Dividends are optional: a failure of the vendor is logged and counted, and stops nothing else. Each new dividend changes
+the cumulative factors of all earlier dividends, so all dividends of a changed symbol are requested again.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
@@ -21,16 +21,16 @@ from shared.objects import ObjectStore
 from shared.telemetry import logger
 
 RECENT: Final = timedelta(days=10)
-"""How far back news are looked for: a factor is known a day after the ex-date, and a run may fail for some days."""
+"""The period that each run requests: a factor is known a day after the ex-date, and runs may fail for days."""
 SYMBOLS_AT_ONCE: Final = 100
-"""So many symbols' dividends fill about one page."""
+"""The dividends of this many symbols fill about one page."""
 PLAN_DEPTH: Final = timedelta(days=729)
-"""How far back a plan of two years reaches: asked for if the vendor refuses to answer without a first day."""
+"""The depth of a plan of two years, which is requested if the vendor refuses a request without a first day."""
 BATCHES_FAILED_AT_MOST: Final = 2
 
 Answer: TypeAlias = list[Dividend] | FiblakeError
 InTime = Callable[[Coroutine[Any, Any, Answer]], Awaitable[Answer | None]]
-"""Waits for an answer; None: it did not come in time, or it is too late to ask."""
+"""Waits for an answer; None: there was none in time, or it is too late for a request."""
 
 
 @dataclass(slots=True)
@@ -42,14 +42,14 @@ class DividendCounts:
     refused: int = 0
     """Dividends (not symbols) that are invalid."""
     left: int = 0
-    """Symbols that are due, and left for the next runs."""
+    """Due symbols that are left for the next runs."""
     failed: int = 0
-    """Questions that the vendor did not answer."""
+    """Requests that the vendor did not answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class DividendFetcher:
-    """What taking over dividends works with; each symbol is asked for anew after `days`, `per_run` of them a run."""
+    """The clients and settings for dividends; a symbol is requested again after `days`, `per_run` of them a run."""
 
     vendor: Vendor
     store: ObjectStore
@@ -58,9 +58,9 @@ class DividendFetcher:
     per_run: int
 
     async def refresh(self, symbols: Collection[str], now: datetime, today: date, in_time: InTime) -> DividendCounts:
-        """Bring the dividends of these symbols up to date, as far as there is time; return what was done.
+        """Update the dividends of these symbols, as far as there is time; return the counts.
 
-        What the vendor does not answer is counted and waits for the next run. Raises if S3 or the database fails.
+        Symbols without an answer are counted and wait for the next run. Raises if S3 or the database fails.
         """
         async with self.database.session_lock(DIVIDENDS):
             return await self._refresh(symbols, now, today, in_time)
@@ -85,7 +85,7 @@ class DividendFetcher:
     async def _take(
         self, due: Sequence[str], in_doubt: Collection[str], now: datetime, in_time: InTime, counts: DividendCounts
     ) -> None:
-        """Ask for the dividends of these symbols, batch by batch; what came stays, also if a later one fails."""
+        """Request the dividends of these symbols in batches; a stored batch stays, also if a later one fails."""
         since: date | None = None
         failed_in_a_row = 0
         for batch in chunks(due, SYMBOLS_AT_ONCE):
@@ -122,7 +122,7 @@ class DividendFetcher:
     async def _store(
         self, batch: Sequence[str], changes: DividendChanges, now: datetime, counts: DividendCounts
     ) -> None:
-        """Write the files of the symbols that differ, then rows; all of the batch counts as asked for."""
+        """Write the files of the symbols that differ, then rows; all symbols of the batch count as requested."""
         for dividend in changes.refused:
             logger.warning("dividend refused", extra={"symbol": dividend.symbol, "dividend": str(dividend)})
         keys = [dividends_key(symbol) for symbol in changes.changed]

@@ -1,29 +1,29 @@
-"""Files in doubt: a run died after it had put them, or while it was putting them, and before their rows were stored.
+"""Files in doubt: a run died after it put them, or while it put them, and before their rows were stored.
 
-The rule. Before files are put their keys are noted in Postgres, and the transaction that stores their rows removes the
-notes. Before anything is compared with Postgres, what noted files hold is stored there; so Postgres says what bronze
-says, and what equals it need not be written.
+The rule. Before files are put, their keys are noted in Postgres. The transaction that stores their rows removes the
+notes. Before a run compares with Postgres, it stores the bars of noted files there. So Postgres agrees with bronze, and
+a bar that equals its row need not be written.
 
 Every place in services/fetcher that compares and skips, and why it is safe:
 
 - `sifting.classify_bars` skips a bar that equals its row: `settle_bars` has run before, under the session's lock; a bar
   whose noted file is gone or cannot be read is not compared (`ohlcv._past`).
-- `split_changes` skips a symbol whose splits equal its rows: a symbol whose file is noted is written whatever its rows
-  say, and all of it happens under the lock of splits. (The vendor reports all splits each time, so nothing is read.)
-- `dividend_changes` skips a symbol whose dividends equal its rows, and `dividends_due` a symbol that was asked for
-  lately and of which nothing recent differs: a symbol whose file is noted is asked for and written whatever its rows
-  say, under the lock of dividends. A symbol counts as asked for in the transaction that stores its rows.
+- `split_changes` skips a symbol whose splits equal its rows: a symbol whose file is noted is always written, and the
+  whole step holds the lock of splits. (The vendor reports all splits each time, so nothing is read.)
+- `dividend_changes` skips a symbol whose dividends equal its rows, and `dividends_due` a symbol that was requested
+  lately and has no recent change: a symbol whose file is noted is always requested and written, under the lock of
+  dividends. The transaction that stores a symbol's rows also records its request.
 - `reference_files.put_identities` skips a symbol whose companies are as in its file: it compares with the file itself,
   under the lock of identities, and the records are saved whether or not a file was written.
-- `gaps.plan` skips sessions that stand in the ledger: the ledger's entry is written in the transaction that stores the
-  rows, after the files. A session with notes is looked at again although it stands there.
-- `history.load_unless_there` skips a history that is loaded: that is noted after the file and its rows are in. A load
+- `gaps.plan` skips sessions that are in the ledger: the transaction that stores the rows, after the files, also writes
+  the ledger's entry. A session with notes is compared again, although it is in the ledger.
+- `history.load_unless_there` skips a loaded history: this is recorded after the file and its rows are stored. A load
   itself compares nothing.
-- `metadata._histories` skips a history that was asked for lately: the time is noted after the queue took the message.
+- `metadata._histories` skips a history that was requested lately: the time is recorded after the message was sent.
 - `identities.details_due` skips details that are fresh: they are in Postgres only.
-- The upsert of bars skips a row older than the known one: merging files in bronze does the same, by `ingested_at`.
-- `flat_files` skips a day file of a version that is loaded: its ledger is written after every range file is put, and a
-  load that is done again puts the same keys.
+- The upsert of bars skips a row that is older than the stored one: merging files in bronze does the same.
+- `flat_files` skips a loaded version of a day file: its ledger is written after every range file is put, and a
+  repeated load puts the same keys.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ AT_ONCE: Final = 1_000
 
 
 class Lake(Protocol):
-    """Bucket and database of the lake, as `intake.Intake` has them."""
+    """The part of `intake.Intake` that this module uses."""
 
     @property
     def store(self) -> ObjectStore:
@@ -60,7 +60,7 @@ class Lake(Protocol):
 
     @property
     def calendar(self) -> TradingCalendar:
-        """The sessions there are."""
+        """The trading calendar."""
 
     @property
     def clock(self) -> Callable[[], datetime]:
@@ -68,9 +68,9 @@ class Lake(Protocol):
 
 
 async def settle_bars(lake: Lake, scope: str) -> set[str]:
-    """Store what the scope's noted files hold; return the symbols of those that are gone or cannot be read.
+    """Store the bars of the scope's noted files; return the symbols of files that are deleted or cannot be read.
 
-    The caller holds the scope's lock. Notes of the latter stay until the session's bars are written again.
+    The caller holds the scope's lock. Notes of unreadable files stay until the session's bars are written again.
     """
     keys = await lake.database.noted(scope)
     unknown: set[str] = set()
@@ -87,10 +87,10 @@ async def settle_bars(lake: Lake, scope: str) -> set[str]:
 
 
 async def settle_all_bars(lake: Lake) -> set[date]:
-    """Settle all scopes of bars that no run works on; return the sessions that must be asked for again.
+    """Settle all scopes of bars that no run has locked; return the sessions that must be requested again.
 
-    These are all sessions with notes: the vendor's bars may differ by now from what the dead run put. A scope that
-    cannot be settled keeps its notes, which the log names, and stops no other one: the next run tries again.
+    These are all sessions with notes: the vendor's bars may differ by now from those of the dead run. A scope that
+    cannot be settled keeps its notes, which the log names, and does not stop the others: the next run tries again.
     """
     again: set[date] = set()
     for scope in await lake.database.noted_scopes():
@@ -112,7 +112,7 @@ def _rows(lake: Lake, stored: StoredObject) -> list[dict[str, Any]] | None:
     source, today = lake.bronze.parse_source(stored.key), lake.clock().date()
     try:
         bars = bars_of_source(stored.data, source, stored.last_modified, lake.calendar, today)
-        return latest_rows(bars.to_pylist())  # the table of bars has one row a session
+        return latest_rows(bars.to_pylist())  # the table of bars has one row for each session
     except PermanentError as error:
         logger.warning("file of bars cannot be read", extra={"key": stored.key, "reason": str(error)})
         return None

@@ -9,17 +9,17 @@ from fiblake.calendar import TradingCalendar
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The sessions to ask the vendor for, each list oldest first."""
+    """The sessions to request from the vendor, each list oldest first."""
 
     missing: list[date]
-    """Those that are not stored whole."""
+    """Sessions that are not stored whole."""
     again: list[date]
-    """Stored ones that are looked at once more: what was restated since is written, the rest is not."""
+    """Stored sessions that are compared again: only restated bars are written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a run was asked for: nothing (None), or the sessions from `first` to `last`, stored ones too if `again`."""
+    """The sessions that a run was asked for: none, or those from `first` to `last`; with `again` also stored ones."""
 
     first: date | None = None
     last: date | None = None
@@ -27,7 +27,7 @@ class Asked:
 
     @property
     def anything(self) -> bool:
-        """Whether sessions were named."""
+        """Whether any sessions were named."""
         return self.first is not None or self.last is not None
 
 
@@ -41,9 +41,9 @@ def plan(  # noqa: PLR0917
 ) -> Plan:
     """Plan a run at `now`.
 
-    `stored` are the sessions that are stored whole, `start` is where ingestion began or is to begin (None: with the
-    last closed session). A run that was asked for nothing fetches all that is missing since `start`, and looks back at
-    the last `look_back` stored ones. Sessions beyond the calendar raise CalendarRangeError.
+    `stored` are the sessions that are stored whole, `start` is the first session of ingestion (None: the last
+    closed one). A run without named sessions fetches all missing ones since `start`, and compares the last `look_back`
+    stored ones again. Sessions beyond the calendar raise CalendarRangeError.
     """
     closed = calendar.last_closed(now)
     first = sessions_asked.first or start or closed

@@ -28,7 +28,7 @@ def _opened(runner: asyncio.Runner, stack: AsyncExitStack, settings: FetcherSett
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
-    """Load the histories that one batch asks for."""
+    """Load the histories of one batch of messages."""
     settings = load(FetcherSettings)
     messages = [from_lambda(record) for record in SQSEvent(event).records]
     with asyncio.Runner() as runner:
@@ -37,7 +37,7 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
 
         def work(group: Sequence[ReceivedMessage]) -> Mapping[str, FiblakeError]:
             if isinstance(opening, FiblakeError):
-                # No message is to blame for database, secret or calendar: they come again, when it may be mended.
+                # Database, secret or calendar failed, not a message: all messages come again later.
                 return dict.fromkeys((m.id for m in group), UpstreamError(str(opening)))
             intake, closed = opening
             fetcher = HistoryFetcher(intake, settings.history_from, settings.universe_types)

@@ -1,7 +1,7 @@
 """Load reference data each day: companies, details, splits, dividends; and request the histories of new symbols.
 
-Files in S3 come first, then rows in Postgres. What an interrupted run has stored stays; the next run finds the rest
-still different from the vendor's data.
+Files in S3 come first, then rows in Postgres. The stored part of an interrupted run stays; for the rest the next run
+still sees a difference to the vendor's data.
 """
 
 import asyncio
@@ -47,9 +47,9 @@ from shared.telemetry import logger
 KIND: Final = "metadata"
 """The name of these runs in the table runs."""
 ASKED_AT_ONCE: Final = 10
-"""How many requests about single symbols run at once; the client paces them."""
+"""The number of simultaneous requests about single symbols; the client limits their rate."""
 BATCHES_FAILED_AT_MOST: Final = 2
-"""After so many batches of details in a row that failed whole, the vendor is down: no ticker is to blame."""
+"""After this many completely failed batches of details in a row, the vendor is down."""
 SPLITS_AT_ONCE: Final = 500
 REQUESTS_AT_ONCE: Final = 500
 
@@ -58,11 +58,11 @@ AnswerT = TypeVar("AnswerT")
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How often details are asked for, and whose histories."""
+    """The refresh interval of details, and the symbols whose histories are requested."""
 
     universe_types: frozenset[str]
     only: frozenset[str] = frozenset()
-    """Of those types only these symbols, if any are named."""
+    """Only these symbols of those types, if any are named."""
     details_days: int = 30
     details_per_run: int = 1_000
     history_retry_hours: float = 22
@@ -73,18 +73,18 @@ class Rules:
 
 @dataclass(slots=True)
 class Refreshed:
-    """What a run did, in numbers of symbols."""
+    """The counts of a run, in symbols."""
 
     listed: int = 0
     left_out: int = 0
-    """Listed, but such a symbol cannot be a key."""
+    """Listed symbols that cannot be a key."""
     new: int = 0
     renamed: int = 0
-    """Of the new and the handed over: their company is known by another symbol."""
+    """New and handed-over symbols whose company is stored with another symbol."""
     handed_over: int = 0
     """Another company's now."""
     doubtful: int = 0
-    """Listed with another FIGI; not handed over yet, because that may be the vendor's slip."""
+    """Listed with another FIGI; not handed over yet, because it may be the vendor's mistake."""
     back: int = 0
     """Vanished before, and listed again."""
     changed: int = 0
@@ -95,19 +95,19 @@ class Refreshed:
     details_left: int = 0
     """Due, and left for the next runs."""
     details_failed: int = 0
-    """Of those left: the vendor failed on them."""
+    """The part of those left on which the vendor failed."""
     splits_changed: int = 0
     splits_refused: int = 0
     """Splits (not symbols) that are invalid."""
     splits_repaired: int = 0
-    """Splits whose cumulative factor contradicts the ratios; what the ratios make is stored instead."""
+    """Splits whose cumulative factor contradicts the ratios; the factor of the ratios is stored instead."""
     dividends_changed: int = 0
     dividends_refused: int = 0
     """Dividends (not symbols) that are invalid."""
     dividends_left: int = 0
     """Due, and left for the next runs."""
     dividends_failed: int = 0
-    """Questions about dividends that the vendor did not answer; the log has each."""
+    """Requests for dividends that the vendor did not answer; the log has each."""
     histories_requested: int = 0
     rows_left_out: int = 0
     """Rows of the vendor's answers that cannot be used; the log has each."""
@@ -129,14 +129,14 @@ class _Run:
         return self.deadline is not None and self.clock() >= self.deadline
 
     def in_half_the_time(self) -> "_Run":
-        """Return this run with a deadline half as far away."""
+        """Return this run with a deadline after half of the remaining time."""
         now = self.clock()
         return replace(self, deadline=self.deadline and now + (self.deadline - now) / 2)
 
     async def in_time(self, answer: Coroutine[Any, Any, AnswerT]) -> AnswerT | None:
         """Wait for an answer until the deadline; None: there was none in time. At a slow pace ten of them take minutes.
 
-        After the deadline nothing is asked.
+        After the deadline no request is sent.
         """
         if self.late:
             answer.close()
@@ -162,10 +162,10 @@ class MetadataFetcher:
     clock: Callable[[], datetime]
 
     async def refresh(self, event: MetadataEvent, deadline: datetime | None = None) -> Refreshed:
-        """Bring reference data up to date; the vendor is not asked about single symbols any more after `deadline`.
+        """Update reference data; after `deadline` no request about a single symbol is sent.
 
-        Details that are left then wait for the next run. The run is recorded with what it did, also if it fails. Raises
-        UpstreamError if the vendor's lists cannot be trusted, or if a history could not be asked for.
+        Details that are left wait for the next run. The run is recorded with its counts, also if it fails. Raises
+        UpstreamError if the vendor's lists are not usable, or if a history could not be requested.
         """
         now, started, report = event.now(self.clock()), time.perf_counter(), Refreshed()
         run = _Run(now, Days.of(self.calendar, now), deadline, str(uuid4()), report, self.clock)
@@ -182,7 +182,7 @@ class MetadataFetcher:
         return report
 
     async def _all(self, run: _Run) -> None:
-        """Do every part, also if one before it failed: none needs another one's answer. Raises the first error."""
+        """Run all parts, also if one failed: they are independent. Raises the first error."""
         errors: list[FiblakeError] = []
         for part in (self._identities, self._splits, self._dividends, self._details, self._histories):
             try:
@@ -200,13 +200,13 @@ class MetadataFetcher:
             await self._take_identities(run)
 
     async def _take_identities(self, run: _Run) -> None:
-        """Take over the vendor's list of active tickers: identity files first, then all records in one transaction."""
+        """Store the vendor's list of active tickers: identity files first, then all records in one transaction."""
         results, days = run.done, run.days
         records_known = await self.database.metadata()
         tickers = await self.vendor.tickers()
         listed = [ticker for ticker in tickers if valid_symbol(ticker.symbol)]
         compared = compare(records_known, listed)
-        # Of the very first list all that is known is that it is so now, and asking of each would take hours.
+        # The first list says nothing of the past, and a request for each symbol would take hours.
         beginnings, unanswered = await self._beginnings(compared, run) if records_known else ({}, set[str]())
         decided = settled(compared, beginnings, days, unanswered)
         delistings = await self._delistings(decided, run)
@@ -231,10 +231,10 @@ class MetadataFetcher:
         _log_changes(decided)
 
     async def _beginnings(self, comparison: Comparison, run: _Run) -> tuple[dict[str, date], set[str]]:
-        """Return, by symbol, the first session in which its new company bore it, where the vendor knows.
+        """Return, by symbol, the first session of its new company, if the vendor has it; and the unanswered symbols.
 
-        The changes of ticker are asked for, and the list gets in without them: a symbol that the vendor fails on is
-        named as unanswered, and one about which there is no time to ask counts as unknown.
+        The changes of ticker are requested, but the list is stored without them, too: a symbol on which the vendor
+        fails is unanswered, and a symbol without time for a request counts as unknown.
         """
         unanswered: set[str] = set()
 
@@ -256,7 +256,7 @@ class MetadataFetcher:
         return beginnings, unanswered
 
     async def _delistings(self, comparison: Comparison, run: _Run) -> dict[str, Ticker]:
-        """Return what the vendor says of the symbols that vanished, by symbol, where there is time to ask."""
+        """Return the vendor's records of the vanished symbols, by symbol, as far as there is time for requests."""
 
         async def ask(record: SymbolRecord) -> Ticker | None:
             try:
@@ -280,7 +280,7 @@ class MetadataFetcher:
             await self._take_splits(run)
 
     async def _take_splits(self, run: _Run) -> None:
-        """Take over the vendor's splits: of each symbol that differs the file first, then its rows."""
+        """Store the vendor's splits: for each symbol that differs first the file, then its rows."""
         in_doubt = {symbol for key in await self.database.noted(SPLITS) if (symbol := parse_reference(key))}
         symbols = {record.symbol for record in await self.database.metadata()}
         stored = await self.database.splits()
@@ -301,7 +301,7 @@ class MetadataFetcher:
     # -------------------------------------------------------------------------------------------------------- dividends
 
     async def _dividends(self, run: _Run) -> None:
-        """Take over dividends, within half of the time that is left: details are to have the other half."""
+        """Store dividends, within half of the remaining time: details get the other half."""
         records = await self.database.metadata()
         of_type = {r.symbol for r in records if r.type is None or r.type in self.rules.universe_types}
         symbols = of_type & self.rules.only if self.rules.only else of_type
@@ -315,10 +315,10 @@ class MetadataFetcher:
     # ---------------------------------------------------------------------------------------------------------- details
 
     async def _details(self, run: _Run) -> None:
-        """Ask for details that are missing or old, batch by batch; what came is saved even if others failed.
+        """Request details that are missing or old, in batches; the received ones are saved even if others failed.
 
-        A ticker that the vendor fails on waits for the next run, and keeps no other one waiting. Raises the last error
-        if batches fail whole, one after the other: then it is not the tickers that ail.
+        A ticker on which the vendor fails waits for the next run, and delays no other ticker. Raises the last error if
+        whole batches fail one after the other: then the vendor is down.
         """
         stale_before = run.now - timedelta(days=self.rules.details_days)
         stored = await self.database.metadata()
@@ -338,14 +338,14 @@ class MetadataFetcher:
             if errors and whole_batches_failed == BATCHES_FAILED_AT_MOST:
                 if isinstance(errors[-1], EntitlementError):
                     logger.error("no details at all", extra={"reason": str(errors[-1])})
-                    return  # the plan has none: nothing of what is needed is missing
+                    return  # the plan has none, which is no failure
                 raise errors[-1]
 
     async def _detailed(self, record: SymbolRecord, now: datetime) -> SymbolRecord | FiblakeError:
         try:
             details = await self.vendor.details(record.symbol)
         except BadRequestError as error:
-            # Of this one symbol there are none, now or tomorrow: it must not stand in the others' way.
+            # This symbol will never have any: it must not delay the others.
             logger.warning("no details", extra={"symbol": record.symbol, "reason": str(error)})
             details = None
         except FiblakeError as error:
@@ -356,7 +356,7 @@ class MetadataFetcher:
     # -------------------------------------------------------------------------------------------------------- histories
 
     async def _histories(self, run: _Run) -> None:
-        """Ask for the history of each symbol that has none yet; one that was asked for lately is on its way."""
+        """Request the history of each symbol without one, unless it was requested lately."""
         asked_before = run.now - timedelta(hours=self.rules.history_retry_hours)
         symbols_due = await self.database.history_due(self.rules.universe_types, asked_before)
         due = [symbol for symbol in symbols_due if not self.rules.only or symbol in self.rules.only]
@@ -376,7 +376,7 @@ class MetadataFetcher:
 
 
 def _with_details(record: SymbolRecord, details: Details | None, now: datetime) -> SymbolRecord:
-    """Take the vendor's fields; keep those that it leaves out."""
+    """Return the record with the vendor's fields; fields that the vendor leaves out stay."""
     if details is None:
         return replace(record, details_at=now)
     sic_code = details.sic_code or record.sic_code
@@ -387,9 +387,9 @@ def _with_details(record: SymbolRecord, details: Details | None, now: datetime) 
 
 
 def _without_doubtful_ends(comparison: Comparison, delistings: Mapping[str, Ticker]) -> Comparison:
-    """Leave in place what vanished from a list that has rows without a ticker, unless the vendor says that it is gone.
+    """Return the comparison; if the list has rows without a ticker, symbols vanish only if the vendor confirms it.
 
-    Such a row may be the missing symbol's.
+    A row without a ticker may be that of the missing symbol.
     """
     over = {*delistings, *comparison.successors}
     for record in comparison.vanished:
@@ -399,7 +399,7 @@ def _without_doubtful_ends(comparison: Comparison, delistings: Mapping[str, Tick
 
 
 def _log_changes(comparison: Comparison) -> None:
-    """Log each symbol that changed hands, one line each: it is rare, and cuts the symbol's bars in two."""
+    """Log each handover in one line: it is rare, and splits the symbol's bars into two parts."""
     for symbol in comparison.twice:
         logger.warning("symbol listed twice", extra={"symbol": symbol})
     for record, ticker in comparison.doubtful:

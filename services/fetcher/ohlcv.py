@@ -18,15 +18,15 @@ from shared.database import SessionCounts, session_scope
 from shared.telemetry import logger
 
 FAILURES_IN_A_ROW: Final = 2
-"""After so many failures in a row, the vendor or S3 is probably down."""
+"""After this many failures in a row, the vendor or S3 is probably down."""
 CLOSES_SINCE: Final = timedelta(days=14)
-"""How far back a symbol's previous close is looked for."""
+"""How far back a symbol's previous close is searched."""
 MIN_SYMBOLS_TO_CHECK: Final = 100
-"""With so many symbols or more, an answer with bars of fewer than half of them is short."""
+"""From this many symbols on, an answer with bars of fewer than half of them counts as short."""
 
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is next, how much is done, and how much there is."""
+"""Called with the name of the next step, the finished amount, and the total."""
 
 
 def no_progress(_what: str, _done: int, _all: int) -> None:
@@ -34,7 +34,7 @@ def no_progress(_what: str, _done: int, _all: int) -> None:
 
 
 class IncompleteError(TransientError):
-    """Some sessions could not be stored; those that were are, and the next run takes up the others."""
+    """Some sessions could not be stored; the other ones are stored, and the next run fetches the rest."""
 
 
 @dataclass(slots=True)
@@ -44,18 +44,18 @@ class Fetched:
     done: list[Stored] = field(default_factory=list)
     """Missing sessions that were stored."""
     looked_at_again: list[Stored] = field(default_factory=list)
-    """Stored sessions that were asked for again; bars that differ were written."""
+    """Stored sessions that were requested again; bars that differ were written."""
     pending: list[date] = field(default_factory=list)
-    """Sessions that the vendor does not give out yet: no failure, the next run asks again."""
+    """Sessions that the vendor does not deliver yet: no failure, the next run requests them again."""
     failed: dict[date, str] = field(default_factory=dict)
-    """Sessions that could not be stored, and why."""
+    """Sessions that could not be stored, with the reason."""
     left: list[date] = field(default_factory=list)
     """Missing sessions for which there was no time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Universe:
-    """Which symbols are stored: those of these types in symbol_metadata; of them only `only`, if it names any."""
+    """The symbols to store: those of these types in symbol_metadata; only those in `only`, if it names any."""
 
     types: frozenset[str]
     only: frozenset[str] = frozenset()
@@ -72,11 +72,11 @@ class Fetcher:
     deadline: datetime | None = None
 
     async def fetch(self, event: FetchEvent, show: Progress = no_progress, result: Fetched | None = None) -> Fetched:
-        """Fetch the sessions that `event` asks for, or all that are missing; `show` hears of each.
+        """Fetch the sessions of `event`, or all missing ones; call `show` for each.
 
-        What was stored before an error stays stored, and stands in `result`, if one is given to be filled. After the
-        deadline no session is begun. Raises IncompleteError, once all that can be done is done, if a session could not
-        be stored; a permanent error (a wrong key, no database) at once.
+        Sessions that were stored before an error stay stored, and are in `result`, if the caller passes one. No session
+        is started after the deadline. If a session could not be stored, IncompleteError is raised after all others
+        were tried; a permanent error (a wrong key, no database) is raised at once.
         """
         planned = await self._plan(event)
         result = Fetched() if result is None else result
@@ -100,11 +100,11 @@ class Fetcher:
                 logger.warning("session failed", extra={"session": str(session), "reason": str(error)})
                 result.failed[session] = str(error)
                 failures += 1
-                # The watermark begins with the session stored first: one that comes before it would be a hole.
+                # The watermark starts with the first stored session: an earlier session would then be missing.
                 if not (result.done or await self.intake.database.watermark()):
                     break
                 if failures == FAILURES_IN_A_ROW:
-                    # Old sessions that always fail must not stop today's: that one is tried before giving up.
+                    # Old sessions that always fail must not stop today's session: it is tried before giving up.
                     turn = deque(day for day in turn if day == planned.missing[-1])
                 continue
             failures = 0
@@ -164,7 +164,7 @@ class Fetcher:
         return wanted
 
     async def _past(self, session: date, unknown: set[str]) -> StoredState:
-        """Read what is stored; bronze's content of `unknown` symbols is not known: they are compared with nothing."""
+        """Read the stored state; the files of `unknown` symbols cannot be read, so their bars are not compared."""
         database = self.intake.database
         stored = await database.bars(session)
         rows = {(symbol, session): row for symbol, row in stored.items() if symbol not in unknown}
@@ -175,14 +175,14 @@ class Fetcher:
 
     @staticmethod
     def _nameless(bar: VendorBar) -> bool:
-        """Whether the bar is of no ticker at all: it may be one of ours, so it is quarantined and not just counted."""
+        """Whether the bar has no ticker: it may be of the universe, so it is quarantined and not just counted."""
         return bar.symbol == ""
 
 
 def _check_not_short(session: date, bars: Sequence[VendorBar], expected: set[str]) -> None:
-    """Raise UpstreamError if fewer than half of the symbols that traded lately have a bar: not all of them are there.
+    """Raise UpstreamError if fewer than half of the symbols that traded lately have a bar: the answer is short.
 
-    Of a few symbols it says nothing: some do not trade every day.
+    For few symbols there is no check: some do not trade every day.
     """
     came = len(expected & {bar.symbol for bar in bars})
     if len(expected) >= MIN_SYMBOLS_TO_CHECK and 2 * came < len(expected):

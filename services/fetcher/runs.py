@@ -13,13 +13,13 @@ from shared.database import Database
 async def record_run(
     database: Database, kind: str, event: Mapping[str, Any], clock: Callable[[], datetime]
 ) -> AsyncIterator[dict[str, Any]]:
-    """Record the block as a run; what it puts into the dictionary it is given becomes the run's result."""
+    """Record the block as a run; the dictionary that it fills becomes the run's result."""
     run = await database.begin_run(kind, event, clock())
     result: dict[str, Any] = {}
     try:
         yield result
     except FiblakeError as error:
-        # The database itself may be what failed: the error that ended the run counts.
+        # The database itself may have failed: raise the error that ended the run.
         with suppress(FiblakeError):
             await database.end_run(run, "failed", {**result, "error": str(error)}, clock())
         raise

@@ -19,10 +19,10 @@ DIGITS: Final = 4
 
 
 def sector_of(sic_code: str | None) -> str | None:
-    """Return the name of the division that a four-digit SIC code lies in; None if it lies in none."""
+    """Return the name of the division of a four-digit SIC code; None if it has none."""
     code = (sic_code or "").strip()
     if not (code.isascii() and code.isdigit()) or len(code) > DIGITS:
         return None
-    # A leading zero may have been lost on the way: 100 is 0100, field crops.
+    # The vendor may have lost a leading zero: 100 is 0100, field crops.
     major = int(code.zfill(DIGITS)[:2])
     return next((name for groups, name in DIVISIONS if major in groups), None)

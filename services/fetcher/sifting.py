@@ -17,7 +17,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class StoredState:
-    """What is stored: rows by symbol and session, last closes before the answer, splits in between."""
+    """The stored state: rows by symbol and session, last closes before the answer, splits in between."""
 
     rows: Mapping[tuple[str, date], Mapping[str, Any]] = field(default_factory=dict)
     closes: Mapping[str, float] = field(default_factory=dict)
@@ -48,7 +48,7 @@ def classify_bars(
     for bar, row, stored_bar in _in_order(bars, past, now):
         place = (bar.symbol, bar.session)
         if place not in seen and stored_bar:
-            # It is stored like this, so it may stay; it may be one that an operator has released from quarantine.
+            # The same bar is stored, so it may stay: an operator may have released it from quarantine.
             seen.add(place)
             closes[bar.symbol] = bar.close
             result.unchanged += 1
@@ -70,9 +70,9 @@ def classify_bars(
 
 
 def _in_order(bars: Iterable[VendorBar], past: StoredState, now: datetime) -> list[tuple[VendorBar, Row, bool]]:
-    """Return each bar with its row, and whether it is stored as it is.
+    """Return each bar with its row, and whether the same bar is stored.
 
-    Of two bars of one session that one comes first: it stays, in whatever order the vendor reports the two.
+    Of two bars of one session the stored one comes first, so it stays in whatever order the vendor reports the two.
     """
     rows = [(bar, bar.row(now)) for bar in bars]
     compared = [(bar, row, _is_same(row, past.rows.get((bar.symbol, bar.session)))) for bar, row in rows]

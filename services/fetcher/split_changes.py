@@ -1,4 +1,4 @@
-"""Compare the splits that the vendor reports with the known ones (pure)."""
+"""Compare the splits that the vendor reports with the stored ones (pure)."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,28 +11,28 @@ from fiblake.rules import positive
 
 @dataclass(frozen=True, slots=True)
 class SplitChanges:
-    """The symbols whose splits differ from what is known, with all the splits they have now."""
+    """The symbols whose splits differ from the stored ones, with all their present splits."""
 
     changed: dict[str, list[Split]] = field(default_factory=dict)
     refused: list[Split] = field(default_factory=list)
-    """Invalid splits; their symbols keep the known ones."""
+    """Invalid splits; their symbols keep the stored ones."""
     repaired: list[Split] = field(default_factory=list)
-    """Splits as they are reported whose factors contradict the ratios; they are stored with what the ratios make."""
+    """Splits, as reported, whose factors contradict the ratios; they are stored with the factors of the ratios."""
 
 
 def split_changes(
     stored: Mapping[str, Sequence[Split]], reported: Iterable[Split], symbols: Collection[str], today: date,
     in_doubt: Collection[str] = (),
 ) -> SplitChanges:  # fmt: skip
-    """Compare all splits that the vendor reports with those that are known, for the symbols there are.
+    """Compare all splits that the vendor reports with the stored ones, for `symbols`.
 
-    A split announced for a day after `today` waits for its day: its factor is not true before. A split that is no
-    longer reported is withdrawn. Cumulative factors that contradict the ratios are replaced by what the ratios make,
-    because the ratios are what the company announced, and the factors are computed from them.
+    A split announced for a day after `today` waits for its day: its factor is not valid before. A split that is no
+    longer reported is withdrawn. Cumulative factors that contradict the ratios are replaced by those of the ratios,
+    because the company announces the ratios, and the factors are computed from them.
 
-    Symbols `in_doubt` count as different: nobody knows what their files say.
+    Symbols `in_doubt` count as different, because the content of their files is unknown.
 
-    Raises UpstreamError if fewer than half of the known splits are reported: that is not trusted.
+    Raises UpstreamError if fewer than half of the stored splits are reported: such an answer is not used.
     """
     # By id, so that one reported on two pages counts once.
     ours = {(split.symbol, split.id): split for split in reported if split.symbol in symbols}
@@ -60,10 +60,10 @@ def _check_complete(stored: Mapping[str, Sequence[Split]], now: Mapping[str, Seq
 
 
 def _executed(splits: Sequence[Split], today: date, repaired: list[Split]) -> list[Split]:
-    """Return those of a symbol's splits (oldest first) that are executed, with the factors that are true today.
+    """Return the executed splits of a symbol (oldest first), with the factors that are valid today.
 
-    Factors are cumulative: once a split is announced, those before it may have its factor in them already, or not yet.
-    Those that fit neither are `repaired`.
+    Factors are cumulative: when a split is announced, the earlier factors may or may not include it already. Factors
+    that fit neither case are `repaired`.
     """
     executed = [split for split in splits if split.execution_date <= today]
     if not executed or all(day.agrees for day in split_days(executed)):

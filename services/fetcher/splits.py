@@ -15,7 +15,7 @@ def usable(row: SplitRow) -> Split | None:
     """Return the split, or None if it names no ticker.
 
     A missing or invalid day or ratio becomes NaN: `split_changes` refuses the split by name, and its ticker keeps the
-    known ones. If the split were left out, the other splits' factors would seem to contradict the ratios.
+    stored ones. If the split were left out, the other splits' factors would seem to contradict the ratios.
     """
     if not row.ticker:
         return None
@@ -26,11 +26,11 @@ def usable(row: SplitRow) -> Split | None:
 
 
 def with_factors(splits: Iterable[Split]) -> list[Split]:
-    """Return the splits by date and symbol, each with a factor: the vendor's, or else what the ratios make.
+    """Return the splits by date and symbol, each with a factor: the vendor's, or else that of the ratios.
 
-    A split that the vendor reports under two ids comes once. The factor of a day's splits is the product of their
-    ratios and the factor of the next day (the vendor's rule: cumulative, so that one factor is enough for a bar).
-    Whether the vendor's factors agree with the ratios is `split_changes`'s to say, which knows the day.
+    A split that the vendor reports under two ids is in the result once. The factor of a day's splits is the product of
+    their ratios and the factor of the next day (the vendor's rule: cumulative, so that one factor suffices for a bar).
+    `split_changes` checks whether the vendor's factors agree with the ratios.
     """
     by_symbol: dict[str, list[Split]] = {}
     for split in splits:

@@ -1,4 +1,4 @@
-"""Check bars: which may enter the lake, why others may not, and which are suspicious (pure)."""
+"""Check bars: which ones may be stored, why others may not, and which ones are suspicious (pure)."""
 
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -18,7 +18,7 @@ class VendorBar(ReportedBar):
 
 
 def faults(bar: VendorBar, calendar: TradingCalendar) -> list[str]:
-    """Return every reason why `bar` may not enter the lake; none means that it may."""
+    """Return every reason why `bar` may not be stored; empty: it may."""
     reasons = [] if valid_symbol(bar.symbol) else [f"symbol {bar.symbol!r} cannot be a key"]
     reasons += broken_rules(asdict(bar))
     if bar.dated:

@@ -1,7 +1,7 @@
-"""What the fetchers ask of a vendor, and how it says that it cannot answer (pure).
+"""The interface of a vendor, and its errors (pure).
 
-Another vendor is one more class with these methods, which `assembly.opened` opens. Such a class raises UpstreamError
-for an answer that may be short or wrong (the next attempt may be right), and the errors below.
+Another vendor is another class with these methods, which `assembly.opened` opens. Such a class raises UpstreamError for
+an answer that may be short or wrong (the next attempt may be right), and the errors below.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from services.fetcher.validation import VendorBar
 
 
 class PendingError(TransientError):
-    """The session's data is not there yet: not a failure, ask again later."""
+    """The session's data is not available yet: no failure, try again later."""
 
 
 class BadRequestError(PermanentError):
@@ -28,21 +28,21 @@ class UnknownTickerError(BadRequestError):
 
 
 class OutOfPlanError(EntitlementError):
-    """The plan's history does not reach back to the sessions asked for."""
+    """The plan does not include the requested sessions."""
 
 
 class Vendor(Protocol):
-    """A source of daily bars as traded, and of what is known of stocks."""
+    """A source of daily bars as traded, and of reference data of stocks."""
 
     @property
     def left_out(self) -> Counter[str]:
-        """How many rows were left out because they cannot be used, by kind."""
+        """The number of unusable rows that were left out, by kind."""
 
     async def grouped_daily(self, session: date) -> list[VendorBar]:
         """Return every ticker's bar of one session; raise UpstreamError if there are none."""
 
     async def daily_range(self, symbol: str, first: date, last: date) -> list[VendorBar]:
-        """Return one ticker's bars from `first` to `last`; none is a valid answer."""
+        """Return one ticker's bars from `first` to `last`; an empty result is valid."""
 
     async def tickers(self, on: date | None = None) -> list[Ticker]:
         """Return all stocks that are active, or were on the day `on`; raise UpstreamError if there are none."""
@@ -51,7 +51,7 @@ class Vendor(Protocol):
         """Return all stocks that are no longer active."""
 
     async def listed_as(self, symbol: str, on: date) -> list[Ticker]:
-        """Return the stocks that bore the symbol on the day `on`."""
+        """Return the stocks that had the symbol on the day `on`."""
 
     async def delisted(self, symbol: str) -> Ticker | None:
         """Return the latest inactive stock of that symbol; None if there is none."""
@@ -60,7 +60,7 @@ class Vendor(Protocol):
         """Return a ticker's details; None if the vendor knows no such ticker."""
 
     async def ticker_changes(self, symbol: str) -> list[TickerChange]:
-        """Return since when the ticker's company has borne which ticker, oldest first."""
+        """Return the tickers of the ticker's company with their first days, oldest first."""
 
     async def splits(self) -> list[Split]:
         """Return all splits, announced ones too, oldest first, each with its cumulative factor."""
@@ -68,5 +68,5 @@ class Vendor(Protocol):
     async def dividends(self, symbols: Collection[str] = (), since: date | None = None) -> list[Dividend]:
         """Return the dividends of these symbols (none named: of all) with ex-dates from `since` on, announced ones too.
 
-        None is a valid answer.
+        An empty result is valid.
         """

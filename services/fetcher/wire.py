@@ -1,7 +1,7 @@
 """The vendor's answers on the wire, after its OpenAPI file.
 
-One bad row affects no other row. A missing or garbled field is read as NaN or None, a null row as a row without fields;
-the code that uses the row refuses it by name. A page of another shape is refused whole.
+One bad row affects no other row. A missing or invalid field is read as NaN or None, a null row as a row without fields;
+the code that uses the row refuses it by name. A page of another format is refused as a whole.
 """
 
 import json
@@ -17,18 +17,18 @@ from fiblake.reference import Dividend
 from services.fetcher.validation import VendorBar
 
 CODING: Final = "gzip"
-"""The only compression that we ask for."""
+"""The only compression that requests accept."""
 _TOO_LARGE: Final = 2**63
 _TOO_FAR: Final = 6 * 10**13
-"""Milliseconds from 1970 that lie beyond what a date can be."""
+"""Milliseconds since 1970 that are outside the range of dates."""
 _LONGEST_NUMBER: Final = 400
-"""Digits; Python refuses to read far longer ones, and with them the page."""
+"""Digits; Python refuses to parse much longer numbers, and with them the page."""
 
 
 def decompress(content: bytes, coding: str, most: int) -> bytes:
-    """Return what an answer's content is once decompressed, its first `most` bytes only: ten bytes may be a gigabyte.
+    """Return the first `most` bytes of an answer's decompressed content: ten bytes may become a gigabyte.
 
-    Raises ValueError if it is not compressed as we ask for it, or is damaged.
+    Raises ValueError if it has another compression, or is damaged.
     """
     if coding != CODING:
         raise ValueError(f"its Content-Encoding is {coding[:40]!r}, not {CODING}")
@@ -43,9 +43,9 @@ def decompress(content: bytes, coding: str, most: int) -> bytes:
 
 
 def decode(content: bytes) -> Any:  # noqa: ANN401 (what JSON holds)
-    """Return what the answer's JSON says; raise ValueError if it is not JSON.
+    """Return the values of the answer's JSON; raise ValueError if it is not JSON.
 
-    Bytes that are not UTF-8 cost the text they stand in and not the page: each becomes U+FFFD.
+    Each byte that is not UTF-8 becomes U+FFFD, so that only its text is damaged and not the page.
     """
     try:
         return json.loads(content.decode("utf-8-sig", "replace"), parse_int=_integer)
@@ -54,7 +54,7 @@ def decode(content: bytes) -> Any:  # noqa: ANN401 (what JSON holds)
 
 
 def readable(text: str) -> str:
-    """Return the text with U+FFFD for each half of a surrogate pair: no file, table or log takes a half."""
+    """Return the text with U+FFFD for each half of a surrogate pair: no file, table or log accepts a half."""
     return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
@@ -81,7 +81,7 @@ def _milliseconds(value: object) -> object:
 
 
 def _text(value: object) -> object:
-    # Postgres takes no text with a zero byte.
+    # Postgres accepts no text with a zero byte.
     return readable(value) if isinstance(value, str) and value and "\0" not in value else None
 
 
@@ -94,7 +94,7 @@ def _name(value: object) -> object:
 
 
 def _link(value: object) -> object:
-    # An empty link is the end, as an absent one is.
+    # An empty link means the last page, like a missing one.
     return readable(value) if isinstance(value, str) and value else value or None
 
 
@@ -103,7 +103,7 @@ def _fields(value: object) -> object:
 
 
 def _rows(value: object) -> object:
-    """Read a list of rows; one in which nothing is a row is refused."""
+    """Read a list of rows; refuse a list without any valid row."""
     if isinstance(value, list) and value and not any(row is None or isinstance(row, dict) for row in value):
         raise ValueError("none of the results is a row")
     return value
@@ -157,12 +157,12 @@ class Page(Answer, Generic[Row]):
 
     @property
     def announced(self) -> int | None:
-        """How many rows the page says it has, if it says so."""
+        """The page's own count of its rows, if it has one."""
         return None
 
     @property
     def says_none(self) -> bool:
-        """Whether a page without `results` says that there are none; otherwise it may have lost them."""
+        """Whether a page without `results` states that there are none; otherwise it may have lost them."""
         return False
 
 
@@ -180,7 +180,7 @@ class BarRow(BaseModel):
     n: Whole = None
 
     def bar(self, symbol: str, session: date, dated: date | None = None) -> VendorBar:
-        """Return the bar under its session: what `t` means is different from endpoint to endpoint."""
+        """Return the bar with its session: the meaning of `t` differs between endpoints."""
         vwap = self.vw if math.isfinite(self.vw) else None
         return VendorBar(
             symbol, session, open=self.o, high=self.h, low=self.l, close=self.c, volume=self.v, vwap=vwap,
@@ -235,7 +235,7 @@ class Tickers(Page[TickerRow]):
 
     @property
     def says_none(self) -> bool:
-        """Whether it counts no row; the count may be absent then."""
+        """Whether it counts no row; in this case the count may be missing."""
         return not self.count
 
 
@@ -288,7 +288,7 @@ class Dividends(Page[DividendRow]):
 
 
 class DetailsRow(BaseModel):
-    """What is known of one ticker beyond the list."""
+    """Further fields of one ticker, which the list does not have."""
 
     ticker: Name = ""
     list_date: Day = None
@@ -309,7 +309,7 @@ class ChangedTo(BaseModel):
 
 
 class EventRow(BaseModel):
-    """One event of a company; of the type `ticker_change` it has what the ticker changed to."""
+    """One event of a company; an event of type `ticker_change` has the new ticker."""
 
     type: Name = ""
     date: Day = None

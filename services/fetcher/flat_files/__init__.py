@@ -1,1 +1,1 @@
-"""The vendor's flat files: one gzipped CSV a session with the bars of all tickers, loaded many sessions at a time."""
+"""The vendor's flat files: one gzipped CSV for each session with all tickers, loaded many sessions at a time."""

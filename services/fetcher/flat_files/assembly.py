@@ -24,14 +24,14 @@ from shared.database import IDENTITIES, Database
 from shared.objects import ObjectStore
 
 FIRST_FLAT_FILE = date(2003, 9, 10)
-"""The vendor has no day file before."""
+"""The vendor's first day file."""
 
 
 async def load_flat_files(
     settings: FlatFileSettings, folder: Path | None, first: date | None, last: date | None, show: Progress,
     *, all_tickers: bool, again: bool,
 ) -> LoadReport:  # fmt: skip
-    """Load day files from `folder`, or from the vendor's bucket, and return what was done.
+    """Load day files from `folder`, or from the vendor's bucket, and return the report.
 
     `all_tickers`: also bars that belong to no company that symbol_metadata knows. Raises ConfigurationError if
     symbol_metadata is empty or the bucket's keys are missing.
@@ -56,10 +56,11 @@ async def load_flat_files(
 async def take_bars_before_listing(
     store: ObjectStore, bronze: Bronze, database: Database, settings: FlatFileSettings, calendar: TradingCalendar
 ) -> dict[str, str]:
-    """Turn unclaimed bars into bars of their companies (see `before_listing`); return by symbol what was decided.
+    """Store unclaimed bars as bars of their companies (see `before_listing`); return the decisions by symbol.
 
-    The files come first, then the records begin earlier, and last the rows leave bronze/unclaimed. A run that ends
-    before the records are saved is done again by the next one; after that, rows may also stay unclaimed.
+    The files are written first, then the records get their earlier first day, and last the rows are removed from
+    bronze/unclaimed. If a run ends before the records are saved, the next run repeats it. If it ends later, rows may
+    also stay unclaimed.
     """
     stored = StoredFiles.listed(store, bronze)
     async with database.session_lock(IDENTITIES):
@@ -80,7 +81,7 @@ async def take_bars_before_listing(
 
 
 def claims_of(records: Iterable[SymbolRecord], types: frozenset[str], only: frozenset[str]) -> Claims:
-    """Return who bore which ticker when, of these types; a record without a type counts as one. `only`: none is all."""
+    """Return the time ranges of each ticker's companies of these types, or of none; `only` (empty: all) limits them."""
     claims: dict[str, list[tuple[date, date]]] = {}
     for record in records:
         if _is_ours(record, types, only):

@@ -1,9 +1,9 @@
-"""Bars from before the day on which a company is said to begin, and whether they are its own.
+"""Find a company's own bars among the unclaimed bars before its recorded first day.
 
-The day is a label, and the vendor's labels may be years late. Such bars wait in bronze/unclaimed. Once all files are
-loaded, they are judged by the rule that histories are judged by (`listing.since_listing`): bars without a gap up to the
-company's first bar, and without a jump in price there, are the company's. They become bars, and its record begins
-earlier. No bar of another known company's time is taken.
+The recorded day comes from the vendor and may be years late. Earlier bars wait in bronze/unclaimed. After all files are
+loaded, they are checked by the rule of histories (`listing.since_listing`): bars without a gap up to the company's
+first bar, and without a price jump there, are the company's. They are stored as bars, and the record gets an earlier first
+day. Bars of another known company's time are never used.
 """
 
 from collections import Counter
@@ -33,7 +33,7 @@ from shared.batching import chunks
 from shared.objects import ObjectStore, StoredObject
 
 MOST_ROWS: Final = 100_000
-"""How many unclaimed rows are judged at once; a ticker's own are never parted."""
+"""The number of unclaimed rows that are checked at once; the rows of one ticker stay together."""
 _TICKERS: Final = pa.schema([UNCLAIMED_ROWS.field("ticker")])
 _EPOCH: Final = date(1970, 1, 1)
 _GONE_BEFORE: Final = date.min
@@ -52,13 +52,13 @@ class Found:
 
     @property
     def first(self) -> date:
-        """The session with which the company begins now."""
+        """The company's new first session."""
         return _EPOCH + timedelta(days=int(self.sessions[0]))
 
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """What is needed to judge unclaimed bars: the lake's files, all companies, splits and the rules."""
+    """The data for the check of unclaimed bars: the lake's files, all companies, splits and the rules."""
 
     stored: StoredFiles
     records: Sequence[SymbolRecord]
@@ -95,7 +95,7 @@ class Judge:
         return finds
 
     def _own_bars(self, record: SymbolRecord, rows: Sequence[Row]) -> tuple[pa.Table, str]:
-        """Return which rows are bars of the company (schema BRONZE, by session), and what was decided."""
+        """Return the rows that are bars of the company (schema BRONZE, by session), and the decision."""
         bars = {row["session"]: _bar(record.symbol, row["session"], row) for row in rows}
         bars = {session: bar for session, bar in bars.items() if not faults(bar, self.calendar)}
         own = self._first_bar(record) if bars else []
@@ -111,7 +111,7 @@ class Judge:
     def _first_bar(self, record: SymbolRecord) -> list[VendorBar]:
         """Return the company's first bar since the day on which it is said to begin; none: it has none.
 
-        A file's name says which session its first bar is of, so that few files need to be read.
+        A file's name has the session of its first bar, so few files must be read.
         """
         last = record.valid_to or date.max
         sources = self.stored.sources.get(record.symbol, ())
@@ -152,7 +152,7 @@ def take_from_unclaimed(stored: StoredFiles, finds: Iterable[Found]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class UnclaimedRows:
-    """How many unclaimed rows some tickers have, and in which files."""
+    """The number of unclaimed rows of some tickers, and their files."""
 
     store: ObjectStore
     rows: Mapping[str, int]

@@ -20,7 +20,7 @@ from services.fetcher.flat_files.days import NO_COUNT, NUMBERS, Day, DayFile
 from services.fetcher.validation import VendorBar
 
 BYTES_PER_ROW: Final = 110
-"""Memory that a row of a chunk takes, its place in the order and the files under way included."""
+"""The memory of a chunk's row, including its place in the order and the files in work."""
 _CODES_OF_16_BITS: Final = 1 << 16
 NO_SESSION: Final = "was no session of the exchange"
 TWICE: Final = "the file has another bar of this ticker before this one"
@@ -38,10 +38,10 @@ UNCLAIMED_ROWS: Final = pa.schema(
         pa.field("file", pa.string()),
     ]
 )
-"""Rows that belong to no known company, as they stand in the day files, with the reason why they are not stored."""
+"""Rows that belong to no known company, as in the day files, with the reason why they are not stored."""
 
 Claims = Mapping[str, Sequence[tuple[date, date]]]
-"""By ticker: from which day to which some company bore it."""
+"""By ticker: the first and the last day of each of its companies."""
 Places = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Days = npt.NDArray[np.datetime64]
@@ -49,7 +49,7 @@ Days = npt.NDArray[np.datetime64]
 
 @dataclass(slots=True)
 class TickerBars:
-    """What becomes of one ticker's rows of a chunk."""
+    """The result of one ticker's rows of a chunk."""
 
     ticker: str
     bars: pa.Table
@@ -57,7 +57,7 @@ class TickerBars:
     refused: list[tuple[VendorBar, str]] = field(default_factory=list)
     """Bars that break a rule, with the reason, for quarantine."""
     unclaimed: pa.Table | None = None
-    """Rows that belong to no known company, as they stand in the files, with the reason."""
+    """Rows that belong to no known company, as in the files, with the reason."""
 
 
 class Chunk:
@@ -77,7 +77,7 @@ class Chunk:
         self._lookup = np.empty(0, dtype=np.int32)
 
     def has_room_for(self, day: Day) -> bool:
-        """Return whether the day's rows fit in; an empty chunk takes any day, and grows for it if need be."""
+        """Return whether the day's rows fit in; an empty chunk accepts any day, and grows if necessary."""
         return not self.files or self.rows + len(day.codes) <= len(self._codes)
 
     def add(self, day: Day) -> None:
@@ -101,7 +101,7 @@ class Chunk:
         self.bad_lines += [(day.file.key, line) for line in day.bad_lines]
 
     def cut(self, sessions: frozenset[date], claims: Claims | None) -> Iterator[TickerBars]:
-        """Yield what becomes of each ticker's rows, by name; the chunk is empty afterwards.
+        """Yield the result of each ticker, sorted by name; the chunk is empty afterwards.
 
         `sessions` are the days that were sessions; `claims` None: every ticker that can be a symbol is stored.
         """
@@ -171,7 +171,7 @@ class Chunk:
         return result
 
     def _reasons(self, row: int, start: int, sessions: frozenset[date]) -> list[str]:
-        """Return every reason why a row may not be stored; one that is the row before once more has none."""
+        """Return every reason why a row may not be stored; a row that repeats the row before has none."""
         reasons = broken_rules({name: float(self._numbers[name][row]) for name in NUMBERS})
         session = self.files[self._days[row]].session
         if session not in sessions:
@@ -193,7 +193,7 @@ class Chunk:
         return VendorBar(ticker, session, **numbers, trades=None if trades == NO_COUNT else trades)
 
     def _as_reported(self, ticker: str, places: Places, reason: str) -> pa.Table:
-        """Return rows as they stand in the files, with the reason why they are not stored."""
+        """Return rows as in the files, with the reason why they are not stored."""
         files = [self.files[day] for day in self._days[places].tolist()]
         trades = self._trades[places]
         columns = {

@@ -25,7 +25,7 @@ _GZIP: Final = 31
 """The window size that makes zlib expect a gzip header."""
 _BLOCK_BYTES: Final = 16 << 20
 NO_COUNT: Final = -1
-"""Stands for an unknown number of trades."""
+"""The value of an unknown number of trades."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -56,7 +56,7 @@ class Day:
     trades: npt.NDArray[np.int64]
     """Number of trades, or NO_COUNT."""
     bad_lines: list[str] = field(default_factory=list)
-    """Lines that are no rows of this table, each with its reason."""
+    """Lines that are not valid rows, each with the reason."""
 
 
 def session_of(key: str) -> date | None:
@@ -69,7 +69,7 @@ def session_of(key: str) -> date | None:
 
 
 def day_file(key: str, etag: str, size: int, last_modified: datetime) -> DayFile | None:
-    """Return the day file that lies at `key`, or None if the key names no session."""
+    """Return the day file of `key`, or None if the key names no session."""
     session = session_of(key)
     return DayFile(session, key, etag, size, last_modified.astimezone(UTC)) if session else None
 
@@ -156,7 +156,7 @@ def _read(text: bytes, names: list[str], skip: object, *, numbers: bool) -> pa.T
 
 
 def _read_leniently(file: DayFile, text: bytes, names: list[str], skip: object, bad_lines: list[str]) -> pa.Table:
-    """Read a file of which some row cannot be converted: those rows go to `bad_lines`, the others are kept."""
+    """Read a file with rows that cannot be converted: those rows go to `bad_lines`, the others are returned."""
     try:
         rows = _read(text, names, skip, numbers=False).to_pylist()
     except pa.ArrowInvalid as error:

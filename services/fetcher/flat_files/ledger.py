@@ -13,7 +13,7 @@ LEDGER_KEY: Final = "processing_metadata/flat_files.json"
 
 
 def loaded_versions(store: ObjectStore) -> dict[date, str]:
-    """Return the version (ETag) of each session's day file that was loaded last."""
+    """Return the version (ETag) of each session's day file in the last load."""
     stored = store.find(LEDGER_KEY)
     return _decode(stored.data if stored else None)
 

@@ -1,4 +1,4 @@
-"""Load day files into the lake: read once, cut by ticker, written as one range file a ticker and chunk of sessions."""
+"""Load day files into the lake: read once, cut by ticker, one range file for each ticker and chunk of sessions."""
 
 import time
 from collections import Counter
@@ -36,7 +36,7 @@ NAMED_AT_MOST: Final = 20
 UNCLAIMED_ROWS_PER_PART: Final = 100_000
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many files are done, and how many there are."""
+"""Called with the name of the step, the number of finished files, and the total."""
 
 
 @dataclass(slots=True)
@@ -68,9 +68,9 @@ class LoadReport:
     tickers_stored: set[str] = field(default_factory=set)
     """Tickers of which this run stored bars."""
     without_bars: list[str] = field(default_factory=list)
-    """Symbols that some company bore in these sessions, and of which the lake has no bar at all."""
+    """Symbols of companies in these sessions of which the lake has no bar at all."""
     decided: dict[str, str] = field(default_factory=dict)
-    """By symbol: what was decided about bars from before the day on which its company was said to begin."""
+    """By symbol: the decision about bars before the recorded first day of its company."""
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -78,8 +78,8 @@ class LoadReport:
 class FlatFileLoader:
     """Loads day files into bronze.
 
-    `claims`: who bore which ticker when (None: each ticker that can be a symbol is stored).
-    `memory_bytes`: about how much memory the rows of a chunk may take.
+    `claims`: the time ranges of each ticker's companies (None: each ticker that can be a symbol is stored).
+    `memory_bytes`: the approximate memory of a chunk's rows.
     """
 
     source: Source
@@ -94,13 +94,13 @@ class FlatFileLoader:
     def load(self, first: date, last: date, show: Progress, *, again: bool = False) -> LoadReport:
         """Load the day files of the sessions from `first` to `last` whose version is not loaded yet.
 
-        `again`: all of them. A run that ends early is continued by the next one. A file that cannot be read or decoded
-        is named in the report, and tried again by the next run. Raises UpstreamError if S3 fails.
+        `again`: all of them. The next run continues an interrupted one. A file that cannot be read or decoded is named
+        in the report, and the next run tries it again. Raises UpstreamError if S3 fails.
         """
         report = LoadReport()
         started = time.perf_counter()
         files = self.source.files(first, last)
-        stored = StoredFiles.listed(self.store, self.bronze)  # later than the day files: what comes now is newer
+        stored = StoredFiles.listed(self.store, self.bronze)  # after the day files: later arrivals are newer
         loaded = {} if again else loaded_versions(self.store)
         due = [file for file in files if loaded.get(file.session) != file.etag]
         report.unchanged = len(files) - len(due)
@@ -123,7 +123,7 @@ class FlatFileLoader:
         report.not_sessions = sorted(there - set(self.calendar.between(first, last)))
 
     def _chunks(self, due: Sequence[DayFile], report: LoadReport, show: Progress) -> Iterator[Chunk]:
-        """Decode the files, some ahead, and yield chunks that fill the memory; a later one reuses nothing of it."""
+        """Decode the files, some ahead, and yield chunks that fill the memory."""
         most_rows = max(1, self.memory_bytes // BYTES_PER_ROW)
         chunk: Chunk | None = None
         for number, day in enumerate(self._days(due, report)):
@@ -158,7 +158,7 @@ class FlatFileLoader:
         return decode_day(file, self.source.read(file), self.most_bytes_per_file)
 
     def _store(self, chunk: Chunk, stored: StoredFiles, report: LoadReport, show: Progress, due: int) -> None:
-        """Put each ticker's range file, and what is refused or unclaimed, before the files count as loaded."""
+        """Put each ticker's range file, and refused and unclaimed rows, before the files count as loaded."""
         sessions = frozenset(self.calendar.between(chunk.files[0].session, chunk.files[-1].session))
         report.rows += chunk.rows
         report.bad_line_count += len(chunk.bad_lines)
@@ -184,7 +184,7 @@ class FlatFileLoader:
             self._put_unclaimed(chunk, pa.concat_tables(unclaimed))
 
     def _put_unclaimed(self, chunk: Chunk, rows: pa.Table) -> None:
-        """Put rows that belong to no known company, in parts of a size that whoever reads them takes."""
+        """Put rows that belong to no known company, in parts that stay below the readers' limit."""
         first, last = chunk.files[0].session, chunk.files[-1].session
         starts = range(0, rows.num_rows, UNCLAIMED_ROWS_PER_PART)
         parts = ((start, rows.slice(start, UNCLAIMED_ROWS_PER_PART)) for start in starts)
@@ -193,7 +193,7 @@ class FlatFileLoader:
             raise error
 
     def _put(self, group: Sequence[TickerBars], stored: StoredFiles) -> list[TickerBars]:
-        """Put what is news of a group of tickers; return that."""
+        """Put the new bars of a group of tickers; return them."""
         refused = [pair for ticker_bars in group for pair in ticker_bars.refused]
         if refused:
             quarantine(self.store, refused, self.clock())
@@ -233,7 +233,7 @@ class FlatFileLoader:
 
 
 def _without_bars(claims: Claims, first: date, last: date, with_bars: AbstractSet[str]) -> list[str]:
-    """Return the tickers that somebody bore between two sessions, but for those that have bars."""
+    """Return the tickers with a company between two sessions, without those that have bars."""
     return sorted(
         ticker for ticker, periods in claims.items()
         if ticker not in with_bars and any(begins <= last and ends >= first for begins, ends in periods)

@@ -14,7 +14,7 @@ PREFIX: Final = "us_stocks_sip/day_aggs_v1"
 
 
 class Source(Protocol):
-    """Where day files come from."""
+    """A source of day files."""
 
     def files(self, first: date, last: date) -> list[DayFile]:
         """Return the day files of the sessions from `first` to `last`, oldest first.
@@ -25,7 +25,7 @@ class Source(Protocol):
     def read(self, file: DayFile) -> bytes:
         """Return the file's bytes.
 
-        Raises ConflictError if it is another version by now, UpstreamError if it cannot be read.
+        Raises ConflictError if its version has changed, UpstreamError if it cannot be read.
         """
 
 
@@ -36,7 +36,7 @@ class FolderSource:
     folder: Path
 
     def files(self, first: date, last: date) -> list[DayFile]:
-        """Return the day files of these sessions, oldest first; of two files of one session the newer one."""
+        """Return the day files of these sessions, oldest first; for a session with two files the newer one."""
         if not self.folder.is_dir():
             raise ConfigurationError(f"{self.folder} is not a folder: name the one that holds YYYY-MM-DD.csv.gz files")
         return _of_sessions(self._all(), first, last)
@@ -74,7 +74,7 @@ class BucketSource:
     prefix: str = PREFIX
 
     def files(self, first: date, last: date) -> list[DayFile]:
-        """Return the day files of these sessions, oldest first; one listing a year."""
+        """Return the day files of these sessions, oldest first; one listing for each year."""
         listed = [
             day_file(info.key, info.etag, info.size, info.last_modified)
             for year in range(first.year, last.year + 1)

@@ -1,8 +1,8 @@
-"""What the lake holds already of the tickers that are loaded: a flat row that says less than a stored bar is no news.
+"""The stored bars of the tickers that are loaded: a flat row with less information than a stored bar is not written.
 
-Flat files have no volume-weighted price. Merging cannot decide by itself that such a row loses to an older bar with the
-same prices that has one: with a third row of other prices in between, the three would win over each other in a circle,
-and the order of arrival would decide. So such a row is not written.
+Flat files have no vwap. The order of merging cannot express that such a row loses to an older bar with the same prices
+and a vwap: with a third row of other prices in between, each of the three would win over another one, and the order of
+arrival would decide. So such a row is not written.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ from shared.objects import ObjectStore
 from shared.telemetry import logger
 
 FILES_AT_ONCE: Final = 256
-"""How many stored files are in memory at once: a lake whose date files are never deleted has thousands a symbol."""
+"""The number of stored files in memory at once: a lake without clean-up has thousands of date files for a symbol."""
 _SAME: Final = ("open", "high", "low", "close", "volume")
 
 
@@ -54,7 +54,7 @@ class StoredFiles:
         return self.consolidated | self.sources.keys()
 
     def news(self, bars: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
-        """Return, by symbol, the bars without those that a stored bar says as well, and more."""
+        """Return, by symbol, the bars without those whose stored bar has the same values and more."""
         spans = {
             symbol: (table["timestamp"][0].as_py(), table["timestamp"][-1].as_py())
             for symbol, table in bars.items() if table.num_rows
@@ -63,7 +63,7 @@ class StoredFiles:
         return {symbol: without_poorer(table, stored.get(symbol, ())) for symbol, table in bars.items()}
 
     def has(self, symbol: str, key: str) -> bool:
-        """Return whether there was a file of that key."""
+        """Return whether the file existed when the run began."""
         return any(source.key == key for source in self.sources.get(symbol, ()))
 
     def read(self, spans: Mapping[str, tuple[date, date]]) -> dict[str, list[pa.Table]]:
@@ -82,7 +82,7 @@ class StoredFiles:
         tables: dict[str, list[pa.Table]] = {}
         for batch in chunks(keys, FILES_AT_ONCE):
             for symbol, of_symbol in self._read(batch).items():
-                # One table in the place of many: each of a single row takes a hundred times what the row does.
+                # One table instead of many: a table of a single row takes a hundred times the memory of the row.
                 tables.setdefault(symbol, []).append(pa.concat_tables(of_symbol).combine_chunks())
         return tables
 
@@ -95,7 +95,7 @@ class StoredFiles:
                 continue
             try:
                 bars = read_bars(stored.data, symbol, stored.last_modified)
-            except ContractError as error:  # whoever consolidates it will refuse it, with this reason
+            except ContractError as error:  # the consolidation refuses it, with this reason
                 logger.warning("stored file not read", extra={"key": stored.key, "reason": str(error)})
                 continue
             tables.setdefault(symbol, []).append(bars)
@@ -105,7 +105,7 @@ class StoredFiles:
 def without_poorer(bars: pa.Table, stored: Iterable[pa.Table]) -> pa.Table:
     """Return the bars without those whose session has a stored bar with the same prices, the same volume, and a vwap.
 
-    Only the bar that was ingested last counts: one that was replaced since says nothing.
+    Only the bar that was ingested last counts: replaced bars are ignored.
     """
     stored_rows = pa.concat_tables([BRONZE.empty_table(), *stored])
     if stored_rows["vwap"].null_count == stored_rows.num_rows:
