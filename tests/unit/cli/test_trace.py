@@ -31,7 +31,7 @@ def stack(tmp_path: Path) -> FakeTarget:
     (tmp_path / "aws").mkdir()
     (tmp_path / "jobs").mkdir()
     requested = line(1, "consolidation-router", "consolidation requested", correlation_id="one")
-    resampled = [line(4 + n / 10, "resampler", "resampled", correlation_id="two", interval=n) for n in INTERVALS]
+    resampled = [line(4 + n / 100, "resampler", "resampled", correlation_id="two", interval=n) for n in INTERVALS]
     others = ["START RequestId", "{no json", line(9, "resampler", "resampled", correlation_id="else", interval=3)]
     (tmp_path / "aws/emulator.log").write_text("\n".join([requested, *resampled, *others, resampled[0]]))
     joined = line(2, "consolidator", "joined", correlation_id="one", into="two")
@@ -46,7 +46,13 @@ def stack(tmp_path: Path) -> FakeTarget:
 
 def test_a_put_is_followed_through_the_message_it_was_joined_with(stack: FakeTarget) -> None:
     steps = look(stack, "one", SINCE)  # type: ignore[arg-type]
-    assert [step["stage"] for step in steps] == ["put", "requested", "joined", "consolidated", *["resampled"] * 6]
+    assert [step["stage"] for step in steps] == [
+        "put",
+        "requested",
+        "joined",
+        "consolidated",
+        *["resampled"] * len(INTERVALS),
+    ]
     assert [step["seconds"] for step in steps[:4]] == [0, 0.5, 1.5, 2.5]
     assert [step["interval"] for step in steps[4:]] == [f"{n}d" for n in INTERVALS]
 
@@ -68,7 +74,7 @@ def test_the_command_shows_the_way_and_how_long_it_took(
     monkeypatch.setattr(command, "datetime", Clock)
     result = run("trace", "one")
     assert result.exit_code == 0, result.output
-    assert "s from the put to the last of 6 tables" in result.stdout
+    assert f"s from the put to the last of {len(INTERVALS)} tables" in result.stdout
     steps = json.loads(run("trace", "one", "--json").stdout)
     assert (steps[0]["stage"], steps[0]["at"]) == ("put", "2026-11-26T18:00:00.500000+00:00")
     assert run("trace", 'x" || "').exit_code == 2
