@@ -1,11 +1,12 @@
 """The quarantine: bars of the vendor or of files that broke a rule.
 
-There is one object for each symbol and session; the broken bars of a file with many of them share one object. A bar
-is stored once: if a source reports it again, the new report replaces the earlier one.
+There is one object for each symbol and session. If a file has many broken bars, they share one object. A flat file has
+the bars of all symbols; its broken bars share one object for each session, in the folder `symbol=~`. A bar is stored
+once: if a source reports it again, the new report replaces the earlier one.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import partial
@@ -16,14 +17,16 @@ import pyarrow as pa
 from fiblake.bars import BRONZE, VALUE_COLUMNS, ReportedBar, decode_rows, encode
 from fiblake.decoding import decoding
 from fiblake.errors import ContractError
-from fiblake.lake import QUARANTINE_PREFIX, quarantine_key, quarantine_range_key
+from fiblake.lake import QUARANTINE_PREFIX, UNNAMED, quarantine_key, quarantine_range_key, valid_symbol
 from fiblake.rules import NUMBER_COLUMNS
+from shared.batching import chunks
 from shared.objects import ObjectStore, StoredObject
 from shared.telemetry import logger
 
 MAX_OBJECTS: Final = 32
 """The broken bars of a file with more of them are put into one object."""
 MAX_LOGGED: Final = 20
+OBJECTS_AT_ONCE: Final = 1_000
 _SCHEMA: Final = pa.schema(
     [
         ("symbol", pa.string()),
@@ -67,10 +70,31 @@ def quarantine(
         objects.setdefault(quarantine_key(bar.symbol, bar.session), []).append(row)
     if source is not None and len(objects) > MAX_OBJECTS:
         objects = _in_one_object([row for rows in objects.values() for row in rows])
+    return _put(store, objects, lambda row: row["source"])
+
+
+def quarantine_of_sessions(store: ObjectStore, refused: Iterable[tuple[ReportedBar, str, str]], now: datetime) -> int:
+    """Put bars of files that hold all symbols into quarantine, each with its reason and the key of its file.
+
+    The bars of a session share one object, so that a broken file adds one object. Return the number of new bars. Raises
+    as `quarantine` does. A file's earlier rows of other symbols stay: a file may be put in parts, by symbol.
+    """
+    objects: dict[str, list[Row]] = {}
+    for bar, reason, source in refused:
+        row = {**_fields(bar), "reason": reason, "ingested_at": now, "source": source}
+        objects.setdefault(quarantine_key(UNNAMED, bar.session), []).append(row)
+    return _put(store, objects, lambda row: (row["source"], row["symbol"]))
+
+
+def _put(store: ObjectStore, objects: Mapping[str, list[Row]], replaced_by: Callable[[Row], object]) -> int:
+    """Put rows into their objects; return how many rows are in objects that changed.
+
+    A row takes the place of the earlier ones for which `replaced_by` returns the same.
+    """
     written: dict[str, list[Row]] = {}
 
     def change(key: str, stored: StoredObject | None) -> bytes | None:
-        changed = _with_rows(stored.data if stored else None, key, source, objects[key])
+        changed = _with_rows(stored.data if stored else None, key, objects[key], replaced_by)
         written.update({key: objects[key]} if changed else {})
         return changed
 
@@ -78,20 +102,25 @@ def quarantine(
         raise error
     rows = [row for rows in written.values() for row in rows]
     for row in rows[:MAX_LOGGED]:
-        extra = {"symbol": row["symbol"], "session": str(row["session"]), "reason": row["reason"], "source": source}
+        extra = {name: str(row[name]) for name in ("symbol", "session", "reason")} | {"source": row["source"]}
         logger.warning("bar quarantined", extra=extra)
     if len(rows) > MAX_LOGGED:
-        logger.warning("more bars quarantined", extra={"bars": len(rows) - MAX_LOGGED, "source": source})
+        more = {"bars": len(rows) - MAX_LOGGED, "source": rows[-1]["source"]}
+        logger.warning("more bars quarantined", extra=more)
     return len(rows)
 
 
 def list_quarantined(store: ObjectStore, symbol: str | None = None) -> list[QuarantinedBar]:
     """Return the bars in quarantine (of one symbol), sorted by symbol and session."""
-    prefix = f"{QUARANTINE_PREFIX}/" if symbol is None else f"{quarantine_key(symbol, date.min).rpartition('/')[0]}/"
-    keys = [info.key for info in store.listed(prefix) if info.key.endswith(".parquet")]
-    objects = [stored for stored in store.get_many(keys) if stored]
-    bars = [bar for stored in objects for bar in read_quarantined(stored.key, stored.etag, stored.data)]
-    return sorted(bars, key=lambda held: (held.key.rpartition("/")[0], held.bar.session, held.key, held.row))
+    folders = [quarantine_key(name, date.min).rpartition("/")[0] for name in (symbol, UNNAMED) if name]
+    prefixes = [f"{QUARANTINE_PREFIX}/"] if symbol is None else sorted({f"{folder}/" for folder in folders})
+    keys = [info.key for prefix in prefixes for info in store.listed(prefix) if info.key.endswith(".parquet")]
+    bars: list[QuarantinedBar] = []
+    for batch in chunks(keys, OBJECTS_AT_ONCE):
+        for stored in filter(None, store.get_many(batch)):
+            bars += read_quarantined(stored.key, stored.etag, stored.data)
+    wanted = [held for held in bars if symbol in {None, held.bar.symbol}]
+    return sorted(wanted, key=_place)
 
 
 def read_quarantined(key: str, etag: str, data: bytes) -> list[QuarantinedBar]:
@@ -106,13 +135,21 @@ def _in_one_object(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return {quarantine_range_key(rows[0]["symbol"], min(days), max(days)): list(rows)}
 
 
-def _with_rows(data: bytes | None, key: str, source: str | None, rows: Sequence[Row]) -> bytes | None:
-    """Return the object's bytes with a source's rows in place of its earlier ones; None if nothing changes."""
+def _with_rows(
+    data: bytes | None, key: str, rows: Sequence[Row], replaced_by: Callable[[Row], object]
+) -> bytes | None:  # fmt: skip
+    """Return the object's bytes with rows in place of the earlier ones that they replace; None if nothing changes."""
     stored = [row_of(bar) for bar in read_quarantined(key, "", data)] if data is not None else []
-    earlier = [row for row in stored if row["source"] == source]
+    replaced = {replaced_by(row) for row in rows}
+    earlier = [row for row in stored if replaced_by(row) in replaced]
     if [_facts(row) for row in earlier] == [_facts(row) for row in rows]:
         return None
-    return encode_quarantined([*(row for row in stored if row["source"] != source), *rows])
+    return encode_quarantined([*(row for row in stored if replaced_by(row) not in replaced), *rows])
+
+
+def _place(held: QuarantinedBar) -> tuple[bool, str, date, str, int]:
+    """Return by what bars are sorted: symbol and session, symbols that cannot be keys last."""
+    return (not valid_symbol(held.bar.symbol), held.bar.symbol, held.bar.session, held.key, held.row)
 
 
 def _fields(bar: ReportedBar) -> Row:

@@ -13,7 +13,7 @@ from fiblake.bars import BRONZE, encode, released
 from fiblake.calendar import TradingCalendar
 from fiblake.decoding import decoding, read_json
 from fiblake.errors import ConflictError, ContractError, NotFoundError
-from fiblake.lake import QUARANTINE_RECORD_KEY, UNNAMED, Bronze
+from fiblake.lake import QUARANTINE_RECORD_KEY, Bronze, valid_symbol
 from fiblake.rules import NUMBER_COLUMNS
 from shared.database import Database, Settled, session_scope
 from shared.objects import ObjectStore
@@ -63,7 +63,7 @@ async def release(  # noqa: PLR0917
 
 def _check_releasable(held: QuarantinedBar, calendar: TradingCalendar, now: datetime) -> dict[str, Any]:
     bar = held.bar
-    if held.key.split("/")[-2] == f"symbol={UNNAMED}":
+    if not valid_symbol(bar.symbol):
         raise ContractError(f"the bar of {bar.symbol!r} cannot be released: its symbol cannot be a key")
     calendar.ordinal(bar.session)
     for name in NUMBER_COLUMNS:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from fiblake.bars import encode
+from fiblake.bars import ReportedBar, encode
 from fiblake.calendar import TradingCalendar
 from fiblake.errors import FiblakeError, UpstreamError
 from fiblake.lake import Bronze, unclaimed_key
@@ -26,7 +26,7 @@ from services.fetcher.range_files import with_stored
 from shared.batching import chunks
 from shared.objects import ObjectStore
 from shared.outcomes import catch_errors
-from shared.quarantine import quarantine
+from shared.quarantine import quarantine_of_sessions
 from shared.telemetry import logger
 
 DECODERS: Final = 2
@@ -34,6 +34,8 @@ WRITERS: Final = 2
 TICKERS_PER_REQUEST: Final = 128
 NAMED_AT_MOST: Final = 20
 UNCLAIMED_ROWS_PER_PART: Final = 100_000
+REFUSED_AT_ONCE: Final = 50_000
+"""How many broken bars wait in memory until they are put into quarantine."""
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of the step, the number of finished files, and the total."""
@@ -164,11 +166,20 @@ class FlatFileLoader:
         report.bad_line_count += len(chunk.bad_lines)
         report.bad_lines += [f"{key}: {line}" for key, line in chunk.bad_lines][: NAMED_AT_MOST - len(report.bad_lines)]
         unclaimed: list[pa.Table] = []
+        refused: list[tuple[ReportedBar, str, str]] = []
+        sources = {file.session: file.key for file in chunk.files}
         stored_files = 0
         with ThreadPoolExecutor(WRITERS) as pool:
             under_way: list[Future[list[TickerBars]]] = []
             for group in chunks(chunk.cut(sessions, self.claims), TICKERS_PER_REQUEST):
                 unclaimed += [ticker_bars.unclaimed for ticker_bars in group if ticker_bars.unclaimed]
+                refused += [
+                    (bar, reason, sources[bar.session])
+                    for ticker_bars in group for bar, reason in ticker_bars.refused
+                ]  # fmt: skip
+                if len(refused) >= REFUSED_AT_ONCE:
+                    quarantine_of_sessions(self.store, refused, self.clock())
+                    refused.clear()
                 under_way.append(pool.submit(self._put, group, stored))
                 if len(under_way) > WRITERS:
                     self._count(under_way.pop(0).result(), report)
@@ -180,6 +191,8 @@ class FlatFileLoader:
                 )
             for future in under_way:
                 self._count(future.result(), report)
+        if refused:
+            quarantine_of_sessions(self.store, refused, self.clock())
         if unclaimed:
             self._put_unclaimed(chunk, pa.concat_tables(unclaimed))
 
@@ -194,9 +207,6 @@ class FlatFileLoader:
 
     def _put(self, group: Sequence[TickerBars], stored: StoredFiles) -> list[TickerBars]:
         """Put the new bars of a group of tickers; return them."""
-        refused = [pair for ticker_bars in group for pair in ticker_bars.refused]
-        if refused:
-            quarantine(self.store, refused, self.clock())
         bars = stored.news({ticker_bars.ticker: ticker_bars.bars for ticker_bars in group})
         news = [replace(ticker_bars, bars=bars[ticker_bars.ticker]) for ticker_bars in group]
         files = {self._key(ticker_bars): ticker_bars for ticker_bars in news if ticker_bars.bars.num_rows}

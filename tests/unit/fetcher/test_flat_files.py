@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from fiblake.bars import read_bars
 from fiblake.calendar import nyse
 from fiblake.errors import ConfigurationError, ContractError, UpstreamError
-from fiblake.lake import BRONZE_PREFIX, UNCLAIMED_PREFIX
+from fiblake.lake import BRONZE_PREFIX, QUARANTINE_PREFIX, UNCLAIMED_PREFIX, quarantine_key
 from fiblake.symbols import SymbolRecord
+from services.fetcher.flat_files import load as loading
 from services.fetcher.flat_files.assembly import claims_of
 from services.fetcher.flat_files.chunk import Claims
 from services.fetcher.flat_files.days import DayFile, day_file, decode_day
@@ -148,6 +149,32 @@ def test_a_broken_bar_costs_one_bar(tmp_path: Path) -> None:
     assert (waiting.bar.symbol, waiting.bar.session) == ("AAPL", DAYS[0])
     assert "high 8.0 is below another price" in waiting.reason
     assert (report.quarantined, report.stored) == (1, 2)
+
+
+@pytest.mark.parametrize("at_once", [1, 50_000])
+def test_the_broken_bars_of_a_session_share_one_object_and_each_is_found_by_its_symbol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(loading, "REFUSED_AT_ONCE", at_once)
+    monkeypatch.setattr(loading, "TICKERS_PER_REQUEST", 2)
+    symbols = [f"S{number}" for number in range(9)]
+    files = [write(tmp_path, day, [f"{symbol},100,9,10,8,9,0,7" for symbol in symbols]) for day in DAYS[:2]]
+    store = MemoryObjectStore()
+    assert load(tmp_path, store).quarantined == 18
+    assert store.keys(f"{QUARANTINE_PREFIX}/") == [quarantine_key("~", day) for day in DAYS[:2]]
+    bars = list_quarantined(store, "S3")
+    sources = [path.relative_to(tmp_path).as_posix() for path in files]
+    assert [(held.bar.symbol, held.bar.session, held.source) for held in bars] == [
+        ("S3", day, source) for day, source in zip(DAYS[:2], sources, strict=True)
+    ]
+    assert len(list_quarantined(store)) == 18
+    # Read again, each waits once; what is reported otherwise takes the place of what was.
+    load(tmp_path, store, again=True)
+    assert len(list_quarantined(store)) == 18
+    write(tmp_path, DAYS[0], ["S3,100,9,10,7,9,0,7"], NOON + timedelta(days=1))
+    load(tmp_path, store)
+    assert len(list_quarantined(store)) == 18
+    assert "high 7.0" in list_quarantined(store, "S3")[0].reason
 
 
 def test_bars_of_a_day_without_trade_go_to_quarantine(tmp_path: Path) -> None:

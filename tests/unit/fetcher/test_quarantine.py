@@ -12,7 +12,7 @@ from fiblake.calendar import nyse
 from fiblake.errors import ConflictError, ContractError, FiblakeError, NotFoundError, UpstreamError
 from fiblake.lake import QUARANTINE_RECORD_KEY
 from services.fetcher.quarantine import find_quarantined, release
-from shared.quarantine import QuarantinedBar, list_quarantined, quarantine
+from shared.quarantine import QuarantinedBar, list_quarantined, quarantine, quarantine_of_sessions
 from tests.fakes import LAKE, MemoryObjectStore, later
 from tests.unit.fetcher.rows import FakeDatabase
 
@@ -121,6 +121,16 @@ async def test_of_several_rows_of_a_file_one_is_released_and_the_others_stay(
     await let_in(store, database, find_quarantined(list_quarantined(store), "AAPL", DAY, 2))
     assert [one.bar for one in list_quarantined(store)] == [BAD]
     assert database.rows["AAPL", DAY]["close"] == 11.5
+
+
+async def test_a_bar_of_a_flat_file_is_released_and_the_sessions_other_bars_stay(
+    store: MemoryObjectStore, database: FakeDatabase
+) -> None:
+    other = replace(BAD, symbol="MSFT")
+    quarantine_of_sessions(store, [(BAD, REASON, "2025-11-21.csv.gz"), (other, REASON, "2025-11-21.csv.gz")], NOW)
+    await let_in(store, database, find_quarantined(list_quarantined(store, "AAPL"), "AAPL", DAY, None))
+    assert [held.bar for held in list_quarantined(store)] == [other]
+    assert database.rows["AAPL", DAY]["close"] == 11.0
 
 
 @pytest.mark.parametrize(
