@@ -21,6 +21,7 @@ ELSEWHERE = {
     "services/consolidator/arrivals.py": "SQS keeps a message to 1 MB",
     "services/fetcher/credentials.py": "a secret, of which no error may show anything",
     "services/fetcher/flat_files/days.py": "has limits of its own, line by line, because a day file is large",
+    "services/fetcher/flat_files/keys.py": "a secret, of which no error may show anything",
     "services/fetcher/wire.py": "the vendor's answers, of which services/fetcher/massive.py bounds the size",
     "shared/database/connection.py": "a secret, of which no error may show anything",
     "shared/dead_letters.py": "SQS keeps a message to 1 MB",

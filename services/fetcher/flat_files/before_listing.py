@@ -2,8 +2,8 @@
 
 The recorded day comes from the vendor and may be years late. Earlier bars wait in bronze/unclaimed. After all files are
 loaded, they are checked by the rule of histories (`listing.since_listing`): bars without a gap up to the company's
-first bar, and without a price jump there, are the company's. They are stored as bars, and the record gets an earlier first
-day. Bars of another known company's time are never used.
+first bar, and without a price jump there, are the company's. They are stored as bars, and the record gets an earlier
+first day. Bars of another known company's time are never used.
 """
 
 from collections import Counter
