@@ -1,7 +1,6 @@
-"""How bytes that somebody else wrote are decoded: checked against a limit first, and every failure is a ContractError.
+"""Decode foreign bytes: a size limit is checked first, and every failure is a ContractError.
 
-A reader that goes through this module never meets an error of a library's, and no file can take more memory than the
-limit allows.
+A reader that uses this module never gets an error of a library, and no file can use more memory than the limit.
 """
 
 import json
@@ -19,25 +18,25 @@ from fiblake.errors import ConfigurationError, ContractError, FiblakeError
 from fiblake.parquet_pages import Chunk, chunks_of, page_sizes
 
 LIMIT_VARIABLE: Final = "READ_LIMIT_MB"
-"""The setting: how many megabytes of memory one object of the lake may take once it is decoded."""
+"""The setting: the limit of memory, in megabytes, for one decoded object of the lake."""
 DEFAULT_LIMIT_MB: Final = 32
 """A symbol's bars since 1962 are 2 MB, all symbols' buckets of a month 12 MB (20,000 symbols)."""
 MEGABYTE: Final = 1_000_000
 MAX_PARTS: Final = 512
-"""Row groups of a file, and columns of a row group, at the most: each costs memory before any is read."""
+"""The maximum of row groups in a file, and of columns in a row group: each uses memory before any is read."""
 VALUE_BYTES: Final = 8
 ROW_VALUE_BYTES: Final = 100
-"""What a value takes in a row that is a dict of Python's."""
+"""The memory of a value in a row that is a Python dict."""
 SMALL_BYTES: Final = 4_096
-"""So many bytes hold 32 MB at the most, in the codec that compresses best."""
+"""This many bytes hold at most 32 MB, in the codec with the best compression."""
 JSON_GROWTH: Final = 4
-"""Text of JSON becomes many small objects, which need several times its memory: so it may be that much smaller."""
+"""JSON text becomes many small objects, which need several times its memory, so its limit is smaller by this factor."""
 FOOTER_SHARE: Final = 8
-"""A Parquet file's footer may be this part of the limit: its entries need many times their size in memory."""
+"""A Parquet file's footer may use this part of the limit: its entries need many times their size in memory."""
 SHOWN: Final = 300
-"""Characters of a library's message that are kept."""
+"""The number of characters of a library's message in an error."""
 MAKE_ANEW: Final = "move it away: `fiblake adopt`, and make it anew: `fiblake reconcile --fix`"
-"""How to go on if a file of ours cannot be read and keeps a new one out: month file, manifest, checkpoint, record."""
+"""The remedy if one of our files (month file, manifest, checkpoint, record) cannot be read and blocks a new one."""
 _TEXTS: Final = {kind.id for kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())}
 _TEXT_LIKE: Final = _TEXTS | {pa.dictionary(pa.int32(), pa.string()).id}
 _MAGIC: Final = b"PAR1"
@@ -45,14 +44,14 @@ _FOOTER_TAIL: Final = 8
 
 
 class TooLargeError(ContractError):
-    """An object needs more memory than one may; the reason says how much, and which setting allows more."""
+    """An object needs more memory than the limit; the reason has both sizes and the setting."""
 
 
 @cache
 def limit() -> int:
-    """Return how many bytes one object may take once decoded, by the environment (READ_LIMIT_MB).
+    """Return the limit of memory for one decoded object, in bytes, from the environment (READ_LIMIT_MB).
 
-    It is the one setting that is not passed on from an entry point: a limit that a caller can forget is none.
+    This is the only setting that entry points do not pass on, so that no caller can forget the limit.
     """
     text = os.environ.get(LIMIT_VARIABLE) or str(DEFAULT_LIMIT_MB)
     if not (text.isascii() and text.isdigit() and int(text) > 0):
@@ -61,7 +60,7 @@ def limit() -> int:
 
 
 class Decoding:
-    """See `decoding`; written out as a class, because a generator takes four times as long, and files are many."""
+    """See `decoding`. It is a class because a generator takes four times as long, and there are many files."""
 
     __slots__ = ("_failure", "_remedy")
 
@@ -69,10 +68,10 @@ class Decoding:
         self._failure, self._remedy = failure, remedy
 
     def __enter__(self) -> None:
-        """Begin the block."""
+        """Enter the block."""
 
     def __exit__(self, _: object, error: BaseException | None, traceback: object) -> None:
-        """Turn what the block raised into a ContractError."""
+        """Convert the block's error into a ContractError."""
         match error:
             case None:
                 return
@@ -87,10 +86,10 @@ class Decoding:
 
 
 def decoding(failure: str, remedy: str = "") -> Decoding:
-    """Turn whatever the block raises into a ContractError that begins with `failure` and ends with `remedy`.
+    """Convert errors of the block into a ContractError that begins with `failure` and ends with `remedy`.
 
-    `failure` names the object, or the field ("the manifest cannot be read"); blocks may be nested. Errors of ours other
-    than ContractError pass; TooLargeError says itself what to do.
+    `failure` names the object, or the field ("the manifest cannot be read"); blocks may be nested. Our errors other
+    than ContractError pass unchanged; TooLargeError has its own remedy.
     """
     return Decoding(failure, remedy)
 
@@ -100,12 +99,12 @@ def _sentence(failure: str, cause: str, remedy: str) -> str:
 
 
 def oversize(what: str, size: int) -> TooLargeError | None:
-    """Return the error of an object whose `size`, as it is stored, exceeds the limit; None: it may be read."""
+    """Return the error of an object whose stored `size` exceeds the limit; None: it may be read."""
     return too_large(what, f"is {size:,} bytes", limit()) if size > limit() else None
 
 
 def too_large(what: str, measured: str, allowed: int) -> TooLargeError:
-    """Return the error that says what was measured, what is allowed, and how to allow more."""
+    """Return the error with the measured size, the limit, and the way to raise it."""
     return TooLargeError(
         f"{what} {measured}, more than the {allowed:,} that are allowed: split or shrink it, "
         f"or raise {LIMIT_VARIABLE} (now {limit() // MEGABYTE})"
@@ -113,7 +112,7 @@ def too_large(what: str, measured: str, allowed: int) -> TooLargeError:
 
 
 def read_json(data: bytes, what: str) -> Any:  # noqa: ANN401 (whatever the text says)
-    """Return what a JSON text says; raise ContractError, naming `what`, if it is too large or no JSON."""
+    """Return the value of a JSON text; raise ContractError, which names `what`, if it is too large or no JSON."""
     allowed = limit() // JSON_GROWTH
     if len(data) > allowed:
         raise too_large(what, f"is {len(data):,} bytes of JSON", allowed)
@@ -123,7 +122,7 @@ def read_json(data: bytes, what: str) -> Any:  # noqa: ANN401 (whatever the text
 
 @dataclass(frozen=True)
 class ParquetBytes:
-    """A Parquet file in memory whose footer passed the checks; of the columns that are read, the pages must, too."""
+    """A Parquet file in memory whose footer passed the checks. The pages of the columns to read are checked, too."""
 
     data: bytes
     what: str
@@ -134,11 +133,11 @@ class ParquetBytes:
     footer: pq.FileMetaData
     rows: int
     is_small: bool
-    """Whether it is so small that it cannot grow beyond the limit, and that looking closer would take longer."""
+    """Whether it is so small that it cannot exceed the limit; then the further checks would only take time."""
 
     @classmethod
     def of(cls, data: bytes, what: str, file: pq.ParquetFile) -> "ParquetBytes":
-        """Ask the library once for what is needed again and again: it makes it anew each time."""
+        """Read repeatedly used values from the library once, because it builds them at each call."""
         schema, footer = file.schema_arrow, file.metadata
         rows = footer.num_rows
         return cls(data, what, file, schema.names, schema.types, footer, rows, rows <= 1 and len(data) <= SMALL_BYTES)
@@ -150,14 +149,14 @@ class ParquetBytes:
 
     @cached_property
     def chunks(self) -> Sequence[Chunk]:
-        """What the footer says of each column in each row group; raises as `chunks_of` does."""
+        """The footer's description of each column in each row group; raises the errors of `chunks_of`."""
         return chunks_of(self.data)
 
     def read(self, columns: Sequence[str]) -> pa.Table:
-        """Read columns, in one thread: many files are read at once, and none of Arrow's threads keeps our bytes.
+        """Read columns, in one thread: many files are read at once, and no thread of Arrow should hold our bytes.
 
-        Texts whose repetitions might take more than the limit are left as dictionaries. Raises TooLargeError, or as
-        `chunks_of` does, by the pages of these columns.
+        Texts whose repetitions might exceed the limit stay dictionaries. Raises TooLargeError, or the errors of
+        `chunks_of`, for the pages of these columns.
         """
         if not self.is_small:
             self._check_pages(columns)
@@ -183,7 +182,7 @@ class ParquetBytes:
                 raise too_large(self.what, measured, limit())
 
     def _may_explode(self, name: str) -> bool:
-        """Return whether a column's texts might take more than the limit; raise TooLargeError if nobody can tell."""
+        """Return whether a column's texts might exceed the limit; raise TooLargeError if that is unknown."""
         if self.rows <= 1:
             return False  # no larger than its page
         size = longest = 0
@@ -196,7 +195,7 @@ class ParquetBytes:
 
 
 def _text_bytes(chunk: pa.Array) -> int:
-    """Return how many bytes the texts of a dictionary array are once each stands by itself."""
+    """Return the bytes of a dictionary array's texts when each is stored separately."""
     if not (pa.types.is_dictionary(chunk.type) and chunk.type.value_type.id in _TEXTS):
         return int(chunk.nbytes)
     lengths = pc.binary_length(chunk.dictionary).cast(pa.int64())
@@ -212,9 +211,9 @@ def parquet_metadata(tail: bytes) -> dict[bytes, bytes] | None:
 
 
 def open_parquet(data: bytes, what: str, columns: Collection[str] | None = None, kind: str = "Parquet") -> ParquetBytes:
-    """Open Parquet bytes of which `columns` (None: all) are to be read; raise ContractError if they may not be.
+    """Open Parquet bytes to read `columns` (None: all); raise ContractError if they fail a check.
 
-    `kind` says in an error what the bytes should have been.
+    `kind` is the expected kind of file, for the error.
     """
     footer = int.from_bytes(data[-_FOOTER_TAIL:-4], "little") if data[-4:] == _MAGIC else 0
     if footer > limit() // FOOTER_SHARE:
@@ -232,7 +231,7 @@ def open_parquet(data: bytes, what: str, columns: Collection[str] | None = None,
 
 
 def _check_parquet(file: ParquetBytes, columns: Collection[str] | None) -> None:
-    """Raise ContractError if the columns cannot be read, or by the footer would take more than the limit."""
+    """Raise ContractError if the columns cannot be read, or exceed the limit according to the footer."""
     what, footer = file.what, file.footer
     names = [name for name in file.names if columns is None or name in columns]
     if len(set(names)) < len(names):

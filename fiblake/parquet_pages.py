@@ -1,7 +1,7 @@
-"""How large a Parquet file's pages really are: by their own headers, which decide what a reader allocates (pure).
+"""The real sizes of a Parquet file's pages, from their own headers, which determine a reader's memory (pure).
 
-A footer may say less than is there. A page's header cannot: Arrow decompresses a page into as many bytes as its header
-says, and refuses one that gives more or less. Headers are in Thrift's compact protocol (parquet.thrift).
+A footer may state too small sizes. A page's header cannot: Arrow decompresses a page into the number of bytes in its
+header, and refuses a page with more or fewer. Headers are in Thrift's compact protocol (parquet.thrift).
 """
 
 import re
@@ -12,31 +12,31 @@ _BOOLEANS: Final = (1, 2)
 _BINARY, _LIST, _SET, _STRUCT = 8, 9, 10, 12
 _NUMBERS: Final = (4, 5, 6)
 _FIXED: Final = {1: 0, 2: 0, 3: 1, 7: 8}
-"""Bytes of the types whose values always take as many: truth, a byte, a double."""
+"""Bytes of the types with values of a fixed size: bool, byte, double."""
 _LONG_LIST: Final = 15
 _MORE: Final = 0x80
-"""The bit that says that a number goes on."""
+"""The bit that marks a further byte of a number."""
 _MAX_DEPTH: Final = 8
 _TAIL: Final = 8
 _SCHEMA, _ROW_GROUPS, _COLUMNS, _META_DATA, _PATH = 2, 4, 1, 3, 3
 _STORED_BYTES, _DATA_PAGE, _DICTIONARY_PAGE, _STATISTICS = 7, 9, 11, 12
 _GREATEST, _LEAST = 5, 6
 _DATA_PAGES: Final = {5: 2, 8: 4}
-"""Fields of a page header that hold a data page's, and the field of the encoding in each."""
+"""Fields of a page header with the header of a data page, and the field of the encoding in each."""
 _DELTA_BYTE_ARRAY: Final = 7
-"""The encoding in which a value is so many bytes of the one before and a few more: small pages, large values."""
+"""The encoding in which a value shares a prefix with the one before: small pages, large values."""
 _SIZE, _STORED, _GROWTH = 2, 3, 0
-"""Fields of a page header: bytes once decompressed, and as stored. The last is none of Parquet's."""
+"""Fields of a page header: bytes once decompressed, and as stored. The last one is not a field of Parquet."""
 
 
 _HEADS: Final[list[bytes]] = []
-"""How footers that were read begin, up to the end of the schema: files of one schema share these bytes."""
+"""The beginnings of footers that were read, up to the end of the schema: files of one schema share these bytes."""
 _MAX_HEADS: Final = 8
 _LONGEST_HEAD: Final = 4_096
 
 
 def _matcher(pattern: bytes) -> Callable[[bytes, int], re.Match[bytes] | None]:
-    """Return what matches, from a place on, a pattern with signs of ours (spaces mean nothing).
+    """Return a function that matches a pattern with our own signs at a place (spaces are ignored).
 
     @ is a number, ~ a text of at most 32 bytes, X an entry of encodings, Y a list of at most two numbers.
     """
@@ -73,9 +73,9 @@ class Page(NamedTuple):
     """A page as its header describes it."""
 
     size: int
-    """Bytes once it is decompressed."""
+    """Bytes after decompression."""
     growth: int
-    """How many times that its values may take in memory."""
+    """The factor by which its values may need more memory than that."""
 
 
 class Chunk(NamedTuple):
@@ -91,7 +91,7 @@ class Chunk(NamedTuple):
 def chunks_of(data: bytes) -> list[Chunk]:
     """Read the footer of a Parquet file; raise IndexError, ValueError or KeyError if it is none.
 
-    Not by way of the library: of a column whose description is damaged it ends the process.
+    The library is not used, because a damaged description of a column makes it end the process.
     """
     footer = data[len(data) - _TAIL - int.from_bytes(data[-_TAIL:-4], "little") : -_TAIL]
     chunks: list[Chunk] = []
@@ -164,7 +164,7 @@ def _column(footer: bytes, at: int, chunks: list[Chunk], size: int) -> int:
 def _chunk(footer: bytes, at: int, chunks: list[Chunk], size: int) -> int:
     numbers: dict[int, int] = {}
     path, texts, number = "", dict[int, bytes](), 0
-    while head := footer[at]:  # written out, because it is done for each column of each file
+    while head := footer[at]:  # inlined for speed, because it runs for each column of each file
         kind = head & 0x0F
         if head > 0x0F:  # noqa: PLR2004 (the high half says how much further the field's number is)
             number, at = number + (head >> 4), at + 1
@@ -307,7 +307,7 @@ def _text(data: bytes, at: int) -> bytes:
 
 def _half(varint: bytes) -> int:
     """Return half of a number that is written as a varint: the number meant, if it is not negative."""
-    match len(varint):  # most by far have one, two or three bytes
+    match len(varint):  # nearly all have one, two or three bytes
         case 1:
             return varint[0] >> 1
         case 2:

@@ -1,1 +1,1 @@
-"""Date files into one data.parquet a symbol: the router function and the Batch worker."""
+"""Merge date files into one data.parquet for each symbol: the router function and the Batch worker."""

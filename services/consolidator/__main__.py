@@ -1,8 +1,8 @@
 """Entry point of the worker: a Batch child and a command line in one (`python -m services.consolidator --help`).
 
 Exit codes: 0 all is done; 1 a service it needs failed (run it again, nothing is lost); 2 the settings are wrong; 3
-done, but some messages became dead letters or some symbols failed; 143 stopped by SIGTERM, and the messages that were
-not begun are back in the queue.
+done, but some messages became dead letters or some symbols failed; 143 stopped by SIGTERM, and the messages without a
+result are back in the queue.
 """
 
 import os
@@ -26,7 +26,7 @@ from shared.telemetry import logger
 from shared.traces import Traces
 
 LEAVES_AFTER_SECONDS: Final = 4
-"""All children of an array but the first end when the queue was empty for so long: two long polls."""
+"""All children of an array except the first exit when the queue was empty for this time: two long polls."""
 
 
 def main(arguments: list[str] | None = None) -> int:

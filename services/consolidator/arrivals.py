@@ -28,7 +28,7 @@ LONGEST_FAULT: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class _Put:
-    """What one record of a notification says."""
+    """One record of a notification."""
 
     kind: str
     bucket: str
@@ -40,11 +40,11 @@ class _Put:
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
-    """What one notification says: the files of ours that arrived, and what is wrong with the rest of it."""
+    """The content of one notification: the arrived files of the lake, and the faults of all other records."""
 
     files: list[SourceFile] = field(default_factory=list)
     etags: dict[str, str] = field(default_factory=dict)
-    """The ETag that was put, by the file's key, if the notification says it."""
+    """The ETag of each put file, by key, if the notification has it."""
     references: list[str] = field(default_factory=list)
     """The symbols whose splits or identities arrived."""
     dividends: list[str] = field(default_factory=list)
@@ -52,11 +52,11 @@ class Arrivals:
     faults: list[ContractError] = field(default_factory=list)
     correlation_id: str = ""
     put_at: datetime | None = None
-    """By S3's clock; None if the notification does not say."""
+    """In S3's time; None if the notification does not have it."""
 
     @property
     def symbols(self) -> set[str]:
-        """The symbols that something arrived of."""
+        """The symbols with any arrival."""
         return {file.symbol for file in self.files} | set(self.references) | set(self.dividends)
 
 
@@ -88,7 +88,7 @@ def read_notification(body: str, bucket: str, bronze: Bronze) -> Arrivals:
 
 
 def requests(arrivals: Sequence[Arrivals]) -> list[ConsolidationRequest]:
-    """Return one request a symbol: its files, the earliest session among them, and the first one's correlation id.
+    """Return a request for each symbol: its files, their earliest session, and the first one's correlation id.
 
     Splits and identities affect all of the history, so such a request names no session; dividends affect none. A
     request with very many files names none of them: the worker lists the symbol's folder.
@@ -142,7 +142,7 @@ def _put_of_direct(record: dict[str, Any]) -> _Put:
 
 def _put_of_rule(event: dict[str, Any]) -> _Put:
     notice = S3EventBridgeNotificationEvent(event)
-    # Not `.object.key`: Powertools decodes it, but through EventBridge S3 sends keys as they are.
+    # Not `.object.key`: Powertools decodes it, but through EventBridge S3 sends keys without encoding.
     stored = notice.detail.object
     bucket, etag = notice.detail.bucket.name, _text(stored.get("etag"))
     return _Put(notice.detail_type, bucket, stored["key"], notice.get_id, _instant(event.get("time")), etag)
@@ -164,7 +164,7 @@ def _instant(text: object) -> datetime | None:
 
 
 def _text(value: object) -> str:
-    """Return an ETag; nothing rather than an error if it is none, because the worker reads the file as it is."""
+    """Return an ETag; empty if it is invalid, because the worker reads the present file."""
     return value[:LONGEST_ID] if isinstance(value, str) else ""
 
 

@@ -1,4 +1,4 @@
-"""Put the broken bars of source files into quarantine, before anything says that their files are merged."""
+"""Put the broken bars of source files into quarantine, before any log records that their files are merged."""
 
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
@@ -14,11 +14,11 @@ from shared.telemetry import emit_metrics, logger
 
 
 def quarantine_broken(store: ObjectStore, files: Mapping[str, SourceBars], merged: pa.Table, now: datetime) -> None:
-    """Put the broken bars of files (by key) into quarantine, and count those that did not wait there yet.
+    """Put the broken bars of files (by key) into quarantine, and emit the number of new ones as a metric.
 
-    This is done before data.parquet's log names the files. After a crash in between, the next try puts the same bars to
-    the same place. A bar that would lose against the one in `merged` (all of the symbol's bars) is left out: a better
-    one has come since, or a person has released this one.
+    This is done before data.parquet's log names the files. After a crash in between, the next try puts the same bars
+    under the same keys. A bar that would lose against the one in `merged` (all of the symbol's bars) is left out: a
+    better bar has arrived since, or a person has released this one.
     """
     for key, content in files.items():
         for rivalry in content.rivals:

@@ -37,20 +37,20 @@ TICK: Final = timedelta(microseconds=1)
 
 
 NO_SESSION_CHANGED: Final = date.max
-"""As `changed_from`: no session changes. It lies after every session, so the earliest of several still counts."""
+"""As `changed_from`: no session changes. It is after every session, so the earliest of several still counts."""
 
 
 class ReferenceFileError(ContractError):
-    """A file of splits, identities or dividends cannot be used; data.parquet keeps what it has of them."""
+    """A file of splits, identities or dividends cannot be used; data.parquet keeps its earlier content of them."""
 
 
 class OnlyBrokenBarsError(PermanentError):
-    """No bar of the symbol's files can be merged. All of them wait in quarantine, and the messages are done."""
+    """No bar of the symbol's files can be merged. All of them are in quarantine, and the messages succeed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What the requests of one symbol ask for, taken together."""
+    """The combined requests of one symbol."""
 
     symbol: str
     changed_from: date | None = None
@@ -85,21 +85,21 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Consolidation:
-    """What became of one symbol: its data.parquet as it now stands in S3, and what is to be reported of it."""
+    """The result of one symbol: its present data.parquet in S3, and the change to report."""
 
     symbol: str
     stored: Consolidated
     etag: str
     """The version of data.parquet that `stored` is."""
     listing: Sequence[ObjectInfo]
-    """The source files that were there, merged or not; none if the folder was not listed."""
+    """The existing source files, merged or not; empty if the folder was not listed."""
     changed_from: date
     """Earliest session to report as changed; NO_SESSION_CHANGED: silver is not affected, and nothing is reported."""
     merged_files: int
     faults: Sequence[Fault] = ()
     tail: Tail | None = None
     disputes: Sequence[PayoutDispute] = ()
-    """Of dividends that are new in this version: those whose factor by the vendor contradicts cash and close."""
+    """New dividends of this version whose vendor factor contradicts cash and close."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class _Source:
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """A version of data.parquet that may be written, and what it was made of."""
+    """A version of data.parquet that may be written, and its inputs."""
 
     before: Consolidated | None
     etag: str | None
@@ -130,7 +130,7 @@ class _Draft:
     changed_from: date | None
     """Earliest session in which `after` differs from `before`; None: they are equal."""
     revisions: pa.Table
-    """What `before` says and `after` does not (schema REVISIONS)."""
+    """Statements of `before` that `after` does not have (schema REVISIONS)."""
 
     @property
     def is_new(self) -> bool:
@@ -147,7 +147,7 @@ def announce_nothing(_request: ConsolidationRequest) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Consolidator:
-    """What consolidating a symbol needs."""
+    """The clients and settings of a consolidation."""
 
     store: ObjectStore
     bronze: Bronze
@@ -205,7 +205,7 @@ class Consolidator:
     def _store(self, task: Task, draft: _Draft) -> Consolidation:
         key = self.bronze.data_key(task.symbol)
         if draft.is_new:
-            # Before data.parquet, which forgets it: if we die in between, the revisions hold what is still there.
+            # Before data.parquet, which drops these statements: after a crash in between, they are in both.
             if draft.revisions.num_rows:
                 self.store.update(revisions_key(task.symbol), adding(draft.revisions, task.symbol))
             etag = self.store.write_if_unchanged(key, draft.after.encode(), draft.etag)
@@ -234,7 +234,7 @@ class Consolidator:
         return [info for info in infos if self.bronze.is_source(info.key)]
 
     def _read(self, keys: Sequence[str], now: datetime) -> tuple[list[_Source], list[Fault]]:
-        """Return what the files hold, and the faults of the others; a file that no longer exists is no fault."""
+        """Return the bars of the files, and the faults of the others; a file that no longer exists is no fault."""
         objects = [stored for stored in self.store.get_many(keys) if stored]
         outcomes = [(stored.key, catch_errors(self._decode, stored, now)) for stored in objects]
         faults = [Fault(key, outcome) for key, outcome in outcomes if isinstance(outcome, FiblakeError)]
@@ -252,7 +252,7 @@ class Consolidator:
         return _Source(stored.key, SourceVersion(stored.etag, stored.last_modified, stamped), content)
 
     def _read_reference(self, symbol: str, stored: Reference) -> tuple[Reference, list[Fault]]:
-        """Read the symbol's reference files; return what they say, and the faults of what cannot be read."""
+        """Read the symbol's reference files; return the reference, and the faults of unreadable files."""
         reference, errors = read_reference(self.store, symbol, stored)
         faults = [
             Fault(key, ReferenceFileError(f"{key}: {error}") if isinstance(error, PermanentError) else error)
@@ -297,7 +297,7 @@ class Consolidator:
 
 
 def _keys_to_merge(task: Task, before: Consolidated | None, listing: Sequence[ObjectInfo] | None) -> list[str]:
-    """Return the keys of the files to merge: those named, and of those listed the ones that are not in the log."""
+    """Return the keys of the files to merge: all named ones, and the listed ones that are not in the log."""
     log = before.log if before else {}
     listed = (
         info.key for info in listing or () if task.full or not is_merged(log, info.key, info.etag, info.last_modified)
@@ -306,7 +306,7 @@ def _keys_to_merge(task: Task, before: Consolidated | None, listing: Sequence[Ob
 
 
 def _needs_reference(task: Task, before: Consolidated | None, sources: Sequence[_Source]) -> bool:
-    """Return whether the reference files must be read: the task asks for it, or nobody may have read them yet."""
+    """Return whether the reference files must be read: the task requires it, or no worker may have read them yet."""
     if task.full or task.reference_changed or task.changed_from is None or before is None or before.adopted:
         return True
     return _is_repeated(task, before.log, sources)
@@ -334,7 +334,7 @@ def _announce_earlier_change(task: Task, draft: _Draft, announce: Announce) -> T
 
 
 def _disputes(draft: _Draft) -> list[PayoutDispute]:
-    """Return the disputes about the draft's dividends, if they are not those of the version before."""
+    """Return the disputes about the draft's dividends, if they differ from those of the version before."""
     after = draft.after
     if draft.before and draft.before.reference.dividends == after.reference.dividends:
         return []
@@ -345,7 +345,7 @@ def _disputes(draft: _Draft) -> list[PayoutDispute]:
 def _reveals_split(after: Consolidated, changed_from: date) -> bool:
     """Return whether the bars from `changed_from` on are the first to show a split, so that all before them change too.
 
-    A split counts from the first bar on or after its execution date.
+    A split takes effect with the first bar on or after its execution date.
     """
     if not after.reference.splits:
         return False
@@ -358,7 +358,7 @@ def _reveals_split(after: Consolidated, changed_from: date) -> bool:
 def _merge_sources(
     task: Task, before: Consolidated | None, adopted: SourceBars | None, sources: Sequence[_Source]
 ) -> Merged:
-    """Merge the files. A data.parquet that another program wrote is an arrival too: its bars were never published."""
+    """Merge the files. A data.parquet of another program is treated as an arrival: its bars were never published."""
     arrivals = [source.bars for source in sources]
     withdrawn = dict(before.withdrawn) if before else {}
     for session, until in task.withdrawn.items():
@@ -396,7 +396,7 @@ def _next_version(  # noqa: PLR0917
 
 
 def _nothing_to_merge_error(task: Task, faults: Sequence[Fault], broken: int) -> FiblakeError:
-    if task.changed_from and not task.reference_changed:  # nobody asked for the reference files
+    if task.changed_from and not task.reference_changed:  # no request was about the reference files
         faults = [fault for fault in faults if not isinstance(fault.error, ReferenceFileError)]
     errors = [fault.error for fault in faults]
     transient = [error for error in errors if isinstance(error, TransientError)]

@@ -1,4 +1,4 @@
-"""The manifest: one Parquet file that says, for each symbol, up to which session it is consolidated."""
+"""The manifest: one Parquet file with the last consolidated session of each symbol."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,12 +21,12 @@ def add_symbols(store: ObjectStore, consolidations: Sequence[Consolidation]) -> 
 def with_symbols(data: bytes | None, consolidations: Sequence[Consolidation]) -> bytes | None:
     """Return the manifest's bytes with the rows of `consolidations`, or None if nothing changes.
 
-    A row gives way only to a later version of its data.parquet, so workers may enter their rows in any order.
+    Only a later version of its data.parquet replaces a row, so workers may write their rows in any order.
     """
     stored = MANIFEST.empty_table() if data is None else decode_manifest(data)
     new = pa.Table.from_pylist([_row(consolidation) for consolidation in consolidations], schema=MANIFEST)
     rows = pa.concat_tables([stored, new]).combine_chunks()
-    # By symbol and version; of equal versions the known row comes last, and the last row of each symbol stays.
+    # By symbol and version; of equal versions the stored row comes last, and the last row of each symbol stays.
     position = pa.array(range(rows.num_rows - 1, -1, -1), pa.int64())
     keys = [("symbol", "ascending"), ("last_updated", "ascending"), ("place", "ascending")]
     order = pc.sort_indices(rows.append_column("place", position), sort_keys=keys)

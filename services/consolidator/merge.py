@@ -1,8 +1,8 @@
-"""Which bar wins: merging source files into a symbol's bars (pure).
+"""Merge source files into a symbol's bars (pure).
 
-Last write wins by `ingested_at`, per session; of equal instants the greater row wins, by a fixed order of columns. So
-merging is commutative, associative and idempotent, whatever the order, duplication or batching of arrival. A withdrawal
-of a session takes part like an arrival without a row: of equal instants the withdrawal wins.
+For each session the last write wins by `ingested_at`; if instants are equal, the greater row wins, in a fixed order of
+columns. So merging is commutative, associative and idempotent, whatever the order, duplication or batching of arrivals.
+A withdrawal is merged like an arrival without a row: if instants are equal, the withdrawal wins.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,11 +21,11 @@ _ARRIVED: Final = "arrived"
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """All bars of a symbol after a merge (schema BRONZE, one row a session, sorted), and what the merge changed."""
+    """All bars of a symbol after a merge (schema BRONZE, one row for each session, sorted), and the change."""
 
     bars: pa.Table
     changed_from: date | None
-    """Earliest session whose row is new, another one or withdrawn; None if all arrivals lost or were known."""
+    """The earliest session whose row is new, changed or withdrawn; None if all arrivals lost or were stored."""
     withdrawn: Mapping[date, datetime] = field(default_factory=dict)
     """The withdrawals that no later row has ended: a session is either in `bars` or here."""
 
@@ -51,7 +51,7 @@ def merge(
 
 
 def _is_withdrawn(bars: pa.Table, withdrawn: Mapping[date, datetime]) -> pa.ChunkedArray:
-    """Tell for each row whether it is withdrawn."""
+    """Return, for each row, whether it is withdrawn."""
     sessions = pa.array(list(withdrawn), pa.date32())
     instants = pa.array(list(withdrawn.values()), BRONZE.field("ingested_at").type)
     until = pc.take(instants, pc.index_in(bars["timestamp"], value_set=sessions))
@@ -65,7 +65,7 @@ def _merge_rows(base: pa.Table | None, arrivals: Sequence[pa.Table]) -> Merged:
         return Merged(stored, None)
     first = pc.min(new["timestamp"])
     if new.num_rows == 1 and (stored.num_rows == 0 or stored["timestamp"][-1].as_py() < first.as_py()):
-        # A day's bar: there is nothing to win against.
+        # One added session: there is no row to compare with.
         return Merged(pa.concat_tables([stored, new]).combine_chunks(), cast("date", first.as_py()))
     untouched, tail = _split(stored, first)
     winners = _last_writes(tail, new)
@@ -75,19 +75,19 @@ def _merge_rows(base: pa.Table | None, arrivals: Sequence[pa.Table]) -> Merged:
 
 
 def _split(bars: pa.Table, first: pa.Scalar) -> tuple[pa.Table, pa.Table]:
-    """Cut sorted `bars` before session `first`: what no arrival can touch need not be sorted again."""
+    """Cut sorted `bars` before session `first`: rows that no arrival can change need no sorting."""
     rows = pc.sum(pc.less(bars["timestamp"], first)).as_py() or 0
     return bars.slice(0, rows), bars.slice(rows)
 
 
 def _last_writes(stored: pa.Table, new: pa.Table) -> pa.Table:
-    """Return one row a session, the winner, with a flag that tells whether it is an arrival."""
+    """Return the winning row of each session, with a flag for arrivals."""
     flagged = [
         table.append_column(_ARRIVED, pa.repeat(pa.scalar(arrived), table.num_rows))
         for table, arrived in ((stored, False), (new, True))
     ]
     rows = pa.concat_tables(flagged)
-    # Of identical rows the known one sorts last and wins, so that a duplicate counts as no change.
+    # Of identical rows the stored one sorts last and wins, so that a duplicate counts as no change.
     order = [*_ORDER, (_ARRIVED, "descending", "at_start")]
     rows = rows.take(pc.sort_indices(rows, sort_keys=order)).combine_chunks()
     session = rows["timestamp"]

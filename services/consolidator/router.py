@@ -1,4 +1,4 @@
-"""Turn files that arrived into requests, one message a symbol, and submit a job that drains them."""
+"""Turn arrived files into requests, one message for each symbol, and submit a job that drains them."""
 
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -16,12 +16,12 @@ from shared.queues import Queue, ReceivedMessage
 from shared.telemetry import emit_metrics, log_correlation_merge, logger
 
 FAULTS_NAMED: Final = 3
-"""A notification's reason names so many faults, and counts the others."""
+"""A notification's reason names this many faults, and counts the others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """What the router needs."""
+    """The clients of the router."""
 
     bucket: str
     bronze: Bronze
@@ -36,7 +36,7 @@ class Router:
 
         Return the errors by message id. If a notification names both files of ours and other objects, the files are
         requested and the notification becomes a dead letter. If no job can be submitted, every message that sent a
-        request fails and is retried: requests sent twice are harmless, requests that nobody drains are not.
+        request fails and is retried: requests sent twice are harmless, requests without a job are not.
         """
         read = {m.id: self._read(m) for m in messages}
         errors = {i: outcome for i, outcome in read.items() if isinstance(outcome, FiblakeError)}
@@ -56,7 +56,7 @@ class Router:
         return catch_errors(read_notification, message.body, self.bucket, self.bronze)
 
     def _submit(self, symbols: int) -> FiblakeError | None:
-        """Submit a job unless one is waiting to start: that one will see the messages, which are sent already."""
+        """Submit a job unless one is waiting to start: that job will see the messages, which are already sent."""
         if symbols == 0:
             return None
         outcome = catch_errors(self._ensure_job, symbols)

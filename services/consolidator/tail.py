@@ -1,4 +1,4 @@
-"""Which bars a completion event carries, so that a short change is resampled without reading data.parquet (pure)."""
+"""Select the bars of a completion event, so that a short change is resampled without reading data.parquet (pure)."""
 
 from datetime import date
 from typing import Final
@@ -15,16 +15,16 @@ from shared.events import Tail
 LONGEST_TAIL: Final = 100
 """Bars. A new session needs at most one more than the longest interval has sessions.
 
-Ten events of this size are a tenth of what SNS takes at once.
+Ten events of this size are a tenth of SNS's limit for one request.
 """
 
 
 def tail_of(stored: Consolidated, changed_from: date, calendar: TradingCalendar) -> Tail | None:
-    """Return the bars from which all buckets can be computed that a change from `changed_from` on may touch.
+    """Return the bars of all buckets that a change from `changed_from` on may affect.
 
     These are the bars from the earliest bucket start, over all intervals, of the bar before the change (its bucket may
     become complete). None if the event cannot carry them: they are too many, a split or a handover (announced ones
-    included) lies after their beginning and changes how they are resampled, or a number is not finite.
+    included) after their beginning changes how they are resampled, or a number is not finite.
     """
     sessions = stored.bars["timestamp"].to_numpy()
     before = int(np.searchsorted(sessions, np.datetime64(changed_from, "D"))) - 1
@@ -34,7 +34,7 @@ def tail_of(stored: Consolidated, changed_from: date, calendar: TradingCalendar)
         else:
             ordinal = calendar.ordinal_on_or_after(changed_from)
     except FiblakeError:
-        return None  # the calendar does not know the day: whoever reads data.parquet says so
+        return None  # the calendar does not have the day: the reader of data.parquet raises the error
     tail_from = calendar.session(min(ordinal - ordinal % interval for interval in INTERVALS))
     first = int(np.searchsorted(sessions, np.datetime64(tail_from, "D")))
     if sessions.size - first > LONGEST_TAIL:

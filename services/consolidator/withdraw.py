@@ -1,4 +1,4 @@
-"""Take a bar out of the lake that should never have been there, for a person."""
+"""Withdraw a bar that should not exist, for a person."""
 
 import json
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ MAX_WITHDRAWN: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Withdrawal:
-    """A bar that is out of the lake."""
+    """A withdrawn bar."""
 
     symbol: str
     session: date
     until: datetime
-    """A bar of the session that was ingested at or before this instant stays out; a later one comes in."""
+    """A bar of the session that was ingested at or before this instant stays withdrawn; a later bar is merged."""
     changed_from: date
     """The first session that the completion event reports as changed."""
     version: datetime
@@ -37,8 +37,9 @@ class Withdrawal:
 def withdraw(worker: Worker, symbol: str, session: date, by: str, reason: str) -> Withdrawal:
     """Take the bar of `session` out of data.parquet, publish the change, and update the manifest.
 
-    First the audit record, then data.parquet, then the event: a run that died is done again, and publishes again if
-    the bar is out already. Raises NotFoundError if there is no such bar, ConfigurationError if it cannot be withdrawn.
+    The order is the audit record, data.parquet, the event. An interrupted run can be repeated: it publishes again if
+    the bar is already withdrawn. Raises NotFoundError if there is no such bar, ConfigurationError if it cannot be
+    withdrawn.
     """
     stored = _read(worker, symbol)
     until = stored.withdrawn.get(session)

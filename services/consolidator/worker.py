@@ -36,12 +36,12 @@ WAIT_SECONDS: Final = 2
 
 
 class StoppedError(TransientError):
-    """The worker was told to stop before it came to this symbol."""
+    """The worker received the signal to stop before it processed this symbol."""
 
 
 @dataclass(slots=True)
 class Summary:
-    """What a run did."""
+    """The counts of a run."""
 
     symbols: int = 0
     files: int = 0
@@ -54,7 +54,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class _Origin:
-    """Which put a symbol is consolidated for."""
+    """The put for which a symbol is consolidated."""
 
     correlation_id: str
     put_at: datetime | None
@@ -62,7 +62,7 @@ class _Origin:
 
 @dataclass(frozen=True)
 class Worker:
-    """What a run of the worker needs."""
+    """The clients and settings of a worker."""
 
     consolidator: Consolidator
     complete: Topic
@@ -82,7 +82,7 @@ class Worker:
 
         One worker of each job has `stays_for_others`: another worker may die, and its messages become visible again.
         For this one the queue counts as empty only if it has no in-flight and no delayed messages either, for a minute,
-        because SQS's counts may be that late.
+        because SQS updates its counts late.
 
         No worker waits for requests that are not sent yet. A request is sent before its job is submitted, and the
         router relies only on jobs that have not started (shared/jobs.py), so a worker always starts after the request.
@@ -115,9 +115,9 @@ class Worker:
                 logger.error("symbol failed", extra={"symbol": symbol, "reason": str(error)})
 
     def withdraw(self, symbol: str, session: date, until: datetime) -> Consolidation:
-        """Take a bar out that was ingested at or before `until`, and publish the change, whether or not it was there.
+        """Withdraw a bar that was ingested at or before `until`, and publish the change, even if the bar was not there.
 
-        The folder is not listed: other files have messages of their own.
+        The folder is not listed: other files have their own messages.
         """
         task = Task(
             symbol=symbol, changed_from=session, lists=False, withdrawn={session: until}, correlation_id=self.run
@@ -209,7 +209,7 @@ class Worker:
         return errors, published
 
     def _tasks(self, requests: Sequence[ConsolidationRequest], *, full: bool) -> dict[str, Task]:
-        """Return one task a symbol, which does what any of its requests asks for."""
+        """Return one task for each symbol, which combines its requests."""
         by_symbol: dict[str, list[ConsolidationRequest]] = {}
         for request in requests:
             by_symbol.setdefault(request.symbol, []).append(request)
@@ -241,7 +241,7 @@ class Worker:
     ) -> dict[str, FiblakeError]:
         """Publish the completion events and enter the manifest; return the errors of the symbols not published.
 
-        A symbol of which only dividends are new has no event: its silver stays as it is.
+        A symbol with only new dividends has no event: its silver does not change.
         """
         changed = [consolidation for consolidation in consolidated if consolidation.changed_from != NO_SESSION_CHANGED]
         events = [_completion_event(consolidation, origins[consolidation.symbol]) for consolidation in changed]
@@ -276,7 +276,7 @@ def _take(queue: Queue, most: int) -> list[ReceivedMessage]:
     while taken and len(taken) < most:
         more = catch_errors(queue.receive, min(BATCH, most - len(taken)))
         if isinstance(more, FiblakeError) or not more:
-            break  # process what was received; a fault of the queue shows again at the next receive
+            break  # process the received messages; a fault of the queue occurs again at the next receive
         taken += more
     return taken
 
@@ -311,7 +311,7 @@ def _origins(requests: Sequence[ConsolidationRequest]) -> dict[str, _Origin]:
 
 
 def _log_dividends(consolidated: Sequence[Consolidation], origins: Mapping[str, _Origin]) -> None:
-    """Log the versions that only dividends made, and the dividends whose two factors contradict each other."""
+    """Log versions with only new dividends, and dividends whose two factors contradict each other."""
     for consolidation in consolidated:
         extra = {"symbol": consolidation.symbol, "correlation_id": origins[consolidation.symbol].correlation_id}
         if consolidation.changed_from == NO_SESSION_CHANGED:
