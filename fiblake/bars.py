@@ -111,6 +111,8 @@ _REQUIRED: Final = ("timestamp", *NUMBER_COLUMNS)
 _REPEATED: Final = ("symbol", "interval")
 _SKIPPED_BY: Final = (*_REPEATED, "timestamp", "ts")
 _AS_DICTIONARY: Final = (*_REPEATED, "version")
+_AS_DIFFERENCES: Final = ("timestamp", "trades", "ingested_at", KNOWN_AT.name)
+"""Whole numbers that are near to their neighbours: smaller and quicker to read as differences (DELTA_BINARY_PACKED)."""
 _OWN_METADATA: Final = b"fiblake."
 _LOG: Final = b"fiblake.merged"
 _RELEASED: Final = b"fiblake.released"
@@ -118,8 +120,6 @@ _LAST_UPDATED: Final = b"fiblake.last_updated"
 _REFERENCE: Final = b"fiblake.reference"
 _WITHDRAWN: Final = b"fiblake.withdrawn"
 _KNOWN: Final = b"fiblake.known"
-_STORED: Final = BRONZE.append(KNOWN_AT)
-"""BRONZE as data.parquet holds it."""
 _RESTORE: Final = "restore its last version that can be read (the bucket keeps versions)"
 _ADDED_TO_SILVER: Final = {"adjusted": False, "version": OLDEST_VERSION}
 """Columns that older month files do not have, and the assumed value of their rows."""
@@ -159,6 +159,27 @@ class ReportedBar:
         key = {"symbol": self.symbol, "timestamp": self.session, "interval": DAILY}
         row = key | self.values() | {"ingested_at": ingested_at}
         return {name: row[name] for name in BRONZE.names}
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Columns that are read of a file of bars."""
+
+    schema: pa.Schema
+    varying: pa.Schema
+    """Those of `schema` that do not hold one value. Of a file of ours only these are read."""
+
+    @classmethod
+    def of(cls, schema: pa.Schema) -> "_Layout":
+        """Return the layout of a schema."""
+        return cls(schema, pa.schema([field for field in schema if field.name not in _REPEATED]))
+
+
+# Made once: a schema made for each file takes as long as opening the file.
+_AS_BARS: Final = _Layout.of(BRONZE)
+_AS_STORED: Final = _Layout.of(BRONZE.append(KNOWN_AT))
+"""As data.parquet holds bars."""
+_AS_PRICES: Final = _Layout.of(PRICES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,8 +252,8 @@ class Consolidated:
             withdrawn = _withdrawn(metadata)
         adopted = _LOG not in metadata
         says_since = _KNOWN in metadata and KNOWN_AT.name in file.names and not adopted
-        table = _bars(file, symbol, last_modified, _STORED if says_since else BRONZE, with_gaps=adopted)
-        bars = table.select(BRONZE.names)
+        table = _bars(file, symbol, last_modified, _AS_STORED if says_since else _AS_BARS, with_gaps=adopted)
+        bars = table.select(BRONZE.names) if says_since else table
         if bars.num_rows and not adopted:  # bars of another program are checked one by one later
             with decoding(f"data.parquet of {symbol} cannot be read", _RESTORE):
                 # Bars are sorted, so all sessions are between the first and the last.
@@ -260,7 +281,7 @@ def read_prices(data: bytes, symbol: str, last_modified: datetime) -> tuple[pa.T
     file = _open(data, f"data.parquet of {symbol}", PRICES)
     with decoding(f"data.parquet of {symbol} carries metadata that cannot be read", _RESTORE):
         reference, version = _reference(file.metadata), _last_updated(file.metadata, last_modified)
-    return _bars(file, symbol, None, PRICES, with_gaps=False), reference, version
+    return _bars(file, symbol, None, _AS_PRICES, with_gaps=False), reference, version
 
 
 def read_bars(data: bytes, symbol: str, last_modified: datetime) -> pa.Table:
@@ -271,7 +292,7 @@ def read_bars(data: bytes, symbol: str, last_modified: datetime) -> pa.Table:
     type cannot be converted, or a row is of another symbol or another interval. The error calls the file "it": only
     the caller knows its key, and adds it.
     """
-    return _bars(_open(data, "it", BRONZE), symbol, last_modified, BRONZE, with_gaps=True)
+    return _bars(_open(data, "it", BRONZE), symbol, last_modified, _AS_BARS, with_gaps=True)
 
 
 def latest_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -307,6 +328,7 @@ def encode(table: pa.Table, metadata: Mapping[bytes, str] | None = None) -> byte
         sink, table.schema, compression="snappy", store_schema=False,
         use_dictionary=[name for name in _AS_DICTIONARY if name in names],
         write_statistics=[name for name in _SKIPPED_BY if name in names],
+        column_encoding={name: "DELTA_BINARY_PACKED" for name in _AS_DIFFERENCES if name in names},
     ) as writer:  # fmt: skip
         writer.write_table(table)
         writer.add_key_value_metadata((table.schema.metadata or {}) if metadata is None else metadata)
@@ -390,7 +412,9 @@ def _known(metadata: Mapping[bytes, bytes], table: pa.Table, symbol: str) -> Kno
         check_years(table, [KNOWN_AT.name])
         facts = read_json(metadata[_KNOWN], "it")
         since = {date.fromisoformat(day): _instant(version) for day, version in facts["withdrawn"].items()}
-        column = pc.coalesce(table[KNOWN_AT.name], table["ingested_at"])
+        column = table[KNOWN_AT.name]
+        if column.null_count:
+            column = pc.coalesce(column, table["ingested_at"])
         return Known(column, _instant(facts["reference"]), since)
 
 
@@ -414,19 +438,29 @@ def _open(data: bytes, what: str, schema: pa.Schema) -> ParquetBytes:
 
 
 def _bars(
-    file: ParquetBytes, symbol: str, last_modified: datetime | None, schema: pa.Schema, *, with_gaps: bool
+    file: ParquetBytes, symbol: str, last_modified: datetime | None, layout: "_Layout", *, with_gaps: bool
 ) -> pa.Table:
-    """Read and check the columns of `schema`; `with_gaps`: required values may be null."""
-    names = file.names
+    """Read and check the columns of `layout`; `with_gaps`: required values may be null."""
+    names, schema = file.names, layout.schema
     constants = {"symbol": symbol, "interval": DAILY}
     with decoding(f"{file.what} cannot be read as bars"):
         # A column that the file's own statistics prove to be one value need not be read.
         unproven = [name for name in constants if name in names and not _is_all(file, name, constants[name])]
         wanted = [name for name in schema.names if name in names and name not in constants]
         table = file.read([*wanted, *unproven])
-        if not unproven and table.schema == schema:  # as this module writes it
-            return table
+        if not (unproven or with_gaps) and table.schema == layout.varying:  # as this module writes it
+            return _with_constants(table, constants, schema)
         return _conformed(table, constants | {"ingested_at": last_modified}, schema, with_gaps=with_gaps)
+
+
+def _with_constants(table: pa.Table, constants: Mapping[str, str], schema: pa.Schema) -> pa.Table:
+    """Add the columns that hold one value to a table that has the other ones of `schema`."""
+    if len(schema) == table.num_columns:
+        return table
+    columns = iter(table.columns)
+    rows = table.num_rows
+    arrays = [pa.repeat(constants[name], rows) if name in constants else next(columns) for name in schema.names]
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def _is_all(file: ParquetBytes, name: str, value: str) -> bool:

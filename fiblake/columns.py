@@ -71,8 +71,10 @@ def check_years(table: pa.Table, columns: Collection[str] | None = None) -> None
 
     Only `columns` are checked (None: all).
     """
-    for name, kind, column in zip(table.column_names, table.schema.types, table.columns, strict=True):
-        if kind.id in _IN_TIME and (columns is None or name in columns):
+    for name in table.column_names if columns is None else columns:
+        column = table[name]
+        kind = column.type
+        if kind.id in _IN_TIME:
             with decoding(f"column {name!r} cannot be read as {kind}"):
                 _check_years(column)
 

@@ -37,6 +37,7 @@ REVISIONS: Final = pa.schema(
 
 `kind`: "bar" (the columns of BRONZE), "withdrawal" (of session `timestamp`) or "reference" (the text of `reference`).
 """
+NO_REVISIONS: Final = pa.Table.from_batches([], schema=REVISIONS)  # `empty_table` imports pandas where it is installed
 _REMEDY: Final = "restore its last version that can be read (the bucket keeps versions)"
 _ORDER: Final = [(name, "ascending") for name in ("known_at", "kind", "timestamp", "ingested_at")]
 
@@ -56,33 +57,36 @@ def revise(
     if before is None:
         bars = pa.chunked_array([pa.repeat(version, after.bars.num_rows)])
         statements = Known(bars, after.last_updated, dict.fromkeys(after.withdrawn, after.last_updated))
-        return replace(after, known=statements), REVISIONS.empty_table()
+        return replace(after, known=statements), NO_REVISIONS
     since, count = known_of(before), before.bars.num_rows
     if restored:
         rows = [{"kind": WITHDRAWAL, "known_at": at, "timestamp": s} for s, at in sorted(since.withdrawn.items())]
         rows.append({"kind": REFERENCE, "known_at": since.reference, "reference": before.reference.to_json()})
         stated = _as_revisions(before.bars.append_column(KNOWN_AT, since.bars))
         revisions = pa.concat_tables([stated, pa.Table.from_pylist(rows, schema=REVISIONS)])
-        return revise(None, after)[0], revisions.slice(0, 0 if before.adopted else None)
+        return revise(None, after)[0], NO_REVISIONS if before.adopted else revisions
     withdrawn = {session: since.withdrawn.get(session, after.last_updated) for session in after.withdrawn}
     reference = since.reference if after.reference == before.reference else after.last_updated
+    ended_statements: list[pa.Table] = []
     if after.bars.num_rows >= count and after.bars.slice(0, count).equals(before.bars):
         # One added bar: the common case, with a cheap solution.
         added = pa.repeat(version, after.bars.num_rows - count)
-        gone = before.bars.slice(0, 0).append_column(KNOWN_AT, since.bars.slice(0, 0))
         bars = pa.chunked_array([*since.bars.chunks, added])
     else:
         places = _kept_places(before.bars, after.bars)
         is_gone = np.ones(count, np.bool_)
         is_gone[places[places >= 0]] = False
         gone = before.bars.append_column(KNOWN_AT, since.bars).filter(pa.array(is_gone))
+        ended_statements.append(_as_revisions(gone))
         bars = pc.fill_null(since.bars.take(pa.array(places, mask=places < 0)), version)
     ended = {s: since.withdrawn[s] for s in before.withdrawn.keys() - after.withdrawn.keys() & since.withdrawn.keys()}
     rows = [{"kind": WITHDRAWAL, "known_at": at, "timestamp": session} for session, at in sorted(ended.items())]
     if reference == after.last_updated:
         rows.append({"kind": REFERENCE, "known_at": since.reference, "reference": before.reference.to_json()})
-    revisions = pa.concat_tables([_as_revisions(gone), pa.Table.from_pylist(rows, schema=REVISIONS)])
-    return replace(after, known=Known(bars, reference, withdrawn)), revisions.slice(0, 0 if before.adopted else None)
+    if rows:
+        ended_statements.append(pa.Table.from_pylist(rows, schema=REVISIONS))
+    revisions = NO_REVISIONS if before.adopted else pa.concat_tables([NO_REVISIONS, *ended_statements])
+    return replace(after, known=Known(bars, reference, withdrawn)), revisions
 
 
 def adding(rows: pa.Table, symbol: str) -> Callable[[bytes | None], bytes | None]:
@@ -100,7 +104,7 @@ def adding(rows: pa.Table, symbol: str) -> Callable[[bytes | None], bytes | None
 def read_revisions(data: bytes | None, symbol: str) -> pa.Table:
     """Read a file of revisions (None: there is none); raise ContractError if it cannot be read."""
     if data is None:
-        return REVISIONS.empty_table()
+        return NO_REVISIONS
     with decoding(f"the revisions of {symbol} cannot be read", _REMEDY):
         return decode(data, REVISIONS, "the file", "").replace_schema_metadata(None)
 

@@ -20,7 +20,7 @@ from fiblake.bars import Consolidated
 from fiblake.calendar import TradingCalendar
 from fiblake.errors import ConflictError, ContractError, FiblakeError, NotFoundError, PermanentError, TransientError
 from fiblake.lake import Bronze, revisions_key
-from fiblake.revisions import REVISIONS, adding, revise
+from fiblake.revisions import NO_REVISIONS, adding, revise
 from fiblake.source_log import SourceVersion, is_merged
 from services.consolidator.broken import quarantine_broken
 from services.consolidator.merge import Merged, merge
@@ -195,7 +195,7 @@ class Consolidator:
         changed_from = merged.changed_from
         if before and reference.of_silver != before.reference.of_silver:
             changed_from = after.first_session
-        revisions = REVISIONS.empty_table()
+        revisions = NO_REVISIONS
         if after is not before:
             floor = task.version_floor
             restored = before is not None and floor is not None and before.last_updated <= floor

@@ -17,6 +17,7 @@ from fiblake.bars import BRONZE, TIE_ORDER
 
 _ORDER: Final = [(name, "ascending", "at_start") for name in ("timestamp", "ingested_at", *TIE_ORDER)]
 _ARRIVED: Final = "arrived"
+_NO_BARS: Final = pa.Table.from_batches([], schema=BRONZE)  # `empty_table` takes as long as the rest of a merge
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ def merge(
     """
     if not withdrawn:
         return _merge_rows(base, arrivals)
-    stored = BRONZE.empty_table() if base is None else base
+    stored = _NO_BARS if base is None else base
     is_withdrawn = _is_withdrawn(stored, withdrawn)
     taken_out = stored.filter(is_withdrawn)
     remaining = [table.filter(pc.invert(_is_withdrawn(table, withdrawn))) for table in arrivals]
@@ -59,8 +60,8 @@ def _is_withdrawn(bars: pa.Table, withdrawn: Mapping[date, datetime]) -> pa.Chun
 
 
 def _merge_rows(base: pa.Table | None, arrivals: Sequence[pa.Table]) -> Merged:
-    stored = BRONZE.empty_table() if base is None else base
-    new = pa.concat_tables([BRONZE.empty_table(), *arrivals])
+    stored = _NO_BARS if base is None else base
+    new = pa.concat_tables([_NO_BARS, *arrivals])
     if new.num_rows == 0:
         return Merged(stored, None)
     first = pc.min(new["timestamp"])

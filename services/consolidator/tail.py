@@ -30,10 +30,10 @@ def tail_of(stored: Consolidated, changed_from: date, calendar: TradingCalendar)
     before = int(np.searchsorted(sessions, np.datetime64(changed_from, "D"))) - 1
     try:
         if before >= 0:
-            ordinal = calendar.ordinal(sessions[before].astype("datetime64[D]").item())
+            ordinal = calendar.ordinal_of[sessions[before].astype("datetime64[D]").item()]
         else:
             ordinal = calendar.ordinal_on_or_after(changed_from)
-    except FiblakeError:
+    except (KeyError, FiblakeError):
         return None  # the calendar does not have the day: the reader of data.parquet raises the error
     tail_from = calendar.session(min(ordinal - ordinal % interval for interval in INTERVALS))
     first = int(np.searchsorted(sessions, np.datetime64(tail_from, "D")))
