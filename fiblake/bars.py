@@ -111,8 +111,10 @@ _REQUIRED: Final = ("timestamp", *NUMBER_COLUMNS)
 _REPEATED: Final = ("symbol", "interval")
 _SKIPPED_BY: Final = (*_REPEATED, "timestamp", "ts")
 _AS_DICTIONARY: Final = (*_REPEATED, "version")
-_AS_DIFFERENCES: Final = ("timestamp", "trades", "ingested_at", KNOWN_AT.name)
-"""Whole numbers that are near to their neighbours: smaller and quicker to read as differences (DELTA_BINARY_PACKED)."""
+_AS_DIFFERENCES: Final = tuple(
+    f.name for f in [*BRONZE, KNOWN_AT] if not (pa.types.is_string(f.type) or pa.types.is_floating(f.type))
+)
+"""Columns of days, instants and counts: neighbours are close, so their differences are smaller and faster to read."""
 _OWN_METADATA: Final = b"fiblake."
 _LOG: Final = b"fiblake.merged"
 _RELEASED: Final = b"fiblake.released"
@@ -163,22 +165,24 @@ class ReportedBar:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Columns that are read of a file of bars."""
+    """The columns to read of a file of bars, made once: pyarrow takes as long to make them as to open a file."""
 
     schema: pa.Schema
+    fields: Sequence[pa.Field]
+    """The fields of `schema`."""
     varying: pa.Schema
-    """Those of `schema` that do not hold one value. Of a file of ours only these are read."""
+    """The fields whose values differ from row to row. Only these are read of a file that this module wrote."""
 
     @classmethod
     def of(cls, schema: pa.Schema) -> "_Layout":
         """Return the layout of a schema."""
-        return cls(schema, pa.schema([field for field in schema if field.name not in _REPEATED]))
+        fields = tuple(schema)
+        return cls(schema, fields, pa.schema([field for field in fields if field.name not in _REPEATED]))
 
 
-# Made once: a schema made for each file takes as long as opening the file.
 _AS_BARS: Final = _Layout.of(BRONZE)
 _AS_STORED: Final = _Layout.of(BRONZE.append(KNOWN_AT))
-"""As data.parquet holds bars."""
+"""BRONZE as data.parquet holds it."""
 _AS_PRICES: Final = _Layout.of(PRICES)
 
 
@@ -438,7 +442,7 @@ def _open(data: bytes, what: str, schema: pa.Schema) -> ParquetBytes:
 
 
 def _bars(
-    file: ParquetBytes, symbol: str, last_modified: datetime | None, layout: "_Layout", *, with_gaps: bool
+    file: ParquetBytes, symbol: str, last_modified: datetime | None, layout: _Layout, *, with_gaps: bool
 ) -> pa.Table:
     """Read and check the columns of `layout`; `with_gaps`: required values may be null."""
     names, schema = file.names, layout.schema
@@ -450,11 +454,11 @@ def _bars(
         table = file.read([*wanted, *unproven])
         if not (unproven or with_gaps) and table.schema == layout.varying:  # as this module writes it
             return _with_constants(table, constants, schema)
-        return _conformed(table, constants | {"ingested_at": last_modified}, schema, with_gaps=with_gaps)
+        return _conformed(table, constants | {"ingested_at": last_modified}, layout, with_gaps=with_gaps)
 
 
 def _with_constants(table: pa.Table, constants: Mapping[str, str], schema: pa.Schema) -> pa.Table:
-    """Add the columns that hold one value to a table that has the other ones of `schema`."""
+    """Return a table with the other columns of `schema` and these constant ones."""
     if len(schema) == table.num_columns:
         return table
     columns = iter(table.columns)
@@ -471,15 +475,15 @@ def _is_all(file: ParquetBytes, name: str, value: str) -> bool:
     return bool(own) and all(chunk.least == text == chunk.greatest for chunk in own)
 
 
-def _conformed(table: pa.Table, defaults: Mapping[str, object], schema: pa.Schema, *, with_gaps: bool) -> pa.Table:
-    """Convert a table to `schema`; raise ContractError with all problems."""
+def _conformed(table: pa.Table, defaults: Mapping[str, object], layout: _Layout, *, with_gaps: bool) -> pa.Table:
+    """Convert a table to `layout`; raise ContractError with all problems."""
     columns = dict(zip(table.column_names, table.columns, strict=True))
-    outcomes = [_outcome(columns, table.num_rows, field, defaults, with_gaps=with_gaps) for field in schema]
+    outcomes = [_outcome(columns, table.num_rows, field, defaults, with_gaps=with_gaps) for field in layout.fields]
     outcomes += [_other_value(columns[name], name, str(defaults[name])) for name in _REPEATED if name in columns]
     faults = [outcome for outcome in outcomes if isinstance(outcome, str)]
     if faults:
         raise ContractError("; ".join(faults))
-    return pa.Table.from_arrays(outcomes[: len(schema)], schema=schema)
+    return pa.Table.from_arrays(outcomes[: len(layout.fields)], schema=layout.schema)
 
 
 def _outcome(

@@ -37,7 +37,7 @@ REVISIONS: Final = pa.schema(
 
 `kind`: "bar" (the columns of BRONZE), "withdrawal" (of session `timestamp`) or "reference" (the text of `reference`).
 """
-NO_REVISIONS: Final = pa.Table.from_batches([], schema=REVISIONS)  # `empty_table` imports pandas where it is installed
+NO_REVISIONS: Final = pa.Table.from_batches([], schema=REVISIONS)  # `empty_table` is slow, and imports pandas
 _REMEDY: Final = "restore its last version that can be read (the bucket keeps versions)"
 _ORDER: Final = [(name, "ascending") for name in ("known_at", "kind", "timestamp", "ingested_at")]
 

@@ -8,12 +8,11 @@ skips").
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from fiblake.adjustment import NO_REFERENCE, PayoutDispute, Reference
 from fiblake.bars import Consolidated
@@ -248,7 +247,8 @@ class Consolidator:
             raise ContractError(f"{stored.key}: {error}") from error
         # Bars without `ingested_at` have the object's instant. A stamped bar of that very instant only keeps its file
         # longer.
-        stamped = not pc.any(pc.equal(content.bars["ingested_at"], stored.last_modified)).as_py()
+        put_at = np.datetime64(stored.last_modified.astimezone(UTC).replace(tzinfo=None), "us")
+        stamped = bool((content.bars["ingested_at"].to_numpy() != put_at).all())
         return _Source(stored.key, SourceVersion(stored.etag, stored.last_modified, stamped), content)
 
     def _read_reference(self, symbol: str, stored: Reference) -> tuple[Reference, list[Fault]]:

@@ -17,7 +17,7 @@ from fiblake.bars import BRONZE, TIE_ORDER
 
 _ORDER: Final = [(name, "ascending", "at_start") for name in ("timestamp", "ingested_at", *TIE_ORDER)]
 _ARRIVED: Final = "arrived"
-_NO_BARS: Final = pa.Table.from_batches([], schema=BRONZE)  # `empty_table` takes as long as the rest of a merge
+_NO_BARS: Final = pa.Table.from_batches([], schema=BRONZE)  # `empty_table` is slow
 
 
 @dataclass(frozen=True, slots=True)

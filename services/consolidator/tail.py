@@ -43,9 +43,8 @@ def tail_of(stored: Consolidated, changed_from: date, calendar: TradingCalendar)
     splits = any(tail_from < day <= stored.last_session for day, _ in reference.splits)
     if splits or any(day > tail_from for day in reference.handovers):
         return None
-    rows = stored.bars.slice(first)
-    columns = {name: rows[name].to_numpy() for name in NUMBER_COLUMNS}
-    if not all(np.isfinite(column).all() for column in columns.values()):
+    numbers = np.array([stored.bars[name].slice(first).to_numpy() for name in NUMBER_COLUMNS])
+    if not np.isfinite(numbers).all():
         return None
-    days = tuple(sessions[first:].astype("datetime64[D]").tolist())
-    return Tail(tail_from=tail_from, timestamp=days, **{name: tuple(c.tolist()) for name, c in columns.items()})
+    days = sessions[first:].astype("datetime64[D]").tolist()
+    return Tail(tail_from=tail_from, timestamp=days, **dict(zip(NUMBER_COLUMNS, numbers.tolist(), strict=True)))

@@ -184,6 +184,12 @@ def test_every_column_has_the_codec_that_every_engine_reads() -> None:
     """Trino, and with it Athena, refuses LZ4 as Arrow writes it (LZ4_RAW)."""
     group = pq.ParquetFile(pa.BufferReader(parquet(bar("2025-11-19")))).metadata.row_group(0)
     assert {group.column(number).compression for number in range(len(BRONZE))} == {"SNAPPY"}
+    as_differences = {
+        group.column(number).path_in_schema
+        for number in range(group.num_columns)
+        if "DELTA_BINARY_PACKED" in group.column(number).encodings
+    }
+    assert as_differences == {"timestamp", "trades", "ingested_at"}
 
 
 def test_the_same_bars_are_the_same_bytes() -> None:

@@ -272,7 +272,7 @@ def subscribed(filter_policy: str | None = None) -> tuple[Topic, Queue]:
     attributes = {"RawMessageDelivery": "true"} | ({"FilterPolicy": filter_policy} if filter_policy else {})
     endpoint = "arn:aws:sqs:us-east-1:123456789012:dev-resample-8d"
     sns.subscribe(TopicArn=arn, Protocol="sqs", Endpoint=endpoint, Attributes=attributes)
-    return Topic(sns, arn), Queue(sqs, url)
+    return Topic.connect(arn), Queue(sqs, url)
 
 
 def test_events_are_published_raw_in_batches_with_what_subscriptions_filter_on() -> None:
@@ -282,6 +282,19 @@ def test_events_are_published_raw_in_batches_with_what_subscriptions_filter_on()
         taken = queue.receive() + queue.receive()
         bodies = {ConsolidationComplete.model_validate_json(message.body).symbol for message in taken}
         assert bodies == {f"S{n}" for n in range(12)}
+
+
+def test_boto3_does_not_encode_the_form_of_a_request_to_sns_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    forms: list[object] = []
+    with mock_aws():
+        topic, queue = subscribed()
+        monkeypatch.setattr("botocore.awsrequest.urlencode", lambda form, **_: forms.append(form))
+        text = "A tail: [1.5, 2] & 50 % of é+=~"
+        topic.publish([completion("AAPL").model_copy(update={"correlation_id": text})])
+        monkeypatch.undo()
+        (message,) = queue.receive()
+    assert forms == []
+    assert ConsolidationComplete.model_validate_json(message.body).correlation_id == text
 
 
 def test_an_interval_that_an_event_does_not_name_does_not_hear_of_it() -> None:
