@@ -1,1 +1,1 @@
-"""The `fiblake` command: the operators' face of the services, without logic of its own."""
+"""The `fiblake` command: the operators' interface to the services, without logic of its own."""

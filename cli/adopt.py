@@ -1,4 +1,4 @@
-"""`fiblake adopt`: take over a lake that somebody else's jobs have filled."""
+"""`fiblake adopt`: adopt a lake that another program has filled."""
 
 import uuid
 from typing import TYPE_CHECKING, Annotated
@@ -22,10 +22,11 @@ def adopt(
     *,
     yes: Annotated[bool, typer.Option("--yes", help="Adopt without asking.")] = False,
 ) -> None:
-    """Take over data.parquet files without logs, and move silver, manifest and checkpoints of another shape away.
+    """Adopt data.parquet files without logs, and move silver, manifest and checkpoints of another format away.
 
-    Nothing is deleted: what our readers cannot read is moved to archive/adopted/, byte for byte. Bars are consolidated
-    in the queue, and silver follows. Safe to do twice. Exit code 3: something is left, and named.
+    Nothing is deleted: files that fiblake cannot read are moved to archive/adopted/, byte for byte. Bars are
+    consolidated through the queue, and silver is computed after that. You may run it twice. Exit code 3: files remain,
+    and are listed.
     """
     from services.reconcile.adopt import foreign
 
@@ -58,7 +59,7 @@ def _move_and_enqueue(stack: Target, foreign_objects: "Foreign") -> tuple[int, i
     from services.reconcile.reconcile import Outlets
     from shared.jobs import DRAINS
 
-    # First what is in the way: the resamplers that the consolidations start must find the places free.
+    # First the old files: the resamplers that the consolidations start need their keys.
     with progress("files moved", len(foreign_objects.unreadable)) as advance:
         moved = move_away(stack.store, foreign_objects.unreadable, advance)
     queue = stack.queue(stack.queue_urls["consolidation"])

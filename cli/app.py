@@ -1,7 +1,7 @@
-"""The `fiblake` command: its global options, its commands, and how errors reach the person at the keyboard.
+"""The `fiblake` command: its global options, its commands, and the printing of errors.
 
-Exit codes: 0 done; 1 a service failed or refused, and a sentence says why; 2 the command line or a setting is wrong;
-3 done, but something is left that a person must look at.
+Exit codes: 0 done; 1 a service failed or refused, with the reason in a sentence; 2 the command line or a setting is
+wrong; 3 done, but a problem remains that a person must check.
 """
 
 import os
@@ -52,15 +52,15 @@ EPILOG = (
 
 
 class GlobalOptionsAnywhere(TyperGroup):
-    """A group that takes its own options behind the command as well, as AWS's command line does."""
+    """A group that accepts its own options also after the command, like AWS's command line."""
 
     def parse_args(self, ctx: "typer.Context", args: list[str]) -> list[str]:  # type: ignore[override]
-        """Put the global options in front, wherever they were typed."""
+        """Move the global options to the front."""
         return super().parse_args(ctx, hoisted(args))
 
 
 def hoisted(arguments: list[str]) -> list[str]:
-    """Return the arguments with the global options in front; what comes after `--` stays."""
+    """Return the arguments with the global options in front; arguments after `--` stay."""
     front: list[str] = []
     following: list[str] = []
     remaining = list(arguments)
@@ -134,7 +134,7 @@ def choose(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Take the global options, which may also stand behind the command."""
+    """Store the global options, which may also stand after the command."""
     if on_local or context.invoked_subcommand == "local":
         _check_only_local(context)
     context.obj = Choice(profile, region, endpoint_url, stack, on_local, as_json)
@@ -163,7 +163,7 @@ def main() -> None:
         sys.stderr.write(f"fiblake: {printable(str(error))}\n")
         sys.exit(exit_code(error))
     except BrokenPipeError:
-        _drop_output()  # whoever read our answer has had enough of it
+        _drop_output()  # the reader of our output has closed it
         sys.exit(1)
     except OSError as error:
         where = f": {printable(str(error.filename))}" if error.filename else ""
@@ -173,10 +173,10 @@ def main() -> None:
 
 
 def _drop_output() -> None:
-    """Let what is not written yet go nowhere: Python would complain once more when it ends."""
+    """Discard the unwritten output: Python would raise another error at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def exit_code(error: FiblakeError) -> int:
-    """Return what the process ends with: 2 if what was asked for cannot be, else 1."""
+    """Return the exit code of an error: 2 for an impossible request, else 1."""
     return 2 if isinstance(error, ConfigurationError | NotFoundError) else 1

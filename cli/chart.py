@@ -21,7 +21,7 @@ KNOWN: Final = ("1d", *(f"{n}d" for n in INTERVALS))
 UP, DOWN, UNFINISHED = "#26775b", "#b5382f", "#9a9a9a"
 TICKS: Final = 12
 HAIRS: Final = 400
-"""A candle's body has one such part of the axis at the least."""
+"""The minimum height of a candle's body, as a part of the axis."""
 COLUMNS: Final = ["ts", "open", "high", "low", "close", "volume", "is_complete"]
 FORMATS: Final = (".png", ".svg", ".pdf")
 
@@ -84,7 +84,7 @@ def draw(
     prices, volumes = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     _candles(prices, rows, log=log)
     for day in splits:
-        x = sum(row[0] < day for row in rows)  # of the first bar after it, or right of the last one
+        x = sum(row[0] < day for row in rows)  # at the first bar after it, or right of the last one
         prices.axvline(x - 0.5, color="#555555", linewidth=0.9, linestyle="--")
         prices.annotate(f" split {day}", (x - 0.5, 1), xycoords=("data", "axes fraction"), va="top", fontsize=8)
     volumes.bar(range(len(rows)), [row[5] for row in rows], width=0.7, color=[_color(row) for row in rows])
@@ -106,9 +106,9 @@ def draw(
 
 
 def _ticks(days: Sequence[date]) -> dict[int, str]:
-    """Return which places get a tick, and its label: the first bar of each month, quarter or year, TICKS at the most.
+    """Return the places of ticks with labels: the first bar of each month, quarter or year, at most TICKS.
 
-    Of a few weeks, days get ticks.
+    A chart of a few weeks has ticks at days.
     """
     for months in (1, 3, 6, 12, 24, 60, 120):
         period = [(day.year * 12 + day.month - 1) // months for day in days]
@@ -138,10 +138,10 @@ def _make_logarithmic(axes: "Axes") -> None:
 def _candles(axes: "Axes", rows: list[tuple[Any, ...]], *, log: bool) -> None:
     positions, colors = range(len(rows)), [_color(row) for row in rows]
     axes.vlines(positions, [row[3] for row in rows], [row[2] for row in rows], color=colors, linewidth=0.9)
-    # A body of no height would not be seen: a hair's breadth is.
+    # A body without height would be invisible, so it gets a minimum height.
     highest, lowest = max(row[2] for row in rows), min(row[3] for row in rows)
     bottoms = [min(row[1], row[4]) for row in rows]
-    if log:  # as high on paper for every price
+    if log:  # the same height on paper for every price
         hairs = [bottom * ((highest / lowest) ** (1 / HAIRS) - 1) for bottom in bottoms]
     else:
         hairs = [(highest - lowest) / HAIRS] * len(rows)

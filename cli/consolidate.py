@@ -31,7 +31,8 @@ def consolidate(
 ) -> None:
     """Bring data.parquet up to date with bronze, splits and identities, and publish the change.
 
-    Asks the workers, through the queue, unless --here or --full: then exit code 3 says that some symbols failed.
+    Sends requests to the workers, through the queue, unless --here or --full is set: then exit code 3 means that some
+    symbols failed.
     """
     if bool(symbols) == everything:
         raise typer.BadParameter("name --symbols, or say --all", param_hint="--symbols")

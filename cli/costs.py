@@ -1,7 +1,7 @@
-"""`fiblake costs`: what a lake of so many symbols costs, by requests that were counted and prices that are dated.
+"""`fiblake costs`: the costs of a lake with a given number of symbols, from counted requests and dated prices.
 
-docs/costs.md holds what this prints, and `costs.json` beside this module how many alarms and event sources the template
-has. `UPDATE_COSTS=1 pytest tests/unit/cli/test_costs.py` writes both anew, and counts the requests of the code again.
+docs/costs.md holds the output, and `costs.json` beside this module how many alarms and event sources the template
+has. `UPDATE_COSTS=1 pytest tests/unit/cli/test_costs.py` writes both again, and counts the requests of the code.
 """
 
 import json
@@ -56,13 +56,13 @@ REQUESTS: Final = {
     # In each interval's queue SNS's message, taken and deleted by ten; the bars are in the message.
     "resample": Requests(sqs=1.2 * len(INTERVALS)),
 }
-"""What a session's bar of one symbol costs, counted in the code."""
+"""The requests for a session's bar of one symbol, counted in the code."""
 BATCH: Final = Requests(puts=4, gets=3)
-"""What a batch of a thousand symbols costs in one interval: two month files and the checkpoint, and a listing."""
+"""The requests for a batch of a thousand symbols in one interval: two month files, the checkpoint, and a listing."""
 KEYS: Final = 31
 """Objects of a symbol in bronze: data.parquet, and a date file for each session of the retention."""
 AUDIT: Final = Requests(puts=KEYS / 1_000, gets=4)
-"""What a symbol costs in the daily audit: its keys in the listing; data.parquet, splits, identities and dividends."""
+"""The requests for a symbol in the daily audit: its keys in the listing; data.parquet and the reference files."""
 
 METRICS, METRIC_HOURS = 60, 60
 """Our metrics, and the hours of a month in which each is written."""
@@ -77,7 +77,7 @@ OTHER_GB_SECONDS, OTHER_PER_SYMBOL = 150, 0.028  # fetchers, router, freshness: 
 LOG_LINES, LINE_BYTES = 8, 450
 
 Formula = Callable[[int], tuple[float, str]]
-"""Of a number of symbols: USD, and how they come about."""
+"""A function of the number of symbols: USD, and their derivation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ _FREE: Final = (
     ("5 GB of logs", lambda n: min(5.0, SESSIONS * LOG_LINES * LINE_BYTES * n / 1e9) * LOG_GB),
     ("400,000 GB-s of Lambda", lambda n: min(400_000.0, _function_gb_seconds(n)) * GB_SECOND),
 )
-"""What AWS never charges, in any account and month."""
+"""AWS's free allowance of every account and month."""
 
 
 def _function_gb_seconds(symbols: int) -> float:
@@ -162,19 +162,19 @@ def _function_gb_seconds(symbols: int) -> float:
 
 
 def of_session(symbols: int) -> float:
-    """Return what one session costs."""
+    """Return the costs of one session."""
     return sum(line.of(symbols)[0] for line in SESSION)
 
 
 def of_month(symbols: int, *, with_free: bool = False) -> float:
-    """Return what a month costs without a database; if that is asked for, less what AWS never charges."""
+    """Return the costs of a month without a database; on request, less AWS's free allowance."""
     standing = sum(line.of(symbols)[0] for line in STANDING)
     free = sum(part(symbols) for _, part in _FREE) if with_free else 0
     return SESSIONS * of_session(symbols) + DAYS * _audit(symbols)[0] + standing - free
 
 
 def of_database(symbols: int) -> float:
-    """Return what the database costs a month: the template's, or one of twice the size above 10,000 symbols."""
+    """Return the database's costs of a month: the template's one, or one of twice the size above 10,000 symbols."""
     large = symbols > 10_000  # noqa: PLR2004 (where a micro gets too small)
     return HOURS * DATABASE_HOUR * (2 if large else 1) + (100 if large else 20) * DATABASE_GB
 
@@ -208,7 +208,7 @@ def costs(
     context: typer.Context,
     symbols: Annotated[list[int], typer.Option(min=1, help="Symbols of the lake; may be given several times.")],
 ) -> None:
-    """Estimate what a lake of so many symbols costs, by counted requests and the prices in this file."""
+    """Estimate the costs of a lake with this number of symbols, from counted requests and the prices in this file."""
     if wants_json(context):
         from cli.output import as_json
 

@@ -1,4 +1,4 @@
-"""`fiblake dlq list|show|replay|discard`: dead letters, their reasons, and what to do with them."""
+"""`fiblake dlq list|show|replay|discard`: show dead letters with their reasons, replay or discard them."""
 
 import os
 from collections import Counter
@@ -38,7 +38,7 @@ REASONS_SHOWN: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Which letters the options name."""
+    """The letters that the options select."""
 
     queues: list[str] | None
     symbols: tuple[str, ...]
@@ -129,7 +129,7 @@ def replay(
     most_replays: Annotated[int, typer.Option(min=1, help="A letter that died again after so many replays stays.")] = 3,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be replayed.")] = False,
 ) -> None:
-    """Send dead letters back to where they came from, with their attributes and a replay count.
+    """Send dead letters back to their queue or function, with their attributes and a replay count.
 
     A letter is sent before it is deleted, so an interruption loses none. Every message may safely come twice.
     """
@@ -198,7 +198,7 @@ def letters_in(
 
 def discard_letters(dlqs: "Sequence[DeadLetters]", filter_: "Filter", now: datetime, file: Path) -> int:
     """Delete the letters, after appending them to `file`; return how many."""
-    # Readable by the owner only: a body may hold what others on this machine should not know.
+    # Readable by the owner only: a body may hold confidential text.
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8") as out:
         return sum(dlq.discard(filter_, now, out).done for dlq in dlqs)
 
@@ -233,7 +233,7 @@ def _bare(name: str) -> str:
 
 
 def _filter(stack: Target, dlqs: "Sequence[DeadLetters]", chosen: Chosen, now: datetime) -> "Filter":
-    """Return the filter of the options; whether a fault is repaired is found out here, for all letters at once.
+    """Return the filter of the options; --mended runs the audit here, once for all letters.
 
     Raises NotFoundError if a symbol is neither in the lake nor in a letter.
     """
@@ -254,7 +254,7 @@ def _filter(stack: Target, dlqs: "Sequence[DeadLetters]", chosen: Chosen, now: d
 
 
 def _check_symbols(stack: Target, dlqs: "Sequence[DeadLetters]", symbols: Sequence[str], now: datetime) -> None:
-    # A letter may name a symbol that has no folder: its only file was removed, or was never put.
+    # A letter may name a symbol without a folder: its only file was removed, or was never put.
     from fiblake.lake import Bronze, check_known
     from shared.dead_letters import Filter
 

@@ -30,7 +30,7 @@ def send(
         bool, typer.Option("--own-bucket", help=f"Say the stack's bucket where the sample says {SAMPLES_BUCKET}.")
     ] = False,
 ) -> None:
-    """Send an event: the messages in it, if it is what Lambda gets from a queue; else the whole file as one message."""
+    """Send an event: its messages, if it has the format of Lambda's input from a queue; else the whole file."""
     text = _read(file)
     stack = target(context)
     url = stack.queue_urls.get(queue)

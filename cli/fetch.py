@@ -1,4 +1,4 @@
-"""`fiblake fetch`: fetch bars from the vendor into the lake, as the fetcher function does, from this machine."""
+"""`fiblake fetch`: fetch bars from the vendor into the lake, like the fetcher function, from this machine."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final

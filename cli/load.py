@@ -32,9 +32,9 @@ def companies(
     context: typer.Context,
     first: Annotated[datetime, typer.Option("--from", formats=DAY, help="First day whose companies are asked for.")],
 ) -> None:
-    """Bring into symbol_metadata who bore which symbol since a day, companies since delisted too.
+    """Load into symbol_metadata the companies of each symbol since a day, including delisted companies.
 
-    The vendor's list of one day a month is read, and the days in between are asked for where a list differs.
+    It reads the vendor's list of one day in each month, and requests days in between where two lists differ.
     """
     import asyncio
     from dataclasses import asdict
@@ -67,9 +67,9 @@ def flatfiles(
     ] = False,
     again: Annotated[bool, typer.Option("--again", help="Files that are loaded already, too.")] = False,
 ) -> None:
-    """Load day files into bronze: one range file a symbol and chunk of sessions. A run that ends early is continued.
+    """Load day files into bronze: one range file for each symbol and chunk of sessions. A later run continues.
 
-    A file that the vendor has replaced since is read again. Exit code 3: some file could not be loaded.
+    A file that the vendor has replaced is read again. Exit code 3: a file could not be loaded.
     """
     import asyncio
 
@@ -92,7 +92,7 @@ def flatfiles(
 
 
 def facts_of(report: "LoadReport") -> dict[str, Any]:
-    """Return a report ready for JSON."""
+    """Return a report as values for JSON."""
     from dataclasses import asdict
 
     days = {name: [str(day) for day in getattr(report, name)] for name in ("missing_sessions", "not_sessions")}

@@ -45,7 +45,7 @@ def up(
 
     if supervisor.is_running():
         raise UpstreamError("a local stack is up already: `fiblake status --local`, `fiblake local down`")
-    supervisor.STATE.unlink(missing_ok=True)  # of one that was killed
+    supervisor.STATE.unlink(missing_ok=True)  # of a killed stack
     arguments = ["--first-session", str(options.session(first_session, "--first-session"))] if first_session else []
     process = _start([*arguments, *(["--bars", str(_folder_of_bars(bars))] if bars else [])])
     try:
@@ -84,7 +84,7 @@ def env(
         bool, typer.Option("--sam", help="Each function's variables as JSON, for `sam local invoke --env-vars`.")
     ] = False,
 ) -> None:
-    """Print the environment in which any AWS client, and fiblake itself, acts on the stack."""
+    """Print the environment with which AWS clients and fiblake use the stack."""
     from local import supervisor
     from local.environment import no_proxy
     from local.stack import environment_of, foreign_settings
@@ -107,7 +107,7 @@ def env(
 
 
 def _variables_by_function(stack: "Stack") -> dict[str, dict[str, str]]:
-    """Return the variables that each function of the template has, and where AWS is, by the function's name in it."""
+    """Return the variables and endpoints of each function of the template, by its logical id."""
     from local.environment import isolate
 
     isolate()

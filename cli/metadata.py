@@ -1,4 +1,4 @@
-"""`fiblake metadata`: tickers, companies, splits and dividends, as the metadata fetcher function brings them."""
+"""`fiblake metadata`: update tickers, companies, splits and dividends, like the metadata fetcher function."""
 
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -21,7 +21,7 @@ def metadata(
     *,
     splits_only: Annotated[bool, typer.Option("--splits-only", help="Splits, and nothing else.")] = False,
 ) -> None:
-    """Bring symbol_metadata, splits and dividends up to date, and ask for the histories of symbols that are new."""
+    """Update symbol_metadata, splits and dividends, and request the histories of new symbols."""
     import asyncio
 
     from cli.target import settings_of

@@ -42,7 +42,7 @@ def symbol(name: str, option: str) -> str:
 
 
 def check_in_lake(store: "ObjectStore", symbols: Iterable[str]) -> None:
-    """Raise NotFoundError, with the nearest that there are, if the lake has no folder of one of these symbols."""
+    """Raise NotFoundError, with the nearest existing ones, if the lake has no folder of one of these symbols."""
     from fiblake.lake import Bronze, check_known
 
     bronze = Bronze()
@@ -62,14 +62,14 @@ def nearest_in_lake(bucket: str, symbols: Iterable[str]) -> str:
 
 
 def past(day: datetime, option: str) -> date:
-    """Read a day that is not yet to come."""
+    """Read a day that is not in the future."""
     if day.date() > datetime.now(UTC).date():
         raise typer.BadParameter(f"{day:%Y-%m-%d} is yet to come", param_hint=option)
     return day.date()
 
 
 def session(day: datetime, option: str) -> date:
-    """Read a session: a day on which the exchange was open, and that is not yet to come."""
+    """Read a session: a trading day of the exchange that is not in the future."""
     from fiblake.calendar import lake_calendar
 
     calendar, wanted = lake_calendar(), past(day, option)
@@ -83,7 +83,7 @@ def session(day: datetime, option: str) -> date:
 
 
 def checked(read: Callable[[], ValueT]) -> ValueT:
-    """Return what `make` returns; its error is a wrong command line (exit code 2)."""
+    """Return the result of `make`; report its error as a wrong command line (exit code 2)."""
     from fiblake.errors import ContractError
 
     try:

@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 _CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """Control characters, and those that change the direction of writing."""
 _UNBROKEN: Final = re.compile(r"[0-9 :.,+-]*Z?|-?[0-9.]+e[+-][0-9]+")
-"""Numbers, days and instants: they are never broken over lines."""
+"""Numbers, days and instants, which are never split over lines."""
 _LEAST_WIDTH: Final = 12
-"""So many columns a text that is longer gets at the least."""
+"""The minimum width of a column with longer texts."""
 Advance = Callable[[int], None]
 Show = Callable[[str, int, int], None]
 
 
 def answer(context: "typer.Context", facts: object, show: "Callable[[Console], None]") -> None:
-    """Print `facts` as JSON if that was asked for, else let `show` print them for a person.
+    """Print `facts` as JSON on request, else let `show` print them for a person.
 
-    A person's console takes every text as it is: what others wrote (a symbol, a key, a reason) is no markup, and no
-    command to the terminal.
+    The console prints every text literally: foreign text (a symbol, a key, a reason) is no markup, and no command to
+    the terminal.
     """
     if wants_json(context):
         sys.stdout.write(as_json(facts) + "\n")
@@ -54,7 +54,7 @@ def printable(text: str) -> str:
 
 
 def as_json(facts: object) -> str:
-    """Return `facts` as JSON that every program reads: NaN and infinity become null."""
+    """Return `facts` as standard JSON: NaN and infinity become null."""
     return json.dumps(_finite(facts), default=_as_text, allow_nan=False)
 
 
@@ -82,7 +82,7 @@ def wants_json(context: "typer.Context") -> bool:
 class Rows:
     """A table that fits the width of its console: texts are folded, numbers, days and instants are never broken.
 
-    Where even that is too wide, each row is a block of lines, a line a column.
+    If even that is too wide, each row is a block of lines, with one line for each column.
     """
 
     title: str
@@ -116,7 +116,7 @@ class Rows:
         spare = room - sum(least)
         if spare < 0:
             return None
-        # Who needs little more gets it, the others share the rest.
+        # Columns that need little more get it, the others share the rest.
         by_need = sorted(range(len(least)), key=lambda place: natural[place] - least[place])
         widths = list(least)
         for fitted, place in enumerate(by_need):
@@ -165,14 +165,14 @@ def table(
 
 
 def _least_width(text: str) -> int:
-    """Return how narrow a cell may become: a number not at all, a text down to its longest word or _LEAST_WIDTH."""
+    """Return the minimum width of a cell: that of a number, or of a text's longest word, at most _LEAST_WIDTH."""
     if _UNBROKEN.fullmatch(text):
         return len(text)
     return min(_LEAST_WIDTH, max(map(len, text.split()), default=1))
 
 
 def draw_in_window(console: "Console", draw: "Callable[[Console], None]") -> None:
-    """Let `draw` print, on a terminal into an empty window and no more than it holds."""
+    """Let `draw` print; on a terminal into an empty window, and only as many lines as fit."""
     if not console.is_terminal:
         draw(console)
         return
@@ -189,14 +189,14 @@ def draw_in_window(console: "Console", draw: "Callable[[Console], None]") -> Non
 
 @contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Advance]:
-    """Show the progress of a work on stderr, if a person watches; return a function to call with each step's size."""
+    """Show progress on stderr, if it is a terminal; return a function to call with each step's size."""
     with _bar(what, total) as (bar, task):
         yield lambda step: bar.advance(task, step)
 
 
 @contextmanager
 def progress_by_name() -> Iterator[Show]:
-    """Show the progress of a work that names its steps; return a function to call with step, done and total."""
+    """Show progress with named steps; return a function to call with step, finished amount and total."""
     with _bar("starting", None) as (bar, task):
         yield lambda what, completed, total: bar.update(task, description=what, completed=completed, total=total)
 
@@ -213,7 +213,7 @@ def _bar(what: str, total: int | None) -> "Iterator[tuple[Progress, TaskID]]":
 
 
 def confirmed(question: str) -> bool:
-    """Ask a person for consent; without a terminal the answer is no."""
+    """Ask a person for confirmation; without a terminal the answer is no."""
     import typer
 
     return sys.stdin.isatty() and typer.confirm(question, err=True)

@@ -1,4 +1,4 @@
-"""`fiblake quality AAPL MSFT`: is a symbol's history whole and plausible? On the terminal, or as one page for paper."""
+"""`fiblake quality AAPL MSFT`: check that a symbol's history is complete and plausible; also as one page."""
 
 import asyncio
 from collections import Counter
@@ -32,13 +32,13 @@ def quality(
     *,
     html: Annotated[Path | None, typer.Option(help="Write one page here as well, which needs no other file.")] = None,
 ) -> None:
-    """Show how whole a symbol's bars are, by the calendar and its listing, and what is not plausible in them.
+    """Show whether a symbol's bars are complete, by the calendar and its listing, and whether they are plausible.
 
-    A session without a bar that the vendor was asked for had no trade: it is not missing. Named are jumps that no split
-    explains, splits that the bars do not show or that are reported twice, sessions that repeat the one before, and
-    dividends whose factor by the vendor contradicts cash and close.
-    Where the lake has, or had, a bar of the API and one of a flat file, the two are compared.
-    Exit code 3: there is something to look at.
+    A requested session without a bar had no trade: it is not missing. The report names price jumps that no split
+    explains, splits that are not visible in the bars or that are reported twice, sessions that repeat the one before,
+    and dividends whose vendor factor contradicts cash and close.
+    If the lake has, or had, a bar of the API and one of a flat file, the two are compared.
+    Exit code 3: the report names a problem.
     """
     options.writable(html, "--html")
     chosen = [options.symbol(name, "SYMBOLS") for name in symbols]
@@ -57,7 +57,7 @@ def quality(
 
 
 def look(stack: Target, symbol: str) -> "Quality":
-    """Return a symbol's quality; raise NotFoundError if it has no bars, ConfigurationError if others wrote them."""
+    """Return a symbol's quality; raise NotFoundError without bars, ConfigurationError if another program wrote them."""
     from cli.quality_report import quality_of
     from fiblake.bars import Consolidated
     from fiblake.calendar import lake_calendar
@@ -80,7 +80,7 @@ def look(stack: Target, symbol: str) -> "Quality":
 
 
 def _sources(stack: Target, symbol: str, calendar: "TradingCalendar", first: date, closed: date) -> "Sources":
-    """Return what the lake knows of a symbol besides its bars; what Postgres does not tell is unknown."""
+    """Return the facts about a symbol besides its bars; without an answer of Postgres they are unknown."""
     from cli.quality_report import Sources
     from fiblake.errors import FiblakeError
     from fiblake.lake import identities_key, revisions_key, splits_key
@@ -105,7 +105,7 @@ def _sources(stack: Target, symbol: str, calendar: "TradingCalendar", first: dat
 
 
 async def _asked(stack: Target, symbol: str, calendar: "TradingCalendar", first: date, closed: date) -> set[date]:
-    """Return the sessions that the vendor was asked for: those of the ledger, and those of the symbol's history."""
+    """Return the sessions that were requested from the vendor: those of the ledger and of the symbol's history."""
     from shared.database import connected
 
     async with connected(*stack.database()) as database:
@@ -130,7 +130,7 @@ def page(results: "Sequence[Quality]") -> str:
 
 
 def values_of(result: "Quality") -> dict[str, Any]:
-    """Return what the page's fragment shows of a symbol."""
+    """Return the values of the page's fragment of a symbol."""
     from cli.quality_report import by_year
 
     years = [(year, list(months)) for year, months in by_year(result.months)]
@@ -138,7 +138,7 @@ def values_of(result: "Quality") -> dict[str, Any]:
 
 
 def verdict(result: "Quality") -> str:
-    """Return in a sentence what a person should know first."""
+    """Return the most important fact in a sentence."""
     from cli.quality_report import NO_TRADE, QUARANTINED, UNKNOWN, WITHDRAWN
 
     totals = result.totals

@@ -46,7 +46,7 @@ class Sources:
     asked: Collection[date] | None = None
     """Sessions that were requested from the vendor: one without a bar had no trade. None: unknown."""
     revisions: pa.Table | None = None
-    """What data.parquet no longer says (schema REVISIONS)."""
+    """The superseded statements of data.parquet (schema REVISIONS)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +194,7 @@ def _doubtful_dividends(stored: Consolidated) -> Iterator[Finding]:
 
 
 def _bars_of_both_sources(stored: Consolidated, revisions: pa.Table) -> dict[date, tuple[_Bar, _Bar]]:
-    """Return, by session, the last bar of the API and the last of a flat file, where the lake has or had both.
+    """Return, by session, the last bar of the API and the last one of a flat file, if the lake has or had both.
 
     A bar of the API has a vwap, a row of a flat file has none.
     """

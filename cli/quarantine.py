@@ -19,7 +19,7 @@ app = typer.Typer(help="Bars that failed validation: look at them, let one in af
 
 @app.command(name="list", epilog="Example: fiblake quarantine list --symbol AAPL")
 def list_(context: typer.Context, symbol: Annotated[str, typer.Option(help="Only this symbol's.")] = "") -> None:
-    """List the bars in quarantine with the reasons why they are there."""
+    """List the bars in quarantine with the reasons."""
     from fiblake.rules import NUMBER_COLUMNS
 
     symbol_wanted = options.symbol(symbol, "--symbol") if symbol else None

@@ -1,4 +1,4 @@
-"""`fiblake query "SQL"`: DuckDB over the lake, from wherever there are credentials."""
+"""`fiblake query "SQL"`: DuckDB over the lake, on any machine with credentials."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -38,10 +38,10 @@ def query(
         bool, typer.Option("--local-files", help="Let the query read files of this machine as well.")
     ] = False,
 ) -> None:
-    """Ask the lake: bronze, silver_3d (silver_5d ...), metadata (companies), splits, dividends, universe, manifest.
+    """Query the lake: bronze, silver_3d (silver_5d ...), metadata (companies), splits, dividends, universe, manifest.
 
-    Only the views that the query names are read, each file once a version: copies stay in the user's cache. Of a large
-    lake, --symbols keeps bronze small. Exit code 3: files could not be read, and their rows are missing.
+    Only the views that the query names are read, each version of a file once: copies stay in the user's cache. For a
+    large lake, --symbols limits bronze. Exit code 3: files could not be read, and their rows are missing.
     """
     from fiblake.errors import ContractError
     from fiblake.lake import Bronze

@@ -33,7 +33,7 @@ def reconcile(
 ) -> None:
     """Compare bronze, its logs and reference files, manifest, silver and checkpoints, and list every symbol that lags.
 
-    While the chain works, what lags may still be under way. Exit code 3: something lags and was not enqueued.
+    While the chain is working, a lag may only mean messages in flight. Exit code 3: a lag was found and not enqueued.
     """
     chosen = options.named(symbols)
     start = options.past(since, "--since") if since else None

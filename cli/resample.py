@@ -1,4 +1,4 @@
-"""`fiblake resample --full`: all of silver computed anew from bronze, on this machine."""
+"""`fiblake resample --full`: compute all of silver again from bronze, on this machine."""
 
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -37,7 +37,7 @@ def resample(
         int, typer.Option(min=512, help="Memory to keep to; less means more readings of bronze.")
     ] = 3000,
 ) -> None:
-    """Compute all of silver anew, beside the live resamplers; files that are right are not written again.
+    """Compute all of silver again, beside the live resamplers; files that are up to date are not written.
 
     Rows of a newer version of their bars are never overwritten. It may be stopped and run again. On AWS the Batch job
     ENV-batch-duckdb-resampler does the same.

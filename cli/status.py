@@ -1,4 +1,4 @@
-"""`fiblake status`: whether the chain works, how far it is, and what lags."""
+"""`fiblake status`: the state of the chain, its progress, and what lags."""
 
 import asyncio
 import time
@@ -92,7 +92,7 @@ def _dead_letters(stack: Target) -> dict[str, int]:
 
 
 def watermark(stack: Target) -> "date | None":
-    """Return the watermark in Postgres; raise as Database does."""
+    """Return the watermark in Postgres; raise the errors of Database."""
     from shared.database import connected
 
     async def asked() -> "date | None":
@@ -103,7 +103,7 @@ def watermark(stack: Target) -> "date | None":
 
 
 def manifest_rows(stack: Target) -> list[dict[str, Any]]:
-    """Return the manifest's rows, one a symbol (none: no manifest yet); raise ContractError if it is damaged."""
+    """Return the manifest's rows (empty: no manifest yet); raise ContractError if it is damaged."""
     from fiblake.bars import decode_manifest
     from fiblake.lake import MANIFEST_KEY
 
@@ -123,7 +123,7 @@ def _consolidated(stack: Target) -> dict[str, Any]:
 
 
 def checkpoints(stack: Target) -> dict[str, dict[str, Any] | None]:
-    """Return each table's checkpoint by the interval's name, None where there is none yet."""
+    """Return each table's checkpoint by the interval's name; None: there is none yet."""
     from fiblake.lake import INTERVALS, checkpoint_key
     from shared.checkpoints import read_checkpoint
 

@@ -1,4 +1,4 @@
-"""`fiblake tag`: a name for the lake as it was known at an instant, so that a study can be done again."""
+"""`fiblake tag`: a name for the lake as it was known at an instant, so that a study can be repeated."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -17,9 +17,9 @@ def tag(
     as_of: Annotated[str | None, typer.Option(help="The instant, such as 2026-03-01T12:00Z (UTC); now.")] = None,
     by: Annotated[str, typer.Option(help="Who made it, for the record; empty means the user here.")] = "",
 ) -> None:
-    """Make a tag, or list the tags there are. In Python, `as_of="NAME"` reads the lake as it was known then.
+    """Create a tag, or list the existing tags. In Python, `as_of="NAME"` reads the lake as it was known then.
 
-    A tag is never moved: the same name cannot be given twice.
+    A tag never moves: a name can be used only once.
     """
     import getpass
 

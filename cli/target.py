@@ -45,7 +45,7 @@ class Choice:
     as_json: bool = False
 
     def environment(self) -> dict[str, str]:
-        """Return the environment variables that make AWS's clients use what was chosen."""
+        """Return the environment variables that make AWS's clients use the chosen account."""
         chosen = {
             "AWS_PROFILE": self.profile,
             "AWS_REGION": self.region,
@@ -62,7 +62,7 @@ class Target:
     name: str
     outputs: Mapping[str, str]
     log_folder: "Path | None" = None
-    """Where the logs lie, if they are files (a local stack)."""
+    """The folder of the logs, if they are files (a local stack)."""
 
     def output(self, name: str) -> str:
         """Return one output of the stack; raise NotFoundError if its template has no such output."""
@@ -92,7 +92,7 @@ class Target:
 
     @property
     def lone_dead_letter_urls(self) -> dict[str, str]:
-        """The URL of each dead-letter queue that belongs to a function called without a queue."""
+        """The URL of each dead-letter queue of a function without a queue."""
         return self._urls(_DEAD_LETTERS_URL)
 
     @property
@@ -125,7 +125,7 @@ class Target:
         return {names[full]: age for full, age in oldest_ages(list(names)).items()}
 
     def latencies(self) -> "dict[int, Latency]":
-        """Return how long puts took to silver on the last day that had any, by interval, according to CloudWatch."""
+        """Return the time from a put to silver on the last day with any, by interval, according to CloudWatch."""
         from fiblake.lake import INTERVALS
         from shared.metrics import latencies
 
@@ -144,7 +144,7 @@ class Target:
         self.jobs(DRAINS).ensure(uuid.uuid4().hex, ceil(requests / SYMBOLS_PER_CHILD))
 
     def database(self) -> "tuple[DatabaseAddress, Tls]":
-        """Return the address of Postgres and how connections are protected, with the fetchers' user."""
+        """Return the address of Postgres, with the fetchers' user, and the protection of connections."""
         from shared.database import DatabaseAddress
         from shared.secrets import read_secret
 
@@ -153,14 +153,14 @@ class Target:
         return DatabaseAddress.of_secret(read_secret(self.output(output))), self.database_tls()
 
     def database_tls(self) -> "Tls":
-        """Return how connections to Postgres are protected."""
+        """Return the protection of connections to Postgres."""
         from shared.database import Tls
 
         return Tls(self.output("DatabaseTls") != "disable", os.environ.get("DATABASE_CA_FILE") or None)
 
     @property
     def _environment(self) -> str:
-        """What all names of the stack begin with."""
+        """The beginning of all names of the stack."""
         # Every version has the queue bronze-arrivals: the part before its name is the environment.
         return self.output("BronzeArrivalsQueueUrl").rsplit("/", 1)[-1].removesuffix("bronze-arrivals")
 
@@ -176,7 +176,7 @@ def target(context: "typer.Context") -> Target:
     """Find the stack that the global options name, and make this process's AWS clients use it.
 
     Raises NotFoundError if there is no such stack, EntitlementError if the credentials may not see it, NotRunningError
-    if the local one is not up.
+    if the local stack is not running.
     """
     choice = context.find_object(Choice) or Choice()
     if choice.local:
@@ -243,7 +243,7 @@ def _keep_stdout_clean() -> None:
     logger.registered_handler.setStream(sys.stderr)  # type: ignore[attr-defined]
     if level_of(os.environ) is None:
         logger.setLevel("WARNING")  # successes are in the answer
-    os.environ["POWERTOOLS_METRICS_DISABLED"] = "true"  # they are for the functions' operators
+    os.environ["POWERTOOLS_METRICS_DISABLED"] = "true"  # they are for the operators of the functions
 
 
 def _place(name: str) -> tuple[int, int, str]:

@@ -1,4 +1,4 @@
-"""`fiblake trace ID`: the way of a put from S3 to silver, as the services' logs tell it."""
+"""`fiblake trace ID`: the path of a put from S3 to silver, from the services' logs."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -32,7 +32,7 @@ _HIDDEN: Final = {
     "run",
 }  # fmt: skip
 _MOST_IDS: Final = 10
-"""A message is joined with another, and that with a third: so far a trace is followed."""
+"""The maximum of correlation ids in a trace: messages are merged one after the other, and each merge adds an id."""
 
 
 def trace(
@@ -41,7 +41,7 @@ def trace(
     *,
     since: Annotated[str, typer.Option(help="How far back the logs are searched.", metavar="2h")] = SINCE,
 ) -> None:
-    """Show the way of a put from S3 to silver as a timeline: put, requested, consolidated, resampled six times.
+    """Show the path of a put from S3 to silver as a timeline: put, requested, consolidated, resampled six times.
 
     The logs are CloudWatch's (the credentials need logs:FilterLogEvents), or those of the local stack.
     """
@@ -144,5 +144,5 @@ def _show(console: "Console", steps: list[dict[str, Any]]) -> None:
 
 
 def default_since() -> datetime:
-    """Return since when the console searches."""
+    """Return the instant from which the console searches."""
     return datetime.now(UTC) - timedelta(hours=24)

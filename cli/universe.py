@@ -1,4 +1,4 @@
-"""`fiblake universe`: which companies were listed on a day, those since delisted too."""
+"""`fiblake universe`: the companies that were listed on a day, including companies delisted later."""
 
 from collections import Counter
 from datetime import datetime
@@ -26,7 +26,7 @@ def universe(
         str | None, typer.Option("--types", help="Only these, and those without a type.", metavar="CS,ETF")
     ] = None,
 ) -> None:
-    """List the companies that were listed on a day, with the symbols they bore then."""
+    """List the companies that were listed on a day, with their symbols on that day."""
     from fiblake.errors import NotFoundError
     from fiblake.lake import UNIVERSE_KEY
     from fiblake.universe import read_universe

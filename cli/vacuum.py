@@ -34,8 +34,8 @@ def bronze(
 ) -> None:
     """Delete date and range files that are merged, and older than the retention.
 
-    Nothing is deleted without --yes or your consent. A symbol without data.parquet and a file that was put again since
-    are not touched. cleanup_manifest.json records each run.
+    Nothing is deleted without --yes or your confirmation. Symbols without data.parquet, and files that were put again
+    since, are not touched. cleanup_manifest.json records each run.
     """
     if context.invoked_subcommand:
         return

@@ -1,4 +1,4 @@
-"""`fiblake withdraw`: remove a bar from the lake that should never have been there."""
+"""`fiblake withdraw`: withdraw a bar that should not exist."""
 
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -22,9 +22,9 @@ def withdraw(
     reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
     by: Annotated[str, typer.Option(help="Who answers for it, for the record; empty means the user here.")] = "",
 ) -> None:
-    """Take a bar out of data.parquet, silver and Postgres; processing_metadata/withdrawals.json records it.
+    """Withdraw a bar from data.parquet, silver and Postgres; processing_metadata/withdrawals.json records it.
 
-    The bar stays out, whatever file still holds it; a bar of the session that is ingested later comes in again.
+    The bar stays withdrawn, whatever file still holds it; a bar of the session that is ingested later is stored again.
     """
     import asyncio
     import getpass
@@ -62,7 +62,7 @@ def _worker(stack: Target) -> "Worker":
 async def _delete_row(stack: Target, symbol: str, session: date, until: datetime) -> int:
     """Delete the bar's row from Postgres unless it is a later one; return how many rows that were.
 
-    Else the fetcher, which looks at the last sessions again, would take the bar to be stored.
+    Otherwise the fetcher, which compares the last sessions again, would treat the bar as stored.
     """
     from fiblake.errors import FiblakeError, UpstreamError
     from shared.database import connected

@@ -1,1 +1,1 @@
-"""`fiblake console`: the lake at a glance, in a browser, served on loopback."""
+"""`fiblake console`: the lake in a browser, served on loopback."""

@@ -1,4 +1,4 @@
-"""What the console does with dead letters: the same as `fiblake dlq`, for one queue and one reason."""
+"""The console's actions on dead letters: those of `fiblake dlq`, for one queue and one reason."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,7 @@ def letters(stack: "Target", queue: str, most: int) -> list[dict[str, Any]]:
 def act(stack: "Target", verb: str, queue: str, reason: str, *, is_sure: bool) -> dict[str, Any]:
     """Replay or discard the letters of `queue` whose reason contains `reason`; unless `is_sure`, only count them.
 
-    Returns `meant` and `done`, and `file` for letters that were discarded: they are written there first.
+    Returns `meant` and `done`; for discarded letters also `file`, to which they are written first.
     """
     from cli.dead_letters import discard_letters, dlqs_of, letters_in
     from shared.dead_letters import Filter

@@ -22,7 +22,7 @@ def console(
 ) -> None:
     """Show the flow, symbols with candles, sessions by stage, dead letters and quarantine in a browser.
 
-    The pages are served on 127.0.0.1 until Ctrl-C, to whoever opens the printed address.
+    The pages are served on 127.0.0.1 until Ctrl-C, to every visitor of the printed address.
     """
     import uvicorn
 

@@ -1,4 +1,4 @@
-"""What the pages show, as plain dictionaries: the facts of the commands, and what they mean for an operator."""
+"""The values of the pages, as plain dictionaries: the facts of the commands, and problems for an operator."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ DAILY: Final = "1d"
 INTERVAL_NAMES: Final = (DAILY, *(f"{n}d" for n in INTERVALS))
 ADJUSTMENTS: Final = ("splits", "raw")
 STUCK_SECONDS: Final = 900
-"""A message that has waited so long is not on its way any more."""
+"""A message that has waited for this time is stuck."""
 SYMBOLS_NAMED: Final = 8
 SESSIONS_SHOWN: Final = 60
 STAGES: Final = ("fetched", "consolidated", *(f"silver_{n}d" for n in INTERVALS))
@@ -28,7 +28,7 @@ STAGES: Final = ("fetched", "consolidated", *(f"silver_{n}d" for n in INTERVALS)
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that a person should look at, and the one command that helps."""
+    """A problem that a person should check, and the command that helps."""
 
     what: str
     remedy: str
@@ -37,7 +37,7 @@ class Problem:
 
 
 def problems(state: Mapping[str, Any]) -> list[Problem]:
-    """Return what is wrong with a stack, the worst first; `state` is what `cli.status.look` returns."""
+    """Return the problems of a stack, the worst first; `state` is the result of `cli.status.look`."""
     problems_seen = [
         Problem(
             f"{counted(count, 'dead letter')} in {name}", f"fiblake dlq show --queue {name}", f"/letters?queue={name}"
@@ -86,7 +86,7 @@ def bars_of(stack: "Target", symbol: str, interval: str, adjustment: str) -> dic
     if stored.bars.num_rows == 0:
         raise NotFoundError(f"data.parquet of {symbol} holds no bars")
     adjust: Adjustment = "splits" if adjustment == "splits" else "raw"
-    bars = Bars.of(symbol, stored.bars, lake_calendar(), stored.reference, adjust=adjust)  # as the resampler takes them
+    bars = Bars.of(symbol, stored.bars, lake_calendar(), stored.reference, adjust=adjust)  # like the resampler
     reference = stored.reference.as_of(stored.last_session)
     return {
         "symbol": symbol,

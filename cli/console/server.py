@@ -50,7 +50,7 @@ Handler = Callable[["Request"], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """What the pages need."""
+    """The data that the pages need."""
 
     stack: "Target"
     token: str
@@ -155,7 +155,7 @@ Render = Callable[..., Response]
 
 
 def _page(render: Render, name: str, values: "Callable[[Request], Mapping[str, Any]]") -> Handler:
-    """Return a handler that shows what `values` returns, in a thread of its own; an error of ours is a sentence."""
+    """Return a handler that shows what `values` returns, in a separate thread; an error of ours is a sentence."""
 
     async def handle(request: "Request") -> Response:
         try:
@@ -181,7 +181,7 @@ def partial_json(values: "Callable[[Request], Mapping[str, Any]]") -> Handler:
 
 
 def _seconds(value: float) -> str:
-    """Return a span of time as a person says it."""
+    """Return a duration as text for a person."""
     minutes = round(value / 60)
     return f"{value:.1f} s" if value < 120 else f"{minutes} min" if minutes < 120 else f"{value / 3600:.1f} h"  # noqa: PLR2004
 
@@ -198,7 +198,7 @@ def _latency(console: Console, _request: "Request") -> Mapping[str, Any]:
 
 
 def _find(render: Render, console: Console) -> Handler:
-    """Return the handler of the search for symbols: one that matches whole is shown at once."""
+    """Return the handler of the search for symbols: an exact match is shown at once."""
 
     async def handle(request: "Request") -> Response:
         text = request.query_params.get("q", "").strip()
@@ -274,7 +274,7 @@ def _quarantine(console: Console, _request: "Request") -> Mapping[str, Any]:
 
 
 def _action(render: Render, console: Console) -> Handler:
-    """Return the handler that replays or discards letters; first a dry run, and then what it showed."""
+    """Return the handler that replays or discards letters; first a dry run, and then the letters that it showed."""
 
     async def handle(request: "Request") -> Response:
         form = {name: str(value) for name, value in (await request.form()).items()}
