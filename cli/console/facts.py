@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from cli import options
@@ -21,6 +21,8 @@ INTERVAL_NAMES: Final = (DAILY, *(f"{n}d" for n in INTERVALS))
 ADJUSTMENTS: Final = ("splits", "raw")
 STUCK_SECONDS: Final = 900
 """A message that has waited for this time is stuck."""
+FETCH_TIME: Final = timedelta(hours=12)
+"""The bars of a session must be stored within this time after its close."""
 SYMBOLS_NAMED: Final = 8
 SESSIONS_SHOWN: Final = 60
 STAGES: Final = ("fetched", "consolidated", *(f"silver_{n}d" for n in INTERVALS))
@@ -36,8 +38,28 @@ class Problem:
     """The console's page that shows more, if there is one."""
 
 
-def problems(state: Mapping[str, Any]) -> list[Problem]:
-    """Return the problems of a stack, the worst first; `state` is the result of `cli.status.look`."""
+def expected_session(stack: "Target", now: datetime) -> date | None:
+    """Return the session up to which a stack must be fetched by now; None: a local stack replays sessions of the past.
+
+    Twelve hours after a close, both scheduled runs of the fetcher are over.
+    """
+    from fiblake.calendar import lake_calendar
+
+    return None if stack.log_folder is not None else lake_calendar().last_closed(now - FETCH_TIME)
+
+
+def newest_session(state: Mapping[str, Any]) -> str:
+    """Return the newest session of any stage; empty: the lake has no session yet."""
+    intervals = [point["last_processed_date"] for point in (state["intervals"] or {}).values() if point]
+    stages = [state["fetched"], (state["consolidated"] or {}).get("last_session"), *intervals]
+    return max((str(day) for day in stages if day), default="")
+
+
+def problems(state: Mapping[str, Any], expected: date | None = None) -> list[Problem]:
+    """Return the problems of a stack, the worst first; `state` is the result of `cli.status.look`.
+
+    `expected` is the session up to which the stack must be fetched by now (None: none is expected).
+    """
     problems_seen = [
         Problem(
             f"{counted(count, 'dead letter')} in {name}", f"fiblake dlq show --queue {name}", f"/letters?queue={name}"
@@ -56,6 +78,14 @@ def problems(state: Mapping[str, Any]) -> list[Problem]:
             Problem(
                 f"{counted(len(state['lagging']), 'symbol')} with files that are not merged: {named}",
                 "fiblake reconcile --fix",
+            )
+        )
+    if expected and state["fetched"] and state["fetched"] < expected:
+        problems_seen.append(
+            Problem(
+                f"fetched only up to {state['fetched']}: session {expected} closed more than 12 hours ago",
+                "fiblake fetch",
+                "/sessions",
             )
         )
     if state.get("refused"):

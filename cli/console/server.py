@@ -190,7 +190,8 @@ def _flow(console: Console, _request: "Request") -> Mapping[str, Any]:
     from cli.status import look
 
     state = look(console.stack, jobs=5, lag=True)
-    return {"state": state, "problems": facts.problems(state)}
+    expected = facts.expected_session(console.stack, datetime.now(UTC))
+    return {"state": state, "problems": facts.problems(state, expected), "newest": facts.newest_session(state)}
 
 
 def _latency(console: Console, _request: "Request") -> Mapping[str, Any]:

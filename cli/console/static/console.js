@@ -24,7 +24,7 @@ const volume = chart.addSeries(LightweightCharts.HistogramSeries, {
   priceFormat: { type: "volume" }, priceScaleId: "volume", color: "#9db7c4",
 });
 chart.priceScale("volume").applyOptions({ scaleMargins: { top: 0.8, bottom: 0 } });
-candles.priceScale().applyOptions({ scaleMargins: { top: 0.08, bottom: 0.24 } }); // above the volume
+candles.priceScale().applyOptions({ scaleMargins: { top: 0.12, bottom: 0.24 } }); // above the volume
 const marks = LightweightCharts.createSeriesMarkers(candles, []);
 
 function candle(bar) {
@@ -64,7 +64,9 @@ async function draw() {
   candles.setData(facts.bars.map(candle));
   volume.setData(facts.bars.map((bar) => ({ time: bar.time, value: bar.volume })));
   marks.setMarkers(markers(facts));
-  chart.timeScale().fitContent();
+  // Some bars' width free on both sides: the marks of the first and the last bar are wider than the bar.
+  const free = Math.max(2, Math.round(facts.bars.length / 25));
+  chart.timeScale().setVisibleLogicalRange({ from: -free, to: facts.bars.length - 1 + free });
   last.textContent = `${facts.last.close.toLocaleString("en-US", { maximumFractionDigits: 4 })} USD on ${facts.last.session}`;
   place.dataset.bars = String(facts.bars.length);
 }

@@ -25,10 +25,11 @@ from fiblake.reference import Identity, identities_file
 from fiblake.source_log import SourceVersion
 from local.sample_bars import read_sample_bars
 from shared.jobs import JobRun
+from shared.metrics import Latency
 from shared.quarantine import quarantine
 from shared.queues import ReceivedMessage
 from tests.browser import opened_page
-from tests.fakes import LAKE, NOON, table
+from tests.fakes import LAKE, NOON, FakeQueue, table
 from tests.unit.cli.conftest import FakeTarget
 from tests.unit.shared.test_dead_letters import Source
 
@@ -140,6 +141,7 @@ def test_a_lake_of_5350_symbols_is_shown_at_once(stack: FakeTarget) -> None:
     names = ["AAPL", *(f"S{number:04}" for number in range(SYMBOLS - 1))]
     rows = [{"symbol": name, "last_consolidated_date": CLOSED, "row_count": 1, "last_updated": NOON} for name in names]
     stack.store.lay(MANIFEST_KEY, encode(pa.Table.from_pylist(rows, schema=MANIFEST)))
+    stack.measured = {n: Latency(CLOSED, 14.0 + n, 41.5 + 2 * n) for n in INTERVALS}
     for name in names[1:]:
         stack.store.lay(LAKE.date_key(name, CLOSED), b"")
         stack.store.lay(LAKE.data_key(name), b"")
@@ -157,7 +159,13 @@ def test_a_lake_of_5350_symbols_is_shown_at_once(stack: FakeTarget) -> None:
         whole = page.evaluate("performance.now()")
         expect(page.get_by_text("5,350 of 5,350 symbols there")).to_be_visible()
         print(f"first paint after {paint:.0f} ms, the whole flow after {whole:.0f} ms")  # noqa: T201 (the measurement)
+        expect(page.locator("#latency")).to_contain_text("silver_34d", timeout=60_000)
         _picture(page, "console-flow.png")
+        stack.queues["consolidation"].dead_letters = FakeQueue("prod-consolidation-dlq")  # type: ignore[attr-defined]
+        expect(page.get_by_role("status")).to_contain_text(
+            "All is well.", timeout=60_000
+        )  # the page looks again by itself
+        _picture(page, "console-well.png")
         page.get_by_label("Symbol").fill("S12")
         page.get_by_label("Symbol").press("Enter")
         expect(page.get_by_role("link", name="S1200")).to_be_visible()

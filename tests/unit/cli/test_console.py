@@ -2,20 +2,21 @@
 
 import asyncio
 import json
+import re
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 from starlette.applications import Starlette
 
-from cli.console.facts import bars_of, letter_groups, problems, symbols_like
+from cli.console.facts import bars_of, expected_session, letter_groups, problems, symbols_like
 from cli.console.server import COOKIE, Console, application
 from fiblake.adjustment import Reference
 from fiblake.bars import MANIFEST, Consolidated, ReportedBar, encode
 from fiblake.errors import ContractError, NotFoundError
-from fiblake.lake import MANIFEST_KEY
+from fiblake.lake import MANIFEST_KEY, checkpoint_key
 from shared.events import ConsolidationRequest
 from shared.metrics import Latency
 from shared.quarantine import quarantine
@@ -156,6 +157,51 @@ def test_what_is_wrong_is_named_with_a_command() -> None:
         ("1 refused file: bronze/x", "fiblake reconcile"),
         ("jobs cannot be seen: Batch refuses", "fiblake status"),
     ]
+
+
+def test_a_lake_that_nothing_is_fetched_into_is_not_well(stack: FakeTarget) -> None:
+    """Nothing waits and nothing died, and yet the last sessions are not there."""
+    state = {
+        "dead_letters": {}, "queues": {}, "lagging": [], "refused": [], "faults": {}, "fetched": date(2025, 11, 18),
+    }  # fmt: skip
+    night = datetime(2025, 11, 20, 10, tzinfo=UTC)  # 13 hours after the close of the 19th
+    assert expected_session(stack, night) is None  # type: ignore[arg-type] # a local stack replays the past
+    stack.log_folder = None
+    expected = expected_session(stack, night)  # type: ignore[arg-type]
+    assert expected == date(2025, 11, 19)
+    [problem] = problems(state, expected)
+    assert problem.what == "fetched only up to 2025-11-18: session 2025-11-19 closed more than 12 hours ago"
+    assert problem.remedy == "fiblake fetch"
+    assert problems(state | {"fetched": expected}, expected) == []
+    assert expected_session(stack, night - timedelta(hours=2)) == date(2025, 11, 18)  # type: ignore[arg-type]
+
+
+def test_the_flow_of_an_empty_lake_says_how_it_is_filled(
+    client: Visitor, stack: FakeTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stack.workers, "recent", lambda _most: [], raising=False)
+    monkeypatch.setattr("cli.status.watermark", lambda _stack: None)
+    shown = client.get("/fragments/flow").text
+    assert "The lake is empty." in shown
+    assert "fiblake fetch" in shown
+    assert "All is well" not in shown
+
+
+def test_a_stage_that_is_behind_the_others_is_marked(
+    client: Visitor, stack: FakeTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stack.workers, "recent", lambda _most: [], raising=False)
+    monkeypatch.setattr("cli.status.watermark", lambda _stack: date(2025, 11, 19))
+    for interval, day in ((3, "2025-11-19"), (5, "2025-11-18")):
+        point = {"interval": f"{interval}d", "last_processed_date": day, "last_run_timestamp": NOON.isoformat()}
+        stack.store.lay(checkpoint_key(interval), json.dumps(point).encode())
+    shown = " ".join(client.get("/fragments/flow").text.split())
+    marks = re.findall(r'<div class="fact (late|there)"[^>]*> <b>([^<]+)</b><span>([^<\s]+)', shown)
+    assert ("there", "2025-11-19", "fetched") in marks
+    assert {mark for mark in marks if "silver" in mark[2]} >= {
+        ("there", "2025-11-19", "silver_3d"), ("late", "2025-11-18", "silver_5d"),
+    }  # fmt: skip
+    assert "The newest session is 2025-11-19." in shown
 
 
 def test_bars_are_cut_by_the_services_own_code_and_adjusted(stack: FakeTarget) -> None:
