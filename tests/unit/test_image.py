@@ -2,6 +2,9 @@
 
 import json
 import re
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,18 @@ JOBS = {
     name: job["ContainerProperties"]
     for name, job in properties(deployed(EVERYTHING), "AWS::Batch::JobDefinition").items()
 }
+
+HIDES = """
+import sys
+
+class Hides:
+    def __init__(self, packages):
+        self.packages = packages
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.packages:
+            raise ModuleNotFoundError(name)
+"""
 
 
 def arguments(instruction: str) -> list[str]:
@@ -51,6 +66,23 @@ def test_every_job_of_the_template_is_in_it(job: str) -> None:
     assert (REPOSITORY / folder / "__main__.py").is_file()
     copied = [Path(argument.split()[0]) for argument in arguments("COPY") if not argument.startswith("--")]
     assert any(Path(folder).is_relative_to(part) for part in copied)
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_job_starts_with_the_packages_of_the_image(job: str) -> None:
+    """What the lock does not name cannot be imported: in the image it is not there."""
+    locked = re.findall(
+        r"^([a-z0-9-]+)==", (REPOSITORY / "requirements/image.txt").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    absent = [
+        package for package, distributions in packages_distributions().items()
+        if not {name.lower().replace("_", "-") for name in distributions} & {*locked, "fiblake", "fiblake-stack"}
+    ]  # fmt: skip
+    assert {"httpx", "pytest"} <= set(absent)
+    module = f"{JOBS[job]['Command'][2]}.__main__"
+    program = f"{HIDES}\nsys.meta_path.insert(0, Hides({absent!r}))\nimport {module}"
+    ended = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_nothing_gets_into_the_build_but_what_is_copied() -> None:
