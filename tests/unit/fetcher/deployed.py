@@ -12,7 +12,7 @@ import httpx
 import pytest
 from moto import mock_aws
 
-from services.fetcher import assembly
+from services.fetcher import connections
 from shared.database import Database, DatabaseAddress, SessionCounts, Tls
 from shared.objects import ObjectStore
 from tests.fakes import BUCKET, MemoryObjectStore
@@ -79,7 +79,7 @@ def deployed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployed]:
 
     monkeypatch.setattr(httpx, "AsyncClient", over_the_mock)
     monkeypatch.setattr(ObjectStore, "connect", deployed.connect)
-    monkeypatch.setattr(assembly, "connected", deployed.connected)
+    monkeypatch.setattr(connections, "connected", deployed.connected)
     for name in OTHERS:
         monkeypatch.delenv(name, raising=False)
     with mock_aws():
