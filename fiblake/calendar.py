@@ -54,8 +54,8 @@ class CalendarRangeError(ConfigurationError):
 class NotASessionError(ContractError):
     """A day is not a trading session."""
 
-    def __init__(self, day: object) -> None:
-        super().__init__(f"{day} is not a session of the {EXCHANGE.name}")
+    def __init__(self, day: object, exchange: Exchange) -> None:
+        super().__init__(f"{day} is not a session of the {exchange.name}")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class TradingCalendar:
             raise CalendarRangeError(outside[0], self.sessions[0], self.sessions[-1])
         ordinals = ordinal_of_day[since]
         if ordinals.size and ordinals.min() < 0:
-            raise NotASessionError(days[ordinals < 0][0])
+            raise NotASessionError(days[ordinals < 0][0], self.exchange)
         return np.asarray(ordinals)
 
     def are_sessions(self, days: Days) -> npt.NDArray[np.bool_]:

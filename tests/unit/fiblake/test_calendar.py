@@ -180,3 +180,10 @@ def test_a_session_closes_by_its_exchanges_clock() -> None:
     at_close = datetime(2025, 1, 3, 16, 30, tzinfo=UTC)
     assert calendar.last_closed(at_close) == date(2025, 1, 3)
     assert calendar.last_closed(at_close - timedelta(minutes=1)) == date(2025, 1, 2)
+
+
+def test_a_day_without_a_session_names_the_exchange_of_its_calendar() -> None:
+    london = Exchange("LSE", ZoneInfo("Europe/London"), time(16, 30), "lse_sessions.txt")
+    calendar = TradingCalendar(np.array(["2024-05-03", "2024-05-07"], dtype="datetime64[D]"), london)
+    with pytest.raises(NotASessionError, match="2024-05-06 is not a session of the LSE"):
+        calendar.ordinal(date(2024, 5, 6))
