@@ -334,6 +334,48 @@ MUTANTS = (
         "    return bucket_start(changed, interval)\n",
         unit("resampler/test_buckets.py"),
     ),
+    Mutant(
+        "one scope of noted files that cannot be settled stops no other",
+        "services/fetcher/doubts.py",
+        '                except FiblakeError as error:\n                    logger.warning("noted',
+        '                except PermanentError as error:\n                    logger.warning("noted',
+        unit("fetcher/test_ohlcv.py", "-k", "cannot_be_settled"),
+    ),
+    Mutant(
+        "details are saved by company, not by the first day of its record",
+        "services/fetcher/metadata.py",
+        "await self.database.save_details(records)",
+        "await self.database.save_metadata(records)",
+        unit("fetcher/test_metadata.py", "-k", "moves_meanwhile"),
+    ),
+    Mutant(
+        "a history leaves out companies of other types",
+        "services/fetcher/history.py",
+        "return ours or companies",
+        "return companies",
+        unit("fetcher/test_history.py", "-k", "leaves_out"),
+    ),
+    Mutant(
+        "of many stored files few are in memory at once",
+        "services/fetcher/flat_files/stored.py",
+        "chunks(keys, FILES_AT_ONCE)",
+        "chunks(keys, len(keys))",
+        unit("fetcher/test_filling_a_lake.py", "-k", "few_are_in_memory"),
+    ),
+    Mutant(
+        "of many unclaimed rows few are in memory at once",
+        "services/fetcher/flat_files/before_listing.py",
+        "chunks(symbols, len(symbols), MOST_ROWS, unclaimed.rows.__getitem__)",
+        "chunks(symbols, len(symbols))",
+        unit("fetcher/test_filling_a_lake.py", "-k", "some_at_a_time"),
+    ),
+    Mutant(
+        "broken bars of one flat file that are put in parts do not replace each other",
+        "shared/quarantine.py",
+        'lambda row: (row["source"], row["symbol"])',
+        'lambda row: row["source"]',
+        unit("fetcher/test_flat_files.py", "-k", "share_one_object"),
+    ),
 )
 
 
