@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from fiblake.calendar import CalendarRangeError
 from fiblake.decoding import decoding
-from fiblake.errors import ContractError, NotFoundError
+from fiblake.errors import ContractError, FiblakeError, NotFoundError
 from fiblake.lake import Bronze, check_known
 
 if TYPE_CHECKING:
@@ -32,3 +32,9 @@ def refuse_missing(store: "ObjectReader", bronze: Bronze, symbols: Sequence[str]
     """Raise NotFoundError for symbols that have no data.parquet: they are unknown, or not consolidated yet."""
     check_known(symbols, bronze.symbols_in(store.folders(f"{bronze.prefix}/")))
     raise NotFoundError(f"{', '.join(symbols)}: the bars are not consolidated yet; try again in some minutes")
+
+
+def check_type(name: str, value: object, *types: type, example: str, error: type[FiblakeError] = ContractError) -> None:
+    """Raise `error` with an example of the right value if an argument has another type."""
+    if not isinstance(value, types):
+        raise error(f"{name} is of type {type(value).__name__}: write {example}")

@@ -37,7 +37,7 @@ from fiblake.lake import (
     tag_key,
 )
 from fiblake.objects import ObjectReader, StoredObject
-from fiblake.reader.faults import refuse_missing, using
+from fiblake.reader.faults import check_type, refuse_missing, using
 from fiblake.reader.months import SilverTable
 from fiblake.reader.panel import NUMBERS, pivoted
 from fiblake.reader.result import Result, needs, with_metadata
@@ -107,11 +107,11 @@ class Lake:
         `historical_adjustment_factor` is cumulative: prices before the split are multiplied by it to compare them with
         today's prices. Raises NotFoundError for an unknown symbol.
         """
-        return self._reference_rows(symbol, splits_key(symbol), read_splits, SPLITS, "execution_date")
+        return self._reference_rows(symbol, splits_key, read_splits, SPLITS, "execution_date")
 
     def dividends(self, symbol: str) -> Result:
         """Return a symbol's cash dividends, sorted by ex-date, including announced ones."""
-        return self._reference_rows(symbol, dividends_key(symbol), read_dividends, DIVIDENDS, "ex_dividend_date")
+        return self._reference_rows(symbol, dividends_key, read_dividends, DIVIDENDS, "ex_dividend_date")
 
     def universe(self, day: Day) -> Result:
         """Return the companies that were listed on a day, sorted by symbol, including companies delisted later.
@@ -127,9 +127,11 @@ class Lake:
         return Result(with_metadata(universe.on(when), as_of=self.clock().isoformat(), **facts), "symbol")
 
     def _reference_rows(
-        self, symbol: str, key: str, read: Callable[[bytes, str], Sequence[object]], schema: pa.Schema, index: str
-    ) -> Result:
-        stored = self.store.find(key)
+        self, symbol: str, key_of: Callable[[str], str], read: Callable[[bytes, str], Sequence[object]],
+        schema: pa.Schema, index: str,
+    ) -> Result:  # fmt: skip
+        check_type("symbol", symbol, str, example="'AAPL'")
+        stored = self.store.find(key_of(symbol))
         if stored is None:
             self._check_known([symbol])
         records = read(stored.data, symbol) if stored else ()
@@ -171,6 +173,7 @@ class Lake:
         `column` is open, high, low, close or volume. A row is a bucket, and `ts` its first session by the calendar. In
         a bucket with a handover it shows the new company (`bars` has both). The options are those of `bars`.
         """
+        check_type("column", column, str, example="'close'")
         if column not in NUMBERS:
             raise ContractError(f"column {column!r} is none of {', '.join(NUMBERS)}")
         request = self._request(symbols, interval, start, end, adjust, as_of, complete=complete)
@@ -188,6 +191,7 @@ class Lake:
         lake, name the needed `symbols`, so that fewer files of bronze are read. Raises ContractError if
         the query, or a file that it reads, cannot be used, or if two columns have one name.
         """
+        check_type("query", query, str, example="'SELECT * FROM silver_3d'")
         needs("duckdb")
         views = import_module("fiblake.reader.views")  # imports DuckDB, which the other methods do not need
         files_hint = "this query reads the lake's tables only: join files of your own to its result"
@@ -206,6 +210,9 @@ class Lake:
         as_of: Instant | None, *, complete: bool,
     ) -> Request:  # fmt: skip
         names = {f"{number}d": number for number in KNOWN_INTERVALS}
+        check_type("interval", interval, str, example="'1d' or '3d'")
+        check_type("adjust", adjust, str, example=" or ".join(map(repr, ADJUSTMENTS)))
+        check_type("complete", complete, bool, np.bool_, example="True or False")
         if interval not in names:
             raise ContractError(f"interval {interval!r} is none of {', '.join(names)}")
         if adjust not in ADJUSTMENTS:
@@ -233,6 +240,7 @@ class Lake:
         They are read if there are fewer of them than symbols. They hold no daily bars, no bars as traded, and no past
         versions.
         """
+        check_type("source", source, str, example=" or ".join(map(repr, SOURCES)))
         if source not in SOURCES:
             raise ContractError(f"source={source!r} is none of {', '.join(SOURCES)}")
         has_silver = request.interval != DAILY and request.adjust == "splits" and request.as_of is None
@@ -372,10 +380,13 @@ def _named(symbols: Symbols | None) -> tuple[str, ...] | None:
     """Return the requested symbols, sorted and without duplicates; None: all."""
     if symbols is None:
         return None
+    check_type("symbols", symbols, str, Iterable, example="'AAPL' or ['AAPL', 'MSFT']")
     names = [symbols] if isinstance(symbols, str) else list(symbols)
     if not names:
         raise ContractError("no symbol is named: name one or more, or None for all")
-    return tuple(sorted({check_symbol(str(name)) for name in names}))
+    for name in names:
+        check_type("a name in symbols", name, str, example="'AAPL'")
+    return tuple(sorted({check_symbol(name) for name in names}))
 
 
 def _day(value: Day, name: str) -> date:

@@ -10,6 +10,7 @@ from fiblake.decoding import decoding, read_json
 from fiblake.errors import ConfigurationError, ContractError, EntitlementError, NotFoundError
 from fiblake.lake import BRONZE_PREFIX, Bronze
 from fiblake.objects import ObjectInfo, ObjectReader, s3_backend
+from fiblake.reader.faults import check_type
 from fiblake.reader.lake import Lake
 
 DEFAULT_STACK: Final = "dev-fiblake"
@@ -58,6 +59,14 @@ def open_lake(
 
     Raises ConfigurationError, EntitlementError or NotFoundError if there is no such lake. Opening reads no file.
     """
+    texts = {
+        "stack": stack, "bucket": bucket, "endpoint_url": endpoint_url, "region": region, "profile": profile,
+    }  # fmt: skip
+    for name, text in texts.items():
+        check_type(name, text, str, type(None), example=f"{name}='...', or leave it out", error=ConfigurationError)
+    check_type("prefix", prefix, str, example=f"prefix={BRONZE_PREFIX!r}, or leave it out", error=ConfigurationError)
+    check_type("cache", cache, str, os.PathLike, type(None), example="the path of a folder", error=ConfigurationError)
+    check_type("local", local, bool, example="True or False", error=ConfigurationError)
     if sum((stack is not None, bucket is not None, local)) > 1:
         raise ConfigurationError("name one of stack=, bucket= and local=True, not several")
     for name, value in (("stack", stack), ("bucket", bucket), ("cache", cache), ("prefix", prefix.strip("/"))):
