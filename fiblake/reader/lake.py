@@ -311,6 +311,9 @@ class Lake:
         for symbol, file in objects.items():
             with using(file.key):
                 whole[symbol] = Consolidated.decode(file.data, symbol, file.last_modified)
+                if whole[symbol].adopted and file.last_modified <= instant:
+                    # Another program's rows are not checked yet: refuse what the present lake refuses.
+                    Bars.read(file.data, symbol, file.last_modified, self.calendar, adjust="raw")
         changed = [symbol for symbol, stored in whole.items() if stored.last_updated > instant]
         # After data.parquet: a writer stores superseded rows in the revisions before it writes the new version.
         revisions = dict(zip(changed, self.store.get_many([revisions_key(s) for s in changed]), strict=True))

@@ -1,6 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -9,6 +9,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +35,7 @@ from fiblake.reader.lake import COLUMNS
 from fiblake.reference import dividends_file, splits_file
 from fiblake.symbols import BEGINNING, SymbolRecord
 from fiblake.universe import universe_file, universe_of
-from tests.fakes import LAKE, MemoryObjectStore, bar, consolidated, dividend
+from tests.fakes import LAKE, MemoryObjectStore, bar, consolidated, dividend, table
 from tests.fakes import splits as splits_of
 from tests.unit.fiblake.reader.lakes import SOME, Contents, contents, lake_of, sessions
 from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS, Facts, numbered
@@ -297,6 +298,32 @@ def test_a_bar_of_a_day_outside_the_calendar_is_named_with_its_file(lake: Lake, 
             ContractError, match=rf"symbol=BAD/data\.parquet cannot be used: {day} is outside the trading calendar"
         ):
             lake.bars("BAD", as_of=as_of)
+
+
+@pytest.mark.parametrize(
+    ("broken", "text"),
+    [
+        (lambda rows: rows.take(pa.array([2, 0, 1])), "not sorted by session"),
+        (lambda rows: pa.concat_tables([rows, rows.slice(2)]), "holds one twice"),
+        (lambda rows: rows.set_column(5, "close", pa.array([1.0, None, 2.0])), "nulls in column 'close'"),
+        (lambda rows: rows.slice(0, 0), "holds no bars"),
+    ],
+)
+def test_rows_of_another_program_are_refused_as_of_an_instant_as_they_are_now(
+    broken: Callable[[pa.Table], pa.Table], text: str
+) -> None:
+    rows = table(*(bar(day, 10.0 + number) for number, day in enumerate(SOME[:3])))
+    sink = pa.BufferOutputStream()
+    pq.write_table(broken(rows), sink)
+    store = MemoryObjectStore()
+    store.lay(LAKE.data_key("AAPL"), sink.getvalue().to_pybytes())
+    now = datetime.now(UTC) + timedelta(days=1)
+    lake = Lake(store, clock=lambda: now)
+    for options in ({}, {"as_of": now - timedelta(hours=1)}):
+        with pytest.raises(ContractError, match=text):
+            lake.bars("AAPL", **options)  # type: ignore[arg-type]
+    with pytest.raises(NotFoundError, match="name a later instant"):
+        lake.bars("AAPL", as_of=datetime(2020, 1, 1, tzinfo=UTC))
 
 
 def test_a_data_parquet_that_cannot_be_read_is_named_also_in_the_lake_of_an_instant(lake: Lake) -> None:
