@@ -4,10 +4,10 @@ python -m local.batch_server --port-file PATH --work-dir DIR [--port 0] [--max-r
                              [--aws-url URL]
 
 Job definitions of type container, single jobs and arrays, with the states of the AWS Batch User Guide ("Job states",
-"Array jobs"). Any queue's name is accepted. What it does not know it refuses (dependencies, filters), but for
+"Array jobs"). Any queue's name is accepted. Unsupported parameters (dependencies, filters) are refused, except
 `evaluateOnExit`: every exit code other than 0 is retried. Requests must be signed as any AWS client's are (the
-signature itself is not verified), because an unsigned one could come from a web page. What a job that has ended leaves
-behind on AWS, an event and the metrics of its log, the AWS at `--aws-url` gets (local.job_reports).
+signature itself is not verified), because an unsigned one could come from a web page. For a finished job the
+AWS at `--aws-url` gets an event and the metrics of its log (local.job_reports).
 
 The main thread is the scheduler: the jobs are its children and end with it, and its failure ends the server.
 """
@@ -84,7 +84,7 @@ def _without_none(body: Json) -> Json:
 
 
 def _environment(*properties: Json) -> dict[str, str]:
-    """Merge the `environment` lists; the later win."""
+    """Merge the `environment` lists; later values win."""
     return {pair["name"]: pair.get("value", "") for source in properties for pair in source.get("environment", [])}
 
 
@@ -106,13 +106,13 @@ class Definition:
         return f"{_ARN}:job-definition/{self.name}:{self.revision}"
 
     def detail(self) -> Json:
-        """Return it as DescribeJobDefinitions does."""
+        """Return it in the format of DescribeJobDefinitions."""
         return self.body | {"jobDefinitionArn": self.arn, "revision": self.revision, "status": "ACTIVE"}
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What one SubmitJob asked for, the definition's part included; an array's jobs share it."""
+    """The parameters of one SubmitJob, including those of the definition; an array's jobs share it."""
 
     name: str
     queue: str
@@ -146,7 +146,7 @@ class Submission:
         )
 
     def detail(self, job_id: str) -> Json:
-        """Return what a job's description takes from here."""
+        """Return the common part of a job's description."""
         return {
             "jobArn": f"{_ARN}:job/{job_id}",
             "jobId": job_id,
@@ -183,7 +183,7 @@ def _checked_attempts(retry: Json) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """Where jobs run, how many at once, and how long one that is told to stop may take (seconds)."""
+    """The folder of jobs, their maximum number at once, and the seconds that a job has to stop."""
 
     work_dir: Path
     max_running: int
@@ -226,7 +226,7 @@ class Job:
             self.stop_reason = reason
 
     def detail(self) -> Json:
-        """Return it as DescribeJobs does."""
+        """Return it in the format of DescribeJobs."""
         body = self.submission.detail(self.id)
         body["container"] |= _without_none({"exitCode": self.exit_code, "logStreamName": self.log_name})
         body |= {"status": self.status, "statusReason": self.reason, "attempts": self.attempts}
@@ -236,7 +236,7 @@ class Job:
 
     @property
     def log_name(self) -> str:
-        """The file that its output is in."""
+        """The file of its output."""
         return f"{self.id.replace(':', '_')}.log"
 
     def _start(self, host: Host) -> None:
@@ -321,7 +321,7 @@ class ArrayJob:
             child.terminate(reason)
 
     def detail(self) -> Json:
-        """Return it as DescribeJobs does, with the number of children in each state."""
+        """Return it in the format of DescribeJobs, with the number of children in each state."""
         counts = Counter(child.status for child in self.children)
         summary = {status: counts[status] for status in Status}
         status = self.status
@@ -564,7 +564,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Serve until SIGTERM, then stop what runs."""
+    """Serve until SIGTERM, then stop all jobs."""
     arguments = _arguments()
     termination = Termination()
     with reporting(arguments.aws_url) as report:

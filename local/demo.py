@@ -1,4 +1,4 @@
-"""The demo: flat files, histories, sessions, splits; then every row is computed once more and compared.
+"""The demo: flat files, histories, sessions, splits; then every row is computed again and compared.
 
 `python -m local.demo [--sessions N]`: exits 0 if every silver row equals the independent recomputation.
 """
@@ -53,19 +53,19 @@ from local.stack import API_KEY, Stack, running
 from local.watch import StuckError, View, Watcher
 
 NEW_SYMBOL: Final = "IBM"
-"""The symbol that the vendor does not list until half of the sessions are over."""
+"""The symbol that the vendor lists only after half of the sessions."""
 EARLY_SPLITS: Final = (
     SampleSplit("AAPL", date(2000, 6, 21), 1, 2),
     SampleSplit("AAPL", date(2005, 2, 28), 1, 2),
 )
 LATE_SPLIT: Final = SampleSplit("MSFT", date(2003, 2, 18), 1, 2)
-"""The split that the vendor reports only after all sessions are over."""
+"""The split that the vendor reports only after all sessions."""
 SHOWN_SYMBOL: Final = "AAPL"
 CHAIN_SECONDS: Final = 180
 SESSION_SECONDS: Final = 60
 SHOWN_BUCKETS: Final = 2
 SAME_RETURN: Final = 1e-9
-"""How far two ways to compute one total return may differ, relatively."""
+"""The accepted relative difference of two computations of one total return."""
 _BUCKET_COLUMNS: Final = ("ts", "open", "high", "low", "close", "volume", "bars", "last_date", "is_complete")
 
 
@@ -90,7 +90,7 @@ class Demo:
     def fill(self, session: date) -> None:
         """Fill the lake up to the session before `session`: companies of the past, flat files, then the API.
 
-        The vendor knows all but one symbol then, and of splits all but one.
+        At this time the vendor lists all symbols except one, and all splits except one.
         """
         sessions = sorted({bar.session for bars in self.bars.values() for bar in bars if bar.session < session})
         self.vendor.as_of(sessions[-1])
@@ -127,7 +127,7 @@ class Demo:
         )
 
     def play(self, session: date) -> None:
-        """Fetch one session and wait until its bars are in all silver tables; note how long that took."""
+        """Fetch one session and wait until its bars are in all silver tables; record the time."""
         self.vendor.as_of(session)
         stored = self._invoke("OhlcvFetcher", {"as_of": session.isoformat()})["done"]
         if [session_done["what"] for session_done in stored] != [session.isoformat()]:
@@ -184,7 +184,7 @@ class Demo:
         return tables
 
     def compare_total_return(self, splits: Sequence[SampleSplit]) -> None:
-        """Reinvest each dividend of the sample; raise DemoError if a symbol's total return is not what that makes."""
+        """Reinvest each dividend of the sample; raise DemoError if a symbol's total return differs."""
         dividends = sample()[1].dividends
         worth: dict[str, npt.NDArray[np.float64]] = {}
         for symbol in sorted({dividend.ticker for dividend in dividends}):
@@ -203,7 +203,7 @@ class Demo:
         )
 
     def _total_closes(self, symbol: str) -> npt.NDArray[np.float64]:
-        """Return the symbol's closes, adjusted for splits and dividends, as a reader of the lake gets them."""
+        """Return the symbol's closes, adjusted for splits and dividends, read with `import fiblake`."""
         key = Bronze().data_key(symbol)
         data = self.watcher.read(key)
         if data is None:
@@ -211,7 +211,7 @@ class Demo:
         return Bars.read(data, symbol, datetime.now(UTC), nyse(), adjust="total").close
 
     def _fiblake(self, *arguments: str, **settings: str) -> dict[str, Any]:
-        """Run the `fiblake` command upon the stack and return what it answers."""
+        """Run the `fiblake` command on the stack and return its answer."""
         command = [str(Path(sys.executable).with_name("fiblake")), "--stack", STACK, "--json", *arguments]
         environment = {**isolated(os.environ), **self.stack.environment(), **settings}
         process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=REPOSITORY)
@@ -253,7 +253,7 @@ class Demo:
         return float(rows[rows["last_date"] < LATE_SPLIT.execution_date]["close"].iloc[-1])
 
     def _arrived(self, session: date, symbols: int, interval: int) -> bool:
-        """Return whether so many symbols have a bucket that ends with `session`."""
+        """Return whether this many symbols have a bucket that ends with `session`."""
         recent = sorted(self.watcher.keys(f"silver/silver_{interval}d/"))[-3:]
         tables = [table for key in recent if (table := self.watcher.table(key)) is not None]
         rows = [row for table in tables for row in table.select(["symbol", "last_date"]).to_pylist()]
@@ -361,7 +361,7 @@ class _Interrupted:
 
     @classmethod
     def check(cls) -> None:
-        """Raise KeyboardInterrupt, again if need be."""
+        """Raise KeyboardInterrupt if a signal came, also repeatedly."""
         if cls.seen:
             raise KeyboardInterrupt
 

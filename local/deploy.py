@@ -1,8 +1,8 @@
 """Deploy the real template onto the emulator, by `sam build` and `sam deploy`, as on AWS.
 
-Two things differ. The functions are built for the emulator's interpreter, and kept: a build is done again only when
-something that goes into it has changed. And they are zipped here, once: `sam deploy` would compress the same files anew
-for every stack, three times as slowly.
+Two things differ. The functions are built for the emulator's interpreter and stored: a build is repeated only after a
+change of its inputs. And they are zipped here, once: `sam deploy` would compress the same files again for every stack,
+three times as slowly.
 """
 
 import fcntl
@@ -30,7 +30,7 @@ STACK: Final = "fiblake"
 
 _SAM: Final = REPOSITORY / ".tools/sam/bin/sam"
 _SAM_ENVIRONMENT: Final = {"SAM_CLI_TELEMETRY": "0", "__SAM_CLI_APP_DIR": str(REPOSITORY / ".tools/sam/state")}
-# What decides what a build is; services and shared count with all their files.
+# The inputs of a build; services and shared count with all their files.
 _INPUTS: Final = (
     "Makefile",
     "template.yaml",
@@ -60,7 +60,7 @@ def build(builds: Path = BUILDS) -> Path:
         while not (target := builds / _fingerprint()).exists():
             with TemporaryDirectory(prefix=".draft-", dir=builds) as draft:
                 built = _build(Path(draft))
-                if target.name == _fingerprint():  # or somebody saved a file meanwhile: which version went in?
+                if target.name == _fingerprint():  # else a file was saved meanwhile: build again
                     built.rename(target)
         target.touch()
         _remove_all_but_the_newest(builds)
@@ -119,14 +119,14 @@ def _locked(path: Path) -> Iterator[None]:
 def _build(draft: Path) -> Path:
     raw, target = draft / "raw", draft / "done"
     target.mkdir()
-    # The user's environment, unlike in `deploy`: it says where packages come from. Of AWS nothing is needed here.
+    # The user's environment, unlike in `deploy`: it has the source of packages. Nothing of AWS is needed here.
     environment = isolated(os.environ) | {"LAMBDA_PYTHON": str(PYTHON)}
     template = REPOSITORY / "template.yaml"
     _sam("build", "--template-file", str(template), "--build-dir", str(raw), environment=environment, folder=REPOSITORY)
-    # Functions of one service have one and the same content: it is zipped once.
+    # Functions of one service have the same content: it is zipped once.
     by_content: dict[str, list[str]] = {}
     for function in sorted(path for path in raw.iterdir() if path.is_dir()):
-        # Byte code aside, which names the folder it was compiled in.
+        # Without byte code, which contains the path of its folder.
         files = (path for path in function.rglob("*") if path.suffix != ".pyc")
         by_content.setdefault(_digest(function, files), []).append(function.name)
     with ThreadPoolExecutor() as pool:
@@ -134,8 +134,8 @@ def _build(draft: Path) -> Path:
     for first, *others in by_content.values():
         for name in others:
             os.link(target / f"{first}.zip", target / f"{name}.zip")
-    # `sam build` put each function's folder where the source stood: now it is the folder's zip. And CloudFormation
-    # makes a number of a parameter where one is due, the emulator does not.
+    # `sam build` set each function's source to its folder: replace it by the folder's zip. And the emulator, unlike
+    # CloudFormation, does not convert a parameter to a number.
     text = (raw / "template.yaml").read_text()
     text = re.sub(r"^( +CodeUri: \w+Function)$", r"\1.zip", text, flags=re.MULTILINE)
     pattern = re.compile(r"^( +MaximumConcurrency:)\s+Ref: IntervalConcurrency$", re.MULTILINE)

@@ -18,7 +18,7 @@ class Measurement:
 
 
 def declared(text: str) -> Iterator[Measurement]:
-    """Return all that the lines of a log declare; lines of another kind, or without what they declare, say nothing."""
+    """Return all metrics that the lines of a log declare; other lines, and those without the values, are ignored."""
     for line in text.splitlines():
         if line.startswith("{") and '"_aws"' in line:
             try:

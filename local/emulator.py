@@ -1,8 +1,8 @@
 """Run the AWS emulator of the embedded stack, ministack: one child process, one port of the loopback interface.
 
-It runs the functions on its own interpreter. That is one of an empty virtual environment, so that whatever a function
-needs must come from its zip, as on AWS; the emulator's packages lie in a folder that it alone looks into. What it is
-taught there, beside what it can do, is in local.emulator_process.
+It runs the functions on its own interpreter, from an empty virtual environment. So everything that a function needs
+must come from its zip, as on AWS. The emulator's packages are in a folder that only the emulator uses. Our additions to
+the emulator are in local.emulator_process.
 """
 
 import http.client
@@ -20,7 +20,7 @@ from local.processes import Child, free_port
 
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
 PYTHON: Final = REPOSITORY / ".tools/emulator/bin/python"
-"""The emulator's interpreter, which the functions run on: their packages are built for it."""
+"""The emulator's interpreter, which also runs the functions: their packages are built for it."""
 
 # The packages are added to sys.path, not to PYTHONPATH: the functions inherit the environment.
 _PROGRAM: Final = """
@@ -34,7 +34,7 @@ _PACKAGES: Final = REPOSITORY / ".tools/emulator/packages"
 
 REGION: Final = "us-east-1"
 _HOST: Final = "127.0.0.1"
-# Nothing of this machine's: neither its AWS settings nor its PATH and PYTHONPATH reach a function.
+# No AWS settings, PATH or PYTHONPATH of this machine reach a function.
 _SYSTEM_PATH: Final = "/usr/bin:/bin"
 
 
@@ -47,13 +47,13 @@ def client_environment(endpoint_url: str) -> dict[str, str]:
 
 
 def client(service: str, url: str) -> Any:  # noqa: ANN401 (boto's clients share no type)
-    """Return a boto3 client of what listens there, whatever this process's own environment says."""
+    """Return a boto3 client of the emulator at this endpoint, independent of this process's own environment."""
     return _session().client(service, endpoint_url=url)  # type: ignore[call-overload]
 
 
 @cache
 def _session() -> boto3.Session:
-    # One for all clients: each session reads the data files of botocore anew. AWS_PROFILE may name what is not there.
+    # One session for all clients, because each one reads botocore's data files. AWS_PROFILE may name a missing profile.
     keys = _credentials()
     own = botocore.session.Session({"profile": (None, None, None, None)})
     return boto3.Session(
@@ -62,7 +62,7 @@ def _session() -> boto3.Session:
 
 
 def _credentials() -> dict[str, str]:
-    # No files: a profile of the user's, with its region or its endpoints, must not come in between.
+    # No configuration files: a profile of the user, with its region or endpoints, must not be used.
     return {
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
@@ -78,7 +78,7 @@ def _credentials() -> dict[str, str]:
 def emulator(folder: Path, extra_env: Mapping[str, str] | None = None) -> Iterator[str]:
     """Run an emulator that keeps everything below `folder` while the block runs; return its endpoint's URL.
 
-    Raises ChildError if it does not start. Its state is in memory: it starts empty and forgets everything at the end.
+    Raises ChildError if it does not start. Its state is in memory: it starts empty, and is lost at the end.
     The functions inherit its environment, and so `extra_env` (AWS_ENDPOINT_URL_BATCH, say).
     """
     folder = folder.resolve()

@@ -1,14 +1,15 @@
-"""The emulator's process: ministack, and what AWS does beside its services that ministack does not do.
+"""The emulator's process: ministack, with additions for things that AWS does and ministack does not.
 
 - It unpacks a function's zip (180 MB) for every process of the function, one after the other: 7 s for eight of them on
-  two cores. Here a zip is unpacked once, and the processes get hard links. A function that changes its own files could
-  tell; on AWS it may not.
-- It measures no queue, makes no metrics of the functions' logs, and of their invocations counts only some. Here each
-  queue that has held something lately is measured, every line in the embedded metric format counts, and so does every
-  attempt of every invocation. An alarm sees the metric of its own dimensions, not everyone's.
-- It takes AWS's own events from nobody. Here it does: the Batch stand-in tells of its jobs by them.
-- Where it checks permissions (AUTH=true), it asks for rights that IAM does not have, such as sqs:SendMessageBatch, and
-  takes this machine's own interface for a place without TLS. Here a batch needs the right of one, and all is TLS.
+  two cores. Here a zip is unpacked once, and the processes get hard links. Only a function that changes its own files
+  would notice; on AWS it cannot change them.
+- It measures no queue, makes no metrics from the functions' logs, and counts only some invocations. Here each queue
+  that has held messages lately is measured, and every line in the embedded metric format and every attempt of every
+  invocation counts. An alarm uses the metric of its own dimensions only.
+- It accepts no events of AWS itself. Here it does: the Batch stand-in reports its jobs with them.
+- Where it checks permissions (AUTH=true), it requires rights that IAM does not have, such as sqs:SendMessageBatch, and
+  treats requests on this machine as requests without TLS. Here a batch needs the right of a single message, and every
+  request counts as TLS.
 
 It is written for the version of ministack that the Makefile names, and reaches into its modules.
 """
@@ -31,9 +32,9 @@ from local.embedded_metrics import declared
 
 _LOOK_SECONDS: Final = 2.0
 _REPORT_SECONDS: Final = 60.0
-"""How often a queue that is empty is reported."""
+"""The interval between reports of an empty queue."""
 _AFTERWARDS_SECONDS: Final = 600.0
-"""For how long it is: until no alarm's period has anything else in it."""
+"""How long an empty queue is reported: until no alarm's period has another value."""
 
 
 def main() -> None:
@@ -84,7 +85,7 @@ def _count_every_attempt() -> None:
 
 
 def _record_of_function(function: dict[str, str], name: str, value: float, unit: str) -> None:
-    # Lambda has each of these metrics twice: of the function, and, without a name, of all of the account.
+    # Lambda has each of these metrics twice: for the function and, without a name, for the whole account.
     for dimensions in (function, {}):
         _record("AWS/Lambda", name, value, unit, dimensions)
 
@@ -106,7 +107,7 @@ def _read_metrics_out_of_logs() -> None:
 
 
 def _evaluate_each_alarm_by_its_own_dimensions() -> None:
-    # Its own function looks at all points of a metric's name: it gets those of the alarm's dimensions as all there are.
+    # Its own function uses all points of a metric's name: pass it only those with the alarm's dimensions.
     evaluate = cloudwatch._evaluate_alarm
 
     def own(alarm: dict[str, Any]) -> None:
@@ -131,7 +132,7 @@ def _ask_for_rights_as_iam_does() -> None:
 
 def _measure_queues() -> None:
     measured: dict[str, tuple[float, int]] = {}
-    """When each queue was last reported, and how many messages it held then."""
+    """The instant of each queue's last report, and its number of messages."""
     until: dict[str, float] = {}
     while True:
         time.sleep(_LOOK_SECONDS)

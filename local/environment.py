@@ -1,8 +1,8 @@
-"""What of this machine's environment the embedded stack, its clients and the tests may see.
+"""The part of this machine's environment that the embedded stack, its clients and the tests may use.
 
-A variable that is meant for other programs must not send us to another account, database or folder, nor through a proxy
-to ourselves. Our own process drops such variables once, at its start (`isolate`); a server and the jobs below it get
-only what they are given (`for_servers`).
+A variable for another program must not select another account, database or folder, nor a proxy for requests to this
+machine. Our own process drops such variables once, at its start (`isolate`). A server and its jobs get only an explicit
+environment (`for_servers`).
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 _MEANT_FOR_OTHERS: Final = ("AWS_", "PG", "POWERTOOLS_", "DUCKDB_")
-"""How the names begin that AWS's clients, Postgres, the logger and DuckDB read."""
+"""The prefixes of variables that AWS's clients, Postgres, the logger and DuckDB read."""
 _OURS: Final = ("127.0.0.1", "localhost")
 _NO_PROXY: Final = ("NO_PROXY", "no_proxy")
 _PROXIES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
@@ -19,9 +19,9 @@ _FOR_SERVERS: Final = ("PATH", "HOME", "USER", "LOGNAME", "PYTHONDONTWRITEBYTECO
 
 
 def isolated(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without the variables that are meant for others; a proxy in it does not get our requests.
+    """Return an environment without variables for other programs; its proxy does not get requests to this machine.
 
-    Where packages come from stays, and so does a proxy for all other hosts.
+    The sources of packages stay, and so does a proxy for all other hosts.
     """
     neutral = {name: value for name, value in environment.items() if not name.startswith(_MEANT_FOR_OTHERS)}
     if not _is_usable(neutral.get("TMPDIR", "/")):
@@ -30,7 +30,7 @@ def isolated(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def isolate(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Drop the variables that are meant for others from this process's environment."""
+    """Drop the variables for other programs from this process's environment."""
     neutral = isolated(environment)
     for name in environment.keys() - neutral.keys():
         del environment[name]

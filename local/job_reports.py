@@ -1,6 +1,6 @@
-"""Report Batch jobs that have ended: an event on AWS's event bus, and the metrics of the log.
+"""Report finished Batch jobs: an event on AWS's event bus, and the metrics of the log.
 
-Both are best effort, as they are on AWS: whatever becomes of them, the job has ended.
+Both are best effort, as on AWS: if a report fails, the job has still finished.
 """
 
 import json
@@ -18,14 +18,14 @@ from local.emulator import client
 from shared.batching import chunks
 
 Report = Callable[[Mapping[str, Any], Path | None], object]
-"""Takes a job's description, as DescribeJobs gives it, and the log, if it has one."""
+"""Accepts a job's description, as returned by DescribeJobs, and its log, if it has one."""
 
 _DATA_PER_REQUEST: Final = 500
 
 
 @contextmanager
 def reporting(url: str | None) -> Iterator[Report]:
-    """Return what reports to the AWS there (None: to nobody), one job after the other, in a thread of its own."""
+    """Return a function that reports to this endpoint (None: not at all), job by job, in a separate thread."""
     if url is None:
         yield lambda _job, _log: None
         return
@@ -43,7 +43,7 @@ def _report(url: str, job: Mapping[str, Any], log: Path | None) -> None:
 
 
 def _event(job: Mapping[str, Any]) -> dict[str, Any]:
-    # The shape is in the AWS Batch User Guide, "AWS Batch events": the detail is the job's description.
+    # The format is in the AWS Batch User Guide, "AWS Batch events": the detail is the job's description.
     return {
         "Source": "aws.batch",
         "DetailType": "Batch Job State Change",

@@ -1,16 +1,16 @@
-"""The market-data replay of the embedded stack: real bars in the vendor's exact shapes.
+"""The market-data replay of the embedded stack: real bars in the vendor's exact formats.
 
 python -m local.market_data_server --port-file PATH [--port 0] [--api-key KEY] [--bars FOLDER]
                                    [--as-of YYYY-MM-DD] [--since YYYY-MM-DD]
 
 Grouped daily bars, range aggregates of one day, tickers, details, ticker events, splits and dividends. Prices are as
-traded whatever `adjusted` asks for (it is echoed). A parameter that is not replayed is refused, but for those of bars.
+traded, whatever `adjusted` says (it is echoed). Unsupported parameters are refused, except those of bars.
 
 FOLDER (without it: five real stocks, see local.sample_bars) holds, at any depth, files of bars (.csv, .csv.gz,
 .parquet) with the columns symbol (or ticker), session (or date, timestamp), open, high, low, close, volume and perhaps
-vwap, trades; upper or lower case, text in UTF-8, other columns are ignored. A file without a column for the symbol lies
-in a folder symbol=NAME, or is named for its symbol. Names that begin with a dot or an underscore are passed over.
-Beside them may lie
+vwap, trades; upper or lower case, text in UTF-8, other columns are ignored. A file without a column for the symbol must
+be in a folder symbol=NAME, or have the symbol as its name. Names that begin with a dot or an underscore are ignored.
+Optional files beside them:
     tickers.csv         ticker, and perhaps name, type, primary_exchange, currency_name, cik, composite_figi,
                         share_class_figi, list_date, delisted_date (the last day), sic_code, sic_description,
                         is_test (true: one of the vendor's own); "-" is what the vendor leaves out;
@@ -30,7 +30,7 @@ For tests and the demo, with the same key (local.market_data.control.Control sen
     PUT /replay/splits  ["AAPL-2005-02-28"]     the only splits that are published yet; null: all
     PUT /replay/faults  [{"kind": "429", "path": "/v2/aggs/grouped/*", "times": 2, "retry_after": 1},
                          {"kind": ["drop", "500"], "rate": 0.3, "seed": 7}]
-                                                what goes wrong: see local.market_data.faults.Rule
+                                                the faults: see local.market_data.faults.Rule
 """
 
 import argparse
@@ -52,7 +52,7 @@ from local.processes import LoopbackServer, Termination, listening
 
 
 class MarketDataServer(LoopbackServer):
-    """Serves one replay on 127.0.0.1 to whoever has the key."""
+    """Serves one replay on 127.0.0.1 to clients with the key."""
 
     def __init__(self, port: int, replay: Replay, api_key: str) -> None:
         super().__init__(port, _Handler)

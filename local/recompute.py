@@ -1,6 +1,6 @@
-"""Compute all of silver once more by other means: pandas, from the bars' CSV.
+"""Compute all of silver again with pandas, from the bars' CSV.
 
-Nothing of the services is used here, not even their calendar: sessions come from pandas_market_calendars itself.
+No code of the services is used here, not even their calendar: sessions come from pandas_market_calendars itself.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ from fiblake.bars import ReportedBar
 PRICES: Final = ["open", "high", "low", "close"]
 COLUMNS: Final = ["symbol", "ts", *PRICES, "volume", "bars", "last_date", "is_complete", "adjusted"]
 ROUNDING: Final = 1e-12
-"""How far two ways to apply the same splits may differ, relatively."""
+"""The accepted relative difference of two computations of the same splits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,10 @@ def expected_silver(bars: Iterable[ReportedBar], interval: int, splits: Sequence
 
 
 def reinvested(bars: Sequence[ReportedBar], splits: Sequence[SampleSplit], cash: Mapping[date, float]) -> list[float]:
-    """Return what one share of the first bar is worth at each bar's close, with all dividends reinvested.
+    """Return the value of one share of the first bar at each bar's close, with all dividends reinvested.
 
-    Day by day: a split multiplies the shares, a dividend (`cash` by ex-date) pays each of them. The money buys shares
-    at the close before, less what was paid of it.
+    It is computed day by day: a split multiplies the shares, and a dividend (`cash` by ex-date) pays each of them. The
+    money buys shares at the close before, minus the dividend.
     """
     ratios = {split.execution_date: split.split_to / split.split_from for split in splits}
     shares, worth = 1.0, [bars[0].close]
@@ -87,7 +87,7 @@ def differences(actual: pd.DataFrame, expected: pd.DataFrame) -> int:
 
 @cache
 def _sessions(last: pd.Timestamp) -> pd.DatetimeIndex:
-    # Kept, because the calendar works out every holiday since 1962 anew.
+    # Cached, because the calendar computes every holiday since 1962.
     days: pd.DatetimeIndex = pandas_market_calendars.get_calendar("NYSE").valid_days("1962-01-02", last)
     return days.tz_localize(None)
 
@@ -95,7 +95,7 @@ def _sessions(last: pd.Timestamp) -> pd.DatetimeIndex:
 def _adjusted(frame: pd.DataFrame, splits: Sequence[SampleSplit]) -> pd.DataFrame:
     """Make bars before a split comparable with those after it.
 
-    Each split that a symbol's bars show is a step on its first bar on or after the execution date; the factor of a bar
+    Each split of a symbol takes effect with its first bar on or after the execution date; the factor of a bar
     is the product of all steps after it. `frame` is sorted by symbol and session.
     """
     step = pd.Series(1.0, index=frame.index)

@@ -29,12 +29,12 @@ ENVIRONMENT: Final = "local"
 MAX_RECEIVES: Final = "6"
 _MARK: Final = ".fiblake-stack"
 _LEADS_ELSEWHERE: Final = ("AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN")
-"""How the variables begin that would send a client of the stack to another account or host."""
+"""The prefixes of variables that would send a client of the stack to another account or host."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A running stack: where its parts listen, and what its template gave out."""
+    """A running stack: the addresses of its parts, and the outputs of its template."""
 
     folder: Path
     endpoint_url: str
@@ -59,13 +59,13 @@ class Stack:
         return {**client_environment(self.endpoint_url), "AWS_ENDPOINT_URL_BATCH": self.batch_url}
 
     def client(self, service: str) -> Any:  # noqa: ANN401 (boto's clients share no type)
-        """Return a boto3 client of this stack, whatever this process's own environment says."""
+        """Return a boto3 client of this stack, independent of this process's own environment."""
         url = self.batch_url if service == "batch" else self.endpoint_url
         return client(service, url)
 
 
 def environment_of(stack: Stack | None) -> dict[str, str]:
-    """Return the variables in which any AWS client, and fiblake itself, acts on a stack; None: their names only."""
+    """Return the variables with which AWS clients and fiblake use a stack; None: their names only."""
     if stack is None:
         stack = Stack(Path(), "", "", "", "", {"BucketName": ""})
     return {**stack.environment(), "S3_BUCKET": stack.bucket, "FIBLAKE_STACK": STACK}
@@ -86,11 +86,11 @@ def running(
     say: Callable[[str], None] = lambda _: None,
     enforce_iam: bool = False,
 ) -> Iterator[Stack]:
-    """Run a stack that keeps everything below `folder` while the block runs; what lay there before is removed.
+    """Run a stack for the block, with all files below `folder`; earlier files there are removed.
 
-    `first_session` is where the very first fetch starts; `bars` is a folder that the vendor's bars are read from. `say`
-    hears of each step. With `enforce_iam` the emulator refuses a function what its role does not allow. Raises
-    ChildError or DeployError, which quote what the failing part wrote.
+    `first_session` is the first session of the first fetch; `bars` is a folder with the vendor's bars. `say` is called
+    for each step. With `enforce_iam` the emulator denies a function what its role does not allow. Raises ChildError or
+    DeployError, which quote the output of the failed part.
     """
     folder = _emptied(folder.resolve())
     with ExitStack() as parts:
@@ -104,7 +104,7 @@ def running(
         say("starting the market-data replay, Batch and the AWS emulator")
         replayed = ["--bars", str(bars)] if bars else []
         market_data_url = parts.enter_context(_server(folder, "market_data_server", "--api-key", API_KEY, *replayed))
-        # Each of the two calls the other. Batch comes later and goes first: its jobs work on what the emulator has.
+        # Each of the two calls the other. Batch starts later and stops first: its jobs use the emulator.
         batch_port = free_port()
         batch_url = f"http://127.0.0.1:{batch_port}"
         extra_env = {"AWS_ENDPOINT_URL_BATCH": batch_url, "AUTH": str(enforce_iam).lower()}
@@ -124,7 +124,7 @@ def running(
 
 
 def _emptied(folder: Path) -> Path:
-    """Make the folder, empty; raise ConfigurationError rather than empty one that no stack of ours has used."""
+    """Make an empty folder; raise ConfigurationError for a folder with files that no stack has made."""
     if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).exists():
         raise ConfigurationError(f"{folder} is not empty and not a stack's: name another folder, or empty it")
     shutil.rmtree(folder, ignore_errors=True)
@@ -145,8 +145,8 @@ def _server(folder: Path, module: str, *options: str) -> Iterator[str]:
 
 
 def _migrate(owner: DatabaseAddress, fetcher: DatabaseAddress) -> None:
-    """Do what the migration job does, before there is a Secrets Manager."""
-    # Alembic takes a second to import: not for who only looks.
+    """Do the work of the migration job, before there is a Secrets Manager."""
+    # Alembic takes a second to import, so import it only here.
     from migrations.fetcher_user import set_up_fetcher_user  # noqa: PLC0415
     from migrations.schema import upgrade  # noqa: PLC0415
 
@@ -168,7 +168,7 @@ def _create_secrets(endpoint_url: str, database_secret: str, fetcher_secret: str
 
 
 def job_environment(stack: Stack) -> dict[str, str]:
-    """Return the environment of the worker's jobs: what the template's job definition says, and where the stack is."""
+    """Return the environment of the worker's jobs: that of the template's job definition, and the stack's addresses."""
     return {
         **stack.environment(),
         "S3_BUCKET": stack.bucket,
@@ -180,7 +180,7 @@ def job_environment(stack: Stack) -> dict[str, str]:
         "CONSOLIDATION_QUEUE_URL": stack.outputs["ConsolidationQueueUrl"],
         "CONSOLIDATION_COMPLETE_TOPIC_ARN": stack.outputs["ConsolidationCompleteTopicArn"],
         "MAX_RECEIVE_COUNT": MAX_RECEIVES,
-        "IDLE_SECONDS": "2",  # one look: the emulator's counts are exact
+        "IDLE_SECONDS": "2",  # one check suffices: the emulator's counts are exact
         "LOG_LEVEL": "INFO",
         "POWERTOOLS_SERVICE_NAME": "consolidator",
         "TRACE_NAME": "",  # the emulator has no X-Ray
@@ -189,7 +189,7 @@ def job_environment(stack: Stack) -> dict[str, str]:
 
 
 def full_resample_environment(stack: Stack) -> dict[str, str]:
-    """Return the same of the full-history resample's jobs."""
+    """Return the same for the jobs of the full resample."""
     return {
         **stack.environment(),
         "S3_BUCKET": stack.bucket,
@@ -207,7 +207,7 @@ def full_resample_environment(stack: Stack) -> dict[str, str]:
 
 
 def flat_files_environment(stack: Stack) -> dict[str, str]:
-    """Return the same of the jobs that load flat files."""
+    """Return the same for the jobs that load flat files."""
     return {
         **stack.environment(),
         "S3_BUCKET": stack.bucket,
@@ -216,7 +216,7 @@ def flat_files_environment(stack: Stack) -> dict[str, str]:
         "RDS_SECRET_ARN": stack.outputs["FetcherSecretArn"],
         "DATABASE_TLS": "disable",
         "DATABASE_CA_FILE": "",
-        "FLAT_FILES_SECRET_ARN": "",  # whoever submits a job names its source
+        "FLAT_FILES_SECRET_ARN": "",  # the caller that submits a job names its source
         "FLAT_FILE_MEMORY_MB": "2400",
         "UNIVERSE_TYPES": "CS,ADRC,ETF",
         "UNIVERSE": "",
@@ -227,7 +227,7 @@ def flat_files_environment(stack: Stack) -> dict[str, str]:
 
 
 def _register_job_definitions(stack: Stack) -> None:
-    """Register with the Batch stand-in what the template registers with AWS (its Batch resources are left out here)."""
+    """Register the template's job definitions with the Batch stand-in (its Batch resources are left out here)."""
     jobs = {
         "BatchJobDefinitionName": ("services.consolidator", job_environment(stack)),
         "FullResampleJobDefinitionName": ("services.resampler", full_resample_environment(stack)),

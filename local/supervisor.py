@@ -1,6 +1,6 @@
 """The process that keeps a stack running between commands: `python -m local.supervisor`, until SIGTERM.
 
-Its data lie in `.local/stack` (or FIBLAKE_LOCAL_FOLDER); while it runs, a file beside that says where all listens.
+Its data are in `.local/stack` (or FIBLAKE_LOCAL_FOLDER). While it runs, a file beside that folder has the addresses.
 """
 
 import argparse
@@ -34,12 +34,12 @@ _LOOKS: Final = 5
 
 
 class NotRunningError(PermanentError):
-    """No stack is up."""
+    """No stack is running."""
 
 
 def main() -> int:
     """Keep a stack up until SIGTERM or Ctrl-C; return the exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)  # until it is up: a start that is cut off stops what it has started
+    signal.signal(signal.SIGTERM, _interrupt)  # until the stack is running: an interrupted start stops its processes
     arguments = _arguments()
     isolate()
     say = partial(print, flush=True)  # into its log
@@ -66,7 +66,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def current() -> Stack:
-    """Return the stack that is up; raise NotRunningError if none is."""
+    """Return the running stack; raise NotRunningError if there is none."""
     if not is_running() or not STATE.exists():
         raise NotRunningError("no local stack is up: start one with `fiblake local up`")
     state = json.loads(STATE.read_text())
@@ -74,7 +74,7 @@ def current() -> Stack:
 
 
 def stop() -> None:
-    """End the supervisor, up or still starting, and wait until its parts have ended with it.
+    """End the supervisor, running or starting, and wait until its processes have ended.
 
     Raises NotRunningError if none runs.
     """
@@ -86,7 +86,7 @@ def stop() -> None:
 
 
 def is_running() -> bool:
-    """Whether a supervisor runs on this folder: it holds the lock for as long as it lives, however it ends."""
+    """Whether a supervisor runs on this folder: it holds the lock until it ends, however it ends."""
     with _open_lock() as lock:
         return not _locked(lock, fcntl.LOCK_SH)
 
@@ -95,10 +95,10 @@ def is_running() -> bool:
 def _alone() -> Iterator[None]:
     """Hold the folder's lock, with our pid in it; raise UpstreamError if another supervisor does."""
     with _open_lock() as lock:
-        # Several times, because somebody who only looks holds it for a moment.
+        # Several attempts, because a process that checks the lock holds it for a moment.
         if not any(_locked(lock, fcntl.LOCK_EX) for _ in range(_LOOKS)):
             raise UpstreamError("a local stack is up already: `fiblake status --local`, `fiblake local down`")
-        STATE.unlink(missing_ok=True)  # of one that was killed
+        STATE.unlink(missing_ok=True)  # the file of a killed supervisor
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()

@@ -23,12 +23,12 @@ _AT_WORK: Final = ("SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING")
 
 
 class StuckError(PermanentError):
-    """The chain does not come to rest, or has lost a message to a dead-letter queue."""
+    """The chain does not become quiet, or a message went to a dead-letter queue."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What can be seen of a stack at one moment."""
+    """The visible state of a stack at one moment."""
 
     depths: dict[str, Depth]
     dead_letters: dict[str, int]
@@ -42,7 +42,7 @@ class View:
 
 
 class Watcher:
-    """Looks at one stack from outside, with the clients anybody has."""
+    """Watches one stack from outside, with ordinary clients."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
@@ -53,7 +53,7 @@ class Watcher:
         self._queues = {name: Queue(sqs, url) for name, url in stack.queue_urls.items()}
 
     def look(self) -> View:
-        """See how much is queued, dead, and at work."""
+        """Return the numbers of queued messages, dead letters and running jobs."""
         depths = {name: queue.depth() for name, queue in self._queues.items()}
         dead = {name: queue.dead_letters.depth().visible for name, queue in self._queues.items()}
         return View(depths, {name: count for name, count in dead.items() if count}, self._jobs())
@@ -61,7 +61,7 @@ class Watcher:
     def wait_until_quiet(self, seconds: float, show: Callable[[View], None] = lambda _: None) -> View:
         """Wait until nothing is queued or at work; raise StuckError after `seconds`, or when a dead letter appears.
 
-        Twice in a row, because between S3 and the first queue, and between two queues, an event is nowhere to be seen.
+        It looks twice, because an event between S3 and the first queue, or between two queues, is not visible.
         """
         end, calm = time.monotonic() + seconds, 0
         while calm < 2:  # noqa: PLR2004 (see above)
@@ -77,7 +77,7 @@ class Watcher:
 
     @property
     def log(self) -> str:
-        """Where the functions' output goes."""
+        """The log file of the functions."""
         return str(self._stack.folder / "aws/emulator.log")
 
     def read(self, key: str) -> bytes | None:
@@ -122,7 +122,7 @@ class Watcher:
         return {interval: json.loads(data) for interval, data in checkpoint_of.items() if data}
 
     def _silver_file(self, key: str, etag: str) -> pa.Table | None:
-        # Read again only if it has changed: whoever waits for a table looks at all its files ten times a second.
+        # Read again only if it has changed: a caller that waits for a table reads all its files ten times a second.
         known_etag, table = self._silver.get(key, ("", None))
         if known_etag != etag and (data := self.read(key)) is not None:
             table = decode_silver(data, key).replace_schema_metadata(None)

@@ -1,4 +1,4 @@
-"""The bars that are replayed: those of a folder's files, by symbol and session, in arrays (there may be millions)."""
+"""The bars of a replayed folder, by symbol and session, in arrays (there may be millions)."""
 
 import math
 from collections import Counter
@@ -47,7 +47,7 @@ class Bars:
     def read(cls, files: Iterable[Path], folder: Path | None = None) -> "Bars":
         """Read the files, which lie below `folder`.
 
-        Raises ConfigurationError if one is not of bars, or two hold the same one.
+        Raises ConfigurationError if a file has no bars, or if two files have the same bar.
         """
         table = pa.concat_tables([_SCHEMA.empty_table(), *(_table(path, folder) for path in files)])
         table = table.sort_by([("symbol", "ascending"), ("session", "ascending")])
@@ -92,8 +92,8 @@ class Bars:
 def files_of(folder: Path, others: Container[str]) -> list[Path]:
     """List a folder's files of bars, at any depth, but for those of the `others`' names.
 
-    Names that begin with a dot or an underscore, of files and of folders, are what tools leave behind
-    (.ipynb_checkpoints, ._AAPL.csv, _SUCCESS): they are passed over.
+    Names that begin with a dot or an underscore, of files and of folders, belong to tools
+    (.ipynb_checkpoints, ._AAPL.csv, _SUCCESS): they are ignored.
     """
     files = sorted(
         path for path in folder.rglob("*")
@@ -111,7 +111,7 @@ def _between(days: npt.NDArray[np.datetime64], first: date, last: date) -> tuple
 
 
 def _table(path: Path, folder: Path | None) -> pa.Table:
-    """Read one file as a table of _SCHEMA; raise ConfigurationError naming what is wrong with it."""
+    """Read one file as a table of _SCHEMA; raise ConfigurationError with its problem."""
     try:
         table = _raw(path)
         names = [_column(name) for name in table.column_names]
@@ -180,7 +180,7 @@ def _raw(path: Path) -> pa.Table:
         return open_parquet(data, str(path), names).read(names)
     with pyarrow.csv.open_csv(path) as reader:
         header = reader.schema.names
-    # A symbol is text, also if all of them look like numbers or like truth, and whatever the header's case.
+    # A symbol is text, even if all of them look like numbers or booleans, and whatever the header's case.
     kinds = {name: _SCHEMA.field(_column(name)).type for name in header if _column(name) in {"symbol", *VALUE_COLUMNS}}
     wanted = [name for name in header if _column(name) in _SCHEMA.names]
     options = pyarrow.csv.ConvertOptions(column_types=kinds, include_columns=wanted)

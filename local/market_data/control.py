@@ -20,7 +20,7 @@ class Control:
     key: str = field(repr=False)
 
     def faults(self, *rules: Mapping[str, object]) -> None:
-        """Make requests fail from now on as these rules say (`local.market_data.faults.Rule`); none: all is well."""
+        """Make requests fail from now on by these rules (`local.market_data.faults.Rule`); without rules none fails."""
         self._put("faults", rules)
 
     def hidden(self, symbols: Collection[str]) -> None:

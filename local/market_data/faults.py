@@ -106,7 +106,7 @@ def refuse(fault: Fault) -> None:
 
 
 def spoilt(body: Json, fault: Fault | None, url: str) -> Json:
-    """Return the answer as the fault makes it; what has no list of rows is only ever DELAYED.
+    """Return the answer changed by the fault; an answer without a list of rows is only ever DELAYED.
 
     `nonsense` is bars that close below zero.
     """
@@ -116,7 +116,7 @@ def spoilt(body: Json, fault: Fault | None, url: str) -> Json:
         changed = {"status": "DELAYED"}
     elif fault is None or not isinstance(rows, list):
         pass
-    elif fault.kind == "short" and any(name in body for name in _COUNTS):  # without a count nobody could ever tell
+    elif fault.kind == "short" and any(name in body for name in _COUNTS):  # without a count nothing shows the loss
         changed = {"results": rows[:-1]}
     elif fault.kind == "empty":
         body = {name: value for name, value in body.items() if name not in {"results", "next_url"}}

@@ -1,6 +1,6 @@
-"""Write flat files as the vendor does: one gzipped CSV a session, as traded, without a volume-weighted price.
+"""Write flat files in the vendor's format: one gzipped CSV for each session, as traded, without a vwap.
 
-`publish` puts them where a test or the demo wants them: a folder, or a bucket of the emulator.
+`publish` puts them into a folder, or into a bucket of the emulator.
 """
 
 import gzip
@@ -21,7 +21,7 @@ def key_of(session: date) -> str:
 
 
 def day_file(session: date, bars: Iterable[ReportedBar], *, window_of: date | None = None) -> bytes:
-    """Return a session's file; with `window_of` its rows bear another day's start, as in the file of 2019-08-12."""
+    """Return a session's file; with `window_of` its rows have another day's start, as in the file of 2019-08-12."""
     midnight = datetime.combine(window_of or session, time(0), NEW_YORK)
     start = int(midnight.timestamp()) * 10**9
     rows = [
@@ -36,7 +36,7 @@ def publish(
     put: Callable[[str, bytes], object], bars_of: Callable[[date], Iterable[ReportedBar]], sessions: Iterable[date],
     *, missing: Collection[date] = (), next_days_window: Collection[date] = (),
 ) -> None:  # fmt: skip
-    """Put the file of each session but the `missing` ones; those of `next_days_window` have the known fault."""
+    """Put the file of each session except the `missing` ones; those of `next_days_window` have the known fault."""
     for session in sessions:
         if session not in missing:
             window_of = session + timedelta(days=1) if session in next_days_window else None

@@ -49,7 +49,7 @@ def tickers(shown: Shown, _part: Mapping[str, str], query_text: str, base_url: s
 
 
 def details(shown: Shown, part: Mapping[str, str], query_text: str, _base_url: str) -> Json:
-    """Return what is known of a ticker that trades (on `date`, if that is asked for)."""
+    """Return the details of a ticker that trades (on `date`, if the request has one)."""
     fields = parameters(query_text, {"date", "ticker"})  # the official client repeats the ticker in the query
     day = parse_date(fields["date"]) if "date" in fields else None
     for company in shown.companies():
@@ -98,7 +98,7 @@ def dividends(shown: Shown, _part: Mapping[str, str], query_text: str, base_url:
 def _chosen(
     rows: list[Json], query_text: str, kind: str, day: str, sorts: tuple[str, ...]
 ) -> tuple[dict[str, str], list[Json]]:
-    """Return the parameters, and the rows that they choose, sorted; `kind` and `day` name the columns to choose by."""
+    """Return the parameters, and the sorted rows that they select; `kind` and `day` name the columns of the filter."""
     exact, lists = {"ticker", kind}, {"ticker.any_of", f"{kind}.any_of"}
     dates = {f"{day}{suffix}": holds for suffix, holds in _COMPARISONS.items()}
     fields = parameters(query_text, exact | lists | {*dates, "limit", "sort", "offset"})

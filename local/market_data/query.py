@@ -1,4 +1,4 @@
-"""Read a request: parameters, dates and cursors as the vendor takes them; refuse others as it does."""
+"""Read a request: accept parameters, dates and cursors like the vendor; refuse others like it."""
 
 import base64
 import binascii
@@ -25,22 +25,22 @@ class RefusedError(Exception):
 
 
 def bad_request(reason: str) -> RefusedError:
-    """Return the vendor's answer to what it does not understand."""
+    """Return the vendor's answer to an invalid request."""
     return RefusedError(HTTPStatus.BAD_REQUEST, status="ERROR", error=reason)
 
 
 def unknown_key() -> RefusedError:
-    """Return the vendor's answer to a key it does not know."""
+    """Return the vendor's answer to an unknown key."""
     return RefusedError(HTTPStatus.UNAUTHORIZED, status="ERROR", error="Unknown API Key")
 
 
 def not_authorized(message: str) -> RefusedError:
-    """Return the vendor's answer to what the plan does not allow, or not yet."""
+    """Return the vendor's answer to a request that the plan does not allow, or not yet."""
     return RefusedError(HTTPStatus.FORBIDDEN, status="NOT_AUTHORIZED", message=message)
 
 
 def not_found(message: str) -> RefusedError:
-    """Return the vendor's answer to what it does not know."""
+    """Return the vendor's answer to an unknown object."""
     return RefusedError(HTTPStatus.NOT_FOUND, status="NOT_FOUND", message=message)
 
 
@@ -57,7 +57,7 @@ def outside_timeframe() -> RefusedError:
 def parameters(text: str, allowed: Collection[str] | None = None) -> dict[str, str]:
     """Read a query string; a `cursor` stands for the parameters of the page before.
 
-    Raises RefusedError, also for a parameter outside `known`: one that was ignored would make the answer a wrong one.
+    Raises RefusedError, also for a parameter outside `allowed`: ignoring it would make the answer wrong.
     """
     fields = dict(parse_qsl(text))
     if "cursor" in fields:
@@ -109,7 +109,7 @@ def parse_date(text: str) -> date:
 
 
 def listing(rows: list[Json], fields: Mapping[str, str], limit: int, url: str) -> Json:
-    """Return one page of a list: what is at the cursor's place, and where the next page is."""
+    """Return one page of a list, from the cursor's position, with the link to the next page."""
     start = int(fields.get("offset", "0"))
     end = start + limit
     body: Json = {"results": rows[start:end], "status": "OK"}

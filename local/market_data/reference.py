@@ -20,7 +20,7 @@ from local.market_data.query import Json
 FILES: Final = frozenset({"tickers.csv", "splits.csv", "dividends.csv", "ticker_changes.csv"})
 _LISTED: Final = ("name", "primary_exchange", "type", "currency_name", "cik", "composite_figi", "share_class_figi")
 BLANK: Final = "-"
-"""Stands in tickers.csv for what the vendor leaves out."""
+"""In tickers.csv, the value of a field that the vendor leaves out."""
 _DEFAULTS: Final = {"type": "CS", "primary_exchange": "XNAS", "currency_name": "usd"}
 
 
@@ -32,9 +32,9 @@ class Company:
     listed: date | None
     delisted: date | None
     fields: Json
-    """What the list of tickers says of it, but for whether it is active."""
+    """Its fields in the list of tickers, except whether it is active."""
     details: Json
-    """What its details say beyond that."""
+    """Further fields, of its details."""
 
     def trades(self, day: date | None) -> bool:
         """Whether it is listed on that day (None: now)."""
@@ -69,7 +69,7 @@ class Dividend:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """From `date` on the company that the vendor is asked for as `ticker` is called `changed_to`."""
+    """A change of ticker: from `date` on, the company that requests name as `ticker` has the ticker `changed_to`."""
 
     ticker: str
     date: date
@@ -78,7 +78,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """All that the folder says of companies, their splits and dividends."""
+    """The folder's companies, splits and dividends."""
 
     companies: list[Company]
     splits: list[Split]
@@ -87,7 +87,7 @@ class Reference:
 
     @classmethod
     def read(cls, folder: Path, bars: Bars) -> "Reference":
-        """Read the folder's files, as far as they are there; raise ConfigurationError naming the one that is wrong."""
+        """Read the existing files of the folder; raise ConfigurationError with the name of an invalid one."""
         try:
             rows = _rows(folder / "tickers.csv")
             if rows is None:
@@ -123,7 +123,7 @@ def _company(row: Mapping[str, str]) -> Company:
 
 
 def _figi(ticker: str, what: str) -> str:
-    """Return an identifier of FIGI's form that is the same every time and, having a vowel, nobody's."""
+    """Return an identifier in FIGI's format that is always the same. It has a vowel, so no real company has it."""
     return f"BBGA{hashlib.sha256(f'{what} {ticker}'.encode()).hexdigest()[:8].upper()}"
 
 
@@ -153,9 +153,9 @@ def _day(row: Mapping[str, str], name: str) -> date | None:
 
 
 def payout_factors(dividends: Iterable[Dividend], splits: Iterable[Split], bars: Bars, last: date) -> dict[str, float]:
-    """Return each dividend's factor by its id: what it and its ticker's later ones leave of the close before, rounded.
+    """Return each dividend's factor by its id: the rounded product of its own factor and its ticker's later ones.
 
-    All dividends of a day have one factor. One after session `last`, or without a bar before it, leaves all.
+    All dividends of a day have one factor. A dividend after session `last`, or without a bar before it, has factor 1.
     """
     by_ticker: dict[str, dict[date, list[Dividend]]] = {}
     for dividend in dividends:

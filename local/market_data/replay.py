@@ -1,4 +1,4 @@
-"""The replay: which function answers which path, and what may be changed while it runs."""
+"""The replay: the function of each path, and the changes while it runs."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from local.market_data.shown import Shown
 from local.sample_bars import sample_file
 
 Answering = Callable[[Shown, Mapping[str, str], str, str], Json]
-"""Takes what is shown, the parts of the path, the query, and the server's own address."""
+"""Takes the shown data, the parts of the path, the query, and the server's own address."""
 
 SAMPLE: Final = Path(__file__).parent / "sample"
 _ANSWERS: Final[dict[re.Pattern[str], Answering]] = {
@@ -46,20 +46,20 @@ def sample() -> tuple[Bars, Reference]:
 
 
 def folder(path: Path) -> tuple[Bars, Reference]:
-    """Return what lies in a folder; raise ConfigurationError if that cannot be replayed."""
+    """Return the data of a folder; raise ConfigurationError if it cannot be replayed."""
     bars = Bars.read(files_of(path, FILES), path)
     return bars, Reference.read(path, bars)
 
 
 class Replay:
-    """What is shown, and what goes wrong."""
+    """The shown data, and the scripted faults."""
 
     def __init__(self, shown: Shown) -> None:
         self.shown = shown
         self.script = Script()
 
     def fault(self, path: str, query_text: str) -> Fault | None:
-        """Return what goes wrong with a request, if anything does."""
+        """Return the fault of a request, if it has one."""
         return self.script.fault(path, query_text)
 
     def answer(self, path: str, query_text: str, base_url: str) -> Json:
@@ -71,7 +71,7 @@ class Replay:
         raise not_found(f"no such endpoint: {path}")
 
     def change(self, path: str, body: bytes) -> None:
-        """Do what a PUT asks for; raise RefusedError."""
+        """Apply a PUT; raise RefusedError."""
         try:
             match path:
                 case "/replay/faults":

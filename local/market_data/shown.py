@@ -1,4 +1,4 @@
-"""The part of the replay that the vendor shows now: what it knows, and what is over."""
+"""The part of the replay that the vendor shows now: published facts of past sessions."""
 
 from dataclasses import dataclass
 from datetime import date
