@@ -338,7 +338,7 @@ MUTANTS = (
         "one scope of noted files that cannot be settled stops no other",
         "services/fetcher/doubts.py",
         '                except FiblakeError as error:\n                    logger.warning("noted',
-        '                except PermanentError as error:\n                    logger.warning("noted',
+        '                except NotImplementedError as error:\n                    logger.warning("noted',
         unit("fetcher/test_ohlcv.py", "-k", "cannot_be_settled"),
     ),
     Mutant(
