@@ -1,1 +1,1 @@
-"""How fast fiblake is, measured side by side with the ways others do the same work."""
+"""Benchmarks of fiblake beside other tools that do the same work."""

@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other, each contestant in a process of its own; then table, JSON and picture.
+"""Run all benchmarks one after the other, each contestant in a separate process; then make table, JSON and picture.
 
 python -m benchmarks [--size small|full|tenfold] [--runs N] [--only NAME ...] [--out FOLDER] [--docs]
 """
@@ -24,7 +24,7 @@ from benchmarks.servers import client, s3_and_queues
 
 FRACTIONS: Final = ("quarter", "half")
 SLOW: Final = {"published (ROW_NUMBER, self-join)"}
-"""What takes minutes a run is run once when the others are run several times."""
+"""Contestants that take minutes run once, when the others run several times."""
 TOPICS: Final = {
     "CONSOLIDATION_COMPLETE_TOPIC_ARN": consolidate.TOPIC,
     "SILVER_UPDATED_TOPIC_ARN": "bench-silver-updated",
@@ -34,20 +34,20 @@ NAMES: Final = ("resample_full", "s3", "reading", "flat_files", "chain", "fetch"
 
 
 def main() -> int:
-    """Run what was asked for; return 1 if two contestants' outputs differ."""
+    """Run the selected benchmarks; return 1 if two contestants' outputs differ."""
     options = _options()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as after Ctrl-C: the servers end with their blocks
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like after Ctrl-C: the servers end with their blocks
     size = SIZES[options.size]
     faults: list[str] = []
     results: list[Result] = []
-    # Not before the lake is there: what makes it, and what draws, must not be measured.
+    # Import it after the lake exists: making the lake, and drawing, must not be measured.
     facts = {**surroundings(), "size": size.name, "at": datetime.now(UTC).isoformat(timespec="seconds")}
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.only or NAMES:
         for result in BENCHMARKS[name](size, options.runs, faults):
             sys.stderr.write(f"{result.benchmark}: {result.contestant}: {result.wall:.2f} s\n")
             results.append(result)
-            # Each time: should one of them fail, an hour is not lost.
+            # After each benchmark: a failure must not lose the results of an hour.
             report = json.dumps({"facts": facts, "results": plain(results)}, indent=1, default=str)
             (options.out / "results.json").write_text(report)
     printed(results, facts)
@@ -156,7 +156,7 @@ def _median(results: Sequence[Result]) -> Result:
 
 
 def _reading(size: Size, _runs: int, faults: list[str]) -> Iterator[Result]:
-    """Fill silver, and ask all contestants the same questions; a result a question."""
+    """Fill silver, and run the same queries on all contestants; one result for each query."""
     with s3_and_queues(FOLDER / "servers") as servers:
         environment = servers | _topics(servers)
         os.environ.update(environment)

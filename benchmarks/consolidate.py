@@ -1,4 +1,4 @@
-"""New date files into each symbol's bars, through S3 and SQS: ours, and the ways others do it. Symbols a second.
+"""Merge new date files into each symbol's bars, through S3 and SQS: ours, and other tools. Symbols per second.
 
 All of them work on one S3 server. Ours is the real worker: two children of an array job, one a core. Peers that do the
 same work find a bar by symbol and session, and replace it: Delta Lake by MERGE, PyIceberg by upsert, on a table that is
@@ -22,9 +22,9 @@ from benchmarks.servers import BUCKET, KEYS, client, requests_served, requests_s
 
 CHILDREN: Final = 2
 SOME: Final = 200
-"""Symbols that are done by whoever would take minutes for all."""
+"""The number of symbols for contestants that would take minutes for all."""
 APPEND_ONLY: Final = "append only: no dedupe"
-"""What the name of a contestant says that does less than the others: a bar that comes twice is there twice."""
+"""The suffix of contestants that do less than the others: a bar that comes twice is stored twice."""
 QUEUE: Final = "bench-consolidation"
 TOPIC: Final = "bench-consolidation-complete"
 
@@ -46,7 +46,7 @@ def lay_new_files(size: Size, days: int) -> None:
 
 
 def send_requests(size: Size, days: int) -> str:
-    """Make the queue, send one request a symbol as the router would, and return the queue's URL."""
+    """Make the queue, send one request for each symbol like the router, and return the queue's URL."""
     from services.consolidator.arrivals import Arrivals, requests  # noqa: PLC0415
     from shared.queues import Queue  # noqa: PLC0415
 
@@ -83,7 +83,7 @@ def ours() -> Work:
 
 
 def _facts(symbols: int, days: int, measured: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is reported of `days` new sessions of so many symbols."""
+    """Return the reported facts about `days` new sessions of this many symbols."""
     rate = {"symbols_per_second": round(symbols / measured["wall"], 1)}
     per_symbol = {"requests_per_symbol": round(measured["requests"] / symbols, 2)} if "requests" in measured else {}
     return {"symbols": symbols, "new_bars": days * symbols, **rate, **per_symbol, **measured}
@@ -99,7 +99,7 @@ def _drain(start: Barrier, ends: Any) -> None:  # noqa: ANN401 (a multiprocessin
     receive = Queue.receive
 
     def watched(queue: Queue, *arguments: Any, **options: Any) -> list[ReceivedMessage]:  # noqa: ANN401
-        # The worker waits for more before it ends. What it waits in vain for is not work.
+        # The worker waits for more messages before it ends. This wait is not part of the work.
         waited[0] = time.time()
         messages = receive(queue, *arguments, **options)
         idle_since.append(waited[0]) if not messages else idle_since.clear()

@@ -1,4 +1,4 @@
-"""What runs in a contestant's process: `python -m benchmarks.contestant BENCHMARK CONTESTANT OPTIONS`."""
+"""The entry point of a contestant's process: `python -m benchmarks.contestant BENCHMARK CONTESTANT OPTIONS`."""
 
 import importlib
 import json

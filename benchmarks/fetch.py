@@ -117,7 +117,7 @@ def _vendor(body: bytes) -> Any:  # noqa: ANN401 (a context manager of the addre
             self.wfile.write(body)
 
         def log_message(self, *_arguments: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     @contextmanager
     def serving() -> Any:  # noqa: ANN401

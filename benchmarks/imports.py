@@ -1,7 +1,7 @@
 """Measure how long each function takes to import: every cold start of a Lambda waits for it.
 
-What is imported is the function's own package, as `sam build` makes it for the embedded stack, by a fresh interpreter
-that has nothing else; `python -X importtime -c "import ..."` in the package says which module costs what.
+A fresh interpreter imports the function's own package, as `sam build` makes it for the embedded stack, and nothing
+else; `python -X importtime -c "import ..."` in the package shows the time of each module.
 """
 
 import os

@@ -1,7 +1,7 @@
 """The generated lake of the benchmarks: always the same bars, with histories as US equities have them.
 
 Many short histories and few long ones (up to 63 years), random walks for prices, a missing day here and there. Every
-symbol is still traded, so that a new session concerns all of them.
+symbol is still traded, so a new session has bars of all of them.
 """
 
 import shutil
@@ -37,7 +37,7 @@ _CLOSE_UTC: Final = 21
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How large a lake is: so many symbols, with about so many bars in all."""
+    """The size of a lake: the number of symbols, and the approximate number of bars in all."""
 
     name: str
     symbols: int
@@ -113,12 +113,12 @@ def bars(symbol: str, sessions: Any, seed: int) -> pa.Table:  # noqa: ANN401 (da
 
 
 def new_files(size: Size, days: int) -> Iterator[tuple[str, bytes]]:
-    """Return the date files of the `days` sessions up to NEXT, one a symbol and session: what a fetcher would put."""
+    """Return the date files of the `days` sessions up to NEXT, by symbol and session, like a fetcher's."""
     calendar = nyse()
     sessions = calendar.between(NEXT - timedelta(days=2 * days + 7), NEXT)[-days:]
     for i, symbol in enumerate(symbols(size)):
         rows = bars(symbol, np.array(sessions, dtype="datetime64[D]"), size.symbols + i)
-        # Later than what the lake has, so that each of them wins.
+        # Later than the bars of the lake, so that each of them wins.
         stamps = pa.repeat(pa.scalar(NOW - timedelta(minutes=1), BRONZE.field("ingested_at").type), rows.num_rows)
         rows = rows.set_column(BRONZE.get_field_index("ingested_at"), BRONZE.field("ingested_at"), stamps)
         for k, session in enumerate(sessions):

@@ -1,4 +1,4 @@
-"""Measure a contestant in a process of its own: wall, CPU and peak memory of the work, without its imports."""
+"""Measure a contestant in a separate process: wall time, CPU time and peak memory of the work, without its imports."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from benchmarks.servers import requests_served, requests_since
 from local.emulator import REPOSITORY
 
 PROJECT: Final = str(REPOSITORY / ".venv/bin/python")
-"""The interpreter of what needs the embedded stack: its packages are not in the benchmarks' environment."""
+"""The interpreter of benchmarks with the embedded stack, whose packages are not in the benchmarks' environment."""
 READERS: Final = str(REPOSITORY / ".tools/readers/bin/python")
 """The interpreter of contestants that pin older versions than the others do: ArcticDB, DuckDB with its S3 extension."""
 PACKAGES: Final = (
@@ -31,7 +31,7 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What several runs of one contestant came to (medians), and what it says beside."""
+    """The medians of several runs of one contestant, and its further facts."""
 
     benchmark: str
     contestant: str
@@ -47,7 +47,7 @@ def contest(
     environment: Mapping[str, str] | None = None, interpreter: str = sys.executable,
     before: Callable[[], object] = lambda: None,
 ) -> Result:  # fmt: skip
-    """Run a contestant some times, each in a process of its own after `before`, and return the medians.
+    """Run a contestant several times, each time in a separate process after `before`, and return the medians.
 
     `benchmark` is a module of this package with a dictionary CONTESTANTS.
     """
@@ -86,20 +86,20 @@ def environment_of(servers: Mapping[str, str]) -> dict[str, str]:
 
 
 def timed(work: Work, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Do the work here, and return what it took; wall, CPU and peak are the work's own if it says them."""
+    """Run the work in this process; return its figures: wall, CPU and peak are the work's own if it has them."""
     settle_arrow()
     result, measured = spent(lambda: work(**options))
     facts = dict(result or {})
     own: dict[str, Any] = {name: facts.pop(name) for name in ("wall", "cpu", "rss_mb") if name in facts}
     requests = {name: count for name, count in measured.items() if name.endswith("requests")}
-    if not own:  # what says its own figures does more than what it measures
+    if not own:  # work with its own figures also does things that are not measured
         facts |= requests
     whole = {"wall": measured["wall"], "cpu": measured["cpu"], "rss_mb": _peak_kb() / 1024}
     return {**whole, **own, "facts": facts}
 
 
 def settle_arrow() -> None:
-    """Import pandas, as pyarrow does when it is first used and pandas is there: a second, and not in our jobs."""
+    """Import pandas, which pyarrow would import at its first use: it takes a second, and our jobs do not have it."""
     import pandas  # noqa: F401, ICN001, PLC0415
 
 
@@ -118,7 +118,7 @@ def _cpu() -> float:
 
 
 def spent(action: Callable[[], ResultT]) -> tuple[ResultT, dict[str, Any]]:
-    """Do a part of the work; return its result, and its wall and CPU seconds and S3 requests."""
+    """Run a part of the work; return its result, wall and CPU seconds, and S3 requests."""
     served, started, before = requests_served(), time.perf_counter(), _cpu()
     result = action()
     wall, cpu = time.perf_counter() - started, _cpu() - before
@@ -126,7 +126,7 @@ def spent(action: Callable[[], ResultT]) -> tuple[ResultT, dict[str, Any]]:
 
 
 def surroundings() -> dict[str, Any]:
-    """Return what the figures depend on: the machine and the versions."""
+    """Return the machine and the versions on which the figures depend."""
     cpus = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     memory = next((line.split()[1] for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), "0")
     return {
@@ -155,5 +155,5 @@ def _lines(path: str) -> Sequence[str]:
 
 
 def plain(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Return results as JSON takes them."""
+    """Return results as values for JSON."""
     return [asdict(result) for result in results]

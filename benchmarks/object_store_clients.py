@@ -1,7 +1,7 @@
 """Compare S3 clients, obstore and aiobotocore: PUT, GET and conditional PUT of small objects, on one server.
 
 `python -m benchmarks.object_store_clients` starts SeaweedFS (or the emulator: `--server emulator`), runs
-each client in a process of its own, and prints a table: docs/adr/0001-object-store-client.md quotes it.
+each client in a separate process, and prints a table: docs/adr/0001-object-store-client.md quotes it.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Questions of research to one lake, through S3: ours, and the ways others answer them. Seconds, and requests.
+"""Queries of research to one lake, through S3: ours, and other tools. Seconds, and requests.
 
 All contestants have the same rows of one interval: DuckDB reads our month files, Delta Lake and ArcticDB a copy that
 is written in the way that suits them. Each question is asked several times, of the newest version of what is
@@ -26,9 +26,9 @@ INTERVAL: Final = 21
 TABLE: Final = f"silver_{INTERVAL}d"
 COLUMNS: Final = ("open", "high", "low", "close", "volume")
 ASKED: Final = 5
-"""How often each question is asked."""
+"""The number of times that each query runs."""
 MANY: Final = 500
-"""Symbols of the second and of the last question, if the lake has so many."""
+"""The number of symbols of the second and the last query, if the lake has as many."""
 YEARS: Final = 10
 QUESTIONS: Final = ("one symbol", "many symbols", "one session of all", "panel of ten years")
 Frame = Any
@@ -36,7 +36,7 @@ Frame = Any
 
 
 class Reader(Protocol):
-    """What a contestant can be asked. `ts` is the index of each answer."""
+    """The queries of a contestant. `ts` is the index of each answer."""
 
     def history(self, names: Sequence[str]) -> Frame:
         """Return columns symbol and COLUMNS of these symbols."""
@@ -46,7 +46,7 @@ class Reader(Protocol):
 
 
 def _work(opened: Callable[[], Reader], forget: Callable[[], None] = lambda: None) -> Work:
-    """Return the work of asking all questions; `forget` is called before each, so that nothing is known from before."""
+    """Return the work of all queries; `forget` is called before each, to empty the caches."""
 
     def work(size: str) -> Mapping[str, Any]:
         reader = opened()
@@ -80,7 +80,7 @@ def _questions(reader: Reader, size: str) -> dict[str, list[Callable[[], Frame]]
 
 
 def _digest(frames: Sequence[Frame]) -> dict[str, float]:
-    """Return how many numbers the answers have, and their sum: what must be the same for all contestants."""
+    """Return the count and the sum of the answers' numbers, which must be the same for all contestants."""
     numbers = [frame.drop(columns="symbol", errors="ignore") for frame in frames]
     return {
         "numbers": sum(int(part.count().sum()) for part in numbers),
@@ -89,7 +89,7 @@ def _digest(frames: Sequence[Frame]) -> dict[str, float]:
 
 
 def differences(ours: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Name the questions that two contestants answer differently, from their facts."""
+    """Return the queries that two contestants answer differently, from their facts."""
     return [
         f"{question}: {other[question][name]:,} and {ours[question][name]:,} ({name})"
         for question in QUESTIONS
@@ -131,7 +131,7 @@ class _Ours:
 
 
 def duckdb_over_silver() -> Work:
-    """Return DuckDB over our month files, with its own extension for S3; what it has read is not kept."""
+    """Return DuckDB over our month files, with its own extension for S3; what it has read is not cached."""
     return _work(partial(_DuckDb, keeps_files=False))
 
 
@@ -214,7 +214,7 @@ class _Delta:
 
 
 def arcticdb() -> Work:
-    """Return ArcticDB: a frame a symbol, and beside them one frame of all closes for what concerns all symbols."""
+    """Return ArcticDB: a frame for each symbol, and one frame of all closes for queries of all symbols."""
     return _work(_ArcticDb)
 
 
@@ -246,7 +246,7 @@ class _ArcticDb:
 
 
 def _rows() -> Any:  # noqa: ANN401 (an Arrow table)
-    """Return all rows of the table, for those who store a copy."""
+    """Return all rows of the table, for contestants that store a copy."""
     import fiblake  # noqa: PLC0415
 
     lake = fiblake.open(bucket=BUCKET, endpoint_url=os.environ["AWS_ENDPOINT_URL_S3"])
@@ -263,4 +263,4 @@ CONTESTANTS: Final[dict[str, Callable[[], Work]]] = {
     "ArcticDB": arcticdb,
 }
 IN_READERS: Final = {"DuckDB over silver", "DuckDB over silver, asked again", "ArcticDB"}
-"""Contestants with an environment of their own (measure.READERS)."""
+"""Contestants with their own environment (measure.READERS)."""

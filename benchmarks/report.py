@@ -19,12 +19,12 @@ BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 COLUMNS: Final = ("what", "contestant", "wall s", "CPU s", "peak MB", "ratio", "result", "target")
 OURS: Final = "fiblake"
 READ: Final = "read "
-"""What the name of each question's benchmark begins with."""
+"""The prefix of the benchmarks' names for queries."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """What the full size is held to, on two cores."""
+    """The targets of the full size, on two cores."""
 
     sentence: str
     met: Callable[[Result], bool]
@@ -45,7 +45,7 @@ TARGETS: Final = {
 
 
 def printed(results: Sequence[Result], facts: Mapping[str, Any]) -> None:
-    """Print the table, and what it depends on."""
+    """Print the table, and the machine and versions."""
     table = Table(*COLUMNS, title=_title(facts))
     for row in _rows(results, facts):
         table.add_row(*row)
@@ -74,7 +74,7 @@ def written_into_docs(out: Path) -> None:
 
 
 def drawn(results: Sequence[Result], facts: Mapping[str, Any], path: Path) -> None:
-    """Draw what has peers that do the same work: the full resample, consolidation, and reading."""
+    """Draw the benchmarks with contestants of the same work: the full resample, consolidation, and reading."""
     import matplotlib as mpl  # noqa: PLC0415 (a second, and only at the end)
 
     mpl.use("Agg")
@@ -102,8 +102,8 @@ def drawn(results: Sequence[Result], facts: Mapping[str, Any], path: Path) -> No
 
 
 def panels(results: Sequence[Result]) -> list[tuple[str, list[Result], Callable[[Result], float]]]:
-    """Return what the picture shows: title, contestants, and their figure. All of a panel do the same work."""
-    # Of ours without the variants, which are named after a comma, but for a reader that is asked again.
+    """Return the panels of the picture: title, contestants, and their figure. All of a panel do the same work."""
+    # Without our variants, whose names have a comma, except a reader that is queried again.
     contestants = [
         r for r in results
         if r.benchmark.startswith(READ) or not (r.contestant.startswith(OURS) and "," in r.contestant)
@@ -136,7 +136,7 @@ def _rows(results: Sequence[Result], facts: Mapping[str, Any]) -> Iterator[tuple
 
 
 def _ratio(result: Result, ours: Result | None) -> str:
-    """Return how many times as long it takes as ours; of rates, how many times as slow it is; nothing of less work."""
+    """Return the ratio of its time to ours, or of our rate to its; empty for a contestant with less work."""
     if ours is None or result.contestant.startswith(OURS) or APPEND_ONLY in result.contestant:
         return ""
     rates = [r.facts.get("symbols_per_second") for r in (ours, result)]

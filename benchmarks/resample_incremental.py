@@ -1,8 +1,8 @@
 """One new session of all symbols into six silver tables: the resampler's real code on a real S3 server.
 
-The six queues' messages are worked on by two processes, one a core of the machine; on AWS each queue has its own. The
-events are those that the worker sends: with the tail of bars that a new session needs. Without their tails every
-data.parquet is read; events of whole histories (after `fiblake consolidate` without sessions) write every month anew.
+Two processes, one for each core, process the six queues' messages; on AWS each queue has its own functions. The events
+are those of the worker, with the tail of bars that a new session needs. Without tails every data.parquet is read.
+Events of whole histories (after `fiblake consolidate` without sessions) write every month again.
 """
 
 import json
@@ -39,7 +39,7 @@ def without_tails() -> Work:
 
 
 def whole_histories() -> Work:
-    """Return the same on events that tell of each symbol's whole history, at a new version."""
+    """Return the same on events for each symbol's whole history, with a new version."""
     return _work(lambda symbol, data: _event(symbol, data, tail=False, whole=True))
 
 
@@ -97,7 +97,7 @@ def _ready_again(_number: int) -> int:
 
 
 def _resample(task: tuple[int, int]) -> float:
-    """Work on one interval's messages; return the CPU seconds it took."""
+    """Process one interval's messages; return the CPU seconds."""
     from fiblake.calendar import nyse  # noqa: PLC0415
     from services.resampler.batch import resample_batch  # noqa: PLC0415
     from services.resampler.resample import Resampler  # noqa: PLC0415

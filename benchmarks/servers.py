@@ -33,13 +33,13 @@ _CPU: Final = re.compile(r"^process_cpu_seconds_total (\S+)", re.MULTILINE)
 
 
 class Nobody(Topic):
-    """A topic that nobody listens to, for what is measured without SNS."""
+    """A topic without subscribers, for benchmarks without SNS."""
 
     def __init__(self) -> None:
         self.arn = "nobody"
 
     def publish(self, events: Sequence[Message]) -> list[int]:
-        """Take all events, and pass none on."""
+        """Accept all events, and publish none."""
         del events
         return []
 
@@ -77,13 +77,13 @@ def seaweedfs(folder: Path) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def s3_and_queues(folder: Path) -> Iterator[dict[str, str]]:
-    """Run SeaweedFS as S3 and the emulator as the rest; return the environment in which our code talks to both."""
+    """Run SeaweedFS as S3 and the emulator as the rest; return the environment with which our code uses both."""
     with seaweedfs(folder / "s3") as s3, emulator(folder / "aws") as rest:
         yield {**client_environment(rest), **s3, "S3_BUCKET": BUCKET}
 
 
 def requests_served() -> Counter[str]:
-    """Return how many requests the environment's S3 server has answered so far, by kind, whoever sent them.
+    """Return the number of requests that the environment's S3 server has answered so far, by kind.
 
     A page of a listing is one request, and a HEAD counts as GET. Empty if the environment names no such server.
     """
@@ -92,7 +92,7 @@ def requests_served() -> Counter[str]:
 
 
 def counted(metrics: str) -> Counter[str]:
-    """Return the S3 requests by kind that SeaweedFS's metrics tell of, those that failed too."""
+    """Return the S3 requests by kind in SeaweedFS's metrics, including failed ones."""
     served: Counter[str] = Counter()
     for kind, count in _SERVED.findall(metrics):
         served[kind.lower()] += int(count)
@@ -100,12 +100,12 @@ def counted(metrics: str) -> Counter[str]:
 
 
 def cpu_seconds(environment: Mapping[str, str]) -> float:
-    """Return how much CPU the S3 server that `environment` names has used."""
+    """Return the CPU seconds of the S3 server that `environment` names."""
     return cpu_counted(_metrics(environment[METRICS]))
 
 
 def cpu_counted(metrics: str) -> float:
-    """Return the CPU seconds that SeaweedFS's metrics tell of."""
+    """Return the CPU seconds in SeaweedFS's metrics."""
     match = _CPU.search(metrics)
     if match is None:
         raise RuntimeError("the S3 server does not tell how much CPU it has used")
@@ -113,7 +113,7 @@ def cpu_counted(metrics: str) -> float:
 
 
 def requests_since(before: Mapping[str, int]) -> dict[str, int]:
-    """Return the facts of a result that say how many S3 requests were answered since `before`, in all and by kind."""
+    """Return the S3 requests since `before`, in all and by kind, as facts of a result."""
     kinds = requests_served()
     kinds.subtract(before)
     by_kind = {f"{kind}_requests": count for kind, count in sorted(kinds.items()) if count}
@@ -143,7 +143,7 @@ def _answers(url: str) -> bool:
 
 
 def _takes_objects(url: str) -> bool:
-    """Make the bucket, and tell whether it takes objects already: the volume server joins a little later."""
+    """Create the bucket; return whether it accepts objects already: the volume server joins a little later."""
     s3 = client("s3", {**client_environment(url), "AWS_ENDPOINT_URL_S3": url})
     try:
         if BUCKET not in [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]:

@@ -1,4 +1,4 @@
-"""Do two contestants' silver tables say the same? Prices to 1e-9, everything else exactly."""
+"""Compare two contestants' silver tables: prices to 1e-9, everything else exactly."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,7 @@ TOLERANCE: Final = 1e-9
 
 
 def differences(first: Path, other: Path) -> list[str]:
-    """Name what differs between the silver tables in two folders; nothing if they say the same."""
+    """Return sentences about the differences between the silver tables in two folders; empty if they are equal."""
     return [fault for n in INTERVALS for fault in _of_interval(n, first, other)]
 
 
@@ -44,7 +44,7 @@ def _table(root: Path, names: list[str]) -> pa.Table:
 
 
 def _plain(kind: pa.DataType, name: str) -> pa.DataType:
-    # Timestamps for dates and large strings for strings are the writers' own ways of saying the same.
+    # Writers may use timestamps for dates and large strings for strings.
     if name in {"ts", "last_date"}:
         return pa.date32()
     return pa.string() if name == "symbol" else pa.int64() if name == "bars" else kind

@@ -1,4 +1,4 @@
-"""Entry point of the migration job, which runs where the database can be reached (`python -m migrations`).
+"""Entry point of the migration job, which runs in the database's network (`python -m migrations`).
 
 Schema first, then the fetchers' user and its rights.
 
@@ -19,15 +19,15 @@ class MigrationSettings(Settings):
     """Environment of the job."""
 
     rds_secret_arn: str
-    """Of the user that owns the tables."""
+    """The secret of the user that owns the tables."""
     fetcher_secret_arn: str | None = None
-    """Of the user that the fetchers log in as; none, or the same secret: they log in as the owner."""
+    """The secret of the fetchers' user; None, or the same secret: they log in as the owner."""
     database_tls: Literal["verify-full", "disable"] = "verify-full"
     database_ca_file: str | None = None
 
 
 def main() -> int:
-    """Bring the schema up to date and return the exit code."""
+    """Upgrade the schema and return the exit code."""
     try:
         settings = load(MigrationSettings)
         tls = Tls(settings.database_tls == "verify-full", settings.database_ca_file)

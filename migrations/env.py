@@ -1,4 +1,4 @@
-"""What Alembic runs to bring the schema to a version: on the connection that migrations.schema opened."""
+"""Alembic's entry point for a migration, on the connection that migrations.schema opened."""
 
 from typing import Final
 
@@ -11,7 +11,7 @@ _LOCK: Final = text("SELECT pg_advisory_xact_lock(hashtext('fiblake schema'))")
 def _migrate(connection: Connection) -> None:
     context.configure(connection=connection)
     with context.begin_transaction():
-        # Of two deployments that migrate at once the second waits, and then finds nothing left to do.
+        # If two deployments migrate at the same time, the second one waits, and then has nothing to do.
         connection.execute(_LOCK)
         context.run_migrations()
 

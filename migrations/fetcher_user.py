@@ -1,7 +1,7 @@
-"""The fetchers' user of the database: it reads and writes the rows of the tables, and may do nothing else.
+"""The fetchers' user of the database: it may read and write the rows of the tables, and nothing else.
 
 A user belongs to the server, not to the schema, and its name and password come from a secret that may change. So it is
-no version of the schema: whoever migrates calls `set_up_fetcher_user` afterwards, each time.
+not part of a schema version: each migration calls `set_up_fetcher_user` at its end.
 """
 
 import asyncio
@@ -21,15 +21,15 @@ TABLES: Final = (
     "data_ingestion_watermark", "dividend_checks", "dividends", "files_in_doubt", "ingested_sessions", "raw_ohlcv",
     "runs", "splits", "symbol_metadata",
 )  # fmt: skip
-"""All tables of the schema; who adds a table to the schema adds it here."""
+"""All tables of the schema. If you add a table to the schema, add it here."""
 ITERATIONS: Final = 4096
-"""As many as PostgreSQL itself takes (scram_iterations)."""
+"""PostgreSQL's own default (scram_iterations)."""
 
 _LOCK: Final = "SELECT pg_advisory_xact_lock(hashtext('fiblake schema'))"
 _EXISTS: Final = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)"
 _CREATE: Final = "SELECT format('CREATE ROLE %I LOGIN PASSWORD %L', $1::text, $2::text)"
 _CHANGE: Final = "SELECT format('ALTER ROLE %I LOGIN PASSWORD %L', $1::text, $2::text)"
-# TEMPORARY, because rows are staged in tables of the transaction's own.
+# TEMPORARY, because each transaction stages rows in temporary tables.
 _GRANTS: Final = (
     "SELECT format('GRANT CONNECT, TEMPORARY ON DATABASE %I TO %I', current_database(), $1::text)",
     "SELECT format('GRANT USAGE ON SCHEMA %I TO %I', current_schema(), $1::text)",
@@ -48,10 +48,10 @@ WHERE rolname = current_user
 
 
 def set_up_fetcher_user(owner: DatabaseAddress, fetcher: DatabaseAddress, tls: Tls) -> None:
-    """Make the fetchers' user if there is none, let its password be the secret's, and give it its rights.
+    """Create the fetchers' user if there is none, set its password to the secret's, and grant its rights.
 
-    The schema must be up to date. Raises ConfigurationError if the secrets cannot be used so, or the user may do more
-    than it should; EntitlementError if `owner` may make no user; UpstreamError if the database fails.
+    The schema must be up to date. Raises ConfigurationError if the secrets contradict each other, or the user has more
+    rights than it should; EntitlementError if `owner` may not create users; UpstreamError if the database fails.
     """
     if fetcher.user == owner.user:
         raise ConfigurationError(f"both secrets name the user {owner.user}: the fetchers need a user of their own")
@@ -69,7 +69,7 @@ async def _set_up(owner: DatabaseAddress, fetcher: DatabaseAddress, tls: Tls) ->
                 elif not await _logs_in(fetcher, tls):
                     await _write_user(connection, _CHANGE, owner, fetcher)
                 await _grant(connection, fetcher.user)
-    # As the fetchers do: what is wrong in their secret shows here, and not at the next run.
+    # Log in like the fetchers: an error in their secret shows here, and not at the next run.
     async with connection_to(fetcher, tls) as connection:
         with translated():
             _check(fetcher, await connection.fetchrow(_MORE))
@@ -83,7 +83,7 @@ async def _logs_in(fetcher: DatabaseAddress, tls: Tls) -> bool:
         return False
     except ConfigurationError as error:
         if isinstance(error.__cause__, asyncpg.InsufficientPrivilegeError):
-            return True  # the password is right, and what is missing is the right to connect, which is granted next
+            return True  # the password is right; only the right to connect is missing, which is granted next
         raise
 
 
@@ -106,7 +106,7 @@ async def _grant(connection: Connection, user: str) -> None:
 
 
 async def _run(connection: Connection, statement: str, *values: str) -> None:
-    """Execute what `statement` makes of the values: such commands take no parameters, so the server itself quotes."""
+    """Execute a statement with values; such commands accept no parameters, so the server itself quotes the values."""
     await connection.execute(await connection.fetchval(statement, *values))
 
 
@@ -126,9 +126,9 @@ def _check(fetcher: DatabaseAddress, rights: "asyncpg.Record | None") -> None:
 
 
 def verifier(password: str) -> str:
-    """Return what PostgreSQL stores of a password (RFC 5802, SCRAM-SHA-256): so no log of the server holds it.
+    """Return PostgreSQL's stored form of a password (RFC 5802, SCRAM-SHA-256), so that no server log has the password.
 
-    Raises ConfigurationError if the password is none, or would have to be normalised first.
+    Raises ConfigurationError for an empty password, or one that would need normalisation.
     """
     if not password or not (password.isascii() and password.isprintable()):
         raise ConfigurationError(

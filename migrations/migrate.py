@@ -1,4 +1,4 @@
-"""One migration: the schema is brought up to date, and the fetchers' user set up, by what the secrets say."""
+"""One migration: upgrade the schema, and set up the fetchers' user, with the secrets of both users."""
 
 from migrations.fetcher_user import set_up_fetcher_user
 from migrations.schema import upgrade
@@ -7,10 +7,10 @@ from shared.secrets import read_secret
 
 
 def migrate(owner_secret: str, fetcher_secret: str | None, tls: Tls) -> list[DatabaseAddress]:
-    """Migrate the database; return its address as each user that is ready to log in. Doing it twice changes nothing.
+    """Migrate the database; return its address for each user. A second run changes nothing.
 
-    The secrets are ARNs: of the user that owns the tables, and of the one that the fetchers log in as. If that is none,
-    or the same, they log in as the owner. Raises as `upgrade` and `set_up_fetcher_user`, and for a secret that cannot
+    The secrets are ARNs: of the user that owns the tables, and of the fetchers' user. If the latter is None or the
+    same, the fetchers log in as the owner. Raises as `upgrade` and `set_up_fetcher_user`, and for a secret that cannot
     be read.
     """
     owner = DatabaseAddress.of_secret(read_secret(owner_secret))

@@ -1,4 +1,4 @@
-"""How the database's schema is brought to a version: Alembic, set up here instead of in an alembic.ini."""
+"""Migrate the database's schema to a version, with Alembic, configured here instead of in an alembic.ini."""
 
 import asyncio
 from collections.abc import Callable
@@ -20,7 +20,7 @@ BASE: Final = "base"
 
 
 def upgrade(address: DatabaseAddress, tls: Tls, to: str = HEAD) -> None:
-    """Bring the schema up to version `to`, in one transaction; a schema that is there already is left as it is.
+    """Upgrade the schema to version `to`, in one transaction; a schema that is up to date does not change.
 
     Raises EntitlementError if the credentials are refused, UpstreamError if the database fails.
     """
@@ -28,7 +28,7 @@ def upgrade(address: DatabaseAddress, tls: Tls, to: str = HEAD) -> None:
 
 
 def downgrade(address: DatabaseAddress, tls: Tls, to: str = BASE) -> None:
-    """Take the schema back to version `to`; what later versions brought is dropped with its rows. Raises as upgrade."""
+    """Downgrade the schema to version `to`; tables of later versions are dropped with their rows. Raises as upgrade."""
     _run(address, tls, lambda config: command.downgrade(config, to))
 
 
@@ -43,16 +43,16 @@ async def _connected(address: DatabaseAddress, tls: Tls, migrate: Callable[[Conf
     context = tls.context()
 
     async def connect() -> "asyncpg.Connection[asyncpg.Record]":
-        # No URL holds the password, and `host` may be a socket's directory. A migration may take long: no time-outs.
+        # No URL, because it would contain the password, and `host` may be a socket's directory. No time limits either.
         try:
             return await asyncpg.connect(
                 **address.arguments(), ssl=context, timeout=CONNECT_SECONDS, statement_cache_size=0
             )  # fmt: skip
         except asyncpg.InvalidAuthorizationSpecificationError as error:
-            # Here, because SQLAlchemy makes one and the same error of all that goes wrong in here.
+            # Translated here, because SQLAlchemy would wrap all errors in the same class.
             raise EntitlementError(f"the database refuses its user: {error}") from error
 
-    # Nothing is prepared by name: a pooler would look for the name on another connection.
+    # No statement is prepared by name: a pooler would search the name on another connection.
     unnamed = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": lambda: ""}
     engine = create_async_engine(
         "postgresql+asyncpg://", connect_args={"async_creator_fn": connect, **unnamed}, poolclass=NullPool

@@ -1,4 +1,4 @@
-"""Daily bars, and how far each dataset is stored whole."""
+"""Daily bars, and the watermark of each dataset."""
 
 from typing import Final
 
@@ -40,6 +40,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop both tables, with all they hold."""
+    """Drop both tables, with their rows."""
     op.execute("DROP TABLE data_ingestion_watermark")
     op.execute("DROP TABLE raw_ohlcv")

@@ -1,4 +1,4 @@
-"""Who bears which symbol, splits, which sessions are stored whole, and what each run did."""
+"""The companies of each symbol, splits, the ledger of sessions, and the runs of the fetchers."""
 
 from typing import Final
 
@@ -61,7 +61,7 @@ CREATE TABLE ingested_sessions (
     archived_at timestamptz
 )
 """
-# Of what was stored before there was a ledger the watermark is all that is known for certain.
+# For sessions from before the ledger, only the watermark is reliable.
 FIRST_ENTRY: Final = """
 INSERT INTO ingested_sessions (session, bars, quarantined, outside_universe, flagged, stored_at)
 SELECT last_session, (SELECT count(*) FROM raw_ohlcv WHERE "timestamp" = last_session), 0, 0, 0, updated_at
@@ -92,7 +92,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the tables with all they hold, and the index."""
+    """Drop the tables with their rows, and the index."""
     op.execute("DROP INDEX raw_ohlcv_timestamp")
     for table in ("runs", "ingested_sessions", "splits", "symbol_metadata"):
         op.execute(f"DROP TABLE {table}")

@@ -1,4 +1,4 @@
-"""Which files a fetcher is putting: a run that dies leaves their keys, and the next one looks what stands there."""
+"""The files that a fetcher is putting: a run that dies leaves their keys, and the next run reads these files."""
 
 from typing import Final
 
@@ -23,5 +23,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the table; what a dead run put is then compared as if it had been stored."""
+    """Drop the table; files of a dead run are then compared as if their rows were stored."""
     op.execute("DROP TABLE files_in_doubt")

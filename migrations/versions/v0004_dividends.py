@@ -1,4 +1,4 @@
-"""Dividends, and when each symbol's were last asked for."""
+"""Dividends, and the last request for those of each symbol."""
 
 from typing import Final
 
@@ -30,12 +30,12 @@ CHECKS: Final = "CREATE TABLE dividend_checks (symbol text PRIMARY KEY, checked_
 
 
 def upgrade() -> None:
-    """Create the tables, and an index for reading what is recent."""
+    """Create the tables, and an index for recent dividends."""
     for statement in (DIVIDENDS, DIVIDENDS_BY_DATE, CHECKS):
         op.execute(statement)
 
 
 def downgrade() -> None:
-    """Drop the tables with all they hold."""
+    """Drop the tables with their rows."""
     for table in ("dividend_checks", "dividends"):
         op.execute(f"DROP TABLE {table}")
