@@ -55,7 +55,7 @@ def newest_session(state: Mapping[str, Any]) -> str:
     return max((str(day) for day in stages if day), default="")
 
 
-def problems(state: Mapping[str, Any], expected: date | None = None) -> list[Problem]:
+def problems(state: Mapping[str, Any], expected: date | None = None, now: datetime | None = None) -> list[Problem]:
     """Return the problems of a stack, the worst first; `state` is the result of `cli.status.look`.
 
     `expected` is the session up to which the stack must be fetched by now (None: none is expected).
@@ -88,6 +88,7 @@ def problems(state: Mapping[str, Any], expected: date | None = None) -> list[Pro
                 "/sessions",
             )
         )
+    problems_seen += _tables_left_behind(state, now or datetime.now(UTC))
     if state.get("refused"):
         keys = ", ".join(file["key"] for file in state["refused"][:SYMBOLS_NAMED])
         problems_seen.append(Problem(f"{counted(len(state['refused']), 'refused file')}: {keys}", "fiblake reconcile"))
@@ -95,6 +96,27 @@ def problems(state: Mapping[str, Any], expected: date | None = None) -> list[Pro
         Problem(f"{what} cannot be seen: {fault}", "fiblake status") for what, fault in state["faults"].items()
     ]
     return problems_seen
+
+
+def _tables_left_behind(state: Mapping[str, Any], now: datetime) -> list[Problem]:
+    """Return the tables that lack the last consolidated session although nothing waits for them: an event was lost."""
+    consolidated, queues = state.get("consolidated") or {}, state["queues"] or {}
+    session, updated = consolidated.get("last_session"), consolidated.get("last_updated")
+    if not session or not updated or (now - updated).total_seconds() < STUCK_SECONDS:
+        return []  # counts of a queue may be a minute old
+    behind = [
+        name
+        for name, point in (state.get("intervals") or {}).items()
+        if (_last_processed(point) or date.min) < session and _is_idle(queues.get(f"resample-{name}"))
+    ]
+    if not behind:
+        return []
+    tables = ", ".join(f"silver_{name}" for name in behind)
+    return [Problem(f"without session {session}, and nothing waits for it: {tables}", "fiblake reconcile --fix")]
+
+
+def _is_idle(queue: Mapping[str, Any] | None) -> bool:
+    return queue is not None and not (queue["visible"] or queue["in_flight"])
 
 
 def bars_of(stack: "Target", symbol: str, interval: str, adjustment: str) -> dict[str, Any]:
@@ -157,11 +179,13 @@ def stages_of(stack: "Target", count: int = SESSIONS_SHOWN) -> dict[str, Any]:
     from fiblake.calendar import lake_calendar
 
     calendar = lake_calendar()
-    closed = calendar.last_closed(datetime.now(UTC))
-    last = calendar.ordinal(closed)
-    sessions = [calendar.session(last - back) for back in range(min(count, last + 1))]
     reached = sorted((row["last_consolidated_date"] for row in manifest_rows(stack)), reverse=True)
     tables = {name: _last_processed(point) for name, point in checkpoints(stack).items()}
+    closed = calendar.last_closed(datetime.now(UTC))
+    if stack.log_folder is not None and reached:  # a local stack replays sessions of the past
+        closed = min(closed, max(reached[0], *(day for day in tables.values() if day), date.min))
+    last = calendar.ordinal_on_or_after(closed)
+    sessions = [calendar.session(last - back) for back in range(min(count, last + 1))]
     fetched = _ledger(stack, sessions[-1], sessions[0])
     return {
         "symbols": len(reached),

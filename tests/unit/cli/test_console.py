@@ -8,10 +8,11 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import httpx
+import pyarrow as pa
 import pytest
 from starlette.applications import Starlette
 
-from cli.console.facts import bars_of, expected_session, letter_groups, problems, symbols_like
+from cli.console.facts import bars_of, expected_session, letter_groups, problems, stages_of, symbols_like
 from cli.console.server import COOKIE, Console, application
 from fiblake.adjustment import Reference
 from fiblake.bars import MANIFEST, Consolidated, ReportedBar, encode
@@ -176,6 +177,46 @@ def test_a_lake_that_nothing_is_fetched_into_is_not_well(stack: FakeTarget) -> N
     assert expected_session(stack, night - timedelta(hours=2)) == date(2025, 11, 18)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("last_day", "waiting", "minutes", "is_problem"),
+    [
+        ("2025-11-18", 0, 16, True),
+        (None, 0, 16, True),
+        ("2025-11-19", 0, 16, False),
+        ("2025-11-18", 3, 16, False),  # it is on its way
+        ("2025-11-18", 0, 14, False),  # counts of a queue may be old
+    ],
+)
+def test_a_table_without_the_last_session_is_a_problem_if_nothing_waits_for_it(
+    last_day: str | None, waiting: int, minutes: int, *, is_problem: bool
+) -> None:
+    point = {"last_processed_date": last_day} if last_day else None
+    state = {
+        "dead_letters": {}, "queues": {"resample-5d": {"visible": waiting, "in_flight": 0}}, "lagging": [],
+        "faults": {}, "fetched": date(2025, 11, 19), "intervals": {"5d": point},
+        "consolidated": {"last_session": date(2025, 11, 19), "last_updated": NOON},
+    }  # fmt: skip
+    named = [(p.what, p.remedy) for p in problems(state, now=NOON + timedelta(minutes=minutes))]
+    text = "without session 2025-11-19, and nothing waits for it: silver_5d"
+    assert named == ([(text, "fiblake reconcile --fix")] if is_problem else [])
+
+
+def test_the_sessions_of_a_local_stack_end_with_its_lake(
+    client: Visitor, stack: FakeTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It replays the past: sessions of this year would all be holes."""
+    monkeypatch.setattr("cli.console.facts._ledger", lambda *_: {DAYS[3]: 1})
+    lay_bars(stack)
+    rows = [{"symbol": "AAPL", "last_consolidated_date": DAYS[3], "row_count": 4, "last_updated": NOON}]
+    stack.store.lay(MANIFEST_KEY, encode(pa.Table.from_pylist(rows, schema=MANIFEST)))
+    sessions = [row["session"] for row in stages_of(stack)["sessions"]]  # type: ignore[arg-type]
+    assert sessions[:2] == [DAYS[3], DAYS[2]]
+    stack.log_folder = None
+    sessions = [row["session"] for row in stages_of(stack)["sessions"]]  # type: ignore[arg-type]
+    assert sessions[0] > date(2026, 1, 1)
+    assert client.get("/sessions").status_code == 200
+
+
 def test_the_flow_of_an_empty_lake_says_how_it_is_filled(
     client: Visitor, stack: FakeTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,8 +285,6 @@ def test_a_symbol_that_is_typed_whole_is_shown_at_once(stack: FakeTarget, client
 
 
 def table_of(rows: list[dict[str, object]]) -> object:
-    import pyarrow as pa  # noqa: PLC0415
-
     return pa.Table.from_pylist(rows, schema=MANIFEST)
 
 
