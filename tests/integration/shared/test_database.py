@@ -305,10 +305,6 @@ def test_a_secret_without_port_and_name_means_postgress_own() -> None:
 
 
 def test_migrations_ship_with_the_package() -> None:
-    versions = Path(schema.__file__).with_name("versions")
-    assert sorted(path.name for path in versions.glob("v*.py")) == [
-        "v0001_bars_and_watermark.py",
-        "v0002_reference_and_ledger.py",
-        "v0003_files_in_doubt.py",
-        "v0004_dividends.py",
-    ]
+    names = sorted(path.name for path in Path(schema.__file__).with_name("versions").glob("v*.py"))
+    assert [name[:5] for name in names] == [f"v{number:04}" for number in range(1, len(names) + 1)]
+    assert names[:2] == ["v0001_bars_and_watermark.py", "v0002_reference_and_ledger.py"]

@@ -148,9 +148,8 @@ def test_of_rows_that_differ_in_one_column_only_the_same_wins_in_either_order(fi
     """Each column of the schema that varies takes part in the order, also one that is added to the schema later."""
     row = bar("2025-11-03", 10, vwap=10.0, trades=7)
     assert set(row) == set(BRONZE.names), "a new column needs two values here"
-    other = row | {
-        field.name: row[field.name] + (timedelta(days=1) if field.name in {"timestamp", "ingested_at"} else 1)
-    }  # type: ignore[operator]
+    step = timedelta(days=1) if field.name in {"timestamp", "ingested_at"} else 1
+    other = row | {field.name: step if row[field.name] is None else row[field.name] + step}  # type: ignore[operator]
     one, two = (merge(None, [table(*rows)]).bars for rows in ((row, other), (other, row)))
     assert one.equals(two)
     assert one.to_pylist()[-1] == other

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fiblake.bars import read_bars
+from fiblake.bars import BRONZE, read_bars
 from fiblake.calendar import nyse
 from fiblake.errors import ConfigurationError, ContractError, UpstreamError
 from fiblake.lake import BRONZE_PREFIX, QUARANTINE_PREFIX, UNCLAIMED_PREFIX, quarantine_key
@@ -85,7 +85,7 @@ def test_a_ticker_gets_one_range_file_with_all_its_bars(tmp_path: Path) -> None:
         key, f"{BRONZE_PREFIX}/symbol=BRK.B/range={DAYS[0]}_{DAYS[0]}.parquet"
     ]  # fmt: skip
     first, second = read_bars(store.peek(key) or b"", "AAPL", NOON).to_pylist()
-    assert first == {
+    assert first == dict.fromkeys(BRONZE.names) | {
         "symbol": "AAPL", "timestamp": DAYS[0], "open": 9.5, "high": 11.0, "low": 9.0, "close": 10.0, "volume": 100.0,
         "vwap": None, "trades": 7, "interval": "1d", "ingested_at": NOON,
     }  # fmt: skip

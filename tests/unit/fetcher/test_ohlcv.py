@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fiblake.bars import BRONZE, read_bars
+from fiblake.bars import BRONZE, VALUE_COLUMNS, read_bars
 from fiblake.calendar import nyse
 from fiblake.errors import ConfigurationError, EntitlementError
 from fiblake.reference import Split
@@ -105,7 +105,7 @@ async def test_a_date_file_and_its_row_hold_the_bar_as_the_vendor_reported_it(wo
     world.store_up_to(THURSDAY)
     world.vendor.answers = [page([grouped_row("AAPL", FRIDAY, 268.5)])]
     await world.fetch()
-    bar = {
+    bar = dict.fromkeys(BRONZE.names) | {
         "symbol": "AAPL", "timestamp": FRIDAY, "open": 268.0, "high": 269.5, "low": 267.5, "close": 268.5,
         "volume": 25933.6, "vwap": 268.5, "trades": 917, "interval": "1d", "ingested_at": NOW,
     }  # fmt: skip
@@ -489,7 +489,7 @@ async def test_a_bar_that_fails_validation_is_quarantined_as_reported_with_its_r
     world.store_up_to(THURSDAY)
     world.vendor.answers = [page([grouped_row("BAD", FRIDAY, 5.0, o=-1.0, v=-2.0), grouped_row("AAPL", FRIDAY)])]
     assert await world.fetch() == [done(FRIDAY, 1, quarantined=1)]
-    assert world.quarantined("BAD", FRIDAY) == [{
+    assert world.quarantined("BAD", FRIDAY) == [dict.fromkeys(VALUE_COLUMNS) | {
         "symbol": "BAD", "session": FRIDAY, "open": -1.0, "high": 6.0, "low": 4.0, "close": 5.0, "volume": -2.0,
         "vwap": 5.0, "trades": 917, "ingested_at": NOW, "source": None,
         "reason": "open -1.0 is not a positive number; volume -2.0 is not a number of shares",
