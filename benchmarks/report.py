@@ -131,7 +131,7 @@ def _rows(results: Sequence[Result], facts: Mapping[str, Any]) -> Iterator[tuple
         yield (
             result.benchmark, result.contestant, f"{result.wall:.2f}", f"{result.cpu:.1f}" if result.cpu else "",
             f"{result.rss_mb:,.0f}" if result.rss_mb else "",
-            _ratio(result, ours.get(result.benchmark)), _said(result.facts), verdict,
+            _ratio(result, ours.get(result.benchmark)), _described(result.facts), verdict,
         )  # fmt: skip
 
 
@@ -144,7 +144,7 @@ def _ratio(result: Result, ours: Result | None) -> str:
     return f"{ratio:.2f}x"
 
 
-def _said(facts: Mapping[str, Any]) -> str:
+def _described(facts: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{name.replace('_', ' ')} {value:,}" for name, value in facts.items() if not isinstance(value, str)
     )

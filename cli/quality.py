@@ -100,11 +100,13 @@ def _sources(stack: Target, symbol: str, calendar: "TradingCalendar", first: dat
         {held.bar.session for held in list_quarantined(stack.store, symbol)},
         revisions=superseded,
     )
-    database_facts = catch_errors(lambda: asyncio.run(_asked(stack, symbol, calendar, first, closed)))
+    database_facts = catch_errors(lambda: asyncio.run(_read_requested(stack, symbol, calendar, first, closed)))
     return sources if isinstance(database_facts, FiblakeError) else replace(sources, asked=database_facts)
 
 
-async def _asked(stack: Target, symbol: str, calendar: "TradingCalendar", first: date, closed: date) -> set[date]:
+async def _read_requested(
+    stack: Target, symbol: str, calendar: "TradingCalendar", first: date, closed: date
+) -> set[date]:
     """Return the sessions that were requested from the vendor: those of the ledger and of the symbol's history."""
     from shared.database import connected
 

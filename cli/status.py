@@ -95,11 +95,11 @@ def watermark(stack: Target) -> "date | None":
     """Return the watermark in Postgres; raise the errors of Database."""
     from shared.database import connected
 
-    async def asked() -> "date | None":
+    async def read_watermark() -> "date | None":
         async with connected(*stack.database()) as database:
             return await database.watermark()
 
-    return asyncio.run(asked())
+    return asyncio.run(read_watermark())
 
 
 def manifest_rows(stack: Target) -> list[dict[str, Any]]:

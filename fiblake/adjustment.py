@@ -141,7 +141,7 @@ class Reference:
         factors = self.as_of(sessions[-1].item()).factors(sessions)
         if not self.dividends:
             return factors
-        fractions, _ = self._kept(sessions, closes)
+        fractions, _ = self._fractions(sessions, closes)
         own = np.flatnonzero(np.diff(self.companies(sessions))) + 1
         for first, end in zip([0, *own], [*own, sessions.size], strict=True):
             factors[first : end - 1] *= np.cumprod(fractions[end - 1 : first : -1])[::-1]
@@ -155,7 +155,7 @@ class Reference:
         """
         if not (sessions.size and self.dividends):
             return []
-        fractions, places = self._kept(sessions, closes)
+        fractions, places = self._fractions(sessions, closes)
         disputes = []
         for place in sorted({int(place) for place in places if place >= 0}):
             shown = np.flatnonzero(places == place)
@@ -172,7 +172,7 @@ class Reference:
         factors = np.array([*(factor for _, factor in self.splits), 1.0])
         return factors[np.searchsorted(executed, days, side="right")]
 
-    def _kept(self, sessions: Days, closes: Factors) -> tuple[Factors, npt.NDArray[np.int64]]:
+    def _fractions(self, sessions: Days, closes: Factors) -> tuple[Factors, npt.NDArray[np.int64]]:
         """Return each session's factor of its dividends, and for each dividend the place of its first session.
 
         The place of a dividend is -1 if its company has no bar before its ex-date, or none on or after it.

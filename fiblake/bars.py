@@ -264,7 +264,7 @@ class Consolidated:
                 sessions = bars["timestamp"]
                 _ = [sessions[place].as_py() for place in (0, -1)]
                 check_years(bars, ["ingested_at"])
-        known_since = _known(metadata, table, symbol) if says_since else None
+        known_since = _read_known(metadata, table, symbol) if says_since else None
         return cls(bars, log, last_updated, reference, adopted, withdrawn, known_since)
 
 
@@ -411,7 +411,7 @@ def _withdrawn(metadata: Mapping[bytes, bytes]) -> dict[date, datetime]:
     return {session: until.astimezone(UTC) for session, until in instants.items()}
 
 
-def _known(metadata: Mapping[bytes, bytes], table: pa.Table, symbol: str) -> Known:
+def _read_known(metadata: Mapping[bytes, bytes], table: pa.Table, symbol: str) -> Known:
     with decoding(f"data.parquet of {symbol} does not say since when its bars are known", _RESTORE):
         check_years(table, [KNOWN_AT.name])
         facts = read_json(metadata[_KNOWN], "it")

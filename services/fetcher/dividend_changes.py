@@ -63,7 +63,7 @@ def dividend_changes(
     reach = min((dividend.ex_dividend_date for dividend in everything), default=date.max)
     _check_complete(stored, everything, reach)
     refused_ids = {(dividend.symbol, dividend.id) for dividend in refused}
-    now = by_symbol([*good, *_kept(stored, good, refused_ids, reach)])
+    now = by_symbol([*good, *_remaining(stored, good, refused_ids, reach)])
     named = sorted({*stored, *now, *in_doubt})
     changed = [s for s in named if s in in_doubt or now.get(s, []) != _sorted(stored.get(s, []))]
     return DividendChanges({symbol: now.get(symbol, []) for symbol in changed}, refused)
@@ -78,7 +78,7 @@ def by_symbol(dividends: Iterable[Dividend]) -> dict[str, list[Dividend]]:
     return grouped
 
 
-def _kept(
+def _remaining(
     stored: Mapping[str, Sequence[Dividend]],
     good: Iterable[Dividend],
     refused: Collection[tuple[str, str]],

@@ -278,7 +278,7 @@ class DividendRow(BaseModel):
         return Dividend(
             self.ticker, self.ex_dividend_date, self.cash_amount, self.currency, self.declaration_date,
             self.record_date, self.pay_date, self.frequency, self.distribution_type,
-            _given(self.split_adjusted_cash_amount), _given(self.historical_adjustment_factor),
+            _number_or_none(self.split_adjusted_cash_amount), _number_or_none(self.historical_adjustment_factor),
             self.id or f"{self.ticker}:{self.ex_dividend_date}:{self.distribution_type}:{self.cash_amount:g}",
         )  # fmt: skip
 
@@ -328,5 +328,5 @@ class OneEvents(Answer):
     results: EventsRow
 
 
-def _given(number: float) -> float | None:
+def _number_or_none(number: float) -> float | None:
     return None if math.isnan(number) else number
