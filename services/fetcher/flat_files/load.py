@@ -11,31 +11,25 @@ from functools import partial
 from itertools import islice
 from typing import Any, Final
 
-import pyarrow as pa
-
-from fiblake.bars import ReportedBar, encode
 from fiblake.calendar import TradingCalendar
 from fiblake.errors import FiblakeError, UpstreamError
-from fiblake.lake import Bronze, unclaimed_key
+from fiblake.lake import Bronze
 from services.fetcher.flat_files.chunk import BYTES_PER_ROW, Chunk, Claims, TickerBars
 from services.fetcher.flat_files.days import Day, DayFile, decode_day
 from services.fetcher.flat_files.ledger import loaded_versions, record_loaded
+from services.fetcher.flat_files.set_aside import SetAside
 from services.fetcher.flat_files.sources import Source
 from services.fetcher.flat_files.stored import StoredFiles
 from services.fetcher.range_files import with_stored
 from shared.batching import chunks
 from shared.objects import ObjectStore
 from shared.outcomes import catch_errors
-from shared.quarantine import quarantine_of_sessions
 from shared.telemetry import logger
 
 DECODERS: Final = 2
 WRITERS: Final = 2
 TICKERS_PER_REQUEST: Final = 128
 NAMED_AT_MOST: Final = 20
-UNCLAIMED_ROWS_PER_PART: Final = 100_000
-REFUSED_AT_ONCE: Final = 50_000
-"""How many broken bars wait in memory until they are put into quarantine."""
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of the step, the number of finished files, and the total."""
@@ -165,21 +159,12 @@ class FlatFileLoader:
         report.rows += chunk.rows
         report.bad_line_count += len(chunk.bad_lines)
         report.bad_lines += [f"{key}: {line}" for key, line in chunk.bad_lines][: NAMED_AT_MOST - len(report.bad_lines)]
-        unclaimed: list[pa.Table] = []
-        refused: list[tuple[ReportedBar, str, str]] = []
-        sources = {file.session: file.key for file in chunk.files}
+        set_aside = SetAside(self.store, chunk.files, self.clock)
         stored_files = 0
         with ThreadPoolExecutor(WRITERS) as pool:
             under_way: list[Future[list[TickerBars]]] = []
             for group in chunks(chunk.cut(sessions, self.claims), TICKERS_PER_REQUEST):
-                unclaimed += [ticker_bars.unclaimed for ticker_bars in group if ticker_bars.unclaimed]
-                refused += [
-                    (bar, reason, sources[bar.session])
-                    for ticker_bars in group for bar, reason in ticker_bars.refused
-                ]  # fmt: skip
-                if len(refused) >= REFUSED_AT_ONCE:
-                    quarantine_of_sessions(self.store, refused, self.clock())
-                    refused.clear()
+                set_aside.add(group)
                 under_way.append(pool.submit(self._put, group, stored))
                 if len(under_way) > WRITERS:
                     self._count(under_way.pop(0).result(), report)
@@ -191,19 +176,7 @@ class FlatFileLoader:
                 )
             for future in under_way:
                 self._count(future.result(), report)
-        if refused:
-            quarantine_of_sessions(self.store, refused, self.clock())
-        if unclaimed:
-            self._put_unclaimed(chunk, pa.concat_tables(unclaimed))
-
-    def _put_unclaimed(self, chunk: Chunk, rows: pa.Table) -> None:
-        """Put rows that belong to no known company, in parts that stay below the readers' limit."""
-        first, last = chunk.files[0].session, chunk.files[-1].session
-        starts = range(0, rows.num_rows, UNCLAIMED_ROWS_PER_PART)
-        parts = ((start, rows.slice(start, UNCLAIMED_ROWS_PER_PART)) for start in starts)
-        files = ((unclaimed_key(first, last, start // UNCLAIMED_ROWS_PER_PART), encode(part)) for start, part in parts)
-        for error in self.store.put_many(files).values():
-            raise error
+        set_aside.end()
 
     def _put(self, group: Sequence[TickerBars], stored: StoredFiles) -> list[TickerBars]:
         """Put the new bars of a group of tickers; return them."""

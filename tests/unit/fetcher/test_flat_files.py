@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from fiblake.bars import BRONZE, read_bars
 from fiblake.calendar import nyse
 from fiblake.errors import ConfigurationError, ContractError, UpstreamError
-from fiblake.lake import BRONZE_PREFIX, QUARANTINE_PREFIX, UNCLAIMED_PREFIX, quarantine_key
+from fiblake.lake import BRONZE_PREFIX, QUARANTINE_PREFIX, UNCLAIMED_PREFIX, quarantine_key, unclaimed_key
 from fiblake.symbols import SymbolRecord
 from services.fetcher.flat_files import load as loading
+from services.fetcher.flat_files import set_aside
 from services.fetcher.flat_files.assembly import claims_of
 from services.fetcher.flat_files.chunk import Claims
 from services.fetcher.flat_files.days import DayFile, day_file, decode_day
@@ -155,7 +156,7 @@ def test_a_broken_bar_costs_one_bar(tmp_path: Path) -> None:
 def test_the_broken_bars_of_a_session_share_one_object_and_each_is_found_by_its_symbol(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    monkeypatch.setattr(loading, "REFUSED_AT_ONCE", at_once)
+    monkeypatch.setattr(set_aside, "REFUSED_AT_ONCE", at_once)
     monkeypatch.setattr(loading, "TICKERS_PER_REQUEST", 2)
     symbols = [f"S{number}" for number in range(9)]
     files = [write(tmp_path, day, [f"{symbol},100,9,10,8,9,0,7" for symbol in symbols]) for day in DAYS[:2]]
@@ -244,6 +245,27 @@ def test_bars_that_no_company_claims_are_kept_beside_the_lake(tmp_path: Path) ->
     more = {**claims, "SILENT": [(DAYS[1], date.max)], "LATER": [(DAYS[-1] + timedelta(days=1), date.max)]}
     assert load(tmp_path, store, more).without_bars == ["SILENT"]
     assert report.unclaimed_tickers == {"GONE": 1, "ZVZZT": 3, "A/B": 3}
+
+
+def test_unclaimed_rows_are_put_part_by_part_while_the_chunk_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that memory holds less than a part of them: most tickers of a file may be unclaimed."""
+    monkeypatch.setattr(set_aside, "UNCLAIMED_ROWS_PER_PART", 4)
+    monkeypatch.setattr(loading, "TICKERS_PER_REQUEST", 1)
+    for day in DAYS[:3]:
+        write(tmp_path, day, [line(ticker) for ticker in ("AAA", "BBB", "CCC", "ZZZ")])
+    store = MemoryObjectStore()
+    assert load(tmp_path, store, {"ZZZ": [(date.min, date.max)]}).unclaimed == 9
+    keys = store.keys(f"{UNCLAIMED_PREFIX}/")
+    assert keys == [unclaimed_key(DAYS[0], DAYS[2], part) for part in range(3)]
+    parts = [pq.read_table(io.BytesIO(store.peek(key) or b"")) for key in keys]
+    assert [part.num_rows for part in parts] == [4, 4, 1]
+    rows = [(row["ticker"], row["session"]) for part in parts for row in part.to_pylist()]
+    assert rows == [(ticker, day) for ticker in ("AAA", "BBB", "CCC") for day in DAYS[:3]]
+    puts = [key for verb, key in store.journal if verb in {"put", "write"}]
+    bars = LAKE.range_key("ZZZ", DAYS[0], DAYS[2])
+    assert puts.index(keys[1]) < puts.index(bars), "the last ticker's bars come after the parts of those before"
 
 
 def test_a_file_that_is_none_is_named_and_the_others_are_loaded(tmp_path: Path) -> None:
