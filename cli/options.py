@@ -21,7 +21,7 @@ _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
 def named(symbols: str | None) -> tuple[str, ...]:
-    """Read the option --symbols: none is all of them."""
+    """Read the option --symbols; an empty result means all symbols."""
     from shared.settings import listed
 
     try:

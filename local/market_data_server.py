@@ -20,7 +20,7 @@ Optional files beside them:
     dividends.csv       ticker, ex_dividend_date, cash_amount (USD a share as traded on that day), and perhaps currency,
                         declaration_date, record_date, pay_date, frequency, distribution_type (recurring);
                         the cumulative factor is computed from the closes before
-    ticker_changes.csv  ticker (whom the vendor is asked for), date, changed_to
+    ticker_changes.csv  ticker (the one in the request), date, changed_to
 
 For tests and the demo, with the same key (local.market_data.control.Control sends them):
     PUT /replay/as-of   "2013-02-27" or null    later sessions are refused as today's before the end of the day

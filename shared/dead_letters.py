@@ -24,7 +24,7 @@ HIDDEN_SECONDS: Final = 120
 """How long a letter that was read stays invisible if the reader is killed."""
 WAIT_SECONDS: Final = 1
 EMPTY_LOOKS: Final = 2
-"""SQS may answer with no message although there are some, but hardly twice in a row."""
+"""SQS may return no message although there are some, but rarely twice in a row."""
 MAX_RECEIVES_WITHOUT_NEW: Final = 20
 """After this many receives in a row without a new letter, all letters have been read."""
 REPLAYS: Final = "replays"

@@ -1,7 +1,7 @@
 """The messages between our own services: frozen and versioned.
 
 Unknown fields are ignored (a newer writer may add some); an unknown major version is a permanent failure. AWS's own
-events are parsed with Powertools' models where they are received. JSON Schemas of these models stand in `events/`.
+events are parsed with Powertools' models where they are received. JSON Schemas of these models are in `events/`.
 """
 
 from datetime import date
@@ -117,7 +117,7 @@ class HistoryRequest(Message):
 
 
 class Tail(BaseModel):
-    """The last bars of a symbol as they stand in data.parquet (prices as traded), by column, oldest first.
+    """The last bars of a symbol in data.parquet (prices as traded), by column, oldest first.
 
     It holds every bar of the symbol from `tail_from` on, and no split or handover counts after `tail_from`.
     """

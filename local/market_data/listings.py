@@ -28,7 +28,7 @@ _DIVIDEND_SORTS: Final = ("ticker.asc", "ticker.desc", "ex_dividend_date.asc", "
 _COMPARISONS: Final[dict[str, Callable[[date, date], bool]]] = {
     "": operator.eq, ".gt": operator.gt, ".gte": operator.ge, ".lt": operator.lt, ".lte": operator.le,
 }  # fmt: skip
-"""By what is appended to a date's name."""
+"""The comparison by the suffix of a date's name."""
 _LAST_UPDATED: Final = "2026-01-02T00:00:00Z"
 
 

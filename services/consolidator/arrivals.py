@@ -64,7 +64,7 @@ def read_notification(body: str, bucket: str, bronze: Bronze) -> Arrivals:
     """Read the body of a `bronze-arrivals` message: S3 through EventBridge, or S3 straight into SQS.
 
     Keys are percent-encoded in the direct shape only. S3's test event and a data.parquet are no arrivals and no fault.
-    Raises ContractError if the body is no S3 notification at all; a record that is none is a fault beside the others.
+    Raises ContractError if the body is no S3 notification at all; an invalid record is a fault of its own.
     """
     try:
         event = json.loads(body)

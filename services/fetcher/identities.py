@@ -149,10 +149,10 @@ def settled(
         if ticker.symbol in unanswered and ticker.composite_figi in by_figi
         and not _unseen_for(by_figi[ticker.composite_figi], days)
     }  # fmt: skip
-    anew = [pair for pair in comparison.back if days.today - (pair[0].valid_to or days.today) > BACK_WITHIN]
+    returned = [pair for pair in comparison.back if days.today - (pair[0].valid_to or days.today) > BACK_WITHIN]
     return replace(
-        comparison, handed_over=[*(pair for pair in comparison.handed_over if handed_over(*pair)), *anew],
-        back=[pair for pair in comparison.back if pair not in anew],
+        comparison, handed_over=[*(pair for pair in comparison.handed_over if handed_over(*pair)), *returned],
+        back=[pair for pair in comparison.back if pair not in returned],
         doubtful=[*comparison.doubtful, *(pair for pair in comparison.handed_over if not handed_over(*pair))],
         new=[ticker for ticker in comparison.new if ticker.symbol not in waiting],
         vanished=[record for record in comparison.vanished if comparison.successors.get(record.symbol) not in waiting],

@@ -36,7 +36,7 @@ RATE_PAUSE_SECONDS: Final = 20.0
 """Pause when the vendor limits the rate without saying for how long: the free plan allows 5 requests a minute."""
 LONGEST_PAUSE_SECONDS: Final = 60.0
 SHORTEST_PAUSE_SECONDS: Final = 1.0
-"""Retry-After: 0 asks for no pause, and would spend all attempts within a second."""
+"""Retry-After: 0 requests no pause, which would use up all attempts within a second."""
 LONGEST_MESSAGE: Final = 300
 """Characters of a vendor's message that an error repeats."""
 _SEND_AGAIN: Final = frozenset({408, 425, 499})

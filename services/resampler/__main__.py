@@ -38,7 +38,7 @@ def _run(settings: FullResamplerSettings) -> int:
 
 
 def resample(settings: FullResamplerSettings, watch: Watch = no_progress) -> Summary:
-    """Compute all of silver anew, or this child's share of it."""
+    """Compute all of silver again, or this child's share of it."""
     return_what_is_freed()
     resampler = FullResampler(
         store=ObjectStore.connect(settings.s3_bucket),

@@ -144,7 +144,7 @@ class FullResampler:
         return summary
 
     def cut_anew(self, interval: int, first: Month, now: datetime) -> None:
-        """Compute one interval's month files anew from `first` on, which were cut by another calendar.
+        """Compute one interval's month files, from `first` on, again: another calendar cut them.
 
         One after the other, oldest first: if this is killed, only the last files are still cut by the other calendar,
         and the next change finds them.

@@ -47,7 +47,7 @@ class MonthFiles:
     interval: int
     whole: bool = False
     """Whether updates hold whole histories. If so, files with the same values are not written, and files that were cut
-    by another calendar are cut anew.
+    by another calendar are cut again.
     """
     wins_ties: bool = False
     """Whether updates win over rows of their own version, too."""

@@ -225,7 +225,7 @@ class Resampler:
             return files.join(months_joined, updates, months_joined)
 
     def _cut_anew(self, month: Month, files: MonthFiles, existing: Sequence[Month]) -> None:
-        """Compute all symbols anew from the first month on that was cut by another calendar than this one."""
+        """Compute all symbols again, from the first month that another calendar cut."""
         first = month
         for earlier in reversed([candidate for candidate in existing if candidate < month]):
             if files.is_cut_alike(earlier):

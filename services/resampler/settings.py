@@ -1,4 +1,4 @@
-"""Settings of the resampler: the function, and the job that computes all of silver anew."""
+"""Settings of the resampler: the function, and the job that computes all of silver again."""
 
 from pydantic import Field
 from pydantic_settings import CliImplicitFlag, SettingsConfigDict
@@ -39,7 +39,7 @@ class FullResamplerSettings(Settings):
     resampling_retention_years: int = Field(default=0, ge=0, le=200, description="history to resample; 0: all of it")
     resampling_adjusted: CliImplicitFlag[bool] = Field(default=True, description="apply splits")
     rebuild: CliImplicitFlag[bool] = Field(
-        default=False, description="write anew also what was computed from the same version of the bars"
+        default=False, description="also overwrite rows that were computed from the same version of the bars"
     )
     memory_mb: int = Field(default=3000, ge=512, description="memory to keep to; less means more readings of bronze")
     trace_name: str = Field(default="", description="name of the job in X-Ray; empty: it is not traced")
