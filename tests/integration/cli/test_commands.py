@@ -111,7 +111,7 @@ def test_a_dead_letter_is_listed_shown_replayed_and_discarded(chain: Chain, fibl
 
     def letters() -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = told(
-            fiblake("dlq", "show", "--queue", "resample-8d", "--symbols", "LETTER", "--json")
+            fiblake("dlq", "show", "--queue", "resample-8d", "--reason", "LETTER has no data.parquet", "--json")
         )
         return found
 
