@@ -166,12 +166,20 @@ def _can_be(bar: Bar) -> bool:
 
 
 def unsettled(bars: Iterable[Bar], symbol: str, merged: Mapping[date, Bar], objects: Mapping[str, bytes]) -> list[Bar]:
-    """Return, of bars that cannot be, those that neither wait in quarantine nor have given way to a later one."""
+    """Return, of bars that cannot be, those that are neither in quarantine nor released, and have no later bar."""
     waiting = {
         (row["session"], row["close"])
         for key, data in objects.items()
         if key.startswith(f"bronze/quarantine/symbol={symbol}/")
         for row in read(data)[0]
+    }
+    # Who releases a bar deletes it in quarantine before a worker merges the file that holds it now.
+    waiting |= {
+        (bar.session, bar.close)
+        for key, data in objects.items()
+        if key.startswith(f"bronze/raw_ohlcv/symbol={symbol}/") and is_parquet(data)
+        if "fiblake.released" in read(data)[1]
+        for bar in bars_in_file(data, None)
     }
     return [
         bar

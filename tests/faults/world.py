@@ -101,8 +101,10 @@ class World:
         self.put(f"{BARS_PREFIX}{symbol}/data.parquet", oracle.bars_file(symbol, bars))
 
     def put_poison(self, symbol: str, back: int) -> None:
-        """Put a file that nobody can read."""
-        self.put(f"{BARS_PREFIX}{symbol}/range={session(back)}_{session(0)}.parquet", b"no Parquet")
+        """Put a file that nobody can read. It replaces no file: bars that no worker has read would be lost."""
+        key = f"{BARS_PREFIX}{symbol}/range={session(back)}_{session(0)}.parquet"
+        if key not in self.cloud.objects:
+            self.put(key, b"no Parquet")
 
     def put(self, key: str, data: bytes) -> None:
         """Put any file, as somebody who is no actor of ours."""
