@@ -170,10 +170,7 @@ def _create_secrets(endpoint_url: str, database_secret: str, fetcher_secret: str
 def job_environment(stack: Stack) -> dict[str, str]:
     """Return the environment of the worker's jobs: that of the template's job definition, and the stack's addresses."""
     return {
-        **stack.environment(),
-        "S3_BUCKET": stack.bucket,
-        "S3_PREFIX": BRONZE_PREFIX,
-        "READ_LIMIT_MB": str(DEFAULT_LIMIT_MB),
+        **_shared_by_jobs(stack, "consolidator"),
         "MODE": "incremental",
         "MAX_WORKERS": "8",
         "RETENTION_DAYS": "30",
@@ -181,38 +178,26 @@ def job_environment(stack: Stack) -> dict[str, str]:
         "CONSOLIDATION_COMPLETE_TOPIC_ARN": stack.outputs["ConsolidationCompleteTopicArn"],
         "MAX_RECEIVE_COUNT": MAX_RECEIVES,
         "IDLE_SECONDS": "2",  # one check suffices: the emulator's counts are exact
-        "LOG_LEVEL": "INFO",
-        "POWERTOOLS_SERVICE_NAME": "consolidator",
         "TRACE_NAME": "",  # the emulator has no X-Ray
-        "POWERTOOLS_METRICS_NAMESPACE": f"fiblake/{ENVIRONMENT}",
     }
 
 
 def full_resample_environment(stack: Stack) -> dict[str, str]:
     """Return the same for the jobs of the full resample."""
     return {
-        **stack.environment(),
-        "S3_BUCKET": stack.bucket,
-        "S3_PREFIX": BRONZE_PREFIX,
-        "READ_LIMIT_MB": str(DEFAULT_LIMIT_MB),
+        **_shared_by_jobs(stack, "full-resampler"),
         "SILVER_UPDATED_TOPIC_ARN": stack.outputs["SilverUpdatedTopicArn"],
         "RESAMPLING_RETENTION_YEARS": "0",
         "RESAMPLING_ADJUSTED": "true",
         "MEMORY_MB": "3000",
-        "LOG_LEVEL": "INFO",
-        "POWERTOOLS_SERVICE_NAME": "full-resampler",
         "TRACE_NAME": "",  # the emulator has no X-Ray
-        "POWERTOOLS_METRICS_NAMESPACE": f"fiblake/{ENVIRONMENT}",
     }
 
 
 def flat_files_environment(stack: Stack) -> dict[str, str]:
     """Return the same for the jobs that load flat files."""
     return {
-        **stack.environment(),
-        "S3_BUCKET": stack.bucket,
-        "S3_PREFIX": BRONZE_PREFIX,
-        "READ_LIMIT_MB": str(DEFAULT_LIMIT_MB),
+        **_shared_by_jobs(stack, "flat-files"),
         "RDS_SECRET_ARN": stack.outputs["FetcherSecretArn"],
         "DATABASE_TLS": "disable",
         "DATABASE_CA_FILE": "",
@@ -220,8 +205,17 @@ def flat_files_environment(stack: Stack) -> dict[str, str]:
         "FLAT_FILE_MEMORY_MB": "2400",
         "UNIVERSE_TYPES": "CS,ADRC,ETF",
         "UNIVERSE": "",
+    }
+
+
+def _shared_by_jobs(stack: Stack, service_name: str) -> dict[str, str]:
+    return {
+        **stack.environment(),
+        "S3_BUCKET": stack.bucket,
+        "S3_PREFIX": BRONZE_PREFIX,
+        "READ_LIMIT_MB": str(DEFAULT_LIMIT_MB),
         "LOG_LEVEL": "INFO",
-        "POWERTOOLS_SERVICE_NAME": "flat-files",
+        "POWERTOOLS_SERVICE_NAME": service_name,
         "POWERTOOLS_METRICS_NAMESPACE": f"fiblake/{ENVIRONMENT}",
     }
 
