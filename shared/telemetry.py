@@ -1,6 +1,5 @@
 """Write structured log lines and metrics (Powertools, JSON to stdout)."""
 
-import logging
 import os
 import threading
 from collections.abc import Mapping
@@ -11,6 +10,8 @@ from aws_lambda_powertools.metrics import MetricUnit
 
 TRACE: Final = "_X_AMZN_TRACE_ID"
 """The variable in which Lambda names the trace of an invocation, and where Powertools' logger and boto3 look for it."""
+_LEVELS: Final = frozenset({"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"})
+"""Not what `logging` knows: a library may have registered levels of its own."""
 
 
 def level_of(environment: Mapping[str, str]) -> str | None:
@@ -19,7 +20,7 @@ def level_of(environment: Mapping[str, str]) -> str | None:
     Other programs read LOG_LEVEL as well, and have other levels (`trace`).
     """
     named = (environment.get("POWERTOOLS_LOG_LEVEL") or environment.get("LOG_LEVEL") or "").upper()
-    return named if named in logging.getLevelNamesMapping() else None
+    return named if named in _LEVELS else None
 
 
 logger = Logger(level=level_of(os.environ) or "INFO")

@@ -101,8 +101,9 @@ class Fetching:
 
     def _environment(self) -> dict[str, str]:
         stack = self.chain.stack
-        names = {"host": "host", "port": "port", "user": "username", "database": "dbname", "password": "password"}
-        secret = json.dumps({names[name]: value for name, value in self.address.arguments().items()})
+        names = {"host": "host", "port": "port", "username": "user", "dbname": "database", "password": "password"}
+        arguments = self.address.arguments()
+        secret = json.dumps({field: arguments[name] for field, name in names.items()})
         arn = stack.client("secretsmanager").create_secret(Name=uuid.uuid4().hex, SecretString=secret)["ARN"]
         inherited = isolated(os.environ)
         return {

@@ -31,10 +31,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> set[date]:
     """Return the sessions that Postgres says the vendor was asked for."""
     sessions: set[date] = set()
 
-    async def told(*_: object) -> set[date]:
+    async def answer(*_: object) -> set[date]:
         return sessions
 
-    monkeypatch.setattr(command, "_asked", told)
+    monkeypatch.setattr(command, "_read_requested", answer)
     return sessions
 
 
