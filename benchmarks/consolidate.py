@@ -143,7 +143,7 @@ def _loop_once(duckdb: Any, s3: Any, symbol: str, folder: Path) -> None:  # noqa
         COPY (
             SELECT * EXCLUDE (place) FROM (
                 SELECT *, ROW_NUMBER() OVER (PARTITION BY timestamp ORDER BY ingested_at DESC) AS place
-                FROM read_parquet('{folder}/*.parquet', hive_partitioning = false)
+                FROM read_parquet('{folder}/*.parquet', hive_partitioning = false, union_by_name = true)
             ) WHERE place = 1 ORDER BY timestamp
         ) TO '{folder}/data.out' (FORMAT parquet)
     """)
