@@ -36,7 +36,7 @@ from benchmarks.servers import BUCKET, client, cpu_seconds, s3_and_queues
 from fiblake.calendar import nyse
 from local.emulator import REPOSITORY
 
-FIRST: Final = date(2002, 11, 14)
+FIRST: Final = date(2002, 10, 31)
 
 
 @dataclass(frozen=True, slots=True)
