@@ -264,7 +264,7 @@ SIZE ?= full
 BENCH_OPTIONS := $(if $(filter small tenfold,$(SIZE)),--runs 1) $(if $(ONLY),--only $(ONLY)) $(if $(filter full,$(SIZE)$(ONLY)),--docs)
 
 .PHONY: bench
-bench: setup .tools/bench/.ready .tools/readers/.ready ## Measure speed beside other tools (45 minutes; SIZE=small: eight minutes)
+bench: setup .tools/bench/.ready .tools/readers/.ready ## Measure speed beside other tools (90 minutes; SIZE=small: eight minutes)
 	.tools/bench/bin/python -m benchmarks --size $(SIZE) $(BENCH_OPTIONS)
 
 # The embedded stacks wait more than they compute: with three processes two cores are busy. WORKERS=0: all in one process.
