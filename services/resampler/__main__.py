@@ -20,7 +20,7 @@ from shared.queues import Topic
 from shared.telemetry import logger
 from shared.traces import Traces
 
-RESERVED_MB: Final = 550
+RESERVED_MB: Final = 450
 """Memory needed beside the buckets: interpreter and libraries, batches in work, files being written."""
 _M_MMAP_THRESHOLD: Final = -3
 _LARGE: Final = 1 << 20
