@@ -72,9 +72,9 @@ def test_a_letter_is_shown_with_its_reason_and_receive_count(run: Run, stack: Fa
 
 def test_all_reasons_are_listed_or_the_others_are_counted(run: Run, stack: FakeTarget) -> None:
     for number in range(REASONS_SHOWN + 8):
-        bury(source(stack), request("IBM"), ContractError(f"fault {number:02}"))
+        bury(source(stack), request("IBM"), ContractError(f"fault-{number:02}"))
     said = run("dlq", "list").stdout
-    assert sum(f"fault {number:02}" in said for number in range(REASONS_SHOWN + 8)) == REASONS_SHOWN - 3
+    assert sum(f"fault-{number:02}" in said for number in range(REASONS_SHOWN + 8)) == REASONS_SHOWN - 3
     assert "and 11 more" in said
 
 
