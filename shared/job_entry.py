@@ -1,4 +1,4 @@
-"""The entry point that all Batch jobs share: settings in, exit code out."""
+"""The entry point that all Batch jobs and the vacuum share: settings in, exit code out."""
 
 import sys
 from collections.abc import Callable, Sequence

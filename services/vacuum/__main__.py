@@ -8,33 +8,29 @@ import sys
 import uuid
 from datetime import UTC, datetime
 
-from pydantic import ValidationError
-from pydantic_settings import CliApp
-
-from fiblake.errors import ConfigurationError, FiblakeError, NotFoundError
+from fiblake.errors import ConfigurationError, NotFoundError
 from fiblake.lake import Bronze
 from fiblake.wording import counted
 from services.vacuum.bronze import Plan, Vacuum, check_retention, execute, plan
 from services.vacuum.report import sentences, totals
 from services.vacuum.settings import VacuumSettings
+from shared.job_entry import run_job
 from shared.objects import ObjectStore
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Show what may be deleted, delete it if confirmed, and return the exit code."""
+    return run_job(VacuumSettings, _clean_up, arguments)
+
+
+def _clean_up(settings: VacuumSettings) -> int:
+    days = check_retention(settings.retention_days, force=settings.force_retention)
+    vacuum = Vacuum(ObjectStore.connect(settings.s3_bucket), Bronze(settings.s3_prefix), settings.max_workers)
     try:
-        settings = CliApp.run(VacuumSettings, cli_args=sys.argv[1:] if arguments is None else arguments)
-        days = check_retention(settings.retention_days, force=settings.force_retention)
-        vacuum = Vacuum(ObjectStore.connect(settings.s3_bucket), Bronze(settings.s3_prefix), settings.max_workers)
         made = plan(vacuum, settings.symbols, days, datetime.now(UTC))
-        _carry_out(vacuum, made, yes=settings.yes)
-    except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc'])).upper() or 'settings'}: {e['msg']}" for e in error.errors()]
-        sys.stderr.write(f"settings to set right: {'; '.join(faults)} (see --help)\n")
-        return 2
-    except FiblakeError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2 if isinstance(error, ConfigurationError | NotFoundError) else 1
+    except NotFoundError as error:  # a symbol that the lake does not have is a wrong command line
+        raise ConfigurationError(str(error)) from error
+    _carry_out(vacuum, made, yes=settings.yes)
     return 3 if made.faults else 0
 
 
