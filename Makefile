@@ -17,13 +17,14 @@ READY := .tools/uv/.ready .tools/emulator/.ready .tools/sam/.ready .venv/.ready 
 
 export UV_PYTHON_DOWNLOADS := never
 # Of your variables for pip, uv, npm and Python, only those with the source of packages are used. The others would select
-# another folder, other versions or other code: an environment here depends on its lock only.
+# another folder, other versions or other code: an environment here depends on its lock only. PYTHONDONTWRITEBYTECODE goes
+# too: with it, each of the many processes of a test run compiles all that it imports, which takes more than half of its time.
 SOURCES := PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_NO_INDEX PIP_FIND_LINKS PIP_CERT PIP_CLIENT_CERT PIP_PROXY PIP_TRUSTED_HOST \
 	PIP_CONFIG_FILE PIP_CACHE_DIR PIP_NO_CACHE_DIR PIP_DEFAULT_TIMEOUT PIP_TIMEOUT PIP_RETRIES PIP_KEYRING_PROVIDER \
 	PIP_DISABLE_PIP_VERSION_CHECK UV_INDEX% UV_DEFAULT_INDEX UV_EXTRA_INDEX_URL UV_FIND_LINKS UV_SYSTEM_CERTS UV_NATIVE_TLS \
 	UV_INSECURE_HOST UV_CACHE_DIR UV_NO_CACHE UV_HTTP_% UV_OFFLINE UV_CONFIG_FILE UV_NO_CONFIG UV_KEYRING_PROVIDER \
 	UV_CONCURRENT_% UV_LINK_MODE UV_PYTHON_DOWNLOADS UV_PYTHON_INSTALL_DIR \
-	PYTHON PYTHONDONTWRITEBYTECODE PYTHONUNBUFFERED PYTHONPYCACHEPREFIX
+	PYTHON PYTHONUNBUFFERED PYTHONPYCACHEPREFIX
 NPM_SOURCES := registry cafile ca cert key proxy https_proxy http_proxy https-proxy http-proxy noproxy cache strict_ssl strict-ssl userconfig \
 	fetch_% fetch-% //%
 FOREIGN := $(filter-out $(SOURCES) $(NPM_SOURCES:%=npm_config_%) $(NPM_SOURCES:%=NPM_CONFIG_%), \
@@ -188,16 +189,13 @@ build-HistoryFetcherFunction: PACKAGE := fetcher fetcher
 build-VacuumFunction: PACKAGE := worker vacuum
 build-ReconcileFunction: PACKAGE := worker reconcile
 
-# PACKAGE is the extra of the function, then its folder below services/.
+# PACKAGE is the extra of the function, then its folder below services/. Bytecode is not copied: other processes may write it now.
 $(FUNCTIONS:%=build-%): | .tools/uv/.ready
 	@test -n "$${ARTIFACTS_DIR:-}" || { echo "$@ is for sam build: try make build" >&2; exit 1; }
 	@$(UV) pip install --quiet --target "$(ARTIFACTS_DIR)" \
 		$(LAMBDA_TARGET) --only-binary :all: --require-hashes --no-deps \
 		-r requirements/$(firstword $(PACKAGE)).txt
-	@mkdir -p "$(ARTIFACTS_DIR)/services"
-	@cp services/__init__.py "$(ARTIFACTS_DIR)/services/"
-	@cp -R fiblake shared "$(ARTIFACTS_DIR)/"
-	@cp -R services/$(lastword $(PACKAGE)) "$(ARTIFACTS_DIR)/services/"
+	@tar -c --exclude=__pycache__ fiblake shared services/__init__.py services/$(lastword $(PACKAGE)) | tar -x -C "$(ARTIFACTS_DIR)"
 	@$(call strip_package,$(ARTIFACTS_DIR))
 	@$(LAMBDA_COMPILE) "$(ARTIFACTS_DIR)"
 	@size=$$(du -sm "$(ARTIFACTS_DIR)" | cut -f1); echo "$@: $$size MB of $(LAMBDA_LIMIT_MB) MB unzipped"; \

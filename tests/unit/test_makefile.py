@@ -56,7 +56,7 @@ def test_of_the_variables_of_pip_uv_npm_and_python_only_sources_reach_a_recipe(c
     foreign = {
         "PIP_TARGET": "/a", "PIP_CONSTRAINT": "/b", "UV_PYTHON": "3.8", "UV_EXCLUDE_NEWER": "2020-01-01",
         "npm_config_global": "true", "NPM_CONFIG_PREFIX": "/c", "PYTHONHOME": "/d", "PYTHONPATH": "/e",
-        "PYTHONOPTIMIZE": "2", "NODE_OPTIONS": "--f", "BASH_ENV": "/g", "CDPATH": "/h",
+        "PYTHONOPTIMIZE": "2", "PYTHONDONTWRITEBYTECODE": "1", "NODE_OPTIONS": "--f", "BASH_ENV": "/g", "CDPATH": "/h",
     }  # fmt: skip
     seen = environment_of_recipes(checkout, **sources, **foreign)
     assert {name: seen.get(name) for name in sources} == sources
