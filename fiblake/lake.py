@@ -41,11 +41,8 @@ _ONE_FILE_A_SYMBOL: Final = (SPLITS_PREFIX, IDENTITIES_PREFIX, DIVIDENDS_PREFIX,
 _REFERENCE: Final = re.compile(rf"(?:{SPLITS_PREFIX}|{IDENTITIES_PREFIX}|{DIVIDENDS_PREFIX})/symbol=(.*)\.parquet")
 _REVISIONS: Final = re.compile(rf"{REVISIONS_PREFIX}/symbol=(.*)\.parquet")
 _DAY: Final = r"\d{4}-\d{2}-\d{2}"
-_BESIDE_BARS: Final = re.compile(
-    rf"{QUARANTINE_PREFIX}/symbol=[^/]+/(date={_DAY}|range={_DAY}_{_DAY})\.parquet"
-    rf"|{UNCLAIMED_PREFIX}/range={_DAY}_{_DAY}/part=\d+\.parquet"
-)
-"""Stored bars that are not part of the lake: quarantine, and rows of flat files without a known company."""
+_QUARANTINED: Final = re.compile(rf"{QUARANTINE_PREFIX}/symbol=[^/]+/(date={_DAY}|range={_DAY}_{_DAY})\.parquet")
+_UNCLAIMED: Final = re.compile(rf"{UNCLAIMED_PREFIX}/range={_DAY}_{_DAY}/part=\d+\.parquet")
 _MONTH_FILE: Final = re.compile(r"year=(\d{4})/month=(\d{2})/data_(\d+)d_(\d{4})(\d{2})\.parquet")
 
 
@@ -149,10 +146,10 @@ class Bronze:
         """
         if key.endswith("/"):
             return "an empty folder that is named like a file: delete it" if key.endswith(".parquet/") else None
-        if self.is_source(key) or self.is_consolidated(key) or key == UNIVERSE_KEY or _BESIDE_BARS.fullmatch(key):
+        if self.is_source(key) or self.is_consolidated(key) or key == UNIVERSE_KEY or is_reference(key):
             return None
-        reference = _REFERENCE.fullmatch(key) or _REVISIONS.fullmatch(key)
-        if reference and valid_symbol(reference[1]):
+        revisions = _REVISIONS.fullmatch(key)
+        if is_quarantined(key) or is_unclaimed(key) or (revisions and valid_symbol(revisions[1])):
             return None
         if key.startswith(f"{self.prefix}/"):
             return self._stray_bars(key)
@@ -222,6 +219,12 @@ def parse_reference(key: str) -> str | None:
     return check_symbol(match[1]) if match else None
 
 
+def is_reference(key: str) -> bool:
+    """Return whether `key` is that of a file of splits, identities or dividends."""
+    match = _REFERENCE.fullmatch(key)
+    return match is not None and valid_symbol(match[1])
+
+
 def is_dividends(key: str) -> bool:
     """Return whether `key` is of a file of dividends, which silver does not use."""
     return key.startswith(f"{DIVIDENDS_PREFIX}/")
@@ -236,6 +239,16 @@ def quarantine_key(symbol: str, session: date) -> str:
 def quarantine_range_key(symbol: str, first: date, last: date) -> str:
     """Return the key of many bars of one symbol that failed validation, all from one file."""
     return f"{QUARANTINE_PREFIX}/symbol={check_symbol(symbol)}/range={first.isoformat()}_{last.isoformat()}.parquet"
+
+
+def is_quarantined(key: str) -> bool:
+    """Return whether `key` is that of bars in quarantine."""
+    return _QUARANTINED.fullmatch(key) is not None
+
+
+def is_unclaimed(key: str) -> bool:
+    """Return whether `key` is that of rows of flat files that belong to no known company."""
+    return _UNCLAIMED.fullmatch(key) is not None
 
 
 def unclaimed_key(first: date, last: date, part: int) -> str:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import BaseError, InvalidPathError, PreconditionError
@@ -19,7 +20,7 @@ from obstore.store import S3Store
 
 from fiblake.decoding import TooLargeError, oversize
 from fiblake.errors import ConfigurationError, ConflictError
-from fiblake.s3_errors import send, translated
+from fiblake.s3_errors import code_of, send, translated
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult
@@ -31,6 +32,9 @@ ResultT = TypeVar("ResultT")
 
 CONCURRENCY: Final = 32
 RETRIES: "Final[RetryConfig]" = {"max_retries": 6, "retry_timeout": timedelta(seconds=90)}
+_THIS_MACHINE: Final = ("localhost", "127.0.0.1", "::1")
+_NO_SUCH_BYTES: Final = "InvalidRange"
+"""S3's answer to a request for the last bytes of an empty object."""
 _logger: Final = logging.getLogger("fiblake")
 
 
@@ -168,6 +172,8 @@ class ObjectReader(ABC):
         except FileNotFoundError:
             return None
         except BaseError as error:
+            if code_of(error) == _NO_SUCH_BYTES:
+                return self.find(key)
             raise translated(error, self.bucket, key) from error
 
     def _read(self, key: str, if_match: str | None = None) -> StoredObject:
@@ -199,6 +205,10 @@ def s3_backend(bucket: str, **options: Any) -> S3Store:  # noqa: ANN401 (obstore
     client_options: ClientConfig = {
         "allow_http": bool(endpoint), "timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=5),
     }  # fmt: skip
+    host = urlsplit(endpoint).hostname if endpoint else None
+    if endpoint and host in _THIS_MACHINE:
+        # A proxy of the environment does not reach this machine. An excluded proxy replaces that of the environment.
+        client_options |= {"proxy_url": endpoint, "proxy_excludes": ",".join(_THIS_MACHINE)}
     return S3Store(bucket, client_options=client_options, retry_config=RETRIES, **options)
 
 

@@ -17,11 +17,13 @@ import pyarrow as pa
 from fiblake.adjustment import Payout, Reference
 from fiblake.bars import decode_rows, encode
 from fiblake.errors import ContractError
-from fiblake.rules import positive
+from fiblake.rules import is_factor, positive
 
 FACTOR_TOLERANCE: Final = 1e-3
 """The accepted relative difference of a cumulative factor and the product of the ratios: the vendor rounds both."""
 
+LARGEST_CASH: Final = 1e12
+"""The sum of many such amounts is still finite."""
 _REMEDY: Final = "put a right file under the same key"
 _USD: Final = "USD"
 SPLITS: Final = pa.schema(
@@ -138,7 +140,7 @@ def read_splits(data: bytes, symbol: str) -> tuple[Split, ...]:
     splits = tuple(Split(**row) for row in decode_rows(data, SPLITS, f"the splits of {symbol}", _REMEDY))
     for split in splits:
         factor = split.historical_adjustment_factor
-        if split.symbol != symbol or not positive(factor):
+        if split.symbol != symbol or not is_factor(factor):
             detail = f"{split.symbol[:40]} on {split.execution_date}, factor {factor}"
             raise ContractError(f"the splits of {symbol} hold one that cannot be: {detail}")
         if not positive(split.split_from) or not positive(split.split_to):
@@ -157,7 +159,7 @@ def read_splits(data: bytes, symbol: str) -> tuple[Split, ...]:
 
 def identities_file(identities: Sequence[Identity]) -> bytes:
     """Return the bytes of a symbol's file of companies."""
-    rows = [asdict(identity) for identity in sorted(identities, key=lambda identity: identity.valid_from)]
+    rows = [asdict(identity) for identity in sorted(identities, key=_by_beginning)]
     return encode(pa.Table.from_pylist(rows, schema=IDENTITIES))
 
 
@@ -167,7 +169,7 @@ def read_identities(data: bytes, symbol: str) -> tuple[Identity, ...]:
     identities = tuple(Identity(**row) for row in rows)
     if any(identity.symbol != symbol for identity in identities):
         raise ContractError(f"the identities of {symbol} hold another symbol's")
-    return tuple(sorted(identities, key=lambda identity: identity.valid_from))
+    return tuple(sorted(identities, key=_by_beginning))
 
 
 def dividends_file(dividends: Sequence[Dividend]) -> bytes:
@@ -193,6 +195,8 @@ def dividend_fault(dividend: Dividend) -> str:
     """Return the fault of a dividend's numbers; empty: there is none."""
     if not positive(dividend.cash_amount):
         return f"cash_amount {dividend.cash_amount} is not a positive number"
+    if dividend.cash_amount > LARGEST_CASH:
+        return f"cash_amount {dividend.cash_amount} is more than {LARGEST_CASH:g} a share"
     factor = dividend.historical_adjustment_factor
     if factor is not None and not positive(factor):
         return f"historical_adjustment_factor {factor} is not a positive number"
@@ -207,7 +211,7 @@ def reference_of(
     All splits of a day are one entry, with the product of their factors and the later ones. A split of a day on which
     no company had the symbol is left out. (A dividend of such a day has no bar and changes nothing.)
     """
-    companies = sorted(identities, key=lambda identity: identity.valid_from)
+    companies = sorted(identities, key=_by_beginning)
     handovers = [(old.valid_to, new.valid_from) for old, new in pairwise(companies) if not _same(old, new)]
     factors = [(day.day, day.factor) for day in split_days(splits)]
     for ended, begins in handovers:
@@ -302,6 +306,12 @@ def _by_day(split: Split) -> tuple[date, str]:
 
 def _by_ex_date(dividend: Dividend) -> tuple[date, str]:
     return dividend.ex_dividend_date, dividend.id
+
+
+def _by_beginning(identity: Identity) -> tuple[date, date, str, str]:
+    # The order of the file's rows has no meaning, also for two companies that begin on one day.
+    ends = identity.valid_to or date.max
+    return identity.valid_from, ends, identity.composite_figi or "", identity.name or ""
 
 
 def _same(old: Identity, new: Identity) -> bool:

@@ -12,6 +12,8 @@ NUMBER_COLUMNS: Final = (*PRICE_COLUMNS, "volume")
 """The numbers that every bar has."""
 NOISE: Final = 1e-9
 """The relative difference by which a price may exceed an extreme: an effect of arithmetic, no contradiction."""
+LARGEST_FACTOR: Final = 1e30
+"""All reverse splits of a company together are below 1e12."""
 
 
 def broken_rules(bar: Mapping[str, float]) -> list[str]:
@@ -57,6 +59,11 @@ def _passes(price: Any, extreme: Any) -> Any:  # noqa: ANN401 (numbers, or array
 def positive(value: float) -> bool:
     """Return whether `value` is a number greater than 0, and finite."""
     return math.isfinite(value) and value > 0
+
+
+def is_factor(value: float) -> bool:
+    """Return whether `value` can be a cumulative factor of prices: products and quotients of two stay finite."""
+    return math.isfinite(value) and 1 / LARGEST_FACTOR < value < LARGEST_FACTOR
 
 
 def jumped(close: float, previous: float, split_ratio: float, limit: float) -> bool:

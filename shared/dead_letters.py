@@ -29,7 +29,11 @@ MAX_RECEIVES_WITHOUT_NEW: Final = 20
 """After this many receives in a row without a new letter, all letters have been read."""
 REPLAYS: Final = "replays"
 _OF_THE_DEATH: Final = ("reason", "error", "source_queue", "receive_count")
-_SYMBOL_OF_KEY: Final = re.compile(r"symbol=([^/]+)/")
+_SYMBOL_OF_KEY: Final = re.compile(r'symbol=([^/"]+?)(?:/|\.parquet")')
+"""The symbol in a key: of a folder (bars), or of a file (splits, identities, dividends), whose key ends with a quote.
+"""
+_LONGEST_COUNT: Final = 9
+"""Digits. Python refuses to parse thousands of them."""
 
 Send = Callable[[Sequence["DeadLetter"]], list[int]]
 """Sends letters back to their origin; returns the indices of those that were not sent."""
@@ -115,7 +119,7 @@ class DeadLetter:
 
     def _number(self, name: str) -> int:
         text = self._text(name)
-        return int(text) if text.isdecimal() else 0
+        return int(text) if text.isdecimal() and len(text) <= _LONGEST_COUNT else 0
 
 
 @dataclass(frozen=True, slots=True)

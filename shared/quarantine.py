@@ -17,7 +17,14 @@ import pyarrow as pa
 from fiblake.bars import BRONZE, VALUE_COLUMNS, ReportedBar, decode_rows, encode
 from fiblake.decoding import decoding
 from fiblake.errors import ContractError
-from fiblake.lake import QUARANTINE_PREFIX, UNNAMED, quarantine_key, quarantine_range_key, valid_symbol
+from fiblake.lake import (
+    QUARANTINE_PREFIX,
+    UNNAMED,
+    is_quarantined,
+    quarantine_key,
+    quarantine_range_key,
+    valid_symbol,
+)
 from fiblake.rules import NUMBER_COLUMNS
 from shared.batching import chunks
 from shared.objects import ObjectStore, StoredObject
@@ -114,7 +121,7 @@ def list_quarantined(store: ObjectStore, symbol: str | None = None) -> list[Quar
     """Return the bars in quarantine (of one symbol), sorted by symbol and session."""
     folders = [quarantine_key(name, date.min).rpartition("/")[0] for name in (symbol, UNNAMED) if name]
     prefixes = [f"{QUARANTINE_PREFIX}/"] if symbol is None else sorted({f"{folder}/" for folder in folders})
-    keys = [info.key for prefix in prefixes for info in store.listed(prefix) if info.key.endswith(".parquet")]
+    keys = [info.key for prefix in prefixes for info in store.listed(prefix) if is_quarantined(info.key)]
     bars: list[QuarantinedBar] = []
     for batch in chunks(keys, OBJECTS_AT_ONCE):
         for stored in filter(None, store.get_many(batch)):

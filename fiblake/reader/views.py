@@ -22,6 +22,8 @@ from fiblake.lake import (
     SPLITS_PREFIX,
     UNIVERSE_KEY,
     Bronze,
+    is_reference,
+    parse_silver_key,
     silver_prefix,
 )
 from fiblake.reader.cache import copies, fetch, folder
@@ -47,6 +49,10 @@ _TYPES: Final = {
 }  # fmt: skip
 _SINGLE_KEYS: Final = {"manifest": MANIFEST_KEY, "universe": UNIVERSE_KEY}
 """Views of one object each."""
+_REFERENCE_PREFIXES: Final = {
+    "metadata": f"{IDENTITIES_PREFIX}/", "splits": f"{SPLITS_PREFIX}/", "dividends": f"{DIVIDENDS_PREFIX}/",
+}  # fmt: skip
+_INTERVALS: Final = {f"silver_{n}d": n for n in INTERVALS}
 FETCHES: Final = 3
 """An object is fetched this often if other readers keep removing its copy."""
 Advance = Callable[[int], None]
@@ -246,13 +252,12 @@ def _versions(store: "ObjectReader", bronze: Bronze, name: str, symbols: Sequenc
         key = _SINGLE_KEYS[name]
         (etag,) = store.versions([key])
         return {key: etag} if etag else {}
-    prefixes = {f"silver_{n}d": silver_prefix(n) for n in INTERVALS}
-    prefixes |= {
-        "metadata": f"{IDENTITIES_PREFIX}/",
-        "splits": f"{SPLITS_PREFIX}/",
-        "dividends": f"{DIVIDENDS_PREFIX}/",
-    }
-    return {info.key: info.etag for info in store.listed(prefixes[name]) if info.key.endswith(".parquet")}
+    # Only files that services read: a copy under another name would repeat rows, or spoil the query.
+    if name in _REFERENCE_PREFIXES:
+        return {info.key: info.etag for info in store.listed(_REFERENCE_PREFIXES[name]) if is_reference(info.key)}
+    interval = _INTERVALS[name]
+    listing = store.listed(silver_prefix(interval))
+    return {info.key: info.etag for info in listing if parse_silver_key(interval, info.key)}
 
 
 def _rows(connection: "duckdb.DuckDBPyConnection", name: str, files: Sequence[Path]) -> "duckdb.DuckDBPyRelation":

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_plus
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _CREATED_BY_RULE: Final = "Object Created"
 _CREATED_DIRECTLY: Final = "ObjectCreated:"
 _TEST: Final = "s3:TestEvent"
+_OF_SNS: Final = "Notification"
 _MALFORMED: Final = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 LONGEST_ID: Final = 128
 """Characters of a correlation id: one of a megabyte would make the requests of its symbols too large to be sent."""
@@ -70,6 +71,11 @@ def read_notification(body: str, bucket: str, bronze: Bronze) -> Arrivals:
         event = json.loads(body)
         if event.get("Event") == _TEST:
             return Arrivals()
+        if event.get("Type") == _OF_SNS and "TopicArn" in event:
+            raise ContractError(
+                "it is in the envelope of SNS: set RawMessageDelivery on the subscription of this queue, and put the "
+                "file again"
+            )
         records = list(event["Records"]) if "Records" in event else [event]
     except _MALFORMED as error:
         raise _no_notification(error) from error
@@ -126,17 +132,18 @@ def _read_record(record: dict[str, Any]) -> _Put | ContractError:
     """Read one record of the direct shape, or an event of EventBridge's."""
     try:
         put = _put_of_rule(record) if "detail-type" in record else _put_of_direct(record)
-        _check_texts(put.kind, put.bucket, put.key, put.request_id)
+        _check_texts(put.kind, put.bucket, put.key)
     except _MALFORMED as error:
         return _no_notification(error)
-    return replace(put, request_id=put.request_id[:LONGEST_ID])
+    return put
 
 
 def _put_of_direct(record: dict[str, Any]) -> _Put:
     put = S3EventRecord(record)
-    request_id = record.get("responseElements", {}).get("x-amz-request-id", "")
+    answer = record.get("responseElements")
+    request_id = _optional_text(answer.get("x-amz-request-id") if isinstance(answer, dict) else None)
     key = unquote_plus(put.s3.get_object.key)
-    etag = _text(put.s3.get_object.get("eTag"))
+    etag = _optional_text(put.s3.get_object.get("eTag"))
     return _Put(put.event_name, put.s3.bucket.name, key, request_id, _instant(record.get("eventTime")), etag)
 
 
@@ -144,8 +151,9 @@ def _put_of_rule(event: dict[str, Any]) -> _Put:
     notice = S3EventBridgeNotificationEvent(event)
     # Not `.object.key`: Powertools decodes it, but through EventBridge S3 sends keys without encoding.
     stored = notice.detail.object
-    bucket, etag = notice.detail.bucket.name, _text(stored.get("etag"))
-    return _Put(notice.detail_type, bucket, stored["key"], notice.get_id, _instant(event.get("time")), etag)
+    bucket, etag = notice.detail.bucket.name, _optional_text(stored.get("etag"))
+    request_id = _optional_text(event.get("id"))
+    return _Put(notice.detail_type, bucket, stored["key"], request_id, _instant(event.get("time")), etag)
 
 
 def _no_notification(error: Exception) -> ContractError:
@@ -163,8 +171,8 @@ def _instant(text: object) -> datetime | None:
     return at if at and at.tzinfo else None
 
 
-def _text(value: object) -> str:
-    """Return an ETag; empty if it is invalid, because the worker reads the present file."""
+def _optional_text(value: object) -> str:
+    """Return a text that no work depends on (an ETag, an id for the logs); empty if it is invalid."""
     return value[:LONGEST_ID] if isinstance(value, str) else ""
 
 

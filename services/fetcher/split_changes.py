@@ -6,7 +6,7 @@ from datetime import date
 
 from fiblake.errors import UpstreamError
 from fiblake.reference import Split, split_days
-from fiblake.rules import positive
+from fiblake.rules import is_factor
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,4 +82,4 @@ def _executed(splits: Sequence[Split], today: date, repaired: list[Split]) -> li
 
 
 def _possible(split: Split) -> bool:
-    return split.has_ratio and positive(split.historical_adjustment_factor)
+    return split.has_ratio and is_factor(split.historical_adjustment_factor)

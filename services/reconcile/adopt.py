@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from fiblake.bars import decode_manifest, decode_silver
+from fiblake.bars import decode_silver
 from fiblake.errors import ConflictError, FiblakeError
 from fiblake.lake import CLEANUP_RECORD_KEY, INTERVALS, MANIFEST_KEY, checkpoint_key, silver_prefix
 from services.reconcile.lag import Cause, Lag
-from services.reconcile.reconcile import Reconciler
+from services.reconcile.reconcile import Reconciler, read_manifest
 from shared.checkpoints import read_checkpoint
 from shared.cleanup import with_run
 from shared.objects import ObjectStore, StoredObject
@@ -86,7 +86,7 @@ def _adopted_lags(reconciler: Reconciler) -> list[Lag]:
 
 def _read(stored: StoredObject) -> Any:  # noqa: ANN401 (only whether it can be read counts)
     if stored.key == MANIFEST_KEY:
-        return decode_manifest(stored.data)
+        return read_manifest(stored.data)
     if stored.key == CLEANUP_RECORD_KEY:
         return with_run(stored.data, "probe", stored.last_modified, {})
     if stored.key.endswith(".json"):

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fiblake.bars import SILVER, Consolidated, decode_manifest, decode_silver
+from fiblake.decoding import MAKE_ANEW, decoding
 from fiblake.errors import ContractError, FiblakeError, PermanentError, UpstreamError
 from fiblake.lake import (
     INTERVALS,
@@ -22,6 +23,7 @@ from fiblake.lake import (
     Bronze,
     Month,
     check_known,
+    check_symbol,
     checkpoint_key,
     parse_silver_key,
     silver_prefix,
@@ -48,6 +50,13 @@ RESTORE: Final = "put an earlier version of it back, or delete it: the source fi
 Advance = Callable[[int], None]
 Manifest = Mapping[str, Mapping[str, Any]]
 """The manifest's rows by symbol."""
+
+
+def read_manifest(data: bytes) -> dict[str, Mapping[str, Any]]:
+    """Return the manifest's rows by symbol; raise ContractError if it cannot be read, or has a row of no symbol."""
+    rows = {row["symbol"]: row for row in decode_manifest(data).to_pylist()}
+    with decoding(f"{MANIFEST_KEY} has a row of another program", MAKE_ANEW):
+        return {check_symbol(symbol): row for symbol, row in rows.items()}
 
 
 @dataclass(slots=True)
@@ -146,11 +155,11 @@ class Reconciler:
     def _read_manifest(self, report: Report) -> Manifest | None:
         """Read the manifest's rows by symbol; None, and a lag in the report, if it cannot be read."""
         stored = self.store.find(MANIFEST_KEY)
-        rows = catch_errors(lambda: decode_manifest(stored.data).to_pylist()) if stored else []
+        rows = catch_errors(read_manifest, stored.data) if stored else {}
         if isinstance(rows, FiblakeError):
             report.lags.append(Lag("", Cause.UNREADABLE, str(rows)))
             return None
-        return {row["symbol"]: row for row in rows}
+        return rows
 
     def _list(self, symbols: Sequence[str]) -> tuple[Mapping[str, Sequence[ObjectInfo]], list[Lag]]:
         """List these symbols' folders (none named: all of bronze, 1,000 keys a request).

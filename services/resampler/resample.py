@@ -201,7 +201,8 @@ class Resampler:
         bars = Bars.read(
             stored.data, symbol, stored.last_modified, self.calendar, adjust="splits" if self.adjusted else "raw"
         )
-        changed = self.calendar.ordinal_on_or_after(changed_from)
+        # A file whose name has a session after the calendar's end changes no bar: it counts as one of the last session.
+        changed = self.calendar.ordinal_on_or_after(min(changed_from, self.calendar.session(-1)))
         first = max(window, first_to_recompute(bars.ordinals, changed, self.interval))
         return _SymbolBars(bars.since(first), first, int(bars.ordinals[-1]))
 

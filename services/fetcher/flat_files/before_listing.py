@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from fiblake.bars import BRONZE, decode, encode
 from fiblake.calendar import TradingCalendar
-from fiblake.lake import UNCLAIMED_PREFIX
+from fiblake.lake import UNCLAIMED_PREFIX, is_unclaimed
 from fiblake.reference import Split
 from fiblake.rules import NUMBER_COLUMNS
 from fiblake.symbols import BEGINNING, SymbolRecord
@@ -146,8 +146,8 @@ def take_from_unclaimed(stored: StoredFiles, finds: Iterable[Found]) -> None:
                 stays[places] = ~np.isin(sessions[places], np.concatenate(taken[ticker]))
         return None if stays.all() else encode(rows.filter(pa.array(stays)))
 
-    for info in stored.store.listed(f"{UNCLAIMED_PREFIX}/"):
-        stored.store.update(info.key, without)
+    for key in _unclaimed_keys(stored.store):
+        stored.store.update(key, without)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,15 +163,15 @@ class UnclaimedRows:
         """Count the rows of these tickers, one file at a time."""
         rows: Counter[str] = Counter()
         keys: dict[str, list[str]] = {}
-        for info in stored.store.listed(f"{UNCLAIMED_PREFIX}/"):
-            file = stored.store.find(info.key)
+        for key in _unclaimed_keys(stored.store):
+            file = stored.store.find(key)
             if file is None:
                 continue
-            column = decode(file.data, _TICKERS, info.key, _REMEDY)["ticker"]
+            column = decode(file.data, _TICKERS, key, _REMEDY)["ticker"]
             for ticker, count in zip(*map(pa.Array.to_pylist, column.value_counts().flatten()), strict=True):
                 if ticker in tickers:
                     rows[ticker] += count
-                    keys.setdefault(ticker, []).append(info.key)
+                    keys.setdefault(ticker, []).append(key)
         return cls(stored.store, rows, keys)
 
     def read(self, tickers: Sequence[str]) -> dict[str, list[Row]]:
@@ -186,6 +186,11 @@ class UnclaimedRows:
             for row in table.filter(pc.is_in(table["ticker"], value_set=wanted)).to_pylist():
                 rows[row["ticker"]].append(row)
         return rows
+
+
+def _unclaimed_keys(store: ObjectStore) -> list[str]:
+    """Return the keys of all unclaimed rows; the audit names other objects there."""
+    return [info.key for info in store.listed(f"{UNCLAIMED_PREFIX}/") if is_unclaimed(info.key)]
 
 
 def _places_by_ticker(rows: pa.Table) -> Iterator[tuple[str, npt.NDArray[np.intp]]]:

@@ -362,3 +362,20 @@ def test_a_chart_of_what_is_not_there_is_exit_code_2(run: Run, tmp_path: Path, a
     result = run("chart", *arguments, "-o", str(tmp_path / "x.png"))
     assert result.exit_code == 2
     assert said in " ".join(result.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("view", "stray"),
+    [
+        ("silver_21d", "silver/silver_21d/backup/data_21d_202511.parquet"),
+        ("silver_21d", "silver/silver_21d/year=2025/month=11/data_21d_202511 (copy).parquet"),
+        ("metadata", "bronze/identities/old/symbol=AAPL.parquet"),
+        ("metadata", "bronze/identities/part-0.parquet"),
+    ],
+)
+def test_a_copy_that_no_service_reads_is_in_no_view(view: str, stray: str, stack: FakeTarget, run: Run) -> None:
+    key = silver_key(21, Month(2025, 11)) if view == "silver_21d" else identities_key("AAPL")
+    before = answered(run, f"FROM {view}")
+    for data in (stack.store.peek(key) or b"", b"junk"):
+        stack.store.lay(stray, data)
+        assert answered(run, f"FROM {view}") == before

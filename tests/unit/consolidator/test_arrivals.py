@@ -138,9 +138,25 @@ def test_a_removal_is_a_fault(body: dict[str, Any]) -> None:
 
 def test_a_notification_with_something_else_in_a_names_place_is_a_contract_error() -> None:
     body = by_rule(AAPL)
-    for broken in (body | {"id": 5}, body | {"detail-type": None}, by_rule(AAPL, bucket=None)):  # type: ignore[arg-type]
+    for broken in (body | {"detail-type": None}, by_rule(AAPL, bucket=None)):  # type: ignore[arg-type]
         with pytest.raises(ContractError, match="is no text"):
             read(broken)
+
+
+@pytest.mark.parametrize("value", [None, 5, [], "", {"x-amz-request-id": 5}])
+def test_a_field_that_no_work_depends_on_costs_no_arrival(value: object) -> None:
+    for body in (by_rule(AAPL) | {"id": value}, by_rule(AAPL) | {"time": value}):
+        assert [file.symbol for file in read(body).files] == ["AAPL"]
+    body = direct(AAPL)
+    body["Records"][0]["responseElements"] = value
+    arrivals = read(body)
+    assert ([file.symbol for file in arrivals.files], arrivals.correlation_id) == (["AAPL"], "")
+
+
+def test_a_notification_in_the_envelope_of_sns_says_what_to_set() -> None:
+    envelope = {"Type": "Notification", "TopicArn": "arn:aws:sns:us-east-1:1:t", "Message": json.dumps(direct(AAPL))}
+    with pytest.raises(ContractError, match="set RawMessageDelivery"):
+        read(envelope)
 
 
 def test_every_way_to_create_an_object_is_an_arrival() -> None:

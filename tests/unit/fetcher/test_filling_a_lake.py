@@ -191,6 +191,18 @@ async def test_unclaimed_rows_of_many_companies_are_judged_some_at_a_time(monkey
     assert [table.num_rows for table in rows] == [0, 0]
 
 
+async def test_an_object_that_no_service_reads_among_the_unclaimed_rows_stops_no_load() -> None:
+    store, database, vendor = MemoryObjectStore(), ReferenceDatabase(), MemoryObjectStore()
+    days = nyse().between(date(2012, 6, 25), date(2012, 7, 3))
+    lay_files({"LATE": dict.fromkeys(days, 50.0)}, vendor)
+    database.records["LATE", LISTED] = record_of(ticker("LATE", "F-LATE"), LISTED, NOON)
+    load(vendor, World(Path(), (), store, database))
+    for stray in ("README.txt", "range=2012-06-25_2012-07-03/rows.csv"):
+        store.lay(f"{UNCLAIMED_PREFIX}/{stray}", b"somebody else's")
+    chosen = FlatFileSettings.model_construct(universe_types=TYPES, universe=frozenset(), price_jump_limit=3.0)
+    assert (await take_bars_before_listing(store, LAKE, database, chosen, nyse())).keys() == {"LATE"}
+
+
 # ------------------------------------------------------------------------------------------------ beside the API's bars
 
 DAYS = nyse().between(date(2012, 6, 4), date(2012, 6, 15))

@@ -10,7 +10,7 @@ import pytest
 from fiblake.bars import ReportedBar, read_bars
 from fiblake.calendar import nyse
 from fiblake.errors import ConflictError, ContractError, FiblakeError, NotFoundError, UpstreamError
-from fiblake.lake import QUARANTINE_RECORD_KEY
+from fiblake.lake import QUARANTINE_PREFIX, QUARANTINE_RECORD_KEY
 from services.fetcher.quarantine import find_quarantined, release
 from shared.quarantine import QuarantinedBar, list_quarantined, quarantine, quarantine_of_sessions
 from tests.fakes import LAKE, MemoryObjectStore, later
@@ -51,6 +51,13 @@ def test_one_symbols_bars_can_be_listed_alone(store: MemoryObjectStore) -> None:
     quarantine(store, [(BAD, REASON), (replace(BAD, symbol="AAPL.X"), REASON)], NOW)
     assert [one.bar.symbol for one in list_quarantined(store, "AAPL")] == ["AAPL"]
     assert list_quarantined(store, "IBM") == []
+
+
+def test_an_object_that_no_service_reads_stops_no_list(store: MemoryObjectStore) -> None:
+    quarantine(store, [(BAD, REASON)], NOW)
+    for stray in ("x.parquet", "symbol=AAPL/part-0.parquet", "symbol=AAPL/old/date=2025-11-20.parquet"):
+        store.lay(f"{QUARANTINE_PREFIX}/{stray}", b"junk")
+    assert [held.bar for held in list_quarantined(store)] == [held.bar for held in list_quarantined(store, "AAPL")]
 
 
 def test_a_quarantine_that_cannot_be_written_is_an_error(store: MemoryObjectStore) -> None:

@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date, datetime
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -249,3 +250,29 @@ def test_cash_in_another_currency_is_not_known_in_dollars() -> None:
     foreign = [dividend("2024-06-06", 1.0, currency="CAD", historical_adjustment_factor=0.97)]
     unsaid = [dividend("2024-06-07", 1.0, currency=None), dividend("2024-06-10", 1.0, currency="usd")]
     assert [cash for _, cash, _ in reference_of([], [], foreign + unsaid).dividends] == [0.0, 1.0, 1.0]
+
+
+def test_dividends_whose_sum_would_not_be_finite_are_refused_by_name() -> None:
+    data = dividends_file([dividend("2024-05-01", 1e308), dividend("2024-05-01", 1.1e308, id="second")])
+    with pytest.raises(ContractError, match=r"cash_amount 1e\+308 is more than 1e\+12 a share"):
+        read_dividends(data, "AAPL")
+
+
+@pytest.mark.parametrize(("before", "after"), [(1e-310, 1), (1, 1e40), (1e200, 1e100)])
+def test_a_split_whose_factor_could_leave_the_range_of_numbers_is_refused(before: float, after: float) -> None:
+    split = Split("AAPL", date(2013, 5, 1), before, after, "forward_split", before / after, "x")
+    with pytest.raises(ContractError, match="hold one that cannot be: AAPL on 2013-05-01, factor"):
+        read_splits(splits_file([split]), "AAPL")
+
+
+def test_the_order_of_companies_that_begin_on_one_day_has_no_meaning() -> None:
+    day = date(2012, 1, 4)
+    ends = date(2013, 1, 2)
+    companies = [
+        Identity("AAPL", date(2010, 1, 4), date(2012, 1, 3), "F0", "a"), Identity("AAPL", day, ends, "F0", "b"),
+        Identity("AAPL", day, ends, "F1", "c"), Identity("AAPL", date(2014, 1, 2), None, "F0", "d"),
+    ]  # fmt: skip
+    handovers = {
+        reference_of((), read_identities(identities_file(rows), "AAPL")).handovers for rows in permutations(companies)
+    }
+    assert handovers == {(day, date(2014, 1, 2))}

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiblake.bars import Consolidated
+from fiblake.bars import MANIFEST, Consolidated, decode_manifest, encode
 from fiblake.calendar import nyse
 from fiblake.errors import NotFoundError
 from fiblake.lake import INTERVALS, MANIFEST_KEY, Bronze, Month, checkpoint_key, identities_key, silver_key, splits_key
 from services.reconcile import reconcile
+from services.reconcile.adopt import foreign
 from services.reconcile.lag import Cause, Lag, requests
 from services.reconcile.mended import mended
 from services.reconcile.reconcile import KEYS_NAMED, Reconciler, Report
@@ -47,6 +48,18 @@ def quiet_world(*symbols: str) -> World:
 def only_lag(report: Report) -> Lag:
     (lag,) = report.lags
     return lag
+
+
+def test_a_row_of_the_manifest_that_names_no_symbol_is_named_and_stops_no_audit() -> None:
+    world = quiet_world()
+    manifest = decode_manifest(world.store.peek(MANIFEST_KEY) or b"")
+    row = manifest.to_pylist()[0] | {"symbol": "BRK/B"}
+    world.store.lay(MANIFEST_KEY, encode(pa.concat_tables([manifest, pa.Table.from_pylist([row], MANIFEST)])))
+    reconciler = Reconciler(world.store, LAKE, Grid(nyse(), adjusted=True), NOW.date())
+    lag = only_lag(reconciler.audit((), None))
+    assert (lag.symbol, lag.cause) == ("", Cause.UNREADABLE)
+    assert lag.detail.startswith(f"{MANIFEST_KEY} has a row of another program: 'BRK/B' is not a symbol")
+    assert MANIFEST_KEY in [key for key, _ in foreign(reconciler).unreadable]
 
 
 @pytest.mark.parametrize(

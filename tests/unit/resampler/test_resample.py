@@ -510,3 +510,14 @@ def test_a_topic_that_refuses_the_event_fails_every_symbol_and_the_next_run_tell
     topic.refuse = lambda _event: False
     assert three.resample(changed("AAPL", "MSFT", since=FIRST), NOW) == {}
     assert [event.symbols for event in topic.published] == [("AAPL", "MSFT")]
+
+
+def test_a_change_after_the_calendars_end_changes_no_bucket_and_is_no_error(
+    store: MemoryObjectStore, three: Resampler
+) -> None:
+    """A file in bronze may have any day in its name; its bars are in quarantine."""
+    lay(store, "AAPL", HISTORY)
+    three.resample(changed("AAPL", since=FIRST), NOW)
+    lay(store, "AAPL", HISTORY)
+    assert three.resample(changed("AAPL", since=date(2999, 1, 4)), NOW) == {}
+    assert silver(store, 3) == whole_silver({"AAPL": HISTORY}, 3)

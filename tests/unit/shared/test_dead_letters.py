@@ -105,10 +105,18 @@ def test_what_was_looked_at_is_there_for_others_at_once(source: Source) -> None:
         ("[" * 100_000, ()),
         ('{"symbol": 3}', ()),
         (request("IBM"), ("IBM",)),
+        (sample("s3-put-splits")["Records"][0]["body"], ("AAPL",)),
+        ('{"key": "bronze/dividends/symbol%3DBRK.B.parquet", "arn": "a/b"}', ("BRK.B",)),
     ],
 )
 def test_the_symbol_is_found_in_every_kind_of_message(body: str, symbols: tuple[str, ...]) -> None:
     assert letter(body).symbols == symbols
+
+
+@pytest.mark.parametrize("count", ["9" * 5_000, "-1", "1e3", "\u00b2", ""])
+def test_a_count_that_is_none_is_unknown(count: str) -> None:
+    odd = letter(receive_count=count, replays=count)
+    assert (odd.receives, odd.replays) == (0, 0)
 
 
 def test_a_letter_without_attributes_says_so() -> None:

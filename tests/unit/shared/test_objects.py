@@ -338,6 +338,43 @@ def test_pauses_grow_to_a_second_and_are_random() -> None:
     assert len({one[-1] for one in series}) > 100
 
 
+def test_the_last_bytes_of_an_empty_object_are_none(store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3 refuses a range of an empty object; its reader must not take that for a fault of S3."""
+    store.lay("a/empty", b"")
+    store.lay("a/full", b"0123456789")
+    get = obstore.get
+
+    def as_s3_answers(backend: Any, key: str, **asked: Any) -> Any:  # noqa: ANN401 (obstore's)
+        if key == "a/empty" and "range" in (asked.get("options") or {}):
+            raise GenericError("416 Range Not Satisfiable: <Error><Code>InvalidRange</Code></Error>")
+        return get(backend, key, **asked)
+
+    monkeypatch.setattr(obstore, "get", as_s3_answers)
+    tails = store.tails(["a/empty", "a/full", "a/none"], 4)
+    assert [tail and tail.data for tail in tails] == [b"", b"6789", None]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "is_excluded"),
+    [
+        ("http://127.0.0.1:9", True), ("http://localhost:9", True), ("http://[::1]:9", True),
+        ("http://s3.example:9", False), ("http://127.0.0.1.example:9", False), (None, False),
+    ],
+)  # fmt: skip
+def test_requests_to_this_machine_go_to_no_proxy(
+    endpoint: str | None, *, is_excluded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`proxy_url` replaces the proxy of the environment, and `proxy_excludes` keeps the requests from it."""
+    for variable in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(variable, raising=False)
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(objects, "S3Store", lambda _bucket, **options: asked.update(options))
+    s3_backend("b", endpoint=endpoint)
+    options = asked["client_options"]
+    assert options.get("proxy_url") == (endpoint if is_excluded else None)
+    assert options.get("proxy_excludes") == ("localhost,127.0.0.1,::1" if is_excluded else None)
+
+
 @pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"])
 def test_the_endpoint_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "http://127.0.0.1:9")
