@@ -17,7 +17,8 @@ import numpy as np
 
 from benchmarks.lake import BRONZE_LAKE, NEXT, bars
 from benchmarks.measure import Work
-from fiblake.bars import SILVER, decode, encode
+from fiblake.aggregate import SILVER
+from fiblake.bars import decode, encode
 from fiblake.calendar import nyse
 from fiblake.lake import INTERVALS, Month, silver_key
 

@@ -1,21 +1,21 @@
 """`fiblake costs`: the costs of a lake with a given number of symbols, from counted requests and dated prices.
 
-docs/costs.md holds the output, and `costs.json` beside this module how many alarms and event sources the template
-has. `UPDATE_COSTS=1 pytest tests/unit/cli/test_costs.py` writes both again, and counts the requests of the code.
+docs/costs.md holds the output. `UPDATE_COSTS=1 pytest tests/unit/cli/test_costs.py` writes it again, and counts the
+requests of the code. Alarms and event sources are counted in `template.yaml` at each run.
 """
 
-import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import ceil
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
 from cli.output import wants_json
 from cli.target import SYMBOLS_PER_CHILD
+from fiblake.errors import ConfigurationError
 from fiblake.lake import INTERVALS
 
 EXAMPLE: Final = "Example: fiblake costs --symbols 5350\n\nExample: fiblake costs --symbols 5350 --symbols 50000"
@@ -66,8 +66,9 @@ AUDIT: Final = Requests(puts=KEYS / 1_000, gets=4)
 
 METRICS, METRIC_HOURS = 60, 60
 """Our metrics, and the hours of a month in which each is written."""
-COUNTS: Final = Path(__file__).with_name("costs.json")
-"""Alarms and event sources of the template without a database."""
+_ALARM: Final = re.compile(r"^    Type: AWS::CloudWatch::Alarm\n(?!    Condition:)", re.MULTILINE)
+"""An alarm with a condition belongs to the database or to another optional part."""
+_EVENT_SOURCE: Final = re.compile(r"^ +Type: SQS\n +Properties:", re.MULTILINE)
 POLLS: Final = 5 * 3 * 60 * 24 * 30
 """Of an idle mapping in a month: five pollers that wait for 20 seconds each."""
 JOB_START, JOB_RATE, JOB_IDLE, JOB_LAST = 20, 10, 4, 60
@@ -90,8 +91,18 @@ class Line:
 
 @cache
 def counts() -> dict[str, int]:
-    """Return how many alarms and event sources the template has without a database."""
-    return dict(json.loads(COUNTS.read_text(encoding="utf-8")))
+    """Return how many alarms and event sources the template has without a database.
+
+    Raises ConfigurationError if there is no template: this command needs a checkout of the repository.
+    """
+    from local.emulator import REPOSITORY
+
+    path = REPOSITORY / "template.yaml"
+    try:
+        template = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read ({error.strerror}): run this command in a checkout") from None
+    return {"alarms": len(_ALARM.findall(template)), "event_sources": len(_EVENT_SOURCE.findall(template))}
 
 
 def _priced(count: float, price: float, unit: str = "") -> tuple[float, str]:

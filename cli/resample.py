@@ -25,7 +25,7 @@ _SOME_FAILED: Final = 3
 def resample(
     context: typer.Context,
     *,
-    full: Annotated[bool, typer.Option("--full", help="All symbols, all of history, all six intervals.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="All symbols, all of history, all intervals.")] = False,
     rebuild: Annotated[
         bool,
         typer.Option(

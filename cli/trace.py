@@ -41,7 +41,7 @@ def trace(
     *,
     since: Annotated[str, typer.Option(help="How far back the logs are searched.", metavar="2h")] = SINCE,
 ) -> None:
-    """Show the path of a put from S3 to silver as a timeline: put, requested, consolidated, resampled six times.
+    """Show the path of a put from S3 to silver as a timeline: put, requested, consolidated, resampled in each interval.
 
     The logs are CloudWatch's (the credentials need logs:FilterLogEvents), or those of the local stack.
     """

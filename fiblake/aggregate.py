@@ -1,4 +1,7 @@
-"""Aggregate bars into buckets: open of the first bar, close of the last, high, low and total volume of all (pure)."""
+"""Silver: the schema of its rows, how daily bars are aggregated into them, and how month files are read (pure).
+
+A bucket has the open of its first bar, the close of its last, and high, low and total volume of all.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,12 +11,44 @@ from typing import Any, Final, cast
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fiblake.adjustment import NO_REFERENCE, Adjustment, Reference
-from fiblake.bars import OLDEST_VERSION, SILVER, read_prices
+from fiblake.bars import OLDEST_VERSION, decode, read_prices
 from fiblake.calendar import Days, Ordinals, TradingCalendar
 from fiblake.errors import ContractError
 from fiblake.rules import NUMBER_COLUMNS, PRICE_COLUMNS
+
+SILVER: Final = pa.schema(
+    [
+        pa.field("symbol", pa.string(), nullable=False),
+        pa.field("ts", pa.date32(), nullable=False),
+        pa.field("open", pa.float64(), nullable=False),
+        pa.field("high", pa.float64(), nullable=False),
+        pa.field("low", pa.float64(), nullable=False),
+        pa.field("close", pa.float64(), nullable=False),
+        pa.field("volume", pa.float64(), nullable=False),
+        pa.field("bars", pa.int32(), nullable=False),
+        pa.field("last_date", pa.date32(), nullable=False),
+        pa.field("is_complete", pa.bool_(), nullable=False),
+        pa.field("adjusted", pa.bool_(), nullable=False),
+        pa.field("version", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+"""A bucket: `ts` is its first session, `bars` the number of its daily bars, `last_date` the session of the last one.
+
+`is_complete`: the symbol has a bar on or after the bucket's last session, so no later bar can be in the bucket.
+`adjusted`: prices and volume are comparable across splits; otherwise they are as traded.
+`version`: the version (`last_updated`) of the data.parquet from which the row was computed; OLDEST_VERSION if unknown.
+"""
+
+SILVER_CALENDAR: Final = b"fiblake.calendar"
+"""Metadata of a month file: the calendar that cut its buckets."""
+
+_ADDED_TO_SILVER: Final = {"adjusted": False, "version": OLDEST_VERSION}
+"""Columns that older month files do not have, and the assumed value of their rows."""
+_OLD_SILVER: Final = pa.schema([f.with_nullable(f.nullable or f.name in _ADDED_TO_SILVER) for f in SILVER])
+"""SILVER as older month files have it."""
 
 Values = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int32]
@@ -258,6 +293,21 @@ def aggregate(many: Sequence[Bars], interval: int, calendar: TradingCalendar, *,
     market = Market.of(many)
     symbols, versions = pa.array(market.symbols, pa.string()), version_numbers(market.versions)
     return market.buckets(interval).table(symbols, versions, calendar, adjusted=adjusted)
+
+
+def decode_silver(data: bytes, what: str, columns: Sequence[str] = SILVER.names) -> pa.Table:
+    """Read `columns` of a month file (schema SILVER, with the file's own metadata).
+
+    Rows without the column `adjusted` are as traded; rows without a version have OLDEST_VERSION. Raises ContractError,
+    which says how to move the file away, if it cannot be read.
+    """
+    rows = decode(data, pa.schema([_OLD_SILVER.field(name) for name in columns]), what)
+    values = dict(zip(rows.column_names, rows.columns, strict=True))
+    for name in _ADDED_TO_SILVER.keys() & values.keys():
+        if values[name].null_count:
+            values[name] = pc.fill_null(values[name], _ADDED_TO_SILVER[name])
+    schema = pa.schema([SILVER.field(name) for name in columns], metadata=rows.schema.metadata)
+    return pa.Table.from_arrays(list(values.values()), schema=schema)
 
 
 def version_numbers(versions: Sequence[datetime]) -> Versions:

@@ -70,33 +70,8 @@ PRICES: Final = pa.schema([BRONZE.field(name) for name in ("timestamp", *NUMBER_
 KNOWN_AT: Final = pa.field("known_at", pa.timestamp("us", tz="UTC"))
 """A further column of data.parquet: the first version that held the bar with these values."""
 
-SILVER: Final = pa.schema(
-    [
-        pa.field("symbol", pa.string(), nullable=False),
-        pa.field("ts", pa.date32(), nullable=False),
-        pa.field("open", pa.float64(), nullable=False),
-        pa.field("high", pa.float64(), nullable=False),
-        pa.field("low", pa.float64(), nullable=False),
-        pa.field("close", pa.float64(), nullable=False),
-        pa.field("volume", pa.float64(), nullable=False),
-        pa.field("bars", pa.int32(), nullable=False),
-        pa.field("last_date", pa.date32(), nullable=False),
-        pa.field("is_complete", pa.bool_(), nullable=False),
-        pa.field("adjusted", pa.bool_(), nullable=False),
-        pa.field("version", pa.timestamp("us", tz="UTC"), nullable=False),
-    ]
-)
-"""A bucket: `ts` is its first session, `bars` the number of its daily bars, `last_date` the session of the last one.
-
-`is_complete`: the symbol has a bar on or after the bucket's last session, so no later bar can be in the bucket.
-`adjusted`: prices and volume are comparable across splits; otherwise they are as traded.
-`version`: the version (`last_updated`) of the data.parquet from which the row was computed; OLDEST_VERSION if unknown.
-"""
-
 OLDEST_VERSION: Final = datetime(1970, 1, 1, tzinfo=UTC)
 """The version of silver rows without one: every data.parquet is newer."""
-SILVER_CALENDAR: Final = b"fiblake.calendar"
-"""Metadata of a month file: the calendar that cut its buckets."""
 
 MANIFEST: Final = pa.schema(
     [
@@ -123,10 +98,6 @@ _REFERENCE: Final = b"fiblake.reference"
 _WITHDRAWN: Final = b"fiblake.withdrawn"
 _KNOWN: Final = b"fiblake.known"
 _RESTORE: Final = "restore its last version that can be read (the bucket keeps versions)"
-_ADDED_TO_SILVER: Final = {"adjusted": False, "version": OLDEST_VERSION}
-"""Columns that older month files do not have, and the assumed value of their rows."""
-_OLD_SILVER: Final = pa.schema([f.with_nullable(f.nullable or f.name in _ADDED_TO_SILVER) for f in SILVER])
-"""SILVER as older month files have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,23 +337,8 @@ def decode_rows(data: bytes, schema: pa.Schema, what: str, remedy: str = MAKE_AN
 
 
 def decode_manifest(data: bytes) -> pa.Table:
-    """Read the manifest (schema MANIFEST); raise ContractError as `decode_silver` does."""
+    """Read the manifest (schema MANIFEST); raise ContractError as `decode` does."""
     return decode(data, MANIFEST, MANIFEST_KEY)
-
-
-def decode_silver(data: bytes, what: str, columns: Sequence[str] = SILVER.names) -> pa.Table:
-    """Read `columns` of a month file (schema SILVER, with the file's own metadata).
-
-    Rows without the column `adjusted` are as traded; rows without a version have OLDEST_VERSION. Raises ContractError,
-    which says how to move the file away, if it cannot be read.
-    """
-    rows = decode(data, pa.schema([_OLD_SILVER.field(name) for name in columns]), what)
-    values = dict(zip(rows.column_names, rows.columns, strict=True))
-    for name in _ADDED_TO_SILVER.keys() & values.keys():
-        if values[name].null_count:
-            values[name] = pc.fill_null(values[name], _ADDED_TO_SILVER[name])
-    schema = pa.schema([SILVER.field(name) for name in columns], metadata=rows.schema.metadata)
-    return pa.Table.from_arrays(list(values.values()), schema=schema)
 
 
 def _last_updated(metadata: Mapping[bytes, bytes], last_modified: datetime) -> datetime:

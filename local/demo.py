@@ -142,7 +142,7 @@ class Demo:
                     raise StuckError(f"{session} does not arrive in silver: {view}; logs are in {self.stack.folder}")
         self.latencies[session] = (datetime.now(UTC) - written).total_seconds()
         self.console.print(
-            f"  {session}: {counted(stored[0]['stored'], 'bar')}, in six tables after {self.latencies[session]:.1f} s"
+            f"  {session}: {counted(stored[0]['stored'], 'bar')}, in all tables after {self.latencies[session]:.1f} s"
         )
 
     def list_new_symbol(self, session: date) -> None:
@@ -312,7 +312,7 @@ def _run(folder: Path, sessions: int, console: Console, *, enforce_iam: bool) ->
             if number == (len(last) - 1) // 2:
                 demo.list_new_symbol(session)
         demo.report_split(last[-1])
-        console.print("- recomputing all six tables with pandas, straight from the CSV")
+        console.print("- recomputing all silver tables with pandas, straight from the CSV")
         tables = demo.compare([*EARLY_SPLITS, LATE_SPLIT])
         console.print("- reinvesting all dividends day by day, straight from the CSV")
         demo.compare_total_return([*EARLY_SPLITS, LATE_SPLIT])
@@ -331,7 +331,7 @@ def _print_result(console: Console, tables: dict[int, pd.DataFrame], latencies: 
     console.print(overview, buckets)
     seconds = sorted(latencies.values())
     median, worst = seconds[len(seconds) // 2], seconds[-1]
-    console.print(f"from a session's last S3 put to six silver tables: median {median:.1f} s, worst {worst:.1f} s")
+    console.print(f"from a session's last S3 put to all silver tables: median {median:.1f} s, worst {worst:.1f} s")
 
 
 def _id(split: SampleSplit) -> str:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from botocore.exceptions import ClientError
 
-from fiblake.bars import decode_silver
+from fiblake.aggregate import decode_silver
 from fiblake.errors import PermanentError
 from fiblake.lake import INTERVALS, MANIFEST_KEY, checkpoint_key, silver_prefix
 from local.stack import Stack

@@ -3,6 +3,7 @@
 from datetime import date, datetime
 from typing import Any
 
+from fiblake.aggregate import SILVER, SILVER_CALENDAR, decode_silver  # noqa: F401
 from fiblake.bars import *  # noqa: F403
 from fiblake.bars import ReportedBar
 

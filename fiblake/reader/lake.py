@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 
 from fiblake.adjustment import Adjustment
-from fiblake.aggregate import Bars, Market, version_numbers
-from fiblake.bars import SILVER, Consolidated
+from fiblake.aggregate import SILVER, Bars, Market, version_numbers
+from fiblake.bars import Consolidated
 from fiblake.buckets import bucket_start
 from fiblake.calendar import Days, TradingCalendar, exchange_day, lake_calendar
 from fiblake.decoding import decoding

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fiblake.bars import SILVER, decode_silver
+from fiblake.aggregate import SILVER, decode_silver
 from fiblake.calendar import Ordinals, TradingCalendar
 from fiblake.decoding import MAKE_ANEW
 from fiblake.lake import Month, parse_silver_key, silver_prefix

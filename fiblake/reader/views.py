@@ -11,7 +11,8 @@ from uuid import uuid4
 
 import duckdb
 
-from fiblake.bars import BRONZE, MANIFEST, SILVER
+from fiblake.aggregate import SILVER
+from fiblake.bars import BRONZE, MANIFEST
 from fiblake.decoding import decoding, open_parquet
 from fiblake.errors import ContractError
 from fiblake.lake import (

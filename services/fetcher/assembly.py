@@ -4,9 +4,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from datetime import date, datetime
-from typing import Any
+from typing import Any, Final
 
 from fiblake.calendar import lake_calendar
+from fiblake.errors import ConfigurationError
 from fiblake.lake import Bronze
 from services.fetcher.companies import KIND as COMPANIES
 from services.fetcher.companies import CompaniesLoader, CompaniesReport
@@ -28,17 +29,29 @@ from services.fetcher.settings import (
     ReleaseSettings,
     VendorSettings,
 )
+from services.fetcher.vendor import OpenVendor
 from shared.objects import ObjectStore
 from shared.quarantine import list_quarantined
 from shared.queues import Queue
 
+VENDORS: Final[dict[str, OpenVendor]] = {"massive": massive}
+"""The vendors by the values of MARKET_DATA_VENDOR."""
+
 
 @asynccontextmanager
 async def opened(settings: VendorSettings) -> AsyncIterator[Intake]:
-    """Open vendor, bucket and database, with one connection each; close them at the end of the block."""
+    """Open vendor, bucket and database, with one connection each; close them at the end of the block.
+
+    Raises ConfigurationError if there is no such vendor.
+    """
+    open_vendor = VENDORS.get(settings.market_data_vendor)
+    if open_vendor is None:
+        raise ConfigurationError(
+            f"there is no vendor {settings.market_data_vendor!r}: set MARKET_DATA_VENDOR right ({', '.join(VENDORS)})"
+        )
     store, bronze = ObjectStore.connect(settings.s3_bucket), Bronze(settings.s3_prefix)
     async with (
-        massive(settings.market_data_url, api_key(settings), settings.requests_per_minute) as vendor,
+        open_vendor(settings.market_data_url, api_key(settings), settings.requests_per_minute) as vendor,
         database_of(settings) as database,
     ):
         yield Intake(vendor, store, bronze, database, lake_calendar(), settings.price_jump_limit, clock)

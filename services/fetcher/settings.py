@@ -54,6 +54,8 @@ class ReleaseSettings(LakeSettings):
 class VendorSettings(ReleaseSettings):
     """The vendor, and the tickers to store: settings of all fetchers."""
 
+    market_data_vendor: str = "massive"
+    """A name of `assembly.VENDORS`."""
     market_data_url: str = "https://api.massive.com"
     polygon_api_key_secret_arn: str | None = None
     api_key: SecretStr | None = Field(default=None, validation_alias=AliasChoices("MASSIVE_API_KEY", "POLYGON_API_KEY"))

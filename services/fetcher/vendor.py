@@ -1,13 +1,17 @@
 """The interface of a vendor, and its errors (pure).
 
-Another vendor is another class with these methods, which `assembly.opened` opens. Such a class raises UpstreamError for
-an answer that may be short or wrong (the next attempt may be right), and the errors below.
+Another vendor is another module: a class with these methods, and a function that opens it, which `assembly.VENDORS`
+names. Such a class raises UpstreamError for an answer that may be short or wrong (the next attempt may be right), and
+the errors below.
 """
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import AbstractAsyncContextManager
 from datetime import date
 from typing import Protocol
+
+from pydantic import SecretStr
 
 from fiblake.errors import EntitlementError, PermanentError, TransientError
 from fiblake.reference import Dividend, Split
@@ -70,3 +74,7 @@ class Vendor(Protocol):
 
         An empty result is valid.
         """
+
+
+OpenVendor = Callable[[str, SecretStr, float | None], AbstractAsyncContextManager[Vendor]]
+"""A function that opens a vendor at a base URL, with a key and a number of requests per minute (None: no limit)."""

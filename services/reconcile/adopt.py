@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from fiblake.bars import decode_silver
+from fiblake.aggregate import decode_silver
 from fiblake.errors import ConflictError, FiblakeError
 from fiblake.lake import CLEANUP_RECORD_KEY, INTERVALS, MANIFEST_KEY, checkpoint_key, silver_prefix
 from services.reconcile.lag import Cause, Lag

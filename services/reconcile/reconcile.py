@@ -14,7 +14,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fiblake.bars import SILVER, Consolidated, decode_manifest, decode_silver
+from fiblake.aggregate import SILVER, decode_silver
+from fiblake.bars import Consolidated, decode_manifest
 from fiblake.decoding import MAKE_ANEW, decoding
 from fiblake.errors import ContractError, FiblakeError, PermanentError, UpstreamError
 from fiblake.lake import (

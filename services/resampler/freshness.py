@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from typing import Any, Final
 
-from fiblake.bars import decode_manifest, decode_silver
+from fiblake.aggregate import decode_silver
+from fiblake.bars import decode_manifest
 from fiblake.buckets import bucket_start
 from fiblake.calendar import TradingCalendar
 from fiblake.lake import INTERVALS, MANIFEST_KEY, Bronze, Month, checkpoint_key, silver_key

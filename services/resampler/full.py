@@ -1,4 +1,4 @@
-"""Compute all of silver again: every symbol is read once for all six intervals, within a given memory.
+"""Compute all of silver again: every symbol is read once for all intervals, within a given memory.
 
 The work is a set of month files. Each machine has a share of them, and computes as many at a time as fit into memory:
 if they do not fit, half of them are postponed to another reading of bronze. Month files are joined by rules 5 and 6

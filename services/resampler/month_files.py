@@ -12,7 +12,8 @@ from typing import Final
 
 import pyarrow as pa
 
-from fiblake.bars import SILVER_CALENDAR, decode_silver, encode
+from fiblake.aggregate import SILVER_CALENDAR, decode_silver
+from fiblake.bars import encode
 from fiblake.calendar import TradingCalendar
 from fiblake.errors import ConflictError, FiblakeError
 from fiblake.lake import Month, parse_silver_key, silver_key, silver_prefix

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fiblake.bars import OLDEST_VERSION, SILVER
+from fiblake.aggregate import SILVER
+from fiblake.bars import OLDEST_VERSION
 from fiblake.calendar import TradingCalendar
 from fiblake.lake import Month
 

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from fiblake.bars import BRONZE, SILVER, ReportedBar, encode
+from fiblake.aggregate import SILVER
+from fiblake.bars import BRONZE, ReportedBar, encode
 from fiblake.lake import INTERVALS, Bronze, splits_key
 from fiblake.reference import Split, splits_file
 from local.emulator import REPOSITORY

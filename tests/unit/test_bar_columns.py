@@ -8,18 +8,8 @@ import pyarrow as pa
 import pytest
 
 from fiblake.adjustment import NO_REFERENCE
-from fiblake.bars import (
-    BRONZE,
-    DAILY,
-    KEY_COLUMNS,
-    PRICES,
-    SILVER,
-    VALUE_COLUMNS,
-    Consolidated,
-    ReportedBar,
-    encode,
-    read_bars,
-)
+from fiblake.aggregate import SILVER
+from fiblake.bars import BRONZE, DAILY, KEY_COLUMNS, PRICES, VALUE_COLUMNS, Consolidated, ReportedBar, encode, read_bars
 from fiblake.calendar import nyse
 from fiblake.lake import SourceFile
 from fiblake.rules import NUMBER_COLUMNS

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fiblake.aggregate import Bars, aggregate
-from fiblake.bars import SILVER, encode
+from fiblake.aggregate import SILVER, Bars, aggregate
+from fiblake.bars import encode
 from fiblake.calendar import nyse
 from fiblake.lake import Month, silver_key
 from tests.fakes import REPOSITORY, bar, table

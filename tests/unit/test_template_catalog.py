@@ -5,7 +5,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pytest
 
-from fiblake.bars import BRONZE, SILVER
+from fiblake.aggregate import SILVER
+from fiblake.bars import BRONZE
 from fiblake.calendar import nyse
 from fiblake.lake import INTERVALS, Bronze, Month, silver_key
 from tests.unit.variants import EVERYTHING, LOCAL, deployed, properties
@@ -36,7 +37,7 @@ def folder(table: dict[str, Any], **values: str) -> str:
     return template.removeprefix(BUCKET)
 
 
-def test_there_are_seven_tables_in_one_database_in_every_variant() -> None:
+def test_every_variant_has_one_database_with_a_table_for_each_interval_and_one_for_bronze() -> None:
     for variant in (LOCAL, EVERYTHING):
         resources = deployed(variant)
         tables = properties(resources, "AWS::Glue::Table").values()

@@ -48,6 +48,7 @@ SWITCHES = {
     "FetcherSecretArn": f"{SECRETS}fetcher", "FlatFilesSecretArn": f"{SECRETS}other",
     "DatabaseClass": "db.t4g.small", "DatabaseVersion": "17.99", "DatabaseBackupDays": "1",
     "DatabaseProtected": "true", "ApiKeySecretArn": f"{SECRETS}other", "MarketDataUrl": "https://example.com",
+    "MarketDataVendor": "another",
     "DatabaseTls": "disable", "DatabaseCaFile": "/var/task/other.pem", "RequestsPerMinute": "2",
     "UniverseTypes": "CS", "Universe": "AAPL", "FirstSession": "2024-01-02", "HistoryFrom": "2020-01-02",
     "LookBackSessions": "2", "PriceJumpLimit": "5", "AlarmEmail": "you@example.com",

@@ -6,7 +6,8 @@ from datetime import date
 
 import pandas as pd
 
-from fiblake.bars import Consolidated, ReportedBar, decode_silver, encode
+from fiblake.aggregate import decode_silver
+from fiblake.bars import Consolidated, ReportedBar, encode
 from fiblake.calendar import nyse
 from fiblake.lake import INTERVALS, Bronze, Month, silver_key, silver_prefix
 from local.recompute import expected_silver

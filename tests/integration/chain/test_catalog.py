@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from fiblake.bars import SILVER, decode_silver
+from fiblake.aggregate import SILVER, decode_silver
 from fiblake.calendar import nyse
 from fiblake.lake import INTERVALS, Month, silver_key
 from tests.integration.conftest import Chain, bar, wait_until

@@ -15,7 +15,8 @@ import asyncpg
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fiblake.bars import BRONZE, SILVER_CALENDAR, ReportedBar, encode
+from fiblake.aggregate import SILVER_CALENDAR
+from fiblake.bars import BRONZE, ReportedBar, encode
 from fiblake.calendar import nyse
 from fiblake.lake import (
     CLEANUP_RECORD_KEY,

@@ -1,9 +1,9 @@
 """`fiblake costs`: its table is the page's, and its counts are the code's."""
 
-import json
 import os
 from collections import Counter
 from datetime import date
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +14,7 @@ from fiblake.lake import INTERVALS
 from services.reconcile.reconcile import Reconciler
 from services.reconcile.silver import Grid
 from tests.fakes import LAKE, REPOSITORY
+from tests.unit.cli.conftest import Run
 from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS
 from tests.unit.test_put_to_silver import World
 from tests.unit.variants import GIVEN, deployed, properties
@@ -21,17 +22,6 @@ from tests.unit.variants import GIVEN, deployed, properties
 SYMBOLS = [f"S{number:03}" for number in range(40)]
 PAGE = REPOSITORY / "docs/costs.md"
 BEGIN, END = "<!-- fiblake costs --symbols 5350 --symbols 50000 -->\n", "<!-- end -->\n"
-
-
-@pytest.fixture(scope="module")
-def template_counts() -> dict[str, int]:
-    """What is charged of the template without a database; written beside the command if that is asked for."""
-    kinds = {"alarms": "AWS::CloudWatch::Alarm", "event_sources": "AWS::Lambda::EventSourceMapping"}
-    counts = {name: len(properties(deployed(GIVEN), kind)) for name, kind in kinds.items()}
-    if os.environ.get("UPDATE_COSTS"):
-        costs.COUNTS.write_text(json.dumps(counts) + "\n", encoding="utf-8")
-        costs.counts.cache_clear()
-    return counts
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +55,6 @@ def counted(lake: World) -> dict[str, Counter[str]]:
     return counts
 
 
-@pytest.mark.usefixtures("template_counts")
 def test_the_page_has_the_table_that_the_command_prints() -> None:
     page = PAGE.read_text(encoding="utf-8")
     head, rest = page.split(BEGIN)
@@ -105,8 +94,20 @@ def test_an_audit_costs_four_reads_a_symbol_and_one_listing_of_bronze(counted: d
     assert verbs["get"] + verbs["head"] == AUDIT.gets * symbols
 
 
-def test_alarms_and_event_sources_are_those_of_the_template(template_counts: dict[str, int]) -> None:
-    assert costs.counts() == template_counts, "UPDATE_COSTS=1 writes cli/costs.json and docs/costs.md anew"
+def test_alarms_and_event_sources_are_those_of_a_deployed_stack() -> None:
+    kinds = {"alarms": "AWS::CloudWatch::Alarm", "event_sources": "AWS::Lambda::EventSourceMapping"}
+    assert costs.counts() == {name: len(properties(deployed(GIVEN), kind)) for name, kind in kinds.items()}
+
+
+def test_without_a_checkout_the_command_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Run) -> None:
+    monkeypatch.setattr("local.emulator.REPOSITORY", tmp_path)
+    costs.counts.cache_clear()
+    try:
+        result = run("costs", "--symbols", "10")
+    finally:
+        costs.counts.cache_clear()
+    assert result.exit_code == 2
+    assert "run this command in a checkout" in " ".join(result.stderr.split())
 
 
 def test_what_else_is_charged_is_that_of_the_template() -> None:

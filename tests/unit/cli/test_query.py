@@ -9,7 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from cli import chart
-from fiblake.bars import MANIFEST, SILVER, Consolidated, encode
+from fiblake.aggregate import SILVER
+from fiblake.bars import MANIFEST, Consolidated, encode
 from fiblake.calendar import nyse
 from fiblake.decoding import limit
 from fiblake.lake import MANIFEST_KEY, Month, identities_key, silver_key, splits_key

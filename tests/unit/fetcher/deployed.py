@@ -27,7 +27,8 @@ DAY = date(2025, 11, 20)
 RDS = {"engine": "postgres", "host": "db.test", "port": 5433, "username": "me", "password": PASSWORD, "dbname": "lake"}
 OTHERS = (
     "MASSIVE_API_KEY", "POLYGON_API_KEY", "UNIVERSE", "UNIVERSE_TYPES", "FIRST_SESSION", "HISTORY_FROM",
-    "MARKET_DATA_URL", "DATABASE_TLS", "LOOK_BACK_SESSIONS", "PRICE_JUMP_LIMIT", "REQUESTS_PER_MINUTE",
+    "MARKET_DATA_VENDOR", "MARKET_DATA_URL", "DATABASE_TLS", "LOOK_BACK_SESSIONS", "PRICE_JUMP_LIMIT",
+    "REQUESTS_PER_MINUTE",
 )  # fmt: skip
 
 

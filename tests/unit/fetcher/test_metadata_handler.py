@@ -47,7 +47,7 @@ class Reference:
 def reference(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> Reference:
     reference = Reference()
     deployed.database = reference.database  # type: ignore[assignment]
-    monkeypatch.setattr(assembly, "massive", reference.massive)
+    monkeypatch.setitem(assembly.VENDORS, "massive", reference.massive)
     monkeypatch.setattr(Queue, "connect", reference.connect)
     monkeypatch.setenv("HISTORY_QUEUE_URL", QUEUE)
     for name in MINE:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from fiblake.errors import ConfigurationError, EntitlementError, TransientError, UpstreamError
-from services.fetcher import ohlcv_handler
+from services.fetcher import assembly, ohlcv_handler
 from tests.fakes import LAKE
 from tests.unit.conftest import Metrics
 from tests.unit.fetcher.deployed import DAY, PASSWORD, Context, Deployed
@@ -38,15 +38,15 @@ def test_key_and_password_come_from_secrets_manager_and_are_not_logged(
     assert deployed.vendor.requests[0].headers["Authorization"] == f"Bearer {KEY}"
     [address] = deployed.addresses
     assert (address.host, address.port, address.arguments()["password"]) == ("db.test", 5433, PASSWORD)
-    told = "".join(capfd.readouterr())
-    assert KEY not in told
-    assert PASSWORD not in told
+    output = "".join(capfd.readouterr())
+    assert KEY not in output
+    assert PASSWORD not in output
 
 
 def test_symbols_that_are_named_get_their_history_and_the_watermark_stays(deployed: Deployed) -> None:
     deployed.vendor.answers = [page([range_row(DAY)])]
     answer = invoke(symbols=["AAPL"], **{"from": "2025-11-17", "to": "2025-11-20"})
-    assert [(one["what"], one["stored"]) for one in answer["done"]] == [("AAPL", 1)]
+    assert [(history["what"], history["stored"]) for history in answer["done"]] == [("AAPL", 1)]
     assert answer["watermark"] == "2025-11-19"
     assert deployed.vendor.paths == ["/v2/aggs/ticker/AAPL/range/1/day/2025-11-17/2025-11-20"]
 
@@ -76,10 +76,10 @@ def test_each_run_is_recorded_with_what_it_was_asked_and_how_it_ended(deployed: 
     deployed.vendor.answers = [refusal(401, "Unknown API Key")]
     with pytest.raises(EntitlementError):
         invoke(date="2025-11-20")
-    done, failed = deployed.database.runs.values()
-    asked = {"date": "2025-11-20", "from": "2025-11-20", "to": "2025-11-20", "again": True}
-    assert (done["kind"], done["asked"], done["status"]) == ("ohlcv", asked, "done")
-    assert done["result"]["done"][0]["what"] == "2025-11-20"
+    good, failed = deployed.database.runs.values()
+    fields = {"date": "2025-11-20", "from": "2025-11-20", "to": "2025-11-20", "again": True}
+    assert (good["kind"], good["asked"], good["status"]) == ("ohlcv", fields, "done")
+    assert good["result"]["done"][0]["what"] == "2025-11-20"
     assert (failed["status"], "Unknown API Key" in failed["result"]["error"]) == ("failed", True)
 
 
@@ -88,7 +88,7 @@ def test_a_run_that_fails_is_recorded_with_what_it_stored_until_then(deployed: D
     with pytest.raises(EntitlementError):
         invoke(as_of="2025-11-21", look_back=False)
     [run] = deployed.database.runs.values()
-    assert (run["status"], [one["what"] for one in run["result"]["done"]]) == ("failed", ["2025-11-20"])
+    assert (run["status"], [session["what"] for session in run["result"]["done"]]) == ("failed", ["2025-11-20"])
 
 
 def test_a_function_begins_no_session_that_it_has_no_time_for_and_the_next_run_goes_on(
@@ -99,7 +99,11 @@ def test_a_function_begins_no_session_that_it_has_no_time_for_and_the_next_run_g
     with pytest.raises(TransientError, match=r"run: 3 from 2025-11-17 on: there was no time for them \(stored in this"):
         ohlcv_handler.handler({"as_of": "2025-11-20"}, context)
     assert (deployed.vendor.requests, deployed.store.keys()) == ([], [])
-    assert [one["what"] for one in invoke(as_of="2025-11-20")["done"]] == ["2025-11-17", "2025-11-18", "2025-11-20"]
+    assert [session["what"] for session in invoke(as_of="2025-11-20")["done"]] == [
+        "2025-11-17",
+        "2025-11-18",
+        "2025-11-20",
+    ]
 
 
 @pytest.mark.parametrize("name", ["S3_BUCKET", "RDS_SECRET_ARN"])
@@ -110,6 +114,16 @@ def test_a_missing_variable_fails_the_invocation_and_is_named(
     with pytest.raises(ConfigurationError, match=name):
         invoke()
     assert deployed.addresses == []
+
+
+def test_the_vendor_is_the_one_that_the_setting_names(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MARKET_DATA_VENDOR", "another")
+    with pytest.raises(ConfigurationError, match=r"no vendor 'another': set MARKET_DATA_VENDOR right \(massive\)"):
+        invoke(as_of="2025-11-20")
+    assert deployed.vendor.requests == []
+    monkeypatch.setitem(assembly.VENDORS, "another", assembly.VENDORS["massive"])
+    monkeypatch.delitem(assembly.VENDORS, "massive")
+    assert [stored["what"] for stored in invoke(as_of="2025-11-20")["done"]] == ["2025-11-20"]
 
 
 def test_a_secret_that_does_not_exist_fails_the_invocation_and_is_named(

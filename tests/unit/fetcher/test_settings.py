@@ -10,7 +10,8 @@ KEY = "s3cret-K3Y"
 ARN = "arn:key"
 NEEDED = {"S3_BUCKET": "a-bucket", "RDS_SECRET_ARN": "arn:rds", "MASSIVE_API_KEY": KEY}
 KNOWN = (
-    *NEEDED, "S3_PREFIX", "DATABASE_TLS", "MARKET_DATA_URL", "POLYGON_API_KEY_SECRET_ARN", "POLYGON_API_KEY",
+    *NEEDED, "S3_PREFIX", "DATABASE_TLS", "MARKET_DATA_VENDOR", "MARKET_DATA_URL", "POLYGON_API_KEY_SECRET_ARN",
+    "POLYGON_API_KEY",
     "UNIVERSE", "UNIVERSE_TYPES", "FIRST_SESSION", "HISTORY_FROM", "REQUESTS_PER_MINUTE", "LOOK_BACK_SESSIONS",
     "PRICE_JUMP_LIMIT",
 )  # fmt: skip
@@ -26,13 +27,17 @@ def settings(monkeypatch: pytest.MonkeyPatch, **changes: str | None) -> FetcherS
 
 
 def test_what_is_not_set_has_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = settings(monkeypatch)
-    assert (found.s3_bucket, found.s3_prefix, found.rds_secret_arn) == ("a-bucket", "bronze/raw_ohlcv", "arn:rds")
-    assert (found.database_tls, found.market_data_url) == ("verify-full", "https://api.massive.com")
-    assert (found.universe, found.first_session, found.polygon_api_key_secret_arn) == (frozenset(), None, None)
-    assert found.universe_types == {"CS", "ADRC", "ETF"}
-    assert (found.requests_per_minute, found.history_from) == (None, None)
-    assert (found.look_back_sessions, found.price_jump_limit) == (5, 3.0)
+    defaults = settings(monkeypatch)
+    assert (defaults.s3_bucket, defaults.s3_prefix, defaults.rds_secret_arn) == (
+        "a-bucket",
+        "bronze/raw_ohlcv",
+        "arn:rds",
+    )
+    assert (defaults.database_tls, defaults.market_data_url) == ("verify-full", "https://api.massive.com")
+    assert (defaults.universe, defaults.first_session, defaults.polygon_api_key_secret_arn) == (frozenset(), None, None)
+    assert defaults.universe_types == {"CS", "ADRC", "ETF"}
+    assert (defaults.requests_per_minute, defaults.history_from) == (None, None)
+    assert (defaults.look_back_sessions, defaults.price_jump_limit) == (5, 3.0)
 
 
 @pytest.mark.parametrize("name", ["S3_BUCKET", "RDS_SECRET_ARN"])
@@ -49,14 +54,14 @@ def test_a_missing_key_is_an_error_that_names_the_variables_that_give_one(monkey
 
 @pytest.mark.parametrize("name", ["MASSIVE_API_KEY", "POLYGON_API_KEY"])
 def test_the_key_may_have_either_name(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    found = settings(monkeypatch, **{"MASSIVE_API_KEY": None} | {name: KEY})
-    assert found.api_key is not None
-    assert found.api_key.get_secret_value() == KEY
+    loaded = settings(monkeypatch, **{"MASSIVE_API_KEY": None} | {name: KEY})
+    assert loaded.api_key is not None
+    assert loaded.api_key.get_secret_value() == KEY
 
 
 def test_a_secrets_arn_is_key_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = settings(monkeypatch, MASSIVE_API_KEY=None, POLYGON_API_KEY_SECRET_ARN=ARN)
-    assert (found.polygon_api_key_secret_arn, found.api_key) == (ARN, None)
+    loaded = settings(monkeypatch, MASSIVE_API_KEY=None, POLYGON_API_KEY_SECRET_ARN=ARN)
+    assert (loaded.polygon_api_key_secret_arn, loaded.api_key) == (ARN, None)
 
 
 def test_the_key_is_in_no_repr_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,8 +99,13 @@ def event(**fields: object) -> FetchEvent:
 
 
 def test_a_schedules_event_asks_for_now() -> None:
-    asked = FetchEvent.of({"version": "0", "detail-type": "Scheduled Event", "source": "aws.scheduler"})
-    assert (asked.now(CLOCK), asked.first, asked.symbols, asked.look_back) == (CLOCK, None, (), True)
+    fetch_event = FetchEvent.of({"version": "0", "detail-type": "Scheduled Event", "source": "aws.scheduler"})
+    assert (fetch_event.now(CLOCK), fetch_event.first, fetch_event.symbols, fetch_event.look_back) == (
+        CLOCK,
+        None,
+        (),
+        True,
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,18 +128,18 @@ def test_an_instant_without_its_offset_or_a_day_that_is_none_is_refused(as_of: s
 
 
 def test_sessions_are_named_by_first_and_last() -> None:
-    asked = event(**{"from": "2000-01-03", "to": "2000-01-31"})
-    assert (asked.first, asked.last, asked.again) == (date(2000, 1, 3), date(2000, 1, 31), False)
+    fetch_event = event(**{"from": "2000-01-03", "to": "2000-01-31"})
+    assert (fetch_event.first, fetch_event.last, fetch_event.again) == (date(2000, 1, 3), date(2000, 1, 31), False)
 
 
 def test_one_date_is_that_session_again() -> None:
-    asked = event(date="2025-11-19")
-    assert (asked.first, asked.last, asked.again) == (date(2025, 11, 19), date(2025, 11, 19), True)
+    fetch_event = event(date="2025-11-19")
+    assert (fetch_event.first, fetch_event.last, fetch_event.again) == (date(2025, 11, 19), date(2025, 11, 19), True)
 
 
 def test_symbols_are_named_with_where_their_history_begins() -> None:
-    asked = event(symbols=["BRK.B", "KIMpL"], **{"from": "2000-01-03"})
-    assert (asked.symbols, asked.first) == (("BRK.B", "KIMpL"), date(2000, 1, 3))
+    fetch_event = event(symbols=["BRK.B", "KIMpL"], **{"from": "2000-01-03"})
+    assert (fetch_event.symbols, fetch_event.first) == (("BRK.B", "KIMpL"), date(2000, 1, 3))
 
 
 @pytest.mark.parametrize(

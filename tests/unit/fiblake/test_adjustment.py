@@ -145,12 +145,12 @@ def test_the_ratios_across_split_days_are_those_of_somebody_elses_adjusted_price
             day = (row["Date"], float(row["Adj Close"]) / float(row["Close"]))
             theirs.setdefault(row["Ticker"], []).append(day)
     assert theirs.keys() == DEMO.keys()
-    for symbol, told in DEMO.items():
+    for symbol, ratios in DEMO.items():
         days, adjusted = zip(*sorted(theirs[symbol]), strict=True)
-        cumulative = np.cumprod([before / after for _, before, after in reversed(told)])[::-1]
-        ours = Reference(tuple((day, float(f)) for (day, _, _), f in zip(told, cumulative, strict=True)))
+        cumulative = np.cumprod([before / after for _, before, after in reversed(ratios)])[::-1]
+        ours = Reference(tuple((day, float(f)) for (day, _, _), f in zip(ratios, cumulative, strict=True)))
         steps, their_steps = (np.divide(f[1:], f[:-1]) for f in (factors(ours, *days), adjusted))
         assert steps == pytest.approx(their_steps, rel=0.12)
         split = steps != 1
-        assert [day for day, here in zip(days[1:], split, strict=True) if here] == [str(day) for day, _, _ in told]
+        assert [day for day, here in zip(days[1:], split, strict=True) if here] == [str(day) for day, _, _ in ratios]
         assert steps[split] == pytest.approx(their_steps[split], rel=0.001)

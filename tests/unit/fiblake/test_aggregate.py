@@ -7,21 +7,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fiblake.adjustment import NO_REFERENCE, Reference
-from fiblake.aggregate import aggregate
-from fiblake.bars import SILVER
+from fiblake.aggregate import SILVER, aggregate
+from fiblake.bars import Consolidated
 from fiblake.buckets import first_to_recompute
 from fiblake.calendar import CalendarRangeError, NotASessionError, nyse
 from fiblake.lake import INTERVALS
+from services.reconcile.silver import Grid, first_difference
 from tests.unit.resampler.daily import (
     NO_FACTS,
+    NOW,
     ORDINAL,
     SESSIONS,
+    SLOW_COLUMNS,
     Daily,
     Facts,
     bars,
     flat,
     numbered,
     slow_silver,
+    table,
 )
 
 PRICES = st.floats(min_value=1e-4, max_value=1e6, allow_subnormal=False)
@@ -38,8 +42,8 @@ def silver(
 ) -> list[dict[str, Any]]:
     series = bars("AAPL", days, reference, adjusted=adjusted)
     rows = aggregate([series.since(first)], interval, nyse(), adjusted=adjusted)
-    found: list[dict[str, Any]] = rows.drop_columns(["version"]).to_pylist()
-    return found
+    values: list[dict[str, Any]] = rows.select(SLOW_COLUMNS).to_pylist()
+    return values
 
 
 def starts(days: Iterable[date], interval: int) -> list[str]:
@@ -275,10 +279,20 @@ def facts(draw: st.DrawFn, days: dict[date, Daily]) -> Facts:
 def test_silver_equals_a_slow_recomputation(
     days: dict[date, Daily], interval: int, adjusted: bool, data: st.DataObject,  # noqa: FBT001
 ) -> None:  # fmt: skip
-    told = data.draw(st.just(NO_FACTS) | facts(days))
-    found = silver(days, interval, reference=told.reference(), adjusted=adjusted)
-    assert found == slow_silver("AAPL", days, interval, told, adjusted=adjusted)
-    assert len({row["ts"] for row in found}) == len(found)
+    of_symbol = data.draw(st.just(NO_FACTS) | facts(days))
+    rows = silver(days, interval, reference=of_symbol.reference(), adjusted=adjusted)
+    assert rows == slow_silver("AAPL", days, interval, of_symbol, adjusted=adjusted)
+    assert len({row["ts"] for row in rows}) == len(rows)
+
+
+@given(days=histories(), interval=st.sampled_from(INTERVALS), adjusted=st.booleans(), data=st.data())
+def test_every_column_is_what_the_audit_computes(
+    days: dict[date, Daily], interval: int, adjusted: bool, data: st.DataObject,  # noqa: FBT001
+) -> None:  # fmt: skip
+    reference = data.draw(st.just(NO_FACTS) | facts(days)).reference()
+    rows = aggregate([bars("AAPL", days, reference, adjusted=adjusted)], interval, nyse(), adjusted=adjusted)
+    stored = Consolidated(table("AAPL", days), {}, NOW, reference)
+    assert first_difference(stored, rows, interval, 0, Grid(nyse(), adjusted)) is None
 
 
 @given(days=histories(), interval=st.sampled_from(INTERVALS), data=st.data())
@@ -289,7 +303,7 @@ def test_recomputing_from_the_earliest_change_equals_recomputing_everything(
     changes = data.draw(st.dictionaries(st.sampled_from([*sessions, *SESSIONS[9_000:9_160]]), DAILY, min_size=1))
     after = days | changes
     handovers = data.draw(facts(after)).handovers  # splits do change all before them: then all is recomputed
-    told = Reference(handovers=handovers)
+    reference = Reference(handovers=handovers)
     first = first_to_recompute(bars("AAPL", after).ordinals, ORDINAL[min(changes)], interval)
-    kept = [row for row in silver(days, interval, reference=told) if row["ts"] < SESSIONS[first]]
-    assert kept + silver(after, interval, first, told) == silver(after, interval, reference=told)
+    earlier = [row for row in silver(days, interval, reference=reference) if row["ts"] < SESSIONS[first]]
+    assert earlier + silver(after, interval, first, reference) == silver(after, interval, reference=reference)

@@ -12,19 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fiblake.adjustment import NO_REFERENCE, Reference
-from fiblake.bars import (
-    BRONZE,
-    MANIFEST,
-    OLDEST_VERSION,
-    SILVER,
-    SILVER_CALENDAR,
-    Consolidated,
-    decode,
-    decode_silver,
-    encode,
-    read_bars,
-    read_prices,
-)
+from fiblake.aggregate import SILVER
+from fiblake.bars import BRONZE, MANIFEST, Consolidated, decode, encode, read_bars, read_prices
 from fiblake.calendar import nyse
 from fiblake.errors import ContractError
 from fiblake.reference import read_splits
@@ -51,9 +40,9 @@ def columns(**changed: Any) -> dict[str, Any]:  # noqa: ANN401 (arrays)
 
 
 def read(**changed: Any) -> dict[str, Any]:  # noqa: ANN401
-    found = read_bars(written(columns(**changed)), "AAPL", MODIFIED)
-    assert found.schema.equals(BRONZE)
-    (row,) = found.to_pylist()
+    rows = read_bars(written(columns(**changed)), "AAPL", MODIFIED)
+    assert rows.schema.equals(BRONZE)
+    (row,) = rows.to_pylist()
     return dict(row)
 
 
@@ -120,46 +109,9 @@ def test_a_reference_that_cannot_be_read_is_an_error_and_never_none(text: bytes)
         Consolidated.decode(data, "AAPL", MODIFIED)
 
 
-BUCKET = {
-    "symbol": "AAPL", "ts": date(2025, 11, 17), "open": 1.0, "high": 1.0, "low": 1.0, "close": 1.0, "volume": 1.0,
-    "bars": 3, "last_date": date(2025, 11, 19), "is_complete": True, "adjusted": True, "version": MODIFIED,
-}  # fmt: skip
-
-
-def test_silver_is_read_as_it_was_written() -> None:
-    rows = pa.Table.from_pylist([BUCKET, BUCKET | {"adjusted": False}], schema=SILVER)
-    assert decode_silver(encode(rows), "it").equals(rows)
-
-
-def test_a_month_files_own_metadata_is_read_with_it() -> None:
-    rows = pa.Table.from_pylist([BUCKET], schema=SILVER).replace_schema_metadata({SILVER_CALENDAR: "2025-11-20 ab"})
-    assert decode_silver(encode(rows), "it").schema.metadata[SILVER_CALENDAR] == b"2025-11-20 ab"
-
-
-@pytest.mark.parametrize("version", [None, pa.array([None], pa.timestamp("us", "UTC"))], ids=["no column", "null"])
-def test_silver_rows_without_a_version_have_the_oldest_there_is(version: pa.Array | None) -> None:
-    columns = {name: pa.array([value], SILVER.field(name).type) for name, value in BUCKET.items()}
-    columns = {name: column for name, column in (columns | {"version": version}).items() if column is not None}
-    assert decode_silver(written(columns), "it").to_pylist() == [BUCKET | {"version": OLDEST_VERSION}]
-
-
-@pytest.mark.parametrize("told", [None, pa.array([None], pa.bool_())], ids=["no column", "null"])
-def test_silver_that_does_not_say_whether_it_is_adjusted_is_as_traded(told: pa.Array | None) -> None:
-    columns = {name: pa.array([value], SILVER.field(name).type) for name, value in BUCKET.items()}
-    columns = {name: column for name, column in (columns | {"adjusted": told}).items() if column is not None}
-    found = decode_silver(written(columns), "it")
-    assert found.schema.equals(SILVER)
-    assert found.to_pylist() == [BUCKET | {"adjusted": False}]
-
-
-def test_what_is_no_silver_is_refused() -> None:
-    with pytest.raises(ContractError, match="the month file cannot be read"):
-        decode_silver(parquet(ROW), "the month file")
-
-
 def test_somebody_elses_data_parquet_has_an_empty_log_and_its_objects_age() -> None:
-    found = Consolidated.decode(parquet(ROW), "AAPL", MODIFIED)
-    assert (found.log, found.last_updated) == ({}, MODIFIED)
+    stored = Consolidated.decode(parquet(ROW), "AAPL", MODIFIED)
+    assert (stored.log, stored.last_updated) == ({}, MODIFIED)
 
 
 def test_a_log_that_cannot_be_read_is_an_error_and_never_an_empty_log() -> None:

@@ -30,9 +30,9 @@ def new_york(day: str, clock: str) -> datetime:
 @pytest.mark.filterwarnings("default")
 def test_the_file_equals_pandas_market_calendars_to_its_end() -> None:
     """Generated anew from the source library, whose own warnings are not ours."""
-    found = CALENDAR.sessions.astype("datetime64[D]").tolist()
-    assert found == generate_sessions.sessions()
-    assert found[0] == date(1962, 1, 2)
+    sessions = CALENDAR.sessions.astype("datetime64[D]").tolist()
+    assert sessions == generate_sessions.sessions()
+    assert sessions[0] == date(1962, 1, 2)
     assert (generate_sessions.LAST - LAST).days < 7
 
 
@@ -65,13 +65,13 @@ def test_between_the_start_and_2026_08_21_are_16268_sessions() -> None:
 
 @pytest.mark.parametrize("day", [LAST + timedelta(days=1), date(2100, 1, 1)])
 def test_a_day_beyond_the_end_is_an_error_that_names_the_command(day: date) -> None:
-    asked = (
+    questions = (
         lambda: CALENDAR.ordinal(day),
         lambda: CALENDAR.ordinal_on_or_after(day),
         lambda: CALENDAR.between(date(2025, 1, 2), day),
         lambda: CALENDAR.last_closed(datetime.combine(day, datetime.min.time(), NEW_YORK)),
     )
-    for ask in asked:
+    for ask in questions:
         with pytest.raises(CalendarRangeError, match=rf"{day} is outside .*1962-01-02 to {LAST}.*`make calendar`"):
             ask()
 

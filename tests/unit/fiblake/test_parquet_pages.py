@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fiblake import parquet_pages
-from fiblake.bars import BRONZE, MANIFEST, SILVER, encode
+from fiblake.aggregate import SILVER
+from fiblake.bars import BRONZE, MANIFEST, encode
 from fiblake.parquet_pages import chunks_of, page_sizes
 from tests.fakes import NOON
 from tests.unit.shared.hostile import DAYS, corrupted

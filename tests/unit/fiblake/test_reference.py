@@ -40,8 +40,8 @@ def written(rows: Sequence[dict[str, Any]]) -> bytes:
 
 def row(split: Split = AAPL[0], **changed: object) -> dict[str, Any]:
     names = ("symbol", "execution_date", "split_from", "split_to", "adjustment_type", "id")
-    known = {name: getattr(split, name) for name in (*names, "historical_adjustment_factor")}
-    return {name: value for name, value in (known | changed).items() if value is not ...}
+    values = {name: getattr(split, name) for name in (*names, "historical_adjustment_factor")}
+    return {name: value for name, value in (values | changed).items() if value is not ...}
 
 
 def test_splits_are_read_as_they_were_written_oldest_first() -> None:
@@ -63,8 +63,8 @@ def test_no_splits_and_no_companies_are_files_too() -> None:
 def test_a_file_that_others_wrote_may_have_more_columns_other_types_and_any_order() -> None:
     day = datetime(2000, 6, 21)  # noqa: DTZ001 (as pandas writes it)
     rows = [row(AAPL[1]), row(AAPL[0])]
-    for one in rows:
-        one |= {"split_from": 1, "split_to": 2, "more": "columns"}
+    for values in rows:
+        values |= {"split_from": 1, "split_to": 2, "more": "columns"}
     rows[1] |= {"execution_date": day}
     rows[0] |= {"execution_date": datetime(2005, 2, 28)}  # noqa: DTZ001
     assert read_splits(written(rows), "AAPL") == tuple(AAPL)
@@ -96,8 +96,8 @@ def test_a_split_that_does_not_say_what_is_needed_is_refused(changed: dict[str, 
 @pytest.mark.parametrize("factor", [0.0, -0.5, float("nan"), float("inf")])
 def test_a_factor_that_cannot_be_is_refused_and_named(factor: float) -> None:
     broken = replace(AAPL[0], historical_adjustment_factor=factor)
-    told = f"the splits of AAPL hold one that cannot be: AAPL on 2000-06-21, factor {factor}"
-    with pytest.raises(ContractError, match=f"^{told}$"):
+    sentence = f"the splits of AAPL hold one that cannot be: AAPL on 2000-06-21, factor {factor}"
+    with pytest.raises(ContractError, match=f"^{sentence}$"):
         read_splits(splits_file([broken, AAPL[1]]), "AAPL")
 
 
@@ -156,10 +156,10 @@ def test_the_reference_has_each_splits_day_and_factor_and_the_first_session_of_e
 
 def test_a_split_from_between_two_companies_is_neithers_and_in_no_factor() -> None:
     old, new = TWO[0], replace(TWO[1], valid_from=date(2010, 1, 4))
-    told = splits(("2000-06-21", 1, 2), ("2005-02-28", 10, 1), ("2006-02-28", 3, 1), ("2014-06-09", 1, 7))
+    of_symbol = splits(("2000-06-21", 1, 2), ("2005-02-28", 10, 1), ("2006-02-28", 3, 1), ("2014-06-09", 1, 7))
     own = splits(("2000-06-21", 1, 2), ("2014-06-09", 1, 7))
     ended = replace(old, valid_to=date(2002, 12, 31))
-    reference = reference_of(told, [ended, new])
+    reference = reference_of(of_symbol, [ended, new])
     assert reference.handovers == (date(2010, 1, 4),)
     assert [day for day, _ in reference.splits] == [split.execution_date for split in own]
     days = np.array(["2000-06-20", "2002-12-31", "2010-01-04", "2014-06-09"], dtype="datetime64[D]")
@@ -186,8 +186,8 @@ def test_two_companies_of_which_neither_figi_is_known_are_two() -> None:
 
 
 @given(st.permutations(AAPL + splits(("2014-06-09", 1, 7))), st.permutations(companies("1980-12-12", "2003-01-02")))
-def test_the_order_they_are_told_in_does_not_matter(told: list[Split], bearers: list[Identity]) -> None:
-    assert reference_of(told, bearers) == reference_of(sorted(told, key=lambda s: s.execution_date), TWO)
+def test_the_order_they_are_told_in_does_not_matter(reported: list[Split], bearers: list[Identity]) -> None:
+    assert reference_of(reported, bearers) == reference_of(sorted(reported, key=lambda s: s.execution_date), TWO)
 
 
 # ----------------------------------------------------------------------------------------------------------- dividends

@@ -28,9 +28,9 @@ WITHOUT_BODY = "Generic S3 error: Error performing HEAD http://s3.test/b/k in 1m
 
 @pytest.fixture
 def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    asked: list[float] = []
-    monkeypatch.setattr(time, "sleep", asked.append)
-    return asked
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    return pauses
 
 
 class Refusing:

@@ -23,7 +23,7 @@ def test_a_stacks_outputs_are_given_by_their_names(stub: Stubber) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "message", "kind", "said"),
+    ("code", "message", "kind", "sentence"),
     [
         ("ValidationError", "Stack with id s does not exist", NotFoundError, "there is no stack s .* --stack"),
         ("AccessDenied", "User is not authorized", EntitlementError, "may not look at stack s: AccessDenied"),
@@ -32,10 +32,10 @@ def test_a_stacks_outputs_are_given_by_their_names(stub: Stubber) -> None:
     ],
 )
 def test_what_cloudformation_refuses_is_a_sentence(
-    stub: Stubber, code: str, message: str, kind: type[Exception], said: str
+    stub: Stubber, code: str, message: str, kind: type[Exception], sentence: str
 ) -> None:
     stub.add_client_error("describe_stacks", code, message)
-    with pytest.raises(kind, match=said):
+    with pytest.raises(kind, match=sentence):
         outputs_of(stub.client, "s")
 
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fiblake.bars import SILVER, Consolidated, decode_silver, encode
+from fiblake.aggregate import SILVER, decode_silver
+from fiblake.bars import Consolidated, encode
 from fiblake.calendar import nyse
 from fiblake.lake import INTERVALS, dividends_key
 from services.reconcile.lag import Cause, requests

@@ -78,6 +78,12 @@ def data_parquet(
     return Consolidated(table(symbol, days), {}, version, reference).encode()
 
 
+SLOW_COLUMNS = (
+    "symbol", "ts", "open", "high", "low", "close", "volume", "bars", "last_date", "is_complete", "adjusted",
+)  # fmt: skip
+"""The columns that `slow_silver` computes. tests/unit/fiblake/test_aggregate.py compares all columns with the audit."""
+
+
 def slow_silver(
     symbol: str, days: Mapping[date, Daily], interval: int, facts: Facts = NO_FACTS, *, adjusted: bool = True
 ) -> list[dict[str, Any]]:

@@ -4,13 +4,24 @@ from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from fiblake.bars import decode_silver, read_prices
+from fiblake.aggregate import decode_silver
+from fiblake.bars import read_prices
 from fiblake.calendar import nyse
 from fiblake.errors import ContractError
 from fiblake.lake import Month, parse_silver_key, silver_prefix
 from services.resampler.resample import Change, Resampler
 from tests.fakes import LAKE, FakeTopic, MemoryObjectStore
-from tests.unit.resampler.daily import NO_FACTS, NOW, ORDINAL, SESSIONS, Daily, Facts, data_parquet, slow_silver
+from tests.unit.resampler.daily import (
+    NO_FACTS,
+    NOW,
+    ORDINAL,
+    SESSIONS,
+    SLOW_COLUMNS,
+    Daily,
+    Facts,
+    data_parquet,
+    slow_silver,
+)
 
 
 def resampler(
@@ -38,13 +49,12 @@ def version_of(store: MemoryObjectStore, symbol: str) -> datetime | None:
 
 
 def silver(store: MemoryObjectStore, interval: int) -> list[dict[str, Any]]:
-    """Read the whole table's values, by symbol and bucket; check that each file holds its month's buckets, in order."""
-    rows = versioned_silver(store, interval)
-    return [{name: value for name, value in row.items() if name != "version"} for row in rows]
+    """Read the table's SLOW_COLUMNS, by symbol and bucket; check that each file has its month's buckets, in order."""
+    return [{name: row[name] for name in SLOW_COLUMNS} for row in versioned_silver(store, interval)]
 
 
 def versioned_silver(store: MemoryObjectStore, interval: int) -> list[dict[str, Any]]:
-    """The same with the column `version`."""
+    """The same with all columns."""
     rows: list[dict[str, Any]] = []
     for key in store.keys(silver_prefix(interval)):
         inside = decode_silver(store.peek(key) or b"", key).to_pylist()
@@ -64,12 +74,12 @@ def whole_silver(
     bronze: Mapping[str, Mapping[date, Daily]], interval: int, facts: Mapping[str, Facts] | None = None
 ) -> list[dict[str, Any]]:
     """Return what the table must be: everything recomputed from all of bronze."""
-    known = facts or {}
+    facts_of = facts or {}
     rows = [
         row
         for symbol, days in bronze.items()
         if days
-        for row in slow_silver(symbol, days, interval, known.get(symbol, NO_FACTS))
+        for row in slow_silver(symbol, days, interval, facts_of.get(symbol, NO_FACTS))
     ]
     return sorted(rows, key=_place)
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fiblake.bars import OLDEST_VERSION, SILVER_CALENDAR, decode_silver, encode
+from fiblake.aggregate import SILVER_CALENDAR, decode_silver
+from fiblake.bars import OLDEST_VERSION, encode
 from fiblake.calendar import TradingCalendar, nyse
 from fiblake.errors import ConflictError
 from fiblake.lake import INTERVALS, Month, silver_key, silver_prefix

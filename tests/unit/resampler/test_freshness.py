@@ -6,7 +6,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from fiblake.bars import MANIFEST, SILVER, encode
+from fiblake.aggregate import SILVER
+from fiblake.bars import MANIFEST, encode
 from fiblake.buckets import bucket_start
 from fiblake.calendar import nyse
 from fiblake.errors import ConfigurationError, ContractError

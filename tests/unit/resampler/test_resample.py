@@ -6,7 +6,8 @@ from datetime import date, timedelta
 import pyarrow as pa
 import pytest
 
-from fiblake.bars import BRONZE, SILVER, Consolidated, decode, encode
+from fiblake.aggregate import SILVER
+from fiblake.bars import BRONZE, Consolidated, decode, encode
 from fiblake.errors import ConfigurationError, ConflictError, ContractError, NotFoundError, UpstreamError
 from fiblake.lake import INTERVALS, Month, checkpoint_key, silver_key, silver_prefix
 from services.resampler.resample import Change, Resampler

@@ -7,7 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from fiblake.bars import OLDEST_VERSION, SILVER, decode_silver, encode
+from fiblake.aggregate import SILVER, decode_silver
+from fiblake.bars import OLDEST_VERSION, encode
 from fiblake.calendar import nyse
 from fiblake.lake import INTERVALS, Month, silver_key
 from services.resampler.batch import resample_batch

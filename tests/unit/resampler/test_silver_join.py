@@ -6,7 +6,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiblake.bars import OLDEST_VERSION, SILVER
+from fiblake.aggregate import SILVER
+from fiblake.bars import OLDEST_VERSION
 from fiblake.calendar import TradingCalendar, nyse
 from fiblake.lake import Month
 from services.resampler.silver_join import MonthGrid, Update, join, without_symbols

@@ -19,7 +19,8 @@ from unittest.mock import patch
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fiblake.bars import BRONZE, MANIFEST, SILVER, Consolidated, decode_manifest, decode_silver, encode, read_prices
+from fiblake.aggregate import SILVER, decode_silver
+from fiblake.bars import BRONZE, MANIFEST, Consolidated, decode_manifest, encode, read_prices
 from fiblake.calendar import nyse
 from fiblake.errors import FiblakeError
 from fiblake.reader.views import check_of

@@ -14,7 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from fiblake.bars import MANIFEST, SILVER, Consolidated, decode_manifest, decode_silver, encode, read_log, read_prices
+from fiblake.aggregate import SILVER, decode_silver
+from fiblake.bars import MANIFEST, Consolidated, decode_manifest, encode, read_log, read_prices
 from fiblake.calendar import nyse
 from fiblake.errors import FiblakeError
 from fiblake.reference import identities_file, read_identities, read_splits, splits_file

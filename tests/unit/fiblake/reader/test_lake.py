@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from fiblake import FiblakeError, Lake
 from fiblake.adjustment import Payout
-from fiblake.bars import Consolidated, decode_silver, encode
+from fiblake.aggregate import decode_silver
+from fiblake.bars import Consolidated, encode
 from fiblake.errors import ContractError, NotFoundError
 from fiblake.lake import (
     INTERVALS,
@@ -79,15 +80,15 @@ def lake(objects: dict[str, bytes], tmp_path: Path) -> Lake:
 def test_bars_cut_from_bronze_are_those_of_the_month_files_and_of_slow_arithmetic(
     *, contents: Contents, interval: int, data: st.DataObject, complete: bool
 ) -> None:
-    asked = data.draw(st.none() | st.lists(st.sampled_from(sorted(contents.bronze)), min_size=1))
+    symbols = data.draw(st.none() | st.lists(st.sampled_from(sorted(contents.bronze)), min_size=1))
     first, last = sorted(data.draw(st.tuples(sessions, sessions)))
     limits = {"start": first, "end": last, "complete": complete}
     with TemporaryDirectory() as folder:
         lake = lake_of(contents, Path(folder), [interval])
-        bronze = lake.bars(asked, f"{interval}d", source="bronze", **limits)  # type: ignore[arg-type]
-        silver = lake.bars(asked, f"{interval}d", source="silver", **limits)  # type: ignore[arg-type]
+        bronze = lake.bars(symbols, f"{interval}d", source="bronze", **limits)  # type: ignore[arg-type]
+        silver = lake.bars(symbols, f"{interval}d", source="silver", **limits)  # type: ignore[arg-type]
         panels = [
-            lake.panel("close", f"{interval}d", asked, source=source, **limits)  # type: ignore[arg-type]
+            lake.panel("close", f"{interval}d", symbols, source=source, **limits)  # type: ignore[arg-type]
             for source in ("bronze", "silver")
         ]
     assert bronze.table.equals(silver.table, check_metadata=False)
@@ -95,7 +96,7 @@ def test_bars_cut_from_bronze_are_those_of_the_month_files_and_of_slow_arithmeti
     expected = [
         row
         for row in whole_silver(contents.bronze, interval, contents.facts)
-        if (asked is None or row["symbol"] in asked)
+        if (symbols is None or row["symbol"] in symbols)
         and first <= row["ts"] <= last
         and (row["is_complete"] or not complete)
     ]
@@ -108,7 +109,7 @@ def test_bars_cut_from_bronze_are_those_of_the_month_files_and_of_slow_arithmeti
     whole = [
         row
         for row in whole_silver(contents.bronze, interval, contents.facts)
-        if (asked is None or row["symbol"] in asked)
+        if (symbols is None or row["symbol"] in symbols)
         and first <= bucket_start(row["ts"], interval) <= last
         and (row["is_complete"] or not complete)
     ]
@@ -222,7 +223,7 @@ def test_what_is_no_instant_is_refused_in_plain_words(lake: Lake, as_of: Any, ca
 
 
 @pytest.mark.parametrize(
-    ("arguments", "options", "said"),
+    ("arguments", "options", "sentence"),
     [
         (("AAPL", "7d"), {}, r"interval '7d' is none of 1d, 3d, 5d, 8d, 13d, 21d, 34d"),
         (("AAPL",), {"adjust": "all"}, r"adjust='all' is none of splits, raw, total"),
@@ -235,9 +236,9 @@ def test_what_is_no_instant_is_refused_in_plain_words(lake: Lake, as_of: Any, ca
     ],
 )
 def test_a_wrong_question_is_refused_before_anything_is_read(
-    lake: Lake, arguments: tuple[Any, ...], options: dict[str, Any], said: str
+    lake: Lake, arguments: tuple[Any, ...], options: dict[str, Any], sentence: str
 ) -> None:
-    with pytest.raises(ContractError, match=said):
+    with pytest.raises(ContractError, match=sentence):
         lake.bars(*arguments, **options)
     assert store_of(lake).journal == []
 

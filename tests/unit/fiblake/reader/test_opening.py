@@ -18,8 +18,8 @@ HEAVY = ("boto3", "botocore", "duckdb", "matplotlib", "numpy", "obstore", "panda
 
 def modules_after(program: str) -> set[str]:
     ask = f"{program}; import sys; print(*sys.modules)"
-    found = subprocess.run([sys.executable, "-c", ask], cwd=REPOSITORY, check=True, capture_output=True, text=True)
-    return {name.partition(".")[0] for name in found.stdout.split()}
+    process = subprocess.run([sys.executable, "-c", ask], cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    return {name.partition(".")[0] for name in process.stdout.split()}
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
@@ -39,21 +39,21 @@ def test_the_package_lists_its_names_and_has_no_others() -> None:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def options(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The options that the bucket was opened with."""
     options: dict[str, Any] = {}
 
-    def opened(bucket: str, **given: Any) -> object:  # noqa: ANN401 (obstore's)
-        options.update(given, bucket=bucket)
-        return s3_backend(bucket, **given)
+    def opened(bucket: str, **more: Any) -> object:  # noqa: ANN401 (obstore's)
+        options.update(more, bucket=bucket)
+        return s3_backend(bucket, **more)
 
     monkeypatch.setattr(opening, "s3_backend", opened)
     return options
 
 
-def test_a_bucket_is_opened_with_the_environments_credentials(asked: dict[str, Any]) -> None:
+def test_a_bucket_is_opened_with_the_environments_credentials(options: dict[str, Any]) -> None:
     lake = fiblake.open(bucket="lake", endpoint_url="http://127.0.0.1:9", region="eu-west-1", prefix="other/bars/")
-    assert asked == {"bucket": "lake", "endpoint": "http://127.0.0.1:9", "region": "eu-west-1"}
+    assert options == {"bucket": "lake", "endpoint": "http://127.0.0.1:9", "region": "eu-west-1"}
     assert repr(lake) == "<fiblake.Lake: s3://lake>"
     assert lake.bronze.data_key("A") == "other/bars/symbol=A/data.parquet"
 
@@ -64,12 +64,12 @@ def test_a_cache_below_the_users_home_is_written_with_a_tilde(tmp_path: Path, mo
 
 
 def test_a_profiles_credentials_are_found_by_boto(
-    asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "credentials").write_text("[research]\naws_access_key_id = theirs\naws_secret_access_key = s\n")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     fiblake.open(bucket="lake", profile="research")
-    assert asked["credential_provider"]()["access_key_id"] == "theirs"
+    assert options["credential_provider"]()["access_key_id"] == "theirs"
     with pytest.raises(ConfigurationError, match=r"profile='nobody' cannot be used: .*nobody"):
         fiblake.open(bucket="lake", profile="nobody")
 
@@ -85,13 +85,15 @@ def test_without_any_credentials_the_error_says_what_to_set(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("name", ["prod", None])
-def test_a_stacks_bucket_is_asked_for(asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str | None) -> None:
+def test_a_stacks_bucket_is_asked_for(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
     from fiblake import stacks  # noqa: PLC0415 (as the reader does)
 
     monkeypatch.setenv("FIBLAKE_STACK", "prod")
     monkeypatch.setattr(stacks, "outputs_of", lambda _client, stack: {"BucketName": f"{stack}-lake"})
     fiblake.open(stack=name, region="us-east-1")
-    assert asked["bucket"] == "prod-lake"
+    assert options["bucket"] == "prod-lake"
     monkeypatch.setattr(stacks, "outputs_of", lambda _client, _stack: {})
     with pytest.raises(NotFoundError, match="stack prod has no output BucketName: is it fiblake's"):
         fiblake.open(stack="prod", region="us-east-1")
@@ -108,7 +110,7 @@ def test_without_boto_the_error_names_the_extra(options: dict[str, str], monkeyp
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "sentence"),
     [
         ({"bucket": "b", "stack": "s"}, "name one of stack=, bucket= and local=True"),
         ({"bucket": "b", "local": True}, "name one of"),
@@ -121,13 +123,13 @@ def test_without_boto_the_error_names_the_extra(options: dict[str, str], monkeyp
         ({"bucket": "b", "cache": "~no-such-user/x"}, "cache='~no-such-user/x' cannot be used: .*name the folder"),
     ],
 )
-def test_options_that_contradict_each_other_or_name_nothing_are_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said):
+def test_options_that_contradict_each_other_or_name_nothing_are_refused(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigurationError, match=sentence):
         fiblake.open(**options)
 
 
 def test_a_local_stack_that_is_up_is_found(
-    asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FIBLAKE_LOCAL_FOLDER", str(tmp_path / "stack"))
     with pytest.raises(NotFoundError, match="no local stack is up: start one with `fiblake local up`"):
@@ -140,7 +142,7 @@ def test_a_local_stack_that_is_up_is_found(
     with (tmp_path / "stack.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         fiblake.open(local=True)
-        assert (asked["bucket"], asked["endpoint"]) == ("local-lake", "http://127.0.0.1:4")
+        assert (options["bucket"], options["endpoint"]) == ("local-lake", "http://127.0.0.1:4")
         (tmp_path / "stack.json").write_text("{}")
         with pytest.raises(ContractError, match=r"cannot be read.*start the stack again"):
             fiblake.open(local=True)

@@ -16,8 +16,8 @@ CALENDARS = PACKAGE / "data/generate_sessions.py"
 
 
 def project(path: str) -> dict[str, Any]:
-    found: dict[str, Any] = tomllib.loads((REPOSITORY / path).read_text(encoding="utf-8"))["project"]
-    return found
+    content: dict[str, Any] = tomllib.loads((REPOSITORY / path).read_text(encoding="utf-8"))["project"]
+    return content
 
 
 READER, STACK = project("fiblake/pyproject.toml"), project("pyproject.toml")
@@ -28,14 +28,14 @@ def names(requirements: list[str]) -> set[str]:
 
 
 def imported_modules() -> set[str]:
-    found = set()
+    names = set()
     for path in set(PACKAGE.rglob("*.py")) - {CALENDARS}:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
-                found |= {alias.name.partition(".")[0] for alias in node.names}
+                names |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
-                found.add(node.module.partition(".")[0])
-    return found - sys.stdlib_module_names - {"fiblake"}
+                names.add(node.module.partition(".")[0])
+    return names - sys.stdlib_module_names - {"fiblake"}
 
 
 def test_both_projects_are_of_one_version_and_have_names_of_their_own() -> None:
