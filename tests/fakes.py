@@ -70,15 +70,15 @@ def later(minutes: float = 1) -> datetime:
 # ----------------------------------------------------------------------------------------------- splits and identities
 
 
-def splits(*told: tuple[str, int, int], symbol: str = "AAPL") -> list[Split]:
+def splits(*ratios: tuple[str, int, int], symbol: str = "AAPL") -> list[Split]:
     """Return splits (day, shares before, shares after), oldest first, each with the vendor's cumulative factor."""
-    factor, found = 1.0, list[Split]()
-    for day, before, after in sorted(told, reverse=True):
+    factor, rows = 1.0, list[Split]()
+    for day, before, after in sorted(ratios, reverse=True):
         factor *= before / after
         kind = "forward_split" if after > before else "reverse_split"
         name = f"{symbol}-{day}"
-        found.append(Split(symbol, date.fromisoformat(day), before, after, kind, factor, name))
-    return found[::-1]
+        rows.append(Split(symbol, date.fromisoformat(day), before, after, kind, factor, name))
+    return rows[::-1]
 
 
 def dividend(day: str, cash: float, symbol: str = "AAPL", **changed: object) -> Dividend:
@@ -247,11 +247,11 @@ class MemoryObjectStore(ObjectStore):
     def _due(self, key: str) -> list[Callable[[], object]]:
         with self._lock:
             due = []
-            for one in [one for one in self._interferences if one.of(key)]:
-                one.nth -= 1
-                if one.nth == 0:
-                    self._interferences.remove(one)
-                    due.append(one.act)
+            for interference in [interference for interference in self._interferences if interference.of(key)]:
+                interference.nth -= 1
+                if interference.nth == 0:
+                    self._interferences.remove(interference)
+                    due.append(interference.act)
             return due
 
 

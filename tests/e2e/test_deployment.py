@@ -80,15 +80,15 @@ class Account:
         queues = self.client("sqs").list_queues(QueueNamePrefix="life-").get("QueueUrls", [])
         alarms = self.client("cloudwatch").describe_alarms(AlarmNamePrefix="life-")["MetricAlarms"]
         topics = self.client("sns").list_topics()["Topics"]
-        found = {
-            "functions": [one["FunctionName"] for one in self.client("lambda").list_functions()["Functions"]],
+        names_by_kind = {
+            "functions": [function["FunctionName"] for function in self.client("lambda").list_functions()["Functions"]],
             "queues": [url.rsplit("/", 1)[-1] for url in queues],
             "alarms": [alarm["AlarmName"] for alarm in alarms],
             "topics": [topic["TopicArn"].rsplit(":", 1)[-1] for topic in topics],
             "buckets": [name for name, _ in self.bucket_ids()],
             "rules": [rule["Name"] for rule in self.client("events").list_rules()["Rules"]],
         }
-        return {kind: set(names) for kind, names in found.items()}
+        return {kind: set(names) for kind, names in names_by_kind.items()}
 
     def invoke(self, function: str, event: dict[str, Any]) -> tuple[Any, bool]:
         """Return what a function answers, or its error, and whether it is one."""
@@ -169,8 +169,10 @@ def test_a_stack_is_deployed_at_the_second_try_updated_invoked_and_deleted(accou
 
     account.delete()
 
-    left = account.names()
-    assert left == {kind: set() for kind in first} | {"buckets": {outputs["BucketName"]}}, "the lake outlives its stack"
+    remaining = account.names()
+    assert remaining == {kind: set() for kind in first} | {"buckets": {outputs["BucketName"]}}, (
+        "the lake outlives its stack"
+    )
 
 
 def invoke_each(account: Account) -> set[str]:

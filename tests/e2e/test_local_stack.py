@@ -66,8 +66,8 @@ def test_a_stack_that_is_up_resamples_whatever_any_s3_client_puts_until_it_is_do
     s3.put_object(Bucket=variables["S3_BUCKET"], Key=key, Body=parquet([bar("ANY", session, 7)]))
 
     def status() -> dict[str, dict[str, dict[str, str]]]:
-        found: dict[str, dict[str, dict[str, str]]] = json.loads(seen(environment, "--json").stdout)
-        return found
+        variables_by_function: dict[str, dict[str, dict[str, str]]] = json.loads(seen(environment, "--json").stdout)
+        return variables_by_function
 
     wait_until(lambda: all(status()["intervals"].values()), "all intervals have a checkpoint")
     assert status()["intervals"].keys() == {f"{n}d" for n in INTERVALS}
@@ -75,7 +75,8 @@ def test_a_stack_that_is_up_resamples_whatever_any_s3_client_puts_until_it_is_do
     assert "silver_34d" in seen(environment).stdout
     by_function = json.loads(fiblake(environment, "env", "--sam").stdout)
     assert by_function["RouterFunction"]["S3_BUCKET"] == variables["S3_BUCKET"]
-    assert {one["AWS_ENDPOINT_URL"] for one in by_function.values()} == {variables["AWS_ENDPOINT_URL"]}
+    endpoints = {function_variables["AWS_ENDPOINT_URL"] for function_variables in by_function.values()}
+    assert endpoints == {variables["AWS_ENDPOINT_URL"]}
     assert json.loads(fiblake(environment, "env", "--json").stdout) == variables
     names = [name for name in variables if name.upper() != "NO_PROXY"]  # behind a proxy: it was there before, perhaps
     assert fiblake(environment, "env", "--unset").stdout.split() == ["unset", *names]

@@ -31,11 +31,11 @@ def main() -> int:
         "--only", default="", help="run only the scenarios, or the points of them, with this in the name"
     )
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    asked = parser.parse_args()
-    if asked.seed is not None:
-        return _one(asked.seed)
+    options = parser.parse_args()
+    if options.seed is not None:
+        return _one(options.seed)
     began, failures, runs = time.monotonic(), list[Failure](), 0
-    for number, some in _all(asked):
+    for number, some in _all(options):
         if (runs + number) // PROGRESS > runs // PROGRESS:
             sys.stdout.write(f"{runs + number} runs so far, {len(failures) + len(some)} failed\n")
         runs += number
@@ -50,11 +50,11 @@ def main() -> int:
     return 1 if failures or not runs else 0
 
 
-def _all(asked: argparse.Namespace) -> Iterator[tuple[int, list[Failure]]]:
+def _all(options: argparse.Namespace) -> Iterator[tuple[int, list[Failure]]]:
     """Run scenarios and seeds in several processes; return the number of runs and the failures as they come."""
-    seeds = [] if asked.only else list(range(asked.first, asked.first + asked.seeds))
-    with ProcessPoolExecutor(asked.processes, get_context("spawn")) as pool:
-        parts = [pool.submit(run_scenario, number, asked.only) for number in range(len(SCENARIOS))]
+    seeds = [] if options.only else list(range(options.first, options.first + options.seeds))
+    with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
+        parts = [pool.submit(run_scenario, number, options.only) for number in range(len(SCENARIOS))]
         parts += [pool.submit(run_seeds, seeds[i : i + SEEDS_AT_ONCE]) for i in range(0, len(seeds), SEEDS_AT_ONCE)]
         for part in parts:
             yield part.result()

@@ -257,9 +257,9 @@ def audit(process: Process) -> Report:
 
 def adopt_all(process: Process) -> None:
     """Take over what somebody else's jobs have written, as `fiblake adopt --yes` does."""
-    found = adopt.foreign(audit_of(process))
-    adopt.move_away(process.store, found.unreadable)
-    _outlets(process).enqueue(found.symbols, process.world.new_id("adopt-"))
+    to_adopt = adopt.foreign(audit_of(process))
+    adopt.move_away(process.store, to_adopt.unreadable)
+    _outlets(process).enqueue(to_adopt.symbols, process.world.new_id("adopt-"))
 
 
 def replay_letters(process: Process) -> None:

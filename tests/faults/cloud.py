@@ -308,9 +308,9 @@ class Cloud:
 
 
 def _outage(actor: Caller, what: str) -> Fault | None:
-    left = actor.outages.get(_kind(what), 0)
-    actor.outages[_kind(what)] = max(0, left - 1)
-    return Fault.REFUSED if left else None
+    refusals = actor.outages.get(_kind(what), 0)
+    actor.outages[_kind(what)] = max(0, refusals - 1)
+    return Fault.REFUSED if refusals else None
 
 
 def _kind(what: str) -> str:
@@ -393,7 +393,7 @@ class Backend:
 
     def page(self, prefix: str) -> list[dict[str, Any]]:
         def execute() -> list[dict[str, Any]]:
-            return [_meta(key, one) for key, one in sorted(self.cloud.objects.items()) if key.startswith(prefix)]
+            return [_meta(key, stored) for key, stored in sorted(self.cloud.objects.items()) if key.startswith(prefix)]
 
         return self.cloud.request(self.actor, f"LIST {prefix}", execute, GenericError)
 

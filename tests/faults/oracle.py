@@ -84,9 +84,9 @@ class Truth:
         ours = key.endswith("/data.parquet") and "fiblake.merged" in read(after.data)[1]
         good, self.refused[key] = ([], []) if ours else parted(after.data, after.last_modified)
         for bar in good:
-            known = self.bars.setdefault(symbol, {})
-            if bar.session not in known or known[bar.session].rank < bar.rank:
-                known[bar.session] = bar
+            bars = self.bars.setdefault(symbol, {})
+            if bar.session not in bars or bars[bar.session].rank < bar.rank:
+                bars[bar.session] = bar
 
 
 # -------------------------------------------------------------------------------------------------- what silver must be
@@ -212,12 +212,12 @@ def bars_in_file(data: bytes, last_modified: datetime | None) -> list[Bar]:
 
 def differences(truth: Truth, objects: Mapping[str, bytes], intervals: Iterable[int]) -> list[str]:
     """Compare the bucket with the truth; return all that is wrong, a sentence each."""
-    found = []
+    sentences = []
     for symbol in truth.bars:
-        found += _bronze_differences(symbol, truth, objects)
+        sentences += _bronze_differences(symbol, truth, objects)
     for interval in intervals:
-        found += _silver_differences(truth, objects, interval)
-    return found + _manifest_differences(truth, objects)
+        sentences += _silver_differences(truth, objects, interval)
+    return sentences + _manifest_differences(truth, objects)
 
 
 def _bronze_differences(symbol: str, truth: Truth, objects: Mapping[str, bytes]) -> list[str]:
@@ -225,32 +225,32 @@ def _bronze_differences(symbol: str, truth: Truth, objects: Mapping[str, bytes])
     if data is None:
         return [f"{symbol} has no data.parquet, and {len(truth.bars[symbol])} bars were put"]
     there, wanted = bars_of(data), truth.bars[symbol]
-    found = [f"{symbol} {day}: the bar is lost" for day in sorted(wanted.keys() - there.keys())]
-    found += [f"{symbol} {day}: nobody put such a bar" for day in sorted(there.keys() - wanted.keys())]
+    sentences = [f"{symbol} {day}: the bar is lost" for day in sorted(wanted.keys() - there.keys())]
+    sentences += [f"{symbol} {day}: nobody put such a bar" for day in sorted(there.keys() - wanted.keys())]
     for day in sorted(wanted.keys() & there.keys()):
         if there[day] != wanted[day]:
-            found.append(f"{symbol} {day}: bronze has {there[day]}, and the last write is {wanted[day]}")
+            sentences.append(f"{symbol} {day}: bronze has {there[day]}, and the last write is {wanted[day]}")
     folder = f"bronze/raw_ohlcv/symbol={symbol}/"
     refused = [bar for key, bars in truth.refused.items() if key.startswith(folder) for bar in bars]
-    found += [f"{symbol} {b.session}: is not in quarantine" for b in unsettled(refused, symbol, there, objects)]
-    return found + _reference_differences(symbol, truth, read(data)[1])
+    sentences += [f"{symbol} {b.session}: is not in quarantine" for b in unsettled(refused, symbol, there, objects)]
+    return sentences + _reference_differences(symbol, truth, read(data)[1])
 
 
 def _reference_differences(symbol: str, truth: Truth, metadata: Mapping[str, str]) -> list[str]:
     text = metadata.get("fiblake.reference")
-    told = json.loads(text) if text else {"splits": [], "handovers": []}
+    stored = json.loads(text) if text else {"splits": [], "handovers": []}
     splits = truth.splits.get(symbol, {})
-    days = [date.fromisoformat(day) for day, *_ in told["splits"]]
+    days = [date.fromisoformat(day) for day, *_ in stored["splits"]]
     if days != sorted(splits):
         return [f"{symbol}: data.parquet carries the splits {days}, and the file put last has {sorted(splits)}"]
-    handovers = [date.fromisoformat(day) for day in told["handovers"]]
+    handovers = [date.fromisoformat(day) for day in stored["handovers"]]
     if handovers != sorted(truth.handovers.get(symbol, [])):
         return [f"{symbol}: data.parquet carries the handovers {handovers}"]
-    paid = {date.fromisoformat(day): cash for day, cash, *_ in told.get("dividends", [])}
+    paid = {date.fromisoformat(day): cash for day, cash, *_ in stored.get("dividends", [])}
     if paid != truth.dividends.get(symbol, {}):
         return [f"{symbol}: data.parquet carries the dividends {paid}"]
     factor = 1.0
-    for (day, told_factor, *_), place in zip(reversed(told["splits"]), sorted(splits, reverse=True), strict=True):
+    for (day, told_factor, *_), place in zip(reversed(stored["splits"]), sorted(splits, reverse=True), strict=True):
         factor *= splits[place][0] / splits[place][1]
         if abs(told_factor - factor) > CLOSE_ENOUGH * factor:
             return [f"{symbol}: data.parquet carries factor {told_factor} of {day}, and it is {factor}"]
@@ -258,17 +258,17 @@ def _reference_differences(symbol: str, truth: Truth, metadata: Mapping[str, str
 
 
 def _silver_differences(truth: Truth, objects: Mapping[str, bytes], interval: int) -> list[str]:
-    wanted, found, there = expected_silver(truth, interval), [], dict[tuple[str, date], dict[str, Any]]()
+    wanted, sentences, there = expected_silver(truth, interval), [], dict[tuple[str, date], dict[str, Any]]()
     for key, data in sorted(objects.items()):
         if not key.startswith(f"silver/silver_{interval}d/"):
             continue
         for row in read(data)[0]:
             place = row["symbol"], row["ts"]
             if place in there:
-                found.append(f"{interval}d {place[0]} {place[1]}: the bucket stands twice")
+                sentences.append(f"{interval}d {place[0]} {place[1]}: the bucket stands twice")
             there[place] = row
             if fault := _misplaced(key, row, interval):
-                found.append(fault)
+                sentences.append(fault)
     names = [f"{interval}d {symbol} {ts}: the row is missing" for symbol, ts in sorted(wanted.keys() - there.keys())]
     names += [
         f"{interval}d {symbol} {ts}: there is no such bucket" for symbol, ts in sorted(there.keys() - wanted.keys())
@@ -280,7 +280,7 @@ def _silver_differences(truth: Truth, objects: Mapping[str, bytes], interval: in
         values = ", ".join(f"{name} is {there[place][name]}, not {wanted[place][name]}" for name in wrong)
         if wrong:
             names.append(f"{interval}d {place[0]} {place[1]}: {values}")
-    return found + names
+    return sentences + names
 
 
 def _misplaced(key: str, row: Mapping[str, Any], interval: int) -> str | None:
@@ -297,13 +297,13 @@ def _same(wanted: Any, there: Any) -> bool:  # noqa: ANN401
 def _manifest_differences(truth: Truth, objects: Mapping[str, bytes]) -> list[str]:
     data = objects.get("processing_metadata/consolidation_manifest.parquet")
     rows = {row["symbol"]: row for row in read(data)[0]} if data else {}
-    found = []
+    sentences = []
     for symbol, bars in truth.bars.items():
         row = rows.get(symbol)
-        told = (row["last_consolidated_date"], row["row_count"]) if row else None
-        if told != (max(bars), len(bars)):
-            found.append(f"the manifest says {told} of {symbol}, and it is {max(bars)}, {len(bars)} bars")
-    return found
+        stored = (row["last_consolidated_date"], row["row_count"]) if row else None
+        if stored != (max(bars), len(bars)):
+            sentences.append(f"the manifest says {stored} of {symbol}, and it is {max(bars)}, {len(bars)} bars")
+    return sentences
 
 
 # --------------------------------------------------------------------------------------------- files, as others write

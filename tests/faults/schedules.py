@@ -73,17 +73,17 @@ def run(seed: int) -> tuple[World, list[str]]:
     world = World(retention_days=dice.choice([None, 0, 0, 12]), lost_events=lossy)
     world.cloud.plan = plan
     _begin(world, dice)
-    left = dice.randint(4, 14)
+    events_to_come = dice.randint(4, 14)
     for _ in range(MOST_STEPS):
         choice = dice.random()
-        if left and choice < 0.06:
-            left -= 1
+        if events_to_come and choice < 0.06:
+            events_to_come -= 1
             _act(world, plan, dice)
         elif choice < 0.14 and len(plan.turns.waiting) < MOST_AT_ONCE:
             _start_what_waits(world, plan, dice)
         elif plan.turns.waiting:
             dice.choice(plan.turns.waiting).step()
-        elif not left:
+        elif not events_to_come:
             break
     else:
         world.cloud.violations.append(f"the actors do not end within {MOST_STEPS} steps")
@@ -153,8 +153,8 @@ def _put_bars(world: World, dice: random.Random) -> None:
 
 def _send_again(world: World, dice: random.Random) -> None:
     """Let an old message come once more: a duplicate of SQS's, or somebody's replay."""
-    history = [one for one in world.cloud.history if not one[0].endswith(DEAD) and one[0] != CONSOLIDATION]
-    requests = [one for one in world.cloud.history if one[0] == CONSOLIDATION]
+    history = [sent for sent in world.cloud.history if not sent[0].endswith(DEAD) and sent[0] != CONSOLIDATION]
+    requests = [sent for sent in world.cloud.history if sent[0] == CONSOLIDATION]
     some = requests if requests and dice.random() < 0.4 else history
     if some:
         queue, body = dice.choice(some)

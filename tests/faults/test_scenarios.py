@@ -9,12 +9,12 @@ from tests.faults.scenarios import AtRequest, Scenario
 
 @pytest.mark.parametrize("scenario", scenarios.SCENARIOS, ids=lambda scenario: scenario.name.replace(" ", "-"))
 def test_at_whichever_request_the_actor_dies_or_others_act_the_lake_heals(scenario: Scenario) -> None:
-    met = set()
+    outcomes = set()
     for point in scenarios.points(scenario, thorough=False):
         world, plan, wrong = scenarios.run(scenario, point.plan)
         assert not wrong, told(f'ONLY="{point}"', world, wrong)
-        met.add(bool(plan.met))
-    assert met == {True}, "a point was not met: the scenario is not the same each time"
+        outcomes.add(bool(plan.met))
+    assert outcomes == {True}, "a point was not met: the scenario is not the same each time"
 
 
 @pytest.mark.parametrize("scenario", scenarios.SCENARIOS, ids=lambda scenario: scenario.name.replace(" ", "-"))

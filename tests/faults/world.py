@@ -137,12 +137,12 @@ class World:
 
     def work_available(self) -> list[tuple[str, Callable[[], Work]]]:
         """Return the work that waits; to call it takes the messages, or starts the job."""
-        found: list[tuple[str, Callable[[], Work]]] = []
+        choices: list[tuple[str, Callable[[], Work]]] = []
         if self.visible(ARRIVALS):
-            found.append(("router", lambda: actors.route(self.cloud.receive(ARRIVALS, MESSAGES_AT_ONCE))))
-        found += [("worker", partial(self._start, job)) for job in self.cloud.jobs if job.status == "RUNNABLE"]
+            choices.append(("router", lambda: actors.route(self.cloud.receive(ARRIVALS, MESSAGES_AT_ONCE))))
+        choices += [("worker", partial(self._start, job)) for job in self.cloud.jobs if job.status == "RUNNABLE"]
         waiting = [n for n in self.cloud.intervals if self.visible(f"faults-resample-{n}d")]
-        return found + [(f"resampler-{n}d", partial(self._resample, n)) for n in waiting]
+        return choices + [(f"resampler-{n}d", partial(self._resample, n)) for n in waiting]
 
     def _start(self, job: Job) -> Work:
         job.status = "STARTING"

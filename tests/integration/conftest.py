@@ -116,10 +116,10 @@ class Chain:
         """Put one date file (or a range file, for more bars) as any S3 client would; return its key."""
         first, last = bars[0], bars[-1]
         names = Bronze()
-        one = len(bars) == 1
+        is_single = len(bars) == 1
         key = (
             names.date_key(first.symbol, first.session)
-            if one
+            if is_single
             else names.range_key(first.symbol, first.session, last.session)
         )
         self.s3.put_object(Bucket=self.stack.bucket, Key=key, Body=parquet(bars, ingested_at))
@@ -128,10 +128,8 @@ class Chain:
     def put_splits(self, split: SampleSplit) -> None:
         """Put the file of a symbol's only split as any S3 client would."""
         ratio = split.split_from / split.split_to
-        told = Split(
-            split.symbol, split.execution_date, split.split_from, split.split_to, "forward_split", ratio, "one"
-        )
-        self.s3.put_object(Bucket=self.stack.bucket, Key=splits_key(split.symbol), Body=splits_file([told]))
+        row = Split(split.symbol, split.execution_date, split.split_from, split.split_to, "forward_split", ratio, "one")
+        self.s3.put_object(Bucket=self.stack.bucket, Key=splits_key(split.symbol), Body=splits_file([row]))
 
     def silver_of(self, symbol: str, interval: int) -> pd.DataFrame:
         """Return a symbol's rows of one table."""
@@ -158,24 +156,24 @@ class Chain:
 
     def dead_letter(self, queue: str, body: str, seconds: float = 90) -> dict[str, str]:
         """Wait for the dead letter with this body, take it out, and return its attributes."""
-        return self._dead_letter(queue, lambda found: found == body, seconds)
+        return self._dead_letter(queue, lambda candidate: candidate == body, seconds)
 
     def dead_letter_about(self, queue: str, symbol: str, seconds: float = 90) -> dict[str, str]:
         """Wait for a dead letter that names this symbol, take it out, and return its attributes."""
-        return self._dead_letter(queue, lambda found: f'"symbol":"{symbol}"' in found, seconds)
+        return self._dead_letter(queue, lambda candidate: f'"symbol":"{symbol}"' in candidate, seconds)
 
     def _dead_letter(self, queue: str, wanted: Callable[[str], bool], seconds: float) -> dict[str, str]:
         url = self.sqs.get_queue_url(QueueName=self.stack.queue_urls[queue].rsplit("/", 1)[-1] + "-dlq")["QueueUrl"]
-        found: list[dict[str, Any]] = []
+        matching: list[dict[str, Any]] = []
 
         def arrived() -> bool:
             answer = self.sqs.receive_message(QueueUrl=url, MessageAttributeNames=["All"], VisibilityTimeout=1)
-            found.extend(m for m in answer.get("Messages", []) if wanted(m["Body"]))
-            return bool(found)
+            matching.extend(m for m in answer.get("Messages", []) if wanted(m["Body"]))
+            return bool(matching)
 
         wait_until(arrived, f"{queue}'s dead-letter queue holds the message", seconds)
-        self.sqs.delete_message(QueueUrl=url, ReceiptHandle=found[0]["ReceiptHandle"])
-        return {name: value["StringValue"] for name, value in found[0]["MessageAttributes"].items()}
+        self.sqs.delete_message(QueueUrl=url, ReceiptHandle=matching[0]["ReceiptHandle"])
+        return {name: value["StringValue"] for name, value in matching[0]["MessageAttributes"].items()}
 
     def new_queue(self, name: str, visibility_seconds: int) -> str:
         """Make a queue with its dead-letter queue beside the stack's own; return its URL."""

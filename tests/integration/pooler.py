@@ -114,10 +114,10 @@ class Pooler:
 
 @asynccontextmanager
 async def pooling(
-    server: DatabaseAddress, known: frozenset[str] = KNOWN
+    server: DatabaseAddress, parameters: frozenset[str] = KNOWN
 ) -> AsyncIterator[tuple[DatabaseAddress, Pooler]]:
     """Serve a pooler before the server, on loopback; return its address."""
-    pooler = Pooler(server, known)
+    pooler = Pooler(server, parameters)
     async with await asyncio.start_server(pooler.serve, "127.0.0.1", 0) as listening:
         port = listening.sockets[0].getsockname()[1]
         yield DatabaseAddress("127.0.0.1", port, server.user, server.database, "none"), pooler

@@ -64,9 +64,9 @@ def test_the_table_in_postgres_takes_every_column() -> None:
 
 @pytest.mark.parametrize("name", VARYING)
 def test_of_two_bars_that_differ_in_one_column_the_same_one_wins_in_either_order(name: str) -> None:
-    one, other = table(ROW), table(changed(name))
-    assert merge(None, [one, other]).bars == merge(None, [other, one]).bars
-    assert merge(one, [other]).bars == merge(other, [one]).bars
+    first, second = table(ROW), table(changed(name))
+    assert merge(None, [first, second]).bars == merge(None, [second, first]).bars
+    assert merge(first, [second]).bars == merge(second, [first]).bars
 
 
 @pytest.mark.parametrize("name", OPTIONAL)
@@ -111,8 +111,8 @@ def test_a_broken_bar_that_differs_from_the_stored_one_in_one_column_waits_in_qu
 @pytest.mark.parametrize("name", VALUE_COLUMNS)
 def test_two_rows_of_a_session_that_differ_in_one_column_are_named(name: str) -> None:
     data = encode(table(ROW, changed(name)))
-    found = bars_of_source(data, SourceFile(KEY, "AAPL", DAY, DAY), NOON + timedelta(days=1), nyse(), DAY)
-    (sentence,) = found.rivals
+    source = bars_of_source(data, SourceFile(KEY, "AAPL", DAY, DAY), NOON + timedelta(days=1), nyse(), DAY)
+    (sentence,) = source.rivals
     assert f"with {name} " in sentence
 
 

@@ -15,7 +15,6 @@ DECODERS = {
 """Names of functions of json, pyarrow, csv, gzip, pydantic and DuckDB that decode."""
 MODULES = {"csv", "gzip", "json", "pa_csv", "pq", "pyarrow", "zlib"}
 ELSEWHERE = {
-    "cli/costs.py": "a file of ours beside the module",
     "cli/events.py": "what a person typed",
     "fiblake/reader/views.py": "DuckDB reads copies, which fiblake/decoding.py has read before they are kept",
     "services/consolidator/arrivals.py": "SQS keeps a message to 1 MB",

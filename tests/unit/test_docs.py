@@ -46,8 +46,8 @@ def examples() -> list[str]:
 def test_an_example_of_silver_gives_the_complete_closes_of_one_symbol(example: str, lake: Path) -> None:
     names: dict[str, object] = {"lake": str(lake)}
     exec(example, names)  # noqa: S102 (the page's own text)
-    found = names["closes"]
-    closes = [close for _, close in found] if isinstance(found, list) else list(np.asarray(found))
+    result = names["closes"]
+    closes = [close for _, close in result] if isinstance(result, list) else list(np.asarray(result))
     last_of_bucket = [100 + i for i, day in enumerate(SESSIONS) if nyse().ordinal(day) % 5 == 4]
     assert closes == last_of_bucket
 

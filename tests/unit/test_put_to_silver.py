@@ -60,9 +60,9 @@ class Lake:
         worker.drain(queue, 100, 6, 0)
         assert queue.dead == []
         self.open_requests = [body for body in self.open_requests if body not in bodies]
-        told = [event.model_dump_json() for event in topic.published]
-        self.events += told
-        self.open_events += told
+        published = [event.model_dump_json() for event in topic.published]
+        self.events += published
+        self.open_events += published
 
     def resample(self, interval: int, bodies: Sequence[str]) -> None:
         messages = [ReceivedMessage(str(n), str(n), body, 1) for n, body in enumerate(bodies)]
@@ -96,11 +96,11 @@ class World(Lake):
         self.bronze.setdefault(symbol, {}).update(days)
         self.put(LAKE.range_key(symbol, min(days), max(days)), encode(table(symbol, days)))
 
-    def splits(self, symbol: str, told: dict[date, tuple[int, int]]) -> None:
-        known = self.facts.get(symbol, Facts())
-        splitting = tuple((day, *ratio) for day, ratio in sorted(told.items()))
-        self.facts[symbol] = Facts(splitting, known.handovers)
-        self.put(splits_key(symbol), splits_file(splits(*((str(d), *r) for d, r in told.items()), symbol=symbol)))
+    def splits(self, symbol: str, ratios: dict[date, tuple[int, int]]) -> None:
+        facts = self.facts.get(symbol, Facts())
+        splitting = tuple((day, *ratio) for day, ratio in sorted(ratios.items()))
+        self.facts[symbol] = Facts(splitting, facts.handovers)
+        self.put(splits_key(symbol), splits_file(splits(*((str(d), *r) for d, r in ratios.items()), symbol=symbol)))
 
     def dividends(self, symbol: str, cash: dict[date, float]) -> None:
         self.paid[symbol] = dict(sorted(cash.items()))
@@ -113,8 +113,8 @@ class World(Lake):
         return [lag for lag in auditor.audit((), None).lags if lag.interval in {None, interval}]
 
     def companies(self, symbol: str, handovers: set[date]) -> None:
-        known = self.facts.get(symbol, Facts())
-        self.facts[symbol] = Facts(known.splits, tuple(sorted(handovers)))
+        facts = self.facts.get(symbol, Facts())
+        self.facts[symbol] = Facts(facts.splits, tuple(sorted(handovers)))
         bearers = companies("1980-12-12", *map(str, sorted(handovers)), symbol=symbol)
         self.put(identities_key(symbol), identities_file(bearers))
 
@@ -148,8 +148,8 @@ def test_whatever_order_bars_splits_dividends_and_identities_arrive_in_and_howev
             world.catch_up(interval)
         if some := data.draw(st.lists(st.sampled_from(world.requests), max_size=2)):
             world.consolidate(some)
-        if world.events and (told := data.draw(st.lists(st.sampled_from(world.events), max_size=2))):
-            world.resample(interval, told)
+        if world.events and (repeated := data.draw(st.lists(st.sampled_from(world.events), max_size=2))):
+            world.resample(interval, repeated)
     world.catch_up(interval)
     assert silver(world.store, interval) == whole_silver(world.bronze, interval, world.facts)
     for symbol in world.bronze:
@@ -226,18 +226,18 @@ def test_a_split_that_was_announced_is_applied_to_all_bars_when_the_first_bar_sh
 
 def test_silver_of_one_range_file_of_16_000_sessions_equals_the_independent_recomputation() -> None:
     bars = _history("LONG", SESSIONS[:16_000])
-    told = [SampleSplit("LONG", date(1975, 3, 3), 2, 3), SampleSplit("LONG", date(1999, 1, 4), 1, 7),
+    sample_splits = [SampleSplit("LONG", date(1975, 3, 3), 2, 3), SampleSplit("LONG", date(1999, 1, 4), 1, 7),
             SampleSplit("LONG", date(2012, 6, 1), 10, 1), SampleSplit("LONG", date(2031, 1, 2), 1, 2)]  # fmt: skip
     lake = Lake()
     range_file = encode(pa.Table.from_pylist([bar.row(NOW) for bar in bars], schema=BRONZE))
-    lake.put(splits_key("LONG"), splits_file(_as_the_vendor_tells_them(told)))
+    lake.put(splits_key("LONG"), splits_file(_as_the_vendor_tells_them(sample_splits)))
     lake.put(LAKE.range_key("LONG", bars[0].session, bars[-1].session), range_file)
     lake.consolidate(lake.open_requests)
     (event,) = lake.open_events
     for interval in INTERVALS:
         lake.resample(interval, [event])
-        found = pd.DataFrame(silver(lake.store, interval))
-        assert differences(found, expected_silver(bars, interval, told)) == 0
+        actual = pd.DataFrame(silver(lake.store, interval))
+        assert differences(actual, expected_silver(bars, interval, sample_splits)) == 0
 
 
 def _history(symbol: str, sessions: Sequence[date]) -> list[ReportedBar]:
@@ -250,8 +250,11 @@ def _history(symbol: str, sessions: Sequence[date]) -> list[ReportedBar]:
     ]
 
 
-def _as_the_vendor_tells_them(told: Sequence[SampleSplit]) -> list:
-    return splits(*((str(s.execution_date), int(s.split_from), int(s.split_to)) for s in told), symbol=told[0].symbol)
+def _as_the_vendor_tells_them(sample_splits: Sequence[SampleSplit]) -> list:
+    return splits(
+        *((str(s.execution_date), int(s.split_from), int(s.split_to)) for s in sample_splits),
+        symbol=sample_splits[0].symbol,
+    )
 
 
 def _columns(data: bytes) -> bytes:

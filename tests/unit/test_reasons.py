@@ -60,9 +60,9 @@ def error_classes() -> dict[str, type[FiblakeError]]:
         kind = waiting.pop()
         classes[kind.__name__] = kind
         waiting += [
-            one
-            for one in kind.__subclasses__()
-            if one.__module__.partition(".")[0] in {"fiblake", "services", "shared"}
+            subclass
+            for subclass in kind.__subclasses__()
+            if subclass.__module__.partition(".")[0] in {"fiblake", "services", "shared"}
         ]
     return classes
 
@@ -77,8 +77,8 @@ def template(node: ast.expr) -> str:
             return text
         case ast.JoinedStr(values=parts):
             return "".join(template(part) for part in parts)
-        case ast.BinOp(left=left, right=right):
-            return template(left) + template(right)
+        case ast.BinOp(left=first, right=second):
+            return template(first) + template(second)
         case ast.IfExp(body=body):
             return template(body)
     return BLANK
@@ -95,7 +95,7 @@ def makes_an_error(call: ast.Call, names: set[str]) -> bool:
 
 def reasons() -> list[str]:
     """Return the templates of all reasons, with the places they stand in."""
-    found = []
+    places = []
     for path, module in SOURCES.items():
         if path.startswith(tuple(ASKED_BY_A_PERSON)):
             continue
@@ -103,8 +103,8 @@ def reasons() -> list[str]:
         names = (CLASSES.keys() - NO_END) | _aliases(module)
         texts = [" ".join(map(template, call.args)) for call in nodes if makes_an_error(call, names)]
         texts += [f"{template(call.args[0])}: {BLANK}" for call in nodes if makes_an_error(call, {"decoding"})]
-        found += [f"{path}: {text}" for text in texts if re.search("[A-Za-z]{2}", text)]
-    return found
+        places += [f"{path}: {text}" for text in texts if re.search("[A-Za-z]{2}", text)]
+    return places
 
 
 def _aliases(module: ast.Module) -> set[str]:
@@ -115,7 +115,7 @@ def _aliases(module: ast.Module) -> set[str]:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.IfExp)
         for target in node.targets
         if isinstance(target, ast.Name)
-        and {one.id for one in ast.walk(node.value) if isinstance(one, ast.Name)} & CLASSES.keys()
+        and {name.id for name in ast.walk(node.value) if isinstance(name, ast.Name)} & CLASSES.keys()
     }
 
 

@@ -78,8 +78,8 @@ def test_every_queue_gives_up_into_a_dead_letter_queue_of_its_own_name(name: str
 
 
 def test_the_code_knows_after_how_many_receives_a_message_is_dead() -> None:
-    told = {int(GLOBAL_VARIABLES["MAX_RECEIVE_COUNT"]), int(worker_variables()["MAX_RECEIVE_COUNT"])}
-    assert told == {queue["RedrivePolicy"]["maxReceiveCount"] for queue in SOURCE_QUEUES.values()}
+    counts = {int(GLOBAL_VARIABLES["MAX_RECEIVE_COUNT"]), int(worker_variables()["MAX_RECEIVE_COUNT"])}
+    assert counts == {queue["RedrivePolicy"]["maxReceiveCount"] for queue in SOURCE_QUEUES.values()}
 
 
 @pytest.mark.parametrize("source", EVENT_SOURCES, ids=lambda source: queue_of(source[1]))
@@ -371,8 +371,8 @@ def test_a_functions_handler_is_a_module_of_the_service_that_its_package_carries
 def test_a_stack_that_could_not_work_is_refused_with_the_parameters_that_it_lacks(
     rule: str, parameters: tuple[str, ...]
 ) -> None:
-    said = " ".join(assertion["AssertDescription"] for assertion in TEMPLATE["Rules"][rule]["Assertions"])
-    assert all(parameter in said for parameter in parameters)
+    description = " ".join(assertion["AssertDescription"] for assertion in TEMPLATE["Rules"][rule]["Assertions"])
+    assert all(parameter in description for parameter in parameters)
 
 
 def test_the_outputs_name_what_tools_need() -> None:

@@ -117,8 +117,8 @@ def test_no_switch_replaces_anything_else_that_has_no_reason_to_be(switch: str) 
 def test_a_stack_of_before_keeps_its_resources() -> None:
     # An id that vanishes is a resource deleted; another type under an id is refused by CloudFormation.
     before = dict(line.split(" ") for line in LOGICAL_IDS.read_text(encoding="utf-8").splitlines())
-    kept = {name: kind for name, kind in types_of().items() if name in before}
-    assert kept == before, "delete the line of what goes on purpose, and name it in CHANGELOG.md"
+    now = {name: kind for name, kind in types_of().items() if name in before}
+    assert now == before, "delete the line of what goes on purpose, and name it in CHANGELOG.md"
 
 
 def test_all_variants_have_one_bucket_of_one_identity() -> None:
@@ -202,7 +202,7 @@ def test_a_route_by_ipv6_waits_for_the_networks_block() -> None:
 def test_what_spot_has_no_room_for_runs_on_demand() -> None:
     resources = deployed(EVERYTHING)
     [queue] = properties(resources, "AWS::Batch::JobQueue").values()
-    environments = [one["ComputeEnvironment"]["Ref"] for one in sorted(queue["ComputeEnvironmentOrder"], key=order)]
+    environments = [entry["ComputeEnvironment"]["Ref"] for entry in sorted(queue["ComputeEnvironmentOrder"], key=order)]
     kinds = [resources[name]["Properties"]["ComputeResources"]["Type"] for name in environments]
     assert kinds == ["FARGATE_SPOT", "FARGATE"]
 

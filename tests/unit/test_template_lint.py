@@ -18,8 +18,8 @@ UNUSED = "W2001"
 def test_a_variant_lints_clean_in_four_regions(variant: str, tmp_path: Path) -> None:
     file = tmp_path / "template.json"
     file.write_text(json.dumps(template_of(VARIANTS[variant]), indent=1), encoding="utf-8")
-    done = subprocess.run(
+    process = subprocess.run(
         [REPOSITORY / ".tools/sam/bin/cfn-lint", "--regions", *REGIONS, "--ignore-checks", UNUSED, "--", file],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert (done.stdout, done.returncode) == ("", 0)
+    assert (process.stdout, process.returncode) == ("", 0)

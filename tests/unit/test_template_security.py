@@ -96,8 +96,8 @@ def test_only_aws_services_may_take_on_a_role(resources: Body) -> None:
     for role in properties(resources, "AWS::IAM::Role").values():
         [statement] = role["AssumeRolePolicyDocument"]["Statement"]
         services = listed(statement["Principal"]["Service"])
-        known = {"lambda.amazonaws.com", "ecs-tasks.amazonaws.com", "scheduler.amazonaws.com"}
-        assert set(services) <= known
+        allowed = {"lambda.amazonaws.com", "ecs-tasks.amazonaws.com", "scheduler.amazonaws.com"}
+        assert set(services) <= allowed
         assert statement["Condition"]["StringEquals"] == {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}
 
 
@@ -181,8 +181,8 @@ def test_the_bucket_is_encrypted_with_the_stacks_key_if_there_is_one() -> None:
     def algorithm(parameters: dict[str, str]) -> str:
         [bucket] = properties(deployed(parameters), "AWS::S3::Bucket").values()
         [rule] = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
-        found: str = rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"]
-        return found
+        encryption: str = rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"]
+        return encryption
 
     assert (algorithm(LOCAL), algorithm(EVERYTHING)) == ("AES256", "aws:kms")
 
@@ -221,8 +221,8 @@ def test_what_a_topic_or_a_rule_cannot_deliver_it_may_put_into_the_queue_for_tha
         if statement["Effect"] == "Allow"
     }
     undelivered = {
-        (one["RedrivePolicy"]["deadLetterTargetArn"]["Fn::GetAtt"][0], str(one["TopicArn"]))
-        for one in properties(resources, "AWS::SNS::Subscription").values()
+        (subscription["RedrivePolicy"]["deadLetterTargetArn"]["Fn::GetAtt"][0], str(subscription["TopicArn"]))
+        for subscription in properties(resources, "AWS::SNS::Subscription").values()
     } | {
         (target["DeadLetterConfig"]["Arn"]["Fn::GetAtt"][0], str({"Fn::GetAtt": [name, "Arn"]}))
         for name, rule in properties(resources, "AWS::Events::Rule").items()
@@ -233,16 +233,16 @@ def test_what_a_topic_or_a_rule_cannot_deliver_it_may_put_into_the_queue_for_tha
 
 
 def test_queues_and_topics_take_nothing_but_tls_and_have_one_policy_each(resources: Body) -> None:
-    found: dict[str, list[list[str]]] = {}
+    denied: dict[str, list[list[str]]] = {}
     for policy in properties(resources, "AWS::SQS::QueuePolicy").values():
         for queue in policy["Queues"]:
-            found.setdefault(queue["Ref"], []).append(_denied_without_tls(policy, "*"))
+            denied.setdefault(queue["Ref"], []).append(_denied_without_tls(policy, "*"))
     for policy in properties(resources, "AWS::SNS::TopicPolicy").values():
         [topic] = policy["Topics"]
-        found.setdefault(topic["Ref"], []).append(_denied_without_tls(policy, topic))
+        denied.setdefault(topic["Ref"], []).append(_denied_without_tls(policy, topic))
     queues, topics = properties(resources, "AWS::SQS::Queue"), properties(resources, "AWS::SNS::Topic")
     # SNS takes no action but sns:Publish and such in a topic's policy, and no sns:*.
-    assert found == {name: [["sqs:*"]] for name in queues} | {name: [["sns:Publish"]] for name in topics}
+    assert denied == {name: [["sqs:*"]] for name in queues} | {name: [["sns:Publish"]] for name in topics}
 
 
 def _denied_without_tls(policy: Body, resource: object) -> list[str]:
@@ -305,8 +305,8 @@ def test_a_database_made_here_has_two_generated_secrets_of_two_users_with_its_ad
     assert users == {"DatabaseSecret": {"username": "fiblake"}, "FetcherSecret": {"username": "fiblake_fetcher"}}
     assert {s["GenerateSecretString"]["PasswordLength"] for s in secrets.values()} == {32}
     attached = properties(resources, "AWS::SecretsManager::SecretTargetAttachment").values()
-    assert sorted(one["SecretId"]["Ref"] for one in attached) == sorted(secrets)
-    assert {one["TargetId"]["Ref"] for one in attached} == {"Database"}
+    assert sorted(attachment["SecretId"]["Ref"] for attachment in attached) == sorted(secrets)
+    assert {attachment["TargetId"]["Ref"] for attachment in attached} == {"Database"}
 
 
 def test_nothing_comes_into_the_network_but_what_carries_its_own_security_group() -> None:
@@ -342,7 +342,9 @@ def test_what_one_object_may_take_once_read_reaches_whatever_reads(limit: str) -
         name: {pair["Name"]: pair["Value"] for pair in job["ContainerProperties"]["Environment"]}
         for name, job in properties(resources, "AWS::Batch::JobDefinition").items()
     }
-    readers = {name: found.get("READ_LIMIT_MB") for name, found in environments.items() if "S3_BUCKET" in found}
+    readers = {
+        name: variables.get("READ_LIMIT_MB") for name, variables in environments.items() if "S3_BUCKET" in variables
+    }
     assert environments.keys() - readers.keys() == {"MigrateJobDefinition"}
     assert {str(value) for value in readers.values()} == {limit or str(DEFAULT_LIMIT_MB)}
 

@@ -41,18 +41,22 @@ def watched(resources: Body, namespace: str, metric: str) -> list[dict[str, Any]
 
 
 def queues(resources: Body, *, dead: bool) -> set[str]:
-    found = properties(resources, "AWS::SQS::Queue")
-    return {name for name, queue in found.items() if queue["QueueName"].endswith("-dlq") == dead}
+    by_id = properties(resources, "AWS::SQS::Queue")
+    return {name for name, queue in by_id.items() if queue["QueueName"].endswith("-dlq") == dead}
 
 
 def test_every_dead_letter_queue_that_is_not_empty_is_an_alarm(resources: Body) -> None:
     about = watched(resources, "AWS/SQS", "ApproximateNumberOfMessagesVisible")
-    assert Counter(one["QueueName"]["Fn::GetAtt"][0] for one in about) == Counter(queues(resources, dead=True))
+    assert Counter(dimensions["QueueName"]["Fn::GetAtt"][0] for dimensions in about) == Counter(
+        queues(resources, dead=True)
+    )
 
 
 def test_every_queue_whose_oldest_message_waits_too_long_is_an_alarm(resources: Body) -> None:
     about = watched(resources, "AWS/SQS", "ApproximateAgeOfOldestMessage")
-    assert Counter(one["QueueName"]["Fn::GetAtt"][0] for one in about) == Counter(queues(resources, dead=False))
+    assert Counter(dimensions["QueueName"]["Fn::GetAtt"][0] for dimensions in about) == Counter(
+        queues(resources, dead=False)
+    )
 
 
 @pytest.mark.parametrize("metric", ["Errors", "Throttles"])
@@ -92,17 +96,17 @@ def test_a_watcher_that_is_silent_for_more_than_a_day_is_an_alarm(resources: Bod
     # A run a day; 25 hours apart when the clocks change. CloudWatch looks back for seven days at the most.
     assert 26 <= alarm["EvaluationPeriods"] * alarm["Period"] / 3600 <= 36
     [schedule] = [
-        one["ScheduleExpression"]
-        for one in properties(resources, "AWS::Scheduler::Schedule").values()
-        if one["Name"].endswith(f"-{function}")
+        schedule["ScheduleExpression"]
+        for schedule in properties(resources, "AWS::Scheduler::Schedule").values()
+        if schedule["Name"].endswith(f"-{function}")
     ]
     assert re.fullmatch(r"cron\(\d+ \d+ \* \* \? \*\)", schedule), "every day"
 
 
 def alarms_of(resources: Body, metric: str) -> list[dict[str, Any]]:
-    found = [alarm for alarm in properties(resources, ALARM).values() if alarm["MetricName"] == metric]
-    assert {alarm["Namespace"] for alarm in found} == {f"fiblake/{environment(resources)}"}
-    return found
+    alarms = [alarm for alarm in properties(resources, ALARM).values() if alarm["MetricName"] == metric]
+    assert {alarm["Namespace"] for alarm in alarms} == {f"fiblake/{environment(resources)}"}
+    return alarms
 
 
 def test_the_page_of_dead_letters_has_every_hop_and_names_tests_that_there_are() -> None:
@@ -115,12 +119,12 @@ def test_the_page_of_dead_letters_has_every_hop_and_names_tests_that_there_are()
     named = {name for row in rows for name in re.findall(r"`([a-z-]+(?:Nd-dlq|-dlq))`", row[1])}
     resources = deployed(EVERYTHING)
     prefix = f"{environment(resources)}-"
-    found = {q["QueueName"].removeprefix(prefix) for q in properties(resources, "AWS::SQS::Queue").values()}
-    dead = {re.sub(r"\d+d-dlq$", "Nd-dlq", name) for name in found if name.endswith("-dlq")}
+    names = {q["QueueName"].removeprefix(prefix) for q in properties(resources, "AWS::SQS::Queue").values()}
+    dead = {re.sub(r"\d+d-dlq$", "Nd-dlq", name) for name in names if name.endswith("-dlq")}
     assert named == dead, "each dead-letter queue is some hop's"
     # A queue, a topic or a schedule that is added is a hop, and a hop is a row.
     hops = " ".join(row[0] for row in rows)
-    places = found | {t["TopicName"].removeprefix(prefix) for t in properties(resources, "AWS::SNS::Topic").values()}
+    places = names | {t["TopicName"].removeprefix(prefix) for t in properties(resources, "AWS::SNS::Topic").values()}
     places = {re.sub(r"\d+d$", "Nd", name) for name in places if not name.endswith("-dlq")}
     assert [name for name in places if f"`{name}`" not in hops] == []
     tests = {name for row in rows for name in re.findall(r"`(test_\w+)`", row[3])}
@@ -139,8 +143,9 @@ def test_a_budget_tells_the_address_of_the_alarms() -> None:
     assert "CostBudget" not in deployed(EVERYTHING)
     [budget] = properties(deployed({**EVERYTHING, "MonthlyBudget": "60"}), "AWS::Budgets::Budget").values()
     assert budget["Budget"]["BudgetLimit"] == {"Amount": "60", "Unit": "USD"}
-    told = {one["Address"] for told in budget["NotificationsWithSubscribers"] for one in told["Subscribers"]}
-    assert told == {"me@example.com"}
+    subscribers = [each for mail in budget["NotificationsWithSubscribers"] for each in mail["Subscribers"]]
+    addresses = {subscriber["Address"] for subscriber in subscribers}
+    assert addresses == {"me@example.com"}
 
 
 def test_the_costs_count_every_alarm_but_three_of_the_database_and_the_vacuum(resources: Body) -> None:
@@ -200,7 +205,9 @@ def test_every_alarm_names_a_section_of_the_page_that_says_what_to_do(resources:
 
 def test_an_email_address_that_is_given_gets_the_alarms() -> None:
     [subscription] = [
-        one for one in properties(deployed(EVERYTHING), "AWS::SNS::Subscription").values() if one["Protocol"] == "email"
+        subscription
+        for subscription in properties(deployed(EVERYTHING), "AWS::SNS::Subscription").values()
+        if subscription["Protocol"] == "email"
     ]
     assert (subscription["TopicArn"], subscription["Endpoint"]) == ({"Ref": "AlarmsTopic"}, "me@example.com")
     assert "AlarmsByEmail" not in deployed(LOCAL)

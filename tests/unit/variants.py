@@ -48,7 +48,7 @@ VARIANTS = {"local": LOCAL, "in a given network": GIVEN, "with everything": EVER
 
 @cache
 def _transformed() -> str:
-    done = subprocess.run(
+    process = subprocess.run(
         [".tools/sam/bin/python", "-c", _TRANSFORM],
         cwd=REPOSITORY,
         env={**os.environ, "AWS_DEFAULT_REGION": "us-east-1"},
@@ -56,7 +56,7 @@ def _transformed() -> str:
         text=True,
         check=True,
     )
-    return done.stdout
+    return process.stdout
 
 
 def parameters_of() -> Body:
@@ -73,8 +73,8 @@ def types_of() -> dict[str, str]:
 def deployed(parameters: Mapping[str, str]) -> Body:
     """Return the resources that a deployment with these parameters has, by name, with every condition decided."""
     template: Body = json.loads(_transformed())
-    known = template["Parameters"].keys()
-    assert parameters.keys() <= known
+    declared = template["Parameters"].keys()
+    assert parameters.keys() <= declared
     values = {name: parameters.get(name, body.get("Default")) for name, body in template["Parameters"].items()}
     decider = _Decider(values, template["Conditions"])
     return {
@@ -163,8 +163,8 @@ class _Decider:
             case {"Fn::Sub": str(text)}:
                 return self._substituted(text)
             case dict():
-                found = {key: self.resolved(part) for key, part in value.items()}
-                return {key: part for key, part in found.items() if part is not _NOTHING}
+                decided = {key: self.resolved(part) for key, part in value.items()}
+                return {key: part for key, part in decided.items() if part is not _NOTHING}
             case list():
                 return [part for part in map(self.resolved, value) if part is not _NOTHING]
         return value

@@ -74,16 +74,16 @@ class Mailbox:
         return bool(ours) and exceeded(self.chain, alarm, self.since)
 
     def wait_for(self, wanted: Mapping[str, Alarm]) -> None:
-        left = dict(wanted)
+        remaining = dict(wanted)
 
         def all_told() -> bool:
-            for name in [name for name, alarm in left.items() if self.told(alarm)]:
-                del left[name]
-            return not left
+            for name in [name for name, alarm in remaining.items() if self.told(alarm)]:
+                del remaining[name]
+            return not remaining
 
         with suppress(AssertionError):
             wait_until(all_told, "all are told of")
-        assert left.keys() == set(), "nobody was told of these"
+        assert remaining.keys() == set(), "nobody was told of these"
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +110,8 @@ def mailbox(chain: Chain, subscribed: str) -> Mailbox:
 def alarms(chain: Chain, metric: str = "") -> dict[str, Alarm]:
     """Return the deployed alarms by their names: all, or those on one metric."""
     pages = chain.stack.client("cloudwatch").get_paginator("describe_alarms").paginate()
-    found = {alarm["AlarmName"]: alarm for page in pages for alarm in page["MetricAlarms"]}
-    return {name: alarm for name, alarm in found.items() if metric in ("", alarm["MetricName"])}
+    by_name = {alarm["AlarmName"]: alarm for page in pages for alarm in page["MetricAlarms"]}
+    return {name: alarm for name, alarm in by_name.items() if metric in ("", alarm["MetricName"])}
 
 
 def exceeded(chain: Chain, alarm: Alarm, since: datetime) -> bool:
@@ -155,8 +155,8 @@ def test_a_lake_that_is_not_fresh_is_mailed_and_the_audit_mails_what_it_heals(ch
     assert answer["symbols_not_resampled"]["3d"] > 0, "the month file had rows of other tests' symbols too"
     metrics = ("SymbolsNotConsolidated", "SymbolsNotResampled")
     mailbox.wait_for({name: alarm for metric in metrics for name, alarm in alarms(chain, metric).items()})
-    told = [json.loads(mail) for mail in mailbox.mails if '"local-symbols-not-consolidated"' in mail]
-    assert {mail["AlarmDescription"].rpartition("What to do: ")[2] for mail in told} == {"docs/alarms.md#stale-lake"}
+    mails = [json.loads(mail) for mail in mailbox.mails if '"local-symbols-not-consolidated"' in mail]
+    assert {mail["AlarmDescription"].rpartition("What to do: ")[2] for mail in mails} == {"docs/alarms.md#stale-lake"}
 
     audit = chain.stack.client("lambda").invoke(
         FunctionName=chain.stack.outputs["ReconcileFunctionName"], Payload='{"fix": true}'
@@ -237,8 +237,8 @@ def test_a_batch_job_that_fails_for_good_is_mailed_with_its_reason(chain: Chain,
         retryStrategy={"attempts": 1},
     )["jobId"]
     reason = "Essential container in task exited"
-    said = f'"Batch job job-without-settings ({job}) failed: {reason}. What to do: docs/alarms.md#failed-jobs"'
-    wait_until(lambda: said in mailbox.mails, f"the mail says {said}")
+    mail = f'"Batch job job-without-settings ({job}) failed: {reason}. What to do: docs/alarms.md#failed-jobs"'
+    wait_until(lambda: mail in mailbox.mails, f"the mail says {mail}")
 
 
 def test_bars_that_cannot_be_are_mailed(chain: Chain, mailbox: Mailbox) -> None:
@@ -250,8 +250,8 @@ def test_bars_that_cannot_be_are_mailed(chain: Chain, mailbox: Mailbox) -> None:
         chain.stack.client("lambda").invoke(FunctionName=name, Payload=json.dumps(event))["Payload"].read()
     )
     market.faults()
-    [done] = answer["done"]
-    assert (done["stored"], done["quarantined"]) == (0, 1)
+    [stored] = answer["done"]
+    assert (stored["stored"], stored["quarantined"]) == (0, 1)
     mailbox.wait_for(alarms(chain, "BarsQuarantinedPercent"))
     for key in chain.objects("bronze/quarantine/symbol=MSFT/"):
         chain.s3.delete_object(Bucket=chain.stack.bucket, Key=key)
@@ -264,12 +264,12 @@ def nobody_takes_messages(chain: Chain) -> Iterator[None]:
     ids = [mapping["UUID"] for mapping in client.list_event_source_mappings()["EventSourceMappings"]]
     assert len(ids) == len(POISON) - 1  # no function takes those of consolidation
     try:
-        for one in ids:
-            client.update_event_source_mapping(UUID=one, Enabled=False)
+        for mapping_id in ids:
+            client.update_event_source_mapping(UUID=mapping_id, Enabled=False)
         yield
     finally:
-        for one in ids:
-            client.update_event_source_mapping(UUID=one, Enabled=True)
+        for mapping_id in ids:
+            client.update_event_source_mapping(UUID=mapping_id, Enabled=True)
 
 
 @contextmanager
@@ -292,7 +292,11 @@ def lowered(chain: Chain, about: Mapping[str, Alarm], threshold: float) -> Itera
 def nobody_is_told_of_arrivals(chain: Chain) -> Iterator[None]:
     """Have EventBridge's rule about bronze disabled, as if its events were lost."""
     events = chain.stack.client("events")
-    [rule] = [one["Name"] for one in events.list_rules()["Rules"] if "BronzeArrivalsRule" in one["Name"]]
+    [rule] = [
+        listed_rule["Name"]
+        for listed_rule in events.list_rules()["Rules"]
+        if "BronzeArrivalsRule" in listed_rule["Name"]
+    ]
     events.disable_rule(Name=rule)
     try:
         yield
@@ -303,16 +307,16 @@ def nobody_is_told_of_arrivals(chain: Chain) -> Iterator[None]:
 @contextmanager
 def torn_manifest(chain: Chain, data: bytes = b"no Parquet") -> Iterator[None]:
     chain.drained()
-    kept = chain.watcher.read(MANIFEST_KEY)
+    manifest = chain.watcher.read(MANIFEST_KEY)
     place = {"Bucket": chain.stack.bucket, "Key": MANIFEST_KEY}
     try:
         chain.s3.put_object(**place, Body=data)
         yield
     finally:
-        if kept is None:
+        if manifest is None:
             chain.s3.delete_object(**place)
         else:
-            chain.s3.put_object(**place, Body=kept)
+            chain.s3.put_object(**place, Body=manifest)
 
 
 @contextmanager

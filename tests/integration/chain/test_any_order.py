@@ -52,9 +52,9 @@ def test_letters_of_last_week_change_nothing_that_is_newer(chain: Chain) -> None
         completion(chain, symbol, bars[39].session, tail=True),
     ]
     newer = [*bars[:39], bar(symbol, bars[39].session, 99), bar(symbol, SESSIONS[40], 98)]
-    for one in newer[39:]:
-        chain.put([one])
-        chain.wait_for_silver([*newer[:39], *(b for b in newer[39:] if b.session <= one.session)])
+    for newer_bar in newer[39:]:
+        chain.put([newer_bar])
+        chain.wait_for_silver([*newer[:39], *(b for b in newer[39:] if b.session <= newer_bar.session)])
     chain.drained()
     before = tables(chain, symbol)
     for interval in INTERVALS:

@@ -190,8 +190,8 @@ def test_the_fetcher_stores_the_missing_sessions_oldest_first_and_moves_the_wate
     again = chain.invoke_fetcher(as_of="2013-02-28")
     next_day = chain.invoke_fetcher(as_of="2013-03-01T21:00:00Z")
 
-    assert [(one["what"], one["stored"]) for one in first["done"]] == [("2013-02-27", 5), ("2013-02-28", 5)]
+    assert [(session["what"], session["stored"]) for session in first["done"]] == [("2013-02-27", 5), ("2013-02-28", 5)]
     assert (again["done"], again["pending"], again["watermark"]) == ([], [], "2013-02-28")
-    assert [(one["stored"], one["unchanged"]) for one in again["looked_at_again"]] == [(0, 5), (0, 5)]
+    assert [(session["stored"], session["unchanged"]) for session in again["looked_at_again"]] == [(0, 5), (0, 5)]
     assert next_day["watermark"] == "2013-03-01"
     wait_until(lambda: str(chain.watcher.consolidated().get("IBM")) == "2013-03-01", "IBM is consolidated")

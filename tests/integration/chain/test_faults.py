@@ -29,8 +29,8 @@ runpy.run_module("services.consolidator", run_name="__main__")
 
 def test_two_workers_on_one_symbol_at_once_lose_nothing(chain: Chain) -> None:
     bars = [bar("PAIR", session, 50 + i) for i, session in enumerate(SESSIONS[:40])]
-    for one in bars:
-        chain.put([one])
+    for single in bars:
+        chain.put([single])
 
     workers = [chain.worker("--symbols", "PAIR") for _ in range(2)]
 

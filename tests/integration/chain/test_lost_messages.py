@@ -27,7 +27,11 @@ SESSION = nyse().last_closed(datetime.now(UTC))
 @contextmanager
 def event_lost_between_s3_and_the_queue(chain: Chain, bars: list[ReportedBar]) -> Iterator[None]:
     events = chain.stack.client("events")
-    [rule] = [one["Name"] for one in events.list_rules()["Rules"] if "BronzeArrivalsRule" in one["Name"]]
+    [rule] = [
+        listed_rule["Name"]
+        for listed_rule in events.list_rules()["Rules"]
+        if "BronzeArrivalsRule" in listed_rule["Name"]
+    ]
     events.disable_rule(Name=rule)
     try:
         chain.put(bars)
@@ -132,9 +136,9 @@ def purged(chain: Chain, queue: str) -> Iterator[None]:
     """Have no function take a queue's messages, and throw away those that come while the block runs."""
     client, url = chain.stack.client("lambda"), chain.stack.queue_urls[queue]
     [mapping] = [
-        one["UUID"]
-        for one in client.list_event_source_mappings()["EventSourceMappings"]
-        if one["EventSourceArn"].endswith(url.rsplit("/", 1)[-1])
+        source["UUID"]
+        for source in client.list_event_source_mappings()["EventSourceMappings"]
+        if source["EventSourceArn"].endswith(url.rsplit("/", 1)[-1])
     ]
     client.update_event_source_mapping(UUID=mapping, Enabled=False)
     try:
@@ -171,7 +175,10 @@ def nobody_subscribes(chain: Chain) -> Iterator[None]:
     """Have the topic of completions deliver to no queue: no event is of an interval that a subscription asks for."""
     sns = chain.stack.client("sns")
     topic = chain.stack.outputs["ConsolidationCompleteTopicArn"]
-    arns = [one["SubscriptionArn"] for one in sns.list_subscriptions_by_topic(TopicArn=topic)["Subscriptions"]]
+    arns = [
+        subscription["SubscriptionArn"]
+        for subscription in sns.list_subscriptions_by_topic(TopicArn=topic)["Subscriptions"]
+    ]
     assert len(arns) == len(INTERVALS)
     before = {arn: sns.get_subscription_attributes(SubscriptionArn=arn)["Attributes"]["FilterPolicy"] for arn in arns}
     try:

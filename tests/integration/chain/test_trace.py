@@ -19,11 +19,11 @@ def logged(chain: Chain) -> Iterator[dict[str, Any]]:
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             _, brace, rest = line.partition("{")
             try:
-                found = json.loads(brace + rest)
+                fields = json.loads(brace + rest)
             except ValueError:
                 continue
-            if isinstance(found, dict):
-                yield found
+            if isinstance(fields, dict):
+                yield fields
 
 
 def test_one_correlation_id_leads_from_a_put_through_the_logs_of_every_stage_to_silver(chain: Chain) -> None:
@@ -53,11 +53,11 @@ def test_one_correlation_id_leads_from_a_put_through_the_logs_of_every_stage_to_
     assert {line["service"] for line in measured if "SymbolsConsolidated" in line} == {"consolidator"}
     client = chain.stack.client("cloudwatch")
 
-    def known(name: str, **dimensions: str) -> bool:
+    def is_metric(name: str, **dimensions: str) -> bool:
         wanted = [{"Name": name, "Value": value} for name, value in dimensions.items()]
-        found = client.list_metrics(Namespace="fiblake/local", MetricName=name)["Metrics"]
-        return any(sorted(one["Dimensions"], key=lambda d: d["Name"]) == wanted for one in found)
+        metrics = client.list_metrics(Namespace="fiblake/local", MetricName=name)["Metrics"]
+        return any(sorted(metric["Dimensions"], key=lambda d: d["Name"]) == wanted for metric in metrics)
 
     for interval in INTERVALS:
-        assert known("PutToSilverSeconds", interval=f"{interval}d", service="resampler")
-    wait_until(lambda: known("SymbolsConsolidated", service="consolidator"), "what the job has written counts, too")
+        assert is_metric("PutToSilverSeconds", interval=f"{interval}d", service="resampler")
+    wait_until(lambda: is_metric("SymbolsConsolidated", service="consolidator"), "what the job has written counts, too")

@@ -38,11 +38,11 @@ Fiblake = Callable[..., Result]
 @pytest.fixture
 def fiblake(chain: Chain, tmp_path: Path) -> Fiblake:
     inherited = isolated(os.environ)
-    found = {**chain.stack.environment(), "FIBLAKE_STACK": STACK, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    of_stack = {**chain.stack.environment(), "FIBLAKE_STACK": STACK, "XDG_CACHE_HOME": str(tmp_path / "cache")}
 
     def ran(*arguments: str) -> Result:
         command = [FIBLAKE, *arguments]
-        environment = {**inherited, **found, "COLUMNS": "200"}
+        environment = {**inherited, **of_stack, "COLUMNS": "200"}
         return subprocess.run(
             command,
             env=environment,
@@ -96,11 +96,11 @@ def test_vacuum_shows_then_deletes_what_is_merged(chain: Chain, fiblake: Fiblake
     assert "nothing is deleted" in shown.stdout
     assert key in chain.objects(Bronze().symbol_prefix("VACU"))
 
-    done = told(fiblake(*arguments, "--force-retention", "--yes", "--json"))
-    assert done["deleted"]["symbols"]["VACU"]["files"] == 1
+    report = told(fiblake(*arguments, "--force-retention", "--yes", "--json"))
+    assert report["deleted"]["symbols"]["VACU"]["files"] == 1
     assert chain.objects(Bronze().symbol_prefix("VACU")).keys() == {Bronze().data_key("VACU")}
     record = json.loads(chain.watcher.read("processing_metadata/cleanup_manifest.json") or b"{}")
-    assert record["runs"][-1]["symbols"] == done["deleted"]["symbols"]
+    assert record["runs"][-1]["symbols"] == report["deleted"]["symbols"]
 
 
 def test_a_dead_letter_is_listed_shown_replayed_and_discarded(chain: Chain, fiblake: Fiblake, tmp_path: Path) -> None:
@@ -110,10 +110,10 @@ def test_a_dead_letter_is_listed_shown_replayed_and_discarded(chain: Chain, fibl
     )
 
     def letters() -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = told(
+        shown_letters: list[dict[str, Any]] = told(
             fiblake("dlq", "show", "--queue", "resample-8d", "--reason", "LETTER has no data.parquet", "--json")
         )
-        return found
+        return shown_letters
 
     wait_until(lambda: len(letters()) == 1, "the message is a dead letter")
     (row,) = told(fiblake("dlq", "list", "--queue", "resample-8d", "--json"))
@@ -122,7 +122,7 @@ def test_a_dead_letter_is_listed_shown_replayed_and_discarded(chain: Chain, fibl
 
     replayed = fiblake("dlq", "replay", "--queue", "resample-8d", "--symbols", "LETTER")
     assert "1 letter replayed" in replayed.stdout
-    wait_until(lambda: [one["replays"] for one in letters()] == [1], "it died again, and its replay was counted")
+    wait_until(lambda: [shown["replays"] for shown in letters()] == [1], "it died again, and its replay was counted")
 
     file = tmp_path / "dropped.jsonl"
     gone = told(fiblake("dlq", "discard", "--symbols", "LETTER", "--to", str(file), "--yes", "--json"))
@@ -170,11 +170,11 @@ def test_a_replay_of_one_kind_among_a_thousand_that_is_killed_half_way_loses_non
     with _replay(chain, source, hidden_seconds=dead_letters.HIDDEN_SECONDS) as second:
         assert second.wait(120) == 0
 
-    moved, left = _taken(chain, source), _taken(chain, dead)
+    moved, remaining = _taken(chain, source), _taken(chain, dead)
     assert set(moved) == wanted
     assert len(moved) - len(wanted) <= 10, "a batch that was sent and not yet deleted may come twice"
-    assert set(left) == bodies.keys() - wanted
-    assert len(left) == len(bodies) - len(wanted)
+    assert set(remaining) == bodies.keys() - wanted
+    assert len(remaining) == len(bodies) - len(wanted)
 
 
 def _replay(chain: Chain, source: str, hidden_seconds: int) -> "subprocess.Popen[bytes]":
@@ -196,8 +196,8 @@ def _depth(chain: Chain, url: str) -> int:
 
 def _attributes(chain: Chain, url: str) -> tuple[int, int]:
     names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-    found = chain.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
-    return int(found[names[0]]), int(found[names[1]])
+    values = chain.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+    return int(values[names[0]]), int(values[names[1]])
 
 
 def _taken(chain: Chain, url: str) -> list[str]:
@@ -248,12 +248,12 @@ def test_old_rows_leave_the_database_for_the_bucket(chain: Chain, fiblake: Fibla
     arguments = ("vacuum", "rds", "--days", "12000", "--json")  # nobody else's rows are so old
 
     shown = told(fiblake(*arguments, "--dry-run"))
-    done = told(fiblake(*arguments, "--yes"))
+    report = told(fiblake(*arguments, "--yes"))
 
     assert (shown["due"]["rows"], shown["retired"]) == (1, None)
-    assert done["retired"] == {"sessions": 1, "rows": 1, "kept": 0}
-    found = decode(chain.watcher.read(archive_key(session)) or b"", BRONZE, "the archive").to_pylist()
-    assert found == rows
+    assert report["retired"] == {"sessions": 1, "rows": 1, "kept": 0}
+    archived = decode(chain.watcher.read(archive_key(session)) or b"", BRONZE, "the archive").to_pylist()
+    assert archived == rows
     assert told(fiblake(*arguments, "--dry-run"))["due"]["rows"] == 0
     assert fiblake("vacuum", "rds", "--days", "30").returncode == 2
 
@@ -271,11 +271,11 @@ def test_metadata_reads_the_vendors_lists_and_asks_for_the_histories_of_who_is_n
 
 
 def test_migrate_may_be_done_again(chain: Chain, fiblake: Fiblake) -> None:
-    done = fiblake("migrate")  # the stack's own secrets
+    result = fiblake("migrate")  # the stack's own secrets
     owner = fiblake("migrate", "--secret", chain.stack.outputs["RdsSecretArn"], "--no-tls")
     refused = fiblake("migrate", "--secret", "arn:aws:secretsmanager:us-east-1:000000000000:secret:nobody", "--no-tls")
 
-    assert (done.returncode, [line.partition("@")[0] for line in done.stdout.splitlines()]) == (
+    assert (result.returncode, [line.partition("@")[0] for line in result.stdout.splitlines()]) == (
         0,
         ["postgres", "fiblake_fetcher"],
     )
@@ -327,9 +327,9 @@ def test_a_withdrawn_bar_leaves_silver_and_postgres_and_its_file_does_not_bring_
     chain.drained()
 
     arguments = ("withdraw", "WDRAW", gone.session.isoformat(), "--reason", "a test", "--by", "jane", "--json")
-    done = told(fiblake(*arguments))
+    report = told(fiblake(*arguments))
 
-    assert (done["by"], done["rows"], asyncio.run(rows())) == ("jane", 1, 0)
+    assert (report["by"], report["rows"], asyncio.run(rows())) == ("jane", 1, 0)
     chain.wait_for_silver(rest)
     assert fiblake("consolidate", "--symbols", "WDRAW", "--full").returncode == 0
     chain.drained()
@@ -347,11 +347,11 @@ def test_all_of_silver_is_computed_anew_where_it_is_not_what_it_should_be(chain:
         chain.s3.delete_object(Bucket=chain.stack.bucket, Key=key)
 
     refused = fiblake("resample")
-    done = told(fiblake("resample", "--full", "--json"))
+    report = told(fiblake("resample", "--full", "--json"))
 
     assert (refused.returncode, "say --full" in refused.stderr) == (2, True)
-    assert done["month_files_written"] > 0
-    assert done["failed"] == {}
+    assert report["month_files_written"] > 0
+    assert report["failed"] == {}
     chain.wait_for_silver(bars)
     assert told(fiblake("resample", "--full", "--json"))["month_files_written"] == 0
 
@@ -362,14 +362,14 @@ def test_a_data_parquet_of_another_make_is_adopted_and_reaches_silver(chain: Cha
     chain.s3.put_object(Bucket=chain.stack.bucket, Key=key, Body=parquet(bars))
 
     shown = told(fiblake("adopt", "--json"))
-    done = told(fiblake("adopt", "--yes", "--json"))
+    report = told(fiblake("adopt", "--yes", "--json"))
 
-    assert "ADOP" in {one["symbol"] for one in shown["symbols"]}
-    assert (shown["enqueued"], done["enqueued"] >= 1) == (0, True)
+    assert "ADOP" in {adopted["symbol"] for adopted in shown["symbols"]}
+    assert (shown["enqueued"], report["enqueued"] >= 1) == (0, True)
     chain.wait_for_silver(bars)
 
     def foreign() -> set[str]:
-        return {one["symbol"] for one in told(fiblake("adopt", "--json"))["symbols"]}
+        return {adopted["symbol"] for adopted in told(fiblake("adopt", "--json"))["symbols"]}
 
     wait_until(lambda: "ADOP" not in foreign(), "its data.parquet is ours")
 
@@ -395,11 +395,11 @@ def test_reconcile_heals_what_a_fifth_of_lost_events_left_behind(chain: Chain, f
     symbols = [f"HEAL{n}" for n in range(5)]
     bars = {symbol: [bar(symbol, session, 50 + i) for i, session in enumerate(SESSIONS[:20])] for symbol in symbols}
     chance = random.Random(5)  # noqa: S311 (no secret)
-    files = [one for own in bars.values() for one in own]
+    files = [single for own in bars.values() for single in own]
     lost = set(chance.sample(range(len(files)), len(files) // 5))
-    for i, one in enumerate(files):
-        if i not in lost and one.symbol != "HEAL4":
-            chain.put([one])
+    for i, single in enumerate(files):
+        if i not in lost and single.symbol != "HEAL4":
+            chain.put([single])
     chain.drained()
     # Last, because a file that nobody was told of is merged with whatever arrives of its symbol afterwards.
     with _deaf(chain):
@@ -408,8 +408,8 @@ def test_reconcile_heals_what_a_fifth_of_lost_events_left_behind(chain: Chain, f
     # Of one symbol the completion was lost instead: consolidated by hand, with a topic that nobody hears.
     topic = chain.stack.client("sns").create_topic(Name=f"deaf-{uuid.uuid4().hex}")["TopicArn"]
     with _deaf(chain):
-        for one in bars["HEAL4"]:
-            chain.put([one])
+        for single in bars["HEAL4"]:
+            chain.put([single])
     assert chain.worker("--symbols", "HEAL4", CONSOLIDATION_COMPLETE_TOPIC_ARN=topic).wait(60) == 0
 
     report = fiblake("reconcile", "--symbols", ",".join(symbols), "--json")
@@ -430,7 +430,11 @@ def test_reconcile_heals_what_a_fifth_of_lost_events_left_behind(chain: Chain, f
 def _deaf(chain: Chain) -> Iterator[None]:
     """Let nobody be told of what is put in the block."""
     rules = chain.stack.client("events")
-    (rule,) = [one["Name"] for one in rules.list_rules()["Rules"] if "object" in one.get("EventPattern", "")]
+    (rule,) = [
+        listed_rule["Name"]
+        for listed_rule in rules.list_rules()["Rules"]
+        if "object" in listed_rule.get("EventPattern", "")
+    ]
     rules.disable_rule(Name=rule)
     try:
         yield
@@ -439,7 +443,7 @@ def _deaf(chain: Chain) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "sentence"),
     [
         (["status", "--stack", "nowhere"], 2, "there is no stack nowhere"),
         (["status", "--endpoint-url", "http://127.0.0.1:9"], 1, "cannot be asked"),
@@ -452,8 +456,8 @@ def _deaf(chain: Chain) -> Iterator[None]:
     ],
 )
 def test_what_cannot_be_is_a_sentence_and_an_exit_code(
-    fiblake: Fiblake, arguments: list[str], code: int, said: str
+    fiblake: Fiblake, arguments: list[str], code: int, sentence: str
 ) -> None:
     result = fiblake(*arguments)
     assert (result.returncode, "Traceback" in result.stderr) == (code, False), result.stderr
-    assert said in " ".join(result.stderr.replace("│", " ").split())
+    assert sentence in " ".join(result.stderr.replace("│", " ").split())

@@ -51,9 +51,9 @@ def fiblake(
     )  # fmt: skip
 
 
-def json_of(done: "subprocess.CompletedProcess[str]") -> Any:  # noqa: ANN401 (JSON)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def json_of(result: "subprocess.CompletedProcess[str]") -> Any:  # noqa: ANN401 (JSON)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
 
 
 def sentence(failed: "subprocess.CompletedProcess[str]") -> str:
@@ -72,31 +72,33 @@ def secret(chain: Chain, value: object) -> str:
 
 def test_one_session_is_fetched_with_the_settings_of_the_stacks_function(lake: Chain) -> None:
     result = json_of(fiblake(lake, "fetch", "--date", "2013-02-20", "--json"))
-    (one,) = [*result["done"], *result["looked_at_again"]]
-    assert (one["what"], one["stored"] + one["unchanged"], one["quarantined"]) == ("2013-02-20", 5, 0)
+    (session,) = [*result["done"], *result["looked_at_again"]]
+    assert (session["what"], session["stored"] + session["unchanged"], session["quarantined"]) == ("2013-02-20", 5, 0)
     again = json_of(fiblake(lake, "fetch", "--date", "2013-02-20", "--json"))
-    (one,) = again["looked_at_again"]
-    assert (one["stored"], one["unchanged"]) == (0, 5)
+    (session,) = again["looked_at_again"]
+    assert (session["stored"], session["unchanged"]) == (0, 5)
 
 
 def test_a_person_gets_a_table(lake: Chain) -> None:
-    done = fiblake(lake, "fetch", "--symbols", "IBM", "--from", "2013-02-01", "--to", "2013-02-08")
-    assert done.returncode == 0, done.stderr
-    assert "IBM" in done.stdout
-    assert "stored whole up to" in done.stdout
+    result = fiblake(lake, "fetch", "--symbols", "IBM", "--from", "2013-02-01", "--to", "2013-02-08")
+    assert result.returncode == 0, result.stderr
+    assert "IBM" in result.stdout
+    assert "stored whole up to" in result.stdout
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "sentence_part"),
     [
         (("--from", "2013-03-01", "--to", "2013-02-01"), "from 2013-03-01 lies after to 2013-02-01"),
         (("--symbols", "../AAPL"), "is not a symbol"),
     ],
 )
-def test_what_cannot_be_asked_for_is_a_wrong_command_line(lake: Chain, arguments: tuple[str, ...], said: str) -> None:
+def test_what_cannot_be_asked_for_is_a_wrong_command_line(
+    lake: Chain, arguments: tuple[str, ...], sentence_part: str
+) -> None:
     failed = fiblake(lake, "fetch", *arguments, COLUMNS="300")
     assert failed.returncode == 2
-    assert said in failed.stderr
+    assert sentence_part in failed.stderr
     assert "Traceback" not in failed.stderr
 
 
@@ -122,7 +124,7 @@ ABSENT = {"MASSIVE_API_KEY": "", "POLYGON_API_KEY": "", "POLYGON_API_KEY_SECRET_
 
 
 @pytest.mark.parametrize(
-    ("surroundings", "said"),
+    ("surroundings", "sentence_part"),
     [
         (ABSENT, "set POLYGON_API_KEY_SECRET_ARN, or MASSIVE_API_KEY for a local run"),
         ({"MASSIVE_API_KEY": "wr0ng-k3y"}, "the vendor refuses the API key: set MASSIVE_API_KEY, or the secret"),
@@ -131,15 +133,15 @@ ABSENT = {"MASSIVE_API_KEY": "", "POLYGON_API_KEY": "", "POLYGON_API_KEY_SECRET_
     ids=["no key", "a wrong key", "no bucket"],
 )
 def test_bad_surroundings_are_one_sentence_and_the_next_good_run_recovers(
-    lake: Chain, surroundings: dict[str, str], said: str
+    lake: Chain, surroundings: dict[str, str], sentence_part: str
 ) -> None:
     lake.s3.delete_object(Bucket=lake.stack.bucket, Key="bronze/raw_ohlcv/symbol=IBM/date=2013-02-21.parquet")
     failed = fiblake(lake, "fetch", "--symbols", "IBM", "--from", "2013-02-21", "--to", "2013-02-21", **surroundings)
     assert failed.returncode != 0
-    assert said in sentence(failed)
+    assert sentence_part in sentence(failed)
     assert "wr0ng-k3y" not in failed.stderr
     good = json_of(fiblake(lake, "fetch", "--symbols", "IBM", "--from", "2013-02-21", "--to", "2013-02-21", "--json"))
-    assert [one["stored"] for one in good["done"]] == [1]
+    assert [session["stored"] for session in good["done"]] == [1]
 
 
 def test_a_database_that_is_down_is_one_sentence_without_its_password(lake: Chain) -> None:
@@ -155,5 +157,5 @@ def test_a_calendar_that_is_too_short_is_one_sentence_that_names_the_command(lak
     assert failed.returncode == 2
     assert "is outside the trading calendar (1962-01-02 to " in sentence(failed)
     assert "run `make calendar`" in sentence(failed)
-    done = json_of(fiblake(lake, "fetch", "--date", "2013-02-25", "--json"))["done"]
-    assert [one["what"] for one in done] == ["2013-02-25"]
+    sessions = json_of(fiblake(lake, "fetch", "--date", "2013-02-25", "--json"))["done"]
+    assert [session["what"] for session in sessions] == ["2013-02-25"]

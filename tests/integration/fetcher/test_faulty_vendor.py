@@ -108,10 +108,10 @@ class Lot:
             "symbols": "SELECT symbol, valid_from, name, sector, list_date, active FROM symbol_metadata ORDER BY 1, 2",
             "splits of": "SELECT * FROM splits ORDER BY symbol, execution_date",
         }
-        found = {name: await ask(self.address, sql) for name, sql in wanted.items()}
-        for row in found["rows"]:
+        tables = {name: await ask(self.address, sql) for name, sql in wanted.items()}
+        for row in tables["rows"]:
             del row["ingested_at"]
-        return found
+        return tables
 
 
 def filled(market: Market, address: DatabaseAddress) -> tuple[Lake, int]:

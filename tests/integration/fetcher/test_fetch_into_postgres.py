@@ -36,7 +36,7 @@ class Vendor:
 
 
 @pytest.fixture
-def known(migrated: DatabaseAddress) -> DatabaseAddress:
+def listed(migrated: DatabaseAddress) -> DatabaseAddress:
     asyncio.run(know(migrated, "AAPL", "MSFT", "BAD"))
     return migrated
 
@@ -67,56 +67,59 @@ def sessions(address: DatabaseAddress) -> list[tuple[Any, ...]]:
 
 
 def test_a_put_that_fails_leaves_the_session_for_the_next_run_and_those_after_it_are_stored(
-    known: DatabaseAddress,
+    listed: DatabaseAddress,
 ) -> None:
     store = MemoryObjectStore()
     store.fail("put", of=lambda key: key == LAKE.date_key("MSFT", THURSDAY))
     with pytest.raises(IncompleteError, match=r"2025-11-20: 1 of 2 files .* \(MSFT\)"):
-        fetch(known, store)
+        fetch(listed, store)
     both = [(symbol, session) for session in (WEDNESDAY, FRIDAY) for symbol in ("AAPL", "MSFT")]
-    assert sessions(known) == both
-    assert ask(known, "SELECT last_session FROM data_ingestion_watermark") == [(WEDNESDAY,)]
-    done = fetch(known, store).done
+    assert sessions(listed) == both
+    assert ask(listed, "SELECT last_session FROM data_ingestion_watermark") == [(WEDNESDAY,)]
+    stored = fetch(listed, store).done
     # One of the two files was put before: what it holds is stored, and it need not be written again.
-    counts = [(one.what, one.stored, one.unchanged, one.quarantined, one.outside_universe) for one in done]
+    counts = [(s.what, s.stored, s.unchanged, s.quarantined, s.outside_universe) for s in stored]
     assert counts == [("2025-11-20", 1, 1, 2, 1)]
-    assert len(sessions(known)) == 6
-    assert ask(known, "SELECT last_session FROM data_ingestion_watermark") == [(FRIDAY,)]
-    assert ask(known, "SELECT session, bars, quarantined, outside_universe FROM ingested_sessions ORDER BY 1") == [
+    assert len(sessions(listed)) == 6
+    assert ask(listed, "SELECT last_session FROM data_ingestion_watermark") == [(FRIDAY,)]
+    assert ask(listed, "SELECT session, bars, quarantined, outside_universe FROM ingested_sessions ORDER BY 1") == [
         (session, 2, 2, 1) for session in (WEDNESDAY, THURSDAY, FRIDAY)
     ]
-    assert fetch(known, store) == Fetched()
+    assert fetch(listed, store) == Fetched()
 
 
-def test_a_session_whose_rows_were_deleted_is_missing_again(known: DatabaseAddress) -> None:
+def test_a_session_whose_rows_were_deleted_is_missing_again(listed: DatabaseAddress) -> None:
     store = MemoryObjectStore()
-    fetch(known, store)
-    ask(known, "DELETE FROM raw_ohlcv WHERE \"timestamp\" = '2025-11-20'")
-    assert [one.what for one in fetch(known, store).done] == ["2025-11-20"]
-    assert len(sessions(known)) == 6
+    fetch(listed, store)
+    ask(listed, "DELETE FROM raw_ohlcv WHERE \"timestamp\" = '2025-11-20'")
+    assert [session.what for session in fetch(listed, store).done] == ["2025-11-20"]
+    assert len(sessions(listed)) == 6
 
 
-def test_looking_back_writes_a_restated_bar_and_nothing_else(known: DatabaseAddress) -> None:
+def test_looking_back_writes_a_restated_bar_and_nothing_else(listed: DatabaseAddress) -> None:
     store, vendor = MemoryObjectStore(), Vendor()
-    fetch(known, store, vendor)
+    fetch(listed, store, vendor)
     before = {key: store.etag(key) for key in store.keys("bronze/raw_ohlcv/")}
     vendor.closes["MSFT", THURSDAY] = 11.5
-    again = fetch(known, store, vendor, look_back=2).looked_at_again
-    assert [(one.what, one.stored, one.unchanged) for one in again] == [("2025-11-20", 1, 1), ("2025-11-21", 0, 2)]
+    again = fetch(listed, store, vendor, look_back=2).looked_at_again
+    assert [(session.what, session.stored, session.unchanged) for session in again] == [
+        ("2025-11-20", 1, 1),
+        ("2025-11-21", 0, 2),
+    ]
     after = {key: store.etag(key) for key in store.keys("bronze/raw_ohlcv/")}
     assert {key for key in after if after[key] != before.get(key)} == {LAKE.date_key("MSFT", THURSDAY)}
-    assert ask(known, "SELECT close FROM raw_ohlcv WHERE symbol = 'MSFT' ORDER BY \"timestamp\"") == [
+    assert ask(listed, "SELECT close FROM raw_ohlcv WHERE symbol = 'MSFT' ORDER BY \"timestamp\"") == [
         (11.0,), (11.5,), (11.0,),
     ]  # fmt: skip
 
 
-def test_one_date_ahead_of_a_hole_does_not_move_the_watermark_over_it(known: DatabaseAddress) -> None:
+def test_one_date_ahead_of_a_hole_does_not_move_the_watermark_over_it(listed: DatabaseAddress) -> None:
     store = MemoryObjectStore()
-    fetch(known, store, to="2025-11-19")
-    fetch(known, store, date="2025-11-21")
-    assert ask(known, "SELECT last_session FROM data_ingestion_watermark") == [(WEDNESDAY,)]
-    assert [one.what for one in fetch(known, store).done] == ["2025-11-20"]
-    assert ask(known, "SELECT last_session FROM data_ingestion_watermark") == [(FRIDAY,)]
+    fetch(listed, store, to="2025-11-19")
+    fetch(listed, store, date="2025-11-21")
+    assert ask(listed, "SELECT last_session FROM data_ingestion_watermark") == [(WEDNESDAY,)]
+    assert [session.what for session in fetch(listed, store).done] == ["2025-11-20"]
+    assert ask(listed, "SELECT last_session FROM data_ingestion_watermark") == [(FRIDAY,)]
 
 
 class SlowStore(MemoryObjectStore):
@@ -138,14 +141,14 @@ class SlowStore(MemoryObjectStore):
         return etag
 
 
-def test_two_fetchers_of_one_session_leave_the_same_bar_in_bucket_and_database(known: DatabaseAddress) -> None:
+def test_two_fetchers_of_one_session_leave_the_same_bar_in_bucket_and_database(listed: DatabaseAddress) -> None:
     store, started = SlowStore(), datetime.now(UTC)
-    ask(known, "DELETE FROM symbol_metadata WHERE symbol = 'MSFT'")
+    ask(listed, "DELETE FROM symbol_metadata WHERE symbol = 'MSFT'")
 
     async def fetched(close: float) -> None:
         vendor: Any = Vendor()
         vendor.closes["AAPL", FRIDAY] = close
-        async with opened(known) as database:
+        async with opened(listed) as database:
             intake = Intake(
                 vendor, store, LAKE, database, nyse(), 3.0, lambda: NOW + (datetime.now(UTC) - started)
             )  # fmt: skip
@@ -160,13 +163,13 @@ def test_two_fetchers_of_one_session_leave_the_same_bar_in_bucket_and_database(k
     asyncio.run(both())
     file = pq.read_table(pa.BufferReader(store.peek(LAKE.date_key("AAPL", FRIDAY))))
     assert file["close"].to_pylist() == [11.5]
-    assert ask(known, "SELECT symbol, close FROM raw_ohlcv") == [("AAPL", 11.5)]
+    assert ask(listed, "SELECT symbol, close FROM raw_ohlcv") == [("AAPL", 11.5)]
 
 
-def test_the_run_is_one_session_in_one_transaction(known: DatabaseAddress) -> None:
+def test_the_run_is_one_session_in_one_transaction(listed: DatabaseAddress) -> None:
     store = MemoryObjectStore()
-    ask(known, "ALTER TABLE ingested_sessions ADD CHECK (session < '2025-11-21')")
+    ask(listed, "ALTER TABLE ingested_sessions ADD CHECK (session < '2025-11-21')")
     with pytest.raises(IncompleteError, match="2025-11-21: the database failed: CheckViolationError"):
-        fetch(known, store)
-    assert {session for _, session in sessions(known)} == {WEDNESDAY, THURSDAY}
-    assert ask(known, "SELECT last_session FROM data_ingestion_watermark") == [(THURSDAY,)]
+        fetch(listed, store)
+    assert {session for _, session in sessions(listed)} == {WEDNESDAY, THURSDAY}
+    assert ask(listed, "SELECT last_session FROM data_ingestion_watermark") == [(THURSDAY,)]

@@ -115,12 +115,12 @@ class Fetching:
 
     def files(self) -> dict[tuple[str, date], tuple[float, float]]:
         """Return close and volume of each bar in the folder's date files, which hold one bar each."""
-        found: dict[tuple[str, date], tuple[float, float]] = {}
+        values: dict[tuple[str, date], tuple[float, float]] = {}
         for key in self.chain.objects(f"{self.prefix}/"):
             source = Bronze(self.prefix).parse_source(key)
             (row,) = read_bars(self.chain.watcher.read(key) or b"", source.symbol, datetime.now(UTC)).to_pylist()
-            found[source.symbol, row["timestamp"]] = (row["close"], row["volume"])
-        return found
+            values[source.symbol, row["timestamp"]] = (row["close"], row["volume"])
+        return values
 
     def rows(self) -> list[tuple[str, date, float, float]]:
         sql = 'SELECT symbol, "timestamp", close, volume FROM raw_ohlcv ORDER BY 2, 1'
@@ -166,8 +166,10 @@ def test_the_run_after_a_kill_completes_and_no_bar_is_missing_or_doubled(fetchin
     assert fetching.files() == bars
     assert fetching.rows() == [(*place, *bars[place]) for place in sorted(bars, key=lambda p: (p[1], p[0]))]
     assert (fetching.ledger(), fetching.watermark()) == (list(SESSIONS), SESSIONS[-1])
-    done = json.loads(healed.stdout.splitlines()[-1])["done"]
-    assert [one["what"] for one in done] == [session.isoformat() for session in SESSIONS[len(whole) :]]
+    sessions = json.loads(healed.stdout.splitlines()[-1])["done"]
+    assert [session_json["what"] for session_json in sessions] == [
+        session.isoformat() for session in SESSIONS[len(whole) :]
+    ]
 
 
 @pytest.mark.parametrize(

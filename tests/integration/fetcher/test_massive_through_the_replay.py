@@ -100,8 +100,8 @@ async def test_details_changes_and_what_is_unknown(client: MassiveClient) -> Non
 
 @pytest.mark.usefixtures("small_pages")
 async def test_all_splits_are_read_with_their_cumulative_factors(client: MassiveClient) -> None:
-    found = [(one.id, one.split_from, one.split_to, one.historical_adjustment_factor) for one in await client.splits()]
-    assert found == [
+    values = [(row.id, row.split_from, row.split_to, row.historical_adjustment_factor) for row in await client.splits()]
+    assert values == [
         ("AAPL-2000-06-21", 1.0, 2.0, 0.25), ("MSFT-2003-02-18", 1.0, 2.0, 0.5), ("AAPL-2005-02-28", 1.0, 2.0, 0.5),
     ]  # fmt: skip
 
@@ -119,9 +119,9 @@ async def test_no_split_published_is_no_error(market: Market, client: MassiveCli
 async def test_a_refusal_is_told_with_status_request_and_path_and_not_asked_again(
     market: Market, client: MassiveClient, waits: list[float], call: Call, kind: str
 ) -> None:
-    error, said = REFUSALS[kind]
+    error, sentence = REFUSALS[kind]
     market.control.faults({"kind": kind})
-    with pytest.raises(error, match=said) as raised:
+    with pytest.raises(error, match=sentence) as raised:
         await call(client)
     text = str(raised.value)
     assert re.search(r"(^|\(|: )/(v2|v3|vX|stocks)/", text)
@@ -254,11 +254,11 @@ async def test_under_random_faults_an_answer_is_the_whole_one_or_a_transient_err
     lists = {"kind": "empty", "path": "*cursor=*", "rate": 0.1, "seed": seed}
     expected = {name: await call(client) for name, call in CALLS.items()}
     market.control.faults(lists, {"kind": kinds, "rate": 0.3, "seed": seed, "seconds": 0})
-    found: dict[str, Any] = {}
-    while found.keys() != expected.keys():
-        for name in expected.keys() - found.keys():
+    answers: dict[str, Any] = {}
+    while answers.keys() != expected.keys():
+        for name in expected.keys() - answers.keys():
             try:
-                found[name] = await CALLS[name](client)
+                answers[name] = await CALLS[name](client)
             except TransientError:
                 continue
-    assert found == expected
+    assert answers == expected

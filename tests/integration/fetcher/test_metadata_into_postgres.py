@@ -84,9 +84,9 @@ class World:
     async def outcome(self) -> tuple[object, ...]:
         async with opened(self.address) as database:
             dividends = await database.dividends_since(date.min), await database.dividends_checked()
-            found = await database.metadata(), await database.splits(), dividends
+            tables = await database.metadata(), await database.splits(), dividends
         objects = {key: self.store.peek(key) for key in self.store.keys()}  # noqa: SIM118 (a method, not a mapping)
-        return *found, objects, sorted({body.partition('"symbol"')[2] for body in self.queue.sent})
+        return *tables, objects, sorted({body.partition('"symbol"')[2] for body in self.queue.sent})
 
 
 def mortal(fate: Fate, write: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
@@ -202,8 +202,8 @@ async def test_details_of_a_run_do_not_undo_a_history_loaded_meanwhile(migrated:
         return await ask_details(symbol)
 
     vendor.details = loading  # type: ignore[method-assign]
-    done = await world.refresh(vendor, NOW)
-    assert (done.details, done.histories_requested) == (6, 0)
+    report = await world.refresh(vendor, NOW)
+    assert (report.details, report.histories_requested) == (6, 0)
     async with opened(migrated) as database:
         loaded = await database.metadata()
     assert {(record.history_from, record.details_at) for record in loaded} == {(THU, NOW)}

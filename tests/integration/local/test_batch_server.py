@@ -181,10 +181,10 @@ def test_a_terminated_array_starts_no_more_children(stack: Stack) -> None:
 
 
 def test_a_job_may_override_command_and_environment(stack: Stack) -> None:
-    given = {"environment": [{"name": "A", "value": "definition"}, {"name": "B", "value": "definition"}]}
+    container = {"environment": [{"name": "A", "value": "definition"}, {"name": "B", "value": "definition"}]}
     code = "import os, sys; print(os.environ['A'], os.environ['B'], sys.argv[1])"
     job_id = stack.submit(
-        stack.define(SLEEP, container=given),
+        stack.define(SLEEP, container=container),
         containerOverrides={
             "command": ["python", "-c", code, "Ref::word"],
             "environment": [{"name": "B", "value": "job"}],
@@ -203,7 +203,8 @@ def test_a_definition_is_found_by_name_revision_and_arn(stack: Stack) -> None:
     )
     assert second["revision"] == 2
     used = [
-        stack.job(stack.submit(given))["jobDefinition"] for given in (name, f"{name}:1", second["jobDefinitionArn"])
+        stack.job(stack.submit(reference))["jobDefinition"]
+        for reference in (name, f"{name}:1", second["jobDefinitionArn"])
     ]
     assert [arn.rpartition("/")[2] for arn in used] == [f"{name}:2", f"{name}:1", f"{name}:2"]
     described = stack.client.describe_job_definitions(jobDefinitionName=name)["jobDefinitions"]

@@ -89,9 +89,9 @@ def test_an_empty_answer_has_no_results_and_no_next_page(market: Market, path: s
 
 @pytest.mark.parametrize("path", [GROUPED, RANGE])
 def test_nonsense_is_bars_that_close_below_zero_and_are_otherwise_the_same(market: Market, path: str) -> None:
-    told = market.get(path)["results"]
+    rows = market.get(path)["results"]
     market.control.faults({"kind": "nonsense"})
-    assert market.get(path)["results"] == [row | {"c": -row["c"]} for row in told]
+    assert market.get(path)["results"] == [row | {"c": -row["c"]} for row in rows]
 
 
 def test_a_circle_leads_back_to_the_page_itself(market: Market) -> None:
@@ -113,12 +113,12 @@ def test_the_first_rule_that_fits_decides_and_one_that_is_used_up_does_not_fit(m
 def test_chance_is_the_same_for_the_same_seed_whatever_comes_in_between(market: Market) -> None:
     def outcomes(seed: int, *, between: bool) -> list[str]:
         market.control.faults({"kind": ["500", "503", "drop"], "rate": 0.3, "seed": seed})
-        found = []
+        results = []
         for _ in range(60):
-            found.append(outcome(market, GROUPED))
+            results.append(outcome(market, GROUPED))
             if between:
                 outcome(market, RANGE)
-        return found
+        return results
 
     first = outcomes(1, between=False)
     assert set(first) == {"200", "500", "503", "dropped"}

@@ -57,15 +57,15 @@ def test_bars_are_read_from_files_of_every_kind_with_columns_by_either_name(pric
 
 
 def test_without_a_list_each_symbol_is_a_common_stock_since_its_first_bar(prices: Path) -> None:
-    found = companies(prices)
-    assert [(company.ticker, company.listed, company.delisted) for company in found] == [
+    replayed = companies(prices)
+    assert [(company.ticker, company.listed, company.delisted) for company in replayed] == [
         ("AAPL", SECOND, None), ("BRK.B", FIRST, None), ("TRUE", SECOND, None),
     ]  # fmt: skip
-    assert {company.fields["type"] for company in found} == {"CS"}
-    figis = [company.fields[name] for company in found for name in ("composite_figi", "share_class_figi")]
+    assert {company.fields["type"] for company in replayed} == {"CS"}
+    figis = [company.fields[name] for company in replayed for name in ("composite_figi", "share_class_figi")]
     assert len(set(figis)) == 6
     assert {len(figi) for figi in figis} == {12}
-    assert companies(prices) == found
+    assert companies(prices) == replayed
 
 
 def test_a_list_is_the_whole_truth_and_what_it_leaves_open_is_plausible(prices: Path) -> None:

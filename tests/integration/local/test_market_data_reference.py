@@ -37,14 +37,14 @@ def test_pages_joined_are_the_whole_list(market: Market, order: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("filters", "left"),
+    ("filters", "expected"),
     [
         ({"ticker": "IBM"}, ["IBM"]), ({"ticker": "ibm"}, []), ({"type": "CS"}, NAMES), ({"type": "ETF"}, []),
         ({"exchange": "XNYS"}, ["IBM"]), ({"market": "crypto"}, []), ({"active": "false"}, []),
     ],
 )  # fmt: skip
-def test_a_filter_leaves_what_fits(market: Market, filters: dict[str, str], left: list[str]) -> None:
-    assert names(market, **filters) == left
+def test_a_filter_leaves_what_fits(market: Market, filters: dict[str, str], expected: list[str]) -> None:
+    assert names(market, **filters) == expected
 
 
 def test_a_company_is_unknown_until_the_day_it_is_listed(market: Market) -> None:
@@ -106,7 +106,7 @@ def test_the_samples_splits_have_cumulative_factors(market: Market) -> None:
 
 
 @pytest.mark.parametrize(
-    ("filters", "left"),
+    ("filters", "expected"),
     [
         ({"ticker": "MSFT"}, ["MSFT-2003-02-18"]),
         ({"ticker.any_of": "MSFT,IBM"}, ["MSFT-2003-02-18"]),
@@ -122,9 +122,9 @@ def test_the_samples_splits_have_cumulative_factors(market: Market) -> None:
     ],
 )
 def test_splits_are_filtered_and_sorted_the_latest_first_by_default(
-    market: Market, filters: dict[str, str], left: list[str]
+    market: Market, filters: dict[str, str], expected: list[str]
 ) -> None:
-    assert splits(market, **filters) == left
+    assert splits(market, **filters) == expected
 
 
 def test_pages_of_splits_joined_are_the_whole_list(market: Market) -> None:

@@ -18,10 +18,15 @@ FETCHER = "arn:aws:secretsmanager:us-east-1:123456789012:secret:fetcher"
 
 @pytest.fixture(autouse=True)
 def _deployed(monkeypatch: pytest.MonkeyPatch, address: DatabaseAddress) -> None:
-    known = address.arguments()
-    secret = {"host": known["host"], "port": known["port"], "username": known["user"], "dbname": known["database"]}
+    arguments = address.arguments()
+    secret = {
+        "host": arguments["host"],
+        "port": arguments["port"],
+        "username": arguments["user"],
+        "dbname": arguments["database"],
+    }
     secrets = {
-        OWNER: json.dumps(secret | {"password": known["password"]}),
+        OWNER: json.dumps(secret | {"password": arguments["password"]}),
         FETCHER: json.dumps(secret | {"username": "fiblake_fetcher", "password": "p"}),
     }
     monkeypatch.setattr(migrate, "read_secret", secrets.__getitem__)

@@ -134,17 +134,19 @@ def _rights(statement: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for action in listed(statement["Action"]):
         for resource in listed(statement["Resource"]):
             for prefix in prefixes:
-                one = {**statement, "Action": action, "Resource": resource}
+                right = {**statement, "Action": action, "Resource": resource}
                 if prefix is not None:
-                    one["Condition"] = {**statement["Condition"], "StringLike": {"s3:prefix": prefix}}
-                yield one
+                    right["Condition"] = {**statement["Condition"], "StringLike": {"s3:prefix": prefix}}
+                yield right
 
 
 def right(policy: Policy) -> str:
     """Return a right in words."""
-    (one,) = policy["Statement"]
-    prefix = one.get("Condition", {}).get("StringLike", {}).get("s3:prefix")
-    return f"{one['Action']} on {one['Resource']}" + (f" with prefix {prefix}" if prefix else "")
+    (right_statement,) = policy["Statement"]
+    prefix = right_statement.get("Condition", {}).get("StringLike", {}).get("s3:prefix")
+    return f"{right_statement['Action']} on {right_statement['Resource']}" + (
+        f" with prefix {prefix}" if prefix else ""
+    )
 
 
 def _policy_of(resource: str) -> str:
@@ -167,14 +169,14 @@ def _unused(policies: Policies, answers: Sequence[Answer]) -> Iterator[Fault]:
     used = frozenset[str]().union(*(answer.by for answer in answers))
     for role, parts in policies.identity.items():
         for part in parts:
-            (one,) = part["Statement"]
-            if one["Effect"] == "Allow" and one["Sid"] not in used:
+            (statement,) = part["Statement"]
+            if statement["Effect"] == "Allow" and statement["Sid"] not in used:
                 yield Fault("unused", role, right(part))
 
 
 def _too_wide(engine: Engine, policies: Policies, needed: Iterable[Call], template: Concrete) -> Iterator[Fault]:
     """Try every role on everything that the stack has: what it may do there, some call must have done there."""
-    done = {(call.who, call.action, _place(call)) for call in needed}
+    used = {(call.who, call.action, _place(call)) for call in needed}
     probes = [probe for role in policies.identity for probe in _probes(role, policies, template)]
     answers = engine.asked([policies.question(probe) for probe in probes])
     wide = {
@@ -182,7 +184,7 @@ def _too_wide(engine: Engine, policies: Policies, needed: Iterable[Call], templa
         for probe, answer in zip(probes, answers, strict=True)
         if answer.allowed
     }
-    for role, action, place in sorted(wide - done):
+    for role, action, place in sorted(wide - used):
         yield Fault("too wide", role, f"{action} on {place}, which no call does")
 
 
@@ -210,8 +212,8 @@ def _probes(role: str, policies: Policies, template: Concrete) -> Iterator[Call]
     }
     for service, resources in places.items():
         own = {action for action in granted if action.startswith(service)}
-        known = {action for action in KNOWN if action.startswith(service)}
-        tried = {action for action in own if "*" not in action} | (known if own else set())
+        documented = {action for action in KNOWN if action.startswith(service)}
+        tried = {action for action in own if "*" not in action} | (documented if own else set())
         yield from (Call(role, action, resource) for action in tried for resource in resources)
 
 
@@ -232,10 +234,10 @@ def resource_faults(engine: Engine, policies: Policies, calls: Iterable[Call]) -
     What the services send must be let in; from any other source, from another account, or without TLS it must not.
     """
     needed = sorted(calls)
-    found: list[Fault] = []
+    faults: list[Fault] = []
     for call, answer in zip(needed, _sent(engine, policies, needed, {}), strict=True):
         if not answer.allowed:
-            found.append(Fault("denied", call.who, str(call)))
+            faults.append(Fault("denied", call.who, str(call)))
     for what, changed in {
         "from another source": {"aws:SourceArn": "arn:aws:sns:us-east-1:999999999999:x", "aws:SourceAccount": "9" * 12},
         "without TLS": {"aws:SecureTransport": "false"},
@@ -243,8 +245,8 @@ def resource_faults(engine: Engine, policies: Policies, calls: Iterable[Call]) -
         tried = [call for call in needed if what != "without TLS" or call.action != "sts:AssumeRole"]
         for call, answer in zip(tried, _sent(engine, policies, tried, changed), strict=True):
             if answer.allowed:
-                found.append(Fault("too wide", call.who, f"{call.action} on {call.resource} {what}"))
-    return found + _unused_senders(policies, needed)
+                faults.append(Fault("too wide", call.who, f"{call.action} on {call.resource} {what}"))
+    return faults + _unused_senders(policies, needed)
 
 
 def _sent(engine: Engine, policies: Policies, calls: Sequence[Call], changed: Mapping[str, str]) -> list[Answer]:
@@ -279,12 +281,12 @@ def _senders(principal: Any) -> list[str]:  # noqa: ANN401 (JSON)
 def sole(engine: Engine, policies: Policies, calls: Iterable[Call]) -> dict[tuple[str, str], Call]:
     """Return, for each right by its role and Sid, a call that nothing but it allows."""
     needed = sorted(call for call in calls if call.who in policies.identity)
-    found: dict[tuple[str, str], Call] = {}
+    sole_calls: dict[tuple[str, str], Call] = {}
     for call, answer in zip(needed, engine.asked([policies.question(call) for call in needed]), strict=True):
         own = [sid for sid in answer.by if sid.startswith(call.who)]
         if len(own) == 1:
-            found.setdefault((call.who, own[0]), call)
-    return found
+            sole_calls.setdefault((call.who, own[0]), call)
+    return sole_calls
 
 
 def only(policies: Policies, role: str) -> Policies:
@@ -294,8 +296,8 @@ def only(policies: Policies, role: str) -> Policies:
 
 def without(policies: Policies, role: str, sid: str) -> Policies:
     """Return the policies without one right."""
-    kept = [part for part in policies.identity[role] if part["Statement"][0]["Sid"] != sid]
-    return Policies({**policies.identity, role: kept}, policies.resource)
+    statements = [part for part in policies.identity[role] if part["Statement"][0]["Sid"] != sid]
+    return Policies({**policies.identity, role: statements}, policies.resource)
 
 
 def with_right(policies: Policies, role: str, **statement: Any) -> Policies:  # noqa: ANN401 (a statement's parts)

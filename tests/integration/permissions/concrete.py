@@ -73,8 +73,8 @@ class Concrete:
             case {"Fn::GetAtt": [str(name), str(attribute)]}:
                 return self.attribute(name, attribute)
             case {"Fn::Sub": [str(text), dict(values)]}:
-                given = {f"${{{name}}}": self.put_in(part) for name, part in values.items()}
-                return self.put_in(reduce(lambda t, name: t.replace(name, given[name]), given, text))
+                values_by_name = {f"${{{name}}}": self.put_in(part) for name, part in values.items()}
+                return self.put_in(reduce(lambda t, name: t.replace(name, values_by_name[name]), values_by_name, text))
             case {"Fn::Select": [number, parts]}:
                 return self.put_in(parts)[int(number)]
             case {"Fn::Split": [str(separator), text]}:
@@ -105,33 +105,33 @@ class Concrete:
 
     def policies(self) -> dict[str, dict[str, Any]]:
         """Return the policies of each role by their names, managed ones included."""
-        found: dict[str, dict[str, Any]] = {}
+        by_role: dict[str, dict[str, Any]] = {}
         for role, inside in self.of_type("AWS::IAM::Role").items():
-            found[role] = {policy["PolicyName"]: policy["PolicyDocument"] for policy in inside.get("Policies", [])}
+            by_role[role] = {policy["PolicyName"]: policy["PolicyDocument"] for policy in inside.get("Policies", [])}
         for name, inside in self.of_type("AWS::IAM::ManagedPolicy").items():
             for role in inside["Roles"]:
-                found[role][name] = inside["PolicyDocument"]
-        return json.loads(json.dumps(found))  # plain, and nobody else's
+                by_role[role][name] = inside["PolicyDocument"]
+        return json.loads(json.dumps(by_role))  # plain, and nobody else's
 
     def resource_policies(self) -> dict[str, Any]:
         """Return the policy of each bucket, queue, topic, role and key that has one, by ARN."""
-        found: dict[str, Any] = {}
+        by_arn: dict[str, Any] = {}
         for policy in self.of_type("AWS::S3::BucketPolicy").values():
-            found[f"arn:aws:s3:::{policy['Bucket']}"] = policy["PolicyDocument"]
+            by_arn[f"arn:aws:s3:::{policy['Bucket']}"] = policy["PolicyDocument"]
         for policy in self.of_type("AWS::SQS::QueuePolicy").values():
             for url in policy["Queues"]:
                 name = arn("sqs", url.rpartition("/")[2])
-                assert name not in found, f"{name} has two policies: the second replaces the first"
-                found[name] = policy["PolicyDocument"]
+                assert name not in by_arn, f"{name} has two policies: the second replaces the first"
+                by_arn[name] = policy["PolicyDocument"]
         for policy in self.of_type("AWS::SNS::TopicPolicy").values():
             for topic in policy["Topics"]:
-                assert topic not in found, f"{topic} has two policies: the second replaces the first"
-                found[topic] = policy["PolicyDocument"]
+                assert topic not in by_arn, f"{topic} has two policies: the second replaces the first"
+                by_arn[topic] = policy["PolicyDocument"]
         for role, inside in self.of_type("AWS::IAM::Role").items():
-            found[self.attribute(role, "Arn")] = inside["AssumeRolePolicyDocument"]
+            by_arn[self.attribute(role, "Arn")] = inside["AssumeRolePolicyDocument"]
         for key, inside in self.of_type("AWS::KMS::Key").items():
-            found[self.attribute(key, "Arn")] = inside["KeyPolicy"]
-        return found
+            by_arn[self.attribute(key, "Arn")] = inside["KeyPolicy"]
+        return by_arn
 
 
 @cache
@@ -144,5 +144,5 @@ def concrete(variant: str) -> Concrete:
 
 def environment(pairs: Mapping[str, Any] | list[Any]) -> dict[str, str]:
     """Return a function's or a job's environment variables."""
-    found = pairs if isinstance(pairs, Mapping) else {pair["Name"]: pair["Value"] for pair in pairs}
-    return {name: str(value) for name, value in found.items()}
+    variables = pairs if isinstance(pairs, Mapping) else {pair["Name"]: pair["Value"] for pair in pairs}
+    return {name: str(value) for name, value in variables.items()}

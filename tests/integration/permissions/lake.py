@@ -84,10 +84,10 @@ class RecordedLake:
         """Invoke a function and return its answers, of failed invocations as well."""
         inside = self.template.of_type("AWS::Lambda::Function")[function]
         variables = {**environment(inside["Environment"]["Variables"]), **changes}
-        done = self._run(self.template.role_of(inside["Role"]), variables, handler=inside["Handler"], events=events)
-        if done["code"] or len(done["answers"]) != len(events):
-            raise PathError(f"{function} ended with {done['code']}:\n{done['output'][-3000:]}")
-        answers: list[Any] = done["answers"]
+        result = self._run(self.template.role_of(inside["Role"]), variables, handler=inside["Handler"], events=events)
+        if result["code"] or len(result["answers"]) != len(events):
+            raise PathError(f"{function} ended with {result['code']}:\n{result['output'][-3000:]}")
+        answers: list[Any] = result["answers"]
         return answers
 
     def run(self, job: str, *arguments: str, code: int = 0, **changes: str) -> None:
@@ -96,10 +96,10 @@ class RecordedLake:
         assert inside["Command"][:2] == ["python", "-m"]
         module, *words = inside["Command"][2:]
         variables = {**environment(inside["Environment"]), **changes}
-        done = self._run(self.template.role_of(inside["JobRoleArn"]), variables, module=module,
+        result = self._run(self.template.role_of(inside["JobRoleArn"]), variables, module=module,
                          arguments=[*words, *arguments])  # fmt: skip
-        if done["code"] != code:
-            raise PathError(f"{job} ended with {done['code']}, not {code}:\n{done['output'][-3000:]}")
+        if result["code"] != code:
+            raise PathError(f"{job} ended with {result['code']}, not {code}:\n{result['output'][-3000:]}")
 
     def _run(self, role: str, variables: Mapping[str, str], **what: object) -> dict[str, Any]:
         inherited = isolated(os.environ)

@@ -131,10 +131,10 @@ def _forwarded(request: Request, target: str) -> tuple[int, dict[str, str], byte
         connection.request(request.method, request.path, body if request.service != "s3" else request.body, headers)
         answer = connection.getresponse()
         content = answer.read()
-        kept = {name: value for name, value in answer.getheaders() if name.lower() not in _HOP_BY_HOP}
+        answered = {name: value for name, value in answer.getheaders() if name.lower() not in _HOP_BY_HOP}
         if request.method == "HEAD" and answer.getheader("content-length"):
-            kept["content-length"] = answer.getheader("content-length", "")
-        return answer.status, kept, content
+            answered["content-length"] = answer.getheader("content-length", "")
+        return answer.status, answered, content
     finally:
         connection.close()
 

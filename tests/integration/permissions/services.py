@@ -24,8 +24,8 @@ KEY_USES = {
 
 def with_our_roles(template: Concrete, recorded: Iterable[Call]) -> set[Call]:
     """Return the calls that AWS makes with a role of ours, besides those that `recorded` has."""
-    found = {*_of_functions(template), *_of_jobs(template), *_of_schedules(template)}
-    return found | set(_of_the_key(template, found | set(recorded)))
+    calls = {*_of_functions(template), *_of_jobs(template), *_of_schedules(template)}
+    return calls | set(_of_the_key(template, calls | set(recorded)))
 
 
 def _of_functions(template: Concrete) -> Iterator[Call]:

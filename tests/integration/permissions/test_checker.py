@@ -80,8 +80,8 @@ def test_what_is_taken_out_is_reported(
     for short, full in names.items():
         what = what.replace(short, full)
     (sid,) = [part["Statement"][0]["Sid"] for part in policies.identity[role] if right(part) == what]
-    found = faults(engine, only(without(policies, role, sid), role), calls, concrete(EVERYTHING))
-    assert {"denied"} <= {fault.kind for fault in found} <= {"denied", "unlistable"}
+    reported = faults(engine, only(without(policies, role, sid), role), calls, concrete(EVERYTHING))
+    assert {"denied"} <= {fault.kind for fault in reported} <= {"denied", "unlistable"}
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,8 @@ def test_what_is_taken_out_is_reported(
 def test_what_is_put_in_is_reported(  # noqa: PLR0917
     engine: Engine, policies: Policies, calls: set[Call], role: str, added: dict[str, Any], kinds: set[str]
 ) -> None:
-    found = faults(engine, only(with_right(policies, role, **added), role), calls, concrete(EVERYTHING))
-    assert {fault.kind for fault in found} == kinds
+    reported = faults(engine, only(with_right(policies, role, **added), role), calls, concrete(EVERYTHING))
+    assert {fault.kind for fault in reported} == kinds
 
 
 ARRIVALS = arn("sqs", "dev-bronze-arrivals")
@@ -144,6 +144,6 @@ def test_a_looser_or_a_closed_policy_of_a_queue_a_topic_or_a_role_is_reported(
     changed = Policies(
         policies.identity, {**policies.resource, resource: {"Version": "2012-10-17", "Statement": statements}}
     )
-    found = resource_faults(engine, changed, to_our_resources(concrete(EVERYTHING)))
-    assert {fault.kind for fault in found} == kinds
-    assert {resource} == {name for name in policies.resource for fault in found if name in fault.what}
+    reported = resource_faults(engine, changed, to_our_resources(concrete(EVERYTHING)))
+    assert {fault.kind for fault in reported} == kinds
+    assert {resource} == {name for name in policies.resource for fault in reported if name in fault.what}

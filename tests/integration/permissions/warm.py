@@ -63,8 +63,8 @@ def _serve(connection: socket.socket) -> None:
             result.flush()
             sys.exit(0)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        said, answered = (file.seek(0) or file.read().decode(errors="replace") for file in (output, result))
-        answer = {"code": code, "output": said, "answers": json.loads(answered or "[]")}
+        text, answered = (file.seek(0) or file.read().decode(errors="replace") for file in (output, result))
+        answer = {"code": code, "output": text, "answers": json.loads(answered or "[]")}
         stream.write(json.dumps(answer).encode() + b"\n")
 
 

@@ -55,12 +55,12 @@ def run(tmp_path: Path) -> Callable[[str], Any]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PYTHON"))}
 
     def ran(program: str, **variables: str) -> Any:  # noqa: ANN401 (JSON)
-        done = subprocess.run(
+        process = subprocess.run(
             [python, "-c", f"import json\n{program}"], cwd=tmp_path, check=False, capture_output=True, text=True,
             env={**environment, **variables, "XDG_CACHE_HOME": str(tmp_path / "cache")},
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        assert process.returncode == 0, process.stderr
+        return json.loads(process.stdout)
 
     return ran
 

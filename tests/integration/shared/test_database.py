@@ -36,12 +36,12 @@ TABLES = [
 
 
 async def tables(address: DatabaseAddress) -> list[str]:
-    found = await ask(
+    rows = await ask(
         address,
         "SELECT table_name FROM information_schema.tables "
         "WHERE table_schema = 'public' AND table_name <> 'alembic_version' ORDER BY table_name",
     )
-    return [row["table_name"] for row in found]
+    return [row["table_name"] for row in rows]
 
 
 async def stored(address: DatabaseAddress) -> list[dict[str, Any]]:
@@ -90,13 +90,13 @@ def test_a_downgrade_takes_the_tables_away_and_an_upgrade_brings_them_back(migra
 
 
 async def test_the_tables_columns_are_those_the_rows_are_staged_in(migrated: DatabaseAddress) -> None:
-    found = await ask(
+    columns = await ask(
         migrated,
         "SELECT column_name, data_type, is_nullable FROM information_schema.columns "
         "WHERE table_name = 'raw_ohlcv' ORDER BY ordinal_position",
     )
-    assert {column["column_name"] for column in found} == set(COLUMNS)
-    nullable = {column["column_name"] for column in found if column["is_nullable"] == "YES"}
+    assert {column["column_name"] for column in columns} == set(COLUMNS)
+    nullable = {column["column_name"] for column in columns if column["is_nullable"] == "YES"}
     assert nullable == {field.name for field in BRONZE if field.nullable}
 
 
@@ -204,8 +204,8 @@ async def test_a_whole_session_of_5350_tickers_is_one_call_and_may_be_repeated(m
 
 async def test_two_fetchers_of_one_session_store_it_once(migrated: DatabaseAddress) -> None:
     rows = [row(f"S{i:04d}") for i in range(500)]
-    async with opened(migrated) as one, opened(migrated) as other:
-        await asyncio.gather(whole(one, rows, DAY), whole(other, rows, DAY))
+    async with opened(migrated) as first, opened(migrated) as second:
+        await asyncio.gather(whole(first, rows, DAY), whole(second, rows, DAY))
     assert await stored(migrated) == rows
 
 

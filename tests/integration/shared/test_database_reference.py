@@ -163,10 +163,10 @@ async def test_each_company_of_a_symbol_has_its_own_history(migrated: DatabaseAd
     async with opened(migrated) as database:
         await database.save_metadata([first, second, record("MSFT")])
         await database.history_loaded("AAPL", NOW, {DAY: DAY})
-        assert [one.history_from for one in await database.companies("AAPL")] == [None, DAY]
+        assert [company.history_from for company in await database.companies("AAPL")] == [None, DAY]
         assert await database.history_due(TYPES, NOW) == ["AAPL", "MSFT"]
         await database.history_loaded("AAPL", NOW, {BEGINNING: date(1990, 1, 2), DAY: DAY})
-        assert [one.history_from for one in await database.companies("AAPL")] == [date(1990, 1, 2), DAY]
+        assert [company.history_from for company in await database.companies("AAPL")] == [date(1990, 1, 2), DAY]
         assert await database.history_due(TYPES, NOW) == ["MSFT"]
 
 
@@ -223,8 +223,8 @@ async def test_a_run_is_recorded_when_it_begins_and_when_it_ends(migrated: Datab
         killed = await database.begin_run("ohlcv", {"from": "2025-11-17"}, NOW)
         run = await database.begin_run("metadata", {}, NOW + timedelta(minutes=1))
         await database.end_run(run, "done", {"new": 3}, NOW + timedelta(minutes=2))
-    found = await ask(migrated, "SELECT * FROM runs ORDER BY started_at")
-    assert found == [
+    runs = await ask(migrated, "SELECT * FROM runs ORDER BY started_at")
+    assert runs == [
         {
             "run": killed, "kind": "ohlcv", "asked": '{"from": "2025-11-17"}', "started_at": NOW, "ended_at": None,
             "status": "running", "result": None,

@@ -26,8 +26,10 @@ def row(symbol: str, session: date, close: float = 10.0) -> dict[str, Any]:
 
 async def whole(database: Database, session: date, symbols: Sequence[str] = ("AAPL",), **counts: int) -> date:
     rows = [row(symbol, session) for symbol in symbols]
-    found = SessionCounts(**{"bars": len(rows), "quarantined": 0, "outside_universe": 0, "flagged": 0} | counts)
-    return await database.store_session(rows, session, found, nyse())
+    session_counts = SessionCounts(
+        **{"bars": len(rows), "quarantined": 0, "outside_universe": 0, "flagged": 0} | counts
+    )
+    return await database.store_session(rows, session, session_counts, nyse())
 
 
 async def test_the_watermark_waits_at_a_hole_and_goes_on_when_it_is_filled(migrated: DatabaseAddress) -> None:
@@ -86,12 +88,12 @@ async def test_a_ledger_that_cannot_be_written_leaves_rows_and_watermark_as_they
         with pytest.raises(UpstreamError, match="CheckViolationError"):
             await whole(database, TUE)
         assert await database.watermark() == MON
-    assert [found["timestamp"] for found in await ask(migrated, 'SELECT "timestamp" FROM raw_ohlcv')] == [MON]
+    assert [row["timestamp"] for row in await ask(migrated, 'SELECT "timestamp" FROM raw_ohlcv')] == [MON]
 
 
 async def test_sessions_stored_at_once_by_many_leave_the_watermark_at_the_last(migrated: DatabaseAddress) -> None:
-    async with opened(migrated) as one:
-        await whole(one, MON)
+    async with opened(migrated) as first:
+        await whole(first, MON)
 
     async def store(session: date) -> None:
         async with opened(migrated) as database:
@@ -115,19 +117,19 @@ async def until_one_waits(address: DatabaseAddress) -> None:
 async def test_of_two_that_work_on_one_session_the_second_waits_and_on_another_nobody_does(
     migrated: DatabaseAddress,
 ) -> None:
-    done: list[str] = []
+    finished: list[str] = []
 
-    async def second() -> None:
+    async def lock_monday() -> None:
         async with opened(migrated) as database, database.session_lock(MON):
-            done.append("second")
+            finished.append("second")
 
-    async with opened(migrated) as one, opened(migrated) as other:
-        async with one.session_lock(MON), other.session_lock(TUE):
-            waiting = asyncio.create_task(second())
+    async with opened(migrated) as first, opened(migrated) as second:
+        async with first.session_lock(MON), second.session_lock(TUE):
+            waiting = asyncio.create_task(lock_monday())
             await until_one_waits(migrated)
-            done.append("first")
+            finished.append("first")
         await waiting
-    assert done == ["first", "second"]
+    assert finished == ["first", "second"]
 
 
 async def test_who_ends_without_a_word_holds_nobody_up(migrated: DatabaseAddress) -> None:
@@ -137,10 +139,10 @@ async def test_who_ends_without_a_word_holds_nobody_up(migrated: DatabaseAddress
             # The lock is another one's now: nothing may be stored under it any more.
             await whole(database, MON)
 
-    async with opened(migrated) as one, opened(migrated) as other:
+    async with opened(migrated) as first, opened(migrated) as second:
         with pytest.raises(UpstreamError):
-            await cut_off(one)
-        async with other.session_lock(MON):
+            await cut_off(first)
+        async with second.session_lock(MON):
             assert await ask(migrated, f"SELECT {OURS} AND granted") == [{}]
 
 
@@ -153,15 +155,15 @@ def test_no_session_from_the_first_to_the_watermark_is_missing_whatever_the_orde
 ) -> None:
     async def play() -> None:
         await ask(migrated, "TRUNCATE raw_ohlcv, ingested_sessions, data_ingestion_watermark")
-        done: set[date] = set()
+        stored: set[date] = set()
         mark = order[0]
         async with opened(migrated) as database:
             for session in order:
-                done.add(session)
+                stored.add(session)
                 before, mark = mark, await whole(database, session)
                 assert mark >= before
-                assert set(nyse().between(order[0], mark)) <= done
-                assert mark == WEEK[-1] or WEEK[WEEK.index(mark) + 1] not in done
+                assert set(nyse().between(order[0], mark)) <= stored
+                assert mark == WEEK[-1] or WEEK[WEEK.index(mark) + 1] not in stored
 
     asyncio.run(play())
 

@@ -31,20 +31,20 @@ async def test_schema_rows_ledger_locks_and_notes_work_through_a_pooler(address:
     rows = [ReportedBar(f"S{n}", DAY, 1.0, 1.0, 1.0, 1.0, 1.0).row(NOON) for n in range(300)]
     async with pooling(address) as (front, pooler):
         await asyncio.to_thread(schema.upgrade, front, PLAIN)
-        async with connected(front, PLAIN) as one, connected(front, PLAIN) as other:
-            await one.save_metadata([RECORD])
-            await one.replace_splits({"AAPL": [SPLIT]})
-            async with one.session_lock(DAY), other.session_lock(DAY, wait=False) as both:
+        async with connected(front, PLAIN) as first, connected(front, PLAIN) as second:
+            await first.save_metadata([RECORD])
+            await first.replace_splits({"AAPL": [SPLIT]})
+            async with first.session_lock(DAY), second.session_lock(DAY, wait=False) as both:
                 assert not both
-                await one.note("session 2025-11-19", ["a", "b"])
-                await one.store_session(rows, DAY, SessionCounts(300, 0, 0, 0), nyse())
-            async with other.session_lock(DAY, wait=False) as mine:
+                await first.note("session 2025-11-19", ["a", "b"])
+                await first.store_session(rows, DAY, SessionCounts(300, 0, 0, 0), nyse())
+            async with second.session_lock(DAY, wait=False) as mine:
                 assert mine
-            await other.store(rows[:1], Settled("session 2025-11-19", ["a"]))
-            assert (await other.watermark(), len(await other.bars(DAY))) == (DAY, 300)
-            assert (await other.metadata(), await other.splits()) == ([RECORD], {"AAPL": [SPLIT]})
-            assert await other.noted_scopes() == []
-            await one.begin_run("ohlcv", {}, NOON)
+            await second.store(rows[:1], Settled("session 2025-11-19", ["a"]))
+            assert (await second.watermark(), len(await second.bars(DAY))) == (DAY, 300)
+            assert (await second.metadata(), await second.splits()) == ([RECORD], {"AAPL": [SPLIT]})
+            assert await second.noted_scopes() == []
+            await first.begin_run("ohlcv", {}, NOON)
     assert pooler.refused == []
     assert min(pooler.transactions) > 5
     assert len(await ask(address, "SELECT * FROM runs")) == 1

@@ -39,11 +39,11 @@ async def retired(database: Database, store: MemoryObjectStore, batch: int = 2) 
 
 def archived(store: MemoryObjectStore) -> list[dict[str, Any]]:
     rows = [
-        one
+        row
         for key in store.keys("archive/raw_ohlcv")
-        for one in decode(store.peek(key) or b"", BRONZE, key).to_pylist()
+        for row in decode(store.peek(key) or b"", BRONZE, key).to_pylist()
     ]
-    return sorted(rows, key=lambda one: (one["symbol"], one["timestamp"]))
+    return sorted(rows, key=lambda row: (row["symbol"], row["timestamp"]))
 
 
 async def in_table(address: DatabaseAddress) -> list[dict[str, Any]]:
@@ -53,9 +53,9 @@ async def in_table(address: DatabaseAddress) -> list[dict[str, Any]]:
 async def test_what_would_go_is_shown_and_nothing_is_changed(migrated: DatabaseAddress) -> None:
     await filled(migrated)
     async with opened(migrated) as database:
-        found = await due(database, TODAY, DAYS)
-    assert found == Due(TODAY - timedelta(days=DAYS), dict.fromkeys(OLD, 3))
-    assert found.rows == 15
+        to_retire = await due(database, TODAY, DAYS)
+    assert to_retire == Due(TODAY - timedelta(days=DAYS), dict.fromkeys(OLD, 3))
+    assert to_retire.rows == 15
     assert len(await in_table(migrated)) == 18
 
 
@@ -64,11 +64,11 @@ async def test_old_rows_are_in_the_archive_and_young_ones_in_the_table_and_each_
     before = await in_table(migrated)
     store = MemoryObjectStore()
     async with opened(migrated) as database:
-        done = await retired(database, store)
+        report = await retired(database, store)
     after = await in_table(migrated)
-    assert (done.sessions, done.rows, done.kept) == (5, 15, 0)
-    assert {one["timestamp"] for one in after} == {YOUNG}
-    together = sorted([*archived(store), *after], key=lambda one: (one["symbol"], one["timestamp"]))
+    assert (report.sessions, report.rows, report.kept) == (5, 15, 0)
+    assert {row["timestamp"] for row in after} == {YOUNG}
+    together = sorted([*archived(store), *after], key=lambda row: (row["symbol"], row["timestamp"]))
     assert together == before
     assert store.keys("archive")[0] == "archive/raw_ohlcv/year=2023/month=01/date=2023-01-03.parquet"
 
@@ -92,10 +92,10 @@ async def test_if_the_archive_fails_nothing_of_the_session_is_deleted_and_the_ne
     async with opened(migrated) as database:
         with pytest.raises(UpstreamError):
             await retired(database, store)
-        left = await in_table(migrated)
-        assert {one["timestamp"] for one in left} == {*OLD[2:], YOUNG}
+        remaining = await in_table(migrated)
+        assert {row["timestamp"] for row in remaining} == {*OLD[2:], YOUNG}
         await retired(database, store)
-    assert [*archived(store)] == [one for one in before if one["timestamp"] != YOUNG]
+    assert [*archived(store)] == [row for row in before if row["timestamp"] != YOUNG]
 
 
 async def test_a_copy_that_reads_back_otherwise_deletes_nothing(migrated: DatabaseAddress) -> None:
@@ -121,11 +121,11 @@ async def test_a_run_cut_off_between_two_batches_is_finished_by_the_next(
     before = await in_table(migrated)
     store = MemoryObjectStore()
     honest = Database.delete_bars
-    left = [3]
+    batches_to_come = [3]
 
     async def killed(self: Database, session: date, rows: Any) -> int:  # noqa: ANN401
-        left[0] -= 1
-        if left[0] < 0:
+        batches_to_come[0] -= 1
+        if batches_to_come[0] < 0:
             raise KeyboardInterrupt
         return await honest(self, session, rows)
 
@@ -136,8 +136,8 @@ async def test_a_run_cut_off_between_two_batches_is_finished_by_the_next(
         monkeypatch.setattr(Database, "delete_bars", honest)
         assert await database.stored_sessions(OLD[0], OLD[-1]) == set(OLD), "a session half gone is not fetched again"
         await retired(database, store)
-    assert [*archived(store)] == [one for one in before if one["timestamp"] != YOUNG]
-    assert {one["timestamp"] for one in await in_table(migrated)} == {YOUNG}
+    assert [*archived(store)] == [row for row in before if row["timestamp"] != YOUNG]
+    assert {row["timestamp"] for row in await in_table(migrated)} == {YOUNG}
 
 
 async def test_rows_loaded_later_join_those_of_their_session_and_the_last_write_wins(migrated: DatabaseAddress) -> None:
@@ -147,10 +147,10 @@ async def test_rows_loaded_later_join_those_of_their_session_and_the_last_write_
     async with opened(migrated) as database:
         await retired(database, store)
         await database.store(late)
-        done = await retired(database, store)
-    assert (done.sessions, done.rows) == (1, 3)
-    found = {one["symbol"]: one["close"] for one in archived(store) if one["timestamp"] == OLD[0]}
-    assert found == {"AAPL": 99, "BRK.B": 10, "MSFT": 10, "NEW": 10}
+        report = await retired(database, store)
+    assert (report.sessions, report.rows) == (1, 3)
+    closes = {stored["symbol"]: stored["close"] for stored in archived(store) if stored["timestamp"] == OLD[0]}
+    assert closes == {"AAPL": 99, "BRK.B": 10, "MSFT": 10, "NEW": 10}
 
 
 async def test_a_row_written_again_while_it_is_archived_stays_for_the_next_run(
@@ -170,8 +170,10 @@ async def test_a_row_written_again_while_it_is_archived_stays_for_the_next_run(
         assert (await retired(database, store)).kept == 1
         monkeypatch.setattr(Database, "mark_archived", honest)
         assert (await retired(database, store)).rows == 1
-    (found,) = [one for one in archived(store) if (one["symbol"], one["timestamp"]) == ("AAPL", OLD[0])]
-    assert found["close"] == 99
+    (archived_row,) = [
+        stored for stored in archived(store) if (stored["symbol"], stored["timestamp"]) == ("AAPL", OLD[0])
+    ]
+    assert archived_row["close"] == 99
 
 
 async def test_less_than_two_months_is_refused(migrated: DatabaseAddress) -> None:

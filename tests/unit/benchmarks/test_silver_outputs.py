@@ -50,16 +50,16 @@ def test_prices_may_differ_by_what_rounding_does(tmp_path: Path) -> None:
     ],
 )
 def test_any_other_difference_is_named(tmp_path: Path, name: str, value: Callable[[Any], Any]) -> None:
-    found = differences(lay(tmp_path / "a"), lay(tmp_path / "b", with_column(name, value)))
-    assert found == [f"silver_{n}d: column {name} differs" for n in INTERVALS][: len(found)]
-    assert found
+    sentences = differences(lay(tmp_path / "a"), lay(tmp_path / "b", with_column(name, value)))
+    assert sentences == [f"silver_{n}d: column {name} differs" for n in INTERVALS][: len(sentences)]
+    assert sentences
 
 
 def test_a_missing_file_or_row_is_named(tmp_path: Path) -> None:
-    one, other = lay(tmp_path / "a"), lay(tmp_path / "b")
-    (other / silver_key(3, MONTH)).unlink()
-    path = other / silver_key(5, MONTH)
+    first, second = lay(tmp_path / "a"), lay(tmp_path / "b")
+    (second / silver_key(3, MONTH)).unlink()
+    path = second / silver_key(5, MONTH)
     path.write_bytes(encode(pq.ParquetFile(path).read().slice(1)))
-    assert differences(one, other) == [
+    assert differences(first, second) == [
         "silver_3d: 1 month files are in one of the two only", "silver_5d: 4 and 3 rows",
     ]  # fmt: skip

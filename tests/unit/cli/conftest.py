@@ -49,8 +49,8 @@ class FakeTarget:
         return self.measured
 
     def queue(self, url: str) -> FakeQueue:
-        (found,) = [one for one in (*self.queues.values(), *self.lone_dead_letters.values()) if one.url == url]
-        return found
+        (match,) = [queue for queue in (*self.queues.values(), *self.lone_dead_letters.values()) if queue.url == url]
+        return match
 
     def database(self) -> NoReturn:
         raise UpstreamError("the database cannot be reached")

@@ -23,17 +23,17 @@ def _lake(stack: FakeTarget) -> None:
 
 
 def test_without_consent_it_only_says_what_it_would_do(run: Run, stack: FakeTarget) -> None:
-    said = run("adopt").stdout
-    assert KEY in said
-    assert "with a data.parquet that is to be adopted: 1 symbol\n" in said
-    assert "nothing is changed" in said
+    output = run("adopt").stdout
+    assert KEY in output
+    assert "with a data.parquet that is to be adopted: 1 symbol\n" in output
+    assert "nothing is changed" in output
     assert json.loads(run("adopt", "--json").stdout)["moved"] == 0
     assert stack.store.done("write", "delete") == []
 
 
 def test_with_consent_what_is_in_the_way_is_moved_and_the_bars_are_consolidated(run: Run, stack: FakeTarget) -> None:
-    done = json.loads(run("adopt", "--yes", "--json").stdout)
-    assert (done["moved"], done["enqueued"], done["unreadable"]) == (1, 1, [KEY])
+    report = json.loads(run("adopt", "--yes", "--json").stdout)
+    assert (report["moved"], report["enqueued"], report["unreadable"]) == (1, 1, [KEY])
     assert stack.store.keys("archive") == [f"{ARCHIVE_PREFIX}{KEY}"]
     (body,) = stack.queues["consolidation"].sent
     assert ConsolidationRequest.model_validate_json(body).symbol == "AAPL"

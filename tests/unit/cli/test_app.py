@@ -44,8 +44,8 @@ def parsed(arguments: list[str]) -> str:
     command: Any = ROOT
     context = command.make_context("fiblake", arguments)
     path = []
-    while isinstance(command, TyperGroup) and (left := [*context._protected_args, *context.args]):  # noqa: SLF001
-        name, command, rest = command.resolve_command(context, left)
+    while isinstance(command, TyperGroup) and (remaining := [*context._protected_args, *context.args]):  # noqa: SLF001
+        name, command, rest = command.resolve_command(context, remaining)
         path.append(str(name))
         context = command.make_context(name, rest, parent=context)
     return " ".join(path)
@@ -55,9 +55,9 @@ def parsed(arguments: list[str]) -> str:
 def test_every_command_has_help_with_an_example_that_is_right(path: str) -> None:
     command = COMMANDS[path]
     assert command.help
-    found = [line for line in examples(command) if line.startswith("fiblake")]
-    assert found or "fiblake" in (command.epilog or "")
-    for line in found:
+    command_lines = [line for line in examples(command) if line.startswith("fiblake")]
+    assert command_lines or "fiblake" in (command.epilog or "")
+    for line in command_lines:
         before_the_pipe = re.split(r" [|>] ", line)[0]
         assert parsed(shlex.split(before_the_pipe)[1:]) == path
 
@@ -69,10 +69,10 @@ def test_every_option_says_what_it_is_for(path: str) -> None:
 
 
 def test_help_names_every_command_and_the_exit_codes() -> None:
-    said = CliRunner().invoke(app, ["--help"]).output
+    output = CliRunner().invoke(app, ["--help"]).output
     for path in COMMANDS:
-        assert path.split()[0] in said
-    assert "Exit codes" in said
+        assert path.split()[0] in output
+    assert "Exit codes" in output
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_in_this_process_the_worker_runs_as_in_a_job_and_its_exit_code_is_ours(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "sentence"),
     [
         ([], "name --symbols, or say --all"),
         (["--symbols", "AAPL", "--all"], "name --symbols, or say --all"),
@@ -69,10 +69,10 @@ def test_in_this_process_the_worker_runs_as_in_a_job_and_its_exit_code_is_ours(
         (["--symbols", "../x"], "is not a symbol"),
     ],
 )
-def test_what_cannot_be_asked_for_is_exit_code_2(run: Run, arguments: list[str], said: str) -> None:
+def test_what_cannot_be_asked_for_is_exit_code_2(run: Run, arguments: list[str], sentence: str) -> None:
     result = run("consolidate", *arguments)
     assert result.exit_code == 2
-    assert said in " ".join(result.stderr.replace("│", " ").split())
+    assert sentence in " ".join(result.stderr.replace("│", " ").split())
 
 
 def test_what_the_queue_does_not_take_is_an_error(run: Run, stack: FakeTarget) -> None:

@@ -39,9 +39,9 @@ def letters(stack: FakeTarget) -> None:
 
 
 def source(stack: FakeTarget, name: str = "consolidation") -> Source:
-    found = stack.queues[name]
-    assert isinstance(found, Source)
-    return found
+    queue = stack.queues[name]
+    assert isinstance(queue, Source)
+    return queue
 
 
 def test_all_dead_letter_queues_are_listed_with_depth_age_and_reasons(run: Run) -> None:
@@ -73,25 +73,25 @@ def test_a_letter_is_shown_with_its_reason_and_receive_count(run: Run, stack: Fa
 def test_all_reasons_are_listed_or_the_others_are_counted(run: Run, stack: FakeTarget) -> None:
     for number in range(REASONS_SHOWN + 8):
         bury(source(stack), request("IBM"), ContractError(f"fault-{number:02}"))
-    said = run("dlq", "list").stdout
-    assert sum(f"fault-{number:02}" in said for number in range(REASONS_SHOWN + 8)) == REASONS_SHOWN - 3
-    assert "and 11 more" in said
+    output = run("dlq", "list").stdout
+    assert sum(f"fault-{number:02}" in output for number in range(REASONS_SHOWN + 8)) == REASONS_SHOWN - 3
+    assert "and 11 more" in output
 
 
 def test_a_reason_is_text_whatever_stands_in_it(run: Run, stack: FakeTarget) -> None:
     bury(source(stack), "[red]body[/red]", ContractError("[bold]fault[/bold] :smile: [/nothing]"))
     for command in ("list", "show"):
-        said = " ".join(run("dlq", command).stdout.replace("│", " ").split())
-        assert "[bold]fault[/bold] :smile: [/nothing]" in said
+        output = " ".join(run("dlq", command).stdout.replace("│", " ").split())
+        assert "[bold]fault[/bold] :smile: [/nothing]" in output
     assert "[red]body[/red]" in run("dlq", "show").stdout
 
 
 def test_a_text_of_others_is_no_command_to_the_terminal(run: Run, stack: FakeTarget) -> None:
     bury(source(stack), "\x1b]0;title\x07 \u202eesrever", ContractError("\x1b[31mred\x9b1m"))
     for command in ("list", "show"):
-        said = run("dlq", command).stdout
-        assert not set(said) & set("\x1b\x07\x9b\u202e")
-        assert r"[31mred\x9b1m" in said
+        output = run("dlq", command).stdout
+        assert not set(output) & set("\x1b\x07\x9b\u202e")
+        assert r"[31mred\x9b1m" in output
     assert r"\x1b]0;title\x07 \u202eesrever" in run("dlq", "show").stdout
 
 
@@ -119,8 +119,8 @@ def test_letters_of_faults_that_are_mended_since_are_discarded_by_one_filter(
     standing = json.loads(run("dlq", "show", "--standing", "--json").stdout)
     assert {tuple(letter["symbols"]) for letter in standing} == {("S00",), ("AAPL",), ("MSFT",), ()}
     file = str(tmp_path / "dropped.jsonl")
-    told = json.loads(run("dlq", "discard", "--mended", "--to", file, "--yes", "--json").stdout)
-    assert (told["meant"], told["discarded"]) == (15, 15)
+    report = json.loads(run("dlq", "discard", "--mended", "--to", file, "--yes", "--json").stdout)
+    assert (report["meant"], report["discarded"]) == (15, 15)
     assert sorted(source(stack).dead_letters.bodies()) == sorted(
         [request("AAPL"), request("MSFT"), "poison", request("S00")]
     )
@@ -195,7 +195,7 @@ def test_discarded_letters_are_in_the_file_first(run: Run, stack: FakeTarget, tm
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "sentence"),
     [
         (["list", "--queue", "nowhere"], "the queues are bronze-arrivals, consolidation"),
         (["show", "--older-than", "yesterday"], "is no age"),
@@ -204,10 +204,10 @@ def test_discarded_letters_are_in_the_file_first(run: Run, stack: FakeTarget, tm
         (["replay", "--most-replays", "0"], "--most-replays"),
     ],
 )
-def test_what_cannot_be_asked_for_is_exit_code_2_and_a_sentence(arguments: list[str], said: str, run: Run) -> None:
+def test_what_cannot_be_asked_for_is_exit_code_2_and_a_sentence(arguments: list[str], sentence: str, run: Run) -> None:
     result = run("dlq", *arguments)
     assert result.exit_code == 2
-    assert said in " ".join(result.stderr.replace("│", " ").split())
+    assert sentence in " ".join(result.stderr.replace("│", " ").split())
 
 
 @pytest.mark.parametrize("command", ["show", "replay", "discard"])

@@ -45,10 +45,10 @@ def test_a_notification_that_comes_twice_is_one_request() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("poison", "not a Consol"), ("consolidation-complete-unknown-version", "schema version 9.0")]
+    ("name", "reason"), [("poison", "not a Consol"), ("consolidation-complete-unknown-version", "schema version 9.0")]
 )
-def test_a_poison_message_and_an_unknown_version_are_refused(name: str, said: str) -> None:
-    with pytest.raises(ContractError, match=said):
+def test_a_poison_message_and_an_unknown_version_are_refused(name: str, reason: str) -> None:
+    with pytest.raises(ContractError, match=reason):
         parse(ConsolidationComplete, *bodies(name))
 
 
@@ -87,8 +87,8 @@ def test_an_event_may_come_from_another_command(run: Run, stack: FakeTarget) -> 
 
 @pytest.mark.parametrize("text", ["no JSON", "[1]", '{"Records": [1]}', '{"Records": [{"eventSource": "aws:s3"}]}'])
 def test_whatever_is_no_event_of_a_queues_is_one_message(text: str) -> None:
-    found: tuple[list[str], list[dict[str, Any]]] = messages(text)
-    assert found == ([text], [{}])
+    bodies_and_attributes: tuple[list[str], list[dict[str, Any]]] = messages(text)
+    assert bodies_and_attributes == ([text], [{}])
 
 
 def test_no_such_file_and_no_such_queue_are_exit_code_2(run: Run, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from tests.unit.cli.conftest import Run
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, date]]:
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, date]]:
     """Let no vendor be asked; return whose settings were read, and since which day companies were asked for."""
     calls: list[tuple[str, date]] = []
 
@@ -25,15 +25,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, date]]:
     return calls
 
 
-def test_companies_of_the_past_are_asked_for_since_a_day_and_counted(run: Run, asked: list[tuple[str, date]]) -> None:
+def test_companies_of_the_past_are_asked_for_since_a_day_and_counted(run: Run, calls: list[tuple[str, date]]) -> None:
     result = run("load", "companies", "--from", "2003-09-10", "--json")
     assert result.exit_code == 0, result.stderr
-    assert asked == [("MetadataFetcherFunctionName", date(2003, 9, 10))]
+    assert calls == [("MetadataFetcherFunctionName", date(2003, 9, 10))]
     facts = json.loads(result.stdout)
     assert (facts["companies"], facts["delisted"], facts["without_type"]) == (7, 3, 1)
     assert "without type" in run("load", "companies", "--from", "2003-09-10").stdout
 
 
-def test_the_first_day_is_needed(run: Run, asked: list[tuple[str, date]]) -> None:
+def test_the_first_day_is_needed(run: Run, calls: list[tuple[str, date]]) -> None:
     result = run("load", "companies")
-    assert (result.exit_code, asked) == (2, [])
+    assert (result.exit_code, calls) == (2, [])

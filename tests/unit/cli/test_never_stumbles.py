@@ -69,7 +69,8 @@ def needed(path: str) -> list[str]:
     if path in NEEDED:
         return NEEDED[path]
     words: list[str] = []
-    for parameter in (one for one in COMMANDS[path].params if one.required):
+    required = [parameter for parameter in COMMANDS[path].params if parameter.required]
+    for parameter in required:
         sample = "2025-11-19" if parameter.name in DAYS else "AAPL"
         sample = "100" if path == "costs" else sample
         words += [sample] if parameter.param_type_name == "argument" else [parameter.opts[0], sample]
@@ -178,15 +179,15 @@ def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(COMMANDS.keys() - NO_ACCOUNT))
-@pytest.mark.parametrize(("wrong", "said"), WRONG)
+@pytest.mark.parametrize(("wrong", "sentence"), WRONG)
 def test_an_account_that_cannot_be_is_exit_code_2_in_every_command(
-    path: str, wrong: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    path: str, wrong: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     level = logger.log_level
     assert ended(monkeypatch, [*path.split(), *needed(path), *wrong]) == 2
     logger.setLevel(level)
     out, err = capsys.readouterr()
-    assert said in err
+    assert sentence in err
     assert (out, err.count("\n")) == ("", 1)
 
 

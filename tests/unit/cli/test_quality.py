@@ -27,7 +27,7 @@ def lay(stack: FakeTarget, days: list[date]) -> None:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> set[date]:
+def requested(monkeypatch: pytest.MonkeyPatch) -> set[date]:
     """Return the sessions that Postgres says the vendor was asked for."""
     sessions: set[date] = set()
 
@@ -38,7 +38,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> set[date]:
     return sessions
 
 
-@pytest.mark.usefixtures("asked")
+@pytest.mark.usefixtures("requested")
 def test_a_whole_symbol_ends_with_0(run: Run, stack: FakeTarget) -> None:
     lay(stack, DAYS)
     result = run("quality", "AAPL")
@@ -47,13 +47,13 @@ def test_a_whole_symbol_ends_with_0(run: Run, stack: FakeTarget) -> None:
 
 
 def test_a_missing_session_ends_with_3_and_one_without_a_trade_does_not(
-    run: Run, stack: FakeTarget, asked: set[date]
+    run: Run, stack: FakeTarget, requested: set[date]
 ) -> None:
     lay(stack, [day for day in DAYS if day != DAYS[40]])
     result = run("quality", "AAPL")
     assert (result.exit_code, "To look at: 1 missing session." in result.stdout) == (3, True)
     assert f"missing: {DAYS[40]}" in result.stdout
-    asked.add(DAYS[40])
+    requested.add(DAYS[40])
     result = run("quality", "AAPL")
     assert (result.exit_code, "1 session without a trade" in result.stdout) == (0, True)
 
@@ -64,7 +64,7 @@ def test_without_postgres_a_session_without_a_bar_is_unknown(run: Run, stack: Fa
     assert (facts["totals"]["unknown"], facts["missing"]) == (1, [])
 
 
-@pytest.mark.usefixtures("asked")
+@pytest.mark.usefixtures("requested")
 def test_a_data_parquet_that_cannot_be_read_is_named(run: Run, stack: FakeTarget) -> None:
     stack.store.lay(LAKE.data_key("AAPL"), b"no Parquet")
     result = run("quality", "AAPL")
@@ -100,7 +100,7 @@ def test_the_verdict_names_each_kind_with_its_number() -> None:
     assert sentence == "To look at: 1 missing session, 1 stale repeat, 1 jump. 1 session without a trade."
 
 
-@pytest.mark.usefixtures("asked")
+@pytest.mark.usefixtures("requested")
 def test_a_flat_file_that_differs_from_the_api_is_shown(run: Run, stack: FakeTarget) -> None:
     lay(stack, DAYS)
     before = table(bar(DAYS[5], 105.0, vwap=105.0), bar(DAYS[6], 100.0, vwap=100.0))

@@ -114,11 +114,11 @@ def test_a_split_that_is_reported_twice_is_found() -> None:
 
 
 @given(st.sets(st.sampled_from(DAYS[1:])), st.sets(st.sampled_from(DAYS)), st.sets(st.sampled_from(DAYS)))
-def test_every_expected_session_is_counted_once(without: set[date], asked: set[date], held: set[date]) -> None:
-    result = quality(stored(steady(without)), Sources(asked=asked, quarantined=held))
+def test_every_expected_session_is_counted_once(without: set[date], requested: set[date], held: set[date]) -> None:
+    result = quality(stored(steady(without)), Sources(asked=requested, quarantined=held))
     assert sum(result.totals.values()) == len(DAYS)
     assert result.totals["bars"] == len(DAYS) - len(without)
-    assert set(result.missing) == without - asked - held
+    assert set(result.missing) == without - requested - held
 
 
 def test_a_dividend_whose_factor_contradicts_cash_and_close_is_found() -> None:
@@ -160,7 +160,7 @@ def test_bars_of_the_api_and_rows_of_flat_files_are_compared_where_the_lake_had_
     result = quality(second, Sources(asked=set(), revisions=revisions))
     assert (result.compared, result.differing) == (10, 2)
     assert result.facts()["sources"] == {"compared": 10, "differ": 2}
-    assert [(found.kind, found.session) for found in result.findings] == [
+    assert [(finding.kind, finding.session) for finding in result.findings] == [
         ("flat file differs", DAYS[3]), ("flat file differs", DAYS[7]),
     ]  # fmt: skip
     assert "open 102.5 and 103" in result.findings[0].text

@@ -108,10 +108,10 @@ def test_rows_go_to_csv_and_parquet_files(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_person_gets_a_table_and_is_told_if_there_is_more(run: Run) -> None:
-    said = run("query", "SELECT symbol, close FROM bronze", "--rows", "3").stdout
-    assert "AAPL" in said
-    assert "3 of 4 rows" in said
-    assert "--csv" in said
+    output = run("query", "SELECT symbol, close FROM bronze", "--rows", "3").stdout
+    assert "AAPL" in output
+    assert "3 of 4 rows" in output
+    assert "--csv" in output
     assert "51" not in run("query", "FROM range(1, 51)").stdout
     assert "50 of 51 rows" in run("query", "FROM range(51)").stdout
 
@@ -127,9 +127,9 @@ def test_json_is_cut_by_rows_only_and_says_so(run: Run) -> None:
 def test_columns_of_one_name_keep_their_own_values(run: Run) -> None:
     sql = "SELECT 1 AS a, 2 AS a, 3 AS A, 4 AS a_1"
     assert answered(run, sql) == [{"a": 1, "a_1": 2, "A": 3, "a_1_1": 4}]
-    said = run("query", sql).stdout
-    assert [cell for cell in said.split() if cell.isdigit()] == ["1", "2", "3", "4"]
-    assert [cell for cell in said.split() if cell.startswith(("a", "A"))] == ["a", "a", "A", "a_1"]
+    output = run("query", sql).stdout
+    assert [cell for cell in output.split() if cell.isdigit()] == ["1", "2", "3", "4"]
+    assert [cell for cell in output.split() if cell.startswith(("a", "A"))] == ["a", "a", "A", "a_1"]
 
 
 def test_a_number_that_is_none_is_null_in_json(run: Run) -> None:
@@ -260,7 +260,7 @@ def test_a_cache_that_cannot_be_written_is_a_sentence(
 
 
 @pytest.mark.parametrize(
-    ("sql", "said"),
+    ("sql", "sentence"),
     [
         ("SELEC 1", "does not understand"),
         ("SELECT * FROM nowhere", "nowhere"),
@@ -271,11 +271,11 @@ def test_a_cache_that_cannot_be_written_is_a_sentence(
     ],
 )
 def test_what_is_no_query_is_exit_code_2_before_anything_is_read(
-    run: Run, stack: FakeTarget, sql: str, said: str
+    run: Run, stack: FakeTarget, sql: str, sentence: str
 ) -> None:
     result = run("query", sql)
     assert result.exit_code == 2
-    assert said in " ".join(result.stderr.replace("│", " ").split())
+    assert sentence in " ".join(result.stderr.replace("│", " ").split())
     assert stack.store.journal == []
 
 
@@ -300,9 +300,9 @@ def test_a_chart_says_what_it_draws_and_marks_the_split(  # noqa: PLR0917
     adjusted: str, closes: list[float], how: str,
 ) -> None:  # fmt: skip
     stack.outputs["SplitAdjusted"] = adjusted
-    told = splits(("2025-11-19", 1, 2))
-    stack.store.lay(splits_key("AAPL"), splits_file(told))
-    reference = reference_of(tuple(told), ())
+    of_symbol = splits(("2025-11-19", 1, 2))
+    stack.store.lay(splits_key("AAPL"), splits_file(of_symbol))
+    reference = reference_of(tuple(of_symbol), ())
     rows = table(bar("2025-11-18", 10), bar(DAY, 5))
     stack.store.lay(LAKE.data_key("AAPL"), Consolidated(rows, {}, NOON, reference).encode())
     drawn: list[tuple[str, list[float], list[date]]] = []
@@ -352,17 +352,19 @@ def test_a_body_of_a_logarithmic_chart_is_as_high_for_low_prices_as_for_high_one
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "sentence"),
     [
         (["GHOST", "21d"], "the lake has no bars of GHOST"),
         (["AAPL", "22d"], "'22d' is none of 1d, 3d"),
         (["../x", "21d"], "is not a symbol"),
     ],
 )
-def test_a_chart_of_what_is_not_there_is_exit_code_2(run: Run, tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_a_chart_of_what_is_not_there_is_exit_code_2(
+    run: Run, tmp_path: Path, arguments: list[str], sentence: str
+) -> None:
     result = run("chart", *arguments, "-o", str(tmp_path / "x.png"))
     assert result.exit_code == 2
-    assert said in " ".join(result.stderr.replace("│", " ").split())
+    assert sentence in " ".join(result.stderr.replace("│", " ").split())
 
 
 @pytest.mark.parametrize(

@@ -26,16 +26,16 @@ def test_what_lags_is_listed_with_its_cause_and_is_exit_code_3(run: Run, stack: 
     assert result.exit_code == 3
     assert "2 symbols compared, 2 lag" in result.stdout
     assert "nothing is enqueued" in result.stdout
-    told = json.loads(run("reconcile", "--symbols", "AAPL", "--json").stdout)
-    assert [(lag["symbol"], lag["cause"]) for lag in told["lags"]] == [("AAPL", "never_consolidated")]
+    report = json.loads(run("reconcile", "--symbols", "AAPL", "--json").stdout)
+    assert [(lag["symbol"], lag["cause"]) for lag in report["lags"]] == [("AAPL", "never_consolidated")]
     assert stack.queues["consolidation"].sent == []
 
 
 def test_fix_enqueues_the_work_and_starts_a_worker(run: Run, stack: FakeTarget) -> None:
     result = run("reconcile", "--fix")
     assert result.exit_code == 0
-    asked = [ConsolidationRequest.model_validate_json(body).symbol for body in stack.queues["consolidation"].sent]
-    assert sorted(asked) == ["AAPL", "MSFT"]
+    symbols = [ConsolidationRequest.model_validate_json(body).symbol for body in stack.queues["consolidation"].sent]
+    assert sorted(symbols) == ["AAPL", "MSFT"]
     assert [size for _, size in stack.workers.submitted] == [1]
     assert "enqueued: 2 consolidations" in result.stdout
 

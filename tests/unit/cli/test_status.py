@@ -50,9 +50,9 @@ def test_a_program_sees_queues_letters_progress_lag_and_jobs(run: Run) -> None:
 
 
 def test_a_person_sees_the_same(run: Run) -> None:
-    said = run("status").stdout
+    output = run("status").stdout
     for part in ("consolidation", "silver_34d", "2025-11-19", "LAGS", "drain-1"):
-        assert part in said
+        assert part in output
 
 
 def test_a_refused_file_is_told_of_with_its_sessions(run: Run, stack: FakeTarget) -> None:

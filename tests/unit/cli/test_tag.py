@@ -31,7 +31,7 @@ def test_without_an_instant_it_is_now(run: Run, stack: FakeTarget) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "sentence"),
     [
         (("2026",), "is no tag"), (("a/b",), "is no tag"), (("x", "--as-of", "soon"), "is no instant"),
         (("x", "--as-of", "2999-01-01"), "lies in the future"),
@@ -42,11 +42,11 @@ def test_without_an_instant_it_is_now(run: Run, stack: FakeTarget) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_tag_is_a_wrong_command_line(
-    run: Run, stack: FakeTarget, arguments: tuple[str, ...], said: str
+    run: Run, stack: FakeTarget, arguments: tuple[str, ...], sentence: str
 ) -> None:
     result = run("tag", *arguments)
     assert result.exit_code == 2
-    assert said in " ".join(result.stderr.replace("│", " ").split())
+    assert sentence in " ".join(result.stderr.replace("│", " ").split())
     assert stack.store.keys() == []
 
 

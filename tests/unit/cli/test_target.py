@@ -36,11 +36,11 @@ def _logger_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_queues_are_named_without_the_environment_in_the_order_of_the_flow() -> None:
-    found = Target("prod", OUTPUTS)
-    assert list(found.queue_urls) == ["history", "bronze-arrivals", "consolidation", "resample-3d", "resample-34d"]
-    assert found.queue_urls["history"] == f"{SQS}/prod-eu-history"
-    assert found.lone_dead_letter_urls == {"ohlcv-fetcher-dlq": f"{SQS}/prod-eu-ohlcv-fetcher-dlq"}
-    assert found.bucket == "prod-condvest-datalake"
+    stack = Target("prod", OUTPUTS)
+    assert list(stack.queue_urls) == ["history", "bronze-arrivals", "consolidation", "resample-3d", "resample-34d"]
+    assert stack.queue_urls["history"] == f"{SQS}/prod-eu-history"
+    assert stack.lone_dead_letter_urls == {"ohlcv-fetcher-dlq": f"{SQS}/prod-eu-ohlcv-fetcher-dlq"}
+    assert stack.bucket == "prod-condvest-datalake"
 
 
 def test_a_stack_that_is_not_fiblakes_is_an_error_that_says_so() -> None:
@@ -64,23 +64,23 @@ def test_the_database_is_spoken_to_as_the_fetchers_do_and_on_an_older_stack_as_i
 
 
 def test_the_options_turn_the_process_to_the_stack_they_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[object] = []
+    calls: list[object] = []
     monkeypatch.setattr(stacks, "connect", lambda: "client")
-    monkeypatch.setattr(stacks, "outputs_of", lambda *arguments: asked.append(arguments) or OUTPUTS)
+    monkeypatch.setattr(stacks, "outputs_of", lambda *arguments: calls.append(arguments) or OUTPUTS)
     monkeypatch.setenv("AWS_REGION", "us-east-1")
-    found = target(context(Choice(region="eu-west-1", stack="prod")))  # type: ignore[arg-type]
-    assert asked == [("client", "prod")]
-    assert (found.name, found.outputs) == ("prod", OUTPUTS)
+    stack = target(context(Choice(region="eu-west-1", stack="prod")))  # type: ignore[arg-type]
+    assert calls == [("client", "prod")]
+    assert (stack.name, stack.outputs) == ("prod", OUTPUTS)
     assert logger.registered_handler.stream is sys.stderr  # type: ignore[attr-defined]
     assert os.environ["AWS_REGION"] == "eu-west-1"
 
 
 def test_the_local_stack_takes_no_setting_of_the_users_account(monkeypatch: pytest.MonkeyPatch) -> None:
-    stack = Stack(Path(), "http://127.0.0.1:1", "http://127.0.0.1:2", "", OWNER, OUTPUTS)
-    monkeypatch.setattr(supervisor, "current", lambda: stack)
+    running = Stack(Path(), "http://127.0.0.1:1", "http://127.0.0.1:2", "", OWNER, OUTPUTS)
+    monkeypatch.setattr(supervisor, "current", lambda: running)
     monkeypatch.setenv("AWS_PROFILE", "prod")
-    found = target(context(Choice(local=True)))  # type: ignore[arg-type]
-    assert (found.name, found.outputs) == ("local", OUTPUTS)
+    stack = target(context(Choice(local=True)))  # type: ignore[arg-type]
+    assert (stack.name, stack.outputs) == ("local", OUTPUTS)
     assert "AWS_PROFILE" not in os.environ
     assert os.environ["AWS_ENDPOINT_URL"] == "http://127.0.0.1:1"
 
@@ -94,8 +94,8 @@ def test_without_a_local_stack_the_sentence_says_how_to_start_one(monkeypatch: p
 def test_workers_are_started_for_requests_unless_some_are_yet_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = FakeJobs()
     monkeypatch.setattr(Target, "jobs", lambda _self, _prefix: jobs)
-    found = Target("prod", OUTPUTS)
-    found.start_workers(501)
+    stack = Target("prod", OUTPUTS)
+    stack.start_workers(501)
     jobs.waiting = True
-    found.start_workers(5)
+    stack.start_workers(5)
     assert [size for _, size in jobs.submitted] == [2]

@@ -35,10 +35,10 @@ def stack(tmp_path: Path) -> FakeTarget:
     others = ["START RequestId", "{no json", line(9, "resampler", "resampled", correlation_id="else", interval=3)]
     (tmp_path / "aws/emulator.log").write_text("\n".join([requested, *resampled, *others, resampled[0]]))
     joined = line(2, "consolidator", "joined", correlation_id="one", into="two")
-    done = line(
+    consolidated = line(
         3, "consolidator", "consolidated", correlation_id="two", put_at="2026-11-26T18:00:00.500000Z", bars=EVIL
     )
-    (tmp_path / "jobs/1.log").write_text(f"{joined}\n{done}\n")
+    (tmp_path / "jobs/1.log").write_text(f"{joined}\n{consolidated}\n")
     stack = FakeTarget()
     stack.log_folder = tmp_path
     return stack

@@ -11,7 +11,7 @@ from tests.unit.fetcher.reference import ticker
 
 def lay(stack: FakeTarget) -> None:
     tickers = [ticker("AAPL"), ticker("SPY", type="ETF"), ticker("BLANK", type=None)]
-    records = [record_of(one, BEGINNING, NOON) for one in tickers]
+    records = [record_of(company, BEGINNING, NOON) for company in tickers]
     stack.store.lay(UNIVERSE_KEY, universe_file(universe_of(records, NOON.date())))
 
 

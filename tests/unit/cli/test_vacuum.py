@@ -40,8 +40,8 @@ def test_a_dry_run_wins_over_yes(run: Run, stack: FakeTarget) -> None:
 def test_a_program_gets_numbers_and_is_never_asked(run: Run, stack: FakeTarget) -> None:
     shown = json.loads(run("vacuum", "--json").stdout)
     assert (shown["due"]["files"], shown["deleted"]) == (2, None)
-    done = json.loads(run("vacuum", "--yes", "--json").stdout)
-    assert done["deleted"]["files"] == 2
+    report = json.loads(run("vacuum", "--yes", "--json").stdout)
+    assert report["deleted"]["files"] == 2
     assert len(stack.store.done("delete")) == 2
 
 
@@ -51,7 +51,7 @@ def test_a_symbol_that_cannot_be_looked_at_is_exit_code_3(run: Run, stack: FakeT
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "sentence"),
     [
         (["--symbols", "../x"], "is not a symbol"),
         (["--symbols", ","], "no symbol is named"),
@@ -60,7 +60,7 @@ def test_a_symbol_that_cannot_be_looked_at_is_exit_code_3(run: Run, stack: FakeT
         (["--retention-days", "x"], "--retention-days"),
     ],
 )
-def test_what_cannot_be_asked_for_is_exit_code_2_and_a_sentence(arguments: list[str], said: str, run: Run) -> None:
+def test_what_cannot_be_asked_for_is_exit_code_2_and_a_sentence(arguments: list[str], sentence: str, run: Run) -> None:
     result = run("vacuum", *arguments)
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert sentence in result.stderr

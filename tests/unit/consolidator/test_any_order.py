@@ -77,13 +77,13 @@ class World:
     def worker(self) -> Worker:
         return Worker(Consolidator(self.store, LAKE, nyse()), self.topic, "run", self.now, 1, None)
 
-    def put(self, session: date, close: float, *, told: bool, named: bool, copies: int) -> None:
+    def put(self, session: date, close: float, *, reported: bool, named: bool, copies: int) -> None:
         row = bar(session, close, NOON + timedelta(seconds=len(self.puts)))
         self.puts.append(row)
         key = LAKE.date_key("AAPL", session)
         etag = self.store.lay(key, parquet(row))
         files = (SourceObject(name=key.rpartition("/")[2], etag=etag),) if named else ()
-        if told:
+        if reported:
             self.announced.append(row)
             request = ConsolidationRequest(symbol="AAPL", changed_from=session, files=files)
             for _ in range(copies):
@@ -116,8 +116,8 @@ class World:
 
     def do(self, step: tuple[Any, ...]) -> None:
         match step:
-            case ("put", session, close, told, named, copies):
-                self.put(session, close, told=told, named=named, copies=copies)
+            case ("put", session, close, reported, named, copies):
+                self.put(session, close, reported=reported, named=named, copies=copies)
             case ("split", day):
                 self.split(day)
             case ("work", messages, killed_at, steps):

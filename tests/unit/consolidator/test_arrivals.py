@@ -207,8 +207,8 @@ def test_there_is_one_request_a_symbol_from_its_earliest_session_under_its_first
         Arrivals([file("AAPL", "2025-11-19"), file("AAPL", "2025-11-17")], correlation_id="two"),
         Arrivals([file("MSFT", "2025-11-18"), file("AAPL", "2025-11-18")], correlation_id="three"),
     ]
-    found = [(r.symbol, str(r.changed_from), r.correlation_id) for r in requests(arrivals)]
-    assert found == [("AAPL", "2025-11-17", "two"), ("MSFT", "2025-11-18", "one")]
+    requested = [(r.symbol, str(r.changed_from), r.correlation_id) for r in requests(arrivals)]
+    assert requested == [("AAPL", "2025-11-17", "two"), ("MSFT", "2025-11-18", "one")]
 
 
 def test_with_splits_or_identities_among_its_arrivals_a_symbols_request_is_of_all_of_the_history() -> None:
@@ -217,8 +217,8 @@ def test_with_splits_or_identities_among_its_arrivals_a_symbols_request_is_of_al
         Arrivals(references=["IBM", "AAPL"], correlation_id="two"),
         Arrivals([file("IBM", "2025-11-18")], references=["IBM"], correlation_id="three"),
     ]
-    found = [(r.symbol, str(r.changed_from), r.reference_changed, r.correlation_id) for r in requests(arrivals)]
-    assert found == [
+    requested = [(r.symbol, str(r.changed_from), r.reference_changed, r.correlation_id) for r in requests(arrivals)]
+    assert requested == [
         ("AAPL", "None", True, "one"), ("IBM", "None", True, "two"), ("MSFT", "2025-11-19", False, "one"),
     ]  # fmt: skip
 

@@ -64,13 +64,13 @@ class Life:
         self.put(session, close, ingested_minute)
 
     def split(self, *days: date) -> None:
-        told = [(day.isoformat(), 1, 2 + place) for place, day in enumerate(days)]
-        self.store.lay(splits_key("AAPL"), splits_file(splits(*told)))
+        rows = [(day.isoformat(), 1, 2 + place) for place, day in enumerate(days)]
+        self.store.lay(splits_key("AAPL"), splits_file(splits(*rows)))
         self.consolidate(Task("AAPL", lists=False, reference_changed=True))
 
     def pay(self, *days: date) -> None:
-        told = [dividend(day.isoformat(), 0.5 + place) for place, day in enumerate(days)]
-        self.store.lay(dividends_key("AAPL"), dividends_file(told))
+        rows = [dividend(day.isoformat(), 0.5 + place) for place, day in enumerate(days)]
+        self.store.lay(dividends_key("AAPL"), dividends_file(rows))
         self.consolidate(Task("AAPL", lists=False, reference_changed=True))
 
     def hand_over(self, *days: date) -> None:
@@ -175,13 +175,13 @@ def test_a_new_bar_and_one_with_the_same_values_cost_no_request_for_revisions(li
 
 
 def test_a_superseded_bar_is_in_the_revisions_before_data_parquet_loses_it(life: Life) -> None:
-    known = life.stored()
+    stored = life.stored()
     life.put(SESSIONS[1], 11, 5)
     assert [entry for entry in life.store.journal if entry[0] == "write"] == [("write", REVISED), ("write", DATA)]
     (row,) = read_revisions(life.store.peek(REVISED), "AAPL").to_pylist()
-    assert known
-    assert known.known
-    assert row["known_at"] == known.known.bars[1].as_py()
+    assert stored
+    assert stored.known
+    assert row["known_at"] == stored.known.bars[1].as_py()
     assert (row["kind"], row["timestamp"], row["close"], row["reference"]) == ("bar", SESSIONS[1], 10, None)
 
 
@@ -212,14 +212,14 @@ def test_a_writer_that_died_after_the_revisions_writes_them_once(life: Life) -> 
 
 def test_revisions_survive_a_full_consolidation_and_the_clean_up_of_source_files(life: Life) -> None:
     life.put(SESSIONS[1], 11, 5)
-    then, kept = life.now - timedelta(minutes=1), life.store.peek(REVISED)
+    then, revisions = life.now - timedelta(minutes=1), life.store.peek(REVISED)
     life.consolidate_all()
     log = life.stored()
     assert log
     proof = Proof("AAPL", life.store.etag(DATA) or "", log.log, life.store.listed(LAKE.symbol_prefix("AAPL")))
     deleted = clean_up(life.store, LAKE, [proof], "run", life.now + timedelta(days=365), 30)
     assert deleted["AAPL"]["files"] == 3
-    assert life.store.peek(REVISED) == kept
+    assert life.store.peek(REVISED) == revisions
     assert life.lake().bars("AAPL", as_of=then).table["close"].to_pylist() == [10, 10, 10]
 
 

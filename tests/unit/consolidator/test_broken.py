@@ -41,8 +41,8 @@ def closes(store: MemoryObjectStore) -> dict[str, float]:
     return {str(row["timestamp"]): row["close"] for row in rows}
 
 
-def _etags(done: Consolidation) -> dict[str, str]:
-    return {key: version.etag for key, version in done.stored.log.items()}
+def _etags(consolidation: Consolidation) -> dict[str, str]:
+    return {key: version.etag for key, version in consolidation.stored.log.items()}
 
 
 def waiting(store: MemoryObjectStore) -> list[tuple[str, float]]:
@@ -67,9 +67,9 @@ def test_a_row_that_breaks_a_rule_waits_in_quarantine_and_the_others_are_merged(
     store: MemoryObjectStore, key: str, row: dict[str, object], session: str, reason: str
 ) -> None:
     etag = store.lay(key, file_of(bar("2025-11-18", 8), row, bar("2025-11-20", 9)))
-    done = consolidate(store)
+    consolidation = consolidate(store)
     assert closes(store) == {"2025-11-18": 8, "2025-11-20": 9}
-    assert (list(done.faults), _etags(done)) == ([], {key: etag})
+    assert (list(consolidation.faults), _etags(consolidation)) == ([], {key: etag})
     (held,) = list_quarantined(store)
     assert (str(held.bar.session), held.bar.symbol, held.source, held.held_since) == (session, "AAPL", key, NOON)
     assert held.reason.startswith(f"row 2: {reason}")
@@ -109,8 +109,8 @@ def test_a_symbol_that_has_only_broken_bars_gets_no_data_parquet(
 def test_a_file_with_only_broken_bars_is_merged_as_one_without_bars(store: MemoryObjectStore) -> None:
     store.lay(LAKE.date_key("AAPL", date(2025, 11, 18)), parquet(bar("2025-11-18", 8)))
     store.lay(WEEK, parquet(bar("2025-11-19", -1)))
-    done = consolidate(store)
-    assert (closes(store), set(done.stored.log)) == (
+    consolidation = consolidate(store)
+    assert (closes(store), set(consolidation.stored.log)) == (
         {"2025-11-18": 8},
         {WEEK, LAKE.date_key("AAPL", date(2025, 11, 18))},
     )
@@ -128,8 +128,8 @@ def test_many_broken_bars_of_one_file_share_one_object(store: MemoryObjectStore)
 def test_a_file_with_more_broken_rows_than_there_are_sessions_is_refused_whole(store: MemoryObjectStore) -> None:
     store.lay(LAKE.date_key("AAPL", date(2025, 11, 18)), parquet(bar("2025-11-18", 8)))
     store.lay(WEEK, encode(table(bar("2025-11-19", -1)).take(pa.array([0] * (MAX_BROKEN + 1)))))
-    done = consolidate(store)
-    (fault,) = done.faults
+    consolidation = consolidate(store)
+    (fault,) = consolidation.faults
     assert f"{WEEK}: 20,001 of 20,001 rows break a rule, more than the 20,000 that quarantine takes" in str(fault.error)
     assert (closes(store), waiting(store)) == ({"2025-11-18": 8}, [])
 
@@ -222,8 +222,8 @@ async def test_one_bad_row_among_2516_waits_and_is_let_in_by_one_command(store: 
     assert held.reason == "row 1201: high 9.0 is below another price"
     database = FakeDatabase(store.journal)
     await release(store, LAKE, database, nyse(), find_quarantined([held], "AAPL", days[1200], None), "jane", later(1))
-    done = consolidate(store, 2)
-    assert (len(closes(store)), done.changed_from, list_quarantined(store)) == (2516, days[0], [])
+    consolidation = consolidate(store, 2)
+    assert (len(closes(store)), consolidation.changed_from, list_quarantined(store)) == (2516, days[0], [])
     assert database.rows["AAPL", days[1200]]["high"] == 9.0
     consolidate(store, 3, full=True)
     assert (len(closes(store)), list_quarantined(store)) == (2516, [])
@@ -244,4 +244,4 @@ def test_bars_of_the_vendor_and_of_files_wait_side_by_side(store: MemoryObjectSt
     (held,) = list_quarantined(store)
     quarantine(store, [(held.bar, "as the vendor says")], NOON + timedelta(hours=1))
     both: list[QuarantinedBar] = list_quarantined(store)
-    assert [(one.source, one.row) for one in both] == [(WEEK, 1), (None, 2)]
+    assert [(quarantined.source, quarantined.row) for quarantined in both] == [(WEEK, 1), (None, 2)]

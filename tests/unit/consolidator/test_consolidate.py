@@ -60,8 +60,8 @@ def merged_etags(store: MemoryObjectStore) -> dict[str, str]:
     return {key: version.etag for key, version in stored(store).log.items()}
 
 
-def reasons(done: Consolidation) -> list[FiblakeError]:
-    return [fault.error for fault in done.faults]
+def reasons(consolidation: Consolidation) -> list[FiblakeError]:
+    return [fault.error for fault in consolidation.faults]
 
 
 def closes(store: MemoryObjectStore) -> dict[str, float]:
@@ -76,20 +76,25 @@ def as_parquet(columns: dict[str, object]) -> bytes:
 
 def test_the_first_file_makes_data_parquet_with_its_log(store: MemoryObjectStore) -> None:
     etag = store.lay(day("2025-11-19"), parquet(bar("2025-11-19", 10)))
-    done = consolidate(store, "2025-11-19")
+    consolidation = consolidate(store, "2025-11-19")
     assert closes(store) == {"2025-11-19": 10}
     assert merged_etags(store) == {day("2025-11-19"): etag}
-    assert (done.symbol, done.changed_from, done.merged_files, done.faults) == ("AAPL", date(2025, 11, 19), 1, [])
-    assert done.stored.bars.equals(stored(store).bars)
+    assert (consolidation.symbol, consolidation.changed_from, consolidation.merged_files, consolidation.faults) == (
+        "AAPL",
+        date(2025, 11, 19),
+        1,
+        [],
+    )
+    assert consolidation.stored.bars.equals(stored(store).bars)
 
 
 def test_a_late_file_older_than_everything_comes_first(store: MemoryObjectStore) -> None:
     store.lay(day("2025-11-19"), parquet(bar("2025-11-19", 10)))
     consolidate(store)
     store.lay(day("1999-12-31"), parquet(bar("1999-12-31", 1)))
-    done = consolidate(store, "1999-12-31", minute=1)
+    consolidation = consolidate(store, "1999-12-31", minute=1)
     assert list(closes(store).items()) == [("1999-12-31", 1), ("2025-11-19", 10)]
-    assert done.changed_from == date(1999, 12, 31)
+    assert consolidation.changed_from == date(1999, 12, 31)
 
 
 def test_a_restated_file_is_merged_again_under_its_new_version(store: MemoryObjectStore) -> None:
@@ -97,18 +102,18 @@ def test_a_restated_file_is_merged_again_under_its_new_version(store: MemoryObje
     store.lay(day("2025-11-19"), parquet(bar("2025-11-19", 10)))
     consolidate(store)
     restated = store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 99, later(5))))
-    done = consolidate(store, "2025-11-18", minute=6)
+    consolidation = consolidate(store, "2025-11-18", minute=6)
     assert closes(store) == {"2025-11-18": 99, "2025-11-19": 10}
     assert merged_etags(store)[day("2025-11-18")] == restated
-    assert (done.merged_files, done.changed_from) == (1, date(2025, 11, 18))
+    assert (consolidation.merged_files, consolidation.changed_from) == (1, date(2025, 11, 18))
 
 
 def test_a_range_file_gives_all_its_sessions(store: MemoryObjectStore) -> None:
     key = LAKE.range_key("AAPL", date(2025, 11, 17), date(2025, 11, 19))
     store.lay(key, parquet(bar("2025-11-17", 1), bar("2025-11-18", 2), bar("2025-11-19", 3)))
-    done = consolidate(store, "2025-11-17")
+    consolidation = consolidate(store, "2025-11-17")
     assert closes(store) == {"2025-11-17": 1, "2025-11-18": 2, "2025-11-19": 3}
-    assert (done.merged_files, done.changed_from) == (1, date(2025, 11, 17))
+    assert (consolidation.merged_files, consolidation.changed_from) == (1, date(2025, 11, 17))
 
 
 def test_with_nothing_new_nothing_is_written_but_what_the_message_names_is_reported_again(
@@ -149,10 +154,10 @@ def test_a_writer_in_between_makes_us_start_over_and_nothing_is_lost(store: Memo
         rival.consolidate(Task("AAPL"), NOON)
 
     store.interfere(others_are_faster)
-    done = consolidate(store, "2025-11-18", minute=-5)
+    consolidation = consolidate(store, "2025-11-18", minute=-5)
     assert closes(store) == {"2025-11-18": 8, "2025-11-19": 9}
     assert set(stored(store).log) == {day("2025-11-18"), day("2025-11-19")}
-    assert done.changed_from == date(2025, 11, 18)
+    assert consolidation.changed_from == date(2025, 11, 18)
     assert store.done("conflict") == [DATA]
 
 
@@ -275,10 +280,10 @@ def test_a_file_that_cannot_be_merged_is_a_fault_while_the_others_are_merged(
 ) -> None:
     store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 8)))
     store.lay(key, data)
-    done = consolidate(store)
+    consolidation = consolidate(store)
     assert closes(store) == {"2025-11-18": 8}
     assert set(stored(store).log) == {day("2025-11-18")}
-    (fault,) = reasons(done)
+    (fault,) = reasons(consolidation)
     assert isinstance(fault, ContractError)
     assert str(fault).startswith(f"{key}: ")
     assert str(fault).count(key) == 1
@@ -306,8 +311,8 @@ DAILY, RANGE = day("2025-11-18"), LAKE.range_key("AAPL", date(2025, 11, 14), dat
 def test_a_file_that_cannot_be_merged_is_a_fault_with_its_key_and_stays(store: MemoryObjectStore, bad: str) -> None:
     store.lay(bad, b"no Parquet")
     store.lay(day("2025-11-19"), parquet(bar("2025-11-19", 9)))
-    done = consolidate(store, "2025-11-19")
-    assert [(fault.key, str(fault.error).partition(": ")[0]) for fault in done.faults] == [(bad, bad)]
+    consolidation = consolidate(store, "2025-11-19")
+    assert [(fault.key, str(fault.error).partition(": ")[0]) for fault in consolidation.faults] == [(bad, bad)]
     assert closes(store) == {"2025-11-19": 9}
     assert set(stored(store).log) == {day("2025-11-19")}
     assert store.peek(bad) == b"no Parquet"
@@ -340,8 +345,8 @@ def test_a_merge_whose_answer_was_lost_reports_all_that_it_merged(store: MemoryO
     store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 8)))
     store.lay(day("2025-11-19"), parquet(bar("2025-11-19", 9)))
     store.fail("answer", ConflictError("the write was done and its answer lost"))
-    done = consolidate(store, "2025-11-19")
-    assert (done.changed_from, done.etag) == (date(2025, 11, 18), store.etag(DATA))
+    consolidation = consolidate(store, "2025-11-19")
+    assert (consolidation.changed_from, consolidation.etag) == (date(2025, 11, 18), store.etag(DATA))
     assert store.done("write") == [DATA]
 
 
@@ -395,8 +400,8 @@ def test_a_file_deleted_between_listing_and_reading_is_nobodys_fault(store: Memo
         return listing
 
     store.listed = listed_then_deleted  # type: ignore[method-assign]
-    done = consolidate(store)
-    assert (list(closes(store)), done.faults, done.merged_files) == (["2025-11-19"], [], 1)
+    consolidation = consolidate(store)
+    assert (list(closes(store)), consolidation.faults, consolidation.merged_files) == (["2025-11-19"], [], 1)
 
 
 def test_last_updated_grows_even_when_the_clock_goes_back(store: MemoryObjectStore) -> None:
@@ -410,19 +415,19 @@ def test_last_updated_grows_even_when_the_clock_goes_back(store: MemoryObjectSto
 def test_somebody_elses_data_parquet_is_adopted(store: MemoryObjectStore) -> None:
     store.lay(DATA, parquet(bar("2025-11-17", 7), bar("2025-11-18", 8)))
     etag = store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 88, later(1))))
-    done = consolidate(store, "2025-11-18", minute=2)
+    consolidation = consolidate(store, "2025-11-18", minute=2)
     assert closes(store) == {"2025-11-17": 7, "2025-11-18": 88}
     assert merged_etags(store) == {day("2025-11-18"): etag}
-    assert done.changed_from == date(2025, 11, 17), "nobody was told of its bars yet"
+    assert consolidation.changed_from == date(2025, 11, 17), "nobody was told of its bars yet"
     assert not stored(store).adopted
 
 
 def test_somebody_elses_data_parquet_is_put_in_order_when_it_is_adopted(store: MemoryObjectStore) -> None:
     """Ours is sorted, one row a session; merging relies on it, so another's is made so."""
     store.lay(DATA, parquet(bar("2025-11-18", 8), bar("2025-11-17", 7), bar("2025-11-18", 88, later(1))))
-    done = consolidate(store, "2025-11-18")
+    consolidation = consolidate(store, "2025-11-18")
     assert list(closes(store).items()) == [("2025-11-17", 7), ("2025-11-18", 88)]
-    assert done.changed_from == date(2025, 11, 17)
+    assert consolidation.changed_from == date(2025, 11, 17)
     store.lay(day("2025-11-19"), parquet(bar("2025-11-19", 9)))
     consolidate(store, minute=1)
     assert list(closes(store).items()) == [("2025-11-17", 7), ("2025-11-18", 88), ("2025-11-19", 9)]
@@ -430,8 +435,12 @@ def test_somebody_elses_data_parquet_is_put_in_order_when_it_is_adopted(store: M
 
 def test_a_data_parquet_alone_is_reported_as_it_stands(store: MemoryObjectStore) -> None:
     store.lay(DATA, consolidated(bar("2025-11-17", 7)))
-    done = consolidate(store, "2025-11-19")
-    assert (done.changed_from, done.merged_files, done.stored.bars.num_rows) == (date(2025, 11, 19), 0, 1)
+    consolidation = consolidate(store, "2025-11-19")
+    assert (consolidation.changed_from, consolidation.merged_files, consolidation.stored.bars.num_rows) == (
+        date(2025, 11, 19),
+        0,
+        1,
+    )
     assert store.done("write") == []
 
 
@@ -440,9 +449,9 @@ def test_full_mode_merges_logged_files_again(store: MemoryObjectStore) -> None:
     store.lay(DATA, consolidated(bar("2025-11-17", 7), log={day("2025-11-18"): etag}))
     consolidate(store)
     assert closes(store) == {"2025-11-17": 7}
-    done = consolidate(store, full=True)
+    consolidation = consolidate(store, full=True)
     assert closes(store) == {"2025-11-17": 7, "2025-11-18": 8}
-    assert done.merged_files == 1
+    assert consolidation.merged_files == 1
 
 
 # ----------------------------------------------------------------------------------------------- splits and identities
@@ -454,7 +463,7 @@ TWO = identities_file(companies("1980-12-12", "2025-11-18"))
 
 
 @pytest.fixture
-def known(store: MemoryObjectStore) -> MemoryObjectStore:
+def split_lake(store: MemoryObjectStore) -> MemoryObjectStore:
     """A bucket in which AAPL has three bars, is consolidated, and then a split of it arrived."""
     for n, session in enumerate(("2025-11-17", "2025-11-18", "2025-11-19")):
         store.lay(day(session), parquet(bar(session, n + 1)))
@@ -464,37 +473,39 @@ def known(store: MemoryObjectStore) -> MemoryObjectStore:
     return store
 
 
-def test_splits_that_arrive_are_taken_in_and_all_of_the_history_is_reported(known: MemoryObjectStore) -> None:
-    before = stored(known)
-    done = consolidate(known, minute=1)
-    assert stored(known).reference == done.stored.reference == Reference(HALF)
-    assert (done.changed_from, done.merged_files, done.faults) == (date(2025, 11, 17), 0, [])
-    assert stored(known).bars.equals(before.bars)
-    assert stored(known).log == before.log
-    assert stored(known).last_updated > before.last_updated
+def test_splits_that_arrive_are_taken_in_and_all_of_the_history_is_reported(split_lake: MemoryObjectStore) -> None:
+    before = stored(split_lake)
+    consolidation = consolidate(split_lake, minute=1)
+    assert stored(split_lake).reference == consolidation.stored.reference == Reference(HALF)
+    assert (consolidation.changed_from, consolidation.merged_files, consolidation.faults) == (date(2025, 11, 17), 0, [])
+    assert stored(split_lake).bars.equals(before.bars)
+    assert stored(split_lake).log == before.log
+    assert stored(split_lake).last_updated > before.last_updated
 
 
-def test_splits_and_identities_are_taken_in_together(known: MemoryObjectStore) -> None:
-    known.lay(IDENTITIES, TWO)
-    consolidate(known)
-    assert stored(known).reference == Reference(HALF, (date(2025, 11, 18),))
+def test_splits_and_identities_are_taken_in_together(split_lake: MemoryObjectStore) -> None:
+    split_lake.lay(IDENTITIES, TWO)
+    consolidate(split_lake)
+    assert stored(split_lake).reference == Reference(HALF, (date(2025, 11, 18),))
 
 
-def test_a_reference_that_is_known_already_is_reported_again_and_not_written_again(known: MemoryObjectStore) -> None:
-    consolidate(known)
-    known.journal.clear()
-    assert consolidate(known).changed_from == date(2025, 11, 17)
-    assert known.done("write") == []
+def test_a_reference_that_is_known_already_is_reported_again_and_not_written_again(
+    split_lake: MemoryObjectStore,
+) -> None:
+    consolidate(split_lake)
+    split_lake.journal.clear()
+    assert consolidate(split_lake).changed_from == date(2025, 11, 17)
+    assert split_lake.done("write") == []
 
 
-def test_bars_that_arrive_keep_the_reference_and_cost_no_request_for_it(known: MemoryObjectStore) -> None:
-    consolidate(known)
-    known.lay(day("2025-11-20"), parquet(bar("2025-11-20", 4)))
-    known.lay(SPLITS, splits_file([]))
-    known.journal.clear()
-    assert consolidate(known, "2025-11-20").changed_from == date(2025, 11, 20)
-    assert stored(known).reference == Reference(HALF)
-    assert known.done("get") == [DATA, day("2025-11-20")]
+def test_bars_that_arrive_keep_the_reference_and_cost_no_request_for_it(split_lake: MemoryObjectStore) -> None:
+    consolidate(split_lake)
+    split_lake.lay(day("2025-11-20"), parquet(bar("2025-11-20", 4)))
+    split_lake.lay(SPLITS, splits_file([]))
+    split_lake.journal.clear()
+    assert consolidate(split_lake, "2025-11-20").changed_from == date(2025, 11, 20)
+    assert stored(split_lake).reference == Reference(HALF)
+    assert split_lake.done("get") == [DATA, day("2025-11-20")]
 
 
 def test_the_first_consolidation_reads_what_came_before_the_bars(store: MemoryObjectStore) -> None:
@@ -506,44 +517,44 @@ def test_the_first_consolidation_reads_what_came_before_the_bars(store: MemoryOb
     assert stored(store).reference == Reference(HALF)
 
 
-def test_somebody_elses_data_parquet_is_given_the_reference_that_it_lost(known: MemoryObjectStore) -> None:
-    consolidate(known)
-    known.lay(DATA, parquet(bar("2025-11-17", 7)))
-    consolidate(known, "2025-11-19", minute=1)
-    assert stored(known).reference == Reference(HALF)
+def test_somebody_elses_data_parquet_is_given_the_reference_that_it_lost(split_lake: MemoryObjectStore) -> None:
+    consolidate(split_lake)
+    split_lake.lay(DATA, parquet(bar("2025-11-17", 7)))
+    consolidate(split_lake, "2025-11-19", minute=1)
+    assert stored(split_lake).reference == Reference(HALF)
 
 
-def test_in_full_mode_splits_are_read_anew(known: MemoryObjectStore) -> None:
-    assert consolidate(known, "2025-11-19", full=True).changed_from == date(2025, 11, 17)
-    assert stored(known).reference == Reference(HALF)
+def test_in_full_mode_splits_are_read_anew(split_lake: MemoryObjectStore) -> None:
+    assert consolidate(split_lake, "2025-11-19", full=True).changed_from == date(2025, 11, 17)
+    assert stored(split_lake).reference == Reference(HALF)
 
 
 @pytest.mark.parametrize("withdraw", [lambda store: store.take_away(SPLITS), lambda s: s.lay(SPLITS, splits_file([]))])
 def test_splits_that_are_withdrawn_are_no_longer_applied(
-    known: MemoryObjectStore, withdraw: Callable[[MemoryObjectStore], object]
+    split_lake: MemoryObjectStore, withdraw: Callable[[MemoryObjectStore], object]
 ) -> None:
-    consolidate(known)
-    withdraw(known)
-    assert consolidate(known).changed_from == date(2025, 11, 17)
-    assert stored(known).reference == NO_REFERENCE
+    consolidate(split_lake)
+    withdraw(split_lake)
+    assert consolidate(split_lake).changed_from == date(2025, 11, 17)
+    assert stored(split_lake).reference == NO_REFERENCE
 
 
 @pytest.mark.parametrize("bad", [SPLITS, IDENTITIES])
 @pytest.mark.parametrize("data", [b"no Parquet", splits_file(splits(("2025-11-19", 1, 2), symbol="MSFT"))])
 def test_a_reference_file_that_cannot_be_read_is_a_fault_that_names_it_and_the_known_one_is_kept(
-    known: MemoryObjectStore, bad: str, data: bytes
+    split_lake: MemoryObjectStore, bad: str, data: bytes
 ) -> None:
-    known.lay(IDENTITIES, TWO)
-    consolidate(known)
-    known.lay(bad, data)
-    known.lay(day("2025-11-20"), parquet(bar("2025-11-20", 4)))
-    done = consolidate(known)
-    (fault,) = reasons(done)
+    split_lake.lay(IDENTITIES, TWO)
+    consolidate(split_lake)
+    split_lake.lay(bad, data)
+    split_lake.lay(day("2025-11-20"), parquet(bar("2025-11-20", 4)))
+    consolidation = consolidate(split_lake)
+    (fault,) = reasons(consolidation)
     assert isinstance(fault, ReferenceFileError)
     assert str(fault).startswith(f"{bad}: the ")
-    assert stored(known).reference == Reference(HALF, (date(2025, 11, 18),))
-    assert closes(known)["2025-11-20"] == 4
-    assert known.peek(bad) == data
+    assert stored(split_lake).reference == Reference(HALF, (date(2025, 11, 18),))
+    assert closes(split_lake)["2025-11-20"] == 4
+    assert split_lake.peek(bad) == data
 
 
 def test_a_reference_file_that_cannot_be_read_is_no_fault_of_the_bars_first_consolidation(
@@ -558,33 +569,33 @@ def test_a_reference_file_that_cannot_be_read_is_no_fault_of_the_bars_first_cons
 
 
 def test_a_bucket_that_does_not_give_the_splits_is_an_error_to_retry_and_nothing_is_written(
-    known: MemoryObjectStore,
+    split_lake: MemoryObjectStore,
 ) -> None:
-    known.fail("get", of=lambda key: key == SPLITS)
+    split_lake.fail("get", of=lambda key: key == SPLITS)
     with pytest.raises(UpstreamError):
-        consolidate(known)
-    assert known.done("write") == []
+        consolidate(split_lake)
+    assert split_lake.done("write") == []
 
 
-def test_an_older_reading_of_the_splits_never_overwrites_a_newer_one(known: MemoryObjectStore) -> None:
+def test_an_older_reading_of_the_splits_never_overwrites_a_newer_one(split_lake: MemoryObjectStore) -> None:
     """The rival reads and writes after we read the splits and before we write: so we start over and read them anew."""
 
     def a_newer_file_is_taken_in_by_a_rival() -> None:
-        known.lay(SPLITS, splits_file(splits(("2025-11-19", 1, 4))))
-        Consolidator(known, LAKE, nyse()).consolidate(Task("AAPL"), NOON)
+        split_lake.lay(SPLITS, splits_file(splits(("2025-11-19", 1, 4))))
+        Consolidator(split_lake, LAKE, nyse()).consolidate(Task("AAPL"), NOON)
 
-    known.interfere(a_newer_file_is_taken_in_by_a_rival, of=lambda key: key == DATA)
-    consolidate(known)
-    assert stored(known).reference == Reference(((date(2025, 11, 19), 0.25),))
-    assert known.done("conflict") == [DATA]
+    split_lake.interfere(a_newer_file_is_taken_in_by_a_rival, of=lambda key: key == DATA)
+    consolidate(split_lake)
+    assert stored(split_lake).reference == Reference(((date(2025, 11, 19), 0.25),))
+    assert split_lake.done("conflict") == [DATA]
 
 
-def test_splits_and_bars_that_two_workers_take_in_at_once_are_both_kept(known: MemoryObjectStore) -> None:
-    known.lay(day("2025-11-20"), parquet(bar("2025-11-20", 4)))
-    known.interfere(lambda: Consolidator(known, LAKE, nyse()).consolidate(Task("AAPL"), NOON))
-    consolidate(known, "2025-11-20")
-    assert stored(known).reference == Reference(HALF)
-    assert closes(known)["2025-11-20"] == 4
+def test_splits_and_bars_that_two_workers_take_in_at_once_are_both_kept(split_lake: MemoryObjectStore) -> None:
+    split_lake.lay(day("2025-11-20"), parquet(bar("2025-11-20", 4)))
+    split_lake.interfere(lambda: Consolidator(split_lake, LAKE, nyse()).consolidate(Task("AAPL"), NOON))
+    consolidate(split_lake, "2025-11-20")
+    assert stored(split_lake).reference == Reference(HALF)
+    assert closes(split_lake)["2025-11-20"] == 4
 
 
 def test_the_bar_that_is_the_first_to_show_a_split_changes_all_before_it(store: MemoryObjectStore) -> None:

@@ -39,10 +39,10 @@ class Deployed:
         return self.jobs
 
     def requests(self) -> list[ConsolidationRequest]:
-        found = []
+        bodies = []
         while messages := self.consolidation.receive():
-            found += [parse(ConsolidationRequest, message.body) for message in messages]
-        return found
+            bodies += [parse(ConsolidationRequest, message.body) for message in messages]
+        return bodies
 
 
 @pytest.fixture

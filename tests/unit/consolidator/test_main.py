@@ -165,9 +165,9 @@ def test_the_run_is_the_parent_jobs(monkeypatch: pytest.MonkeyPatch, job: str, r
 
 def test_a_run_outside_of_batch_has_an_id_of_its_own() -> None:
     settings = WorkerSettings(s3_bucket="b", consolidation_complete_topic_arn="arn:aws:sns:us-east-1:0:t")
-    one, two = (entry._build_worker(settings).run for _ in range(2))  # noqa: SLF001
-    assert len(one) == len(two) == 32
-    assert one != two
+    first, second = (entry._build_worker(settings).run for _ in range(2))  # noqa: SLF001
+    assert len(first) == len(second) == 32
+    assert first != second
 
 
 def test_sigterm_is_exit_code_143(account: Account) -> None:
@@ -227,10 +227,10 @@ def test_options_and_environment_variables_have_the_same_names_and_options_win(
     monkeypatch.setenv("SKIP_CLEANUP", "true")
     monkeypatch.setenv("S3_PREFIX", "")
     assert entry.main(["--max-workers", "5"]) == 0
-    found = account.settings
-    assert found
-    assert (found.max_workers, found.retention_days, found.skip_cleanup) == (5, 7, True)
-    assert found.s3_prefix == "bronze/raw_ohlcv"
+    settings = account.settings
+    assert settings
+    assert (settings.max_workers, settings.retention_days, settings.skip_cleanup) == (5, 7, True)
+    assert settings.s3_prefix == "bronze/raw_ohlcv"
 
 
 def test_skip_cleanup_is_a_flag(account: Account) -> None:
@@ -241,7 +241,7 @@ def test_skip_cleanup_is_a_flag(account: Account) -> None:
 
 @pytest.mark.usefixtures("account")
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "sentence"),
     [
         (["--symbols", "../x"], "'../x' is not a symbol"),
         (["--symbols", "AAPL,A B"], "'A B' is not a symbol"),
@@ -253,10 +253,10 @@ def test_skip_cleanup_is_a_flag(account: Account) -> None:
     ],
 )
 def test_a_wrong_setting_is_exit_code_2_and_named(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert entry.main(arguments) == 2
-    assert said in capsys.readouterr().err
+    assert sentence in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("account")
@@ -283,7 +283,7 @@ def test_without_a_queue_and_without_symbols_it_says_what_to_name(
 
 def test_it_explains_itself_as_a_command() -> None:
     command = [sys.executable, "-m", "services.consolidator", "--help"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY).stdout
+    output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY).stdout
     for option in (
         "--mode",
         "--symbols",
@@ -293,4 +293,4 @@ def test_it_explains_itself_as_a_command() -> None:
         "--s3-bucket",
         "--idle-seconds",
     ):
-        assert option in said
+        assert option in output

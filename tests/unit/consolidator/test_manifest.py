@@ -42,18 +42,24 @@ def test_flushes_in_any_order_and_repeated_converge_to_the_newest_versions(
     all_versions: list[Consolidation], shuffle: random.Random
 ) -> None:
     store = MemoryObjectStore()
-    flushes = [[one] for one in all_versions] + [shuffle.choices(all_versions, k=2) for _ in all_versions]
+    flushes = [[consolidation] for consolidation in all_versions] + [
+        shuffle.choices(all_versions, k=2) for _ in all_versions
+    ]
     shuffle.shuffle(flushes)
     for some in flushes:
         # A worker enters each symbol once a flush.
-        manifest.add_symbols(store, list({one.symbol: one for one in some}.values()))
+        manifest.add_symbols(store, list({consolidation.symbol: consolidation for consolidation in some}.values()))
     newest: dict[str, Consolidation] = {}
-    for one in sorted(all_versions, key=lambda one: one.stored.last_updated):
-        newest[one.symbol] = one
+    for consolidation in sorted(all_versions, key=lambda consolidation: consolidation.stored.last_updated):
+        newest[consolidation.symbol] = consolidation
     if newest:
         assert rows(store) == {
-            symbol: (one.stored.last_session, one.stored.bars.num_rows, one.stored.last_updated)
-            for symbol, one in newest.items()
+            symbol: (
+                consolidation.stored.last_session,
+                consolidation.stored.bars.num_rows,
+                consolidation.stored.last_updated,
+            )
+            for symbol, consolidation in newest.items()
         }
         assert list(rows(store)) == sorted(newest)
 
@@ -104,5 +110,5 @@ def test_anyone_can_read_it_as_parquet(tmp_path_factory: pytest.TempPathFactory)
     assert data is not None
     file = tmp_path_factory.mktemp("manifest") / "manifest.parquet"
     file.write_bytes(data)
-    found = duckdb.sql(f"SELECT symbol, last_consolidated_date, row_count FROM '{file}'").fetchall()  # noqa: S608
-    assert found == [("AAPL", date(2025, 11, 4), 2), ("MSFT", date(2025, 11, 3), 1)]
+    rows = duckdb.sql(f"SELECT symbol, last_consolidated_date, row_count FROM '{file}'").fetchall()  # noqa: S608
+    assert rows == [("AAPL", date(2025, 11, 4), 2), ("MSFT", date(2025, 11, 3), 1)]

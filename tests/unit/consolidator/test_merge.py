@@ -37,8 +37,8 @@ def winners(rows: list[dict]) -> list[dict]:
 
     last: dict[date, dict] = {}
     for row in rows:
-        known = last.get(row["timestamp"])
-        if known is None or rank(row) > rank(known):
+        winner = last.get(row["timestamp"])
+        if winner is None or rank(row) > rank(winner):
             last[row["timestamp"]] = row
     return [last[session] for session in sorted(last)]
 
@@ -150,9 +150,9 @@ def test_of_rows_that_differ_in_one_column_only_the_same_wins_in_either_order(fi
     assert set(row) == set(BRONZE.names), "a new column needs two values here"
     step = timedelta(days=1) if field.name in {"timestamp", "ingested_at"} else 1
     other = row | {field.name: step if row[field.name] is None else row[field.name] + step}  # type: ignore[operator]
-    one, two = (merge(None, [table(*rows)]).bars for rows in ((row, other), (other, row)))
-    assert one.equals(two)
-    assert one.to_pylist()[-1] == other
+    first, second = (merge(None, [table(*rows)]).bars for rows in ((row, other), (other, row)))
+    assert first.equals(second)
+    assert first.to_pylist()[-1] == other
 
 
 def test_an_arrival_that_loses_changes_nothing() -> None:

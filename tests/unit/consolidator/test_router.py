@@ -165,8 +165,8 @@ def test_a_lost_request_outweighs_a_foreign_key_so_that_the_message_is_retried()
 def test_splits_and_identities_are_requested_like_bars_and_retried_like_them() -> None:
     routed = Routed()
     assert routed.route(notice(splits_key("AAPL")), notice(identities_key("MSFT")), arrival("MSFT")) == {}
-    told = [parse(ConsolidationRequest, body) for body in routed.queue.sent]
-    assert [(r.symbol, r.changed_from, r.reference_changed) for r in told] == [
+    requests = [parse(ConsolidationRequest, body) for body in routed.queue.sent]
+    assert [(r.symbol, r.changed_from, r.reference_changed) for r in requests] == [
         ("AAPL", None, True), ("MSFT", None, True),
     ]  # fmt: skip
     assert routed.jobs.submitted == [("id", 1)]

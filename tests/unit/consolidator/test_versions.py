@@ -48,9 +48,9 @@ class Bucket(MemoryObjectStore):
         self.lay(day(session), parquet(bar(session, close, at)))
         return day(session)
 
-    def clean_up(self, done: Consolidation, minute: float = 0) -> None:
+    def clean_up(self, consolidation: Consolidation, minute: float = 0) -> None:
         """Delete all that is provably merged, as a worker with no retention does."""
-        proof = Proof("AAPL", done.etag, done.stored.log, self.listed(LAKE.symbol_prefix("AAPL"))[1:])
+        proof = Proof("AAPL", consolidation.etag, consolidation.stored.log, self.listed(LAKE.symbol_prefix("AAPL"))[1:])
         clean_up(self, LAKE, [proof], "run", later(minute) + timedelta(days=900), 0)
 
     def before_reading(self, key: str, act: Callable[[], object]) -> None:
@@ -96,9 +96,13 @@ def unstamped(session: str, close: float) -> bytes:
 
 def test_a_new_file_costs_three_requests(bucket: Bucket) -> None:
     key = bucket.put("2025-11-18", 8)
-    done = bucket.consolidate(key, since="2025-11-18", minute=1)
+    consolidation = bucket.consolidate(key, since="2025-11-18", minute=1)
     assert bucket.journal == [("get", DATA), ("get", key), ("write", DATA)]
-    assert (done.changed_from, done.merged_files, done.stored.last_updated) == (date(2025, 11, 18), 1, later(1))
+    assert (consolidation.changed_from, consolidation.merged_files, consolidation.stored.last_updated) == (
+        date(2025, 11, 18),
+        1,
+        later(1),
+    )
     assert bucket.closes == {"2025-11-14": 4, "2025-11-17": 7, "2025-11-18": 8}
 
 
@@ -114,10 +118,10 @@ def test_a_version_floor_is_exceeded_and_all_of_the_history_is_reported_without_
     bucket: Bucket, floor: datetime
 ) -> None:
     before = bucket.stored
-    done = bucket.consolidate(version_floor=floor, minute=-9)
-    assert done.stored.last_updated > floor
-    assert (done.changed_from, done.tail) == (date(2025, 11, 14), None)
-    assert done.stored.bars.equals(before.bars)
+    consolidation = bucket.consolidate(version_floor=floor, minute=-9)
+    assert consolidation.stored.last_updated > floor
+    assert (consolidation.changed_from, consolidation.tail) == (date(2025, 11, 14), None)
+    assert consolidation.stored.bars.equals(before.bars)
     assert (DATA in bucket.done("write")) == (floor >= before.last_updated), "a redelivery writes nothing again"
 
 
@@ -141,12 +145,12 @@ def test_who_finds_nothing_new_on_a_stale_reading_starts_over_and_reports_the_ve
         bucket.clean_up(bucket.consolidate(key, since="2025-11-18", minute=1))
 
     bucket.before_reading(key, the_mate_merges_dies_and_its_file_is_cleaned_up)
-    done = bucket.consolidate(key, since="2025-11-18")
+    consolidation = bucket.consolidate(key, since="2025-11-18")
     assert bucket.peek(key) is None
-    assert (done.changed_from, done.merged_files) == (date(2025, 11, 18), 0)
-    assert done.stored.last_updated == bucket.stored.last_updated == later(1)
-    assert done.tail
-    assert done.tail.timestamp[-1] == date(2025, 11, 18)
+    assert (consolidation.changed_from, consolidation.merged_files) == (date(2025, 11, 18), 0)
+    assert consolidation.stored.last_updated == bucket.stored.last_updated == later(1)
+    assert consolidation.tail
+    assert consolidation.tail.timestamp[-1] == date(2025, 11, 18)
 
 
 def test_who_finds_nothing_at_all_looks_whether_a_mate_has_made_data_parquet_meanwhile() -> None:
@@ -185,8 +189,8 @@ def test_splits_that_come_while_the_first_bars_are_merged_are_not_lost() -> None
     bucket = Bucket()
     key = bucket.put("2025-11-19")
     bucket.interfere(lambda: bucket.lay(SPLITS, TWO_FOR_ONE))
-    done = bucket.consolidate(key, since="2025-11-19")
-    assert done.stored.reference == bucket.stored.reference == HALF
+    consolidation = bucket.consolidate(key, since="2025-11-19")
+    assert consolidation.stored.reference == bucket.stored.reference == HALF
 
 
 def test_splits_that_came_while_the_first_bars_were_merged_by_a_worker_that_died_are_read_by_the_redelivery() -> None:
@@ -202,8 +206,8 @@ def test_splits_that_came_while_the_first_bars_were_merged_by_a_worker_that_died
         bucket.consolidate(key, since="2025-11-19")
     assert bucket.stored.reference == NO_REFERENCE
     bucket.put("2025-11-20")
-    done = bucket.consolidate(key, day("2025-11-20"), since="2025-11-19", minute=1)
-    assert done.stored.reference == bucket.stored.reference == HALF
+    consolidation = bucket.consolidate(key, day("2025-11-20"), since="2025-11-19", minute=1)
+    assert consolidation.stored.reference == bucket.stored.reference == HALF
 
 
 # ------------------------------------------------------------------------------------------- key, ETag and LastModified
@@ -250,9 +254,9 @@ def test_files_beyond_retention_are_deleted_in_lots_and_a_day_in_between_costs_n
         key = bucket.put(str(session), n + 1, now)
         task = Task("AAPL", session, frozenset([key]), lists=False, retention_days=10)
         bucket.journal.clear()
-        done = Consolidator(bucket, LAKE, nyse()).consolidate(task, now)
-        proof = Proof("AAPL", done.etag, done.stored.log, done.listing)
-        clean_up(bucket, LAKE, [proof] if done.listing else [], "run", now, 10)
+        consolidation = Consolidator(bucket, LAKE, nyse()).consolidate(task, now)
+        proof = Proof("AAPL", consolidation.etag, consolidation.stored.log, consolidation.listing)
+        clean_up(bucket, LAKE, [proof] if consolidation.listing else [], "run", now, 10)
         listings.append(len(bucket.done("list")))
     assert sum(listings[1:]) <= 2 * (len(sessions) // FILES_PER_LOT)
     sources = [key for key in bucket.keys(LAKE.symbol_prefix("AAPL")) if key != DATA]
@@ -266,11 +270,13 @@ def test_a_file_that_wins_by_the_instant_of_its_put_is_kept_as_long_after_that()
     bucket = Bucket()
     key = day("2025-06-02")
     bucket.lay(key, unstamped("2025-06-02", 1), later(-60 * 24 * 31))
-    done = bucket.consolidate(key, since="2025-06-02")
+    consolidation = bucket.consolidate(key, since="2025-06-02")
     for put_at, stays in ((later(-60 * 24 * 31), False), (later(-60 * 24 * 29), True)):
         bucket.put_again(key, put_at)
-        done = bucket.consolidate(key, since="2025-06-02")
-        proof = Proof("AAPL", done.etag, done.stored.log, bucket.listed(LAKE.symbol_prefix("AAPL"))[1:])
+        consolidation = bucket.consolidate(key, since="2025-06-02")
+        proof = Proof(
+            "AAPL", consolidation.etag, consolidation.stored.log, bucket.listed(LAKE.symbol_prefix("AAPL"))[1:]
+        )
         assert bool(proof.deletable(LAKE, NOON.date(), 30)) != stays
 
 
@@ -278,10 +284,12 @@ def test_the_same_bytes_put_again_and_not_merged_since_stay_however_long_ago_bot
     bucket = Bucket()
     key = day("2025-06-02")
     bucket.lay(key, unstamped("2025-06-02", 1), later(-60 * 24 * 90))
-    done = bucket.consolidate(key, since="2025-06-02")
+    consolidation = bucket.consolidate(key, since="2025-06-02")
     for put_at, goes in ((later(-60 * 24 * 90), True), (later(-60 * 24 * 80), False)):
         bucket.put_again(key, put_at)
-        proof = Proof("AAPL", done.etag, done.stored.log, bucket.listed(LAKE.symbol_prefix("AAPL"))[1:])
+        proof = Proof(
+            "AAPL", consolidation.etag, consolidation.stored.log, bucket.listed(LAKE.symbol_prefix("AAPL"))[1:]
+        )
         assert [info.key for info in proof.deletable(LAKE, NOON.date(), 30)] == ([key] if goes else [])
 
 
@@ -289,9 +297,9 @@ def test_the_same_bytes_put_again_and_not_merged_since_stay_however_long_ago_bot
 
 
 def test_what_a_listing_finds_before_the_messages_session_is_announced_before_it_is_written(bucket: Bucket) -> None:
-    found = bucket.put("2025-11-13", 3)
+    earlier_file = bucket.put("2025-11-13", 3)
     bucket.put("2025-11-19", 9)
-    done = bucket.consolidate(since="2025-11-19", minute=1)
+    consolidation = bucket.consolidate(since="2025-11-19", minute=1)
     assert [(verb, key) for verb, key in bucket.journal if verb in {"send", "write"}] == [
         ("send", "AAPL"),
         ("write", DATA),
@@ -300,8 +308,8 @@ def test_what_a_listing_finds_before_the_messages_session_is_announced_before_it
     assert (request.changed_from, {file.name for file in request.files}) == (
         date(2025, 11, 13), {"date=2025-11-13.parquet", "date=2025-11-19.parquet"},
     )  # fmt: skip
-    assert done.changed_from == date(2025, 11, 13)
-    again = bucket.consolidate(found, since="2025-11-13", minute=2)
+    assert consolidation.changed_from == date(2025, 11, 13)
+    again = bucket.consolidate(earlier_file, since="2025-11-13", minute=2)
     assert (again.changed_from, again.stored.last_updated) == (date(2025, 11, 13), later(1))
 
 

@@ -51,14 +51,14 @@ def records(lake: Lake) -> list[dict]:
 @pytest.mark.parametrize("day", DAYS)
 def test_the_bar_goes_in_a_new_version_which_event_and_manifest_report(lake: Lake, day: str) -> None:
     before = stored(lake)
-    done = withdrawn(lake, date.fromisoformat(day))
+    report = withdrawn(lake, date.fromisoformat(day))
     after = stored(lake)
     assert sessions(lake) == [other for other in DAYS if other != day]
     assert after.last_updated > before.last_updated
     assert after.log == before.log
     (event,) = lake.complete.published
     assert (event.symbol, event.version, event.last_session) == ("AAPL", after.last_updated, after.last_session)
-    assert event.changed_from == done.changed_from == date.fromisoformat(day)
+    assert event.changed_from == report.changed_from == date.fromisoformat(day)
     (row,) = decode_manifest(lake.store.peek(MANIFEST_KEY) or b"").to_pylist()
     assert (row["row_count"], row["last_updated"]) == (2, after.last_updated)
 

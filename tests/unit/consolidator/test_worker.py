@@ -95,8 +95,8 @@ class Lake:
 
     def split(self, symbol: str, data: bytes | None = None, session: str | None = None) -> str:
         """Put the symbol's splits and a request that speaks of them."""
-        told = splits_file(splits(("2025-11-19", 1, 2), symbol=symbol)) if data is None else data
-        self.store.lay(splits_key(symbol), told)
+        file = splits_file(splits(("2025-11-19", 1, 2), symbol=symbol)) if data is None else data
+        self.store.lay(splits_key(symbol), file)
         day = date.fromisoformat(session) if session else None
         request = ConsolidationRequest(symbol=symbol, changed_from=day, reference_changed=True)
         return self.queue.put(request.model_dump_json())
@@ -783,10 +783,10 @@ def test_a_worker_that_died_after_it_took_the_splits_in_is_made_good_by_the_rede
     with pytest.raises(KeyboardInterrupt):
         lake.drained()
     assert lake.factors("AAPL") == [0.5]
-    told = len(lake.complete.published)
+    published_before = len(lake.complete.published)
     lake.complete.refuse = lambda _event: False
     lake.drained()
-    assert [event.changed_from for event in lake.complete.published[told:]] == [date(2001, 1, 2)]
+    assert [event.changed_from for event in lake.complete.published[published_before:]] == [date(2001, 1, 2)]
     assert lake.store.done("write").count(LAKE.data_key("AAPL")) == 3, "a message about splits always writes"
     assert lake.queue.bodies() == []
 

@@ -13,13 +13,13 @@ __all__ = ["deployed"]
 @pytest.fixture(autouse=True)
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Let no coroutine sleep; return the seconds that were asked for."""
-    asked: list[float] = []
+    pauses: list[float] = []
 
     async def rest(seconds: float) -> None:
-        asked.append(seconds)
+        pauses.append(seconds)
 
     monkeypatch.setattr(asyncio, "sleep", rest)
-    return asked
+    return pauses
 
 
 @pytest.fixture

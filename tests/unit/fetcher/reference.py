@@ -72,10 +72,10 @@ class ReferenceVendor:
 
     async def details(self, symbol: str) -> Details | None:
         self._ask("details", symbol)
-        found = self.known.get(symbol)
-        if isinstance(found, FiblakeError):
-            raise found
-        return found
+        result = self.known.get(symbol)
+        if isinstance(result, FiblakeError):
+            raise result
+        return result
 
     async def splits(self) -> list[Split]:
         self._fail("splits")
@@ -87,7 +87,7 @@ class ReferenceVendor:
         return [d for d in self.paid if (not symbols or d.symbol in symbols) and d.ex_dividend_date >= first]
 
     def questions(self, kind: str) -> list[str]:
-        return [symbol for asked, symbol in self.asked if asked == kind]
+        return [symbol for question_kind, symbol in self.asked if question_kind == kind]
 
     def _ask(self, kind: str, symbol: str) -> None:
         self.asked.append((kind, symbol))
@@ -200,20 +200,20 @@ class ReferenceDatabase(Database):
         finally:
             self.locked.remove(str(work))
 
-    async def begin_run(self, kind: str, asked: Mapping[str, Any], now: datetime) -> UUID:
+    async def begin_run(self, kind: str, event: Mapping[str, Any], now: datetime) -> UUID:
         run = uuid4()
-        self.runs[run] = {"kind": kind, "asked": asked, "started_at": now, "status": "running"}
+        self.runs[run] = {"kind": kind, "asked": event, "started_at": now, "status": "running"}
         return run
 
     async def end_run(self, run: UUID, status: str, result: Mapping[str, Any], now: datetime) -> None:
         self.runs[run] |= {"status": status, "result": dict(result), "ended_at": now}
 
     def _with_history(self, record: SymbolRecord) -> SymbolRecord:
-        known = self.records.get((record.symbol, record.valid_from))
-        if known is None:
+        stored = self.records.get((record.symbol, record.valid_from))
+        if stored is None:
             return record
-        back = known.valid_to is not None and record.valid_to is None
-        kept = (None, None, None) if back else (
-            known.history_requested_at, known.history_loaded_at, known.history_from
+        back = stored.valid_to is not None and record.valid_to is None
+        history = (None, None, None) if back else (
+            stored.history_requested_at, stored.history_loaded_at, stored.history_from
         )  # fmt: skip
-        return replace(record, history_requested_at=kept[0], history_loaded_at=kept[1], history_from=kept[2])
+        return replace(record, history_requested_at=history[0], history_loaded_at=history[1], history_from=history[2])

@@ -123,11 +123,11 @@ class FakeDatabase(Database):
         return [*gone, *([self.records[symbol]] if symbol in self.records else [])]
 
     async def splits(self, symbol: str | None = None) -> dict[str, list[Split]]:
-        found: dict[str, list[Split]] = {}
+        by_symbol: dict[str, list[Split]] = {}
         for split in self.recorded_splits:
             if symbol in {None, split.symbol}:
-                found.setdefault(split.symbol, []).append(split)
-        return found
+                by_symbol.setdefault(split.symbol, []).append(split)
+        return by_symbol
 
     async def history_loaded(self, symbol: str, now: datetime, firsts: Mapping[date, date | None]) -> None:
         assert now.tzinfo
@@ -141,9 +141,9 @@ class FakeDatabase(Database):
         self.gone = [loaded(record) for record in self.gone]
         self.loaded[symbol] = min(first for first in firsts.values() if first)
 
-    async def begin_run(self, kind: str, asked: Mapping[str, Any], now: datetime) -> UUID:
+    async def begin_run(self, kind: str, event: Mapping[str, Any], now: datetime) -> UUID:
         run = uuid4()
-        self.runs[run] = {"kind": kind, "asked": dict(asked), "started_at": now}
+        self.runs[run] = {"kind": kind, "asked": dict(event), "started_at": now}
         return run
 
     async def end_run(self, run: UUID, status: str, result: Mapping[str, Any], now: datetime) -> None:

@@ -129,7 +129,7 @@ class World:
 
 
 def script(market: Sequence[Listing], day: date) -> list[tuple[str, str]]:
-    return sorted((one.ticker, one.name) for one in market if one.trades(day) and not one.is_test)
+    return sorted((company.ticker, company.name) for company in market if company.trades(day) and not company.is_test)
 
 
 async def test_the_universe_of_ten_days_is_what_the_script_says(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ async def test_a_reused_ticker_hands_over_and_a_renamed_company_has_two_symbols(
     await world.load()
     files = {symbol: world.store.peek(identities_key(symbol)) or b"" for symbol in ("RENA", "HAND", "GONE")}
     companies = {symbol: read_identities(data, symbol) for symbol, data in files.items()}
-    assert {symbol: [(one.valid_from, one.valid_to) for one in of] for symbol, of in companies.items()} == {
+    assert {symbol: [(period.valid_from, period.valid_to) for period in of] for symbol, of in companies.items()} == {
         "RENA": [(BEGINNING, date(2012, 6, 7)), (date(2012, 12, 3), None)],
         "HAND": [(BEGINNING, date(2011, 10, 14)), (date(2011, 10, 17), None)],
         "GONE": [(BEGINNING, date(2011, 4, 19)), (date(2012, 9, 4), None)],
@@ -213,10 +213,10 @@ async def test_what_is_known_is_told_where_it_begins_and_keeps_what_is_known_of_
 
 async def test_a_company_that_contradicts_what_is_known_is_left_out_and_counted(tmp_path: Path) -> None:
     world = World(tmp_path, [Listing("META", "Metaverse", date(2011, 6, 30), date(2012, 1, 27), "F-BALL"), MARKET[0]])
-    known = record_of(ticker("META", "F-META"), date(2011, 9, 1), NOW)
-    world.database.records["META", known.valid_from] = known
+    stored = record_of(ticker("META", "F-META"), date(2011, 9, 1), NOW)
+    world.database.records["META", stored.valid_from] = stored
     report = await world.load()
-    assert (report.contradicted, world.database.records["META", known.valid_from]) == (1, known)
+    assert (report.contradicted, world.database.records["META", stored.valid_from]) == (1, stored)
 
 
 @st.composite
@@ -245,6 +245,11 @@ def test_every_session_of_any_market_has_the_universe_of_the_script(
 ) -> None:
     world = World(tmp_path_factory.mktemp("market"), market)
     asyncio.run(world.load())
-    edges = [day for one in market for edge in (one.begins, one.ends or LAST) for day in (edge, edge + DAY, edge - DAY)]
+    edges = [
+        day
+        for company in market
+        for edge in (company.begins, company.ends or LAST)
+        for day in (edge, edge + DAY, edge - DAY)
+    ]
     for day in {FIRST, LAST, *(day for day in edges if FIRST <= day <= LAST)}:
         assert world.names(day) == script(market, day), day

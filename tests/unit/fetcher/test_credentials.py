@@ -19,14 +19,14 @@ def settings(**more: object) -> FetcherSettings:
 @pytest.fixture
 def secrets(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Secrets Manager: ARN to string."""
-    known: dict[str, str] = {}
-    monkeypatch.setattr(credentials, "read_secret", known.__getitem__)
-    return known
+    values: dict[str, str] = {}
+    monkeypatch.setattr(credentials, "read_secret", values.__getitem__)
+    return values
 
 
 def test_a_key_in_the_environment_is_taken_without_asking_secrets_manager(secrets: dict[str, str]) -> None:
-    found = api_key(settings(MASSIVE_API_KEY=KEY, polygon_api_key_secret_arn=ARN))
-    assert (found, secrets) == (SecretStr(KEY), {})
+    key = api_key(settings(MASSIVE_API_KEY=KEY, polygon_api_key_secret_arn=ARN))
+    assert (key, secrets) == (SecretStr(KEY), {})
 
 
 @pytest.mark.parametrize(

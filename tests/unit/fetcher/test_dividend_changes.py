@@ -40,11 +40,11 @@ def test_a_row_is_a_dividend_if_it_says_whose_and_when() -> None:
 
 def test_a_row_without_an_id_gets_one_that_is_the_same_the_next_time() -> None:
     row = {"ticker": "AAPL", "ex_dividend_date": "2025-08-11", "cash_amount": 0.26, "distribution_type": "special"}
-    [one, other] = [DividendRow.model_validate(row).dividend() for _ in range(2)]
-    assert one
-    assert one == other
-    assert one.id == "AAPL:2025-08-11:special:0.26"
-    assert (one.frequency, one.historical_adjustment_factor, one.split_adjusted_cash_amount) == (None, None, None)
+    [first, second] = [DividendRow.model_validate(row).dividend() for _ in range(2)]
+    assert first
+    assert first == second
+    assert first.id == "AAPL:2025-08-11:special:0.26"
+    assert (first.frequency, first.historical_adjustment_factor, first.split_adjusted_cash_amount) == (None, None, None)
 
 
 def test_what_is_reported_as_it_is_known_changes_nothing() -> None:
@@ -52,17 +52,17 @@ def test_what_is_reported_as_it_is_known_changes_nothing() -> None:
 
 
 def test_a_new_a_corrected_and_a_withdrawn_dividend_change_their_symbol_only() -> None:
-    known = {"AAPL": QUARTERS, "MSFT": [MSFT]}
+    stored = {"AAPL": QUARTERS, "MSFT": [MSFT]}
     new = dividend("2024-11-08", 0.25)
     corrected = replace(QUARTERS[1], cash_amount=0.26)
-    changes = dividend_changes(known, [MSFT, QUARTERS[0], corrected, new])
+    changes = dividend_changes(stored, [MSFT, QUARTERS[0], corrected, new])
     assert changes.changed == {"AAPL": [QUARTERS[0], corrected, new]}
 
 
 def test_what_lies_before_the_answer_begins_stays_without_the_vendors_factor() -> None:
     changes = dividend_changes({"AAPL": QUARTERS, "MSFT": [MSFT]}, QUARTERS[1:])
-    kept = replace(QUARTERS[0], historical_adjustment_factor=None)
-    assert changes.changed == {"AAPL": [kept, *QUARTERS[1:]]}
+    oldest = replace(QUARTERS[0], historical_adjustment_factor=None)
+    assert changes.changed == {"AAPL": [oldest, *QUARTERS[1:]]}
     assert dividend_changes(changes.changed, QUARTERS[1:]).changed == {}
     assert dividend_changes({"AAPL": QUARTERS}, []).changed == {
         "AAPL": [replace(d, historical_adjustment_factor=None) for d in QUARTERS]
@@ -103,20 +103,20 @@ def test_symbols_with_news_come_first_then_those_never_asked_for_then_the_stales
 
 
 def test_news_is_whatever_differs_from_what_is_known_of_the_same_time() -> None:
-    known = {"AAPL": [QUARTERS[2]], "MSFT": [MSFT]}
-    assert symbols_with_news(known, [QUARTERS[2], MSFT], {"AAPL", "MSFT"}) == set()
-    assert symbols_with_news(known, [MSFT, dividend("2024-08-12", 1.0, "IBM")], {"AAPL", "MSFT"}) == {"AAPL"}
+    stored = {"AAPL": [QUARTERS[2]], "MSFT": [MSFT]}
+    assert symbols_with_news(stored, [QUARTERS[2], MSFT], {"AAPL", "MSFT"}) == set()
+    assert symbols_with_news(stored, [MSFT, dividend("2024-08-12", 1.0, "IBM")], {"AAPL", "MSFT"}) == {"AAPL"}
     factor = replace(MSFT, historical_adjustment_factor=0.9)
-    assert symbols_with_news(known, [QUARTERS[2], factor], {"AAPL", "MSFT"}) == {"MSFT"}
+    assert symbols_with_news(stored, [QUARTERS[2], factor], {"AAPL", "MSFT"}) == {"MSFT"}
     assert (
-        symbols_with_news(known, [replace(QUARTERS[2], id="bad", cash_amount=0), *known["AAPL"], MSFT], {"AAPL"})
+        symbols_with_news(stored, [replace(QUARTERS[2], id="bad", cash_amount=0), *stored["AAPL"], MSFT], {"AAPL"})
         == set()
     )
 
 
 @given(st.permutations(QUARTERS), st.permutations(QUARTERS))
 def test_the_order_of_rows_and_their_repetition_on_two_pages_mean_nothing(
-    reported: list[Dividend], known: list[Dividend]
+    reported: list[Dividend], stored: list[Dividend]
 ) -> None:
-    assert dividend_changes({"AAPL": known}, [*reported, *reported[:1]]).changed == {}
+    assert dividend_changes({"AAPL": stored}, [*reported, *reported[:1]]).changed == {}
     assert by_symbol([*reported, *reported]) == {"AAPL": QUARTERS}

@@ -136,12 +136,12 @@ async def test_after_two_batches_that_failed_no_further_one_is_asked_for(
 
 
 async def test_a_plan_that_refuses_the_whole_past_is_asked_for_its_two_years(world: World) -> None:
-    asked = world.vendor.dividends
+    answer_of_vendor = world.vendor.dividends
 
     async def limited(symbols: list[str], since: date | None = None) -> list[Dividend]:
         if since is None:
             raise OutOfPlanError("your plan doesn't include this data timeframe")
-        return await asked(symbols, since)
+        return await answer_of_vendor(symbols, since)
 
     vendor: Any = world.vendor
     vendor.dividends = limited

@@ -43,10 +43,10 @@ def close(name: str, session: date) -> float:
 def reported(session: date, more: float = 0.0) -> list[ReportedBar]:
     """Return the bars of everybody who trades in a session; `more`: AAPL's close is restated by so much."""
     bars = []
-    for one in MARKET:
-        if one.trades(session):
-            price = close(one.name, session) + (more if one.ticker == "AAPL" else 0)
-            bars.append(ReportedBar(one.ticker, session, price, price + 1, price - 1, price, 25933.6, None, 7))
+    for company in MARKET:
+        if company.trades(session):
+            price = close(company.name, session) + (more if company.ticker == "AAPL" else 0)
+            bars.append(ReportedBar(company.ticker, session, price, price + 1, price - 1, price, 25933.6, None, 7))
     return bars
 
 
@@ -90,14 +90,16 @@ async def test_a_lake_filled_from_flat_files_with_all_their_faults_is_what_the_m
     assert (third.files, third.unchanged) == (0, len(SESSIONS))
     lake = consolidated(world.store)
     closes = {
-        (symbol, row["timestamp"]): row["close"] for symbol, one in lake.items() for row in one.bars.to_pylist()
+        (symbol, row["timestamp"]): row["close"] for symbol, stored in lake.items() for row in stored.bars.to_pylist()
     }  # fmt: skip
     wanted = {
-        (one.ticker, day): close(one.name, day)
-        for one in MARKET for day in SESSIONS if one.trades(day) and not one.is_test
+        (company.ticker, day): close(company.name, day)
+        for company in MARKET for day in SESSIONS if company.trades(day) and not company.is_test
     }  # fmt: skip
     assert closes == {**wanted, ("AAPL", REPLACED): close("Apple", REPLACED) + 0.5}
-    handovers = {symbol: one.reference.handovers for symbol, one in lake.items() if one.reference != Reference()}
+    handovers = {
+        symbol: stored.reference.handovers for symbol, stored in lake.items() if stored.reference != Reference()
+    }
     assert handovers == {
         "RENA": (date(2012, 12, 3),), "HAND": (date(2011, 10, 17),), "GONE": (date(2012, 9, 4),),
     }  # fmt: skip
@@ -146,7 +148,7 @@ async def test_bars_before_a_listing_that_is_too_late_are_the_companys_and_other
         "FUND": date(2012, 6, 18),  # a company of a kind that the lake leaves out bore the ticker before
     }  # fmt: skip
     lake = consolidated(store)
-    sessions = {symbol: one.bars["timestamp"].to_pylist() for symbol, one in lake.items()}
+    sessions = {symbol: stored.bars["timestamp"].to_pylist() for symbol, stored in lake.items()}
     assert sessions == {
         "LATE": days, "GAP": [day for day in days if day >= date(2012, 5, 1)],
         "JUMP": [day for day in days if day >= LISTED], "OTHER": days,
@@ -155,8 +157,8 @@ async def test_bars_before_a_listing_that_is_too_late_are_the_companys_and_other
     assert lake["OTHER"].reference.handovers == (date(2012, 6, 18),)
     # What is the lake's now no longer waits, and a second look finds nothing more.
     [key] = store.keys(f"{UNCLAIMED_PREFIX}/")
-    left = decode(store.peek(key) or b"", UNCLAIMED_ROWS, key)
-    assert sorted(set(left["ticker"].to_pylist())) == ["FUND", "GAP", "JUMP", "NONE"]
+    unclaimed = decode(store.peek(key) or b"", UNCLAIMED_ROWS, key)
+    assert sorted(set(unclaimed["ticker"].to_pylist())) == ["FUND", "GAP", "JUMP", "NONE"]
     assert await take_bars_before_listing(store, LAKE, database, chosen, nyse()) == {}
 
 
@@ -186,7 +188,9 @@ async def test_unclaimed_rows_of_many_companies_are_judged_some_at_a_time(monkey
     assert (decided.keys(), judged) == (set(symbols), [4, 4, 4])
     assert {begins for _, begins in database.records} == {days[0]}
     lake = consolidated(store)
-    assert {symbol: one.bars["timestamp"].to_pylist() for symbol, one in lake.items()} == dict.fromkeys(symbols, days)
+    assert {symbol: stored.bars["timestamp"].to_pylist() for symbol, stored in lake.items()} == dict.fromkeys(
+        symbols, days
+    )
     rows = [decode(store.peek(key) or b"", UNCLAIMED_ROWS, key) for key in store.keys(f"{UNCLAIMED_PREFIX}/")]
     assert [table.num_rows for table in rows] == [0, 0]
 
@@ -308,4 +312,4 @@ def test_of_many_stored_files_few_are_in_memory_at_once(monkeypatch: pytest.Monk
     tables = stored.StoredFiles.listed(store, LAKE).read({"AAPL": (days[0], days[-1])})["AAPL"]
     assert sizes == [4, 4, 4, 4, 4, 1], "data.parquet comes last"
     assert len(tables) == 5, "a table a batch, not one a file"
-    assert sorted(day for one in tables for day in one["timestamp"].to_pylist()) == days
+    assert sorted(day for rows in tables for day in rows["timestamp"].to_pylist()) == days

@@ -45,8 +45,8 @@ def load(monkeypatch: pytest.MonkeyPatch, outcome: LoadReport | FiblakeError, ma
 
 def test_a_job_without_options_loads_all_that_is_not_loaded(calls: list[Call]) -> None:
     assert entry.main([]) == 0
-    [(settings, *asked)] = calls
-    assert asked == [None, None, None, False, False]
+    [(settings, *arguments)] = calls
+    assert arguments == [None, None, None, False, False]
     assert settings.universe_types == {"CS", "ADRC", "ETF"}
 
 
@@ -54,8 +54,8 @@ def test_options_and_variables_name_the_sessions(calls: list[Call], monkeypatch:
     monkeypatch.setenv("FLAT_FILES_TO", "2020-12-31")
     monkeypatch.setenv("UNIVERSE_TYPES", "CS")
     assert entry.main(["--flat-files-from", "2020-01-02", "--flat-files-all-tickers", "--flat-files-again"]) == 0
-    [(settings, *asked)] = calls
-    assert asked == [None, date(2020, 1, 2), date(2020, 12, 31), True, True]
+    [(settings, *arguments)] = calls
+    assert arguments == [None, date(2020, 1, 2), date(2020, 12, 31), True, True]
     assert settings.universe_types == {"CS"}
 
 

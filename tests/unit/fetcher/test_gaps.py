@@ -70,8 +70,8 @@ def test_an_instant_beyond_the_calendar_is_an_error_that_says_how_to_refresh_it(
 @given(st.datetimes(datetime(1962, 1, 4), datetime(2029, 12, 30), timezones=st.just(UTC)), st.integers(0, 30))  # noqa: DTZ001 (hypothesis adds the zone)
 def test_what_is_missing_has_closed_and_is_every_session_since_the_start(now: datetime, days: int) -> None:
     start = max(now.date() - timedelta(days=days), date(1962, 1, 2))
-    found = plan(nyse(), Asked(), set(), start, 0, now).missing
-    assert found == [day for day in nyse().between(start, now.date()) if close_of(day) <= now]
+    missing = plan(nyse(), Asked(), set(), start, 0, now).missing
+    assert missing == [day for day in nyse().between(start, now.date()) if close_of(day) <= now]
 
 
 # --------------------------------------------------------------------------------------------------------- looking back

@@ -141,8 +141,8 @@ async def test_a_history_of_many_pages_is_still_one_file(world: World) -> None:
 
 def changes(*events: tuple[str, str]) -> httpx.Response:
     """The vendor's answer about a company's tickers: (day, ticker from then on)."""
-    told = [{"type": "ticker_change", "date": day, "ticker_change": {"ticker": ticker}} for day, ticker in events]
-    return httpx.Response(200, json={"results": {"name": "A Company", "events": told}, "status": "OK"})
+    rows = [{"type": "ticker_change", "date": day, "ticker_change": {"ticker": ticker}} for day, ticker in events]
+    return httpx.Response(200, json={"results": {"name": "A Company", "events": rows}, "status": "OK"})
 
 
 async def test_bars_from_before_the_symbol_was_this_companys_are_not_asked_for(world: World) -> None:

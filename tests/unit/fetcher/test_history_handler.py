@@ -40,7 +40,7 @@ def invoke(*bodies: str, receives: int = 1) -> list[str]:
     ]  # fmt: skip
     context: Any = Context()
     answer = history_handler.handler({"Records": records}, context)
-    return [one["itemIdentifier"] for one in answer["batchItemFailures"]]
+    return [failure["itemIdentifier"] for failure in answer["batchItemFailures"]]
 
 
 def asking(symbol: str) -> str:
@@ -91,8 +91,8 @@ def test_a_poison_message_is_dead_lettered_with_its_reason_while_its_mates_are_d
 ) -> None:
     deployed.vendor.answers = [page([range_row(DAY)])]
     assert invoke('{"symbol": "../x"}', asking("AAPL"), asking("NOBODY")) == []
-    found = dead_letters.receive_messages(MaxNumberOfMessages=10, MessageAttributeNames=["All"])
-    reasons = {json.loads(m.body)["symbol"]: m.message_attributes["reason"]["StringValue"] for m in found}
+    letters = dead_letters.receive_messages(MaxNumberOfMessages=10, MessageAttributeNames=["All"])
+    reasons = {json.loads(m.body)["symbol"]: m.message_attributes["reason"]["StringValue"] for m in letters}
     assert reasons.keys() == {"../x", "NOBODY"}
     assert "symbol_metadata does not know NOBODY" in reasons["NOBODY"]
     assert deployed.database.loaded == {"AAPL": DAY}

@@ -62,14 +62,14 @@ def days(now: datetime = MORNING) -> Days:
 
 
 def taken_over(
-    records: Sequence[SymbolRecord], listed: Sequence[Ticker], told: Told | None = None, now: datetime = MORNING
+    records: Sequence[SymbolRecord], listed: Sequence[Ticker], answers: Told | None = None, now: datetime = MORNING
 ) -> list[SymbolRecord]:
     """Return the table after a run, by symbol and age."""
-    told = told or Told()
-    found, when = compare(records, listed), days(now)
-    begins = {s: began(s, told.changes.get(s, ()), when) for s in found.unsettled} if records else {}
-    ends = {r.symbol: ended(r, told.delisted.get(r.symbol), when) for r in found.vanished}
-    new = updated(found, {s: day for s, day in begins.items() if day}, ends, when, now)
+    answers = answers or Told()
+    comparison, when = compare(records, listed), days(now)
+    begins = {s: began(s, answers.changes.get(s, ()), when) for s in comparison.unsettled} if records else {}
+    ends = {r.symbol: ended(r, answers.delisted.get(r.symbol), when) for r in comparison.vanished}
+    new = updated(comparison, {s: day for s, day in begins.items() if day}, ends, when, now)
     return sorted(merged(records, new), key=lambda record: (record.symbol, record.valid_from))
 
 
@@ -127,8 +127,8 @@ def test_a_list_of_fewer_than_half_of_the_active_symbols_is_not_trusted() -> Non
 
 
 def test_symbols_are_told_apart_by_case() -> None:
-    found = compare([known("KIMPL", "F1")], [ticker("KIMpL", "F2"), ticker("KIMPL", "F1")])
-    assert [one.symbol for one in found.new] == ["KIMpL"]
+    comparison = compare([known("KIMPL", "F1")], [ticker("KIMpL", "F2"), ticker("KIMPL", "F1")])
+    assert [record.symbol for record in comparison.new] == ["KIMpL"]
 
 
 # ------------------------------------------------------------------------------------------------- vanished, and back
@@ -142,7 +142,7 @@ OTHERS = [known("A", "FA"), known("OLD", "FOLD", valid_from=date(2020, 1, 2))]
 
 
 @pytest.mark.parametrize(
-    ("told", "end"),
+    ("answers", "end"),
     [
         (gone(day=date(2025, 11, 18)), date(2025, 11, 18)),
         (gone(day=date(2025, 11, 18), figi="FOLD"), date(2025, 11, 18)),
@@ -163,9 +163,9 @@ OTHERS = [known("A", "FA"), known("OLD", "FOLD", valid_from=date(2020, 1, 2))]
     ],
 )
 def test_a_symbol_that_vanished_is_inactive_from_the_vendors_day_or_the_last_closed_session(
-    told: Told, end: date
+    answers: Told, end: date
 ) -> None:
-    [_, old] = taken_over(OTHERS, [ticker("A", "FA")], told)
+    [_, old] = taken_over(OTHERS, [ticker("A", "FA")], answers)
     assert old == replace(OTHERS[1], valid_to=end, delisted_date=end, active=False)
 
 
@@ -201,9 +201,9 @@ def test_where_a_composite_figi_is_missing_the_share_classs_decides(other: str |
 
 
 def test_a_symbol_of_another_company_begins_on_the_day_of_the_ticker_change_and_the_old_one_ends_before() -> None:
-    told = Told({"META": [TickerChange(date(2012, 5, 18), "FB"), TickerChange(MON, "META")]})
+    answers = Told({"META": [TickerChange(date(2012, 5, 18), "FB"), TickerChange(MON, "META")]})
     now = datetime(2025, 11, 25, 11, tzinfo=UTC)
-    assert periods(taken_over([known(figi=BALL)], [ticker()], told, now)) == [
+    assert periods(taken_over([known(figi=BALL)], [ticker()], answers, now)) == [
         ("META", BEGINNING, FRI, BALL), ("META", MON, None, META),
     ]  # fmt: skip
 
@@ -239,37 +239,37 @@ def test_a_ticker_that_is_listed_with_two_figis_in_changing_order_stays_the_know
 
 @pytest.mark.parametrize("order", [(BALL, META), (META, BALL)])
 def test_of_a_new_ticker_that_is_listed_twice_one_row_is_taken_whatever_the_order(order: tuple[str, str]) -> None:
-    found = compare([], [ticker(figi=figi) for figi in order])
-    assert ([one.composite_figi for one in found.new], found.twice) == ([META], ["META"])
+    comparison = compare([], [ticker(figi=figi) for figi in order])
+    assert ([record.composite_figi for record in comparison.new], comparison.twice) == ([META], ["META"])
 
 
 def test_a_figi_that_another_listed_symbol_has_is_no_proof_of_a_rename() -> None:
     records = [known("A", "FA"), known("B", "FB")]
-    found = settled(compare(records, [ticker("A", "FB"), ticker("B", "FB")]), {}, days())
-    assert ([r.symbol for r, _ in found.doubtful], found.handed_over) == (["A"], [])
+    comparison = settled(compare(records, [ticker("A", "FB"), ticker("B", "FB")]), {}, days())
+    assert ([r.symbol for r, _ in comparison.doubtful], comparison.handed_over) == (["A"], [])
 
 
 def test_a_day_of_change_before_the_old_company_began_is_no_day_it_can_have_ended() -> None:
-    told = Told({"META": [TickerChange(date(2025, 11, 3), "META")]})
+    answers = Told({"META": [TickerChange(date(2025, 11, 3), "META")]})
     record = known(figi=BALL, valid_from=date(2025, 11, 10), last_seen=datetime(2025, 11, 17, 11, tzinfo=UTC))
-    assert periods(taken_over([record], [ticker()], told)) == [
+    assert periods(taken_over([record], [ticker()], answers)) == [
         ("META", date(2025, 11, 10), date(2025, 11, 17), BALL), ("META", date(2025, 11, 18), None, META),
     ]  # fmt: skip
 
 
 def test_a_change_at_the_weekend_begins_with_mondays_session() -> None:
     sunday = datetime(2025, 11, 23, 18, tzinfo=UTC)
-    told = Told({"META": [TickerChange(SAT, "META")]})
+    answers = Told({"META": [TickerChange(SAT, "META")]})
     after = [("META", BEGINNING, FRI, BALL), ("META", MON, None, META)]
-    assert periods(taken_over([known(figi=BALL)], [ticker()], told, sunday)) == after
+    assert periods(taken_over([known(figi=BALL)], [ticker()], answers, sunday)) == after
     friday, wednesday = datetime(2025, 11, 21, 18, tzinfo=UTC), datetime(2025, 11, 26, 11, tzinfo=UTC)
     assert periods(taken_over([known(figi=BALL, last_seen=friday)], [ticker()], now=wednesday)) == after
 
 
 def test_a_vanished_companys_symbol_goes_to_another_and_their_times_do_not_overlap() -> None:
     old = known(figi=BALL, valid_to=THU, delisted_date=THU, active=False)
-    told = Told({"META": [TickerChange(date(2025, 11, 18), "META")]})
-    assert periods(taken_over([old], [ticker()], told)) == [
+    answers = Told({"META": [TickerChange(date(2025, 11, 18), "META")]})
+    assert periods(taken_over([old], [ticker()], answers)) == [
         ("META", BEGINNING, date(2025, 11, 17), BALL), ("META", date(2025, 11, 18), None, META),
     ]  # fmt: skip
     earlier = replace(old, valid_to=date(2025, 11, 3))
@@ -279,8 +279,8 @@ def test_a_vanished_companys_symbol_goes_to_another_and_their_times_do_not_overl
 
 
 def test_a_vendor_that_corrects_itself_within_a_session_leaves_one_record_of_it() -> None:
-    told = Told({"META": [TickerChange(FRI, "META")]})
-    records = taken_over([known(figi=BALL)], [ticker()], told)
+    answers = Told({"META": [TickerChange(FRI, "META")]})
+    records = taken_over([known(figi=BALL)], [ticker()], answers)
     days_later = MORNING + timedelta(days=5)
     unseen = [replace(record, last_seen=MORNING - timedelta(days=1)) for record in records]
     corrected = taken_over(unseen, [ticker(figi="THIRD")], now=days_later)
@@ -288,12 +288,12 @@ def test_a_vendor_that_corrects_itself_within_a_session_leaves_one_record_of_it(
 
 
 def test_a_rename_is_a_new_symbol_that_does_not_reach_further_back_and_the_old_one_ends_before() -> None:
-    told = Told({"META": [TickerChange(date(2012, 5, 18), "FB"), TickerChange(THU, "META")]})
+    answers = Told({"META": [TickerChange(date(2012, 5, 18), "FB"), TickerChange(THU, "META")]})
     records = [known("A", "FA"), known("FB")]
-    found = compare(records, [ticker("A", "FA"), ticker()])
-    assert found.renamed == {"META"}
-    assert found.successors == {"FB": "META"}
-    after = taken_over(records, [ticker("A", "FA"), ticker()], told)
+    comparison = compare(records, [ticker("A", "FA"), ticker()])
+    assert comparison.renamed == {"META"}
+    assert comparison.successors == {"FB": "META"}
+    after = taken_over(records, [ticker("A", "FA"), ticker()], answers)
     assert periods(after)[1:] == [("FB", BEGINNING, date(2025, 11, 19), META), ("META", THU, None, META)]
 
 
@@ -305,17 +305,17 @@ def test_a_rename_whose_day_nobody_knows_begins_with_the_session_of_the_run() ->
 
 def test_two_companies_that_swap_their_symbols_are_each_cut_there() -> None:
     records = [known("AA", "F1"), known("BB", "F2")]
-    found = compare(records, [ticker("AA", "F2"), ticker("BB", "F1")])
-    assert found.renamed == {"AA", "BB"}
+    comparison = compare(records, [ticker("AA", "F2"), ticker("BB", "F1")])
+    assert comparison.renamed == {"AA", "BB"}
     assert periods(taken_over(records, [ticker("AA", "F2"), ticker("BB", "F1")])) == [
         ("AA", BEGINNING, THU, "F1"), ("AA", FRI, None, "F2"), ("BB", BEGINNING, THU, "F2"), ("BB", FRI, None, "F1"),
     ]  # fmt: skip
 
 
 def test_a_new_symbol_begins_when_the_vendor_says_and_otherwise_reaches_back_to_the_beginning() -> None:
-    told = Told({"NEWCO": [TickerChange(THU, "NEWCO")], "AGED": [TickerChange(date(1950, 1, 3), "AGED")]})
+    answers = Told({"NEWCO": [TickerChange(THU, "NEWCO")], "AGED": [TickerChange(date(1950, 1, 3), "AGED")]})
     listed = [ticker(), ticker("NEWCO", "F1"), ticker("OTHER", None), ticker("AGED", "F2")]
-    after = {r.symbol: r.valid_from for r in taken_over([known()], listed, told)}
+    after = {r.symbol: r.valid_from for r in taken_over([known()], listed, answers)}
     assert after == {"META": BEGINNING, "NEWCO": THU, "OTHER": BEGINNING, "AGED": BEGINNING}
 
 
@@ -360,7 +360,7 @@ DATES = st.none() | st.dates(date(2025, 10, 1), date(2026, 2, 1)) | st.just(date
 
 @st.composite
 def runs(draw: st.DrawFn) -> list[tuple[datetime, list[Ticker], Told]]:
-    now, found = datetime(2025, 11, 3, 11, tzinfo=UTC), []
+    now, morning_runs = datetime(2025, 11, 3, 11, tzinfo=UTC), []
     for _ in range(draw(st.integers(1, 7))):
         now += timedelta(hours=draw(st.sampled_from([0, 1, 12, 24, 48, 72])))
         listed = [ticker(symbol, draw(FIGIS)) for symbol in draw(st.sets(st.sampled_from(SYMBOLS)))]
@@ -368,8 +368,8 @@ def runs(draw: st.DrawFn) -> list[tuple[datetime, list[Ticker], Told]]:
         delisted = {
             s: ticker(s, draw(FIGIS), active=False, delisted=draw(DATES)) for s in SYMBOLS if draw(st.booleans())
         }
-        found.append((now, listed, Told(changes, delisted)))
-    return found
+        morning_runs.append((now, listed, Told(changes, delisted)))
+    return morning_runs
 
 
 @given(runs=runs())
@@ -377,21 +377,22 @@ def test_no_symbol_is_deleted_has_two_companies_at_once_or_changes_without_need(
     runs: list[tuple[datetime, list[Ticker], Told]],
 ) -> None:
     records: list[SymbolRecord] = []
-    for now, listed, told in runs:
+    for now, listed, answers in runs:
         before = {(r.symbol, r.valid_from) for r in records}
         try:
-            records = taken_over(records, listed, told, now)
+            records = taken_over(records, listed, answers, now)
         except UpstreamError:
             continue
         assert before <= {(r.symbol, r.valid_from) for r in records}
         check_times(records)
         current = {r.symbol: r for r in records if r.valid_to is None}
-        assert current.keys() == {one.symbol for one in listed}
-        assert taken_over(records, listed, told, now) == records
+        assert current.keys() == {company.symbol for company in listed}
+        assert taken_over(records, listed, answers, now) == records
         # Another FIGI than the listed one is borne on for a few sessions, and no longer.
         again = compare(records, listed)
         assert again.kept + again.handed_over == [
-            (current[one.symbol], one) for one in sorted(listed, key=lambda t: differs(current[t.symbol], t))
+            (current[company.symbol], company)
+            for company in sorted(listed, key=lambda t: differs(current[t.symbol], t))
         ]
         assert all(now - record.last_seen < timedelta(days=6) for record, _ in again.handed_over)
         assert replace(again, kept=[], handed_over=[], renamed=frozenset()) == Comparison()
@@ -408,7 +409,7 @@ def check_times(records: Sequence[SymbolRecord]) -> None:
         assert record.active == (record.valid_to is None)
         assert record.delisted_date == record.valid_to
         assert nyse().ordinal(record.valid_from) >= 0
-    for one, other in pairwise(records):
-        if one.symbol == other.symbol:
-            assert one.valid_to is not None
-            assert one.valid_to < other.valid_from
+    for earlier, later in pairwise(records):
+        if earlier.symbol == later.symbol:
+            assert earlier.valid_to is not None
+            assert earlier.valid_to < later.valid_from

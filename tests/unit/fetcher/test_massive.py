@@ -130,10 +130,10 @@ async def test_a_number_that_fits_into_no_column_costs_neither_the_page_nor_the_
     vendor: Vendor, huge: int
 ) -> None:
     vendor.answers = [page([grouped_row("AAPL", DAY, n=huge), grouped_row("HUGE", DAY, v=huge, t=huge)])]
-    one, other = await grouped(vendor)
-    assert (one.symbol, one.trades) == ("AAPL", None)
-    assert other.symbol == "HUGE"
-    assert math.isnan(other.volume) or other.volume == float(huge)
+    first, second = await grouped(vendor)
+    assert (first.symbol, first.trades) == ("AAPL", None)
+    assert second.symbol == "HUGE"
+    assert math.isnan(second.volume) or second.volume == float(huge)
 
 
 async def test_a_grouped_bar_whose_instant_is_of_another_day_is_kept_for_quarantine_and_named(vendor: Vendor) -> None:
@@ -367,9 +367,9 @@ async def test_sessions_before_the_plans_history_are_refused_for_good_with_what_
     vendor.answers = [refusal(403, TOO_OLD)]
     with pytest.raises(OutOfPlanError) as raised:
         await grouped(vendor)
-    said = f"{GROUPED}: status 403, {TOO_OLD} (request r-9)"
+    refusal_text = f"{GROUPED}: status 403, {TOO_OLD} (request r-9)"
     advice = "raise the first session that is asked for (FIRST_SESSION, HISTORY_FROM) to where the plan begins"
-    assert str(raised.value) == f"{said}: {advice}"
+    assert str(raised.value) == f"{refusal_text}: {advice}"
     assert issubclass(OutOfPlanError, EntitlementError)
     assert (len(vendor.requests), waits) == (1, [])
 
@@ -539,13 +539,13 @@ async def test_the_key_is_in_no_error_no_url_and_no_log(
     vendor.answers = [fault]
     with pytest.raises(FiblakeError) as raised:
         await grouped(vendor)
-    told = (
+    texts = (
         "".join(traceback.format_exception(raised.value))
         + repr(raised.value)
         + caplog.text
         + "".join(capfd.readouterr())
     )
-    assert KEY not in told
+    assert KEY not in texts
     for request in vendor.requests:
         assert KEY not in str(request.url)
         assert request.headers["Authorization"] == f"Bearer {KEY}"

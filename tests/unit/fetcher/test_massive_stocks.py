@@ -171,9 +171,9 @@ async def test_of_several_inactive_stocks_of_a_symbol_the_latest_is_given(vendor
             row("other", "2020-01-02T00:00:00Z", "OLDER"),
         ]),
     ]  # fmt: skip
-    found = await delisted(vendor)
-    assert found is not None
-    assert (found.name, found.active, found.delisted) == ("last", False, date(2008, 9, 17))
+    stock = await delisted(vendor)
+    assert stock is not None
+    assert (stock.name, stock.active, stock.delisted) == ("last", False, date(2008, 9, 17))
     params = vendor.requests[0].url.params
     assert (params["ticker"], params["active"], params["market"]) == ("OLD", "false", "stocks")
 
@@ -190,17 +190,17 @@ async def test_of_several_inactive_stocks_of_a_symbol_the_latest_is_given(vendor
 )
 async def test_a_delisting_is_on_the_day_whose_midnight_it_names(vendor: Vendor, instant: str, day: str) -> None:
     vendor.answers = [listing([{"ticker": "OLD", "delisted_utc": instant}])]
-    found = await delisted(vendor)
-    assert found is not None
-    assert (found.delisted, found.active) == (date.fromisoformat(day), False)
+    stock = await delisted(vendor)
+    assert stock is not None
+    assert (stock.delisted, stock.active) == (date.fromisoformat(day), False)
 
 
 @pytest.mark.parametrize("instant", ["soon", "", 20251224, "0001-01-01T00:00:00+14:00", "9999-12-31T23:30:00-05:00"])
 async def test_a_delisting_on_a_day_that_cannot_be_is_on_nobody_knows_which(vendor: Vendor, instant: object) -> None:
     vendor.answers = [listing([{"ticker": "OLD", "active": False, "delisted_utc": instant}])]
-    found = await delisted(vendor)
-    assert found is not None
-    assert found.delisted is None
+    stock = await delisted(vendor)
+    assert stock is not None
+    assert stock.delisted is None
 
 
 @pytest.mark.parametrize("answer", [listing([]), listing(None), listing(None, count=0), listing([APPLE], count=1)])
@@ -353,9 +353,9 @@ FIRST_DIVIDEND = {
 SECOND_DIVIDEND = FIRST_DIVIDEND | {"id": "E2", "ex_dividend_date": "2025-11-10"}
 
 
-async def dividends(vendor: Vendor, *asked: Any) -> list[Dividend]:  # noqa: ANN401 (what the client takes)
+async def dividends(vendor: Vendor, *arguments: Any) -> list[Dividend]:  # noqa: ANN401 (what the client takes)
     async with client_of(vendor) as client:
-        return await client.dividends(*asked)
+        return await client.dividends(*arguments)
 
 
 async def test_dividends_of_all_symbols_are_asked_for_oldest_first_in_the_largest_pages(vendor: Vendor) -> None:
@@ -381,13 +381,13 @@ async def test_dividends_of_some_symbols_since_a_day_are_asked_for_in_one_reques
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("asked", [(["MSFT"],), ([], date(2025, 8, 12)), (["AAP"], date(2025, 1, 1))])
+@pytest.mark.parametrize("arguments", [(["MSFT"],), ([], date(2025, 8, 12)), (["AAP"], date(2025, 1, 1))])
 async def test_dividends_of_another_symbol_or_another_time_than_asked_for_are_an_error(
-    vendor: Vendor, asked: tuple[Any, ...]
+    vendor: Vendor, arguments: tuple[Any, ...]
 ) -> None:
     vendor.answers = [listing([FIRST_DIVIDEND])]
     with pytest.raises(UpstreamError, match=r"and 1 of the 1 that came are others \(AAPL on 2025-08-11\)"):
-        await dividends(vendor, *asked)
+        await dividends(vendor, *arguments)
 
 
 async def test_one_bad_row_costs_one_dividend(vendor: Vendor) -> None:

@@ -54,8 +54,8 @@ class World:
 
     def record(self, symbol: str) -> SymbolRecord:
         """Return the symbol's only record."""
-        [found] = [record for (name, _), record in self.database.records.items() if name == symbol]
-        return found
+        [match] = [record for (name, _), record in self.database.records.items() if name == symbol]
+        return match
 
     def periods(self, symbol: str) -> list[tuple[date, date | None]]:
         return [(r.valid_from, r.valid_to) for (name, _), r in sorted(self.database.records.items()) if name == symbol]
@@ -82,12 +82,12 @@ def world() -> World:
 
 async def test_a_first_run_takes_over_the_list_and_asks_for_every_history(world: World) -> None:
     world.vendor.listed += [ticker("AACBW", type="WARRANT"), ticker("A B"), ticker("")]
-    done = await world.refresh()
-    assert (done.listed, done.left_out, done.new, done.renamed, done.vanished) == (4, 2, 4, 0, 0)
+    report = await world.refresh()
+    assert (report.listed, report.left_out, report.new, report.renamed, report.vanished) == (4, 2, 4, 0, 0)
     assert [r.symbol for r in await world.database.metadata()] == ["AACBW", "AAPL", "MSFT", "SPY"]
     assert world.record("AAPL").valid_from == BEGINNING
     assert world.requested() == ["AAPL", "MSFT", "SPY"]
-    assert done.histories_requested == 3
+    assert report.histories_requested == 3
     # Nobody is asked when each of them began, and a symbol of one company needs no file.
     assert world.vendor.questions("ticker_changes") == []
     assert world.store.keys() == [UNIVERSE_KEY]
@@ -121,8 +121,8 @@ async def test_a_symbol_without_a_type_is_no_reason_to_leave_its_history_out(wor
 async def test_the_same_list_again_changes_nothing_but_when_it_was_seen(world: World) -> None:
     await world.refresh()
     before = dict(world.database.records)
-    done = await world.day_after()
-    assert (done.new, done.changed, done.vanished, done.handed_over, done.back) == (0, 0, 0, 0, 0)
+    report = await world.day_after()
+    assert (report.new, report.changed, report.vanished, report.handed_over, report.back) == (0, 0, 0, 0, 0)
     seen = world.clock.now
     # Their histories, a day later and not loaded, are asked for once more.
     assert world.database.records == {
@@ -166,8 +166,8 @@ async def test_a_symbol_that_comes_back_is_active_and_its_history_is_asked_for_a
     world.vendor.listed.append(apple)
     world.queue.sent.clear()
     world.rules = replace(world.rules, history_retry_hours=1_000)
-    done = await world.day_after()
-    assert (done.back, done.new, world.requested()) == (1, 0, ["AAPL"])
+    report = await world.day_after()
+    assert (report.back, report.new, world.requested()) == (1, 0, ["AAPL"])
     assert world.record("AAPL").valid_to is None
 
 
@@ -175,8 +175,8 @@ async def test_a_symbol_of_another_company_is_cut_in_two_and_its_file_says_where
     await world.refresh()
     world.vendor.listed[0] = ticker("AAPL", "F-OTHER")
     world.vendor.changes["AAPL"] = [TickerChange(THU, "AAPL")]
-    done = await world.day_after()
-    assert (done.handed_over, done.renamed, done.identities_written) == (1, 0, 1)
+    report = await world.day_after()
+    assert (report.handed_over, report.renamed, report.identities_written) == (1, 0, 1)
     assert world.periods("AAPL") == [(BEGINNING, WED), (THU, None)]
     assert world.identities("AAPL") == (
         Identity("AAPL", BEGINNING, WED, "F-AAPL", "AAPL Inc."), Identity("AAPL", THU, None, "F-OTHER", "AAPL Inc."),
@@ -190,8 +190,8 @@ async def test_a_renamed_companys_symbol_begins_with_the_change(world: World) ->
     await world.refresh()
     world.vendor.listed[0] = ticker("APPL", "F-AAPL")
     world.vendor.changes["APPL"] = [TickerChange(THU, "APPL")]
-    done = await world.day_after()
-    assert (done.new, done.renamed, done.vanished) == (1, 1, 1)
+    report = await world.day_after()
+    assert (report.new, report.renamed, report.vanished) == (1, 1, 1)
     assert world.periods("AAPL") == [(BEGINNING, WED)]
     assert world.periods("APPL") == [(THU, None)]
     assert "APPL" in world.requested()
@@ -211,8 +211,8 @@ async def test_a_list_with_more_news_than_there_is_time_to_ask_about_gets_in_all
     await world.refresh()
     world.vendor.listed = [ticker("AAPL", "F-OTHER"), ticker("MSFT", "F-MSFT"), ticker("NEWCO")]
     world.vendor.asked.clear()
-    done = await world.refresh(deadline=NOW)
-    assert (done.new, done.doubtful, done.vanished) == (1, 1, 1)
+    report = await world.refresh(deadline=NOW)
+    assert (report.new, report.doubtful, report.vanished) == (1, 1, 1)
     assert world.vendor.asked == []
     assert world.periods("AAPL") == [(BEGINNING, None)]
     assert world.periods("SPY") == [(BEGINNING, THU)]
@@ -229,8 +229,8 @@ async def test_a_vendor_that_has_no_answer_about_one_symbol_does_not_keep_the_li
     await world.refresh()
     world.vendor.listed = [ticker("AAPL", "F-AAPL"), ticker("MSFT", "F-MSFT"), ticker("NEWCO")]
     world.vendor.error[question] = error
-    done = await world.refresh()
-    assert (done.new, done.vanished) == (1, 1)
+    report = await world.refresh()
+    assert (report.new, report.vanished) == (1, 1)
     assert (world.periods("NEWCO"), world.periods("SPY")) == ([(BEGINNING, None)], [(BEGINNING, THU)])
     assert "NEWCO" in world.requested()
 
@@ -243,8 +243,8 @@ async def test_a_symbol_that_would_begin_too_late_waits_for_the_vendor_and_the_l
     world.vendor.listed[0] = listed
     world.vendor.listed.append(ticker("NEWCO"))
     world.vendor.error["ticker_changes"] = UpstreamError("the vendor fails")
-    done = await world.day_after()
-    assert (done.new, done.handed_over, done.vanished, "NEWCO" in world.requested()) == (1, 0, 0, True)
+    report = await world.day_after()
+    assert (report.new, report.handed_over, report.vanished, "NEWCO" in world.requested()) == (1, 0, 0, True)
     assert world.periods("AAPL") == [(BEGINNING, None)]
     del world.vendor.error["ticker_changes"]
     world.vendor.changes[listed.symbol] = [TickerChange(FRI, listed.symbol)]
@@ -294,16 +294,16 @@ class StuckVendor(ReferenceVendor):
         await asyncio.Event().wait()
 
 
-@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("is_stored", [False, True])
 async def test_a_vendor_whose_answers_do_not_come_before_the_deadline_is_not_waited_for(
-    world: World, *, known: bool
+    world: World, *, is_stored: bool
 ) -> None:
-    if known:
+    if is_stored:
         await world.refresh()
         world.queue.sent.clear()
     world.vendor = StuckVendor([ticker("AAPL", "F-OTHER"), ticker("MSFT", "F-MSFT"), ticker("NEWCO")])
-    done = await world.refresh(deadline=NOW + timedelta(milliseconds=20))
-    assert (done.listed, done.details) == (3, 0)
+    report = await world.refresh(deadline=NOW + timedelta(milliseconds=20))
+    assert (report.listed, report.details) == (3, 0)
     assert "NEWCO" in world.requested()
 
 
@@ -394,8 +394,8 @@ async def test_a_split_that_cannot_be_is_counted_and_its_symbol_keeps_what_it_ha
     world.vendor.reported = [split("AAPL"), split("MSFT")]
     await world.refresh()
     world.vendor.reported.append(replace(split("AAPL", WED), split_to=0.0))
-    done = await world.day_after()
-    assert (done.splits_refused, done.splits_changed) == (1, 0)
+    report = await world.day_after()
+    assert (report.splits_refused, report.splits_changed) == (1, 0)
     assert world.splits("AAPL") == [split("AAPL")]
 
 
@@ -403,8 +403,8 @@ async def test_splits_alone_may_be_asked_for(world: World) -> None:
     await world.refresh()
     world.vendor.listed, world.vendor.asked, world.queue.sent = [], [], []
     world.vendor.reported = [split("AAPL")]
-    done = await world.refresh(splits_only=True)
-    assert (done.splits_changed, done.listed, done.details) == (1, 0, 0)
+    report = await world.refresh(splits_only=True)
+    assert (report.splits_changed, report.listed, report.details) == (1, 0, 0)
     assert (world.vendor.asked, world.queue.sent) == ([], [])
 
 
@@ -456,22 +456,22 @@ async def test_details_are_asked_for_again_when_they_are_old(world: World) -> No
 
 async def test_a_run_asks_for_so_many_details_and_the_next_ones_go_on(world: World) -> None:
     world.rules = replace(world.rules, details_per_run=2)
-    done = await world.refresh()
-    assert (done.details, done.details_left) == (2, 1)
-    done = await world.day_after()
-    assert (done.details, done.details_left) == (1, 0)
+    report = await world.refresh()
+    assert (report.details, report.details_left) == (2, 1)
+    report = await world.day_after()
+    assert (report.details, report.details_left) == (1, 0)
     assert sorted(world.vendor.questions("details")) == ["AAPL", "MSFT", "SPY"]
 
 
 async def test_details_stop_at_the_deadline_and_what_comes_after_them_is_done(world: World) -> None:
-    done = await world.refresh(deadline=NOW)
-    assert (done.details, done.details_left, done.histories_requested) == (0, 3, 3)
+    report = await world.refresh(deadline=NOW)
+    assert (report.details, report.details_left, report.histories_requested) == (0, 3, 3)
 
 
 async def test_a_vendor_that_fails_on_one_ticker_costs_neither_the_others_nor_the_histories(world: World) -> None:
     world.vendor.known = {**detailed("AAPL", "SPY"), "MSFT": UpstreamError("the vendor fails, as arranged")}
-    done = await world.refresh()
-    assert (done.details, done.details_failed, done.details_left) == (2, 1, 1)
+    report = await world.refresh()
+    assert (report.details, report.details_failed, report.details_left) == (2, 1, 1)
     assert [world.record(s).sector for s in ("AAPL", "MSFT", "SPY")] == ["Manufacturing", None, "Manufacturing"]
     assert world.requested() == ["AAPL", "MSFT", "SPY"]
     world.vendor.known, world.vendor.asked = detailed("MSFT"), []
@@ -553,10 +553,10 @@ async def test_requests_that_are_not_taken_are_an_error_that_says_how_many_and_t
 
 
 async def test_a_run_is_recorded_with_what_was_asked_and_done(world: World) -> None:
-    done = await world.refresh(splits_only=True)
+    report = await world.refresh(splits_only=True)
     [run] = world.database.runs.values()
     assert (run["kind"], run["asked"], run["status"]) == ("metadata", {"splits_only": True}, "done")
-    assert run["result"]["seconds"] == done.seconds
+    assert run["result"]["seconds"] == report.seconds
     assert json.dumps(run["result"])
 
 

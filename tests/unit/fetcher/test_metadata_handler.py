@@ -55,8 +55,8 @@ def reference(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> Reference:
     return reference
 
 
-def invoke(event: dict[str, Any], left: timedelta = timedelta(minutes=15)) -> Any:  # noqa: ANN401 (JSON)
-    context: Any = Context(left=left)
+def invoke(event: dict[str, Any], time_left: timedelta = timedelta(minutes=15)) -> Any:  # noqa: ANN401 (JSON)
+    context: Any = Context(left=time_left)
     return json.loads(json.dumps(metadata_handler.handler(event, context)))
 
 
@@ -81,7 +81,7 @@ def test_splits_alone_may_be_asked_for(reference: Reference, deployed: Deployed)
 
 
 def test_details_stop_before_the_functions_time_is_over(reference: Reference) -> None:
-    answer = invoke({}, left=timedelta(minutes=2))
+    answer = invoke({}, time_left=timedelta(minutes=2))
     assert (answer["details"], answer["details_left"], answer["histories_requested"]) == (0, 3, 2)
     assert reference.vendor.questions("details") == []
 

@@ -64,8 +64,8 @@ class World:
             return await fetcher.fetch(FetchEvent.model_validate(event))
 
     def bars(self, key: str, symbol: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = read_bars(self.store.peek(key) or b"", symbol, NOW).to_pylist()
-        return found
+        rows: list[dict[str, Any]] = read_bars(self.store.peek(key) or b"", symbol, NOW).to_pylist()
+        return rows
 
     def quarantined(self, symbol: str, session: date) -> list[dict[str, Any]]:
         data = self.store.peek(f"bronze/quarantine/symbol={symbol}/date={session}.parquet")
@@ -153,7 +153,7 @@ async def test_a_database_that_fails_leaves_the_watermark_and_the_next_run_does_
 def in_bronze(world: World) -> dict[tuple[str, date], float]:
     keys = [key for key in world.store.keys() if LAKE.is_source(key)]  # noqa: SIM118 (a method, not a mapping)
     sources = [LAKE.parse_source(key) for key in keys]
-    return {(one.symbol, one.first): world.bars(one.key, one.symbol)[0]["close"] for one in sources}
+    return {(source.symbol, source.first): world.bars(source.key, source.symbol)[0]["close"] for source in sources}
 
 
 def in_postgres(world: World) -> dict[tuple[str, date], float]:
@@ -182,7 +182,7 @@ async def test_a_price_that_was_put_and_then_taken_back_is_written_as_the_vendor
     assert in_bronze(world)["AAPL", FRIDAY] == 11.0
     world.vendor.answers = [before]
     # A run that is asked for nothing, and looks back at nothing, looks at this session all the same.
-    assert [one.what for one in (await world.fetched()).looked_at_again] == ["2025-11-21"]
+    assert [session.what for session in (await world.fetched()).looked_at_again] == ["2025-11-21"]
     assert in_bronze(world) == in_postgres(world) == {("AAPL", FRIDAY): 10.0, ("MSFT", FRIDAY): 20.0}
 
 
@@ -421,7 +421,7 @@ async def test_bars_restated_since_are_written_and_the_others_are_not(world: Wor
     world.vendor.answers = restated
     fetched = await world.fetched()
     assert fetched.done == []
-    assert [(one.what, one.stored, one.unchanged) for one in fetched.looked_at_again] == [
+    assert [(session.what, session.stored, session.unchanged) for session in fetched.looked_at_again] == [
         ("2025-11-19", 2, 0), ("2025-11-20", 0, 2), ("2025-11-21", 1, 1),
     ]  # fmt: skip
     assert [key for verb, key in world.journal if verb == "put"][-1] == LAKE.date_key("MSFT", FRIDAY)
@@ -433,8 +433,8 @@ async def test_what_is_missing_comes_before_what_is_looked_at_again(vendor: Vend
     world = World(vendor, look_back=1)
     vendor.answers = [*both_days(("AAPL", 1.5)), page([grouped_row("AAPL", WEDNESDAY)])]
     fetched = await world.fetched()
-    assert [one.what for one in fetched.done] == ["2025-11-20", "2025-11-21"]
-    assert [one.what for one in fetched.looked_at_again] == ["2025-11-19"]
+    assert [session.what for session in fetched.done] == ["2025-11-20", "2025-11-21"]
+    assert [session.what for session in fetched.looked_at_again] == ["2025-11-19"]
 
 
 async def test_a_run_may_be_told_not_to_look_back(vendor: Vendor) -> None:
@@ -451,7 +451,7 @@ async def test_one_date_is_fetched_though_it_is_stored(world: World) -> None:
     world.store_up_to(WEDNESDAY, THURSDAY, FRIDAY)
     world.vendor.answers = [page([grouped_row("AAPL", THURSDAY)])]
     fetched = await world.fetched(date="2025-11-20")
-    assert [one.what for one in fetched.looked_at_again] == ["2025-11-20"]
+    assert [session.what for session in fetched.looked_at_again] == ["2025-11-20"]
     assert [path.rsplit("/", 1)[-1] for path in world.vendor.paths] == ["2025-11-20"]
 
 
@@ -459,9 +459,9 @@ async def test_of_a_range_only_the_missing_sessions_are_fetched_unless_all_are_a
     world.store_up_to(WEDNESDAY, THURSDAY)
     world.vendor.answers = [grouped_page("AAPL")]
     days = {"from": "2025-11-18", "to": "2025-11-20"}
-    assert [one.what for one in (await world.fetched(**days)).done] == ["2025-11-18"]
+    assert [session.what for session in (await world.fetched(**days)).done] == ["2025-11-18"]
     again = await world.fetched(**days, again=True)
-    assert [one.what for one in again.looked_at_again] == ["2025-11-18", "2025-11-19", "2025-11-20"]
+    assert [session.what for session in again.looked_at_again] == ["2025-11-18", "2025-11-19", "2025-11-20"]
 
 
 # --------------------------------------------------------------------------------------------------------------- jumps
@@ -479,7 +479,7 @@ async def test_a_jump_that_a_recorded_split_explains_is_not_flagged(world: World
     world.database.recorded_splits = [Split("AAPL", FRIDAY, 1.0, 10.0, "forward_split", 0.1, "E1")]
     world.vendor.answers = both_days(("AAPL", 100.0))
     world.vendor.answers[1] = page([grouped_row("AAPL", FRIDAY, 10.0)])
-    assert [one.flagged for one in await world.fetch()] == [(), ()]
+    assert [session.flagged for session in await world.fetch()] == [(), ()]
 
 
 # ---------------------------------------------------------------------------------------------------------- quarantine

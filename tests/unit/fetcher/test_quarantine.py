@@ -39,17 +39,17 @@ async def let_in(store: MemoryObjectStore, database: FakeDatabase, bar: Quaranti
 def test_held_bars_are_listed_as_reported_with_their_reasons(store: MemoryObjectStore) -> None:
     nameless, hollow = replace(BAD, symbol="A/B"), replace(BAD, symbol="MSFT", open=math.nan)
     quarantine(store, [(BAD, REASON), (nameless, "no key"), (hollow, "no open")], NOW)
-    found = list_quarantined(store)
-    assert [(one.bar.symbol, one.reason, one.row) for one in found] == [
+    listed = list_quarantined(store)
+    assert [(quarantined.bar.symbol, quarantined.reason, quarantined.row) for quarantined in listed] == [
         ("AAPL", REASON, 1), ("MSFT", "no open", 1), ("A/B", "no key", 1),
     ]  # fmt: skip
-    assert (found[0].bar, found[0].held_since) == (BAD, NOW)
-    assert math.isnan(found[1].bar.open)
+    assert (listed[0].bar, listed[0].held_since) == (BAD, NOW)
+    assert math.isnan(listed[1].bar.open)
 
 
 def test_one_symbols_bars_can_be_listed_alone(store: MemoryObjectStore) -> None:
     quarantine(store, [(BAD, REASON), (replace(BAD, symbol="AAPL.X"), REASON)], NOW)
-    assert [one.bar.symbol for one in list_quarantined(store, "AAPL")] == ["AAPL"]
+    assert [quarantined.bar.symbol for quarantined in list_quarantined(store, "AAPL")] == ["AAPL"]
     assert list_quarantined(store, "IBM") == []
 
 
@@ -126,7 +126,7 @@ async def test_of_several_rows_of_a_file_one_is_released_and_the_others_stay(
 ) -> None:
     quarantine(store, [(BAD, REASON), (replace(BAD, close=11.5), "twice")], NOW)
     await let_in(store, database, find_quarantined(list_quarantined(store), "AAPL", DAY, 2))
-    assert [one.bar for one in list_quarantined(store)] == [BAD]
+    assert [quarantined.bar for quarantined in list_quarantined(store)] == [BAD]
     assert database.rows["AAPL", DAY]["close"] == 11.5
 
 
@@ -167,7 +167,7 @@ async def test_a_bar_that_was_reported_anew_meanwhile_stays_in_quarantine(
     quarantine(store, [(replace(BAD, close=12.0), REASON)], later())
     with pytest.raises(ConflictError, match="changed since its bars were read"):
         await let_in(store, database, bar)
-    assert ([one.bar.close for one in list_quarantined(store)], database.rows) == ([12.0], {})
+    assert ([quarantined.bar.close for quarantined in list_quarantined(store)], database.rows) == ([12.0], {})
 
 
 def test_the_one_bar_meant_is_found_or_it_is_said_why_not(store: MemoryObjectStore) -> None:

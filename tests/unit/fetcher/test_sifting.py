@@ -29,17 +29,17 @@ def known(*bars: VendorBar) -> dict[tuple[str, date], dict[str, Any]]:
 
 
 def test_new_bars_become_rows_by_session_and_symbol() -> None:
-    found = sifted(vendor_bar("MSFT"), vendor_bar("AAPL"), vendor_bar("ZZZ", THURSDAY))
-    assert [(row["timestamp"], row["symbol"]) for row in found.rows] == [
+    result = sifted(vendor_bar("MSFT"), vendor_bar("AAPL"), vendor_bar("ZZZ", THURSDAY))
+    assert [(row["timestamp"], row["symbol"]) for row in result.rows] == [
         (THURSDAY, "ZZZ"), (FRIDAY, "AAPL"), (FRIDAY, "MSFT"),
     ]  # fmt: skip
-    assert {row["ingested_at"] for row in found.rows} == {NOW}
+    assert {row["ingested_at"] for row in result.rows} == {NOW}
 
 
 def test_a_bar_that_is_stored_as_it_is_becomes_no_row() -> None:
     rows = known(vendor_bar("AAPL"), vendor_bar("MSFT", vwap=None, trades=None))
-    found = sifted(vendor_bar("AAPL"), vendor_bar("MSFT", vwap=None, trades=None), rows=rows)
-    assert (found.rows, found.unchanged) == ([], 2)
+    result = sifted(vendor_bar("AAPL"), vendor_bar("MSFT", vwap=None, trades=None), rows=rows)
+    assert (result.rows, result.unchanged) == ([], 2)
 
 
 def test_a_bar_restated_in_any_field_becomes_a_row() -> None:
@@ -54,8 +54,8 @@ def test_a_bar_that_fails_the_rules_but_is_stored_as_it_is_stays_so() -> None:
     bad = vendor_bar(high=5.0)
     rows = {("AAPL", FRIDAY): {**known(vendor_bar())["AAPL", FRIDAY], "high": 5.0}}
     assert sifted(bad).refused
-    found = sifted(bad, rows=rows)
-    assert (found.rows, found.refused, found.unchanged) == ([], [], 1)
+    result = sifted(bad, rows=rows)
+    assert (result.rows, result.refused, result.unchanged) == ([], [], 1)
 
 
 def test_a_second_bar_of_one_symbol_and_session_is_refused_also_if_the_first_is_stored_already() -> None:
@@ -66,8 +66,8 @@ def test_a_second_bar_of_one_symbol_and_session_is_refused_also_if_the_first_is_
 
 
 def test_of_two_bars_of_one_session_the_one_that_is_stored_stays_in_whatever_order_they_come() -> None:
-    found = sifted(vendor_bar(close=11.0), vendor_bar(), rows=known(vendor_bar()))
-    assert (found.rows, found.unchanged, [bar.close for bar, _ in found.refused]) == ([], 1, [11.0])
+    result = sifted(vendor_bar(close=11.0), vendor_bar(), rows=known(vendor_bar()))
+    assert (result.rows, result.unchanged, [bar.close for bar, _ in result.refused]) == ([], 1, [11.0])
 
 
 # --------------------------------------------------------------------------------------------------------------- jumps
@@ -75,8 +75,8 @@ def test_of_two_bars_of_one_session_the_one_that_is_stored_stays_in_whatever_ord
 
 def test_a_price_that_jumps_beyond_the_limit_is_flagged_and_stored() -> None:
     for close in (30.1, 3.3):
-        found = sifted(vendor_bar(close=close), closes={"AAPL": 10.0})
-        assert (found.flagged, len(found.rows)) == (["AAPL"], 1)
+        result = sifted(vendor_bar(close=close), closes={"AAPL": 10.0})
+        assert (result.flagged, len(result.rows)) == (["AAPL"], 1)
 
 
 def test_a_price_within_the_limit_is_not_flagged() -> None:
@@ -103,8 +103,8 @@ def test_a_symbols_first_bar_and_one_after_an_impossible_price_are_not_flagged()
 def test_in_a_history_each_bar_is_held_against_the_one_before_it() -> None:
     days = nyse().between(date(2025, 11, 17), FRIDAY)
     closes = [10.0, 11.0, 44.0, 45.0, 9.0]
-    found = sifted(*(vendor_bar(session=day, close=close) for day, close in zip(days, closes, strict=True)))
-    assert (found.flagged, len(found.rows)) == (["AAPL", "AAPL"], 5)
+    result = sifted(*(vendor_bar(session=day, close=close) for day, close in zip(days, closes, strict=True)))
+    assert (result.flagged, len(result.rows)) == (["AAPL", "AAPL"], 5)
 
 
 PRICES = st.sampled_from([10.0, 20.0, 5.0, -1.0, math.nan])
@@ -115,9 +115,9 @@ BARS = st.lists(st.builds(vendor_bar, st.sampled_from(["A", "B", "~"]), st.sampl
 def test_every_bar_is_a_row_or_refused_or_unchanged_and_no_two_rows_share_a_place(
     bars: list[VendorBar], stored: list[VendorBar]
 ) -> None:
-    found = sifted(*bars, rows=known(*stored))
-    assert len(found.rows) + len(found.refused) + found.unchanged == len(bars)
-    places = [(row["symbol"], row["timestamp"]) for row in found.rows]
+    result = sifted(*bars, rows=known(*stored))
+    assert len(result.rows) + len(result.refused) + result.unchanged == len(bars)
+    places = [(row["symbol"], row["timestamp"]) for row in result.rows]
     assert len(places) == len(set(places))
 
 

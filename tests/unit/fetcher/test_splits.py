@@ -21,7 +21,7 @@ def split(days: int, split_from: float, split_to: float, factor: float = nan, sy
 
 
 def factors(splits: list[Split]) -> list[float]:
-    return [one.historical_adjustment_factor for one in with_factors(splits)]
+    return [row.historical_adjustment_factor for row in with_factors(splits)]
 
 
 def test_a_missing_factor_is_the_ratio_times_the_factor_of_the_split_after_it() -> None:
@@ -40,16 +40,16 @@ def test_a_factor_that_the_vendor_gives_is_kept_and_is_the_base_of_those_before_
     assert factors(splits) == [0.15, 0.3, 0.5]
 
 
-@pytest.mark.parametrize("given", [(0.5, 0.5), (0.25, 0.5), (nan, nan)])
-def test_a_split_that_is_reported_under_two_ids_counts_once(given: tuple[float, float]) -> None:
-    first, second = (replace(split(5, 1, 2, factor), id=f"E{n}") for n, factor in enumerate(given))
+@pytest.mark.parametrize("two_factors", [(0.5, 0.5), (0.25, 0.5), (nan, nan)])
+def test_a_split_that_is_reported_under_two_ids_counts_once(two_factors: tuple[float, float]) -> None:
+    first, second = (replace(split(5, 1, 2, factor), id=f"E{n}") for n, factor in enumerate(two_factors))
     before, once = with_factors([split(0, 1, 2), first, second])
     assert (before.historical_adjustment_factor, once) == (0.25, replace(split(5, 1, 2, 0.5), id="E0"))
 
 
 def test_the_splits_of_one_symbol_do_not_touch_anothers() -> None:
-    found = with_factors([split(0, 1, 2), split(1, 1, 3, symbol="MSFT"), split(2, 1, 2)])
-    assert [(one.symbol, one.historical_adjustment_factor) for one in found] == [
+    rows = with_factors([split(0, 1, 2), split(1, 1, 3, symbol="MSFT"), split(2, 1, 2)])
+    assert [(row.symbol, row.historical_adjustment_factor) for row in rows] == [
         ("AAPL", 0.25), ("MSFT", 1 / 3), ("AAPL", 0.5),
     ]  # fmt: skip
 
@@ -64,6 +64,6 @@ def test_the_order_in_which_splits_come_does_not_matter(ratios: list[tuple[float
 
 def test_a_split_without_an_id_has_one_that_is_the_same_every_time() -> None:
     row = SplitRow(ticker="AAPL", execution_date="2000-06-21", split_from=1, split_to=2)
-    found = usable(row)
-    assert found is not None
-    assert found.id == "AAPL:2000-06-21:1:2"
+    usable_split = usable(row)
+    assert usable_split is not None
+    assert usable_split.id == "AAPL:2000-06-21:1:2"

@@ -82,8 +82,8 @@ def test_a_day_that_was_no_session_is_a_fault(session: date, reason: str) -> Non
 
 
 def test_every_reason_is_given() -> None:
-    found = of(symbol="~", open=-1.0, close=math.nan, volume=-1.0, session=date(2025, 11, 22))
-    assert [reason.split()[0] for reason in found] == ["symbol", "open", "close", "volume", "2025-11-22"]
+    reasons = of(symbol="~", open=-1.0, close=math.nan, volume=-1.0, session=date(2025, 11, 22))
+    assert [reason.split()[0] for reason in reasons] == ["symbol", "open", "close", "volume", "2025-11-22"]
 
 
 ANY = st.floats(width=32) | st.sampled_from([0.0, 1.0, 2.0])

@@ -13,8 +13,8 @@ def line(**changes: Any) -> str:  # noqa: ANN401 (JSON)
         "Dimensions": [["service"], ["service", "interval"]],
         "Metrics": [{"Name": "Bars", "Unit": "Count"}, {"Name": "Load"}],
     }
-    told = {"service": "fetcher", "interval": "3d", "Bars": [1, 2], "Load": 0.5, "more": "text"}
-    return json.dumps({"_aws": {"Timestamp": 1, "CloudWatchMetrics": [directive]}, **told, **changes})
+    values = {"service": "fetcher", "interval": "3d", "Bars": [1, 2], "Load": 0.5, "more": "text"}
+    return json.dumps({"_aws": {"Timestamp": 1, "CloudWatchMetrics": [directive]}, **values, **changes})
 
 
 def test_each_metric_is_measured_once_for_each_set_of_dimensions_with_all_its_values() -> None:
@@ -46,6 +46,6 @@ def test_a_line_of_another_kind_or_without_what_it_declares_measures_nothing(tex
 
 def test_what_the_services_write_is_measured_as_they_meant_it(capsys: pytest.CaptureFixture[str]) -> None:
     emit_metrics(interval=3, SessionsBehind=2)
-    [one] = declared(capsys.readouterr().out)
-    assert (one.namespace, one.name, one.unit, one.values) == ("fiblake", "SessionsBehind", "Count", (2.0,))
-    assert one.dimensions["interval"] == "3d"
+    [metric] = declared(capsys.readouterr().out)
+    assert (metric.namespace, metric.name, metric.unit, metric.values) == ("fiblake", "SessionsBehind", "Count", (2.0,))
+    assert metric.dimensions["interval"] == "3d"

@@ -57,10 +57,12 @@ def test_what_is_meant_for_other_programs_is_dropped_and_the_rest_stays() -> Non
 
 
 def test_a_proxy_stays_for_others_and_does_not_get_requests_to_this_machine() -> None:
-    kept = isolated({"HTTPS_PROXY": "http://proxy", "NO_PROXY": "intern.example", "no_proxy": "intern.example, other"})
-    assert kept["HTTPS_PROXY"] == "http://proxy"
-    assert kept["NO_PROXY"] == kept["no_proxy"] == "intern.example,other,127.0.0.1,localhost"
-    assert isolated(kept) == kept
+    variables = isolated(
+        {"HTTPS_PROXY": "http://proxy", "NO_PROXY": "intern.example", "no_proxy": "intern.example, other"}
+    )
+    assert variables["HTTPS_PROXY"] == "http://proxy"
+    assert variables["NO_PROXY"] == variables["no_proxy"] == "intern.example,other,127.0.0.1,localhost"
+    assert isolated(variables) == variables
     assert isolated({"NO_PROXY": "intern.example"}) == {"NO_PROXY": "intern.example"}
 
 
@@ -73,7 +75,7 @@ def test_this_process_drops_them_once() -> None:
 def test_a_server_gets_only_what_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, value in (HOSTILE | {"S3_PREFIX": "elsewhere", "PYTHONPATH": "/x", "LC_ALL": "garbage"}).items():
         monkeypatch.setenv(name, value)
-    given = for_servers(tmp_path)
-    assert given.keys() <= {"PATH", "HOME", "USER", "LOGNAME", "PYTHONDONTWRITEBYTECODE", "LANG", "TMPDIR"}
-    assert given["PATH"] == os.environ["PATH"]
-    assert Path(given["TMPDIR"]).is_dir()
+    variables = for_servers(tmp_path)
+    assert variables.keys() <= {"PATH", "HOME", "USER", "LOGNAME", "PYTHONDONTWRITEBYTECODE", "LANG", "TMPDIR"}
+    assert variables["PATH"] == os.environ["PATH"]
+    assert Path(variables["TMPDIR"]).is_dir()

@@ -82,9 +82,9 @@ def total_closes(_demo: demo.Demo, symbol: str) -> Any:  # noqa: ANN401 (numpy's
     """Return the closes that a reader of the whole lake would get."""
     bars = read_sample_bars()[symbol]
     rows = table(*(bar(b.session, b.close, symbol=symbol) for b in bars))
-    told = [(str(s.execution_date), s.split_from, s.split_to) for s in SPLITS if s.symbol == symbol]
+    ratios = [(str(s.execution_date), s.split_from, s.split_to) for s in SPLITS if s.symbol == symbol]
     paid = [dividend(str(d.ex_dividend_date), d.cash_amount, symbol, id=d.id) for d in sample()[1].dividends]
-    reference = reference_of(splits(*told, symbol=symbol), [], [d for d in paid if d.id.startswith(f"{symbol}-")])
+    reference = reference_of(splits(*ratios, symbol=symbol), [], [d for d in paid if d.id.startswith(f"{symbol}-")])
     return Bars.of(symbol, rows, nyse(), reference, adjust="total").close
 
 

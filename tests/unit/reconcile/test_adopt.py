@@ -67,27 +67,27 @@ def reconciler(world: World) -> Reconciler:
 
 def test_what_is_somebody_elses_is_seen_and_nothing_is_changed(old: World) -> None:
     before = versions(old)
-    found = foreign(reconciler(old))
+    to_adopt = foreign(reconciler(old))
     silver_files = [silver_key(n, OCTOBER) for n in INTERVALS]
     checkpoints = [checkpoint_key(n) for n in INTERVALS]
-    assert sorted(key for key, _ in found.unreadable) == sorted(
+    assert sorted(key for key, _ in to_adopt.unreadable) == sorted(
         [*silver_files, *checkpoints, MANIFEST_KEY, CLEANUP_RECORD_KEY]
     )
-    assert {(lag.symbol, lag.cause) for lag in found.symbols} == {("AAPL", Cause.ADOPTED), ("BRK.B", Cause.ADOPTED)}
+    assert {(lag.symbol, lag.cause) for lag in to_adopt.symbols} == {("AAPL", Cause.ADOPTED), ("BRK.B", Cause.ADOPTED)}
     assert versions(old) == before
 
 
 def test_an_adopted_lake_has_every_bar_right_silver_and_every_byte_of_before(old: World) -> None:
     before = {key: old.store.peek(key) for key in versions(old)}
-    found = foreign(reconciler(old))
-    assert move_away(old.store, found.unreadable) == len(found.unreadable)
-    old.consolidate([request.model_dump_json() for request in requests(found.symbols, "adopt")])
+    to_adopt = foreign(reconciler(old))
+    assert move_away(old.store, to_adopt.unreadable) == len(to_adopt.unreadable)
+    old.consolidate([request.model_dump_json() for request in requests(to_adopt.symbols, "adopt")])
     for interval in INTERVALS:
         old.resample(interval, old.events)
     assert audited(old).lags == []
     for interval in INTERVALS:
         assert silver(old.store, interval) == whole_silver(old.bronze, interval, {})
-    for key, _ in found.unreadable:
+    for key, _ in to_adopt.unreadable:
         assert old.store.peek(f"{ARCHIVE_PREFIX}{key}") == before[key]
     for symbol, days in old.bronze.items():
         stored = Consolidated.decode(old.store.peek(LAKE.data_key(symbol)) or b"", symbol, NOW)
@@ -96,9 +96,9 @@ def test_an_adopted_lake_has_every_bar_right_silver_and_every_byte_of_before(old
 
 
 def test_adopting_twice_changes_nothing_more(old: World) -> None:
-    found = foreign(reconciler(old))
-    move_away(old.store, found.unreadable)
-    old.consolidate([request.model_dump_json() for request in requests(found.symbols, "adopt")])
+    to_adopt = foreign(reconciler(old))
+    move_away(old.store, to_adopt.unreadable)
+    old.consolidate([request.model_dump_json() for request in requests(to_adopt.symbols, "adopt")])
     again = foreign(reconciler(old))
     assert (again.unreadable, again.symbols) == ([], [])
 
@@ -107,15 +107,15 @@ def test_a_lake_of_our_own_has_nothing_to_adopt() -> None:
     world = World(None)
     world.history("AAPL")
     healed(world, audited(world))
-    found = foreign(reconciler(world))
-    assert (found.unreadable, found.symbols) == ([], [])
+    to_adopt = foreign(reconciler(world))
+    assert (to_adopt.unreadable, to_adopt.symbols) == ([], [])
 
 
 def test_what_was_rewritten_since_is_left_where_it_is(old: World) -> None:
-    found = foreign(reconciler(old))
+    to_adopt = foreign(reconciler(old))
     key = silver_key(3, OCTOBER)
     old.store.lay(key, b"newer")
-    assert move_away(old.store, found.unreadable) == len(found.unreadable) - 1
+    assert move_away(old.store, to_adopt.unreadable) == len(to_adopt.unreadable) - 1
     assert old.store.peek(key) == b"newer"
     assert old.store.peek(f"{ARCHIVE_PREFIX}{key}") is None
 

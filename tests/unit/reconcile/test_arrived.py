@@ -28,7 +28,7 @@ def test_a_symbol_waits_if_a_file_is_younger_than_its_data_parquet_or_it_has_non
 
 
 def refused_keys(store: MemoryObjectStore) -> list[str]:
-    return [one.key for one in left_out(store, LAKE, store.listed(f"{LAKE.prefix}/"))]
+    return [source.key for source in left_out(store, LAKE, store.listed(f"{LAKE.prefix}/"))]
 
 
 def test_a_refused_file_that_hides_behind_a_good_one_is_found() -> None:

@@ -121,7 +121,7 @@ def test_what_happens_between_the_listing_of_a_file_and_the_reading_of_data_parq
     listed = type(world.store).listed
 
     def list_and_act(_store: ObjectStore, prefix: str) -> list[ObjectInfo]:
-        found = listed(world.store, prefix)
+        objects = listed(world.store, prefix)
         if world.open_requests and prefix == "bronze/":
             if happens == "it is put again and merged":
                 world.bar("AAPL", day, 8)
@@ -129,7 +129,7 @@ def test_what_happens_between_the_listing_of_a_file_and_the_reading_of_data_parq
             else:
                 world.store.take_away(LAKE.date_key("AAPL", day))
                 world.open_requests.clear()
-        return found
+        return objects
 
     monkeypatch.setattr(type(world.store), "listed", list_and_act)
     causes = {lag.cause for lag in audited(world).lags}

@@ -140,8 +140,8 @@ def test_every_key_of_bronze_that_a_service_writes_is_none_of_them() -> None:
 def test_every_key_of_bronze_is_one_that_a_service_reads_or_is_told_of(rest: str) -> None:
     for prefix in (*LAKE.roots(), "bronze/raw_ohlcv/symbol=AAPL/", "bronze/splits/"):
         key = f"{prefix}{rest}"
-        told = LAKE.stray(key)
-        assert told or key.endswith("/") or LAKE.is_source(key) or LAKE.is_consolidated(key) or "symbol=" in key
+        reason = LAKE.stray(key)
+        assert reason or key.endswith("/") or LAKE.is_source(key) or LAKE.is_consolidated(key) or "symbol=" in key
 
 
 def test_a_lake_below_another_prefix_is_looked_through_as_well() -> None:
@@ -228,10 +228,10 @@ def test_a_data_parquet_that_is_damaged_while_the_audit_runs_costs_its_own_symbo
     real = world.store.find
 
     def find(key: str) -> StoredObject | None:
-        found = real(key)
-        if found and key == LAKE.data_key("AAPL"):
-            return replace(found, data=next(reads, b"damaged"))
-        return found
+        stored = real(key)
+        if stored and key == LAKE.data_key("AAPL"):
+            return replace(stored, data=next(reads, b"damaged"))
+        return stored
 
     world.store.find = find  # type: ignore[method-assign]
     lags = [lag for lag in audited(world).lags if lag.interval is None]

@@ -163,9 +163,9 @@ def test_silver_ends_as_bronze_whatever_comes_when_and_how_often(
             meanwhile = 0
         else:
             take(world, step)
-    left = data.draw(st.permutations([event for event in world.events if event.id in world.open]))
-    middle = data.draw(st.integers(0, len(left)))
-    world.resample(left[middle:])
-    world.resample(left[:middle])
+    remaining = data.draw(st.permutations([event for event in world.events if event.id in world.open]))
+    middle = data.draw(st.integers(0, len(remaining)))
+    world.resample(remaining[middle:])
+    world.resample(remaining[:middle])
     world.resample(data.draw(st.lists(st.sampled_from(world.events), max_size=3)) if world.events else [])
     world.end()

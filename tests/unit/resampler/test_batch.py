@@ -126,11 +126,11 @@ def test_what_was_resampled_and_how_long_after_the_put_are_metrics_of_the_interv
     own = replace(resampler(store, 5), clock=lambda: NOW + timedelta(seconds=3))
     errors = resample_batch(own, [received(event.model_dump_json()) for event in events], NOW)
     assert len(errors) == 1
-    done, latency = metrics()
+    counts, latency = metrics()
     buckets = len({row["ts"] for row in silver(store, 5) if row["last_date"] >= DAYS[-1]})
-    assert done["SymbolsResampled"] == 2
-    assert done["RowsComputed"] >= 2 * buckets
-    assert (done["MonthsWritten"] >= 1, done["interval"]) == (True, "5d")
+    assert counts["SymbolsResampled"] == 2
+    assert counts["RowsComputed"] >= 2 * buckets
+    assert (counts["MonthsWritten"] >= 1, counts["interval"]) == (True, "5d")
     assert latency == {"PutToSilverSeconds": 603, "interval": "5d"}
 
 

@@ -68,9 +68,9 @@ def test_all_tables_are_cut_anew_by_a_full_resample_and_only_the_files_that_diff
     full(store, MENDED).run(NOW)
     for interval in INTERVALS:
         assert silver(store, interval) == whole_silver(bronze, interval)
-    kept = {key for key, data in before.items() if store.peek(key) == data}
-    assert silver_key(3, Month(2024, 11)) in kept
-    assert silver_key(3, Month(2025, 1)) not in kept
+    unchanged = {key for key, data in before.items() if store.peek(key) == data}
+    assert silver_key(3, Month(2024, 11)) in unchanged
+    assert silver_key(3, Month(2025, 1)) not in unchanged
     assert full(store, MENDED).run(NOW).written == 0
 
 

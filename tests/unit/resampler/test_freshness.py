@@ -40,8 +40,8 @@ def lake(
         store.lay(MANIFEST_KEY, encode(pa.Table.from_pylist(rows, schema=MANIFEST)))
     for interval in INTERVALS if resampled else ():
         lay_silver(store, interval, resampled)
-        told = json.dumps({"last_processed_date": str(max(resampled.values()))}).encode()
-        store.lay(checkpoint_key(interval), told)
+        checkpoint = json.dumps({"last_processed_date": str(max(resampled.values()))}).encode()
+        store.lay(checkpoint_key(interval), checkpoint)
     return store
 
 
@@ -70,8 +70,8 @@ def measured(store: MemoryObjectStore) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("last", "behind"), [(FRIDAY, 0), (WEDNESDAY, 1), (TUESDAY, 2), (date(2025, 12, 1), 0)])
 def test_a_step_is_behind_by_closed_sessions_and_not_by_days(last: date, behind: int, metrics: Metrics) -> None:
-    told = {"OLD": LONG_AGO, "AAPL": last}
-    shown = measured(lake(told, told, {"AAPL": last}))
+    sessions = {"OLD": LONG_AGO, "AAPL": last}
+    shown = measured(lake(sessions, sessions, {"AAPL": last}))
     assert (shown["last_closed"], shown["not_consolidated"]) == ("2025-11-28", behind)
     assert shown["not_resampled"] == {f"{n}d": behind for n in INTERVALS}
     [first, *by_interval] = metrics()
@@ -93,8 +93,8 @@ def test_a_fresh_symbol_hides_no_stale_ones(metrics: Metrics) -> None:
 
 
 def test_a_symbol_that_one_interval_lacks_is_counted_there_and_in_the_worst() -> None:
-    told = {"AAPL": FRIDAY, "MSFT": FRIDAY, "GONE": LONG_AGO}
-    store = lake(told, told, {"AAPL": FRIDAY, "MSFT": FRIDAY})
+    sessions = {"AAPL": FRIDAY, "MSFT": FRIDAY, "GONE": LONG_AGO}
+    store = lake(sessions, sessions, {"AAPL": FRIDAY, "MSFT": FRIDAY})
     lay_silver(store, 34, {"AAPL": FRIDAY, "MSFT": TUESDAY})
     shown = measured(store)
     assert shown["not_resampled"]["34d"] == 0

@@ -75,12 +75,12 @@ def test_it_gives_what_the_resamplers_of_the_queues_give_with_any_memory_on_any_
     bronze: dict[str, dict[date, Daily]], data: st.DataObject, most_bytes: int, machines: int
 ) -> None:
     facts = {symbol: data.draw(FACTS) for symbol in bronze}
-    one, other = lake(bronze, facts), lake(bronze, facts)
+    first, second = lake(bronze, facts), lake(bronze, facts)
     for index in range(machines):
-        full(one, most_bytes=most_bytes).run(NOW, index, machines)
+        full(first, most_bytes=most_bytes).run(NOW, index, machines)
     for n in INTERVALS:
-        assert resampler(other, n).resample(changed(*bronze, since=SESSIONS[0]), NOW) == {}
-    assert month_files(one) == month_files(other)
+        assert resampler(second, n).resample(changed(*bronze, since=SESSIONS[0]), NOW) == {}
+    assert month_files(first) == month_files(second)
 
 
 def test_six_tables_come_from_one_reading_of_bronze() -> None:
@@ -304,17 +304,17 @@ def test_checkpoints_add_up_what_machines_computed_and_events_name_all_symbols()
     store, topic = lake(BRONZE), FakeTopic()
     summaries = [full(store, topic).run(NOW, index, 2) for index in range(2)]
     for n in INTERVALS:
-        found = json.loads(store.peek(checkpoint_key(n)) or b"{}")
-        assert found["total_records_processed"] == sum(s.rows[n] for s in summaries) == len(silver(store, n))
-        assert found["last_processed_date"] == DAYS[-1].isoformat()
+        checkpoint = json.loads(store.peek(checkpoint_key(n)) or b"{}")
+        assert checkpoint["total_records_processed"] == sum(s.rows[n] for s in summaries) == len(silver(store, n))
+        assert checkpoint["last_processed_date"] == DAYS[-1].isoformat()
     assert all(event.symbols == tuple(sorted(BRONZE)) for event in topic.published)
 
 
 def test_progress_is_told_up_to_the_end() -> None:
     seen: dict[str, tuple[int, int]] = {}
 
-    def watch(what: str, done: int, of: int) -> None:
-        seen[what] = (done, of)
+    def watch(what: str, count: int, of: int) -> None:
+        seen[what] = (count, of)
 
     summary = full(lake(BRONZE), watch=watch).run(NOW)
     assert seen == {

@@ -51,12 +51,12 @@ class Stack:
         return [failure["itemIdentifier"] for failure in answer["batchItemFailures"]]
 
     def messages(self, queue: str) -> list[Any]:
-        found: list[Any] = []
+        received: list[Any] = []
         while more := self.sqs.receive_message(
             QueueUrl=self.urls[queue], MaxNumberOfMessages=10, MessageAttributeNames=["All"]
         ).get("Messages"):
-            found += more
-        return found
+            received += more
+        return received
 
 
 def record(name: str, body: str, queue: str, receives: int) -> dict[str, Any]:

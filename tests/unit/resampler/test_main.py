@@ -58,16 +58,16 @@ def test_a_failing_service_is_exit_code_1_and_a_sentence(
 
 
 @pytest.mark.parametrize(
-    ("missing", "option", "said"),
+    ("missing", "option", "sentence"),
     [("S3_BUCKET", [], "S3_BUCKET"), ("", ["--memory-mb", "100"], "MEMORY_MB")],
 )
 def test_wrong_settings_are_exit_code_2_and_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], missing: str, option: list[str], said: str
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], missing: str, option: list[str], sentence: str
 ) -> None:
     if missing:
         monkeypatch.delenv(missing)
     assert entry.main(option) == 2
-    assert said in capsys.readouterr().err
+    assert sentence in capsys.readouterr().err
 
 
 def test_a_child_of_an_array_job_does_its_share(lake: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:

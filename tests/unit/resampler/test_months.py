@@ -28,22 +28,22 @@ def test_shares_are_all_month_files_each_once_and_of_nearly_one_size(of: int) ->
 @given(due=st.lists(st.booleans(), min_size=12, max_size=12))
 def test_halves_are_disjoint_nearly_as_large_and_all_of_it_together(due: list[bool]) -> None:
     whole = np.array(due).reshape(2, 6)
-    kept, put_off = split_in_halves(whole)
-    assert not (kept & put_off).any()
-    assert ((kept | put_off) == whole).all()
-    assert 0 <= kept.sum() - put_off.sum() <= 1
+    first_half, put_off = split_in_halves(whole)
+    assert not (first_half & put_off).any()
+    assert ((first_half | put_off) == whole).all()
+    assert 0 <= first_half.sum() - put_off.sum() <= 1
 
 
 def test_buckets_are_sorted_by_month_and_keep_their_order_within_one() -> None:
     market = Market.of([bars(symbol, numbered(SESSIONS[:60])) for symbol in ("A", "B")])
     buckets = market.buckets(3)
-    found = MONTHS.sorted(buckets, 3)
+    by_month = MONTHS.sorted(buckets, 3)
     for number in range(5):
-        inside = found.of(number)
+        inside = by_month.of(number)
         assert {Month.of(SESSIONS[begin]) for begin in inside.begins} <= {MONTHS.month(number)}
         assert inside.integers[:2].T.tolist() == sorted(inside.integers[:2].T.tolist())
-    assert found.buckets.size == buckets.size
-    assert found.filled.tolist()[:4] == [True, True, True, False]
+    assert by_month.buckets.size == buckets.size
+    assert by_month.filled.tolist()[:4] == [True, True, True, False]
 
 
 def test_buckets_that_are_not_due_or_begin_before_the_window_are_left_out() -> None:

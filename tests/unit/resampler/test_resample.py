@@ -35,8 +35,8 @@ def months(store: MemoryObjectStore, interval: int = 3) -> list[str]:
 
 
 def checkpoint(store: MemoryObjectStore, interval: int = 3) -> dict[str, object]:
-    found: dict[str, object] = json.loads(store.peek(checkpoint_key(interval)) or b"{}")
-    return found
+    content: dict[str, object] = json.loads(store.peek(checkpoint_key(interval)) or b"{}")
+    return content
 
 
 def written(store: MemoryObjectStore) -> list[str]:

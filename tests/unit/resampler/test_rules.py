@@ -82,18 +82,18 @@ def test_rule_3_both_rows_of_a_handover_stand_in_the_month_of_the_buckets_first_
     store: MemoryObjectStore,
 ) -> None:
     day, n = TWO_ROWS
-    known, unknown = Facts(handovers=(day,)), Facts()
-    older = consolidate(store, HISTORY, DAYS[0], known, tail=False)
-    lay(store, "AAPL", HISTORY, unknown)
+    with_handover, without_handover = Facts(handovers=(day,)), Facts()
+    older = consolidate(store, HISTORY, DAYS[0], with_handover, tail=False)
+    lay(store, "AAPL", HISTORY, without_handover)
     newer = ConsolidationComplete(symbol="AAPL", changed_from=DAYS[0], last_session=max(HISTORY))
     work(store, n, newer)
     # The older event as it would have been worked on before: its second row must meet the bucket that has won.
     bars = store.peek(LAKE.data_key("AAPL")) or b""
-    lay_version(store, HISTORY, known, older.version)
+    lay_version(store, HISTORY, with_handover, older.version)
     work(store, n, older)
     store.lay(LAKE.data_key("AAPL"), bars)
     assert silver(store, n) == whole_silver({"AAPL": HISTORY}, n)
-    work(store, n, consolidate(store, HISTORY, DAYS[0], known, tail=False))
+    work(store, n, consolidate(store, HISTORY, DAYS[0], with_handover, tail=False))
     bucket = SESSIONS[ORDINAL[day] // n * n]
     inside = decode_silver(store.peek(silver_key(n, Month.of(bucket))) or b"", "it").to_pylist()
     assert day in {row["ts"] for row in inside}
@@ -149,8 +149,8 @@ def test_rule_5_a_version_is_stamped_although_the_values_are_what_they_were(
     tail: bool,  # noqa: FBT001 (a case)
 ) -> None:
     day = DAYS[29]
-    one, two, three = (consolidate(store, HISTORY | {day: flat(price)}, day, tail=tail) for price in (1, 2, 1))
-    for event in (one, three, two):
+    first, second, third = (consolidate(store, HISTORY | {day: flat(price)}, day, tail=tail) for price in (1, 2, 1))
+    for event in (first, third, second):
         work(store, 3, event)
     assert silver(store, 3)[-1]["close"] == flat(1).close
 
@@ -214,9 +214,9 @@ def test_rule_7_a_tail_that_says_too_little_is_not_used(store: MemoryObjectStore
 
 def test_rule_7_a_tail_without_the_bar_before_does_not_leave_its_bucket_incomplete(store: MemoryObjectStore) -> None:
     first = next(day for day in DAYS[20:] if ORDINAL[day] % 3 == 0)
-    known = {day: bar for day, bar in HISTORY.items() if ORDINAL[day] < ORDINAL[first] - 1}  # a slot is empty
-    work(store, 3, consolidate(store, known, DAYS[0], tail=False))
-    days = known | {first: flat(7)}
+    history = {day: bar for day, bar in HISTORY.items() if ORDINAL[day] < ORDINAL[first] - 1}  # a slot is empty
+    work(store, 3, consolidate(store, history, DAYS[0], tail=False))
+    days = history | {first: flat(7)}
     event = consolidate(store, days, first)
     assert event.tail
     alone = short(event.tail, -1)

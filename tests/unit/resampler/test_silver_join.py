@@ -41,9 +41,9 @@ def update(version: datetime, cuts: dict[str, int], *rows: dict[str, Any]) -> Up
 
 
 def joined(old: pa.Table, new: Update, *, wins_ties: bool = False) -> list[dict[str, Any]]:
-    found = join(old, new, OCTOBER, wins_ties=wins_ties)
-    assert found.changed == (found.rows is not old)
-    rows: list[dict[str, Any]] = found.rows.to_pylist()
+    result = join(old, new, OCTOBER, wins_ties=wins_ties)
+    assert result.changed == (result.rows is not old)
+    rows: list[dict[str, Any]] = result.rows.to_pylist()
     assert rows == sorted(rows, key=lambda r: (r["symbol"], r["ts"]))
     return rows
 
@@ -73,17 +73,17 @@ def test_of_the_same_version_nothing_is_written_unless_it_is_to_win_ties() -> No
 
 def test_an_older_row_from_the_cut_on_that_the_update_lacks_goes_and_a_newer_one_stays() -> None:
     old = silver(*(row("AAPL", start, V[2 if start == STARTS[2] else 0]) for start in STARTS[:4]))
-    kept = [row("AAPL", STARTS[0], V[0]), row("AAPL", STARTS[2], V[2])]
-    assert joined(old, update(V[1], {"AAPL": STARTS[1]})) == kept
+    remaining = [row("AAPL", STARTS[0], V[0]), row("AAPL", STARTS[2], V[2])]
+    assert joined(old, update(V[1], {"AAPL": STARTS[1]})) == remaining
 
 
 def test_a_buckets_two_rows_win_and_lose_together() -> None:
     start = STARTS[1]
     two = [row("AAPL", start, V[1]), row("AAPL", start, V[1], 3.0, offset=2)]
-    one = row("AAPL", start, V[2], 9.0)
-    assert joined(silver(*two), update(V[2], {"AAPL": start}, one)) == [one]
+    newer = row("AAPL", start, V[2], 9.0)
+    assert joined(silver(*two), update(V[2], {"AAPL": start}, newer)) == [newer]
     late = update(V[1], {"AAPL": start}, *two)
-    assert join(silver(one), late, OCTOBER).rows.to_pylist() == [one]
+    assert join(silver(newer), late, OCTOBER).rows.to_pylist() == [newer]
     assert joined(silver(row("AAPL", start, V[0])), late) == two
 
 

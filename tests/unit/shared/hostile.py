@@ -49,10 +49,10 @@ ODD = [None, 7, -1, 1e308, True, "x", "2025-13-45", [], {}, [[]], "\u00e9", 10**
 
 def adopted(data: bytes) -> object:
     """Read a data.parquet as the worker does."""
-    found = Consolidated.decode(data, "AAPL", NOON)
-    if found.adopted:
-        return bars_of_adopted(found.bars, NOON, nyse(), NOON.date())
-    return (found.first_session, found.last_session) if found.bars.num_rows else None
+    stored = Consolidated.decode(data, "AAPL", NOON)
+    if stored.adopted:
+        return bars_of_adopted(stored.bars, NOON, nyse(), NOON.date())
+    return (stored.first_session, stored.last_session) if stored.bars.num_rows else None
 
 
 def good_files() -> dict[str, tuple[bytes, Callable[[bytes], object]]]:
@@ -137,7 +137,7 @@ def retyped(data: bytes, chance: random.Random) -> bytes:
 def leaks(seed: int, count: int) -> list[str]:
     """Read so many corruptions of each file; return what ended with anything but a result or an error of ours."""
     chance = random.Random(seed)  # noqa: S311 (no secret)
-    found = []
+    sentences = []
     for name, (data, reader) in good_files().items():
         reader(data)
         for number in range(count):
@@ -148,15 +148,15 @@ def leaks(seed: int, count: int) -> list[str]:
             except FiblakeError:
                 continue
             except Exception as error:  # noqa: BLE001 (what is looked for)
-                found.append(f"{name}, seed {seed}, number {number}: {type(error).__name__}: {error}"[:400])
-    return found
+                sentences.append(f"{name}, seed {seed}, number {number}: {type(error).__name__}: {error}"[:400])
+    return sentences
 
 
 def main(arguments: Sequence[str]) -> None:
     """Write what leaked, and the largest memory that was taken."""
-    found = leaks(int(arguments[0]), int(arguments[1]))
+    sentences = leaks(int(arguments[0]), int(arguments[1]))
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    sys.stdout.write(json.dumps({"leaks": found, "megabytes": int(line.split()[1]) / 1_000}))
+    sys.stdout.write(json.dumps({"leaks": sentences, "megabytes": int(line.split()[1]) / 1_000}))
 
 
 if __name__ == "__main__":

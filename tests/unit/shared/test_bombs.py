@@ -26,8 +26,8 @@ def bombs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_no_file_however_it_is_made_takes_more_memory_than_it_may(bombs: Path, *, replayed: bool) -> None:
     files = sorted(path for path in bombs.iterdir() if is_replayed(path.name) == replayed)
     command = [sys.executable, "-m", "tests.unit.shared.bombs", *map(str, files)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    report = json.loads(done.stdout)
+    process = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    report = json.loads(process.stdout)
     assert {name: end for name, end in report["ends"].items() if "Error: " not in end} == {}
     assert report["megabytes"] < MEGABYTES
     too_large = [end for end in report["ends"].values() if "that are allowed" in end]

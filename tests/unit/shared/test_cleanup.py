@@ -37,8 +37,11 @@ def consolidated(store: MemoryObjectStore, symbol: str = "AAPL", now: datetime =
     return Consolidator(store, LAKE, nyse()).consolidate(Task(symbol), now)
 
 
-def cleaned(store: MemoryObjectStore, *done: Consolidation, run: str = "run-1", now: datetime = NOON) -> int:
-    proofs = [Proof(one.symbol, one.etag, one.stored.log, one.listing) for one in done]
+def cleaned(store: MemoryObjectStore, *consolidations: Consolidation, run: str = "run-1", now: datetime = NOON) -> int:
+    proofs = [
+        Proof(consolidation.symbol, consolidation.etag, consolidation.stored.log, consolidation.listing)
+        for consolidation in consolidations
+    ]
     return sum(counts["files"] for counts in clean_up(store, LAKE, proofs, run, now, RETENTION).values())
 
 
@@ -54,11 +57,13 @@ def test_no_source_file_is_deleted_before_it_stands_in_the_log_of_the_data_parqu
     store = MemoryObjectStore()
     for session in OLD:
         put(store, session)
-    done = consolidated(store)
+    consolidation = consolidated(store)
     merged, restated, unknown = map(key, OLD)
     # What the worker listed may differ from what it merged: another version, or a file it could not read.
-    log = {merged: done.stored.log[merged], restated: SourceVersion('"another version"')}
-    stood = Consolidation("AAPL", Consolidated(done.stored.bars, log, NOON), done.etag, done.listing, OLD[0], 1)
+    log = {merged: consolidation.stored.log[merged], restated: SourceVersion('"another version"')}
+    stood = Consolidation(
+        "AAPL", Consolidated(consolidation.stored.bars, log, NOON), consolidation.etag, consolidation.listing, OLD[0], 1
+    )
     assert cleaned(store, stood) == 1
     assert store.done("delete") == [merged]
     assert store.keys(LAKE.symbol_prefix("AAPL")) == sorted([LAKE.data_key("AAPL"), restated, unknown])
@@ -71,9 +76,9 @@ def test_of_a_symbol_whose_data_parquet_is_another_one_by_now_nothing_is_deleted
     older = store.peek(LAKE.data_key("AAPL") if consolidated(store) else "") or b""
     put(store, OLD[1])
     put(store, OLD[1], symbol="MSFT")
-    done = [consolidated(store, symbol, later(1)) for symbol in ("AAPL", "MSFT")]
+    consolidations = [consolidated(store, symbol, later(1)) for symbol in ("AAPL", "MSFT")]
     store.lay(LAKE.data_key("AAPL"), older)
-    assert cleaned(store, *done) == 1
+    assert cleaned(store, *consolidations) == 1
     assert store.done("delete") == [key(OLD[1], "MSFT")]
     assert list(record(store)[0]["symbols"]) == ["MSFT"]
     assert cleaned(store, consolidated(store, now=later(2))) == 2
@@ -82,9 +87,9 @@ def test_of_a_symbol_whose_data_parquet_is_another_one_by_now_nothing_is_deleted
 def test_of_a_symbol_whose_data_parquet_is_gone_nothing_is_deleted() -> None:
     store = MemoryObjectStore()
     put(store, OLD[0])
-    done = consolidated(store)
+    consolidation = consolidated(store)
     store.take_away(LAKE.data_key("AAPL"))
-    assert cleaned(store, done) == 0
+    assert cleaned(store, consolidation) == 0
     assert store.peek(key(OLD[0]))
     assert record(store) == []
 
@@ -92,10 +97,10 @@ def test_of_a_symbol_whose_data_parquet_is_gone_nothing_is_deleted() -> None:
 def test_if_the_version_of_a_data_parquet_cannot_be_told_nothing_is_deleted() -> None:
     store = MemoryObjectStore()
     put(store, OLD[0])
-    done = consolidated(store)
+    consolidation = consolidated(store)
     store.fail("head")
     with pytest.raises(UpstreamError):
-        cleaned(store, done)
+        cleaned(store, consolidation)
     assert store.peek(key(OLD[0]))
 
 
@@ -112,36 +117,36 @@ def test_what_was_deleted_is_logged_with_its_run(caplog: pytest.LogCaptureFixtur
     store = MemoryObjectStore()
     for session in OLD[:2]:
         put(store, session)
-    done = consolidated(store)
+    consolidation = consolidated(store)
     put(store, OLD[1], close=99)
-    cleaned(store, done)
-    (line,) = [vars(one) for one in caplog.records if one.getMessage() == "merged source files deleted"]
+    cleaned(store, consolidation)
+    (line,) = [vars(record) for record in caplog.records if record.getMessage() == "merged source files deleted"]
     assert (line["run"], line["keys"]) == ("run-1", store.done("delete")) == ("run-1", [key(OLD[0])])
 
 
 def test_nothing_is_deleted_whose_deletion_cannot_be_recorded() -> None:
     store = MemoryObjectStore()
     put(store, OLD[0])
-    done = consolidated(store)
+    consolidation = consolidated(store)
     store.lay(CLEANUP_RECORD_KEY, b"damaged")
     with pytest.raises(ContractError, match="fiblake adopt"):
-        cleaned(store, done)
+        cleaned(store, consolidation)
     store.take_away(CLEANUP_RECORD_KEY)
     store.fail("write", of=lambda key: key == CLEANUP_RECORD_KEY)
     with pytest.raises(UpstreamError):
-        cleaned(store, done)
+        cleaned(store, consolidation)
     assert store.done("delete") == []
-    assert cleaned(store, done) == 1
+    assert cleaned(store, consolidation) == 1
 
 
 def test_a_deletion_is_recorded_before_it_is_done_and_a_file_that_stays_is_taken_off_the_record() -> None:
     store = MemoryObjectStore()
     for session in OLD[:2]:
         put(store, session)
-    done = consolidated(store)
+    consolidation = consolidated(store)
     put(store, OLD[1], close=99)
     start = len(store.journal)
-    assert cleaned(store, done) == 1
+    assert cleaned(store, consolidation) == 1
     record_write, deletion = ("write", CLEANUP_RECORD_KEY), ("delete", key(OLD[0]))
     steps = [step for step in store.journal[start:] if step in {record_write, deletion}]
     assert steps == [record_write, deletion, record_write]
@@ -151,10 +156,10 @@ def test_a_deletion_is_recorded_before_it_is_done_and_a_file_that_stays_is_taken
 def test_a_clean_up_that_is_killed_leaves_too_much_in_the_record_never_too_little() -> None:
     store = MemoryObjectStore()
     put(store, OLD[0])
-    done = consolidated(store)
+    consolidation = consolidated(store)
     store.fail("delete")
     with pytest.raises(UpstreamError):
-        cleaned(store, done)
+        cleaned(store, consolidation)
     assert store.peek(key(OLD[0]))
     assert record(store)[0]["files"] == 1
 
@@ -172,9 +177,9 @@ def test_a_file_restated_between_listing_and_deletion_survives() -> None:
     store = MemoryObjectStore()
     for session in OLD[:2]:
         put(store, session)
-    done = consolidated(store)
+    consolidation = consolidated(store)
     put(store, OLD[0], close=99)
-    assert cleaned(store, done) == 1
+    assert cleaned(store, consolidation) == 1
     assert store.done("delete") == [key(OLD[1])]
     assert record(store)[0]["files"] == 1
     again = consolidated(store, now=later(1))
@@ -184,9 +189,9 @@ def test_a_file_restated_between_listing_and_deletion_survives() -> None:
 def test_a_file_somebody_else_deleted_first_is_not_counted() -> None:
     store = MemoryObjectStore()
     put(store, OLD[0])
-    done = consolidated(store)
+    consolidation = consolidated(store)
     store.take_away(key(OLD[0]))
-    assert cleaned(store, done) == 0
+    assert cleaned(store, consolidation) == 0
     assert record(store) == []
 
 
@@ -207,9 +212,9 @@ def test_a_range_file_goes_by_its_last_session() -> None:
 def test_with_nothing_to_delete_s3_is_not_even_asked() -> None:
     store = MemoryObjectStore()
     put(store, TODAY - timedelta(days=1))
-    done = consolidated(store)
+    consolidation = consolidated(store)
     store.journal.clear()
-    assert cleaned(store, done) == 0
+    assert cleaned(store, consolidation) == 0
     assert store.journal == []
 
 
@@ -218,10 +223,10 @@ def test_deletions_go_a_thousand_at_a_time_and_each_thousand_is_recorded_by_itse
     sessions = nyse().between(date(2018, 1, 2), date(2022, 12, 30))[: DELETES_PER_REQUEST + 1]
     for session in sessions:
         put(store, session)
-    done = consolidated(store)
+    consolidation = consolidated(store)
     store.fail("write", times=40, of=lambda key: key == CLEANUP_RECORD_KEY and bool(store.deleter.requests))
     with pytest.raises(UpstreamError):
-        cleaned(store, done)
+        cleaned(store, consolidation)
     assert [len(request) for request in store.deleter.requests] == [DELETES_PER_REQUEST]
     assert record(store)[0]["files"] == DELETES_PER_REQUEST
 
@@ -238,20 +243,20 @@ def test_the_record_adds_up_over_rounds_and_runs() -> None:
     put(store, OLD[2])
     second_run = cleaned(store, consolidated(store, "AAPL", later(2)), run="run-2", now=later(3))
     assert (first_round, second_round, second_run) == (2, 2, 1)
-    one, two = record(store)
-    assert (one["run"], one["files"], one["bytes"]) == ("run-1", 4, sum(sizes.values()))
-    assert one["symbols"]["MSFT"] == {"files": 2, "bytes": sizes["MSFT", OLD[0]] + sizes["MSFT", OLD[1]]}
-    assert (one["started_at"], one["updated_at"]) == (NOON.isoformat(), later(1).isoformat())
-    assert (two["run"], two["files"], list(two["symbols"])) == ("run-2", 1, ["AAPL"])
+    first, second = record(store)
+    assert (first["run"], first["files"], first["bytes"]) == ("run-1", 4, sum(sizes.values()))
+    assert first["symbols"]["MSFT"] == {"files": 2, "bytes": sizes["MSFT", OLD[0]] + sizes["MSFT", OLD[1]]}
+    assert (first["started_at"], first["updated_at"]) == (NOON.isoformat(), later(1).isoformat())
+    assert (second["run"], second["files"], list(second["symbols"])) == ("run-2", 1, ["AAPL"])
 
 
 def test_the_record_keeps_a_rivals_entry_and_the_newest_runs() -> None:
     store = MemoryObjectStore()
     put(store, OLD[0])
-    done = consolidated(store)
+    consolidation = consolidated(store)
     rival = with_run(None, "rival", NOON, {"MSFT": {"files": 1, "bytes": 5}})
     store.interfere(lambda: store.lay(CLEANUP_RECORD_KEY, rival))
-    cleaned(store, done)
+    cleaned(store, consolidation)
     assert [entry["run"] for entry in record(store)] == ["rival", "run-1"]
     data = None
     for n in range(RUNS_KEPT + 2):

@@ -8,7 +8,7 @@ from shared.database.connection import DatabaseAddress, Tls, connection_to, tran
 
 
 @pytest.mark.parametrize(
-    ("raised", "told"),
+    ("raised", "kind"),
     [
         # What a backend that is ended just before it is asked something looks like, by chance of timing.
         (asyncpg.InternalClientError("cannot switch to state 11; another operation (2) is in progress"), UpstreamError),
@@ -21,8 +21,8 @@ from shared.database.connection import DatabaseAddress, Tls, connection_to, tran
         (asyncpg.UndefinedTableError('relation "raw_ohlcv" does not exist'), ConfigurationError),
     ],
 )
-def test_an_error_of_the_driver_becomes_one_of_ours(raised: Exception, told: type[FiblakeError]) -> None:
-    with pytest.raises(told), translated():
+def test_an_error_of_the_driver_becomes_one_of_ours(raised: Exception, kind: type[FiblakeError]) -> None:
+    with pytest.raises(kind), translated():
         raise raised
 
 

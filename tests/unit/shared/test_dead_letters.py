@@ -59,11 +59,11 @@ def bury(source: Source, *bodies: str, error: ContractError | UpstreamError | No
 
 
 def everything(queue: Queue) -> list[ReceivedMessage]:
-    found = []
+    received = []
     while messages := queue.receive():
-        found += messages
-    queue.hide(found, 0)
-    return found
+        received += messages
+    queue.hide(received, 0)
+    return received
 
 
 def bodies(queue: Queue) -> list[str]:
@@ -81,11 +81,11 @@ def letter(body: str = "", sent_at: datetime | None = NOON, **attributes: str) -
 
 def test_a_letter_says_what_it_died_of_and_what_it_is_about(source: Source) -> None:
     bury(source, request("AAPL"), error=NotFoundError("AAPL has no bars"))
-    (found,) = letters_of(source).find(Filter(), now())
-    assert (found.error, found.reason, found.receives) == ("NotFoundError", "AAPL has no bars", 3)
-    assert (found.symbols, found.replays) == (("AAPL",), 0)
-    assert found.facts()["attributes"]["origin"] == "test"
-    assert found.facts()["died_at"] == NOON.isoformat()
+    (dead_letter,) = letters_of(source).find(Filter(), now())
+    assert (dead_letter.error, dead_letter.reason, dead_letter.receives) == ("NotFoundError", "AAPL has no bars", 3)
+    assert (dead_letter.symbols, dead_letter.replays) == (("AAPL",), 0)
+    assert dead_letter.facts()["attributes"]["origin"] == "test"
+    assert dead_letter.facts()["died_at"] == NOON.isoformat()
 
 
 def test_what_was_looked_at_is_there_for_others_at_once(source: Source) -> None:
@@ -131,12 +131,12 @@ def test_lambdas_record_of_a_failed_function_is_read() -> None:
         "requestPayload": {"as_of": "2025-11-19"},
         "responsePayload": {"errorType": "EntitlementError", "errorMessage": "the key is refused"},
     }
-    found = letter(json.dumps(record))
-    assert (found.error, found.reason) == ("EntitlementError", "the key is refused")
-    assert found.function == ("arn:f", '{"as_of": "2025-11-19"}')
+    dead_letter = letter(json.dumps(record))
+    assert (dead_letter.error, dead_letter.reason) == ("EntitlementError", "the key is refused")
+    assert dead_letter.function == ("arn:f", '{"as_of": "2025-11-19"}')
     called: list[tuple[str, str]] = []
-    assert back_to_function(lambda *call: called.append(call))([found, letter("no record")]) == [1]
-    assert called == [found.function]
+    assert back_to_function(lambda *call: called.append(call))([dead_letter, letter("no record")]) == [1]
+    assert called == [dead_letter.function]
 
 
 def test_a_function_that_takes_no_event_leaves_the_letter_where_it_is() -> None:
@@ -164,14 +164,14 @@ def test_a_function_that_takes_no_event_leaves_the_letter_where_it_is() -> None:
     ],
 )
 def test_a_filter_takes_what_all_its_parts_take(wanted: Filter, taken: bool) -> None:  # noqa: FBT001
-    one = letter(request("AAPL"), NOON - timedelta(hours=2), error="NotFoundError", reason="AAPL has no bars")
-    assert wanted.matches(one, NOON) is taken
+    dead_letter = letter(request("AAPL"), NOON - timedelta(hours=2), error="NotFoundError", reason="AAPL has no bars")
+    assert wanted.matches(dead_letter, NOON) is taken
 
 
 def test_a_letter_of_unknown_age_is_neither_old_nor_new() -> None:
-    one = letter(request("AAPL"), None)
-    assert not Filter(older_than=timedelta(0)).matches(one, NOON)
-    assert not Filter(newer_than=timedelta(days=9)).matches(one, NOON)
+    dead_letter = letter(request("AAPL"), None)
+    assert not Filter(older_than=timedelta(0)).matches(dead_letter, NOON)
+    assert not Filter(newer_than=timedelta(days=9)).matches(dead_letter, NOON)
 
 
 def test_replaying_one_kind_of_a_thousand_moves_exactly_those(source: Source) -> None:
@@ -187,8 +187,8 @@ def test_replaying_one_kind_of_a_thousand_moves_exactly_those(source: Source) ->
     outcome = letters_of(source).replay(Filter(reason="no bars"), now(), most_replays=3)
     assert (outcome.done, outcome.exhausted, outcome.unsent) == (333, 0, 0)
     assert sorted(bodies(source)) == sorted(wanted)
-    left = bodies(source.dead_letters)
-    assert sorted(left) == sorted(request(SYMBOLS[n % 3], n) for n in range(1_000) if n % 3 != 1)
+    remaining = bodies(source.dead_letters)
+    assert sorted(remaining) == sorted(request(SYMBOLS[n % 3], n) for n in range(1_000) if n % 3 != 1)
 
 
 def test_a_replayed_message_keeps_its_attributes_but_those_of_its_death_and_is_counted(source: Source) -> None:
@@ -209,20 +209,22 @@ def test_a_message_that_dies_again_after_n_replays_is_stopped(source: Source) ->
         source.delete([message])
     outcome = letters_of(source).replay(Filter(), now(), most_replays=3)
     assert (outcome.done, outcome.exhausted) == (0, 1)
-    (left,) = letters_of(source).find(Filter(), now())
-    assert (left.replays, left.reason) == (3, "again")
+    (remaining,) = letters_of(source).find(Filter(), now())
+    assert (remaining.replays, remaining.reason) == (3, "again")
 
 
 def test_a_message_that_dies_again_at_once_is_not_replayed_twice_in_one_run(source: Source) -> None:
     def dies_at_once(letters: Sequence[DeadLetter]) -> list[int]:
-        for one in letters:
-            source.dead_letter(ReceivedMessage("m", "r", one.message.body, 1, one.to_send()), ContractError("again"))
+        for dead_letter in letters:
+            source.dead_letter(
+                ReceivedMessage("m", "r", dead_letter.message.body, 1, dead_letter.to_send()), ContractError("again")
+            )
         return []
 
     bury(source, request("AAPL"), request("MSFT"))
     letters = DeadLetters("consolidation", source.dead_letters, dies_at_once)
     assert letters.replay(Filter(), now(), most_replays=99).done == 2
-    assert [one.replays for one in letters.find(Filter(), now())] == [1, 1]
+    assert [dead_letter.replays for dead_letter in letters.find(Filter(), now())] == [1, 1]
 
 
 def test_what_the_queue_does_not_take_stays_a_dead_letter(source: Source) -> None:
@@ -256,8 +258,8 @@ class _KilledError(BaseException):
 class _Killer:
     """Lets so many requests through, and none after them."""
 
-    def __init__(self, left: int) -> None:
-        self.left = left
+    def __init__(self, calls_to_come: int) -> None:
+        self.left = calls_to_come
 
     def __call__(self) -> None:
         self.left -= 1

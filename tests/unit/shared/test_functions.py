@@ -9,8 +9,8 @@ from shared.functions import call_later
 def test_an_event_is_handed_over_without_waiting_for_the_answer() -> None:
     client = boto3.client("lambda")
     with Stubber(client) as stub:
-        asked = {"FunctionName": "f", "InvocationType": "Event", "Payload": "{}"}
-        stub.add_response("invoke", {"StatusCode": 202}, asked)
+        expected = {"FunctionName": "f", "InvocationType": "Event", "Payload": "{}"}
+        stub.add_response("invoke", {"StatusCode": 202}, expected)
         call_later(client, "f", "{}")
         stub.assert_no_pending_responses()
 

@@ -17,8 +17,8 @@ MEGABYTES = 300
 def test_whatever_is_wrong_with_a_file_it_is_read_or_refused_by_an_error_of_ours(seed: int) -> None:
     assert EACH * len(good_files()) > 1_000
     command = [sys.executable, "-m", "tests.unit.shared.hostile", str(seed), str(EACH)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2_000:]
-    report = json.loads(done.stdout)
+    process = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr[-2_000:]
+    report = json.loads(process.stdout)
     assert report["leaks"] == []
     assert report["megabytes"] < MEGABYTES

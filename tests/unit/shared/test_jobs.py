@@ -169,9 +169,12 @@ def test_the_newest_jobs_of_the_definition_are_given_with_their_fate(batch: Batc
         SUCCEEDED=[job("drain-1", "SUCCEEDED", 1_000, stoppedAt=1_500)],
         FAILED=[job("by-hand", "FAILED", 3_000, stoppedAt=4_000)],
     )
-    found = batch.jobs.recent(2)
-    assert [(one.name, one.status, one.size) for one in found] == [("by-hand", "FAILED", 1), ("drain-2", "RUNNING", 3)]
-    assert (found[0].created_at, found[0].stopped_at) == (
+    recent = batch.jobs.recent(2)
+    assert [(summarized.name, summarized.status, summarized.size) for summarized in recent] == [
+        ("by-hand", "FAILED", 1),
+        ("drain-2", "RUNNING", 3),
+    ]
+    assert (recent[0].created_at, recent[0].stopped_at) == (
         datetime.fromtimestamp(3, UTC), datetime.fromtimestamp(4, UTC),
     )  # fmt: skip
-    assert found[1].stopped_at is None
+    assert recent[1].stopped_at is None

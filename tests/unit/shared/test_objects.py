@@ -22,12 +22,12 @@ def store() -> MemoryObjectStore:
 
 def test_what_is_put_is_read_with_its_version_and_age(store: MemoryObjectStore) -> None:
     etag = store.put("a/b", b"data")
-    found = store.find("a/b")
-    assert found
-    assert (found.key, found.data, found.etag) == ("a/b", b"data", etag)
+    stored = store.find("a/b")
+    assert stored
+    assert (stored.key, stored.data, stored.etag) == ("a/b", b"data", etag)
     (info,) = store.listed("a/")
-    assert found.last_modified == info.last_modified
-    assert found.last_modified.utcoffset() is not None
+    assert stored.last_modified == info.last_modified
+    assert stored.last_modified.utcoffset() is not None
 
 
 def test_what_is_not_there_is_none(store: MemoryObjectStore) -> None:
@@ -38,8 +38,8 @@ def test_what_is_not_there_is_none(store: MemoryObjectStore) -> None:
 def test_many_are_read_and_written_in_order(store: MemoryObjectStore) -> None:
     keys = [f"a/{n}" for n in range(3 * CONCURRENCY)]
     store.put_many((key, key.encode()) for key in keys[::2])
-    found = store.get_many(keys)
-    assert [one.data if one else None for one in found] == [
+    stored = store.get_many(keys)
+    assert [item.data if item else None for item in stored] == [
         key.encode() if n % 2 == 0 else None for n, key in enumerate(keys)
     ]
     assert store.get_many([]) == []
@@ -76,9 +76,9 @@ def test_the_versions_of_many_are_told_in_order_without_reading_them(store: Memo
 
 def test_the_version_told_is_the_one_that_was_written_read_and_listed(store: MemoryObjectStore) -> None:
     etag = store.write_if_unchanged("a/b", b"data", None)
-    found, (info,) = store.find("a/b"), store.listed("a/")
-    assert found
-    assert store.versions(["a/b"]) == [etag] == [found.etag] == [info.etag]
+    stored, (info,) = store.find("a/b"), store.listed("a/")
+    assert stored
+    assert store.versions(["a/b"]) == [etag] == [stored.etag] == [info.etag]
 
 
 def test_a_listing_is_whole_and_in_order_and_keeps_to_its_folder(store: MemoryObjectStore) -> None:
@@ -303,7 +303,7 @@ def test_folders_that_cannot_be_listed_the_second_way_either_may_be_tried_again(
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "sentence"),
     [
         (PermissionDeniedError, "S3 refuses s3://{}/key/: check the role's policy and the credentials"),
         (UnauthenticatedError, "S3 refuses s3://{}/key/: check the role's policy and the credentials"),
@@ -311,7 +311,7 @@ def test_folders_that_cannot_be_listed_the_second_way_either_may_be_tried_again(
     ],
 )
 def test_what_s3_answers_becomes_an_error_that_is_retried_and_names_the_object(
-    monkeypatch: pytest.MonkeyPatch, error: type[BaseError], said: str
+    monkeypatch: pytest.MonkeyPatch, error: type[BaseError], sentence: str
 ) -> None:
     def fails(*_: object, **__: object) -> None:
         raise error("\nfirst of the details\nmore that only a developer understands")
@@ -327,15 +327,15 @@ def test_what_s3_answers_becomes_an_error_that_is_retried_and_names_the_object(
     for call in calls:
         with pytest.raises(UpstreamError) as raised:
             call()
-        assert str(raised.value) == said.format(BUCKET)
+        assert str(raised.value) == sentence.format(BUCKET)
 
 
 def test_pauses_grow_to_a_second_and_are_random() -> None:
     series = [list(backoff_delays(40)) for _ in range(200)]
-    assert {len(one) for one in series} == {40}
-    assert max(one[0] for one in series) <= 0.02
-    assert 0.5 < max(one[-1] for one in series) <= 1
-    assert len({one[-1] for one in series}) > 100
+    assert {len(pauses) for pauses in series} == {40}
+    assert max(pauses[0] for pauses in series) <= 0.02
+    assert 0.5 < max(pauses[-1] for pauses in series) <= 1
+    assert len({pauses[-1] for pauses in series}) > 100
 
 
 def test_the_last_bytes_of_an_empty_object_are_none(store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,10 +344,10 @@ def test_the_last_bytes_of_an_empty_object_are_none(store: MemoryObjectStore, mo
     store.lay("a/full", b"0123456789")
     get = obstore.get
 
-    def as_s3_answers(backend: Any, key: str, **asked: Any) -> Any:  # noqa: ANN401 (obstore's)
-        if key == "a/empty" and "range" in (asked.get("options") or {}):
+    def as_s3_answers(backend: Any, key: str, **arguments: Any) -> Any:  # noqa: ANN401 (obstore's)
+        if key == "a/empty" and "range" in (arguments.get("options") or {}):
             raise GenericError("416 Range Not Satisfiable: <Error><Code>InvalidRange</Code></Error>")
-        return get(backend, key, **asked)
+        return get(backend, key, **arguments)
 
     monkeypatch.setattr(obstore, "get", as_s3_answers)
     tails = store.tails(["a/empty", "a/full", "a/none"], 4)
@@ -367,10 +367,10 @@ def test_requests_to_this_machine_go_to_no_proxy(
     """`proxy_url` replaces the proxy of the environment, and `proxy_excludes` keeps the requests from it."""
     for variable in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(variable, raising=False)
-    asked: dict[str, Any] = {}
-    monkeypatch.setattr(objects, "S3Store", lambda _bucket, **options: asked.update(options))
+    store_options: dict[str, Any] = {}
+    monkeypatch.setattr(objects, "S3Store", lambda _bucket, **options: store_options.update(options))
     s3_backend("b", endpoint=endpoint)
-    options = asked["client_options"]
+    options = store_options["client_options"]
     assert options.get("proxy_url") == (endpoint if is_excluded else None)
     assert options.get("proxy_excludes") == ("localhost,127.0.0.1,::1" if is_excluded else None)
 
@@ -387,10 +387,10 @@ def test_a_profiles_credentials_are_found_by_boto(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("AWS_PROFILE", "prod")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    asked: dict[str, Any] = {}
-    monkeypatch.setattr(objects, "S3Store", lambda _bucket, **options: asked.update(options))
+    store_options: dict[str, Any] = {}
+    monkeypatch.setattr(objects, "S3Store", lambda _bucket, **options: store_options.update(options))
     s3_backend("b")
-    assert asked["credential_provider"]()["access_key_id"] == "of-the-profile"
+    assert store_options["credential_provider"]()["access_key_id"] == "of-the-profile"
 
 
 @pytest.mark.parametrize(

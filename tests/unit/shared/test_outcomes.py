@@ -28,9 +28,9 @@ def received(queue: FakeQueue, *receives: int) -> list[ReceivedMessage]:
 
 def test_done_messages_end_others_are_retried_and_hopeless_ones_become_dead_letters() -> None:
     queue = FakeQueue()
-    done, retried, hopeless = received(queue, 1, 2, 1)
+    good, retried, hopeless = received(queue, 1, 2, 1)
     errors: dict[str, FiblakeError] = {retried.id: UpstreamError("later"), hopeless.id: ContractError("never")}
-    assert finish_messages(queue, [done, retried, hopeless], errors, MOST) == [done, hopeless]
+    assert finish_messages(queue, [good, retried, hopeless], errors, MOST) == [good, hopeless]
     assert queue.hidden == [(retried.id, 20)]
     assert [(letter.body, letter.reason) for letter in queue.dead] == [(hopeless.body, "never")]
 
@@ -65,9 +65,9 @@ def source(monkeypatch: pytest.MonkeyPatch) -> FakeQueue:
 
 
 def test_the_batch_response_names_the_messages_that_shall_come_again(source: FakeQueue) -> None:
-    done, retried, hopeless = received(source, 1, 2, 1)
+    good, retried, hopeless = received(source, 1, 2, 1)
     errors: dict[str, FiblakeError] = {retried.id: UpstreamError("later"), hopeless.id: ContractError("never")}
-    response = batch_response(ARN, [done, retried, hopeless], errors, MOST)
+    response = batch_response(ARN, [good, retried, hopeless], errors, MOST)
     assert response == {"batchItemFailures": [{"itemIdentifier": retried.id}]}
     assert source.hidden == [(retried.id, 20)]
     assert [letter.body for letter in source.dead] == [hopeless.body]
@@ -83,16 +83,16 @@ def test_a_batch_gives_a_transient_failure_up_after_the_last_receive(source: Fak
 def test_if_the_queue_cannot_be_found_only_the_messages_that_failed_come_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[str] = []
+    arns: list[str] = []
 
     def away(arn: str) -> FakeQueue:
-        asked.append(arn)
+        arns.append(arn)
         raise UpstreamError(f"SQS has no answer to where {arn} is")
 
     monkeypatch.setattr("shared.outcomes.queue_of_arn", away)
     messages = received(FakeQueue(), 1, 1, MOST)
     assert batch_response(ARN, messages, {}, MOST) == {"batchItemFailures": []}
-    assert asked == []
+    assert arns == []
     errors: dict[str, FiblakeError] = {messages[0].id: UpstreamError("later")}
     assert batch_response(ARN, messages, errors, MOST) == {"batchItemFailures": [{"itemIdentifier": messages[0].id}]}
     assert process_messages(ARN, messages, lambda _group: errors, MOST) == {
@@ -108,12 +108,12 @@ def test_a_message_that_kills_the_process_takes_none_of_its_mates_along(source: 
     """Each time it kills whoever works on it; in the end it is alone in the queue."""
     mates = [source.put(f"mate {n}", receives=n % 4) for n in range(6)]
     source.put("killer, which is larger than the others")
-    done: list[str] = []
+    finished: list[str] = []
 
     def work(group: Sequence[ReceivedMessage]) -> dict[str, FiblakeError]:
         if any(message.body.startswith("killer") for message in group):
             raise Killed
-        done.extend(message.id for message in group)
+        finished.extend(message.id for message in group)
         return {}
 
     for _ in range(MOST):
@@ -121,7 +121,7 @@ def test_a_message_that_kills_the_process_takes_none_of_its_mates_along(source: 
             process_messages(ARN, source.receive(), work, MOST)
         source.now += source.visibility_timeout
     assert source.bodies() == ["killer, which is larger than the others"]
-    assert sorted(done) == sorted(mates)
+    assert sorted(finished) == sorted(mates)
 
 
 @pytest.mark.usefixtures("source")

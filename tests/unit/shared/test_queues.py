@@ -166,8 +166,8 @@ def test_the_pause_before_a_retry_doubles_up_to_a_quarter_of_an_hour(receives: i
 
 
 def test_a_dead_letter_keeps_body_and_attributes_and_tells_its_reason(queue: Queue) -> None:
-    kept = {"intervals": {"DataType": "String.Array", "StringValue": "[3]"}}
-    queue.dead_letter(ReceivedMessage("m", "r", "body", 4, kept), ContractError("what to do"))
+    attributes = {"intervals": {"DataType": "String.Array", "StringValue": "[3]"}}
+    queue.dead_letter(ReceivedMessage("m", "r", "body", 4, attributes), ContractError("what to do"))
     (letter,) = queue.dead_letters.receive()
     assert letter.body == "body"
     values = {name: value["StringValue"] for name, value in letter.attributes.items()}
@@ -319,9 +319,9 @@ def test_events_that_sns_never_takes_are_reported_by_their_index() -> None:
 def test_messages_may_carry_attributes_of_their_own_and_say_when_they_were_sent(queue: Queue) -> None:
     attributes = [{"replays": {"DataType": "Number", "StringValue": str(n)}} for n in range(12)]
     assert queue.send([str(n) for n in range(12)], attributes) == []
-    found = queue.receive() + queue.receive()
-    assert {m.body: m.attributes["replays"]["StringValue"] for m in found} == {str(n): str(n) for n in range(12)}
-    assert all(m.sent_at and abs(datetime.now(UTC) - m.sent_at) < timedelta(minutes=1) for m in found)
+    received = queue.receive() + queue.receive()
+    assert {m.body: m.attributes["replays"]["StringValue"] for m in received} == {str(n): str(n) for n in range(12)}
+    assert all(m.sent_at and abs(datetime.now(UTC) - m.sent_at) < timedelta(minutes=1) for m in received)
 
 
 def test_a_receiver_may_say_how_long_others_shall_not_see_what_it_got(queue: Queue) -> None:
@@ -335,5 +335,5 @@ def test_a_message_brings_its_senders_trace_if_that_was_traced(queue: Queue) -> 
     header = {"AWSTraceHeader": {"DataType": "String", "StringValue": "Root=1-6924f3a0-0123456789abcdef01234567"}}
     boto3.client("sqs").send_message(QueueUrl=queue.url, MessageBody="traced", MessageSystemAttributes=header)  # type: ignore[arg-type]
     queue.send(["untraced"])
-    found = {message.body: message.trace for message in [*queue.receive(), *queue.receive()]}
-    assert found == {"traced": "Root=1-6924f3a0-0123456789abcdef01234567", "untraced": None}
+    traces = {message.body: message.trace for message in [*queue.receive(), *queue.receive()]}
+    assert traces == {"traced": "Root=1-6924f3a0-0123456789abcdef01234567", "untraced": None}

@@ -49,7 +49,7 @@ def test_every_function_and_job_that_verifies_the_database_trusts_the_shipped_fi
         {pair["Name"]: pair["Value"] for pair in job["ContainerProperties"]["Environment"]}
         for job in properties(resources, "AWS::Batch::JobDefinition").values()
     ]
-    named = {one["DATABASE_CA_FILE"] for one in variables if "RDS_SECRET_ARN" in one}
+    named = {environment["DATABASE_CA_FILE"] for environment in variables if "RDS_SECRET_ARN" in environment}
     assert named == {f"/var/task/{FILE.relative_to(REPOSITORY)}"}
     context = Tls(verify=True, ca_file=str(FILE)).context()
     assert isinstance(context, ssl.SSLContext)
@@ -57,10 +57,10 @@ def test_every_function_and_job_that_verifies_the_database_trusts_the_shipped_fi
 
 
 def test_what_is_shipped_is_what_the_script_would_keep_also_of_quoted_text() -> None:
-    kept = roots(SHIPPED, NOW)
-    assert "".join(f"# {name}\n{pem}\n" for name, pem in kept.items()) == SHIPPED
+    authorities = roots(SHIPPED, NOW)
+    assert "".join(f"# {name}\n{pem}\n" for name, pem in authorities.items()) == SHIPPED
     quoted = "'" + SHIPPED.replace("\n", "\\n' +\n  '") + "'"
-    assert roots(quoted, NOW) == kept
+    assert roots(quoted, NOW) == authorities
 
 
 def test_what_has_expired_is_no_root_or_belongs_to_no_region_is_left_out() -> None:

@@ -17,8 +17,8 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("S3_BUCKET", "lake")
     monkeypatch.setenv("WORKERS", "7")
     monkeypatch.setenv("SOMETHING_ELSE", "ignored")
-    found = load(Example)
-    assert (found.s3_bucket, found.workers) == ("lake", 7)
+    settings = load(Example)
+    assert (settings.s3_bucket, settings.workers) == ("lake", 7)
 
 
 def test_every_variable_that_is_missing_or_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

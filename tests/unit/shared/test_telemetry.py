@@ -14,7 +14,7 @@ from tests.fakes import REPOSITORY
 
 def written(program: str, namespace: str = "") -> list[dict[str, Any]]:
     environment = os.environ | {"POWERTOOLS_METRICS_NAMESPACE": namespace, "POWERTOOLS_SERVICE_NAME": "resampler"}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", f"from shared.telemetry import emit_metrics; {program}"],
         cwd=REPOSITORY,
         env=environment,
@@ -22,13 +22,13 @@ def written(program: str, namespace: str = "") -> list[dict[str, Any]]:
         text=True,
         check=True,
     )
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return [json.loads(line) for line in process.stdout.splitlines()]
 
 
 def declared(line: dict[str, Any]) -> dict[str, Any]:
-    [found] = line["_aws"]["CloudWatchMetrics"]
-    assert isinstance(found, dict)
-    return found
+    [directive] = line["_aws"]["CloudWatchMetrics"]
+    assert isinstance(directive, dict)
+    return directive
 
 
 def test_a_count_is_one_line_that_cloudwatch_reads_as_metrics_of_the_service() -> None:

@@ -39,7 +39,7 @@ class XRay:
         assert request.url.endswith("/TraceSegments")
         if self.away:
             raise ConnectTimeoutError(endpoint_url=request.url)
-        self.documents += [json.loads(one) for one in json.loads(request.body)["TraceSegmentDocuments"]]
+        self.documents += [json.loads(document) for document in json.loads(request.body)["TraceSegmentDocuments"]]
         return Answer(request.url, self.answers)
 
 
@@ -97,8 +97,8 @@ def test_log_lines_and_events_of_the_block_carry_its_trace_and_later_ones_do_not
     topic = Topic.connect("arn:aws:sns:us-east-1:123456789012:dev-consolidation-complete")
 
     def publish(request: AWSPreparedRequest) -> AWSResponse:
-        told = request.headers.get("X-Amzn-Trace-Id")
-        headers.append(told.decode() if isinstance(told, bytes) else told)
+        trace = request.headers.get("X-Amzn-Trace-Id")
+        headers.append(trace.decode() if isinstance(trace, bytes) else trace)
         return Answer(request.url, b"<PublishBatchResponse><PublishBatchResult/></PublishBatchResponse>")
 
     record = logging.LogRecord("", logging.INFO, "", 0, "consolidated", None, None)
@@ -172,5 +172,5 @@ def test_what_waits_goes_in_one_request_and_the_oldest_are_forgotten() -> None:
             notes["number"] = number
     ours._flush()  # noqa: SLF001
     [batch] = sent
-    numbers = [json.loads(one)["annotations"]["number"] for one in batch]
+    numbers = [json.loads(document)["annotations"]["number"] for document in batch]
     assert numbers == list(range(5, MOST_WAITING + 5))

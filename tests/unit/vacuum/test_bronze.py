@@ -98,8 +98,8 @@ def test_a_file_restated_between_listing_and_deletion_survives() -> None:
     assert vacuumed(store, made)["AAPL"]["files"] == 1
     assert store.peek(restated)
     merged(store)
-    found = read_bars(store.peek(LAKE.data_key("AAPL")) or b"", "AAPL", NOON)
-    assert found["close"].to_pylist() == [99, 10]
+    bars = read_bars(store.peek(LAKE.data_key("AAPL")) or b"", "AAPL", NOON)
+    assert bars["close"].to_pylist() == [99, 10]
 
 
 def test_of_a_symbol_that_was_consolidated_since_the_plan_nothing_goes() -> None:

@@ -30,10 +30,10 @@ def test_without_yes_it_shows_what_would_go_and_deletes_nothing(
     store: MemoryObjectStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert entry.main([]) == 0
-    said = capsys.readouterr().out
-    assert "2 merged files of 2 of " in said
-    assert "AAPL: 1 file," in said
-    assert "nothing is deleted: say --yes" in said
+    output = capsys.readouterr().out
+    assert "2 merged files of 2 of " in output
+    assert "AAPL: 1 file," in output
+    assert "nothing is deleted: say --yes" in output
     assert store.done("delete") == []
 
 
@@ -73,7 +73,7 @@ def test_s3_that_fails_is_exit_code_1_and_a_sentence(
 
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "sentence"),
     [
         (["--symbols", "../x"], "'../x' is not a symbol"),
         (["--symbols", "GHOST"], "the lake has no bars of GHOST"),
@@ -83,10 +83,10 @@ def test_s3_that_fails_is_exit_code_1_and_a_sentence(
     ],
 )
 def test_a_wrong_setting_is_exit_code_2_and_named(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert entry.main([*arguments, "--yes"]) == 2
-    assert said in capsys.readouterr().err
+    assert sentence in capsys.readouterr().err
 
 
 def test_less_than_the_floor_may_be_forced(store: MemoryObjectStore) -> None:
@@ -96,6 +96,6 @@ def test_less_than_the_floor_may_be_forced(store: MemoryObjectStore) -> None:
 
 def test_it_explains_itself_as_a_command() -> None:
     command = [sys.executable, "-m", "services.vacuum", "--help"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY).stdout
+    output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY).stdout
     for option in ("--symbols", "--max-workers", "--retention-days", "--force-retention", "--yes", "--s3-bucket"):
-        assert option in said
+        assert option in output
