@@ -104,7 +104,7 @@ def drawn(results: Sequence[Result], facts: Mapping[str, Any], path: Path) -> No
 
 
 def panels(results: Sequence[Result]) -> list[tuple[str, list[Result], Callable[[Result], float]]]:
-    """Return the panels of the picture: title, contestants, and their figure. The contestants of a panel do the same work."""
+    """Return the panels of the picture: title, contestants, and their figure. A panel compares equal work."""
     # Without our variants, whose names have a comma, except a reader that is queried again.
     contestants = [
         r for r in results
