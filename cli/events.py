@@ -50,7 +50,7 @@ def messages(text: str) -> tuple[list[str], list[dict[str, Any]]]:
     """Return the bodies and attributes to send: those of Lambda's records from SQS, or the text itself."""
     try:
         event = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return [text], [{}]
     records = event.get("Records") if isinstance(event, dict) else None
     if not isinstance(records, list) or not all(_of_a_queue(record) for record in records):
@@ -64,17 +64,18 @@ def _of_a_queue(record: object) -> bool:
 
 def _attributes(record: dict[str, Any]) -> dict[str, Any]:
     # Lambda writes the names of their parts in lower case, SQS in upper case.
+    attributes = record.get("messageAttributes")
     return {
         name: {"DataType": value["dataType"], "StringValue": value["stringValue"]}
-        for name, value in record.get("messageAttributes", {}).items()
-        if "stringValue" in value
+        for name, value in (attributes.items() if isinstance(attributes, dict) else ())
+        if isinstance(value, dict)
+        and isinstance(value.get("stringValue"), str)
+        and isinstance(value.get("dataType"), str)
     }
 
 
 def _read(file: str) -> str:
-    if file == "-":
-        return sys.stdin.read()
     try:
-        return Path(file).read_text(encoding="utf-8")
+        return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{file} cannot be read: {error}", param_hint="FILE") from error

@@ -19,16 +19,19 @@ app = typer.Typer(help="Bars that failed validation: look at them, let one in af
 
 @app.command(name="list", epilog="Example: fiblake quarantine list --symbol AAPL")
 def list_(context: typer.Context, symbol: Annotated[str, typer.Option(help="Only this symbol's.")] = "") -> None:
-    """List the bars in quarantine with the reasons."""
+    """List the bars in quarantine with the reasons. Exit code 3: objects could not be read; a warning names them."""
     from fiblake.rules import NUMBER_COLUMNS
 
     symbol_wanted = options.symbol(symbol, "--symbol") if symbol else None
     store = target(context).store
-    rows = facts_of(store, symbol_wanted)
+    unreadable: dict[str, str] = {}
+    rows = facts_of(store, symbol_wanted, unreadable)
     if symbol_wanted and not rows:
         options.check_in_lake(store, [symbol_wanted])
     columns = ("symbol", "session", "row", *NUMBER_COLUMNS, "reason")
     answer(context, rows, lambda console: console.print(table("Bars in quarantine", rows, columns)))
+    if unreadable:
+        raise typer.Exit(3)
 
 
 @app.command(epilog="Example: fiblake quarantine release AAPL 2025-11-19 --by jane")
@@ -56,11 +59,13 @@ def release(
     answer(context, {"key": key, "by": name}, lambda console: console.print(f"released by {name}: {key}"))
 
 
-def facts_of(store: "ObjectStore", symbol: str | None) -> list[dict[str, Any]]:
-    """Return the bars in quarantine (of one symbol), by symbol and session."""
+def facts_of(
+    store: "ObjectStore", symbol: str | None, unreadable: dict[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """Return the bars in quarantine (of one symbol), by symbol and session; see `list_quarantined`."""
     from shared.quarantine import list_quarantined
 
-    return [_row(bar) for bar in list_quarantined(store, symbol)]
+    return [_row(bar) for bar in list_quarantined(store, symbol, unreadable)]
 
 
 def _row(held: "QuarantinedBar") -> dict[str, Any]:

@@ -197,7 +197,7 @@ def _progress(state: Mapping[str, Any]) -> list[dict[str, Any]]:
     for name, checkpoint in (state["intervals"] or {}).items():
         fields = checkpoint or {}
         last, when = fields.get("last_processed_date"), fields.get("last_run_timestamp")
-        rows.append({"what": f"silver_{name}", "last_session": last, "when": instant(when) if when else None})
+        rows.append({"what": f"silver_{name}", "last_session": last, "when": instant(str(when)) if when else None})
     return rows
 
 

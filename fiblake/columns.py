@@ -110,13 +110,15 @@ def _numbers(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
         column = column.cast(pa.string())  # through text, which is parsed as the nearest number
     elif not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind) or _is_text(kind)):
         raise ContractError(f"it is {kind}: write numbers")
-    column = column if column.type == field.type else column.cast(field.type)
+    # A whole number beyond 2^53 becomes the nearest number, like a decimal.
+    is_whole = pa.types.is_integer(column.type)
+    column = column if column.type == field.type else column.cast(field.type, safe=not is_whole)
     return _without_nan(column) if field.nullable else column
 
 
 def _whole_numbers(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
-    if pa.types.is_floating(column.type):
-        column = _without_nan(column)
+    if pa.types.is_floating(column.type) or pa.types.is_uint64(column.type):
+        column = _where_whole(column) if field.nullable else column
     elif pa.types.is_boolean(column.type) or pa.types.is_temporal(column.type):
         raise ContractError(f"it is {column.type}: write whole numbers")
     return column if column.type == field.type else column.cast(field.type)
@@ -127,6 +129,13 @@ def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return column  # a fast check: a sum with NaN is NaN
     nan = pc.is_nan(column)
     return pc.if_else(nan, pa.scalar(None, column.type), column) if pc.any(nan).as_py() else column
+
+
+def _where_whole(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column with null for each value that is no whole number of 64 bits, as in the vendor's answers."""
+    numbers = column if column.type == _DOUBLE else column.cast(_DOUBLE, safe=False)
+    is_whole = pc.and_(pc.equal(pc.floor(numbers), numbers), pc.less(pc.abs(numbers), float(_INT64)))
+    return pc.if_else(is_whole, column, pa.scalar(None, column.type))
 
 
 def _is_text(kind: pa.DataType) -> bool:

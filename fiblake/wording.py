@@ -22,7 +22,7 @@ def instant(moment: datetime | str) -> str:
     if isinstance(moment, str):
         try:
             return instant(datetime.fromisoformat(moment))
-        except ValueError:
+        except (ValueError, OverflowError):  # also a day that is before the year 1 in UTC
             return moment
     moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     return f"{moment:%Y-%m-%d %H:%M:%SZ}"

@@ -117,15 +117,25 @@ def _put(store: ObjectStore, objects: Mapping[str, list[Row]], replaced_by: Call
     return len(rows)
 
 
-def list_quarantined(store: ObjectStore, symbol: str | None = None) -> list[QuarantinedBar]:
-    """Return the bars in quarantine (of one symbol), sorted by symbol and session."""
+def list_quarantined(
+    store: ObjectStore, symbol: str | None = None, unreadable: dict[str, str] | None = None
+) -> list[QuarantinedBar]:
+    """Return the bars in quarantine (of one symbol), sorted by symbol and session.
+
+    An object that cannot be read stops no list: a warning names it, and `unreadable` gets its key and the reason.
+    """
     folders = [quarantine_key(name, date.min).rpartition("/")[0] for name in (symbol, UNNAMED) if name]
     prefixes = [f"{QUARANTINE_PREFIX}/"] if symbol is None else sorted({f"{folder}/" for folder in folders})
     keys = [info.key for prefix in prefixes for info in store.listed(prefix) if is_quarantined(info.key)]
     bars: list[QuarantinedBar] = []
     for batch in chunks(keys, OBJECTS_AT_ONCE):
         for stored in filter(None, store.get_many(batch)):
-            bars += read_quarantined(stored.key, stored.etag, stored.data)
+            try:
+                bars += read_quarantined(stored.key, stored.etag, stored.data)
+            except ContractError as error:
+                logger.warning("quarantine object not read", extra={"key": stored.key, "reason": str(error)})
+                if unreadable is not None:
+                    unreadable[stored.key] = str(error)
     wanted = [held for held in bars if symbol in {None, held.bar.symbol}]
     return sorted(wanted, key=_place)
 

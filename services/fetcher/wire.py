@@ -193,7 +193,7 @@ class Bars(Page[BarRow]):
 
     ticker: Name = ""
     adjusted: Flag = None
-    queryCount: int | None = None  # noqa: N815 (the vendor's name)
+    queryCount: Whole = None  # noqa: N815 (the vendor's name)
     resultsCount: int | None = None  # noqa: N815 (the vendor's name)
 
     @property

@@ -14,7 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
+from fiblake.decoding import decoding
 from fiblake.errors import ContractError
+from fiblake.rules import unbroken
 
 TICKER: Final = "ticker"
 NUMBERS: Final = ("open", "high", "low", "close", "volume")
@@ -24,6 +26,10 @@ _DAY: Final = re.compile(r"(?:.*/)?(\d{4}-\d{2}-\d{2})\.csv\.gz")
 _GZIP: Final = 31
 """The window size that makes zlib expect a gzip header."""
 _BLOCK_BYTES: Final = 16 << 20
+_COUNT: Final = re.compile(rb"\d{1,18}")
+_LONGEST_HEADER: Final = 10_000
+MAX_BROKEN: Final = 20_000
+"""A day file with more broken rows is refused: quarantine has one object for each session, which must be readable."""
 NO_COUNT: Final = -1
 """The value of an unknown number of trades."""
 
@@ -90,17 +96,19 @@ def decode_day(file: DayFile, data: bytes, most_bytes: int) -> Day:
 
     header = _header(file, text)
     wanted = [*_NEEDED, *([TRADES] if TRADES in header else [])]
-    try:
-        table = _read(text, wanted, skip, numbers=True)
-    except pa.ArrowInvalid:
-        bad_lines.clear()
-        table = _read_leniently(file, text, wanted, skip, bad_lines)
+    with decoding(f"{file.key}: cannot be read as CSV", "get the file again"):
+        try:
+            table = _read(text, wanted, skip, numbers=True)
+        except pa.ArrowInvalid:
+            bad_lines.clear()
+            table = _read_leniently(text, wanted, skip, bad_lines)
     ticker = table[TICKER].unify_dictionaries().combine_chunks()
     codes = np.asarray(ticker.indices.to_numpy(), dtype=np.int32)
     numbers = {name: np.asarray(table[name].to_numpy(), dtype=np.float64) for name in NUMBERS}
+    _check_broken(file, codes, numbers)
     counts = table[TRADES] if TRADES in wanted else pa.repeat(NO_COUNT, table.num_rows)
     trades = np.asarray(pc.fill_null(counts, NO_COUNT).to_numpy(zero_copy_only=False), dtype=np.int64)
-    return Day(file, ticker.dictionary.to_pylist(), codes, numbers, trades, bad_lines)
+    return Day(file, ticker.dictionary.to_pylist(), codes, numbers, np.maximum(trades, NO_COUNT), bad_lines)
 
 
 def _unpacked(file: DayFile, data: bytes, most_bytes: int) -> bytes:
@@ -128,14 +136,30 @@ def _unpacked(file: DayFile, data: bytes, most_bytes: int) -> bytes:
 
 
 def _header(file: DayFile, text: bytes) -> list[str]:
-    names = next(csv.reader([text.partition(b"\n")[0].decode("utf-8-sig", "replace").rstrip("\r")]), [])
+    line = text.partition(b"\n")[0][:_LONGEST_HEADER]
+    names = next(csv.reader([line.decode("utf-8-sig", "replace").rstrip("\r")]), [])
     missing = [name for name in _NEEDED if name not in names]
-    if missing:
+    twice = [name for name in (*_NEEDED, TRADES) if names.count(name) > 1]
+    if missing or twice:
+        fault = f"no column {', '.join(missing)}" if missing else f"two columns {twice[0]}"
         raise ContractError(
-            f"{file.key}: has no column {', '.join(missing)} (its header: {', '.join(names)[:200]}); "
+            f"{file.key}: has {fault} (its header: {', '.join(names)[:200]}); "
             "a day file has the columns ticker, volume, open, close, high, low, window_start, transactions"
         )
     return names
+
+
+def _check_broken(file: DayFile, codes: npt.NDArray[np.int32], numbers: dict[str, Floats]) -> None:
+    """Raise ContractError if more rows break a rule than quarantine takes of a file."""
+    if len(codes) <= MAX_BROKEN:
+        return  # always true of the vendor's files
+    repeated = len(codes) - len(np.unique(codes))
+    broken = len(codes) - int(np.count_nonzero(unbroken(numbers))) + repeated
+    if broken > MAX_BROKEN:
+        raise ContractError(
+            f"{file.key}: up to {broken:,} of {len(codes):,} rows break a rule or repeat a ticker, more than the "
+            f"{MAX_BROKEN:,} that quarantine takes of a file; get the file again"
+        )
 
 
 def _read(text: bytes, names: list[str], skip: object, *, numbers: bool) -> pa.Table:
@@ -155,14 +179,10 @@ def _read(text: bytes, names: list[str], skip: object, *, numbers: bool) -> pa.T
     )
 
 
-def _read_leniently(file: DayFile, text: bytes, names: list[str], skip: object, bad_lines: list[str]) -> pa.Table:
+def _read_leniently(text: bytes, names: list[str], skip: object, bad_lines: list[str]) -> pa.Table:
     """Read a file with rows that cannot be converted: those rows go to `bad_lines`, the others are returned."""
-    try:
-        rows = _read(text, names, skip, numbers=False).to_pylist()
-    except pa.ArrowInvalid as error:
-        raise ContractError(f"{file.key}: cannot be read as CSV ({error}); get the file again") from error
     good_rows: list[dict[str, object]] = []
-    for row in rows:
+    for row in _read(text, names, skip, numbers=False).to_pylist():
         try:
             good_rows.append(_converted(row))
         except (ValueError, UnicodeDecodeError) as error:
@@ -178,7 +198,8 @@ def _converted(row: dict[str, bytes]) -> dict[str, object]:
         if name == TICKER:
             values[name] = value.decode()
         elif name == TRADES:
-            values[name] = int(value) if value else None
+            # As in the vendor's API: no bar is lost with a field that it does not need.
+            values[name] = int(value) if _COUNT.fullmatch(value) else None
         else:
             values[name] = float(value) if value else None
     return values

@@ -31,7 +31,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FolderSource:
-    """A folder with day files, at any depth; a file's version is its size and the instant of its last change."""
+    """A folder with day files, at any depth; a file's version is its size and the instant of its last change.
+
+    Hidden files and folders, such as copies of other programs, do not count.
+    """
 
     folder: Path
 
@@ -55,7 +58,12 @@ class FolderSource:
 
     def _all(self) -> Iterator[DayFile]:
         for path in self.folder.rglob("*.csv.gz"):
-            entry = self._entry(path)
+            is_hidden = any(part.startswith(".") for part in path.relative_to(self.folder).parts)
+            try:
+                # A folder, or a link to nothing, is no file; the report names its session as one without a day file.
+                entry = self._entry(path) if path.is_file() and not is_hidden else None
+            except (OSError, ValueError, OverflowError) as error:
+                raise ConfigurationError(f"{path} cannot be used: {error}; remove it from the folder") from error
             if entry:
                 yield entry
 

@@ -85,7 +85,17 @@ def test_an_event_may_come_from_another_command(run: Run, stack: FakeTarget) -> 
     assert stack.queues["bronze-arrivals"].sent == [json.dumps(record)]
 
 
-@pytest.mark.parametrize("text", ["no JSON", "[1]", '{"Records": [1]}', '{"Records": [{"eventSource": "aws:s3"}]}'])
+@pytest.mark.parametrize(
+    "attributes", [None, [], {"a": 5}, {"a": {"stringValue": "v"}}, {"a": {"stringValue": 5, "dataType": "x"}}]
+)
+def test_attributes_that_are_none_are_left_out(attributes: object) -> None:
+    record = {"eventSource": "aws:sqs", "body": "x", "messageAttributes": attributes}
+    assert messages(json.dumps({"Records": [record]})) == (["x"], [{}])
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "no JSON", "[1]", '{"Records": [1]}', '{"Records": [{"eventSource": "aws:s3"}]}']
+)
 def test_whatever_is_no_event_of_a_queues_is_one_message(text: str) -> None:
     bodies_and_attributes: tuple[list[str], list[dict[str, Any]]] = messages(text)
     assert bodies_and_attributes == ([text], [{}])

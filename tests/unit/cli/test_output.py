@@ -4,6 +4,7 @@ import io
 import json
 import re
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -69,3 +70,8 @@ def test_json_has_one_form_of_instants() -> None:
     assert json.loads(as_json({"at": MOMENT, "day": date(2026, 11, 26)})) == {
         "at": "2026-11-26T17:05:03+00:00", "day": "2026-11-26",
     }  # fmt: skip
+
+
+def test_a_decimal_is_a_number_in_json() -> None:
+    decimals = [Decimal("12.50"), Decimal(7), Decimal("NaN")]
+    assert as_json(decimals) == "[12.5, 7, null]"

@@ -19,8 +19,8 @@ from fiblake.calendar import nyse
 from fiblake.errors import ConfigurationError, ContractError, UpstreamError
 from fiblake.lake import BRONZE_PREFIX, QUARANTINE_PREFIX, UNCLAIMED_PREFIX, quarantine_key, unclaimed_key
 from fiblake.symbols import SymbolRecord
+from services.fetcher.flat_files import days, set_aside
 from services.fetcher.flat_files import load as loading
-from services.fetcher.flat_files import set_aside
 from services.fetcher.flat_files.assembly import claims_of
 from services.fetcher.flat_files.chunk import Claims
 from services.fetcher.flat_files.days import DayFile, day_file, decode_day
@@ -194,7 +194,6 @@ def test_bars_of_a_day_without_trade_go_to_quarantine(tmp_path: Path) -> None:
         "AAPL,100,9",
         "AAPL,100,9,10,11,8,0,7,8",
         "AAPL,many,9,10,11,8,0,7",
-        "AAPL,100,9,10,11,8,0,some",
         "A\xc4PL,100,9,10,11,8,0,7",
     ],
 )
@@ -205,6 +204,62 @@ def test_a_line_that_cannot_be_read_costs_that_line(tmp_path: Path, bad: str) ->
     assert stored(store) == {("IBM", DAYS[0]): 20.0, ("MSFT", DAYS[0]): 30.0}
     assert report.bad_line_count == 1
     assert report.bad_lines[0].startswith(f"2012/06/{DAYS[0]}.csv.gz: ")
+
+
+@pytest.mark.parametrize("trades", ["99999999999999999999", "9" * 5_000, "12.0", "abc", "-5", "nan", ""])
+def test_a_number_of_trades_that_is_none_costs_neither_its_bar_nor_the_day(trades: str, tmp_path: Path) -> None:
+    write(tmp_path, DAYS[0], [line("AAPL", 10, trades=trades), line("MSFT", 30)])
+    store = MemoryObjectStore()
+    report = load(tmp_path, store)
+    assert stored(store) == {("AAPL", DAYS[0]): 10.0, ("MSFT", DAYS[0]): 30.0}
+    assert (report.bad_line_count, report.failed) == (0, {})
+    data = store.peek(LAKE.range_key("AAPL", DAYS[0], DAYS[0])) or b""
+    assert read_bars(data, "AAPL", NOON)["trades"].to_pylist() == [None]
+
+
+@pytest.mark.parametrize(
+    ("header", "more", "reason"),
+    [
+        (f"{HEADER},ticker", ",ZZZ", "has two columns ticker"), (f"{HEADER},volume", ",7", "has two columns volume"),
+        ("x" * 200_000, "", "has no column ticker"),
+        (HEADER.replace("ticker", '"ticker'), "", "has no column"),
+    ],
+)  # fmt: skip
+def test_a_header_that_is_none_of_a_day_file_is_refused_by_name(
+    header: str, more: str, reason: str, tmp_path: Path
+) -> None:
+    write(tmp_path, DAYS[0], [line("AAPL") + more], header=header)
+    write(tmp_path, DAYS[1], [line("MSFT")])
+    report = load(tmp_path, MemoryObjectStore())
+    assert report.files == 1
+    (failure,) = report.failed.values()
+    assert failure.startswith(f"2012/06/{DAYS[0]}.csv.gz: {reason}")
+
+
+def test_a_day_file_with_more_broken_rows_than_quarantine_takes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the session's object could no longer be read, and with it no list of the quarantine."""
+    monkeypatch.setattr(days, "MAX_BROKEN", 3)
+    broken = [line("AAPL", -1), line("IBM", -1)]
+    write(tmp_path, DAYS[0], [*broken, line("MSFT"), line("MSFT", 11)])
+    write(tmp_path, DAYS[1], [*broken, line("MSFT"), line("MSFT", 11), line("MSFT", 12)])
+    store = MemoryObjectStore()
+    report = load(tmp_path, store)
+    assert report.quarantined == len(list_quarantined(store)) == 3
+    (failure,) = report.failed.values()
+    assert f"{DAYS[1]}.csv.gz: up to 4 of 5 rows break a rule or repeat a ticker, more than the 3" in failure
+
+
+def test_what_is_no_day_file_in_the_folder_stops_no_load(tmp_path: Path) -> None:
+    write(tmp_path, DAYS[0], [line("AAPL")])
+    hidden = write(tmp_path / ".ipynb_checkpoints", DAYS[0], [line("AAPL", 99)], NOON + timedelta(days=1))
+    (tmp_path / f"{DAYS[1]}.csv.gz").symlink_to("/nowhere")
+    (tmp_path / f"{DAYS[2]}.csv.gz").mkdir()
+    store = MemoryObjectStore()
+    report = load(tmp_path, store)
+    assert (hidden.exists(), stored(store)) == (True, {("AAPL", DAYS[0]): 10.0})
+    assert (report.failed, report.missing_sessions) == ({}, DAYS[1:])
 
 
 def test_a_bar_without_a_price_goes_to_quarantine(tmp_path: Path) -> None:

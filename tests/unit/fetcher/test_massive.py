@@ -217,6 +217,12 @@ async def test_fewer_or_more_results_than_announced_are_an_error(vendor: Vendor,
     assert len(vendor.requests) == ATTEMPTS
 
 
+@pytest.mark.parametrize("count", ["many", 1.5, None, 10**400])
+async def test_a_count_that_is_not_needed_costs_no_page(vendor: Vendor, count: object) -> None:
+    vendor.answers = [page([grouped_row("AAPL", DAY)], queryCount=count)]
+    assert len(await grouped(vendor)) == 1
+
+
 async def test_an_answer_cut_short_is_asked_for_again(vendor: Vendor) -> None:
     vendor.answers = [page([], resultsCount=1), page([grouped_row("AAPL", DAY)])]
     assert len(await grouped(vendor)) == 1

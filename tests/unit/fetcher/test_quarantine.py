@@ -66,10 +66,17 @@ def test_a_quarantine_that_cannot_be_written_is_an_error(store: MemoryObjectStor
         quarantine(store, [(BAD, REASON)], NOW)
 
 
-def test_a_file_that_is_no_quarantine_file_is_named(store: MemoryObjectStore) -> None:
-    store.lay("bronze/quarantine/symbol=AAPL/date=2025-11-21.parquet", b"?")
-    with pytest.raises(ContractError, match=r"date=2025-11-21\.parquet is not a quarantine file"):
-        list_quarantined(store)
+def test_an_object_that_cannot_be_read_is_named_and_stops_no_list(
+    store: MemoryObjectStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    quarantine(store, [(BAD, REASON)], NOW)
+    key = f"{QUARANTINE_PREFIX}/symbol=~/date=2025-11-20.parquet"
+    store.lay(key, b"?")
+    unreadable: dict[str, str] = {}
+    assert [held.bar for held in list_quarantined(store, "AAPL", unreadable)] == [BAD]
+    assert unreadable.keys() == {key}
+    assert unreadable[key].startswith(f"{key} is not a quarantine file: ")
+    assert "quarantine object not read" in caplog.text
 
 
 async def test_a_released_bar_is_in_the_lake_as_given_on_record_and_no_longer_held(

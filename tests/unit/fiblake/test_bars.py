@@ -227,6 +227,19 @@ def test_what_is_no_number_in_a_column_that_may_be_null_is_null() -> None:
     assert read(vwap=[math.nan], trades=[math.nan]) == ROW | {"vwap": None, "trades": None}
 
 
+@pytest.mark.parametrize(
+    "odd", [pa.array([3.5]), pa.array([1e300]), pa.array([-math.inf]), pa.array([2**64 - 1], pa.uint64())]
+)
+def test_a_number_of_trades_that_is_none_costs_no_bar(odd: pa.Array) -> None:
+    assert read(trades=odd) == ROW | {"trades": None}
+    assert read(trades=pa.array([7.0])) == ROW | {"trades": 7}
+
+
+@pytest.mark.parametrize("volume", [2**53 + 1, 2**63 - 1])
+def test_a_whole_number_beyond_that_of_a_double_becomes_the_nearest_one(volume: int) -> None:
+    assert read(volume=pa.array([volume]))["volume"] == float(volume)
+
+
 @pytest.mark.parametrize("scale", [2, 6, 12])
 @given(price=st.decimals(min_value=0, max_value=100_000, places=2))
 def test_a_decimal_price_becomes_the_nearest_number(scale: int, price: Decimal) -> None:
@@ -249,7 +262,7 @@ def test_a_decimal_price_becomes_the_nearest_number(scale: int, price: Decimal) 
         ("ingested_at", pa.array([1_704_171_600], pa.int64()), "it is int64: write days or instants"),
         ("open", pa.array([True]), "it is bool: write numbers"),
         ("open", pa.array([[1.0]]), "it has lists or records in column 'open'"),
-        ("trades", pa.array([3.5]), "column 'trades' cannot be read as int64"),
+        ("trades", pa.array([True]), "it is bool: write whole numbers"),
         ("interval", pa.array([b"\xe91d"]), "it holds rows whose interval is"),
     ],
 )

@@ -34,6 +34,7 @@ def test_an_instant_is_written_in_utc(moment: datetime | str) -> None:
 
 def test_a_text_that_is_no_instant_stays() -> None:
     assert instant("soon") == "soon"
+    assert instant("0001-01-01T00:00:00+14:00") == "0001-01-01T00:00:00+14:00"  # in UTC it is before the year 1
 
 
 @pytest.mark.parametrize("identifier", ["1b4e28ba-2fa1-11d2-883f-0016d3cca427", "1b4e28ba2fa111d2883f0016d3cca427"])
