@@ -332,7 +332,7 @@ MUTANTS = (
         "fiblake/buckets.py",
         "    return bucket_start(int(ordinals[before - 1]) if before else changed, interval)\n",
         "    return bucket_start(changed, interval)\n",
-        unit("resampler/test_buckets.py"),
+        unit("fiblake/test_buckets.py"),
     ),
     Mutant(
         "one scope of noted files that cannot be settled stops no other",

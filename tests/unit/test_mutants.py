@@ -7,7 +7,14 @@ from tests.faults.mutants import MUTANTS, REPOSITORY, Mutant
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.guard)
 def test_the_text_that_a_mutant_changes_stands_once_in_its_file(mutant: Mutant) -> None:
-    assert (REPOSITORY / mutant.file).read_text().count(mutant.old) == 1
+    assert (REPOSITORY / mutant.file).read_text(encoding="utf-8").count(mutant.old) == 1
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.guard)
+def test_the_tests_that_a_mutant_runs_exist(mutant: Mutant) -> None:
+    files = [argument.partition("::")[0] for argument in mutant.tests if ".py" in argument]
+    assert files
+    assert [file for file in files if not (REPOSITORY / file).is_file()] == []
 
 
 def test_each_mutant_takes_out_another_guard() -> None:
