@@ -1,11 +1,12 @@
 """`fiblake tag`: a name for the lake as it was known at an instant, so that a study can be repeated."""
 
+import sys
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
-from cli.output import answer, table
+from cli.output import answer, printable, table
 from cli.target import target
 
 EXAMPLE = "Example: fiblake tag paper-2026\n\nExample: fiblake tag year-end --as-of 2025-12-31T23:00Z --by jane"
@@ -19,7 +20,7 @@ def tag(
 ) -> None:
     """Create a tag, or list the existing tags. In Python, `as_of="NAME"` reads the lake as it was known then.
 
-    A tag never moves: a name can be used only once.
+    A tag never moves: a name can be used only once. Exit code 3: files of tags cannot be read, and are named.
     """
     import getpass
 
@@ -31,8 +32,12 @@ def tag(
     if name is None:
         if as_of or by:
             raise typer.BadParameter("--as-of and --by are of a new tag: name it", param_hint="NAME")
-        rows = _tags(context, TAGS_PREFIX, now)
+        rows, faults = _tags(context, TAGS_PREFIX, now)
         answer(context, rows, lambda console: console.print(table("", rows, ["tag", "as_of"])))
+        for fault in faults:
+            sys.stderr.write(printable(f"fiblake: {fault}\n"))
+        if faults:
+            raise typer.Exit(3)
         return
     try:
         key = tag_key(check_tag(name))
@@ -59,11 +64,19 @@ def _instant(as_of: str, now: datetime) -> datetime:
         raise typer.BadParameter(str(error), param_hint="--as-of") from error
 
 
-def _tags(context: typer.Context, prefix: str, now: datetime) -> list[dict[str, Any]]:
+def _tags(context: typer.Context, prefix: str, now: datetime) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return all tags, and why the files of others cannot be read."""
+    from fiblake.errors import ContractError
     from fiblake.tags import read_tag
 
     store = target(context).store
     keys = [info.key for info in store.listed(prefix) if info.key.endswith(".json")]
     names = [key.removeprefix(prefix).removesuffix(".json") for key in keys]
-    pairs = zip(names, store.get_many(keys), strict=True)
-    return [{"tag": name, "as_of": read_tag(stored.data, name, now).isoformat()} for name, stored in pairs if stored]
+    rows, faults = [], []
+    for name, stored in zip(names, store.get_many(keys), strict=True):
+        try:
+            if stored:
+                rows.append({"tag": name, "as_of": read_tag(stored.data, name, now).isoformat()})
+        except ContractError as error:
+            faults.append(str(error))
+    return rows, faults

@@ -180,6 +180,11 @@ class TradingCalendar:
         return self.session(ordinal)
 
 
+def days_before(day: date, days: int) -> date:
+    """Return the day that is so many days earlier: 0001-01-01 at the earliest, because a setting may mean "all"."""
+    return date.fromordinal(max(1, day.toordinal() - days))
+
+
 def close_of(session: date) -> datetime:
     """Return the instant (UTC) of the usual close of `session`; a shortened session closes earlier."""
     return datetime.combine(session, EXCHANGE.close, EXCHANGE.time_zone).astimezone(UTC)

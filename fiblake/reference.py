@@ -92,8 +92,8 @@ class Split:
 
     @property
     def has_ratio(self) -> bool:
-        """Whether the split has a valid ratio: two positive numbers of shares."""
-        return positive(self.split_from) and positive(self.split_to)
+        """Whether the split has a valid ratio: two positive numbers of shares, whose ratio can be a factor."""
+        return positive(self.split_from) and positive(self.split_to) and is_factor(self.split_from / self.split_to)
 
 
 @dataclass(frozen=True, slots=True)

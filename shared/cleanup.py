@@ -3,10 +3,11 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 from functools import partial
 from typing import Any, Final
 
+from fiblake.calendar import days_before
 from fiblake.decoding import MAKE_ANEW, decoding, read_json
 from fiblake.lake import CLEANUP_RECORD_KEY, Bronze
 from fiblake.source_log import SourceLog, is_merged
@@ -62,7 +63,7 @@ def deletable(
 
 def oldest_session_kept(today: date, retention_days: int) -> date:
     """Return the first day whose source files stay."""
-    return today - timedelta(days=retention_days)
+    return days_before(today, retention_days)
 
 
 def is_lot_due(log: SourceLog, oldest_kept: date) -> bool:

@@ -56,6 +56,6 @@ def record_of(line: str) -> dict[str, Any] | None:
     start = line.find("{")
     try:
         record = json.loads(line[start:]) if start >= 0 else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) and isinstance(record.get("message"), str) else None

@@ -81,12 +81,15 @@ def named_in(sql: str, files_hint: str, *, local_files: bool = False, distinct_c
         if not local_files:
             _lock(scratch, [], [])
         try:
+            sql.encode()
             statements = scratch.extract_statements(sql)
             if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
                 raise ContractError("one SELECT is taken, and nothing else: the lake is only read")
             columns = scratch.sql(sql).columns  # names and types are checked here, before anything is read
         except duckdb.PermissionException as error:
             raise ContractError(f"no files of this machine are read: {error}; {files_hint}") from error
+        except UnicodeEncodeError as error:
+            raise ContractError("the query holds half of a pair of surrogates: write it in UTF-8") from error
         except duckdb.Error as error:
             raise ContractError(f"DuckDB does not understand the query: {error}") from error
     repeated = sorted({name for name in columns if columns.count(name) > 1})

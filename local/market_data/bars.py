@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from fiblake.bars import BRONZE, VALUE_COLUMNS, ReportedBar
+from fiblake.columns import check_years
 from fiblake.decoding import TooLargeError, limit, open_parquet, oversize, too_large
 from fiblake.errors import ConfigurationError, ContractError
 from fiblake.lake import valid_symbol
@@ -125,9 +126,10 @@ def _table(path: Path, folder: Path | None) -> pa.Table:
             if name not in names:
                 table = table.append_column(name, pa.nulls(table.num_rows))
         table = table.select(_SCHEMA.names).cast(_SCHEMA)
+        check_years(table)
     except TooLargeError as error:
         raise ConfigurationError(str(error)) from error
-    except (pa.ArrowException, KeyError, OSError, ContractError) as error:
+    except (pa.ArrowException, KeyError, OSError, UnicodeDecodeError, ContractError) as error:
         raise ConfigurationError(f"{path} is not a file of daily bars in UTF-8: {error}") from error
     named = [value for name, value in _folders(path, folder).items() if _column(name) == "symbol"]
     others = [symbol for symbol in table["symbol"].unique().to_pylist() if named and symbol != named[-1]]

@@ -77,6 +77,8 @@ class History:
             if ticker.delisted is None or not self._days[0] < ticker.delisted < self._days[-1]:
                 continue
             last = calendar.session(calendar.ordinal_on_or_after(ticker.delisted + _ONE_DAY) - 1)
+            if last <= self._days[0]:
+                continue  # delisted after the first list's session and before the next one: that list decides
             periods = of_symbol.setdefault(ticker.symbol, [])
             own = [p for p in periods if p.is_of(ticker) and p.first <= last <= (p.not_after or date.max)]
             if own:

@@ -23,5 +23,5 @@ def api_key(settings: VendorSettings) -> SecretStr:
 def _strings(secret: str) -> list[str]:
     try:
         return [value for value in json.loads(secret).values() if isinstance(value, str)]
-    except ValueError:
+    except (ValueError, RecursionError):
         return []

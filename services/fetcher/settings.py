@@ -34,6 +34,8 @@ def _split_names(value: Any) -> Any:  # noqa: ANN401 (what the environment holds
 TickerSet = Annotated[frozenset[str], NoDecode, BeforeValidator(_split_names)]
 """Names with commas between them."""
 DEFAULT_TYPES: Final = frozenset({"CS", "ADRC", "ETF"})
+MOST_DAYS: Final = 36_500
+"""A longer time before a request is repeated would be before the first instant of Python."""
 
 
 class LakeSettings(Settings):
@@ -125,12 +127,12 @@ class MetadataSettings(VendorSettings):
     """Environment of the metadata fetcher."""
 
     history_queue_url: str
-    metadata_details_days: int = Field(default=30, ge=1)
+    metadata_details_days: int = Field(default=30, ge=1, le=MOST_DAYS)
     metadata_details_per_run: int = Field(default=1_000, ge=0)
-    metadata_dividends_days: int = Field(default=30, ge=1)
+    metadata_dividends_days: int = Field(default=30, ge=1, le=MOST_DAYS)
     metadata_dividends_per_run: int = Field(default=10_000, ge=0)
     # Less than a day, so that the next daily run repeats a request without success (also when clocks change).
-    history_retry_hours: float = Field(default=22, gt=0)
+    history_retry_hours: float = Field(default=22, gt=0, le=24 * MOST_DAYS)
 
 
 class Event(BaseModel):

@@ -7,7 +7,7 @@ from datetime import date
 from itertools import groupby
 
 from fiblake.reference import Split, distinct
-from fiblake.rules import positive
+from fiblake.rules import is_factor
 from services.fetcher.wire import SplitRow
 
 
@@ -49,12 +49,14 @@ def _filled(splits: Iterable[Split]) -> list[Split]:
     for _, of_day in by_day:
         reported = list(of_day)
         whole_day = math.prod(split.split_from / split.split_to for split in distinct(reported)) * latest
-        vendor_factors = [s.historical_adjustment_factor for s in reported if positive(s.historical_adjustment_factor)]
+        vendor_factors = [s.historical_adjustment_factor for s in reported if is_factor(s.historical_adjustment_factor)]
+        if not is_factor(whole_day):
+            vendor_factors = []  # nothing can be compared with it, and `split_changes` refuses the splits
         latest = min(vendor_factors, key=lambda factor: abs(math.log(factor / whole_day)), default=whole_day)
         distinct_splits = distinct(reported)
         for split in distinct_splits:
             factor = split.historical_adjustment_factor
-            usual = positive(factor) and len(distinct_splits) == len(reported)
+            usual = is_factor(factor) and len(distinct_splits) == len(reported)
             filled.append(split if usual else replace(split, historical_adjustment_factor=latest))
     return filled
 

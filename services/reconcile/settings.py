@@ -1,9 +1,10 @@
 """Settings of an audit, and the event of an invocation."""
 
-from datetime import date, timedelta
+from datetime import date
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fiblake.calendar import days_before
 from fiblake.errors import ContractError
 from fiblake.lake import BRONZE_PREFIX
 from shared.events import Symbol
@@ -48,7 +49,7 @@ class ReconcileEvent(BaseModel):
 
     def since(self, today: date) -> date | None:
         """Return the day from which on buckets are compared."""
-        return today - timedelta(days=self.days) if self.days else None
+        return days_before(today, self.days) if self.days else None
 
 
 def window_start(today: date, years: int) -> date | None:

@@ -64,7 +64,7 @@ def _sessions_behind(calendar: TradingCalendar, days: Iterable[date], closed: da
     """Return how many sessions have closed since the newest of `days`; if there is none, how many ever have."""
     last = max(days, default=None)
     ordinal = calendar.ordinal(closed)
-    return ordinal + 1 if last is None else max(0, ordinal - calendar.ordinal_on_or_after(last))
+    return ordinal + 1 if last is None else ordinal - calendar.ordinal_on_or_after(min(last, closed))
 
 
 def _last_consolidated(store: ObjectStore) -> Days:

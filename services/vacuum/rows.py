@@ -5,12 +5,13 @@ One session at a time, its deletion in batches: after an interruption, the next 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from typing import Any, Final
 
 import pyarrow as pa
 
 from fiblake.bars import BRONZE, decode_rows, encode
+from fiblake.calendar import days_before
 from fiblake.errors import ConfigurationError, UpstreamError
 from fiblake.lake import archive_key
 from shared.batching import chunks
@@ -52,7 +53,7 @@ async def due(database: Database, today: date, days: int) -> Due:
         raise ConfigurationError(
             f"{days} days are below the floor of {FLOOR_DAYS}: the fetcher compares with the rows of the last weeks"
         )
-    before = today - timedelta(days=days)
+    before = days_before(today, days)
     return Due(before, await database.sessions_before(before))
 
 

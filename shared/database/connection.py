@@ -42,7 +42,7 @@ class DatabaseAddress:
             fields = json.loads(secret)
             name = fields.get("dbname", "postgres")
             return cls(fields["host"], int(fields.get("port", 5432)), fields["username"], name, fields["password"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             # Not chained: the decoder's error quotes the secret.
             raise ConfigurationError(
                 "the database's secret is not RDS's JSON (host, port, username, password, dbname): "

@@ -24,7 +24,7 @@ def flat_file_keys(settings: FlatFileSettings) -> tuple[str, SecretStr]:
     try:
         keys = json.loads(read_secret(settings.flat_files_secret_arn))
         key_id, secret_key = str(keys["access_key_id"]), str(keys["secret_access_key"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         # Not chained: the decoder's error quotes the secret.
         raise ConfigurationError(
             "the flat files' secret must be a JSON object with the strings access_key_id and secret_access_key"

@@ -202,9 +202,19 @@ def test_a_file_in_another_encoding_is_refused_by_name(prices: Path) -> None:
         with pytest.raises(ConfigurationError, match="is wrong"):
             Reference.read(prices, bars)
         (prices / name).unlink()
-    (prices / "c.csv").write_bytes(f"{HEADER}N\xe9,1962-01-02,1,1,1,1,1,1\n".encode("latin-1"))
-    with pytest.raises(ConfigurationError, match=r"c\.csv is not a file of daily bars in UTF-8"):
-        folder(prices)
+    row = "1962-01-02,1,1,1,1,1,1\n"
+    for text in (f"{HEADER}N\xe9,{row}", f"B\xf6rse,{HEADER}x,N,{row}"):
+        (prices / "c.csv").write_bytes(text.encode("latin-1"))
+        with pytest.raises(ConfigurationError, match=r"c\.csv is not a file of daily bars in UTF-8"):
+            folder(prices)
+
+
+def test_a_day_in_another_unit_is_refused_by_name(tmp_path: Path) -> None:
+    prices = {name: [1.0] for name in ("open", "high", "low", "close", "volume")}
+    table = pa.table({"timestamp": pa.array([3_000_000], pa.int32()).cast(pa.date32()), **prices})
+    pq.write_table(table, tmp_path / "X.parquet")
+    with pytest.raises(ConfigurationError, match=r"X\.parquet is not a file .* outside the years 1 to 9999"):
+        folder(tmp_path)
 
 
 def test_the_header_of_a_list_may_be_in_capitals(prices: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_tag_file_that_names_no_past_instant_is_refused(
 ) -> None:
     stack.store.lay(tag_key("bad"), json.dumps({"as_of": as_of}).encode())
     result = run("tag")
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert fault in " ".join(result.stderr.split())
     with pytest.raises(
         ContractError, match=f"tags/bad.json cannot be read: .*{fault}.*delete it and make the tag anew"
@@ -72,3 +72,12 @@ def test_a_tag_file_that_names_no_past_instant_is_refused(
 
 def test_a_tag_file_without_a_time_zone_is_utc() -> None:
     assert read_tag(b'{"as_of": "2025-12-31T23:00"}', "x", datetime.now(UTC)) == datetime(2025, 12, 31, 23, tzinfo=UTC)
+
+
+def test_a_tag_that_cannot_be_read_is_named_and_the_others_are_listed(run: Run, stack: FakeTarget) -> None:
+    run("tag", "good", "--as-of", "2025-12-31T23:00Z")
+    stack.store.lay(tag_key("bad"), b"?")
+    result = run("tag", "--json")
+    assert result.exit_code == 3
+    assert [row["tag"] for row in json.loads(result.stdout)] == ["good"]
+    assert f"fiblake: {tag_key('bad')} cannot be read" in result.stderr

@@ -23,6 +23,7 @@ from local.market_data.reference import BLANK
 from local.market_data.replay import Replay, folder
 from local.market_data.shown import Shown
 from services.fetcher.companies import CompaniesLoader, CompaniesReport, list_days
+from services.fetcher.company_periods import History
 from services.fetcher.identities import record_of
 from services.fetcher.massive import MassiveClient
 from tests.fakes import Clock, MemoryObjectStore
@@ -253,3 +254,13 @@ def test_every_session_of_any_market_has_the_universe_of_the_script(
     ]
     for day in {FIRST, LAST, *(day for day in edges if FIRST <= day <= LAST)}:
         assert world.names(day) == script(market, day), day
+
+
+def test_a_delisting_right_after_the_session_of_the_first_list_is_left_to_the_next_list() -> None:
+    """Saturday's delisting has Friday as its last session, which is the first list's."""
+    friday, saturday, july = date(2012, 6, 1), date(2012, 6, 2), date(2012, 7, 2)
+    history = History()
+    for day in (friday, july):
+        history.add_list(day, [ticker("AAA", "F1")])
+    history.add_delisted([replace(ticker("GONE", "F2"), active=False, delisted=saturday)], nyse())
+    assert [period.company.symbol for period in history.periods] == ["AAA"]

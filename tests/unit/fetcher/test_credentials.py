@@ -39,7 +39,17 @@ def test_a_secret_is_the_key_itself_or_json_with_one_string(secrets: dict[str, s
 
 
 @pytest.mark.parametrize(
-    "secret", [f'{{"a": "{KEY}", "b": "x"}}', "{}", '{"a": 1}', f'{{"a": "{KEY}"', f'{{"a": {KEY}}}', "", " \n"]
+    "secret",
+    [
+        f'{{"a": "{KEY}", "b": "x"}}',
+        "{}",
+        '{"a": 1}',
+        f'{{"a": "{KEY}"',
+        f'{{"a": {KEY}}}',
+        "",
+        " \n",
+        '{"a":' + "[" * 100_000,
+    ],
 )
 def test_another_secret_is_an_error_that_does_not_quote_it(secrets: dict[str, str], secret: str) -> None:
     secrets[ARN] = secret

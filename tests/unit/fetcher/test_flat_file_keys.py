@@ -31,7 +31,7 @@ def test_the_flat_files_keys_come_from_the_environment_or_else_from_their_secret
     assert flat_file_keys(flat_file_settings(flat_files_secret_arn=ARN)) == ("other", SecretStr(KEY))
 
 
-@pytest.mark.parametrize("secret", ["", KEY, f'{{"access_key_id": "{KEY}"}}', f'["{KEY}"]', "null"])
+@pytest.mark.parametrize("secret", ["", KEY, f'{{"access_key_id": "{KEY}"}}', f'["{KEY}"]', "null", "[" * 100_000])
 def test_another_secret_is_an_error_that_says_what_it_must_be_and_does_not_quote_it(
     secrets: dict[str, str], secret: str
 ) -> None:

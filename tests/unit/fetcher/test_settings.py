@@ -3,7 +3,7 @@ from datetime import UTC, date, datetime
 import pytest
 
 from fiblake.errors import ConfigurationError, ContractError
-from services.fetcher.settings import FetcherSettings, FetchEvent
+from services.fetcher.settings import FetcherSettings, FetchEvent, MetadataSettings
 from shared.settings import load
 
 KEY = "s3cret-K3Y"
@@ -45,6 +45,14 @@ def test_what_is_not_set_has_its_default(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_missing_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str | None) -> None:
     with pytest.raises(ConfigurationError, match=f"environment variables to set right: {name}: field required"):
         settings(monkeypatch, **{name: value})
+
+
+@pytest.mark.parametrize("name", ["METADATA_DETAILS_DAYS", "METADATA_DIVIDENDS_DAYS", "HISTORY_RETRY_HOURS"])
+def test_a_time_beyond_all_dates_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for variable, value in (NEEDED | {"HISTORY_QUEUE_URL": "q", name: "1000000000"}).items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigurationError, match=f"set right: {name}: input should be less than or equal to"):
+        load(MetadataSettings)
 
 
 def test_a_missing_key_is_an_error_that_names_the_variables_that_give_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fiblake.reference import Split
+from services.fetcher.split_changes import split_changes
 from services.fetcher.splits import usable, with_factors
 from services.fetcher.wire import SplitRow
 
@@ -67,3 +68,12 @@ def test_a_split_without_an_id_has_one_that_is_the_same_every_time() -> None:
     usable_split = usable(row)
     assert usable_split is not None
     assert usable_split.id == "AAPL:2000-06-21:1:2"
+
+
+@pytest.mark.parametrize(("split_from", "split_to"), [(1e-300, 1e300), (1e300, 1e-300), (5e-324, 1.0)])
+def test_a_ratio_out_of_range_stops_no_other_symbol(split_from: float, split_to: float) -> None:
+    odd = [split(0, 1, 2, 0.5), split(1, split_from, split_to, 1e-320)]
+    splits = with_factors([*odd, split(0, 1, 2, symbol="MSFT")])
+    changes = split_changes({}, splits, {"AAPL", "MSFT"}, DAY + timedelta(days=9))
+    assert [refused.symbol for refused in changes.refused] == ["AAPL"]
+    assert [row.historical_adjustment_factor for row in changes.changed["MSFT"]] == [0.5]

@@ -136,6 +136,14 @@ def test_what_lies_in_bronze_and_is_no_source_file_is_passed_over() -> None:
     assert measured(store)["symbols_not_consolidated"] == 0
 
 
+def test_a_row_of_a_day_after_the_calendars_end_stops_no_measurement() -> None:
+    far = date(9999, 1, 1)
+    store = lake({"A": FRIDAY, "B": FRIDAY}, {"A": WEDNESDAY, "B": far}, {"A": WEDNESDAY})
+    store.lay(checkpoint_key(8), json.dumps({"last_processed_date": str(far)}).encode())
+    shown = measured(store)
+    assert (shown["symbols_not_consolidated"], shown["not_resampled"]["8d"], shown["not_resampled"]["3d"]) == (1, 0, 1)
+
+
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"last_processed_date": "soon"}'])
 def test_a_checkpoint_that_cannot_be_read_fails_and_is_named(data: bytes) -> None:
     store = lake({"A": FRIDAY}, {"A": FRIDAY}, {"A": FRIDAY})

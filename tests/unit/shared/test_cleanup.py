@@ -15,7 +15,16 @@ from fiblake.lake import CLEANUP_RECORD_KEY
 from fiblake.source_log import SourceVersion
 from services.consolidator.consolidate import Consolidation, Consolidator, Task
 from services.consolidator.merge import merge
-from shared.cleanup import RUNS_KEPT, Proof, clean_up, deletable, with_run
+from shared.cleanup import (
+    FILES_PER_LOT,
+    RUNS_KEPT,
+    Proof,
+    clean_up,
+    deletable,
+    is_lot_due,
+    oldest_session_kept,
+    with_run,
+)
 from shared.objects import DELETES_PER_REQUEST, ObjectInfo
 from tests.fakes import LAKE, NOON, MemoryObjectStore, bar, later, parquet, table
 
@@ -200,6 +209,16 @@ def test_a_file_goes_when_its_session_is_more_than_the_retention_ago(age: int, g
     session = TODAY - timedelta(days=age)
     info = ObjectInfo(key(session), "e", 1, NOON)
     assert deletable(LAKE, [info], {info.key: MERGED}, TODAY, RETENTION) == ([info] if goes else [])
+
+
+@pytest.mark.parametrize("retention", [800_000, 10**9, 10**12])
+def test_a_retention_beyond_all_dates_keeps_every_file(retention: int) -> None:
+    info = ObjectInfo(key(date(1962, 1, 2)), "e", 1, NOON)
+    assert deletable(LAKE, [info], {info.key: MERGED}, TODAY, retention) == []
+    days = nyse().between(date(1962, 1, 2), date(1962, 12, 31))[:FILES_PER_LOT]
+    log = {key(day): MERGED for day in days}
+    assert is_lot_due(log, oldest_session_kept(TODAY, RETENTION))
+    assert not is_lot_due(log, oldest_session_kept(TODAY, retention))
 
 
 def test_a_range_file_goes_by_its_last_session() -> None:

@@ -56,6 +56,6 @@ def test_a_fault_is_a_sentence(fault: Exception, error: type[Exception], text: s
         records_with(["a"], {"symbol": "AAPL"}, SINCE, Logs({"a": fault}))
 
 
-@pytest.mark.parametrize("line", ["", "START", "{", "[1]", '{"message": 1}', '{"other": "x"}'])
+@pytest.mark.parametrize("line", ["", "START", "{", "[1]", '{"a":' + "[" * 100_000, '{"message": 1}', '{"other": "x"}'])
 def test_a_line_that_is_none_of_ours(line: str) -> None:
     assert record_of(line) is None

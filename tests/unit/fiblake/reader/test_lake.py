@@ -454,6 +454,11 @@ def test_a_query_reads_bronze_below_the_lakes_prefix(lake: Lake, symbols: str | 
     assert result.table.to_pylist() == [{"n": 2}]
 
 
+def test_a_query_that_is_no_text_is_refused(lake: Lake) -> None:
+    with pytest.raises(ContractError, match="half of a pair of surrogates"):
+        lake.sql("SELECT '\ud83d'")
+
+
 def test_a_query_of_a_file_of_this_machine_is_refused_without_a_word_of_the_command_line(lake: Lake) -> None:
     with pytest.raises(ContractError, match=r"no files of this machine are read: .*join files of your own") as error:
         lake.sql("SELECT * FROM read_text('/etc/passwd')")
