@@ -44,7 +44,8 @@ def main() -> int:
     isolate()
     say = partial(print, flush=True)  # into its log
     try:
-        with _alone(), running(FOLDER, first_session=arguments.first_session, bars=arguments.bars, say=say) as stack:
+        first, bars = arguments.first_session, arguments.bars
+        with _locked_stack(), running(FOLDER, first_session=first, bars=bars, say=say) as stack:
             termination = Termination()
             _write_state(stack)
             while not termination.requested:
@@ -92,7 +93,7 @@ def is_running() -> bool:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def _locked_stack() -> Iterator[None]:
     """Hold the folder's lock, with our pid in it; raise UpstreamError if another supervisor does."""
     with _open_lock() as lock:
         # Several attempts, because a process that checks the lock holds it for a moment.

@@ -207,7 +207,7 @@ def updated(
     """
     comparison = settled(comparison, beginnings, days)
     by_figi = comparison.vanished_by_figi
-    records = [_seen(record, ticker, now) for record, ticker in [*comparison.kept, *comparison.back]]
+    records = [_with_vendors_fields(record, ticker, now) for record, ticker in [*comparison.kept, *comparison.back]]
     for ticker in comparison.new:
         unknown = _after(by_figi.get(ticker.composite_figi), days) if ticker.symbol in comparison.renamed else BEGINNING
         records.append(record_of(ticker, beginnings.get(ticker.symbol, unknown), now))
@@ -224,7 +224,7 @@ def updated(
 def changed(pair: Pair) -> bool:
     """Return whether the vendor changed a field of a symbol that is still of the same company."""
     record, ticker = pair
-    return _seen(record, ticker, record.last_seen) != record
+    return _with_vendors_fields(record, ticker, record.last_seen) != record
 
 
 def identities_of(records: Iterable[SymbolRecord]) -> dict[str, tuple[Identity, ...]]:
@@ -309,7 +309,7 @@ def _over(record: SymbolRecord, end: date) -> SymbolRecord:
     return replace(record, valid_to=end, delisted_date=end, active=False)
 
 
-def _seen(record: SymbolRecord, ticker: Ticker, now: datetime) -> SymbolRecord:
+def _with_vendors_fields(record: SymbolRecord, ticker: Ticker, now: datetime) -> SymbolRecord:
     """Return the record with the vendor's fields; fields that the vendor leaves out stay."""
     return replace(
         record, valid_to=None, delisted_date=None, active=True, last_seen=now,

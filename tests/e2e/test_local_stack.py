@@ -37,7 +37,7 @@ def fiblake(environment: dict[str, str], *arguments: str) -> "subprocess.Complet
     return subprocess.run([*FIBLAKE, *arguments], env=environment, capture_output=True, text=True, check=False)
 
 
-def seen(environment: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
+def show_status(environment: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [FIBLAKE[0], "status", "--local", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
@@ -66,13 +66,13 @@ def test_a_stack_that_is_up_resamples_whatever_any_s3_client_puts_until_it_is_do
     s3.put_object(Bucket=variables["S3_BUCKET"], Key=key, Body=parquet([bar("ANY", session, 7)]))
 
     def status() -> dict[str, dict[str, dict[str, str]]]:
-        variables_by_function: dict[str, dict[str, dict[str, str]]] = json.loads(seen(environment, "--json").stdout)
-        return variables_by_function
+        facts: dict[str, dict[str, dict[str, str]]] = json.loads(show_status(environment, "--json").stdout)
+        return facts
 
     wait_until(lambda: all(status()["intervals"].values()), "all intervals have a checkpoint")
     assert status()["intervals"].keys() == {f"{n}d" for n in INTERVALS}
     assert {c["last_processed_date"] for c in status()["intervals"].values()} == {"2012-07-03"}
-    assert "silver_34d" in seen(environment).stdout
+    assert "silver_34d" in show_status(environment).stdout
     by_function = json.loads(fiblake(environment, "env", "--sam").stdout)
     assert by_function["RouterFunction"]["S3_BUCKET"] == variables["S3_BUCKET"]
     endpoints = {function_variables["AWS_ENDPOINT_URL"] for function_variables in by_function.values()}
@@ -86,7 +86,7 @@ def test_a_stack_that_is_up_resamples_whatever_any_s3_client_puts_until_it_is_do
     twice = fiblake(environment, "up")
     assert (twice.returncode, "is up already" in twice.stderr) == (1, True)
     assert fiblake(environment, "down").returncode == 0
-    gone = seen(environment)
+    gone = show_status(environment)
     assert (gone.returncode, gone.stderr) == (1, "fiblake: no local stack is up: start one with `fiblake local up`\n")
 
 
@@ -106,7 +106,7 @@ def test_a_stack_that_is_interrupted_while_it_starts_leaves_nothing_running(envi
         up.send_signal(signal.SIGINT)
 
     assert up.returncode != 0
-    assert seen(environment).returncode == 1
+    assert show_status(environment).returncode == 1
     wait_until(lambda: processes_that_name(folder) == [], "all its parts have ended")
 
 

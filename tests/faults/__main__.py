@@ -10,7 +10,7 @@ from multiprocessing import get_context
 
 from tests.faults import schedules
 from tests.faults.actors import simulated
-from tests.faults.report import told
+from tests.faults.report import describe
 from tests.faults.runs import Failure, run_scenario, run_seeds
 from tests.faults.scenarios import SCENARIOS
 from tests.faults.world import INTERVALS
@@ -63,7 +63,7 @@ def _all(options: argparse.Namespace) -> Iterator[tuple[int, list[Failure]]]:
 def _one(seed: int) -> int:
     with simulated(INTERVALS):
         world, wrong = schedules.run(seed)
-    sys.stdout.write(told(f"SEED={seed}", world, wrong or ["nothing"]) + "\n")
+    sys.stdout.write(describe(f"SEED={seed}", world, wrong or ["nothing"]) + "\n")
     return 1 if wrong else 0
 
 

@@ -7,7 +7,7 @@ from tests.faults.world import World
 MOST_SENTENCES = 20
 
 
-def told(how: str, world: World, wrong: Sequence[str]) -> str:
+def describe(how: str, world: World, wrong: Sequence[str]) -> str:
     """Return the journal (a line a request), what is wrong, and the command that shows it again."""
     more = [f"... and {len(wrong) - MOST_SENTENCES} more"] if len(wrong) > MOST_SENTENCES else []
     lines = ["", *world.cloud.journal, "", *(f"WRONG: {fault}" for fault in wrong[:MOST_SENTENCES]), *more]

@@ -2,7 +2,7 @@
 
 from tests.faults import schedules
 from tests.faults.actors import simulated
-from tests.faults.report import told
+from tests.faults.report import describe
 from tests.faults.scenarios import SCENARIOS, AtRequest, points, run
 from tests.faults.world import INTERVALS, World
 
@@ -36,4 +36,4 @@ def run_seeds(seeds: list[int]) -> tuple[int, list[Failure]]:
 
 
 def _failure(how: str, world: World, wrong: list[str]) -> list[Failure]:
-    return [(how, told(how, world, wrong))] if wrong else []
+    return [(how, describe(how, world, wrong))] if wrong else []

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.faults import scenarios
-from tests.faults.report import told
+from tests.faults.report import describe
 from tests.faults.scenarios import AtRequest, Scenario
 
 
@@ -12,7 +12,7 @@ def test_at_whichever_request_the_actor_dies_or_others_act_the_lake_heals(scenar
     outcomes = set()
     for point in scenarios.points(scenario, thorough=False):
         world, plan, wrong = scenarios.run(scenario, point.plan)
-        assert not wrong, told(f'ONLY="{point}"', world, wrong)
+        assert not wrong, describe(f'ONLY="{point}"', world, wrong)
         outcomes.add(bool(plan.met))
     assert outcomes == {True}, "a point was not met: the scenario is not the same each time"
 
@@ -20,5 +20,5 @@ def test_at_whichever_request_the_actor_dies_or_others_act_the_lake_heals(scenar
 @pytest.mark.parametrize("scenario", scenarios.SCENARIOS, ids=lambda scenario: scenario.name.replace(" ", "-"))
 def test_without_a_fault_or_a_rival_all_is_well(scenario: Scenario) -> None:
     world, plan, wrong = scenarios.run(scenario, lambda _world: AtRequest())
-    assert not wrong, told(f'ONLY="{scenario.name}"', world, wrong)
+    assert not wrong, describe(f'ONLY="{scenario.name}"', world, wrong)
     assert len(plan.requests) > 1

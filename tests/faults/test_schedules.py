@@ -3,7 +3,7 @@
 import pytest
 
 from tests.faults import schedules
-from tests.faults.report import told
+from tests.faults.report import describe
 
 SEEDS = range(40)
 
@@ -11,7 +11,7 @@ SEEDS = range(40)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_whatever_fails_dies_or_comes_between_the_lake_ends_as_what_was_put_says(seed: int) -> None:
     world, wrong = schedules.run(seed)
-    assert not wrong, told(f"SEED={seed}", world, wrong)
+    assert not wrong, describe(f"SEED={seed}", world, wrong)
 
 
 def test_a_seed_is_the_same_schedule_each_time() -> None:

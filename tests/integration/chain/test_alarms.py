@@ -67,7 +67,7 @@ class Mailbox:
                 sqs.delete_message(QueueUrl=self.url, ReceiptHandle=message["ReceiptHandle"])
         return self._mails
 
-    def told(self, alarm: Alarm) -> bool:
+    def was_mailed(self, alarm: Alarm) -> bool:
         """Whether the alarm went on, because of what was measured since then of what it is about, and was mailed."""
         mails = [json.loads(mail) for mail in self.mails if mail.startswith("{")]
         ours = [mail for mail in mails if mail["AlarmName"] == alarm["AlarmName"] and mail["NewStateValue"] == "ALARM"]
@@ -77,7 +77,7 @@ class Mailbox:
         remaining = dict(wanted)
 
         def all_told() -> bool:
-            for name in [name for name, alarm in remaining.items() if self.told(alarm)]:
+            for name in [name for name, alarm in remaining.items() if self.was_mailed(alarm)]:
                 del remaining[name]
             return not remaining
 

@@ -132,12 +132,12 @@ class _Collected:
         sns.subscribe(TopicArn=self.arn, Protocol="sqs", Endpoint=attributes["QueueArn"], Attributes=raw)
 
     def symbols(self) -> list[str]:
-        return sorted({event["symbol"] for event in self._heard()})
+        return sorted({event["symbol"] for event in self._receive()})
 
     def changed_from(self, symbol: str) -> date:
-        return min(date.fromisoformat(event["changed_from"]) for event in self._heard() if event["symbol"] == symbol)
+        return min(date.fromisoformat(event["changed_from"]) for event in self._receive() if event["symbol"] == symbol)
 
-    def _heard(self) -> list[dict[str, str]]:
+    def _receive(self) -> list[dict[str, str]]:
         answer = self._sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=10, WaitTimeSeconds=1)
         return [json.loads(message["Body"]) for message in answer.get("Messages", [])]
 

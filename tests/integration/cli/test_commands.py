@@ -56,7 +56,7 @@ def fiblake(chain: Chain, tmp_path: Path) -> Fiblake:
     return ran
 
 
-def told(result: Result) -> Any:  # noqa: ANN401 (JSON)
+def json_of(result: Result) -> Any:  # noqa: ANN401 (JSON)
     assert result.stdout, result.stderr
     return json.loads(result.stdout)
 
@@ -69,7 +69,7 @@ def test_status_shows_queues_letters_and_how_far_everything_is(chain: Chain, fib
     chain.invoke_fetcher(as_of="2013-02-27")
     chain.drained()
 
-    state = told(fiblake("status", "--json"))
+    state = json_of(fiblake("status", "--json"))
 
     assert state["queues"].keys() >= {"bronze-arrivals", "consolidation", "resample-3d", "resample-34d"}
     assert state["dead_letters"].keys() >= {"consolidation", "ohlcv-fetcher"}
@@ -96,7 +96,7 @@ def test_vacuum_shows_then_deletes_what_is_merged(chain: Chain, fiblake: Fiblake
     assert "nothing is deleted" in shown.stdout
     assert key in chain.objects(Bronze().symbol_prefix("VACU"))
 
-    report = told(fiblake(*arguments, "--force-retention", "--yes", "--json"))
+    report = json_of(fiblake(*arguments, "--force-retention", "--yes", "--json"))
     assert report["deleted"]["symbols"]["VACU"]["files"] == 1
     assert chain.objects(Bronze().symbol_prefix("VACU")).keys() == {Bronze().data_key("VACU")}
     record = json.loads(chain.watcher.read("processing_metadata/cleanup_manifest.json") or b"{}")
@@ -110,13 +110,13 @@ def test_a_dead_letter_is_listed_shown_replayed_and_discarded(chain: Chain, fibl
     )
 
     def letters() -> list[dict[str, Any]]:
-        shown_letters: list[dict[str, Any]] = told(
+        shown_letters: list[dict[str, Any]] = json_of(
             fiblake("dlq", "show", "--queue", "resample-8d", "--reason", "LETTER has no data.parquet", "--json")
         )
         return shown_letters
 
     wait_until(lambda: len(letters()) == 1, "the message is a dead letter")
-    (row,) = told(fiblake("dlq", "list", "--queue", "resample-8d", "--json"))
+    (row,) = json_of(fiblake("dlq", "list", "--queue", "resample-8d", "--json"))
     assert row["letters"] >= 1
     assert any("LETTER has no data.parquet" in reason for reason in row["reasons"])
 
@@ -125,7 +125,7 @@ def test_a_dead_letter_is_listed_shown_replayed_and_discarded(chain: Chain, fibl
     wait_until(lambda: [shown["replays"] for shown in letters()] == [1], "it died again, and its replay was counted")
 
     file = tmp_path / "dropped.jsonl"
-    gone = told(fiblake("dlq", "discard", "--symbols", "LETTER", "--to", str(file), "--yes", "--json"))
+    gone = json_of(fiblake("dlq", "discard", "--symbols", "LETTER", "--to", str(file), "--yes", "--json"))
     assert gone["discarded"] == 1
     assert json.loads(file.read_text())["symbols"] == ["LETTER"]
     assert letters() == []
@@ -214,7 +214,7 @@ def test_consolidate_asks_the_workers_or_works_here(chain: Chain, fiblake: Fibla
     with _deaf(chain):
         chain.put(bars[:5])
 
-    assert told(fiblake("consolidate", "--symbols", "CONS", "--json")) == {"enqueued": 1}
+    assert json_of(fiblake("consolidate", "--symbols", "CONS", "--json")) == {"enqueued": 1}
     chain.wait_for_silver(bars[:5])
 
     with _deaf(chain):
@@ -230,7 +230,7 @@ def test_an_event_sent_by_hand_is_worked_on(chain: Chain, fiblake: Fiblake, tmp_
     request = tmp_path / "request.json"
     request.write_text(json.dumps({"schema_version": "1.0", "symbol": "HAND"}))
 
-    assert told(fiblake("events", "send", str(request), "--queue", "consolidation", "--json"))["sent"] == 1
+    assert json_of(fiblake("events", "send", str(request), "--queue", "consolidation", "--json"))["sent"] == 1
 
     chain.wait_for_silver(bars)
 
@@ -247,26 +247,26 @@ def test_old_rows_leave_the_database_for_the_bucket(chain: Chain, fiblake: Fibla
     assert asyncio.run(stored()) == 1
     arguments = ("vacuum", "rds", "--days", "12000", "--json")  # nobody else's rows are so old
 
-    shown = told(fiblake(*arguments, "--dry-run"))
-    report = told(fiblake(*arguments, "--yes"))
+    shown = json_of(fiblake(*arguments, "--dry-run"))
+    report = json_of(fiblake(*arguments, "--yes"))
 
     assert (shown["due"]["rows"], shown["retired"]) == (1, None)
     assert report["retired"] == {"sessions": 1, "rows": 1, "kept": 0}
     archived = decode(chain.watcher.read(archive_key(session)) or b"", BRONZE, "the archive").to_pylist()
     assert archived == rows
-    assert told(fiblake(*arguments, "--dry-run"))["due"]["rows"] == 0
+    assert json_of(fiblake(*arguments, "--dry-run"))["due"]["rows"] == 0
     assert fiblake("vacuum", "rds", "--days", "30").returncode == 2
 
 
 def test_metadata_reads_the_vendors_lists_and_asks_for_the_histories_of_who_is_new(
     chain: Chain, fiblake: Fiblake
 ) -> None:
-    first = told(fiblake("metadata", "--json"))
-    again = told(fiblake("metadata", "--json"))
+    first = json_of(fiblake("metadata", "--json"))
+    again = json_of(fiblake("metadata", "--json"))
 
     assert (first["listed"], first["details"] + first["details_left"]) == (5, 5)
     assert (again["new"], again["splits_changed"], again["histories_requested"]) == (0, 0, 0)
-    assert told(fiblake("metadata", "--splits-only", "--json"))["listed"] == 0
+    assert json_of(fiblake("metadata", "--splits-only", "--json"))["listed"] == 0
     wait_until(lambda: {"AAPL", "IBM"} <= chain.watcher.consolidated().keys(), "the histories are consolidated")
 
 
@@ -293,15 +293,15 @@ def test_a_bar_in_quarantine_is_listed_and_let_into_the_lake_once(chain: Chain, 
     body = encode(pa.Table.from_pylist([held]))
     chain.s3.put_object(Bucket=chain.stack.bucket, Key=quarantine_key("HELD", session), Body=body)
 
-    (row,) = told(fiblake("quarantine", "list", "--symbol", "HELD", "--json"))
+    (row,) = json_of(fiblake("quarantine", "list", "--symbol", "HELD", "--json"))
     released = fiblake("quarantine", "release", "HELD", session.isoformat(), "--by", "jane", "--json")
     again = fiblake("quarantine", "release", "HELD", session.isoformat())
 
     assert (row["reason"], row["high"]) == ("high 9.0 is below another price", 9.0)
-    assert told(released) == {"key": Bronze().date_key("HELD", session), "by": "jane"}
+    assert json_of(released) == {"key": Bronze().date_key("HELD", session), "by": "jane"}
     assert (again.returncode, "no such bar of HELD" in again.stderr) == (2, True)
     wait_until(lambda: "HELD" in chain.watcher.consolidated(), "the released bar is consolidated")
-    assert told(fiblake("quarantine", "list", "--symbol", "HELD", "--json")) == []
+    assert json_of(fiblake("quarantine", "list", "--symbol", "HELD", "--json")) == []
 
 
 def test_a_withdrawn_bar_leaves_silver_and_postgres_and_its_file_does_not_bring_it_back(
@@ -327,15 +327,15 @@ def test_a_withdrawn_bar_leaves_silver_and_postgres_and_its_file_does_not_bring_
     chain.drained()
 
     arguments = ("withdraw", "WDRAW", gone.session.isoformat(), "--reason", "a test", "--by", "jane", "--json")
-    report = told(fiblake(*arguments))
+    report = json_of(fiblake(*arguments))
 
     assert (report["by"], report["rows"], asyncio.run(rows())) == ("jane", 1, 0)
     chain.wait_for_silver(rest)
     assert fiblake("consolidate", "--symbols", "WDRAW", "--full").returncode == 0
     chain.drained()
     chain.wait_for_silver(rest)
-    assert told(fiblake("reconcile", "--symbols", "WDRAW", "--json"))["lags"] == []
-    assert (told(fiblake(*arguments))["rows"], fiblake("withdraw", "WDRAW", "2011-12-30").returncode) == (0, 2)
+    assert json_of(fiblake("reconcile", "--symbols", "WDRAW", "--json"))["lags"] == []
+    assert (json_of(fiblake(*arguments))["rows"], fiblake("withdraw", "WDRAW", "2011-12-30").returncode) == (0, 2)
 
 
 def test_all_of_silver_is_computed_anew_where_it_is_not_what_it_should_be(chain: Chain, fiblake: Fiblake) -> None:
@@ -347,13 +347,13 @@ def test_all_of_silver_is_computed_anew_where_it_is_not_what_it_should_be(chain:
         chain.s3.delete_object(Bucket=chain.stack.bucket, Key=key)
 
     refused = fiblake("resample")
-    report = told(fiblake("resample", "--full", "--json"))
+    report = json_of(fiblake("resample", "--full", "--json"))
 
     assert (refused.returncode, "say --full" in refused.stderr) == (2, True)
     assert report["month_files_written"] > 0
     assert report["failed"] == {}
     chain.wait_for_silver(bars)
-    assert told(fiblake("resample", "--full", "--json"))["month_files_written"] == 0
+    assert json_of(fiblake("resample", "--full", "--json"))["month_files_written"] == 0
 
 
 def test_a_data_parquet_of_another_make_is_adopted_and_reaches_silver(chain: Chain, fiblake: Fiblake) -> None:
@@ -361,15 +361,15 @@ def test_a_data_parquet_of_another_make_is_adopted_and_reaches_silver(chain: Cha
     key = Bronze().data_key("ADOP")
     chain.s3.put_object(Bucket=chain.stack.bucket, Key=key, Body=parquet(bars))
 
-    shown = told(fiblake("adopt", "--json"))
-    report = told(fiblake("adopt", "--yes", "--json"))
+    shown = json_of(fiblake("adopt", "--json"))
+    report = json_of(fiblake("adopt", "--yes", "--json"))
 
     assert "ADOP" in {adopted["symbol"] for adopted in shown["symbols"]}
     assert (shown["enqueued"], report["enqueued"] >= 1) == (0, True)
     chain.wait_for_silver(bars)
 
     def foreign() -> set[str]:
-        return {adopted["symbol"] for adopted in told(fiblake("adopt", "--json"))["symbols"]}
+        return {adopted["symbol"] for adopted in json_of(fiblake("adopt", "--json"))["symbols"]}
 
     wait_until(lambda: "ADOP" not in foreign(), "its data.parquet is ours")
 
@@ -380,14 +380,14 @@ def test_query_and_chart_read_the_lake(chain: Chain, fiblake: Fiblake, tmp_path:
     chain.wait_for_silver(bars)
 
     sql = "SELECT count(*) AS n, max(close) AS close FROM {} WHERE symbol = 'QUER'"
-    assert told(fiblake("query", sql.format("bronze"), "--symbols", "QUER", "--json")) == [{"n": 60, "close": 110}]
-    assert told(fiblake("query", sql.format("silver_21d"), "--json"))[0]["close"] == 110
-    assert told(fiblake("query", "SELECT row_count FROM manifest WHERE symbol = 'QUER'", "--json")) == [
+    assert json_of(fiblake("query", sql.format("bronze"), "--symbols", "QUER", "--json")) == [{"n": 60, "close": 110}]
+    assert json_of(fiblake("query", sql.format("silver_21d"), "--json"))[0]["close"] == 110
+    assert json_of(fiblake("query", "SELECT row_count FROM manifest WHERE symbol = 'QUER'", "--json")) == [
         {"row_count": 60}
     ]
 
     picture = tmp_path / "quer.png"
-    assert told(fiblake("chart", "QUER", "3d", "-o", str(picture), "--json"))["bars"] >= 20
+    assert json_of(fiblake("chart", "QUER", "3d", "-o", str(picture), "--json"))["bars"] >= 20
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -414,7 +414,7 @@ def test_reconcile_heals_what_a_fifth_of_lost_events_left_behind(chain: Chain, f
 
     report = fiblake("reconcile", "--symbols", ",".join(symbols), "--json")
     assert report.returncode == 3
-    causes = {(lag["symbol"], lag["cause"]) for lag in told(report)["lags"]}
+    causes = {(lag["symbol"], lag["cause"]) for lag in json_of(report)["lags"]}
     assert ("HEAL4", "silver") in causes
     assert any(cause in {"unmerged", "never_consolidated"} for _, cause in causes)
 
@@ -423,7 +423,7 @@ def test_reconcile_heals_what_a_fifth_of_lost_events_left_behind(chain: Chain, f
     for own in bars.values():
         chain.wait_for_silver(own)
     chain.drained()
-    assert told(fiblake("reconcile", "--symbols", ",".join(symbols), "--json"))["lags"] == []
+    assert json_of(fiblake("reconcile", "--symbols", ",".join(symbols), "--json"))["lags"] == []
 
 
 @contextmanager

@@ -156,7 +156,7 @@ def _policy_of(resource: str) -> str:
 def faults(engine: Engine, policies: Policies, calls: Iterable[Call], template: Concrete) -> list[Fault]:
     """Return all that is wrong: what is needed and denied, and what is allowed and not needed."""
     needed = sorted(call for call in calls if call.who in policies.identity)
-    answers = engine.asked([policies.question(call) for call in needed])
+    answers = engine.ask([policies.question(call) for call in needed])
     return [
         *(Fault("denied", c.who, str(c)) for c, a in zip(needed, answers, strict=True) if not a.allowed),
         *_unused(policies, answers),
@@ -178,7 +178,7 @@ def _too_wide(engine: Engine, policies: Policies, needed: Iterable[Call], templa
     """Try every role on everything that the stack has: what it may do there, some call must have done there."""
     used = {(call.who, call.action, _place(call)) for call in needed}
     probes = [probe for role in policies.identity for probe in _probes(role, policies, template)]
-    answers = engine.asked([policies.question(probe) for probe in probes])
+    answers = engine.ask([policies.question(probe) for probe in probes])
     wide = {
         (probe.who, probe.action, _place(probe))
         for probe, answer in zip(probes, answers, strict=True)
@@ -221,8 +221,8 @@ def _unlistable(engine: Engine, policies: Policies, template: Concrete) -> Itera
     """Every key that a role may read it may list, or a missing one is 403 and not 404."""
     lake = template.attribute("DataLakeBucket", "Arn")
     pairs = [(role, key) for role in policies.identity for keys in ROOMS.values() for key in keys]
-    reads = engine.asked([policies.question(Call(role, "s3:GetObject", f"{lake}/{key}")) for role, key in pairs])
-    lists = engine.asked([policies.question(Call(r, "s3:ListBucket", lake, (("s3:prefix", key),))) for r, key in pairs])
+    reads = engine.ask([policies.question(Call(role, "s3:GetObject", f"{lake}/{key}")) for role, key in pairs])
+    lists = engine.ask([policies.question(Call(r, "s3:ListBucket", lake, (("s3:prefix", key),))) for r, key in pairs])
     for (role, key), read, listing in zip(pairs, reads, lists, strict=True):
         if read.allowed and not listing.allowed:
             yield Fault("unlistable", role, f"may read {key}, but a missing one is answered with 403")
@@ -257,7 +257,7 @@ def _sent(engine: Engine, policies: Policies, calls: Sequence[Call], changed: Ma
         questions.append(
             Question(call.who, call.action, call.resource, keys, (), policies.resource.get(_policy_of(call.resource)))
         )
-    return engine.asked(questions)
+    return engine.ask(questions)
 
 
 def _unused_senders(policies: Policies, calls: Sequence[Call]) -> list[Fault]:
@@ -282,7 +282,7 @@ def sole(engine: Engine, policies: Policies, calls: Iterable[Call]) -> dict[tupl
     """Return, for each right by its role and Sid, a call that nothing but it allows."""
     needed = sorted(call for call in calls if call.who in policies.identity)
     sole_calls: dict[tuple[str, str], Call] = {}
-    for call, answer in zip(needed, engine.asked([policies.question(call) for call in needed]), strict=True):
+    for call, answer in zip(needed, engine.ask([policies.question(call) for call in needed]), strict=True):
         own = [sid for sid in answer.by if sid.startswith(call.who)]
         if len(own) == 1:
             sole_calls.setdefault((call.who, own[0]), call)

@@ -52,7 +52,7 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self._process.communicate()
 
-    def asked(self, questions: Sequence[Question]) -> list[Answer]:
+    def ask(self, questions: Sequence[Question]) -> list[Answer]:
         """Return the answers in the order of the questions."""
         policies: dict[str, int] = {}
         wanted = [_wanted(question, policies) for question in questions]

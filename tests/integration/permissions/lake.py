@@ -159,7 +159,7 @@ class RecordedLake:
         self.send(queue, *bodies)
         return self.batch_event(queue)
 
-    def held(self, queue: str) -> int:
+    def count(self, queue: str) -> int:
         """Count a queue's messages, visible or not."""
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         answer = self.client("sqs").get_queue_attributes(QueueUrl=self._url(queue), AttributeNames=names)

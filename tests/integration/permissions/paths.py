@@ -93,7 +93,7 @@ def _reference_data(lake: RecordedLake) -> None:
     _expect(splits_key("AAA") in lake.keys("bronze/splits/"), "splits are stored")
     _expect(dividends_key("AAA") in lake.keys("bronze/dividends/"), "dividends are stored")
     _expect(lake.etag(identities_key("AAA")) != before, "identities are stored")
-    _expect(lake.held("HistoryQueue") == len(SYMBOLS), "histories are asked for")
+    _expect(lake.count("HistoryQueue") == len(SYMBOLS), "histories are asked for")
 
 
 def _sessions(lake: RecordedLake) -> None:
@@ -116,7 +116,7 @@ def _histories(lake: RecordedLake) -> None:
     poison = lake.poison_event("HistoryQueue", POISON, HistoryRequest(symbol="NOBODY").model_dump_json())
     answer, dead = lake.invoke("HistoryFetcherFunction", event, poison)
     _expect(len(answer["batchItemFailures"]) == 1, "a history that cannot be written is retried")
-    _expect(not dead["batchItemFailures"] and lake.held("HistoryDeadLetters") == 2, "what is poison is a dead letter")
+    _expect(not dead["batchItemFailures"] and lake.count("HistoryDeadLetters") == 2, "what is poison is a dead letter")
     lake.recording.relent()
     lake.invoke("OhlcvFetcherFunction", {})  # reads what the history left in doubt
     again = lake.poison_event("HistoryQueue", HistoryRequest(symbol="CCC").model_dump_json())
@@ -132,11 +132,11 @@ def _arrivals(lake: RecordedLake) -> None:
     again = lake.poison_event("BronzeArrivalsQueue", *put[:2])
     poison = lake.poison_event("BronzeArrivalsQueue", POISON)
     lake.invoke("RouterFunction", again, poison)
-    _expect(lake.held("BronzeArrivalsDeadLetters") == 1, "what is poison is a dead letter")
+    _expect(lake.count("BronzeArrivalsDeadLetters") == 1, "what is poison is a dead letter")
     lake.recording.refuse(_that(action="batch:ListJobs", who="RouterRole"))
     (answer,) = lake.invoke("RouterFunction", lake.poison_event("BronzeArrivalsQueue", put[0]))
     _expect(len(answer["batchItemFailures"]) == 1, "arrivals are retried while Batch fails")
-    _expect(lake.held("ConsolidationQueue") >= len(SYMBOLS), "consolidations are requested")
+    _expect(lake.count("ConsolidationQueue") >= len(SYMBOLS), "consolidations are requested")
 
 
 def _first_consolidation(lake: RecordedLake) -> None:
@@ -148,7 +148,7 @@ def _first_consolidation(lake: RecordedLake) -> None:
     lake.run("WorkerJobDefinition")
     _expect(MANIFEST_KEY in lake.keys("processing_metadata/"), "the manifest is written")
     _expect(CLEANUP_RECORD_KEY in lake.keys("processing_metadata/"), "old files are deleted, and that is recorded")
-    _expect(lake.held("ConsolidationQueue") == 0, "the queue is drained")
+    _expect(lake.count("ConsolidationQueue") == 0, "the queue is drained")
 
 
 def _next_consolidation(lake: RecordedLake) -> None:
@@ -163,7 +163,7 @@ def _next_consolidation(lake: RecordedLake) -> None:
     lake.send("ConsolidationQueue", *bodies, _request("NOBODY", None), _request("CCC", SESSIONS[-4]))
     lake.recording.refuse(_that(action="s3:PutObject", who="WorkerRole", place="symbol=CCC/data.parquet"))
     lake.run("WorkerJobDefinition", code=3)
-    _expect(lake.held("ConsolidationDeadLetters") >= 3, "what cannot succeed is a dead letter")
+    _expect(lake.count("ConsolidationDeadLetters") >= 3, "what cannot succeed is a dead letter")
     _expect(bool(lake.keys("bronze/quarantine/symbol=EEE/")), "a broken bar is in quarantine")
     _expect(revisions_key("DDD") in lake.keys("bronze/revisions/"), "what a restated bar replaces is kept")
 
@@ -188,7 +188,7 @@ def _resampling(lake: RecordedLake) -> None:
         good, retried, again = answers[3 * number : 3 * number + 3]
         _expect(not good["batchItemFailures"] and not again["batchItemFailures"], "a symbol is resampled")
         _expect(len(retried["batchItemFailures"]) == 1, "a symbol that cannot be read is retried")
-        _expect(lake.held(f"Resample{interval}dDeadLetters") == 1, "what is poison is a dead letter")
+        _expect(lake.count(f"Resample{interval}dDeadLetters") == 1, "what is poison is a dead letter")
         _expect(bool(lake.keys(silver_prefix(interval))), "silver is written")
 
 
@@ -255,7 +255,7 @@ def _audit(lake: RecordedLake) -> None:
     lake.end_jobs()
     lake.invoke("ReconcileFunction", {"fix": True}, {"fix": True}, {}, SYMBOLS_PER_CHILD="1")
     _expect(lake.waiting_jobs() > 0, "an array job is submitted")
-    _expect(lake.held("ConsolidationQueue") >= 2, "consolidations are requested")
+    _expect(lake.count("ConsolidationQueue") >= 2, "consolidations are requested")
 
 
 def _vacuum(lake: RecordedLake) -> None:

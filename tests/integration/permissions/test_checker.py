@@ -47,7 +47,7 @@ def test_each_right_is_the_only_one_that_allows_some_call_which_is_denied_withou
     }
     assert [what for place, what in rights.items() if place not in needed] == []
     without_it = [without(policies, role, sid).question(call) for (role, sid), call in needed.items()]
-    assert [rights[p] for p, a in zip(needed, engine.asked(without_it), strict=True) if a.allowed] == []
+    assert [rights[p] for p, a in zip(needed, engine.ask(without_it), strict=True) if a.allowed] == []
     assert len(rights) > 200
 
 

@@ -42,7 +42,7 @@ def test_a_functions_code_may_not_do_what_lambda_may_with_its_role(engine: Engin
         policies.question(call, {"lambda:SourceFunctionArn": template.attribute(names[call.who], "Arn")})
         for call in made
     ]
-    assert [call for call, answer in zip(made, engine.asked(questions), strict=True) if answer.allowed] == []
+    assert [call for call, answer in zip(made, engine.ask(questions), strict=True) if answer.allowed] == []
 
 
 def test_without_tls_no_role_may_do_anything_to_bucket_queues_and_topics(
@@ -54,5 +54,5 @@ def test_without_tls_no_role_may_do_anything_to_bucket_queues_and_topics(
         for call in recorded.calls | with_our_roles(template, recorded.calls)
         if call.who in policies.identity and call.action.startswith(("s3:", "sqs:", "sns:"))
     ]
-    answers = engine.asked([policies.question(call, {"aws:SecureTransport": "false"}) for call in calls])
+    answers = engine.ask([policies.question(call, {"aws:SecureTransport": "false"}) for call in calls])
     assert [call for call, answer in zip(calls, answers, strict=True) if answer.allowed] == []

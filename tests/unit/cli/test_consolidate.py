@@ -21,7 +21,7 @@ def _lake(stack: FakeTarget) -> None:
     stack.store.lay(f"{BRONZE_PREFIX}/notes/readme.txt", b"not ours")
 
 
-def asked(stack: FakeTarget) -> list[ConsolidationRequest]:
+def sent_requests(stack: FakeTarget) -> list[ConsolidationRequest]:
     return [ConsolidationRequest.model_validate_json(body) for body in stack.queues["consolidation"].sent]
 
 
@@ -29,14 +29,14 @@ def test_named_symbols_are_asked_for_with_all_their_history_and_a_worker_is_star
     run: Run, stack: FakeTarget
 ) -> None:
     assert json.loads(run("consolidate", "--symbols", "MSFT", "--json").stdout) == {"enqueued": 1}
-    (request,) = asked(stack)
+    (request,) = sent_requests(stack)
     assert (request.symbol, request.changed_from) == ("MSFT", None)
     assert len(stack.workers.submitted) == 1
 
 
 def test_all_are_the_symbols_of_the_lake(run: Run, stack: FakeTarget) -> None:
     assert "2 symbols enqueued" in run("consolidate", "--all").stdout
-    assert [request.symbol for request in asked(stack)] == ["AAPL", "MSFT"]
+    assert [request.symbol for request in sent_requests(stack)] == ["AAPL", "MSFT"]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_in_this_process_the_worker_runs_as_in_a_job_and_its_exit_code_is_ours(
     monkeypatch.setattr(worker, "main", main)
     assert run("consolidate", "--symbols", "MSFT,AAPL", "--max-workers", "2", *options).exit_code == 3
     assert ran == [(["--symbols", "AAPL,MSFT", "--max-workers", "2", *mode], "lake", stack.complete.arn)]
-    assert asked(stack) == []
+    assert sent_requests(stack) == []
 
 
 @pytest.mark.parametrize(

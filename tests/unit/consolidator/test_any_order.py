@@ -158,12 +158,12 @@ steps = st.lists(
 
 def first_difference(before: Consolidated | None, after: Consolidated) -> date | None:
     """Return the earliest session whose adjusted price or whose place among companies `after` tells differently."""
-    old = _told(before) if before else {}
-    new = _told(after)
+    old = _closes_and_volumes(before) if before else {}
+    new = _closes_and_volumes(after)
     return min((day for day in new if new[day] != old.get(day)), default=None)
 
 
-def _told(stored: Consolidated) -> dict[date, tuple[float, float]]:
+def _closes_and_volumes(stored: Consolidated) -> dict[date, tuple[float, float]]:
     sessions = stored.bars["timestamp"].to_numpy()
     factors = stored.reference.as_of(stored.last_session).factors(sessions)
     rows = stored.bars.to_pylist()

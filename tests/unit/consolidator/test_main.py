@@ -43,7 +43,7 @@ class Account:
             self.store.lay(key, parquet(bar("2025-11-19", symbol=symbol)))
 
     @property
-    def told(self) -> list[str]:
+    def published_symbols(self) -> list[str]:
         return sorted(event.symbol for event in self.complete.published)
 
 
@@ -78,7 +78,7 @@ def test_a_drained_queue_is_exit_code_0(account: Account) -> None:
     account.put("AAPL")
     account.queue.put(ConsolidationRequest(symbol="AAPL").model_dump_json())
     assert entry.main([]) == 0
-    assert account.told == ["AAPL"]
+    assert account.published_symbols == ["AAPL"]
 
 
 def test_dead_letters_are_exit_code_3(account: Account) -> None:
@@ -90,7 +90,7 @@ def test_dead_letters_are_exit_code_3(account: Account) -> None:
 def test_a_symbol_that_failed_is_exit_code_3(account: Account) -> None:
     account.put("AAPL")
     assert entry.main(["--symbols", "AAPL,GHOST"]) == 3
-    assert account.told == ["AAPL"]
+    assert account.published_symbols == ["AAPL"]
 
 
 def test_a_queue_that_fails_is_exit_code_1_and_a_sentence(account: Account, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,7 +115,7 @@ def test_what_was_done_before_the_queue_failed_stays_done(account: Account) -> N
     account.queue.put(ConsolidationRequest(symbol="AAPL").model_dump_json())
     account.queue.refuse_receives = lambda nth: nth > 1
     assert entry.main([]) == 1
-    assert (account.told, account.queue.bodies()) == (["AAPL"], [])
+    assert (account.published_symbols, account.queue.bodies()) == (["AAPL"], [])
 
 
 @pytest.mark.parametrize(
@@ -150,10 +150,10 @@ def test_a_child_does_not_wait_for_what_others_hold_and_the_first_one_does(
     monkeypatch.setenv("AWS_BATCH_JOB_ARRAY_SIZE", "2")
     monkeypatch.setenv("AWS_BATCH_JOB_ARRAY_INDEX", "1")
     assert entry.main([]) == 0
-    assert (account.told, account.queue.now) == ([], 4)
+    assert (account.published_symbols, account.queue.now) == ([], 4)
     monkeypatch.setenv("AWS_BATCH_JOB_ARRAY_INDEX", "0")
     assert entry.main([]) == 0
-    assert (account.told, account.queue.bodies()) == (["AAPL"], [])
+    assert (account.published_symbols, account.queue.bodies()) == (["AAPL"], [])
 
 
 @pytest.mark.parametrize(("job", "run"), [("parent-id:7", "parent-id"), ("plain-id", "plain-id")])
@@ -183,7 +183,7 @@ def test_sigterm_while_it_works_stops_it_after_the_symbols_in_work(account: Acco
         account.queue.put(ConsolidationRequest(symbol=symbol).model_dump_json())
     account.store.interfere(lambda: os.kill(os.getpid(), signal.SIGTERM), of=lambda key: "AAPL" in key)
     assert entry.main(["--max-workers", "1", "--round-size", "1"]) == 143
-    assert account.told == ["AAPL"]
+    assert account.published_symbols == ["AAPL"]
     assert account.queue.depth().visible == 1
 
 
@@ -194,7 +194,7 @@ def test_sigterm_while_it_works_stops_it_after_the_symbols_in_work(account: Acco
 def test_only_the_named_symbols_are_done(account: Account, arguments: list[str]) -> None:
     account.put("AAPL", "MSFT", "GOOG")
     assert entry.main(arguments) == 0
-    assert account.told == ["AAPL", "MSFT"]
+    assert account.published_symbols == ["AAPL", "MSFT"]
 
 
 def test_full_mode_does_every_symbol_of_the_lake_and_nothing_else(account: Account) -> None:
@@ -202,7 +202,7 @@ def test_full_mode_does_every_symbol_of_the_lake_and_nothing_else(account: Accou
     account.store.lay("bronze/raw_ohlcv/notes/readme.txt", b"not ours")
     account.store.lay("bronze/raw_ohlcv/symbol=not a symbol/date=2025-11-19.parquet", b"not ours")
     assert entry.main(["--mode", "full"]) == 0
-    assert account.told == ["AAPL", "brk.B"]
+    assert account.published_symbols == ["AAPL", "brk.B"]
 
 
 def test_the_children_of_a_full_array_job_share_the_symbols(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,8 +214,8 @@ def test_the_children_of_a_full_array_job_share_the_symbols(account: Account, mo
         account.complete.published.clear()
         monkeypatch.setenv("AWS_BATCH_JOB_ARRAY_INDEX", str(index))
         assert entry.main([]) == 0
-        assert len(account.told) == share
-        symbols = [symbol for symbol in symbols if symbol not in account.told]
+        assert len(account.published_symbols) == share
+        symbols = [symbol for symbol in symbols if symbol not in account.published_symbols]
     assert symbols == []
 
 

@@ -123,7 +123,7 @@ class Lake:
         return [str(day) for day in bars["timestamp"].to_pylist()] if bars else []
 
     @property
-    def told(self) -> dict[str, ConsolidationComplete]:
+    def published(self) -> dict[str, ConsolidationComplete]:
         return {event.symbol: event for event in self.complete.published}
 
     @property
@@ -147,7 +147,7 @@ def test_the_queue_is_drained_and_everything_stands_where_it_belongs(lake: Lake)
     worker = lake.drained()
     symbols = [f"S{n:02}" for n in range(25)]
     assert all(lake.sessions(symbol) == ["2025-11-19"] for symbol in symbols)
-    assert sorted(lake.told) == lake.manifest == symbols
+    assert sorted(lake.published) == lake.manifest == symbols
     assert lake.queue.bodies() == []
     assert (worker.summary.symbols, worker.summary.files, worker.summary.failed) == (25, 25, [])
 
@@ -156,7 +156,7 @@ def test_rounds_are_taken_until_nothing_is_left(lake: Lake) -> None:
     for n in range(7):
         lake.arrive(f"S{n}", "2025-11-19")
     lake.drained(round_size=2)
-    assert len(lake.told) == 7
+    assert len(lake.published) == 7
     assert lake.queue.bodies() == []
     assert [len(symbols) for symbols in lake.rounds] == [2, 2, 2, 1]
 
@@ -200,7 +200,7 @@ def test_a_message_that_the_counts_did_not_show_begins_the_wait_anew(lake: Lake)
     lake.put("AAPL", "2025-11-19")
     lake.queue.put(ConsolidationRequest(symbol="AAPL").model_dump_json(), delay=50)
     lake.drained(idle_seconds=60)
-    assert list(lake.told) == ["AAPL"]
+    assert list(lake.published) == ["AAPL"]
     assert lake.queue.now == 50 + 60
 
 
@@ -222,7 +222,7 @@ def test_what_was_given_back_is_waited_for_although_the_counts_say_empty(
     lake.store.fail("list", times=failures)
     worker = lake.drained(idle_seconds=2, stays_for_others=stays_for_others)
     assert [seconds for _, seconds in lake.queue.hidden] == [10 * 2**n for n in range(failures)]
-    assert list(lake.told) == ["AAPL"]
+    assert list(lake.published) == ["AAPL"]
     assert (worker.summary.retried, worker.summary.symbols, lake.queue.bodies()) == (failures, 1, [])
 
 
@@ -232,7 +232,7 @@ def test_the_longest_pause_of_a_round_is_waited_for(lake: Lake) -> None:
     lake.store.fail("list", times=2)
     lake.drained(idle_seconds=2)
     assert lake.queue.hidden == [(first, 10), (often, 80)]
-    assert sorted(lake.told) == ["AAPL", "MSFT"]
+    assert sorted(lake.published) == ["AAPL", "MSFT"]
 
 
 def test_the_longest_pause_among_messages_worked_on_together_is_waited_for(lake: Lake) -> None:
@@ -242,7 +242,7 @@ def test_the_longest_pause_among_messages_worked_on_together_is_waited_for(lake:
     lake.store.fail("list", times=2)
     lake.drained(idle_seconds=2)
     assert sorted(seconds for _, seconds in lake.queue.hidden) == [10, 20]
-    assert sorted(lake.told) == ["AAPL", "MSFT"]
+    assert sorted(lake.published) == ["AAPL", "MSFT"]
 
 
 # --------------------------------------------------------------------------------------------- what may kill a worker
@@ -270,7 +270,7 @@ def test_what_kills_the_worker_takes_no_mates_along_at_the_third_receive(lake: L
     lake.complete.refuse = killed
     with pytest.raises(KeyboardInterrupt):
         lake.drained()
-    assert sorted(lake.told) == ["AAPL", "MSFT"]
+    assert sorted(lake.published) == ["AAPL", "MSFT"]
     assert [ConsolidationRequest.model_validate_json(body).symbol for body in lake.queue.bodies()] == ["KILL"]
 
 
@@ -280,7 +280,7 @@ def test_a_worker_stopped_meanwhile_gives_back_what_it_would_have_worked_on_alon
 
     worker = lake.worker_stopped_in_its_first_symbol()
     lake.drained(worker)
-    assert list(lake.told) == ["AAPL"]
+    assert list(lake.published) == ["AAPL"]
     assert lake.queue.hidden == [(message, 0) for message in suspects]
     assert (worker.summary.released, worker.summary.retried) == (2, 0)
 
@@ -292,7 +292,7 @@ def test_delayed_messages_and_those_in_other_hands_are_waited_for(lake: Lake) ->
     lake.arrive("MSFT", "2025-11-19")
     lake.queue.receive(1)
     lake.drained()
-    assert sorted(lake.told) == ["AAPL", "MSFT"]
+    assert sorted(lake.published) == ["AAPL", "MSFT"]
 
 
 def test_two_messages_of_one_symbol_are_one_consolidation_from_the_earlier_session(lake: Lake) -> None:
@@ -312,7 +312,7 @@ def test_a_request_without_a_session_outweighs_one_that_names_some(lake: Lake) -
     lake.request("AAPL")
     lake.arrive("AAPL", "2025-11-18")
     lake.drained()
-    assert lake.told["AAPL"].changed_from == date(2001, 1, 2)
+    assert lake.published["AAPL"].changed_from == date(2001, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ def test_a_poison_message_becomes_a_dead_letter_with_its_reason_while_its_mates_
     lake.queue.put(body)
     lake.arrive("MSFT", "2025-11-19")
     worker = lake.drained()
-    assert sorted(lake.told) == ["AAPL", "MSFT"]
+    assert sorted(lake.published) == ["AAPL", "MSFT"]
     (letter,) = lake.queue.dead
     assert letter.body == body
     assert reason in letter.reason
@@ -360,7 +360,7 @@ def test_a_bomb_is_a_dead_letter_with_its_name_and_numbers_while_its_mates_are_d
     lake.request_named("BOMB", "2025-11-19", key)
     lake.arrive("MSFT", "2025-11-19")
     lake.drained()
-    assert sorted(lake.told) == ["AAPL", "MSFT"]
+    assert sorted(lake.published) == ["AAPL", "MSFT"]
     (letter,) = lake.queue.dead
     assert name in letter.reason
     assert "5,000,000 rows" in letter.reason
@@ -373,7 +373,7 @@ def test_an_unmergeable_file_is_a_dead_letter_although_its_symbol_was_consolidat
     lake.store.lay(bad, b"no Parquet")
     worker = lake.drained()
     assert lake.sessions("AAPL") == ["2025-11-18"]
-    assert "AAPL" in lake.told
+    assert "AAPL" in lake.published
     assert isinstance(lake.queue.dead[0].error, ContractError)
     assert lake.queue.dead[0].reason.startswith(bad)
     assert worker.summary.symbols == 1
@@ -440,7 +440,7 @@ def test_a_message_that_names_what_is_no_source_file_of_its_symbol_is_a_dead_let
     lake.drained()
     (letter,) = lake.queue.dead
     assert isinstance(letter.error, ContractError)
-    assert (lake.store.done("get"), lake.told) == ([], {})
+    assert (lake.store.done("get"), lake.published) == ([], {})
 
 
 def test_the_event_carries_the_version_and_a_tail_of_what_is_in_s3(lake: Lake) -> None:
@@ -448,7 +448,7 @@ def test_the_event_carries_the_version_and_a_tail_of_what_is_in_s3(lake: Lake) -
     lake.drained()
     lake.arrive_named("AAPL", "2025-11-19", close=9)
     lake.drained(lake.worker(clock=lambda: later(5)))
-    event = lake.told["AAPL"]
+    event = lake.published["AAPL"]
     assert event.version == later(5)
     assert event.tail
     assert (event.tail.timestamp, event.tail.close) == ((date(2025, 11, 18), date(2025, 11, 19)), (8, 9))
@@ -528,7 +528,7 @@ def test_an_event_that_sns_does_not_take_keeps_message_and_files(lake: Lake) -> 
     assert (message, 10) in lake.queue.hidden
     published, deleted = lake.journal.index(("publish", "AAPL")), lake.journal.index(("delete", source))
     assert published < deleted
-    assert lake.told["AAPL"].changed_from == date.fromisoformat(OLD)
+    assert lake.published["AAPL"].changed_from == date.fromisoformat(OLD)
 
 
 def test_a_manifest_that_cannot_be_written_is_retried_and_nothing_is_deleted_meanwhile(lake: Lake) -> None:
@@ -614,7 +614,7 @@ def test_a_stopped_worker_finishes_what_it_began_and_gives_the_rest_back_at_once
 
     worker = lake.worker_stopped_in_its_first_symbol()
     lake.drained(worker)
-    assert list(lake.told) == ["AAPL"]
+    assert list(lake.published) == ["AAPL"]
     assert lake.queue.hidden == [(message, 0) for message in waiting]
     assert (worker.summary.symbols, worker.summary.released, worker.summary.retried) == (1, 2, 0)
     assert {message.id for message in lake.queue.receive()} == set(waiting)
@@ -666,14 +666,14 @@ def test_a_run_without_the_queue_that_died_between_data_and_event_is_made_good_b
     assert (lake.sessions("AAPL"), lake.queue.bodies()) == (["2025-11-18", "2025-11-19"], [])
     lake.complete.refuse = lambda _event: False
     lake.worker().consolidate(["AAPL"], ROUND, full=full)
-    assert (lake.told["AAPL"].changed_from, lake.told["AAPL"].tail) == (date(2025, 11, 18), None)
+    assert (lake.published["AAPL"].changed_from, lake.published["AAPL"].tail) == (date(2025, 11, 18), None)
 
 
 def test_the_correlation_id_travels_from_request_to_event(lake: Lake) -> None:
     lake.put("AAPL", "2025-11-19")
     lake.request("AAPL", "2025-11-19", correlation_id="from the put")
     lake.drained()
-    assert lake.told["AAPL"].correlation_id == "from the put"
+    assert lake.published["AAPL"].correlation_id == "from the put"
 
 
 def test_named_symbols_are_consolidated_without_the_queue(lake: Lake) -> None:
@@ -681,9 +681,9 @@ def test_named_symbols_are_consolidated_without_the_queue(lake: Lake) -> None:
         lake.put(symbol, "2025-11-19")
     worker = lake.worker()
     worker.consolidate(["AAPL", "GHOST", "MSFT"], 2, full=False)
-    assert sorted(lake.told) == lake.manifest == ["AAPL", "MSFT"]
+    assert sorted(lake.published) == lake.manifest == ["AAPL", "MSFT"]
     assert (worker.summary.failed, worker.summary.symbols) == (["GHOST"], 2)
-    assert lake.told["AAPL"].correlation_id == "run-1"
+    assert lake.published["AAPL"].correlation_id == "run-1"
 
 
 def test_a_full_run_merges_logged_files_again(lake: Lake) -> None:
@@ -718,14 +718,14 @@ def test_a_request_that_speaks_of_splits_is_of_all_of_the_history_even_if_it_nam
     lake.split("AAPL", session="2025-11-19")
     lake.drained()
     assert lake.factors("AAPL") == [0.5]
-    assert lake.told["AAPL"].changed_from == date(2001, 1, 2)
+    assert lake.published["AAPL"].changed_from == date(2001, 1, 2)
 
 
 def test_splits_that_come_before_the_first_bar_are_no_failure_and_are_there_when_it_comes(lake: Lake) -> None:
     lake.split("AAPL")
     lake.arrive("MSFT")
     worker = lake.drained()
-    assert (lake.queue.bodies(), lake.queue.dead, list(lake.told)) == ([], [], ["MSFT"])
+    assert (lake.queue.bodies(), lake.queue.dead, list(lake.published)) == ([], [], ["MSFT"])
     assert (worker.summary.dead_lettered, worker.summary.retried) == (0, 0)
     lake.arrive("AAPL", "2025-11-18")
     lake.drained()
@@ -808,7 +808,7 @@ def test_the_event_carries_the_first_requests_id_and_the_oldest_put(lake: Lake) 
         request = ConsolidationRequest(symbol="AAPL", correlation_id=name, put_at=put_at)
         lake.queue.put(request.model_dump_json())
     lake.drained()
-    assert (lake.told["AAPL"].correlation_id, lake.told["AAPL"].put_at) == ("one", NOON)
+    assert (lake.published["AAPL"].correlation_id, lake.published["AAPL"].put_at) == ("one", NOON)
 
 
 # -------------------------------------------------------------------------------------------------------------- traces

@@ -18,7 +18,7 @@ def missing(start: date | None, now: datetime = AFTER_CLOSE, stored: tuple[date,
     return [session.isoformat() for session in plan(nyse(), Asked(), set(stored), start, 0, now).missing]
 
 
-def asked(*stored: date, look_back: int = 5, **what: object) -> tuple[list[int], list[int]]:
+def planned_days(*stored: date, look_back: int = 5, **what: object) -> tuple[list[int], list[int]]:
     planned = plan(nyse(), Asked(**what), set(stored), None, look_back, AFTER_CLOSE)  # type: ignore[arg-type]
     return [day.day for day in planned.missing], [day.day for day in planned.again]
 
@@ -78,19 +78,19 @@ def test_what_is_missing_has_closed_and_is_every_session_since_the_start(now: da
 
 
 def test_the_last_stored_sessions_are_looked_at_again_after_what_is_missing() -> None:
-    assert asked(*SINCE_MONDAY_BEFORE[:6], look_back=3) == ([25], [20, 21, 24])
+    assert planned_days(*SINCE_MONDAY_BEFORE[:6], look_back=3) == ([25], [20, 21, 24])
 
 
 def test_a_look_back_of_none_looks_at_nothing_again() -> None:
-    assert asked(*SINCE_MONDAY_BEFORE[:6], look_back=0) == ([25], [])
+    assert planned_days(*SINCE_MONDAY_BEFORE[:6], look_back=0) == ([25], [])
 
 
 def test_nothing_is_looked_at_before_anything_is_stored() -> None:
-    assert asked() == ([25], [])
+    assert planned_days() == ([25], [])
 
 
 def test_sessions_beyond_the_instant_asked_for_are_not_looked_at() -> None:
-    assert asked(MONDAY, TUESDAY, date(2025, 11, 26)) == ([], [24, 25])
+    assert planned_days(MONDAY, TUESDAY, date(2025, 11, 26)) == ([], [24, 25])
 
 
 # --------------------------------------------------------------------------------------------------- what was asked for
@@ -98,19 +98,19 @@ def test_sessions_beyond_the_instant_asked_for_are_not_looked_at() -> None:
 
 def test_sessions_that_are_named_are_fetched_if_they_are_missing() -> None:
     days = {"first": date(2025, 11, 17), "last": date(2025, 11, 20)}
-    assert asked(date(2025, 11, 18), **days) == ([17, 19, 20], [])
+    assert planned_days(date(2025, 11, 18), **days) == ([17, 19, 20], [])
 
 
 def test_stored_ones_are_fetched_again_if_that_is_asked_for() -> None:
     days = {"first": date(2025, 11, 17), "last": date(2025, 11, 20)}
-    assert asked(date(2025, 11, 18), **days, again=True) == ([17, 19, 20], [18])
+    assert planned_days(date(2025, 11, 18), **days, again=True) == ([17, 19, 20], [18])
 
 
 def test_from_a_session_on_means_up_to_the_last_closed_one_and_up_to_a_session_means_from_the_start() -> None:
-    assert asked(first=date(2025, 11, 21)) == ([21, 24, 25], [])
+    assert planned_days(first=date(2025, 11, 21)) == ([21, 24, 25], [])
     planned = plan(nyse(), Asked(last=MONDAY), set(), date(2025, 11, 20), 5, AFTER_CLOSE)
     assert [day.day for day in planned.missing] == [20, 21, 24]
 
 
 def test_a_session_that_has_not_closed_is_not_fetched_whoever_asks() -> None:
-    assert asked(first=TUESDAY, last=date(2025, 12, 5)) == ([25], [])
+    assert planned_days(first=TUESDAY, last=date(2025, 12, 5)) == ([25], [])

@@ -59,7 +59,7 @@ class World:
         async with self.fetcher() as fetcher:
             return await fetcher.load(symbol, Asked(first, last), FRIDAY)
 
-    def asked(self) -> list[str]:
+    def requested_ranges(self) -> list[str]:
         return [path.split("ticker/")[1].replace("/range/1/day/", " ") for path in self.vendor.paths]
 
 
@@ -79,7 +79,7 @@ def bar(session: date) -> ReportedBar:
 async def test_a_history_is_one_range_file_with_its_rows_and_is_noted_as_loaded(world: World) -> None:
     world.vendor.answers = [page([range_row(WEDNESDAY, 5.0), range_row(FRIDAY, 6.0)])]
     assert await world.load("AAPL") == stored("AAPL", 2)
-    assert world.asked() == ["AAPL 1990-01-02/2025-11-21"]
+    assert world.requested_ranges() == ["AAPL 1990-01-02/2025-11-21"]
     assert world.store.keys() == ["bronze/raw_ohlcv/symbol=AAPL/range=2025-11-19_2025-11-21.parquet"]
     bars = read_bars(world.store.peek(world.store.keys()[0]) or b"", "AAPL", NOW).to_pylist()
     assert [(bar["timestamp"], bar["close"]) for bar in bars] == [(WEDNESDAY, 5.0), (FRIDAY, 6.0)]
@@ -149,7 +149,7 @@ async def test_bars_from_before_the_symbol_was_this_companys_are_not_asked_for(w
     world.database.records["META"] = record("META", valid_from=date(2022, 6, 9))
     world.vendor.answers = [page([range_row(FRIDAY)])]
     await world.load("META")
-    assert world.asked() == ["META 2022-06-09/2025-11-21"]
+    assert world.requested_ranges() == ["META 2022-06-09/2025-11-21"]
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ async def test_sessions_that_the_plan_does_not_give_are_not_asked_for(vendor: Ve
     vendor.answers = [page([range_row(FRIDAY)])]
     await world.load("AAPL")
     await world.load("AAPL", first=date(2025, 1, 2))
-    assert world.asked() == ["AAPL 2023-11-21/2025-11-21", "AAPL 2025-01-02/2025-11-21"]
+    assert world.requested_ranges() == ["AAPL 2023-11-21/2025-11-21", "AAPL 2025-01-02/2025-11-21"]
 
 
 async def test_a_symbol_that_nobody_knows_is_an_error_unless_it_is_said_where_to_begin(world: World) -> None:
@@ -277,7 +277,7 @@ async def test_a_history_comes_without_the_day_that_the_vendor_does_not_give_out
     early = refusal(403, "Attempted to request today's data before end of day")
     world.vendor.answers = [early, page([range_row(THURSDAY)])]
     assert await world.load("AAPL") == stored("AAPL", 1)
-    assert world.asked() == ["AAPL 1990-01-02/2025-11-21", "AAPL 1990-01-02/2025-11-20"]
+    assert world.requested_ranges() == ["AAPL 1990-01-02/2025-11-21", "AAPL 1990-01-02/2025-11-20"]
     assert world.database.loaded == {"AAPL": THURSDAY}
 
 
@@ -374,14 +374,14 @@ def test_each_message_ends_by_itself(world: World, runner: asyncio.Runner) -> No
 def test_a_history_that_was_asked_for_twice_is_loaded_once(world: World, runner: asyncio.Runner) -> None:
     world.vendor.answers = [page([range_row(FRIDAY)])]
     assert load_all(world, runner, asking(1, "AAPL"), asking(2, "AAPL")) == {}
-    assert (world.asked(), len(world.store.keys())) == (["AAPL 1990-01-02/2025-11-21"], 1)
+    assert (world.requested_ranges(), len(world.store.keys())) == (["AAPL 1990-01-02/2025-11-21"], 1)
 
 
 def test_a_request_may_say_where_to_begin(world: World, runner: asyncio.Runner) -> None:
     world.vendor.answers = [httpx.Response(200, json={"status": "OK", "resultsCount": 0})]
     request = HistoryRequest(symbol="AAPL", first=date(2024, 1, 2)).model_dump_json()
     assert load_all(world, runner, message(1, request)) == {}
-    assert world.asked() == ["AAPL 2024-01-02/2025-11-21"]
+    assert world.requested_ranges() == ["AAPL 2024-01-02/2025-11-21"]
 
 
 # ---------------------------------------------------------------------------------------------- companies that are gone
@@ -395,7 +395,7 @@ async def test_the_history_of_a_company_that_is_gone_ends_with_its_last_day(worl
     world.database.gone = [gone("SUNW", date(1990, 1, 2), WEDNESDAY)]
     world.vendor.answers = [page([range_row(WEDNESDAY, 5.0)])]
     assert await world.load("SUNW") == stored("SUNW", 1)
-    assert world.asked() == [f"SUNW 1990-01-02/{WEDNESDAY}"]
+    assert world.requested_ranges() == [f"SUNW 1990-01-02/{WEDNESDAY}"]
     assert world.database.gone[0].history_from == WEDNESDAY
 
 
@@ -405,7 +405,7 @@ async def test_a_reused_symbol_gets_the_bars_of_each_of_its_companies_and_nobody
     days = [date(2025, 11, 4), date(2025, 11, 5), WEDNESDAY, THURSDAY, FRIDAY]
     world.vendor.answers = [page([range_row(day, 5.0) for day in days])]
     assert (await world.load("AAPL")).stored == 3
-    assert world.asked() == ["AAPL 2025-11-03/2025-11-21"]
+    assert world.requested_ranges() == ["AAPL 2025-11-03/2025-11-21"]
     assert [company.history_from for company in await world.database.companies("AAPL")] == [days[0], THURSDAY]
 
 
@@ -414,7 +414,7 @@ async def test_a_company_whose_history_is_loaded_is_not_asked_for_again_with_the
     world.database.records["AAPL"] = replace(record("AAPL", THURSDAY), history_loaded_at=NOW)
     world.vendor.answers = [page([range_row(date(2025, 11, 3), 5.0)])]
     assert (await world.load("AAPL")).stored == 1
-    assert world.asked() == ["AAPL 2025-11-03/2025-11-04"]
+    assert world.requested_ranges() == ["AAPL 2025-11-03/2025-11-04"]
     async with world.fetcher() as fetcher:
         assert await fetcher.load_unless_there(HistoryRequest(symbol="AAPL"), FRIDAY) is None
 

@@ -39,7 +39,7 @@ def ticker(
     return replace(plain, **more)  # type: ignore[arg-type]
 
 
-def known(symbol: str = "META", figi: str | None = META, valid_from: date = BEGINNING, **more: object) -> SymbolRecord:
+def stored(symbol: str = "META", figi: str | None = META, valid_from: date = BEGINNING, **more: object) -> SymbolRecord:
     seen = MORNING - timedelta(days=1)
     plain = SymbolRecord(
         symbol=symbol, valid_from=valid_from, valid_to=None, composite_figi=figi, share_class_figi=None,
@@ -82,12 +82,12 @@ def periods(records: Sequence[SymbolRecord]) -> list[tuple[str, date, date | Non
 
 def test_a_first_list_is_all_new_and_reaches_back_to_the_beginning() -> None:
     [record] = taken_over([], [ticker()])
-    assert record == known(first_seen=MORNING, last_seen=MORNING)
+    assert record == stored(first_seen=MORNING, last_seen=MORNING)
 
 
 def test_a_symbol_that_is_listed_again_was_seen_again() -> None:
-    assert taken_over([known()], [ticker()]) == [known(last_seen=MORNING)]
-    assert not changed((known(), ticker()))
+    assert taken_over([stored()], [ticker()]) == [stored(last_seen=MORNING)]
+    assert not changed((stored(), ticker()))
 
 
 @pytest.mark.parametrize(
@@ -95,30 +95,30 @@ def test_a_symbol_that_is_listed_again_was_seen_again() -> None:
     [{"name": "Meta"}, {"exchange": "XNYS"}, {"type": "ADRC"}, {"currency": "EUR"}, {"share_class_figi": "BBGX"}],
 )
 def test_what_the_vendor_says_anew_is_taken_over(change: dict[str, str]) -> None:
-    assert changed((known(), ticker(**change)))  # type: ignore[arg-type]
-    assert taken_over([known()], [ticker(**change)]) == [known(last_seen=MORNING, **change)]  # type: ignore[arg-type]
+    assert changed((stored(), ticker(**change)))  # type: ignore[arg-type]
+    assert taken_over([stored()], [ticker(**change)]) == [stored(last_seen=MORNING, **change)]  # type: ignore[arg-type]
 
 
 def test_what_the_vendor_leaves_out_stays() -> None:
     bare = ticker(figi=None, name=None, exchange=None, type=None, currency=None)
-    assert taken_over([known()], [bare]) == [known(last_seen=MORNING)]
-    assert not changed((known(), bare))
+    assert taken_over([stored()], [bare]) == [stored(last_seen=MORNING)]
+    assert not changed((stored(), bare))
 
 
 def test_details_and_history_stay_what_they_are() -> None:
-    detailed = known(sic_code="7370", industry="SERVICES", sector="Services", list_date=FRI, details_at=MORNING)
+    detailed = stored(sic_code="7370", industry="SERVICES", sector="Services", list_date=FRI, details_at=MORNING)
     assert taken_over([detailed], [ticker()]) == [replace(detailed, last_seen=MORNING)]
 
 
 @pytest.mark.parametrize(("before", "now"), [(None, META), (META, None), (None, None)])
 def test_a_figi_that_is_missing_on_either_side_is_no_other_company(before: str | None, now: str | None) -> None:
-    [record] = taken_over([known(figi=before)], [ticker(figi=now)])
+    [record] = taken_over([stored(figi=before)], [ticker(figi=now)])
     assert record.composite_figi == (before or now)
     assert record.valid_to is None
 
 
 def test_a_list_of_fewer_than_half_of_the_active_symbols_is_not_trusted() -> None:
-    records = [known(s, s) for s in "ABC"] + [known(s, s, valid_to=THU, active=False) for s in "DEFGH"]
+    records = [stored(s, s) for s in "ABC"] + [stored(s, s, valid_to=THU, active=False) for s in "DEFGH"]
     with pytest.raises(UpstreamError, match=r"lists 1 of the 3 symbols that were active, fewer than half"):
         compare(records, [ticker("A", "A"), ticker("D", "D"), ticker("NEW", "N")])
     assert [r.symbol for r in compare(records, [ticker("A", "A"), ticker("B", "B")]).vanished] == ["C"]
@@ -127,7 +127,7 @@ def test_a_list_of_fewer_than_half_of_the_active_symbols_is_not_trusted() -> Non
 
 
 def test_symbols_are_told_apart_by_case() -> None:
-    comparison = compare([known("KIMPL", "F1")], [ticker("KIMpL", "F2"), ticker("KIMPL", "F1")])
+    comparison = compare([stored("KIMPL", "F1")], [ticker("KIMpL", "F2"), ticker("KIMPL", "F1")])
     assert [record.symbol for record in comparison.new] == ["KIMpL"]
 
 
@@ -138,7 +138,7 @@ def gone(symbol: str = "OLD", day: date | None = THU, figi: str | None = None) -
     return Told(delisted={symbol: ticker(symbol, figi, active=False, delisted=day)})
 
 
-OTHERS = [known("A", "FA"), known("OLD", "FOLD", valid_from=date(2020, 1, 2))]
+OTHERS = [stored("A", "FA"), stored("OLD", "FOLD", valid_from=date(2020, 1, 2))]
 
 
 @pytest.mark.parametrize(
@@ -170,20 +170,20 @@ def test_a_symbol_that_vanished_is_inactive_from_the_vendors_day_or_the_last_clo
 
 
 def test_a_symbol_that_began_today_and_vanished_today_ends_today() -> None:
-    [_, old] = taken_over([OTHERS[0], known("OLD", valid_from=FRI)], [ticker("A", "FA")])
+    [_, old] = taken_over([OTHERS[0], stored("OLD", valid_from=FRI)], [ticker("A", "FA")])
     assert (old.valid_from, old.valid_to) == (FRI, FRI)
 
 
 def test_a_symbol_that_comes_back_with_its_figi_is_the_same_company_again() -> None:
-    old = known("OLD", "FOLD", valid_to=THU, delisted_date=THU, active=False)
+    old = stored("OLD", "FOLD", valid_to=THU, delisted_date=THU, active=False)
     [back] = taken_over([old], [ticker("OLD", "FOLD")])
-    assert back == known("OLD", "FOLD", last_seen=MORNING)
+    assert back == stored("OLD", "FOLD", last_seen=MORNING)
 
 
 @pytest.mark.parametrize("figi", ["FOLD", "ANOTHER", None])
 def test_a_symbol_that_comes_back_after_a_long_time_is_listed_anew_whoever_bears_it(figi: str | None) -> None:
     ended = date(2025, 6, 2)
-    old = known("OLD", "FOLD", valid_to=ended, delisted_date=ended, active=False)
+    old = stored("OLD", "FOLD", valid_to=ended, delisted_date=ended, active=False)
     assert periods(taken_over([old], [ticker("OLD", figi)])) == [
         ("OLD", BEGINNING, ended, "FOLD"), ("OLD", FRI, None, figi),
     ]  # fmt: skip
@@ -192,7 +192,7 @@ def test_a_symbol_that_comes_back_after_a_long_time_is_listed_anew_whoever_bears
 @pytest.mark.parametrize(("other", "count"), [("SHARE-2", 2), ("SHARE-1", 1), (None, 1)])
 def test_where_a_composite_figi_is_missing_the_share_classs_decides(other: str | None, count: int) -> None:
     earlier = MORNING - timedelta(days=10)
-    record = known(figi=None, share_class_figi="SHARE-1", last_seen=earlier)
+    record = stored(figi=None, share_class_figi="SHARE-1", last_seen=earlier)
     after = taken_over([record], [ticker(figi=META, share_class_figi=other)])
     assert len(after) == count
 
@@ -203,7 +203,7 @@ def test_where_a_composite_figi_is_missing_the_share_classs_decides(other: str |
 def test_a_symbol_of_another_company_begins_on_the_day_of_the_ticker_change_and_the_old_one_ends_before() -> None:
     answers = Told({"META": [TickerChange(date(2012, 5, 18), "FB"), TickerChange(MON, "META")]})
     now = datetime(2025, 11, 25, 11, tzinfo=UTC)
-    assert periods(taken_over([known(figi=BALL)], [ticker()], answers, now)) == [
+    assert periods(taken_over([stored(figi=BALL)], [ticker()], answers, now)) == [
         ("META", BEGINNING, FRI, BALL), ("META", MON, None, META),
     ]  # fmt: skip
 
@@ -219,7 +219,7 @@ def test_without_a_day_of_change_a_symbol_is_handed_over_when_three_sessions_hav
     changes: Sequence[TickerChange],
 ) -> None:
     tuesday = datetime(2025, 11, 18, 11, tzinfo=UTC)
-    record = known(figi=BALL, last_seen=tuesday)
+    record = stored(figi=BALL, last_seen=tuesday)
     for doubtful in (19, 20):
         now = datetime(2025, 11, doubtful, 11, tzinfo=UTC)
         assert taken_over([record], [ticker()], Told({"META": changes}), now) == [record]
@@ -244,14 +244,14 @@ def test_of_a_new_ticker_that_is_listed_twice_one_row_is_taken_whatever_the_orde
 
 
 def test_a_figi_that_another_listed_symbol_has_is_no_proof_of_a_rename() -> None:
-    records = [known("A", "FA"), known("B", "FB")]
+    records = [stored("A", "FA"), stored("B", "FB")]
     comparison = settled(compare(records, [ticker("A", "FB"), ticker("B", "FB")]), {}, days())
     assert ([r.symbol for r, _ in comparison.doubtful], comparison.handed_over) == (["A"], [])
 
 
 def test_a_day_of_change_before_the_old_company_began_is_no_day_it_can_have_ended() -> None:
     answers = Told({"META": [TickerChange(date(2025, 11, 3), "META")]})
-    record = known(figi=BALL, valid_from=date(2025, 11, 10), last_seen=datetime(2025, 11, 17, 11, tzinfo=UTC))
+    record = stored(figi=BALL, valid_from=date(2025, 11, 10), last_seen=datetime(2025, 11, 17, 11, tzinfo=UTC))
     assert periods(taken_over([record], [ticker()], answers)) == [
         ("META", date(2025, 11, 10), date(2025, 11, 17), BALL), ("META", date(2025, 11, 18), None, META),
     ]  # fmt: skip
@@ -261,13 +261,13 @@ def test_a_change_at_the_weekend_begins_with_mondays_session() -> None:
     sunday = datetime(2025, 11, 23, 18, tzinfo=UTC)
     answers = Told({"META": [TickerChange(SAT, "META")]})
     after = [("META", BEGINNING, FRI, BALL), ("META", MON, None, META)]
-    assert periods(taken_over([known(figi=BALL)], [ticker()], answers, sunday)) == after
+    assert periods(taken_over([stored(figi=BALL)], [ticker()], answers, sunday)) == after
     friday, wednesday = datetime(2025, 11, 21, 18, tzinfo=UTC), datetime(2025, 11, 26, 11, tzinfo=UTC)
-    assert periods(taken_over([known(figi=BALL, last_seen=friday)], [ticker()], now=wednesday)) == after
+    assert periods(taken_over([stored(figi=BALL, last_seen=friday)], [ticker()], now=wednesday)) == after
 
 
 def test_a_vanished_companys_symbol_goes_to_another_and_their_times_do_not_overlap() -> None:
-    old = known(figi=BALL, valid_to=THU, delisted_date=THU, active=False)
+    old = stored(figi=BALL, valid_to=THU, delisted_date=THU, active=False)
     answers = Told({"META": [TickerChange(date(2025, 11, 18), "META")]})
     assert periods(taken_over([old], [ticker()], answers)) == [
         ("META", BEGINNING, date(2025, 11, 17), BALL), ("META", date(2025, 11, 18), None, META),
@@ -280,7 +280,7 @@ def test_a_vanished_companys_symbol_goes_to_another_and_their_times_do_not_overl
 
 def test_a_vendor_that_corrects_itself_within_a_session_leaves_one_record_of_it() -> None:
     answers = Told({"META": [TickerChange(FRI, "META")]})
-    records = taken_over([known(figi=BALL)], [ticker()], answers)
+    records = taken_over([stored(figi=BALL)], [ticker()], answers)
     days_later = MORNING + timedelta(days=5)
     unseen = [replace(record, last_seen=MORNING - timedelta(days=1)) for record in records]
     corrected = taken_over(unseen, [ticker(figi="THIRD")], now=days_later)
@@ -289,7 +289,7 @@ def test_a_vendor_that_corrects_itself_within_a_session_leaves_one_record_of_it(
 
 def test_a_rename_is_a_new_symbol_that_does_not_reach_further_back_and_the_old_one_ends_before() -> None:
     answers = Told({"META": [TickerChange(date(2012, 5, 18), "FB"), TickerChange(THU, "META")]})
-    records = [known("A", "FA"), known("FB")]
+    records = [stored("A", "FA"), stored("FB")]
     comparison = compare(records, [ticker("A", "FA"), ticker()])
     assert comparison.renamed == {"META"}
     assert comparison.successors == {"FB": "META"}
@@ -298,13 +298,13 @@ def test_a_rename_is_a_new_symbol_that_does_not_reach_further_back_and_the_old_o
 
 
 def test_a_rename_whose_day_nobody_knows_begins_with_the_session_of_the_run() -> None:
-    records = [known("A", "FA"), known("FB")]
+    records = [stored("A", "FA"), stored("FB")]
     after = taken_over(records, [ticker("A", "FA"), ticker()])
     assert periods(after)[1:] == [("FB", BEGINNING, THU, META), ("META", FRI, None, META)]
 
 
 def test_two_companies_that_swap_their_symbols_are_each_cut_there() -> None:
-    records = [known("AA", "F1"), known("BB", "F2")]
+    records = [stored("AA", "F1"), stored("BB", "F2")]
     comparison = compare(records, [ticker("AA", "F2"), ticker("BB", "F1")])
     assert comparison.renamed == {"AA", "BB"}
     assert periods(taken_over(records, [ticker("AA", "F2"), ticker("BB", "F1")])) == [
@@ -315,12 +315,12 @@ def test_two_companies_that_swap_their_symbols_are_each_cut_there() -> None:
 def test_a_new_symbol_begins_when_the_vendor_says_and_otherwise_reaches_back_to_the_beginning() -> None:
     answers = Told({"NEWCO": [TickerChange(THU, "NEWCO")], "AGED": [TickerChange(date(1950, 1, 3), "AGED")]})
     listed = [ticker(), ticker("NEWCO", "F1"), ticker("OTHER", None), ticker("AGED", "F2")]
-    after = {r.symbol: r.valid_from for r in taken_over([known()], listed, answers)}
+    after = {r.symbol: r.valid_from for r in taken_over([stored()], listed, answers)}
     assert after == {"META": BEGINNING, "NEWCO": THU, "OTHER": BEGINNING, "AGED": BEGINNING}
 
 
 def test_the_companies_of_a_symbol_are_given_oldest_first() -> None:
-    records = [known(valid_from=FRI), known("A", None), known(figi=BALL, valid_to=THU)]
+    records = [stored(valid_from=FRI), stored("A", None), stored(figi=BALL, valid_to=THU)]
     assert identities_of(records) == {
         "META": (
             Identity("META", BEGINNING, THU, BALL, "Meta Platforms"),
@@ -336,16 +336,16 @@ def test_the_companies_of_a_symbol_are_given_oldest_first() -> None:
 def test_details_are_due_for_the_universe_first_then_those_without_then_the_oldest() -> None:
     hour = timedelta(hours=1)
     records = [
-        known("FRESH", details_at=MORNING), known("STALE", details_at=MORNING - 3 * hour),
-        known("STALER", details_at=MORNING - 5 * hour), known("ZNEW"), known("WARRANT", type="WARRANT"),
-        known("GONE", valid_to=THU, active=False),
+        stored("FRESH", details_at=MORNING), stored("STALE", details_at=MORNING - 3 * hour),
+        stored("STALER", details_at=MORNING - 5 * hour), stored("ZNEW"), stored("WARRANT", type="WARRANT"),
+        stored("GONE", valid_to=THU, active=False),
     ]  # fmt: skip
     due = details_due(records, {"CS"}, MORNING - hour, FRI)
     assert [record.symbol for record in due] == ["ZNEW", "STALER", "STALE", "WARRANT"]
 
 
 def test_those_whose_details_are_due_alike_take_turns_by_day() -> None:
-    records = [known(f"A{n}") for n in range(20)]
+    records = [stored(f"A{n}") for n in range(20)]
     orders = [[r.symbol for r in details_due(records, {"CS"}, MORNING, day)] for day in (FRI, FRI, MON)]
     assert orders[0] == orders[1] != orders[2]
     assert sorted(orders[0]) == sorted(orders[2])

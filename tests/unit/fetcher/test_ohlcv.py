@@ -82,7 +82,7 @@ def both_days(*rows: tuple[str, float]) -> list[Any]:
     return [page([grouped_row(symbol, day, close) for symbol, close in rows]) for day in (THURSDAY, FRIDAY)]
 
 
-def done(session: date | str, stored: int, quarantined: int = 0, outside: int = 0) -> Stored:
+def stored_session(session: date | str, stored: int, quarantined: int = 0, outside: int = 0) -> Stored:
     return Stored(str(session), stored, 0, quarantined, outside, (), NOW)
 
 
@@ -91,7 +91,7 @@ def done(session: date | str, stored: int, quarantined: int = 0, outside: int = 
 
 async def test_missing_sessions_are_fetched_oldest_first_one_date_file_a_symbol(world: World) -> None:
     world.vendor.answers = both_days(("AAPL", 268.5), ("BRK.B", 505.0))
-    assert await world.fetch() == [done(THURSDAY, 2), done(FRIDAY, 2)]
+    assert await world.fetch() == [stored_session(THURSDAY, 2), stored_session(FRIDAY, 2)]
     assert [path.rsplit("/", 1)[-1] for path in world.vendor.paths] == ["2025-11-20", "2025-11-21"]
     assert world.store.keys() == [
         f"bronze/raw_ohlcv/symbol={symbol}/date=2025-11-{day}.parquet"
@@ -129,7 +129,7 @@ async def test_a_put_that_fails_leaves_the_watermark_and_the_next_run_goes_on_fr
         await world.fetch()
     assert (world.database.mark, len(world.database.rows)) == (THURSDAY, 2)
     # AAPL's file was put: what it holds is stored, and MSFT's bar is written.
-    assert await world.fetch() == [replace(done(FRIDAY, 1), unchanged=1)]
+    assert await world.fetch() == [replace(stored_session(FRIDAY, 1), unchanged=1)]
     assert (world.database.mark, len(world.database.rows), len(world.store.keys())) == (FRIDAY, 4, 4)
 
 
@@ -142,7 +142,7 @@ async def test_a_database_that_fails_leaves_the_watermark_and_the_next_run_does_
         await world.fetch()
     assert (world.database.mark, world.store.keys("bronze")[0]) == (WEDNESDAY, LAKE.date_key("AAPL", THURSDAY))
     world.vendor.answers = both_days(("AAPL", 1.5))
-    assert await world.fetch() == [replace(done(day, 0), unchanged=1) for day in (THURSDAY, FRIDAY)]
+    assert await world.fetch() == [replace(stored_session(day, 0), unchanged=1) for day in (THURSDAY, FRIDAY)]
     assert {day: row["close"] for (_, day), row in world.database.rows.items()} == {THURSDAY: 1.5, FRIDAY: 1.5}
     assert world.database.notes == {"session 2025-11-20": set(), "session 2025-11-21": set()}
 
@@ -242,7 +242,7 @@ async def test_a_scope_whose_files_cannot_be_settled_stops_no_other_one_and_is_t
 async def test_a_session_that_is_not_there_yet_stays_pending_and_those_before_it_are_kept(world: World) -> None:
     early = refusal(403, "Attempted to request today's data before end of day")
     world.vendor.answers = [both_days(("AAPL", 1.5))[0], early]
-    assert await world.fetched() == Fetched([done(THURSDAY, 1)], pending=[FRIDAY])
+    assert await world.fetched() == Fetched([stored_session(THURSDAY, 1)], pending=[FRIDAY])
     assert world.database.mark == THURSDAY
 
 
@@ -250,7 +250,7 @@ async def test_a_row_that_is_garbled_is_quarantined_and_the_session_is_stored(wo
     garbled = [{"T": "GARB", "o": "1,5", "h": None, "l": 1, "c": 1, "v": 5}, {"T": "BARE"}, {"o": 1}]
     world.store_up_to(THURSDAY)
     world.vendor.answers = [page([grouped_row("AAPL", FRIDAY, 1.5), *garbled])]
-    assert await world.fetch() == [done(FRIDAY, 1, quarantined=3)]
+    assert await world.fetch() == [stored_session(FRIDAY, 1, quarantined=3)]
     assert world.database.mark == FRIDAY
     assert "open nan is not a positive number" in world.quarantined("GARB", FRIDAY)[0]["reason"]
     assert world.quarantined("BARE", FRIDAY)[0]["volume"] != world.quarantined("BARE", FRIDAY)[0]["volume"]
@@ -277,14 +277,14 @@ async def test_nothing_missing_asks_the_vendor_nothing(world: World) -> None:
 
 async def test_a_past_day_may_be_replayed(world: World) -> None:
     world.vendor.answers = both_days(("AAPL", 1.5))
-    assert await world.fetch(as_of="2025-11-20") == [done(THURSDAY, 1)]
+    assert await world.fetch(as_of="2025-11-20") == [stored_session(THURSDAY, 1)]
 
 
 async def test_an_empty_database_begins_at_the_first_session_that_was_set(vendor: Vendor) -> None:
     world = World(vendor, first_session=THURSDAY)
     world.store_up_to()
     vendor.answers = both_days(("AAPL", 1.5))
-    assert await world.fetch() == [done(THURSDAY, 1), done(FRIDAY, 1)]
+    assert await world.fetch() == [stored_session(THURSDAY, 1), stored_session(FRIDAY, 1)]
 
 
 # ------------------------------------------------------------------------------------------------------------ universe
@@ -292,14 +292,14 @@ async def test_an_empty_database_begins_at_the_first_session_that_was_set(vendor
 
 async def test_tickers_outside_the_universe_are_counted_and_not_stored(world: World) -> None:
     world.vendor.answers = both_days(("AAPL", 1.5), ("KIMPL", 2.5), ("KIMpL", 3.5), ("AAPLW", 4.5), ("SPY", 600.0))
-    assert await world.fetch() == [done(THURSDAY, 3, outside=2), done(FRIDAY, 3, outside=2)]
+    assert await world.fetch() == [stored_session(THURSDAY, 3, outside=2), stored_session(FRIDAY, 3, outside=2)]
     assert {symbol for symbol, _ in world.database.rows} == {"AAPL", "KIMpL", "SPY"}
 
 
 async def test_a_list_of_tickers_narrows_the_universe_and_does_not_widen_it(vendor: Vendor) -> None:
     world = World(vendor, universe=Universe(frozenset({"CS"}), frozenset({"AAPL", "SPY", "NOBODY"})))
     vendor.answers = both_days(("AAPL", 1.5), ("MSFT", 2.5), ("SPY", 600.0), ("NOBODY", 1.0))
-    assert await world.fetch() == [done(THURSDAY, 1, outside=3), done(FRIDAY, 1, outside=3)]
+    assert await world.fetch() == [stored_session(THURSDAY, 1, outside=3), stored_session(FRIDAY, 1, outside=3)]
 
 
 async def test_an_empty_universe_is_an_error_that_says_what_to_run_and_not_a_session_without_bars(
@@ -313,7 +313,7 @@ async def test_an_empty_universe_is_an_error_that_says_what_to_run_and_not_a_ses
 
 async def test_a_session_with_no_ticker_of_the_universe_is_stored_as_whole(world: World) -> None:
     world.vendor.answers = both_days(("ZZZ", 1.5))
-    assert await world.fetch() == [done(THURSDAY, 0, outside=1), done(FRIDAY, 0, outside=1)]
+    assert await world.fetch() == [stored_session(THURSDAY, 0, outside=1), stored_session(FRIDAY, 0, outside=1)]
     assert (world.store.keys(), world.database.mark) == ([], FRIDAY)
     assert world.database.ledger[FRIDAY] == replace(COUNTS, bars=0, outside_universe=1)
 
@@ -334,7 +334,7 @@ async def test_a_session_that_fails_does_not_keep_those_after_it_from_being_stor
     assert sorted(world.database.ledger) == [date(2025, 11, 18), THURSDAY, FRIDAY]
     world.vendor.answers = [page([grouped_row("AAPL", WEDNESDAY)])]
     world.first_session = date(2025, 11, 18)
-    assert await world.fetch() == [done(WEDNESDAY, 1)]
+    assert await world.fetch() == [stored_session(WEDNESDAY, 1)]
 
 
 async def test_an_empty_lake_begins_with_the_first_session_or_with_none(vendor: Vendor) -> None:
@@ -381,7 +381,7 @@ async def test_an_answer_with_fewer_than_half_of_the_symbols_that_traded_before_
     short = [*(grouped_row(name, FRIDAY) for name in names[:came]), *others]
     world.vendor.answers = [page([grouped_row(name, THURSDAY) for name in names]), page(short)]
     if whole:
-        assert await world.fetch() == [done(THURSDAY, 100), done(FRIDAY, came, outside=100)]
+        assert await world.fetch() == [stored_session(THURSDAY, 100), stored_session(FRIDAY, came, outside=100)]
         return
     with pytest.raises(IncompleteError, match=r"2025-11-21: the vendor has bars of 49 of the 100 symbols that traded"):
         await world.fetch()
@@ -488,7 +488,7 @@ async def test_a_jump_that_a_recorded_split_explains_is_not_flagged(world: World
 async def test_a_bar_that_fails_validation_is_quarantined_as_reported_with_its_reasons(world: World) -> None:
     world.store_up_to(THURSDAY)
     world.vendor.answers = [page([grouped_row("BAD", FRIDAY, 5.0, o=-1.0, v=-2.0), grouped_row("AAPL", FRIDAY)])]
-    assert await world.fetch() == [done(FRIDAY, 1, quarantined=1)]
+    assert await world.fetch() == [stored_session(FRIDAY, 1, quarantined=1)]
     assert world.quarantined("BAD", FRIDAY) == [dict.fromkeys(VALUE_COLUMNS) | {
         "symbol": "BAD", "session": FRIDAY, "open": -1.0, "high": 6.0, "low": 4.0, "close": 5.0, "volume": -2.0,
         "vwap": 5.0, "trades": 917, "ingested_at": NOW, "source": None,
@@ -505,7 +505,7 @@ async def test_bars_that_cannot_be_named_share_one_quarantine_file(world: World)
     del nameless["T"]
     rows = [grouped_row("../../x", FRIDAY), grouped_row("A/B", FRIDAY), grouped_row("..", FRIDAY), nameless]
     world.vendor.answers = [page([*rows, grouped_row("AAPL", FRIDAY)])]
-    assert await world.fetch() == [done(FRIDAY, 1, quarantined=4)]
+    assert await world.fetch() == [stored_session(FRIDAY, 1, quarantined=4)]
     held = world.quarantined("~", FRIDAY)
     assert sorted((row["symbol"], row["reason"]) for row in held) == [
         (symbol, f"symbol {symbol!r} cannot be a key") for symbol in ("", "..", "../../x", "A/B")
@@ -517,7 +517,7 @@ async def test_a_second_bar_of_one_ticker_and_session_is_quarantined_and_the_ses
     world.store_up_to(THURSDAY)
     rows = [grouped_row("AAPL", FRIDAY, 5.0), grouped_row("MSFT", FRIDAY), grouped_row("AAPL", FRIDAY, 6.0)]
     world.vendor.answers = [page(rows)]
-    assert await world.fetch() == [done(FRIDAY, 2, quarantined=1)]
+    assert await world.fetch() == [stored_session(FRIDAY, 2, quarantined=1)]
     [held] = world.quarantined("AAPL", FRIDAY)
     assert held["reason"] == "the vendor reported this session twice"
     [stored] = world.bars(LAKE.date_key("AAPL", FRIDAY), "AAPL")

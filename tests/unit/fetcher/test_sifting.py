@@ -24,7 +24,7 @@ def sifted(*bars: VendorBar, limit: float = 3.0, **past: Any) -> ClassifiedBars:
     return classify_bars(bars, nyse(), StoredState(**past), limit, NOW)
 
 
-def known(*bars: VendorBar) -> dict[tuple[str, date], dict[str, Any]]:
+def stored_rows(*bars: VendorBar) -> dict[tuple[str, date], dict[str, Any]]:
     return {(row["symbol"], row["timestamp"]): row for row in sifted(*bars).rows}
 
 
@@ -37,13 +37,13 @@ def test_new_bars_become_rows_by_session_and_symbol() -> None:
 
 
 def test_a_bar_that_is_stored_as_it_is_becomes_no_row() -> None:
-    rows = known(vendor_bar("AAPL"), vendor_bar("MSFT", vwap=None, trades=None))
+    rows = stored_rows(vendor_bar("AAPL"), vendor_bar("MSFT", vwap=None, trades=None))
     result = sifted(vendor_bar("AAPL"), vendor_bar("MSFT", vwap=None, trades=None), rows=rows)
     assert (result.rows, result.unchanged) == ([], 2)
 
 
 def test_a_bar_restated_in_any_field_becomes_a_row() -> None:
-    rows = known(vendor_bar())
+    rows = stored_rows(vendor_bar())
     restated = {"open": 9.6, "high": 11.5, "low": 8.5, "close": 10.1, "volume": 1001.0, "vwap": None, "trades": 8}
     for name, value in restated.items():
         [row] = sifted(vendor_bar(**{name: value}), rows=rows).rows
@@ -52,7 +52,7 @@ def test_a_bar_restated_in_any_field_becomes_a_row() -> None:
 
 def test_a_bar_that_fails_the_rules_but_is_stored_as_it_is_stays_so() -> None:
     bad = vendor_bar(high=5.0)
-    rows = {("AAPL", FRIDAY): {**known(vendor_bar())["AAPL", FRIDAY], "high": 5.0}}
+    rows = {("AAPL", FRIDAY): {**stored_rows(vendor_bar())["AAPL", FRIDAY], "high": 5.0}}
     assert sifted(bad).refused
     result = sifted(bad, rows=rows)
     assert (result.rows, result.refused, result.unchanged) == ([], [], 1)
@@ -60,13 +60,13 @@ def test_a_bar_that_fails_the_rules_but_is_stored_as_it_is_stays_so() -> None:
 
 def test_a_second_bar_of_one_symbol_and_session_is_refused_also_if_the_first_is_stored_already() -> None:
     twice = (vendor_bar(), vendor_bar(close=11.0))
-    for rows in ({}, known(vendor_bar())):
+    for rows in ({}, stored_rows(vendor_bar())):
         [(bar, reason)] = sifted(*twice, rows=rows).refused
         assert (bar.close, reason) == (11.0, "the vendor reported this session twice")
 
 
 def test_of_two_bars_of_one_session_the_one_that_is_stored_stays_in_whatever_order_they_come() -> None:
-    result = sifted(vendor_bar(close=11.0), vendor_bar(), rows=known(vendor_bar()))
+    result = sifted(vendor_bar(close=11.0), vendor_bar(), rows=stored_rows(vendor_bar()))
     assert (result.rows, result.unchanged, [bar.close for bar, _ in result.refused]) == ([], 1, [11.0])
 
 
@@ -115,7 +115,7 @@ BARS = st.lists(st.builds(vendor_bar, st.sampled_from(["A", "B", "~"]), st.sampl
 def test_every_bar_is_a_row_or_refused_or_unchanged_and_no_two_rows_share_a_place(
     bars: list[VendorBar], stored: list[VendorBar]
 ) -> None:
-    result = sifted(*bars, rows=known(*stored))
+    result = sifted(*bars, rows=stored_rows(*stored))
     assert len(result.rows) + len(result.refused) + result.unchanged == len(bars)
     places = [(row["symbol"], row["timestamp"]) for row in result.rows]
     assert len(places) == len(set(places))
