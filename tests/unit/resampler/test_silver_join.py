@@ -25,7 +25,7 @@ def row(symbol: str, start: int, version: datetime, price: float = 1.0, offset: 
     ts = SESSIONS[start + offset]
     prices = dict.fromkeys(("open", "high", "low", "close"), price)
     rest = {"bars": 3, "last_date": ts, "is_complete": True, "adjusted": True, "version": version}
-    return {"symbol": symbol, "ts": ts, **prices, "volume": 5.0, **rest}
+    return dict.fromkeys(SILVER.names) | {"symbol": symbol, "ts": ts, **prices, "volume": 5.0, **rest}
 
 
 def silver(*rows: dict[str, Any]) -> pa.Table:
