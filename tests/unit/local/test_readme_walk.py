@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -23,13 +24,18 @@ from local import demo
 from local.demo_market import read_market
 from local.market_data.replay import sample
 from local.recompute import expected_silver
-from local.sample_bars import read_sample_bars
 from tests.fakes import REPOSITORY, bar, dividend, splits, table
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 SPLITS = [*demo.EARLY_SPLITS, demo.LATE_SPLIT]
 VARIES = [(re.compile(r"\d+\.\d s\b"), "# s"), (re.compile(r"\(\d+ s in all\)"), "(# s in all)")]
 """What is another number at each run."""
+
+
+@cache
+def market() -> dict[str, list[ReportedBar]]:
+    """Return the demo's bars; their file has 122,574 rows, and the demo's steps ask for them again and again."""
+    return read_market()
 
 
 @dataclass
@@ -52,7 +58,7 @@ class Vendor:
         self.published = {_id(split) for split in SPLITS} if ids is None else set(ids)
 
     def bars(self) -> list[ReportedBar]:
-        symbols = {symbol: bars for symbol, bars in read_market().items() if symbol not in self.hidden_symbols}
+        symbols = {symbol: bars for symbol, bars in market().items() if symbol not in self.hidden_symbols}
         return [bar for bars in symbols.values() for bar in bars if bar.session <= self.last]
 
     def listed(self, day: date) -> set[str]:
@@ -80,7 +86,7 @@ def _id(split: Any) -> str:  # noqa: ANN401
 
 def total_closes(_demo: demo.Demo, symbol: str) -> Any:  # noqa: ANN401 (numpy's array)
     """Return the closes that a reader of the whole lake would get."""
-    bars = read_sample_bars()[symbol]
+    bars = market()[symbol]
     rows = table(*(bar(b.session, b.close, symbol=symbol) for b in bars))
     ratios = [(str(s.execution_date), s.split_from, s.split_to) for s in SPLITS if s.symbol == symbol]
     paid = [dividend(str(d.ex_dividend_date), d.cash_amount, symbol, id=d.id) for d in sample()[1].dividends]
@@ -123,9 +129,10 @@ def vendor(monkeypatch: pytest.MonkeyPatch) -> Vendor:
             case _:
                 raise AssertionError(arguments)
 
-    rows = [{"symbol": demo.NEW_SYMBOL, "row_count": len(read_sample_bars()[demo.NEW_SYMBOL]) - 5}]
+    rows = [{"symbol": demo.NEW_SYMBOL, "row_count": len(market()[demo.NEW_SYMBOL]) - 5}]
     watcher = Mock(table=lambda _key: Mock(to_pylist=lambda: rows))
     monkeypatch.setattr(demo, "running", running)
+    monkeypatch.setattr(demo, "read_market", market)
     monkeypatch.setattr(demo, "Control", lambda _url, _key: vendor)
     monkeypatch.setattr(demo, "Watcher", lambda _stack: watcher)
     monkeypatch.setattr(demo.Demo, "_invoke", invoke)
