@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,12 +14,23 @@ UNUSED = "W2001"
 """A parameter that nothing uses: in a variant there are such."""
 
 
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """Return what the linter finds in each variant. It reads all of them in one process, which halves its time."""
+    folder = tmp_path_factory.mktemp("variants")
+    files = {variant: folder / f"{number}.json" for number, variant in enumerate(VARIANTS)}
+    for variant, file in files.items():
+        file.write_text(json.dumps(template_of(VARIANTS[variant]), indent=1), encoding="utf-8")
+    linter = [REPOSITORY / ".tools/sam/bin/cfn-lint", "--format", "json", "--regions", *REGIONS]
+    linted = subprocess.run(
+        [*linter, "--ignore-checks", UNUSED, "--", *files.values()], capture_output=True, text=True, check=False
+    )
+    assert linted.stderr == ""
+    reported = json.loads(linted.stdout)
+    assert bool(linted.returncode) == bool(reported)
+    return {variant: [fault for fault in reported if fault["Filename"] == str(file)] for variant, file in files.items()}
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_variant_lints_clean_in_four_regions(variant: str, tmp_path: Path) -> None:
-    file = tmp_path / "template.json"
-    file.write_text(json.dumps(template_of(VARIANTS[variant]), indent=1), encoding="utf-8")
-    process = subprocess.run(
-        [REPOSITORY / ".tools/sam/bin/cfn-lint", "--regions", *REGIONS, "--ignore-checks", UNUSED, "--", file],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert (process.stdout, process.returncode) == ("", 0)
+def test_a_variant_lints_clean_in_four_regions(variant: str, findings: dict[str, list[Any]]) -> None:
+    assert findings[variant] == []
