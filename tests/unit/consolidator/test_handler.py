@@ -105,18 +105,21 @@ def test_without_batch_the_messages_that_sent_requests_are_kept(deployed: Deploy
     assert invoke(together(sample("s3-test-event"), sample("s3-put-via-eventbridge"))) == ["m1"]
 
 
-def test_a_thousand_records_in_one_event_are_one_round_of_requests_and_one_job(deployed: Deployed) -> None:
+def test_a_thousand_records_in_one_event_are_one_round_of_requests_and_one_job(
+    deployed: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """AWS hands over thousands of records when a batching window is set; the emulator only ever ten."""
+    monkeypatch.setenv("SYMBOLS_PER_CHILD", "20")
     body = json.loads(sample("s3-put-via-eventbridge")["Records"][0]["body"])
     events = []
     for n in range(1_000):
-        body["detail"]["object"]["key"] = LAKE.date_key(f"S{n % 250}", date(2025, 11, 17 + n // 500))
+        body["detail"]["object"]["key"] = LAKE.date_key(f"S{n % 50}", date(2025, 11, 17 + n // 500))
         event = sample("s3-put-via-eventbridge")
         event["Records"][0]["body"] = json.dumps(body) if n != 500 else "poison"
         events.append(event)
     assert invoke(together(*events)) == []
     requests = deployed.requests()
-    assert sorted(request.symbol for request in requests) == sorted(f"S{n}" for n in range(250))
+    assert sorted(request.symbol for request in requests) == sorted(f"S{n}" for n in range(50))
     assert {request.changed_from for request in requests} == {date(2025, 11, 17)}
     assert [size for _, size in deployed.jobs.submitted] == [3]
     assert [letter.body for letter in deployed.dead.receive()] == ["poison"]
