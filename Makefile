@@ -173,9 +173,15 @@ build: setup ## Build the functions for AWS (sam build, no container), into .aws
 		echo "$$function: $$(du -sm ".aws-sam/build/$$function" | cut -f1) MB of $(LAMBDA_LIMIT_MB) MB unzipped"; done
 	@$(VENV_PYTHON) -m local.packages
 
+DIGEST := cd .aws-sam/build && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 b2sum | b2sum --length 256
+
 .PHONY: build-digest
 build-digest: ## Print a digest of the output of make build: the same code has the same digest
-	@cd .aws-sam/build && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum
+	@$(DIGEST)
+
+.PHONY: build-twice
+build-twice: build ## Build, and build again: both outputs must have the same digest
+	@first=$$($(DIGEST)); $(SAM) build; [ "$$first" = "$$($(DIGEST))" ] || { echo "two builds of the same code differ" >&2; exit 1; }
 
 FUNCTIONS := RouterFunction ResamplerFunction FreshnessFunction OhlcvFetcherFunction MetadataFetcherFunction \
 	HistoryFetcherFunction VacuumFunction ReconcileFunction

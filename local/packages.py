@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -143,13 +144,16 @@ def _checked(build: Path) -> Iterator[str]:
         raise PackageError("template.yaml names no runtime")
     at_home = (platform.system(), platform.machine()) == ("Linux", "x86_64")
     python = interpreter(runtime[1], os.environ) if at_home else None
-    for function, handler in handlers(template).items():
+
+    def check(function: str, handler: str) -> str:
         modules = check_graph(build / function, handler)
-        sentence = f"{function} has the {modules} modules of ours that {handler} needs, and the libraries they name"
-        if python:
-            check_imports(build / function, handler, python)
-            sentence = f"{function} imports {handler} from its package alone; {modules} modules of ours are there"
-        yield sentence
+        if not python:
+            return f"{function} has the {modules} modules of ours that {handler} needs, and the libraries they name"
+        check_imports(build / function, handler, python)
+        return f"{function} imports {handler} from its package alone; {modules} modules of ours are there"
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # each import is a process, which compiles all that it imports
+        yield from pool.map(check, *zip(*handlers(template).items(), strict=True))
     if python:
         yield f"imported by {python}"
     else:
