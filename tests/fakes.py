@@ -330,7 +330,7 @@ class DeadLetter:
 
 
 @dataclass
-class _Held:
+class _StoredMessage:
     id: str
     body: str
     visible_at: float
@@ -366,7 +366,7 @@ class FakeQueue(Queue):
 
     def __post_init__(self) -> None:
         self.url = f"https://sqs.us-east-1.amazonaws.com/000000000000/{self.name}"
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, _StoredMessage] = {}
         self._lock = threading.RLock()
         self._last_id = 0
 
@@ -374,7 +374,7 @@ class FakeQueue(Queue):
         """Lay a message into the queue, as if it had been received so often before; return its id."""
         with self._lock:
             self._last_id += 1
-            held = _Held(f"m{self._last_id}", body, self.now + delay, delayed=delay > 0, receives=receives)
+            held = _StoredMessage(f"m{self._last_id}", body, self.now + delay, delayed=delay > 0, receives=receives)
             held.attributes = attributes or {}
             self._held[held.id] = held
             return held.id
@@ -431,10 +431,10 @@ class FakeQueue(Queue):
             delayed = sum(held.delayed and held.receives == 0 for held in waiting)
             return Depth(len(self._visible()), len(waiting) - delayed, delayed)
 
-    def _visible(self) -> list[_Held]:
+    def _visible(self) -> list[_StoredMessage]:
         return [held for held in self._held.values() if held.visible_at <= self.now]
 
-    def _hand_out(self, held: _Held, hidden_seconds: float) -> ReceivedMessage:
+    def _hand_out(self, held: _StoredMessage, hidden_seconds: float) -> ReceivedMessage:
         held.receives += 1
         held.receipt = f"{held.id}-{held.receives}"
         held.visible_at = self.now + hidden_seconds

@@ -360,7 +360,7 @@ class ObstoreOfCloud:
 
 
 @dataclass
-class _Got:
+class _GetResult:
     meta: dict[str, Any]
     data: bytes
 
@@ -379,12 +379,12 @@ class Backend:
     cloud: Cloud
     actor: Caller
 
-    def get(self, key: str, if_match: str | None) -> _Got:
-        def execute() -> _Got:
+    def get(self, key: str, if_match: str | None) -> _GetResult:
+        def execute() -> _GetResult:
             stored = self._stored(key)
             if if_match is not None and stored.etag != if_match:
                 raise PreconditionError(f"{key} is not {if_match}")
-            return _Got(_meta(key, stored), stored.data)
+            return _GetResult(_meta(key, stored), stored.data)
 
         return self.cloud.request(self.actor, f"GET {key}", execute, GenericError)
 

@@ -76,14 +76,14 @@ class Mailbox:
     def wait_for(self, wanted: Mapping[str, Alarm]) -> None:
         remaining = dict(wanted)
 
-        def all_told() -> bool:
+        def all_mailed() -> bool:
             for name in [name for name, alarm in remaining.items() if self.was_mailed(alarm)]:
                 del remaining[name]
             return not remaining
 
         with suppress(AssertionError):
-            wait_until(all_told, "all are told of")
-        assert remaining.keys() == set(), "nobody was told of these"
+            wait_until(all_mailed, "all are mailed")
+        assert remaining.keys() == set(), "these were not mailed"
 
 
 @pytest.fixture(scope="module")

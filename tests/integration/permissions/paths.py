@@ -104,7 +104,7 @@ def _sessions(lake: RecordedLake) -> None:
     )
     (failed,) = lake.answers("OhlcvFetcherFunction", event)
     _expect("failed" in failed, "a run that cannot write fails, and leaves files in doubt")
-    lake.recording.relent()
+    lake.recording.stop_refusing()
     lake.invoke("OhlcvFetcherFunction", event, {"date": days[-1].isoformat()}, {})
     _expect(bool(lake.keys("bronze/quarantine/")), "a bar is in quarantine")
     lake.invoke("OhlcvFetcherFunction", {"symbols": ["AAA"], "from": OLD.isoformat(), "to": NEW.isoformat()})
@@ -117,7 +117,7 @@ def _histories(lake: RecordedLake) -> None:
     answer, dead = lake.invoke("HistoryFetcherFunction", event, poison)
     _expect(len(answer["batchItemFailures"]) == 1, "a history that cannot be written is retried")
     _expect(not dead["batchItemFailures"] and lake.count("HistoryDeadLetters") == 2, "what is poison is a dead letter")
-    lake.recording.relent()
+    lake.recording.stop_refusing()
     lake.invoke("OhlcvFetcherFunction", {})  # reads what the history left in doubt
     again = lake.poison_event("HistoryQueue", HistoryRequest(symbol="CCC").model_dump_json())
     (answer,) = lake.invoke("HistoryFetcherFunction", again)
@@ -231,7 +231,7 @@ async def _list_later(database: Mapping[str, str], symbol: str, day: date) -> No
 
 def _another_calendar(lake: RecordedLake) -> None:
     """Resample a symbol where the month files were cut by another calendar: all symbols are cut anew."""
-    lake.recording.relent()
+    lake.recording.stop_refusing()
     for key in lake.keys(silver_prefix(3)):
         table = pq.read_table(pa.BufferReader(lake.get(key)))
         lake.put(key, encode(table.replace_schema_metadata({SILVER_CALENDAR: b"another one"})))

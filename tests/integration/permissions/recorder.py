@@ -46,7 +46,7 @@ class Recording:
         """Let the next `times` requests that need such a right fail: a way into the paths of failure."""
         self._refusals.append(_Refusal(of, times))
 
-    def relent(self) -> None:
+    def stop_refusing(self) -> None:
         """Refuse nothing any more."""
         self._refusals.clear()
 

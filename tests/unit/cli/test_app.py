@@ -139,7 +139,7 @@ def test_an_error_is_a_sentence_and_an_exit_code(
     assert capsys.readouterr().err == f"fiblake: {error}\n"
 
 
-def typed_in(page: str) -> list[str]:
+def commands_of_page(page: str) -> list[str]:
     """Return the command lines of `fiblake` that a page shows, in the text or in a block."""
     shown = re.findall(r"`((?:\.venv/bin/)?fiblake [^`\n]+)`", page)
     blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE))
@@ -150,7 +150,7 @@ def typed_in(page: str) -> list[str]:
 PLACEHOLDERS = {"DAY": "2025-11-19", "SYMBOL": "AAPL"}
 PAGES = [REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")]
 SHOWN = sorted({
-    line for page in PAGES for line in typed_in(page.read_text(encoding="utf-8"))
+    line for page in PAGES for line in commands_of_page(page.read_text(encoding="utf-8"))
     if not {"COMMAND", "--help", "--install-completion"} & set(line.split())
 })  # fmt: skip
 

@@ -128,7 +128,7 @@ class World:
             case ("wait",):
                 self.queue.now += 1_000
 
-    def come_to_rest(self) -> None:
+    def finish_all_work(self) -> None:
         for _ in range(60):
             self.queue.now += 1_000
             self.work(10)
@@ -217,5 +217,5 @@ def test_whatever_comes_in_whatever_order_and_dies_all_bars_arrive_and_each_chan
     world = World()
     for step in schedule:
         world.do(step)
-    world.come_to_rest()
+    world.finish_all_work()
     check(world)

@@ -104,7 +104,7 @@ class Chain:
             self.open -= {parse(ConsolidationRequest, message.body).symbol for message in messages}
         return messages
 
-    def come_to_rest(self) -> None:
+    def finish_all_work(self) -> None:
         """Let time pass, with nothing failing any more, until nothing is left that would happen by itself."""
         for _ in range(3 * MOST_RECEIVES):
             if not (self.arrivals.bodies() or self.jobs.waiting or self.running):
@@ -134,7 +134,7 @@ def after(steps: Sequence[tuple[str, str | int | None]], *, kills_are_final: boo
 @given(st.lists(STEP, max_size=10))
 def test_no_schedule_of_failures_strands_a_message(steps: list[tuple[str, str | int | None]]) -> None:
     chain = after(steps)
-    chain.come_to_rest()
+    chain.finish_all_work()
     if not chain.arrivals.dead:
         assert (chain.open, chain.consolidation.bodies(), chain.arrivals.bodies()) == (set(), [], [])
 
@@ -145,9 +145,9 @@ def test_what_outlived_every_retry_is_done_with_the_next_arrival_or_is_a_dead_le
     steps: list[tuple[str, str | int | None]],
 ) -> None:
     chain = after(steps, kills_are_final=True)
-    chain.come_to_rest()
+    chain.finish_all_work()
     chain.arrive("NEXT")
-    chain.come_to_rest()
+    chain.finish_all_work()
     dead = {letter.body for letter in chain.arrivals.dead}
     assert chain.consolidation.bodies() == []
     assert all(any(symbol in body for body in dead) for symbol in chain.open)
@@ -160,7 +160,7 @@ def test_a_request_that_is_sent_while_a_job_is_about_to_leave_gets_a_job_of_its_
     ]  # fmt: skip
     chain = after(steps)
     assert (chain.running, chain.jobs.waiting, chain.open) == ([], True, {"MSFT"})
-    chain.come_to_rest()
+    chain.finish_all_work()
     assert chain.open == set()
 
 
@@ -168,5 +168,5 @@ def test_while_batch_takes_no_job_the_arrivals_stay_and_bring_one_later() -> Non
     steps: list[tuple[str, str | int | None]] = [("arrive", "AAPL"), ("route, and Batch fails", None)]
     chain = after(steps)
     assert (chain.jobs.submitted, len(chain.arrivals.bodies()), len(chain.consolidation.bodies())) == ([], 1, 1)
-    chain.come_to_rest()
+    chain.finish_all_work()
     assert (chain.open, chain.arrivals.dead) == (set(), [])

@@ -343,7 +343,7 @@ def message(number: int, body: str) -> ReceivedMessage:
     return ReceivedMessage(f"m{number}", f"r{number}", body, 1)
 
 
-def asking(number: int, symbol: str) -> ReceivedMessage:
+def history_request(number: int, symbol: str) -> ReceivedMessage:
     return message(number, HistoryRequest(symbol=symbol).model_dump_json())
 
 
@@ -364,7 +364,13 @@ def load_all(world: World, runner: asyncio.Runner, *messages: ReceivedMessage) -
 
 def test_each_message_ends_by_itself(world: World, runner: asyncio.Runner) -> None:
     world.vendor.answers = [page([range_row(FRIDAY)]), refusal(403, "not entitled"), page([range_row(FRIDAY)])]
-    messages = [asking(1, "AAPL"), message(2, "no JSON"), asking(3, "NOBODY"), asking(4, "NEWCO"), asking(5, "AAPL")]
+    messages = [
+        history_request(1, "AAPL"),
+        message(2, "no JSON"),
+        history_request(3, "NOBODY"),
+        history_request(4, "NEWCO"),
+        history_request(5, "AAPL"),
+    ]
     errors = load_all(world, runner, *messages)
     kinds = {i: type(error) for i, error in errors.items()}
     assert kinds == {"m2": ContractError, "m3": NotFoundError, "m4": EntitlementError}
@@ -373,7 +379,7 @@ def test_each_message_ends_by_itself(world: World, runner: asyncio.Runner) -> No
 
 def test_a_history_that_was_asked_for_twice_is_loaded_once(world: World, runner: asyncio.Runner) -> None:
     world.vendor.answers = [page([range_row(FRIDAY)])]
-    assert load_all(world, runner, asking(1, "AAPL"), asking(2, "AAPL")) == {}
+    assert load_all(world, runner, history_request(1, "AAPL"), history_request(2, "AAPL")) == {}
     assert (world.requested_ranges(), len(world.store.keys())) == (["AAPL 1990-01-02/2025-11-21"], 1)
 
 

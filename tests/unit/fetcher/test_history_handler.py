@@ -43,14 +43,14 @@ def invoke(*bodies: str, receives: int = 1) -> list[str]:
     return [failure["itemIdentifier"] for failure in answer["batchItemFailures"]]
 
 
-def asking(symbol: str) -> str:
+def history_request(symbol: str) -> str:
     return HistoryRequest(symbol=symbol).model_dump_json()
 
 
 @pytest.mark.usefixtures("dead_letters")
 def test_a_request_leads_to_one_range_file_and_is_done(deployed: Deployed) -> None:
     deployed.vendor.answers = [page([range_row(DAY)])]
-    assert invoke(asking("AAPL")) == []
+    assert invoke(history_request("AAPL")) == []
     assert deployed.store.keys() == [LAKE.range_key("AAPL", DAY, DAY)]
     assert deployed.database.loaded == {"AAPL": DAY}
 
@@ -69,7 +69,7 @@ def test_requests_that_came_often_before_are_worked_on_one_by_one(
 
     monkeypatch.setattr(history_handler, "load_requested", load_requested)
     deployed.vendor.answers = [page([range_row(DAY)])] * 2
-    assert invoke(asking("AAPL"), asking("AAPL"), receives=3) == []
+    assert invoke(history_request("AAPL"), history_request("AAPL"), receives=3) == []
     assert groups == [1, 1]
 
 
@@ -90,7 +90,7 @@ def test_a_poison_message_is_dead_lettered_with_its_reason_while_its_mates_are_d
     dead_letters: Any,  # noqa: ANN401
 ) -> None:
     deployed.vendor.answers = [page([range_row(DAY)])]
-    assert invoke('{"symbol": "../x"}', asking("AAPL"), asking("NOBODY")) == []
+    assert invoke('{"symbol": "../x"}', history_request("AAPL"), history_request("NOBODY")) == []
     letters = dead_letters.receive_messages(MaxNumberOfMessages=10, MessageAttributeNames=["All"])
     reasons = {json.loads(m.body)["symbol"]: m.message_attributes["reason"]["StringValue"] for m in letters}
     assert reasons.keys() == {"../x", "NOBODY"}
@@ -103,7 +103,7 @@ def test_a_database_that_is_down_is_no_messages_fault_and_all_come_again(
     dead_letters: Any,  # noqa: ANN401
 ) -> None:
     deployed.down = UpstreamError("the database failed")
-    assert invoke(asking("AAPL"), asking("NOBODY")) == ["m1", "m2"]
+    assert invoke(history_request("AAPL"), history_request("NOBODY")) == ["m1", "m2"]
     assert dead_letters.receive_messages() == []
 
 
@@ -114,20 +114,20 @@ def test_a_calendar_that_is_too_short_is_no_messages_fault_and_all_come_again(
 ) -> None:
     short = TradingCalendar(nyse().sessions[:13_000])
     monkeypatch.setattr(assembly, "lake_calendar", lambda: short)
-    assert invoke(asking("AAPL"), asking("NOBODY")) == ["m1", "m2"]
+    assert invoke(history_request("AAPL"), history_request("NOBODY")) == ["m1", "m2"]
     assert (deployed.vendor.requests, dead_letters.receive_messages()) == ([], [])
 
 
 def test_an_answer_that_cannot_be_trusted_is_asked_for_again_later(deployed: Deployed, dead_letters: Any) -> None:  # noqa: ANN401
     deployed.vendor.answers = [page([range_row(DAY)], resultsCount=2)]
-    assert invoke(asking("AAPL")) == ["m1"]
+    assert invoke(history_request("AAPL")) == ["m1"]
     assert (deployed.store.keys(), dead_letters.receive_messages()) == ([], [])
 
 
 @pytest.mark.usefixtures("dead_letters")
 def test_histories_and_their_bars_are_metrics_and_so_are_dead_letters(deployed: Deployed, metrics: Metrics) -> None:
     deployed.vendor.answers = [page([range_row(DAY)])]
-    invoke(asking("AAPL"), asking("NOBODY"))
+    invoke(history_request("AAPL"), history_request("NOBODY"))
     assert metrics() == [
         {"HistoriesLoaded": 1, "BarsStored": 1, "BarsQuarantined": 0, "BarsFlagged": 0},
         {"MessagesDeadLettered": 1, "MessagesRetried": 0},

@@ -50,7 +50,7 @@ def stored(symbol: str = "META", figi: str | None = META, valid_from: date = BEG
 
 
 @dataclass
-class Told:
+class VendorAnswers:
     """What the vendor says of single symbols."""
 
     changes: Mapping[str, Sequence[TickerChange]] = field(default_factory=dict)
@@ -62,10 +62,13 @@ def days(now: datetime = MORNING) -> Days:
 
 
 def taken_over(
-    records: Sequence[SymbolRecord], listed: Sequence[Ticker], answers: Told | None = None, now: datetime = MORNING
+    records: Sequence[SymbolRecord],
+    listed: Sequence[Ticker],
+    answers: VendorAnswers | None = None,
+    now: datetime = MORNING,
 ) -> list[SymbolRecord]:
     """Return the table after a run, by symbol and age."""
-    answers = answers or Told()
+    answers = answers or VendorAnswers()
     comparison, when = compare(records, listed), days(now)
     begins = {s: began(s, answers.changes.get(s, ()), when) for s in comparison.unsettled} if records else {}
     ends = {r.symbol: ended(r, answers.delisted.get(r.symbol), when) for r in comparison.vanished}
@@ -134,8 +137,8 @@ def test_symbols_are_told_apart_by_case() -> None:
 # ------------------------------------------------------------------------------------------------- vanished, and back
 
 
-def gone(symbol: str = "OLD", day: date | None = THU, figi: str | None = None) -> Told:
-    return Told(delisted={symbol: ticker(symbol, figi, active=False, delisted=day)})
+def gone(symbol: str = "OLD", day: date | None = THU, figi: str | None = None) -> VendorAnswers:
+    return VendorAnswers(delisted={symbol: ticker(symbol, figi, active=False, delisted=day)})
 
 
 OTHERS = [stored("A", "FA"), stored("OLD", "FOLD", valid_from=date(2020, 1, 2))]
@@ -147,7 +150,7 @@ OTHERS = [stored("A", "FA"), stored("OLD", "FOLD", valid_from=date(2020, 1, 2))]
         (gone(day=date(2025, 11, 18)), date(2025, 11, 18)),
         (gone(day=date(2025, 11, 18), figi="FOLD"), date(2025, 11, 18)),
         (gone(day=None), THU),
-        (Told(), THU),
+        (VendorAnswers(), THU),
         (gone(day=date(2025, 11, 18), figi="ANOTHER"), THU),
         (gone(day=date(2021, 5, 3)), THU),
         (gone(day=date(2019, 5, 3)), THU),
@@ -163,7 +166,7 @@ OTHERS = [stored("A", "FA"), stored("OLD", "FOLD", valid_from=date(2020, 1, 2))]
     ],
 )
 def test_a_symbol_that_vanished_is_inactive_from_the_vendors_day_or_the_last_closed_session(
-    answers: Told, end: date
+    answers: VendorAnswers, end: date
 ) -> None:
     [_, old] = taken_over(OTHERS, [ticker("A", "FA")], answers)
     assert old == replace(OTHERS[1], valid_to=end, delisted_date=end, active=False)
@@ -201,7 +204,7 @@ def test_where_a_composite_figi_is_missing_the_share_classs_decides(other: str |
 
 
 def test_a_symbol_of_another_company_begins_on_the_day_of_the_ticker_change_and_the_old_one_ends_before() -> None:
-    answers = Told({"META": [TickerChange(date(2012, 5, 18), "FB"), TickerChange(MON, "META")]})
+    answers = VendorAnswers({"META": [TickerChange(date(2012, 5, 18), "FB"), TickerChange(MON, "META")]})
     now = datetime(2025, 11, 25, 11, tzinfo=UTC)
     assert periods(taken_over([stored(figi=BALL)], [ticker()], answers, now)) == [
         ("META", BEGINNING, FRI, BALL), ("META", MON, None, META),
@@ -222,8 +225,8 @@ def test_without_a_day_of_change_a_symbol_is_handed_over_when_three_sessions_hav
     record = stored(figi=BALL, last_seen=tuesday)
     for doubtful in (19, 20):
         now = datetime(2025, 11, doubtful, 11, tzinfo=UTC)
-        assert taken_over([record], [ticker()], Told({"META": changes}), now) == [record]
-    assert periods(taken_over([record], [ticker()], Told({"META": changes}))) == [
+        assert taken_over([record], [ticker()], VendorAnswers({"META": changes}), now) == [record]
+    assert periods(taken_over([record], [ticker()], VendorAnswers({"META": changes}))) == [
         ("META", BEGINNING, date(2025, 11, 18), BALL), ("META", date(2025, 11, 19), None, META),
     ]  # fmt: skip
 
@@ -250,7 +253,7 @@ def test_a_figi_that_another_listed_symbol_has_is_no_proof_of_a_rename() -> None
 
 
 def test_a_day_of_change_before_the_old_company_began_is_no_day_it_can_have_ended() -> None:
-    answers = Told({"META": [TickerChange(date(2025, 11, 3), "META")]})
+    answers = VendorAnswers({"META": [TickerChange(date(2025, 11, 3), "META")]})
     record = stored(figi=BALL, valid_from=date(2025, 11, 10), last_seen=datetime(2025, 11, 17, 11, tzinfo=UTC))
     assert periods(taken_over([record], [ticker()], answers)) == [
         ("META", date(2025, 11, 10), date(2025, 11, 17), BALL), ("META", date(2025, 11, 18), None, META),
@@ -259,7 +262,7 @@ def test_a_day_of_change_before_the_old_company_began_is_no_day_it_can_have_ende
 
 def test_a_change_at_the_weekend_begins_with_mondays_session() -> None:
     sunday = datetime(2025, 11, 23, 18, tzinfo=UTC)
-    answers = Told({"META": [TickerChange(SAT, "META")]})
+    answers = VendorAnswers({"META": [TickerChange(SAT, "META")]})
     after = [("META", BEGINNING, FRI, BALL), ("META", MON, None, META)]
     assert periods(taken_over([stored(figi=BALL)], [ticker()], answers, sunday)) == after
     friday, wednesday = datetime(2025, 11, 21, 18, tzinfo=UTC), datetime(2025, 11, 26, 11, tzinfo=UTC)
@@ -268,7 +271,7 @@ def test_a_change_at_the_weekend_begins_with_mondays_session() -> None:
 
 def test_a_vanished_companys_symbol_goes_to_another_and_their_times_do_not_overlap() -> None:
     old = stored(figi=BALL, valid_to=THU, delisted_date=THU, active=False)
-    answers = Told({"META": [TickerChange(date(2025, 11, 18), "META")]})
+    answers = VendorAnswers({"META": [TickerChange(date(2025, 11, 18), "META")]})
     assert periods(taken_over([old], [ticker()], answers)) == [
         ("META", BEGINNING, date(2025, 11, 17), BALL), ("META", date(2025, 11, 18), None, META),
     ]  # fmt: skip
@@ -279,7 +282,7 @@ def test_a_vanished_companys_symbol_goes_to_another_and_their_times_do_not_overl
 
 
 def test_a_vendor_that_corrects_itself_within_a_session_leaves_one_record_of_it() -> None:
-    answers = Told({"META": [TickerChange(FRI, "META")]})
+    answers = VendorAnswers({"META": [TickerChange(FRI, "META")]})
     records = taken_over([stored(figi=BALL)], [ticker()], answers)
     days_later = MORNING + timedelta(days=5)
     unseen = [replace(record, last_seen=MORNING - timedelta(days=1)) for record in records]
@@ -288,7 +291,7 @@ def test_a_vendor_that_corrects_itself_within_a_session_leaves_one_record_of_it(
 
 
 def test_a_rename_is_a_new_symbol_that_does_not_reach_further_back_and_the_old_one_ends_before() -> None:
-    answers = Told({"META": [TickerChange(date(2012, 5, 18), "FB"), TickerChange(THU, "META")]})
+    answers = VendorAnswers({"META": [TickerChange(date(2012, 5, 18), "FB"), TickerChange(THU, "META")]})
     records = [stored("A", "FA"), stored("FB")]
     comparison = compare(records, [ticker("A", "FA"), ticker()])
     assert comparison.renamed == {"META"}
@@ -313,7 +316,7 @@ def test_two_companies_that_swap_their_symbols_are_each_cut_there() -> None:
 
 
 def test_a_new_symbol_begins_when_the_vendor_says_and_otherwise_reaches_back_to_the_beginning() -> None:
-    answers = Told({"NEWCO": [TickerChange(THU, "NEWCO")], "AGED": [TickerChange(date(1950, 1, 3), "AGED")]})
+    answers = VendorAnswers({"NEWCO": [TickerChange(THU, "NEWCO")], "AGED": [TickerChange(date(1950, 1, 3), "AGED")]})
     listed = [ticker(), ticker("NEWCO", "F1"), ticker("OTHER", None), ticker("AGED", "F2")]
     after = {r.symbol: r.valid_from for r in taken_over([stored()], listed, answers)}
     assert after == {"META": BEGINNING, "NEWCO": THU, "OTHER": BEGINNING, "AGED": BEGINNING}
@@ -359,7 +362,7 @@ DATES = st.none() | st.dates(date(2025, 10, 1), date(2026, 2, 1)) | st.just(date
 
 
 @st.composite
-def runs(draw: st.DrawFn) -> list[tuple[datetime, list[Ticker], Told]]:
+def runs(draw: st.DrawFn) -> list[tuple[datetime, list[Ticker], VendorAnswers]]:
     now, morning_runs = datetime(2025, 11, 3, 11, tzinfo=UTC), []
     for _ in range(draw(st.integers(1, 7))):
         now += timedelta(hours=draw(st.sampled_from([0, 1, 12, 24, 48, 72])))
@@ -368,13 +371,13 @@ def runs(draw: st.DrawFn) -> list[tuple[datetime, list[Ticker], Told]]:
         delisted = {
             s: ticker(s, draw(FIGIS), active=False, delisted=draw(DATES)) for s in SYMBOLS if draw(st.booleans())
         }
-        morning_runs.append((now, listed, Told(changes, delisted)))
+        morning_runs.append((now, listed, VendorAnswers(changes, delisted)))
     return morning_runs
 
 
 @given(runs=runs())
 def test_no_symbol_is_deleted_has_two_companies_at_once_or_changes_without_need(
-    runs: list[tuple[datetime, list[Ticker], Told]],
+    runs: list[tuple[datetime, list[Ticker], VendorAnswers]],
 ) -> None:
     records: list[SymbolRecord] = []
     for now, listed, answers in runs:

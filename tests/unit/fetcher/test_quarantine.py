@@ -32,7 +32,7 @@ def database(store: MemoryObjectStore) -> FakeDatabase:
     return FakeDatabase(store.journal)
 
 
-async def let_in(store: MemoryObjectStore, database: FakeDatabase, bar: QuarantinedBar, by: str = "jane") -> str:
+async def release_bar(store: MemoryObjectStore, database: FakeDatabase, bar: QuarantinedBar, by: str = "jane") -> str:
     return await release(store, LAKE, database, nyse(), bar, by, later())
 
 
@@ -83,7 +83,7 @@ async def test_a_released_bar_is_in_the_lake_as_given_on_record_and_no_longer_he
     store: MemoryObjectStore, database: FakeDatabase
 ) -> None:
     quarantine(store, [(BAD, REASON)], NOW)
-    key = await let_in(store, database, list_quarantined(store)[0])
+    key = await release_bar(store, database, list_quarantined(store)[0])
     data = store.peek(key) or b""
     [row] = read_bars(data, "AAPL", NOW).to_pylist()
     assert key == LAKE.date_key("AAPL", DAY)
@@ -102,7 +102,7 @@ async def test_the_order_is_file_row_record_and_only_then_the_end_of_the_quarant
     quarantine(store, [(BAD, REASON)], NOW)
     bar = list_quarantined(store)[0]
     store.journal.clear()
-    await let_in(store, database, bar)
+    await release_bar(store, database, bar)
     assert [verb for verb, _ in store.journal if verb not in {"get", "list"}] == [
         "note", "put", "store", "write", "delete",
     ]  # fmt: skip
@@ -115,7 +115,7 @@ async def test_nobody_else_works_on_the_session_while_a_bar_of_it_is_let_in(
     [bar] = list_quarantined(store)
     async with database.session_lock(DAY):
         with pytest.raises(AssertionError, match="waits"):
-            await let_in(store, database, bar)
+            await release_bar(store, database, bar)
     assert (database.rows, len(list_quarantined(store)), store.keys("bronze/raw_ohlcv/")) == ({}, 1, [])
 
 
@@ -123,8 +123,8 @@ async def test_a_release_that_is_cut_off_can_be_done_again(store: MemoryObjectSt
     quarantine(store, [(BAD, REASON)], NOW)
     database.failures = 1
     with pytest.raises(UpstreamError):
-        await let_in(store, database, list_quarantined(store)[0])
-    await let_in(store, database, list_quarantined(store)[0])
+        await release_bar(store, database, list_quarantined(store)[0])
+    await release_bar(store, database, list_quarantined(store)[0])
     assert (list_quarantined(store), len(database.rows)) == ([], 1)
 
 
@@ -132,7 +132,7 @@ async def test_of_several_rows_of_a_file_one_is_released_and_the_others_stay(
     store: MemoryObjectStore, database: FakeDatabase
 ) -> None:
     quarantine(store, [(BAD, REASON), (replace(BAD, close=11.5), "twice")], NOW)
-    await let_in(store, database, find_quarantined(list_quarantined(store), "AAPL", DAY, 2))
+    await release_bar(store, database, find_quarantined(list_quarantined(store), "AAPL", DAY, 2))
     assert [quarantined.bar for quarantined in list_quarantined(store)] == [BAD]
     assert database.rows["AAPL", DAY]["close"] == 11.5
 
@@ -142,7 +142,7 @@ async def test_a_bar_of_a_flat_file_is_released_and_the_sessions_other_bars_stay
 ) -> None:
     other = replace(BAD, symbol="MSFT")
     quarantine_of_sessions(store, [(BAD, REASON, "2025-11-21.csv.gz"), (other, REASON, "2025-11-21.csv.gz")], NOW)
-    await let_in(store, database, find_quarantined(list_quarantined(store, "AAPL"), "AAPL", DAY, None))
+    await release_bar(store, database, find_quarantined(list_quarantined(store, "AAPL"), "AAPL", DAY, None))
     assert [held.bar for held in list_quarantined(store)] == [other]
     assert database.rows["AAPL", DAY]["close"] == 11.0
 
@@ -162,7 +162,7 @@ async def test_what_cannot_be_a_bar_at_all_cannot_be_released(
     quarantine(store, [(replace(BAD, **changes), REASON)], NOW)  # type: ignore[arg-type]
     [bar] = list_quarantined(store)
     with pytest.raises(FiblakeError, match=reason):
-        await let_in(store, database, bar)
+        await release_bar(store, database, bar)
     assert (len(list_quarantined(store)), database.rows, store.keys("bronze/raw_ohlcv/")) == (1, {}, [])
 
 
@@ -173,7 +173,7 @@ async def test_a_bar_that_was_reported_anew_meanwhile_stays_in_quarantine(
     [bar] = list_quarantined(store)
     quarantine(store, [(replace(BAD, close=12.0), REASON)], later())
     with pytest.raises(ConflictError, match="changed since its bars were read"):
-        await let_in(store, database, bar)
+        await release_bar(store, database, bar)
     assert ([quarantined.bar.close for quarantined in list_quarantined(store)], database.rows) == ([12.0], {})
 
 
