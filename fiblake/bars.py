@@ -410,7 +410,24 @@ def _bars(
         table = file.read([*wanted, *unproven])
         if not (unproven or with_gaps) and table.schema == layout.varying:  # as this module writes it
             return _with_constants(table, constants, schema)
+        if table.schema == schema:
+            return _checked(table, constants)
         return _conformed(table, constants | {"ingested_at": last_modified}, layout, with_gaps=with_gaps)
+
+
+def _checked(table: pa.Table, constants: Mapping[str, str]) -> pa.Table:
+    """Return a table of the right types, with null for NaN; raise ContractError if a constant has another value.
+
+    A file with these types has no null in a required column, because Parquet cannot store one.
+    """
+    faults = [fault for name, value in constants.items() if (fault := _other_value(table[name], name, value))]
+    if faults:
+        raise ContractError("; ".join(faults))
+    for place, own in enumerate(table.schema):
+        column = table.column(place)
+        if own.nullable and (without_nan := converted(column, own)) is not column:
+            table = table.set_column(place, own, without_nan)
+    return table
 
 
 def _with_constants(table: pa.Table, constants: Mapping[str, str], schema: pa.Schema) -> pa.Table:

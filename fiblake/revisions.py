@@ -43,7 +43,7 @@ _ORDER: Final = [(name, "ascending") for name in ("known_at", "kind", "timestamp
 
 
 def revise(
-    before: Consolidated | None, after: Consolidated, *, restored: bool = False
+    before: Consolidated | None, after: Consolidated, *, restored: bool = False, extends: bool = False
 ) -> tuple[Consolidated, pa.Table]:
     """Return `after` with the first version of each of its statements, and the statements that only `before` has.
 
@@ -51,7 +51,7 @@ def revise(
     are none if another program wrote `before`: its bars were never checked.
 
     `restored`: `before` is an older version that was put back. Later versions had other statements in between, so all
-    statements of `after` count as new.
+    statements of `after` count as new. `extends`: the caller knows that the bars of `before` are the first of `after`.
     """
     version = pa.scalar(after.last_updated, KNOWN_AT.type)
     if before is None:
@@ -68,7 +68,7 @@ def revise(
     withdrawn = {session: since.withdrawn.get(session, after.last_updated) for session in after.withdrawn}
     reference = since.reference if after.reference == before.reference else after.last_updated
     ended_statements: list[pa.Table] = []
-    if after.bars.num_rows >= count and after.bars.slice(0, count).equals(before.bars):
+    if extends or (after.bars.num_rows >= count and after.bars.slice(0, count).equals(before.bars)):
         # One added bar: the common case, with a cheap solution.
         added = pa.repeat(version, after.bars.num_rows - count)
         bars = pa.chunked_array([*since.bars.chunks, added])
@@ -85,7 +85,8 @@ def revise(
         rows.append({"kind": REFERENCE, "known_at": since.reference, "reference": before.reference.to_json()})
     if rows:
         ended_statements.append(pa.Table.from_pylist(rows, schema=REVISIONS))
-    revisions = NO_REVISIONS if before.adopted else pa.concat_tables([NO_REVISIONS, *ended_statements])
+    no_revisions = before.adopted or not ended_statements
+    revisions = NO_REVISIONS if no_revisions else pa.concat_tables([NO_REVISIONS, *ended_statements])
     return replace(after, known=Known(bars, reference, withdrawn)), revisions
 
 

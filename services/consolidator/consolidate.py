@@ -198,7 +198,7 @@ class Consolidator:
         if after is not before:
             floor = task.version_floor
             restored = before is not None and floor is not None and before.last_updated <= floor
-            after, revisions = revise(before, after, restored=restored)
+            after, revisions = revise(before, after, restored=restored, extends=merged.extends_base)
         return _Draft(before, etag, after, listing or (), sources, faults, changed_from, revisions)
 
     def _store(self, task: Task, draft: _Draft) -> Consolidation:

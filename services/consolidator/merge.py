@@ -29,6 +29,8 @@ class Merged:
     """The earliest session whose row is new, changed or withdrawn; None if all arrivals lost or were stored."""
     withdrawn: Mapping[date, datetime] = field(default_factory=dict)
     """The withdrawals that no later row has ended: a session is either in `bars` or here."""
+    extends_base: bool = False
+    """Whether `bars` are surely those of the base, followed by new ones, so that nobody need compare them."""
 
 
 def merge(
@@ -67,7 +69,9 @@ def _merge_rows(base: pa.Table | None, arrivals: Sequence[pa.Table]) -> Merged:
     first = pc.min(new["timestamp"])
     if new.num_rows == 1 and (stored.num_rows == 0 or stored["timestamp"][-1].as_py() < first.as_py()):
         # One added session: there is no row to compare with.
-        return Merged(pa.concat_tables([stored, new]).combine_chunks(), cast("date", first.as_py()))
+        # Without copies: the rows stay in the chunks of both tables.
+        bars = pa.concat_tables([stored, new])
+        return Merged(bars, cast("date", first.as_py()), extends_base=base is not None)
     untouched, tail = _split(stored, first)
     winners = _last_writes(tail, new)
     changed = winners.filter(winners[_ARRIVED])

@@ -103,6 +103,22 @@ def test_changed_from_is_the_earliest_session_whose_row_differs_or_is_withdrawn(
     assert merged.changed_from == min((day for day in {*was, *now} if was.get(day) != now.get(day)), default=None)
 
 
+@given(st.lists(bars, max_size=15), st.lists(bars, max_size=2), withdrawals)
+def test_a_merge_that_says_so_keeps_all_rows_of_the_base_as_the_first_ones(
+    before: list[dict], new: list[dict], withdrawn: dict[date, datetime]
+) -> None:
+    base = merge(None, [table(*before)]).bars
+    merged = merge(base, [table(*new)], withdrawn)
+    assert not merged.extends_base or merged.bars.slice(0, base.num_rows).equals(base)
+    assert not merge(None, [table(*new)], withdrawn).extends_base
+
+
+def test_a_merge_of_one_later_session_says_that_it_extends_the_base() -> None:
+    days = [bar(f"2025-11-{day}", 7.0) for day in (18, 19)]
+    assert merge(table(days[0]), [table(days[1])]).extends_base
+    assert not merge(None, [table(days[1])]).extends_base
+
+
 @given(st.lists(bars, max_size=15), arrivals)
 def test_changed_from_is_the_earliest_session_whose_row_differs(before: list[dict], new: list[dict]) -> None:
     base = merge(None, [table(*before)]).bars

@@ -225,6 +225,13 @@ def test_all_that_stands_against_a_file_is_named_at_once() -> None:
 
 def test_what_is_no_number_in_a_column_that_may_be_null_is_null() -> None:
     assert read(vwap=[math.nan], trades=[math.nan]) == ROW | {"vwap": None, "trades": None}
+    assert read_bars(parquet(ROW | {"vwap": math.nan}), "AAPL", MODIFIED).to_pylist() == [ROW | {"vwap": None}]
+
+
+@pytest.mark.parametrize("name", ["symbol", "interval"])
+def test_a_file_with_the_right_types_and_another_constant_is_refused(name: str) -> None:
+    with pytest.raises(ContractError, match=f"rows whose {name} is 'other'"):
+        read_bars(parquet(ROW | {name: "other"}), "AAPL", MODIFIED)
 
 
 @pytest.mark.parametrize(

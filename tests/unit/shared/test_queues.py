@@ -1,14 +1,18 @@
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from urllib.parse import quote_plus
 
 import boto3
 import pytest
 from aws_lambda_powertools.utilities.data_classes import SQSEvent
 from botocore.exceptions import ClientError, EndpointConnectionError
+from hypothesis import given
+from hypothesis import strategies as st
 from moto import mock_aws
 
 from fiblake.errors import ContractError, UpstreamError
+from shared import queues
 from shared.events import ConsolidationComplete, SilverUpdated
 from shared.queues import (
     ATTEMPTS_AT_SENDING,
@@ -295,6 +299,11 @@ def test_boto3_does_not_encode_the_form_of_a_request_to_sns_once_more(monkeypatc
         (message,) = queue.receive()
     assert forms == []
     assert ConsolidationComplete.model_validate_json(message.body).correlation_id == text
+
+
+@given(st.text() | st.text(st.characters(max_codepoint=127)), st.sampled_from([1, 200]))
+def test_the_text_of_a_form_is_encoded_as_the_standard_library_does(text: str, times: int) -> None:
+    assert queues._quote(text * times) == quote_plus(text * times)  # noqa: SLF001
 
 
 def test_an_interval_that_an_event_does_not_name_does_not_hear_of_it() -> None:
