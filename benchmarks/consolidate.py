@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from benchmarks.lake import BRONZE_LAKE, FOLDER, NEXT, SIZES, Size, generated, new_files, symbols
 from benchmarks.measure import Work, settle_arrow, spent
-from benchmarks.servers import BUCKET, KEYS, client, requests_served, requests_since
+from benchmarks.servers import BUCKET, KEYS, client, cpu_seconds, requests_served, requests_since
 
 CHILDREN: Final = 2
 SOME: Final = 200
@@ -69,14 +69,15 @@ def ours() -> Work:
         children = [context.Process(target=_drain, args=(start, ends)) for _ in range(CHILDREN)]
         for child in children:
             child.start()
-        served = requests_served()
+        served, server_cpu = requests_served(), cpu_seconds(os.environ)
         start.wait()
         started = time.time()
         measured = [ends.get() for _ in children]
         wall = max(end for end, _ in measured) - started
         for child in children:
             child.join()
-        facts = {"wall": wall, "cpu": sum(cpu for _, cpu in measured), **requests_since(served)}
+        server_cpu = round(cpu_seconds(os.environ) - server_cpu, 1)
+        facts = {"wall": wall, "cpu": sum(cpu for _, cpu in measured), **requests_since(served), "server_cpu": server_cpu}
         return _facts(SIZES[size].symbols, days, facts)
 
     return work

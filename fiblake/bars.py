@@ -406,8 +406,8 @@ def _bars(
     with decoding(f"{file.what} cannot be read as bars"):
         # A column that the file's own statistics prove to be one value need not be read.
         unproven = [name for name in constants if name in names and not _is_all(file, name, constants[name])]
-        wanted = [name for name in schema.names if name in names and name not in constants]
-        table = file.read([*wanted, *unproven])
+        wanted = dict.fromkeys((*schema.names, *unproven))
+        table = file.read([name for name in wanted if name in names and (name in unproven or name not in constants)])
         if not (unproven or with_gaps) and table.schema == layout.varying:  # as this module writes it
             return _with_constants(table, constants, schema)
         if table.schema == schema:
