@@ -1,6 +1,7 @@
 """`fiblake quality AAPL MSFT`: check that a symbol's history is complete and plausible; also as one page."""
 
 import asyncio
+import sys
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from cli import options
-from cli.output import answer, progress, table
+from cli.output import answer, printable, progress, table
 from cli.target import Target, target
+from fiblake.errors import PermanentError
 from fiblake.wording import counted, instant
 
 if TYPE_CHECKING:
@@ -38,21 +40,28 @@ def quality(
     explains, splits that are not visible in the bars or that are reported twice, sessions that repeat the one before,
     and dividends whose vendor factor contradicts cash and close.
     If the lake has, or had, a bar of the API and one of a flat file, the two are compared.
-    Exit code 3: the report names a problem.
+    Exit code 3: the report names a problem, or a symbol cannot be read.
     """
     options.writable(html, "--html")
     chosen = [options.symbol(name, "SYMBOLS") for name in symbols]
     stack = target(context)
     options.check_in_lake(stack.store, chosen)
+    results, faults = [], []
     with progress("symbols read", len(chosen)) as advance:
-        results = []
         for symbol in chosen:
-            results.append(look(stack, symbol))
+            try:
+                results.append(look(stack, symbol))
+            except PermanentError as error:
+                faults.append(error)
             advance(1)
+    if faults and not results:
+        raise faults[0]
     if html:
         html.write_text(page(results), encoding="utf-8")
     answer(context, [result.facts() for result in results], lambda console: _show(console, results))
-    if not all(result.is_good for result in results):
+    for fault in faults:
+        sys.stderr.write(printable(f"fiblake: {fault}\n"))
+    if faults or not all(result.is_good for result in results):
         raise typer.Exit(3)
 
 

@@ -43,7 +43,9 @@ _REVISIONS: Final = re.compile(rf"{REVISIONS_PREFIX}/symbol=(.*)\.parquet")
 _DAY: Final = r"\d{4}-\d{2}-\d{2}"
 _QUARANTINED: Final = re.compile(rf"{QUARANTINE_PREFIX}/symbol=[^/]+/(date={_DAY}|range={_DAY}_{_DAY})\.parquet")
 _UNCLAIMED: Final = re.compile(rf"{UNCLAIMED_PREFIX}/range={_DAY}_{_DAY}/part=\d+\.parquet")
-_MONTH_FILE: Final = re.compile(r"year=(\d{4})/month=(\d{2})/data_(\d+)d_(\d{4})(\d{2})\.parquet")
+_MONTH_FILE: Final = re.compile(
+    r"year=([0-9]{4})/month=(0[1-9]|1[0-2])/data_([0-9]{1,3})d_([0-9]{4})([0-9]{2})\.parquet"
+)
 
 
 def valid_symbol(symbol: str) -> bool:

@@ -18,7 +18,7 @@ from fiblake.adjustment import NO_REFERENCE, PayoutDispute, Reference
 from fiblake.bars import Consolidated
 from fiblake.calendar import TradingCalendar
 from fiblake.errors import ConflictError, ContractError, FiblakeError, NotFoundError, PermanentError, TransientError
-from fiblake.lake import Bronze, revisions_key
+from fiblake.lake import LATEST_VERSION, Bronze, revisions_key
 from fiblake.revisions import NO_REVISIONS, adding, revise
 from fiblake.source_log import SourceVersion, is_merged
 from services.consolidator.broken import quarantine_broken
@@ -392,6 +392,11 @@ def _next_version(  # noqa: PLR0917
         return before
     older = [at for at in (before and before.last_updated, floor) if at]
     version = max([now, *(at + TICK for at in older)])
+    if version >= LATEST_VERSION:
+        raise ContractError(
+            f"the next version of data.parquet of {task.symbol} would be {version}, which none can follow: put an "
+            "earlier version of it back; if silver or the manifest has such a version, move that file away"
+        )
     return Consolidated(merged.bars, log, version, reference, withdrawn=merged.withdrawn)
 
 

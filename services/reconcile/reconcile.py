@@ -20,6 +20,7 @@ from fiblake.decoding import MAKE_ANEW, decoding
 from fiblake.errors import ContractError, FiblakeError, PermanentError, UpstreamError
 from fiblake.lake import (
     INTERVALS,
+    LATEST_VERSION,
     MANIFEST_KEY,
     Bronze,
     Month,
@@ -306,7 +307,7 @@ class Reconciler:
         if isinstance(stored, FiblakeError):
             yield Lag(symbol, Cause.UNREADABLE, f"{self.bronze.data_key(symbol)}: {stored}; {RESTORE}")
         elif stored and stored.last_updated < version:
-            yield Lag(symbol, Cause.RESTORED, f"silver is of {version}", interval=interval, version_floor=version)
+            yield _restored_lag(symbol, f"silver is of {version}", version, interval)
 
     def _first_bucket(self, interval: int, since: date | None) -> int:
         starts = [day for day in (since, self.window_start) if day]
@@ -401,7 +402,7 @@ def _manifest_lag(symbol: str, stored: Consolidated, entry: Mapping[str, Any] | 
         version = entry[
             "last_updated"
         ]  # the manifest was read first: it can be ahead only if an earlier data.parquet was put back
-        return [Lag(symbol, Cause.RESTORED, f"the manifest has version {version}", version_floor=version)]
+        return [_restored_lag(symbol, f"the manifest has version {version}", version)]
     is_ = (stored.last_session, stored.bars.num_rows, stored.last_updated)
     says = entry and (entry["last_consolidated_date"], entry["row_count"], entry["last_updated"])
     if says == is_:
@@ -409,6 +410,14 @@ def _manifest_lag(symbol: str, stored: Consolidated, entry: Mapping[str, Any] | 
     detail = f"it says {says[0]} and {counted(says[1], 'bar')}" if says else "it has no row of it"
     truth = f"data.parquet has {is_[0]} and {counted(is_[1], 'bar')}"
     return [Lag(symbol, Cause.MANIFEST, f"{detail}; {truth}", stored.last_session)]
+
+
+def _restored_lag(symbol: str, detail: str, version: datetime, interval: int | None = None) -> Lag:
+    """Return the lag of a data.parquet that is older than `version`; no version can follow an impossible one."""
+    if version >= LATEST_VERSION:
+        remedy = f"{detail}, which no version can follow: move that file away, and run `fiblake reconcile --fix`"
+        return Lag(symbol, Cause.UNREADABLE, remedy, interval=interval)
+    return Lag(symbol, Cause.RESTORED, detail, interval=interval, version_floor=version)
 
 
 def _by_symbol(rows: pa.Table) -> dict[str, pa.Table]:

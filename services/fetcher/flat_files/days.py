@@ -28,6 +28,7 @@ _GZIP: Final = 31
 _BLOCK_BYTES: Final = 16 << 20
 _COUNT: Final = re.compile(rb"\d{1,18}")
 _LONGEST_HEADER: Final = 10_000
+_NOT_UTF8: Final = "\N{REPLACEMENT CHARACTER}"
 MAX_BROKEN: Final = 20_000
 """A day file with more broken rows is refused: quarantine has one object for each session, which must be readable."""
 NO_COUNT: Final = -1
@@ -98,9 +99,8 @@ def decode_day(file: DayFile, data: bytes, most_bytes: int) -> Day:
     wanted = [*_NEEDED, *([TRADES] if TRADES in header else [])]
     with decoding(f"{file.key}: cannot be read as CSV", "get the file again"):
         try:
-            table = _read(text, wanted, skip, numbers=True)
+            table = _read(text, wanted, None, numbers=True)
         except pa.ArrowInvalid:
-            bad_lines.clear()
             table = _read_leniently(text, wanted, skip, bad_lines)
     ticker = table[TICKER].unify_dictionaries().combine_chunks()
     codes = np.asarray(ticker.indices.to_numpy(), dtype=np.int32)
@@ -137,7 +137,8 @@ def _unpacked(file: DayFile, data: bytes, most_bytes: int) -> bytes:
 
 def _header(file: DayFile, text: bytes) -> list[str]:
     line = text.partition(b"\n")[0][:_LONGEST_HEADER]
-    names = next(csv.reader([line.decode("utf-8-sig", "replace").rstrip("\r")]), [])
+    with decoding(f"{file.key}: its header cannot be read as CSV", "get the file again"):
+        names = next(csv.reader([line.decode("utf-8-sig", "replace").rstrip("\r")]), [])
     missing = [name for name in _NEEDED if name not in names]
     twice = [name for name in (*_NEEDED, TRADES) if names.count(name) > 1]
     if missing or twice:
@@ -182,10 +183,12 @@ def _read(text: bytes, names: list[str], skip: object, *, numbers: bool) -> pa.T
 def _read_leniently(text: bytes, names: list[str], skip: object, bad_lines: list[str]) -> pa.Table:
     """Read a file with rows that cannot be converted: those rows go to `bad_lines`, the others are returned."""
     good_rows: list[dict[str, object]] = []
-    for row in _read(text, names, skip, numbers=False).to_pylist():
+    # The reader cannot hand over a line with too few columns that is not UTF-8.
+    readable = text.decode("utf-8", "replace").encode()
+    for row in _read(readable, names, skip, numbers=False).to_pylist():
         try:
             good_rows.append(_converted(row))
-        except (ValueError, UnicodeDecodeError) as error:
+        except ValueError as error:
             bad_lines.append(f"{error}: {row}"[:300])
     kinds = {name: pa.float64() for name in names} | {TICKER: pa.string(), TRADES: pa.int64()}
     table = pa.Table.from_pylist(good_rows, schema=pa.schema([(name, kinds[name]) for name in names]))
@@ -196,7 +199,9 @@ def _converted(row: dict[str, bytes]) -> dict[str, object]:
     values: dict[str, object] = {}
     for name, value in row.items():
         if name == TICKER:
-            values[name] = value.decode()
+            values[name] = ticker = value.decode()
+            if _NOT_UTF8 in ticker:
+                raise ValueError("the ticker is not UTF-8")
         elif name == TRADES:
             # As in the vendor's API: no bar is lost with a field that it does not need.
             values[name] = int(value) if _COUNT.fullmatch(value) else None

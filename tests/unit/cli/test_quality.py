@@ -72,6 +72,16 @@ def test_a_data_parquet_that_cannot_be_read_is_named(run: Run, stack: FakeTarget
     assert f"{LAKE.data_key('AAPL')} cannot be used" in str(result.exception) + result.stderr
 
 
+@pytest.mark.usefixtures("requested")
+def test_a_symbol_that_cannot_be_read_hides_no_other(run: Run, stack: FakeTarget) -> None:
+    lay(stack, DAYS)
+    stack.store.lay(LAKE.data_key("BAD"), b"no Parquet")
+    result = run("quality", "BAD", "AAPL", "--json")
+    assert result.exit_code == 3
+    assert [facts["symbol"] for facts in json.loads(result.stdout)] == ["AAPL"]
+    assert f"fiblake: {LAKE.data_key('BAD')} cannot be used" in result.stderr
+
+
 def test_a_page_for_paper_needs_no_other_file_and_keeps_text_text(run: Run, stack: FakeTarget, tmp_path: Path) -> None:
     lay(stack, DAYS)
     splits = [Split("AAPL", DAYS[n], 1, 2, EVIL, factor, EVIL + str(n)) for n, factor in ((3, 0.25), (4, 0.5))]

@@ -9,8 +9,8 @@ import pytest
 from fiblake.adjustment import NO_REFERENCE, Reference
 from fiblake.bars import Consolidated, encode
 from fiblake.calendar import nyse
-from fiblake.errors import NotFoundError, UpstreamError
-from fiblake.lake import splits_key
+from fiblake.errors import ContractError, NotFoundError, UpstreamError
+from fiblake.lake import LATEST_VERSION, splits_key
 from fiblake.reference import splits_file
 from services.consolidator.consolidate import TICK, Consolidation, Consolidator, Task
 from shared.cleanup import FILES_PER_LOT, Proof, clean_up
@@ -123,6 +123,14 @@ def test_a_version_floor_is_exceeded_and_all_of_the_history_is_reported_without_
     assert (consolidation.changed_from, consolidation.tail) == (date(2025, 11, 14), None)
     assert consolidation.stored.bars.equals(before.bars)
     assert (DATA in bucket.done("write")) == (floor >= before.last_updated), "a redelivery writes nothing again"
+
+
+@pytest.mark.parametrize("floor", [LATEST_VERSION - TICK, LATEST_VERSION + TICK])
+def test_a_version_that_none_could_follow_is_never_written(bucket: Bucket, floor: datetime) -> None:
+    before = bucket.stored
+    with pytest.raises(ContractError, match=r"the next version .* of AAPL would be 9999-01-01"):
+        bucket.consolidate(version_floor=floor)
+    assert bucket.stored == before
 
 
 def test_a_restored_data_parquet_without_bars_to_merge_exceeds_the_floor_also_when_it_is_made_anew(

@@ -195,6 +195,7 @@ def test_bars_of_a_day_without_trade_go_to_quarantine(tmp_path: Path) -> None:
         "AAPL,100,9,10,11,8,0,7,8",
         "AAPL,many,9,10,11,8,0,7",
         "A\xc4PL,100,9,10,11,8,0,7",
+        "A\xc4PL,100",
     ],
 )
 def test_a_line_that_cannot_be_read_costs_that_line(tmp_path: Path, bad: str) -> None:
@@ -223,6 +224,7 @@ def test_a_number_of_trades_that_is_none_costs_neither_its_bar_nor_the_day(trade
         (f"{HEADER},ticker", ",ZZZ", "has two columns ticker"), (f"{HEADER},volume", ",7", "has two columns volume"),
         ("x" * 200_000, "", "has no column ticker"),
         (HEADER.replace("ticker", '"ticker'), "", "has no column"),
+        (HEADER.replace("high", "\rhigh"), "", "its header cannot be read as CSV"),
     ],
 )  # fmt: skip
 def test_a_header_that_is_none_of_a_day_file_is_refused_by_name(

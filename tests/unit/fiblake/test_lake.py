@@ -149,6 +149,9 @@ def test_other_keys_are_refused_with_the_key_in_the_reason(key: str) -> None:
         "silver/silver_3d/year=2025/month=11/data_5d_202511.parquet",
         "silver/silver_3d/year=2025/month=11/other.parquet",
         "silver/silver_5d/year=2025/month=11/data_3d_202511.parquet",
+        "silver/silver_3d/year=2025/month=13/data_3d_202513.parquet",
+        "silver/silver_3d/year=2025/month=00/data_3d_202500.parquet",
+        "silver/silver_3d/year=2025/month=\u0661\u0661/data_3d_2025\u0661\u0661.parquet",
     ],
 )
 def test_what_is_no_month_file_of_the_interval_has_no_month(key: str) -> None:

@@ -3,7 +3,7 @@
 import inspect
 import json
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 
 import pyarrow as pa
 import pytest
@@ -48,6 +48,18 @@ def quiet_world(*symbols: str) -> World:
 def only_lag(report: Report) -> Lag:
     (lag,) = report.lags
     return lag
+
+
+def test_a_version_that_none_can_follow_is_named_and_stops_no_repair() -> None:
+    world = quiet_world("AAPL", "MSFT")
+    rows = decode_manifest(world.store.peek(MANIFEST_KEY) or b"").to_pylist()
+    for row, version in zip(rows, (datetime(9999, 6, 1, tzinfo=UTC), datetime(2020, 1, 1, tzinfo=UTC)), strict=True):
+        row["last_updated"] = version
+    world.store.lay(MANIFEST_KEY, encode(pa.Table.from_pylist(rows, MANIFEST)))
+    impossible, behind = audited(world).lags
+    assert (impossible.symbol, impossible.cause, behind.cause) == ("AAPL", Cause.UNREADABLE, Cause.MANIFEST)
+    assert "which no version can follow: move that file away" in impossible.detail
+    assert [request.symbol for request in requests([impossible, behind], "audit")] == ["MSFT"]
 
 
 def test_a_row_of_the_manifest_that_names_no_symbol_is_named_and_stops_no_audit() -> None:
