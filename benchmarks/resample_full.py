@@ -35,7 +35,7 @@ def ours() -> Work:
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "bronze").symlink_to(Path(lake) / "bronze")
-        store = _Folder(LocalStore(str(folder)), out, None)  # type: ignore[arg-type]
+        store = _Folder(LocalStore(str(folder)), out)
         most = (memory_mb - RESERVED_MB) << 20
         summary = FullResampler(store, BRONZE_LAKE, nyse(), Nobody(), 0, True, most).run(datetime.now(UTC))  # noqa: FBT003
         return {"rows": sum(summary.rows.values()), "readings": summary.readings}

@@ -10,13 +10,12 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from benchmarks.lake import BRONZE_LAKE, NEXT, SIZES, symbols
+from benchmarks.lake import BRONZE_LAKE, NEXT, NOW, SIZES, symbols
 from benchmarks.measure import Work, settle_arrow
 from benchmarks.servers import BUCKET, Nobody, requests_served, requests_since
 from fiblake.lake import INTERVALS
@@ -110,7 +109,7 @@ def _resample(task: tuple[int, int]) -> float:
     for start in range(0, len(_BODIES), batch):
         bodies = _BODIES[start : start + batch]
         messages = [ReceivedMessage(str(i), str(i), body, 1) for i, body in enumerate(bodies)]
-        errors = resample_batch(resampler, messages, datetime.now(UTC))
+        errors = resample_batch(resampler, messages, NOW)  # on the evening of the new session
         if errors:
             raise RuntimeError(f"{interval}d: {errors}")
     return time.process_time() - cpu

@@ -6,7 +6,7 @@ events are parsed with Powertools' models where they are received. JSON Schemas 
 
 from datetime import date
 from operator import ge
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     FiniteFloat,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -54,14 +55,13 @@ class Message(BaseModel):
     schema_version: str = Field(default=SCHEMA_VERSION, pattern=r"^\d+\.\d+$")
     correlation_id: str = Field(default="", description="One id from the put in S3 to the silver file, for the logs")
 
-    @model_validator(mode="before")
+    @field_validator("schema_version")
     @classmethod
-    def _same_major(cls, data: Any) -> Any:  # noqa: ANN401 (whatever was sent)
-        # This check is the first: another major version may have other fields.
-        version = data.get("schema_version", SCHEMA_VERSION) if isinstance(data, dict) else SCHEMA_VERSION
-        if str(version).partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
+    def _same_major(cls, version: str) -> str:
+        # A validator of the whole message before its fields would cost a third of the time to read it.
+        if version.partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
             raise ValueError(f"schema version {version} is not understood here (this is {SCHEMA_VERSION})")
-        return data
+        return version
 
 
 class SourceObject(BaseModel):
@@ -173,5 +173,8 @@ def parse(model: type[MessageT], body: str) -> MessageT:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors())
+        errors = error.errors()
+        # Another major version may have other fields: their errors would hide the reason.
+        shown = [e for e in errors if e["loc"] == ("schema_version",)] or errors
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in shown)
         raise ContractError(f"not a {model.__name__}: {faults}") from error

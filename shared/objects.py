@@ -6,8 +6,10 @@ keys in the bucket, ETags are as S3 gives them, instants are UTC.
 """
 
 import random
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import boto3
@@ -29,6 +31,8 @@ DELETES_PER_REQUEST: Final = 1_000
 ATTEMPTS_AT_UPDATE: Final = 40
 FIRST_PAUSE_SECONDS: Final = 0.02
 LONGEST_PAUSE_SECONDS: Final = 1.0
+_MAKING_CLIENT: Final = threading.Lock()
+"""boto makes one client at a time: its session is not safe for threads."""
 
 
 class BotoClient(Protocol):
@@ -50,14 +54,23 @@ class ObjectStore(ObjectReader):
     conditional or idempotent.
     """
 
-    def __init__(self, backend: "Backend", bucket: str, boto: BotoClient) -> None:
+    def __init__(self, backend: "Backend", bucket: str, boto: BotoClient | None = None) -> None:
+        """Use `boto` for deletions and odd listings; None: the environment's client, made when it is needed.
+
+        Making it takes a function longer than everything else at its start, and few need it.
+        """
         super().__init__(backend, bucket)
-        self._boto = boto
+        self._given_boto = boto
+
+    @cached_property
+    def _boto(self) -> BotoClient:
+        with _MAKING_CLIENT:
+            return self._given_boto or boto3.client("s3")
 
     @classmethod
     def connect(cls, bucket: str) -> "ObjectStore":
         """Open `bucket` with the credentials, region and endpoint that the AWS environment variables name."""
-        return cls(s3_backend(bucket), bucket, boto3.client("s3"))
+        return cls(s3_backend(bucket), bucket)
 
     @classmethod
     def connect_to(cls, bucket: str, endpoint_url: str, access_key_id: str, secret_access_key: str) -> "ObjectStore":

@@ -25,7 +25,6 @@ from fiblake.lake import INTERVALS, Bronze, Month
 from services.resampler import checkpoint
 from services.resampler.month_files import MONTHS_AT_ONCE, MonthFiles
 from services.resampler.months import ByMonth, Due, Months, Recomputed, split_in_halves
-from services.resampler.silver_join import Update
 from shared.batching import chunks
 from shared.events import SYMBOLS_PER_EVENT, SilverUpdated
 from shared.objects import ObjectStore
@@ -109,7 +108,8 @@ class _Reading:
 
     def _drop_postponed(self, columns: slice) -> None:
         for i, (n, table) in enumerate(self.tables.items()):
-            table.parts[columns] = [self.months.sorted(part.buckets, n, self.due[i]) for part in table.parts[columns]]
+            for k in range(len(table.parts))[columns]:  # one at a time, so that memory holds one of them twice
+                table.parts[k] = self.months.sorted(table.parts[k].buckets, n, self.due[i])
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +177,7 @@ class FullResampler:
             written = self._write(reading, since, at_once)
             self._note(summary, reading, written)
             due = reading.postponed
+            del reading  # its buckets are freed before the next reading
         return summary
 
     def _read(self, symbols: Sequence[str], months: Months, due: Due, since: Since) -> _Reading:
@@ -230,12 +231,8 @@ class FullResampler:
             self.watch("writing month files", files_done, total)
 
         for n, months in months_of.items():
-            table = reading.tables[n]
-
-            def updates(month: Month, table: Recomputed = table) -> list[Update]:
-                return [table.update(reading.months.number(month))]
-
-            written += files[n].join(months, updates, existing[n], progress, at_once)
+            if months:
+                written += files[n].join(months, [reading.tables[n].updates()], existing[n], progress, at_once)
         return written
 
     def _months_to_join(self, reading: _Reading, row: int, existing: Sequence[Month], since: int) -> list[Month]:

@@ -8,8 +8,10 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import cached_property
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 
 from fiblake.aggregate import SILVER_CALENDAR, decode_silver
@@ -17,6 +19,7 @@ from fiblake.bars import encode
 from fiblake.calendar import TradingCalendar
 from fiblake.errors import ConflictError, FiblakeError
 from fiblake.lake import Month, parse_silver_key, silver_key, silver_prefix
+from services.resampler.months import Months, MonthUpdates, groups
 from services.resampler.silver_join import NO_ROWS, MonthGrid, Update, is_equal_but_for_version, join, without_symbols
 from shared.objects import ObjectStore
 from shared.outcomes import catch_errors
@@ -39,7 +42,7 @@ class _Outcome(Enum):
     """Rows must be removed that belong to an earlier file, which must be written first."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class MonthFiles:
     """The month files of one interval's table."""
 
@@ -53,12 +56,20 @@ class MonthFiles:
     wins_ties: bool = False
     """Whether updates win over rows of their own version, too."""
 
+    @cached_property
+    def _numbering(self) -> Months:
+        return Months.of(self.calendar)
+
     def existing(self) -> list[Month]:
         """List the months that have a file, as far as the calendar reaches."""
         first, last = Month.of(self.calendar.session(0)), Month.of(self.calendar.session(-1))
         listing = self.store.listed(silver_prefix(self.interval))
         months = (parse_silver_key(self.interval, info.key) for info in listing)
         return [month for month in months if month and first <= month <= last]
+
+    def exists(self, month: Month) -> bool:
+        """Return whether a month has a file."""
+        return self.store.versions([silver_key(self.interval, month)]) != [None]
 
     def is_cut_alike(self, month: Month) -> bool:
         """Return whether a month's file was cut by this calendar, according to its stamp."""
@@ -68,39 +79,50 @@ class MonthFiles:
         return not stamp or MonthGrid(self.calendar, self.interval, month).is_cut_alike(stamp)
 
     def join(
-        self, months: Sequence[Month], updates: Callable[[Month], Sequence[Update]], existing: Collection[Month],
+        self, months: Sequence[Month], changes: Sequence[MonthUpdates], existing: Collection[Month],
         advance: Callable[[int], None] = lambda _: None, at_once: int = MONTHS_AT_ONCE,
     ) -> int:  # fmt: skip
         """Join each month's updates, one by one, into its file; return how many files were written.
 
-        `existing` are the months that had a file when the caller looked. Raises OtherCalendarError if a file was cut by
-        another calendar (unless these are whole histories), ConflictError if other writers always come first,
-        UpstreamError if S3 fails, ContractError if a file cannot be read.
+        `months` are sorted, and all that have buckets are among them. `existing` are those that had a file when the
+        caller looked. Raises OtherCalendarError if a file was cut by another calendar (unless these are whole
+        histories), ConflictError if other writers always come first, UpstreamError if S3 fails, ContractError if a file
+        cannot be read.
         """
-        absent = set(months).difference(existing)
-        outcomes = self._join(months, updates, absent, advance, at_once, last=False)
-        late = [month for month, outcome in outcomes.items() if outcome is _Outcome.AFTER_THE_OTHERS]
-        outcomes |= self._join(late, updates, absent, advance, at_once, last=True)
+        numbers = [self._numbering.number(month) for month in months]
+        sizes = np.sum([change.sizes() for change in changes], axis=0)
+        absent = {self._numbering.number(month) for month in set(months).difference(existing)}
+        outcomes = self._join(groups(numbers, sizes, at_once), changes, absent, advance, at_once, last=False)
+        late = [[number] for number, outcome in outcomes.items() if outcome is _Outcome.AFTER_THE_OTHERS]
+        outcomes |= self._join(late, changes, absent, advance, at_once, last=True)
         return sum(outcome is _Outcome.WRITTEN for outcome in outcomes.values())
 
     def _join(
-        self, months: Sequence[Month], updates: Callable[[Month], Sequence[Update]], absent: Collection[Month],
+        self, grouped: Sequence[Sequence[int]], changes: Sequence[MonthUpdates], absent: Collection[int],
         advance: Callable[[int], None], at_once: int, *, last: bool,
-    ) -> dict[Month, _Outcome]:  # fmt: skip
-        outcomes: dict[Month, _Outcome] = {}
+    ) -> dict[int, _Outcome]:  # fmt: skip
+        outcomes: dict[int, _Outcome] = {}
 
-        def join_month(month: Month) -> _Outcome | FiblakeError:
-            return catch_errors(lambda: self._join_month(month, updates(month), absent=month in absent, last=last))
+        def join_group(numbers: Sequence[int]) -> list[_Outcome] | FiblakeError:
+            return catch_errors(self._join_group, numbers, changes, absent, last=last)
 
         with ThreadPoolExecutor(at_once) as pool:
-            for month, outcome in zip(months, pool.map(join_month, months), strict=True):
-                if isinstance(outcome, FiblakeError):
+            for numbers, joined in zip(grouped, pool.map(join_group, grouped), strict=True):
+                if isinstance(joined, FiblakeError):
                     pool.shutdown(cancel_futures=True)
-                    raise outcome
-                outcomes[month] = outcome
-                if outcome is not _Outcome.AFTER_THE_OTHERS:
-                    advance(1)
+                    raise joined
+                outcomes |= zip(numbers, joined, strict=True)
+                advance(sum(outcome is not _Outcome.AFTER_THE_OTHERS for outcome in joined))
         return outcomes
+
+    def _join_group(
+        self, numbers: Sequence[int], changes: Sequence[MonthUpdates], absent: Collection[int], *, last: bool
+    ) -> list[_Outcome]:
+        by_month = zip(*(change.of(numbers) for change in changes), strict=True)
+        return [
+            self._join_month(self._numbering.month(number), updates, absent=number in absent, last=last)
+            for number, updates in zip(numbers, by_month, strict=True)
+        ]
 
     def _join_month(self, month: Month, updates: Sequence[Update], *, absent: bool, last: bool) -> _Outcome:
         key, grid = silver_key(self.interval, month), MonthGrid(self.calendar, self.interval, month)
@@ -121,6 +143,8 @@ class MonthFiles:
         """Return the rows to write (None: the file does not change), and whether misplaced rows are removed."""
         before, stamp = _read(data, key) if data is not None else (NO_ROWS, "")
         rows, is_alike = before, not stamp or grid.is_cut_alike(stamp)
+        if self.whole and is_alike and not self.wins_ties and is_equal_but_for_version(before, updates[0].rows):
+            return None, False  # whichever rows won, the values would stay
         if not is_alike:
             rows = self._without_old_cut(rows, key, grid.month, updates)
         changed, misplaced = not is_alike, False

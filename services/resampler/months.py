@@ -1,6 +1,5 @@
 """Which month file a bucket belongs to, and which machine computes which month files (pure)."""
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -15,7 +14,8 @@ from fiblake.calendar import TradingCalendar
 from fiblake.lake import INTERVALS, Month
 from services.resampler.silver_join import NO_ROWS, Update
 
-ROWS_OF_BLOCK: Final = 16_384
+ROWS_OF_GROUP: Final = 16_384
+MONTHS_OF_GROUP: Final = 8
 """Rows that are made at once: for months with few buckets, making a table takes longer than filling it."""
 Due = npt.NDArray[np.bool_]
 """Which month files are due: a row for each interval, a column for each month since the calendar's first."""
@@ -30,7 +30,11 @@ class ByMonth:
 
     def of(self, month: int) -> Buckets:
         """Return the buckets of the month with this number."""
-        return self.buckets.taken(slice(int(self.offsets[month]), int(self.offsets[month + 1])))
+        return self.between(month, month + 1)
+
+    def between(self, first: int, end: int) -> Buckets:
+        """Return the buckets of the months from `first` to before `end`."""
+        return self.buckets.taken(slice(int(self.offsets[first]), int(self.offsets[end])))
 
     @property
     def filled(self) -> npt.NDArray[np.bool_]:
@@ -91,24 +95,32 @@ class Months:
 
 
 @dataclass(frozen=True, slots=True)
-class _Block:
-    """Rows of consecutive months."""
+class MonthUpdates:
+    """The updates of one interval's month files. Rows are made for several months at once (`groups`)."""
 
-    first: int
-    """The number of the first month."""
-    offsets: npt.NDArray[np.int64]
-    """Where each month begins among the rows, and where the last one ends."""
-    rows: pa.Table
+    calendar: TradingCalendar
+    adjusted: bool
+    parts: Sequence[ByMonth]
+    common: Update
+    """The common part of all months' updates."""
 
-    @property
-    def end(self) -> int:
-        """The number of the month after the last one."""
-        return self.first + self.offsets.size - 1
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Return the number of buckets of each month."""
+        return np.asarray(np.sum([np.diff(part.offsets) for part in self.parts], axis=0))
 
-    def of(self, month: int) -> pa.Table:
-        """Return the rows of one of the months."""
-        begin, end = self.offsets[month - self.first : month - self.first + 2].tolist()
-        return self.rows.slice(begin, end - begin)
+    def of(self, months: Sequence[int]) -> list[Update]:
+        """Return the updates of these months: their numbers, all from the first to the last that have buckets."""
+        offsets = np.array([part.offsets[months[0] : months[-1] + 2] for part in self.parts])
+        counts = np.diff(offsets)
+        buckets = Buckets.joined([part.between(months[0], months[-1] + 1) for part in self.parts])
+        if len(self.parts) > 1:
+            numbers = np.repeat(np.tile(np.arange(counts.shape[1], dtype=np.int16), len(self.parts)), counts.ravel())
+            buckets = buckets.taken(np.argsort(numbers, kind="stable"))
+        rows = buckets.table(self.common.symbols, self.common.versions, self.calendar, adjusted=self.adjusted)
+        sizes = counts.sum(axis=0)
+        begins = np.cumsum(sizes) - sizes
+        places = [month - months[0] for month in months]
+        return [replace(self.common, rows=rows.slice(int(begins[i]), int(sizes[i]))) for i in places]
 
 
 @dataclass(slots=True)
@@ -122,17 +134,12 @@ class Recomputed:
     cuts: list[int] = field(default_factory=list)
     """The ordinal of each symbol's first bucket."""
     parts: list[ByMonth] = field(default_factory=list)
-    _columns: Update | None = None
-    """The common part of all months' updates."""
-    _block: _Block | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, market: Market, cuts: Sequence[int], buckets: ByMonth) -> None:
         """Add the buckets of a market's symbols."""
         owners = buckets.buckets.owners
         owners += np.int32(len(self.symbols))  # they refer to the longer list of symbols now
         self.parts.append(buckets)
-        self._columns = self._block = None
         self.symbols += market.symbols
         self.versions += market.versions
         self.cuts += cuts
@@ -151,27 +158,28 @@ class Recomputed:
         """Return the numbers of the months that have buckets."""
         return np.flatnonzero(np.any([part.filled for part in self.parts], axis=0)) if self.parts else np.array([], int)
 
-    def update(self, month: int) -> Update:
-        """Return the update for the file of the month with this number."""
-        with self._lock:
-            columns = self._columns = self._columns or self._common()
-            if self._block is None or not self._block.first <= month < self._block.end:
-                self._block = self._block_from(month, columns)
-            return replace(columns, rows=self._block.of(month))
-
-    def _block_from(self, month: int, columns: Update) -> _Block:
-        """Make rows of this month's buckets and of as many months after it as a block may hold."""
-        sizes = np.sum([np.diff(part.offsets[month:]) for part in self.parts], axis=0)
-        ends = np.cumsum(sizes)
-        months = max(1, int(np.searchsorted(ends, ROWS_OF_BLOCK, side="right")))
-        parts = [part.of(number) for number in range(month, month + months) for part in self.parts]
-        rows = Buckets.joined(parts).table(columns.symbols, columns.versions, self.calendar, adjusted=self.adjusted)
-        return _Block(month, np.append(0, ends[:months]), rows)
-
-    def _common(self) -> Update:
+    def updates(self) -> MonthUpdates:
+        """Return the updates of all month files, once all symbols are added."""
         symbols, is_sorted = pa.array(self.symbols, pa.string()), self.symbols == sorted(self.symbols)
         cuts = np.array(self.cuts, np.int64)
-        return Update(symbols, version_numbers(self.versions), cuts, NO_ROWS, is_sorted)
+        common = Update(symbols, version_numbers(self.versions), cuts, NO_ROWS, is_sorted)
+        return MonthUpdates(self.calendar, self.adjusted, self.parts, common)
+
+
+def groups(months: Sequence[int], sizes: npt.NDArray[np.int64], workers: int) -> list[list[int]]:
+    """Divide months (numbers, ascending) into groups whose rows are made at once, by one of `workers`.
+
+    `sizes` are the numbers of buckets by month. A group has at most MONTHS_OF_GROUP months, and ROWS_OF_GROUP rows if
+    it has more than one month.
+    """
+    most, divided, rows = min(MONTHS_OF_GROUP, -(-len(months) // workers)), list[list[int]](), 0
+    for month in months:
+        rows += int(sizes[month])
+        if not divided or len(divided[-1]) == most or rows > ROWS_OF_GROUP:
+            divided.append([])
+            rows = int(sizes[month])
+        divided[-1].append(month)
+    return divided
 
 
 def split_in_halves(due: Due) -> tuple[Due, Due]:

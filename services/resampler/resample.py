@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from itertools import zip_longest
 from typing import Final
 
@@ -23,7 +23,6 @@ from services.resampler import checkpoint
 from services.resampler.full import FullResampler
 from services.resampler.month_files import MonthFiles, OtherCalendarError
 from services.resampler.months import Months, Recomputed
-from services.resampler.silver_join import Update
 from shared.batching import chunks
 from shared.events import SYMBOLS_PER_EVENT, ConsolidationComplete, SilverUpdated, Tail
 from shared.objects import ObjectStore, StoredObject
@@ -32,6 +31,9 @@ from shared.queues import Topic
 from shared.telemetry import emit_metrics, log_correlation_merge, logger
 
 SYMBOLS_AT_ONCE: Final = 64
+MONTHS_NOT_LISTED: Final = 4
+"""A listing takes longer than reading this many month files that may be absent."""
+MARGIN: Final = timedelta(days=2)
 CUT_ANEW_BYTES: Final = 1 << 30
 """Memory for the buckets of all symbols when the calendar has changed."""
 
@@ -106,7 +108,7 @@ class Resampler:
         work = self._recompute(changes, now.date())
         updated = sorted(work.cuts.keys() - work.errors.keys())
         if work.cuts:
-            written = self._join(work)
+            written = self._join(work, now.date())
             rows = sum(part.size for part in work.rounds)
             checkpoint.advance(self.store, self.interval, self.calendar.session(work.last), rows, now)
             if updated:
@@ -206,29 +208,39 @@ class Resampler:
         first = max(window, first_to_recompute(bars.ordinals, changed, self.interval))
         return _SymbolBars(bars.since(first), first, int(bars.ordinals[-1]))
 
-    def _join(self, work: _Work) -> int:
+    def _join(self, work: _Work, today: date) -> int:
         """Join the recomputed buckets into the month files; return how many files were written."""
         files, months = MonthFiles(self.store, self.calendar, self.interval), Months.of(self.calendar)
-        existing = files.existing()
-        earliest = Month.of(self.calendar.session(min(work.cuts.values())))
-        # The stamp of the file at the cut, or of the last one before it, has the calendar of its buckets.
-        first = max((month for month in existing if month <= earliest), default=earliest)
         filled = {months.month(number) for part in work.rounds for number in part.filled().tolist()}
-        months_joined = sorted({month for month in existing if month >= first} | filled)
-
-        def updates(month: Month) -> list[Update]:
-            return [part.update(months.number(month)) for part in work.rounds]
-
+        cut = Month.of(self.calendar.session(min(work.cuts.values())))
+        existing = self._months_from(cut, max({cut, *filled}), files, today)
+        joined = sorted({*existing, *filled})
+        updates = [part.updates() for part in work.rounds]
         try:
-            return files.join(months_joined, updates, existing)
+            return files.join(joined, updates, existing)
         except OtherCalendarError as error:
-            self._cut_anew(error.month, files, existing)
-            return files.join(months_joined, updates, months_joined)
+            self._cut_anew(error.month, files)
+            return files.join(joined, updates, joined)
 
-    def _cut_anew(self, month: Month, files: MonthFiles, existing: Sequence[Month]) -> None:
+    def _months_from(self, cut: Month, last: Month, files: MonthFiles, today: date) -> list[Month]:
+        """Return the months from `cut` on that have a file; if the month of the cut has none, also the last one before.
+
+        The calendar of that file is the calendar of the buckets at the cut. No bucket begins after today, so the daily
+        change needs no listing: it may read a file that is absent. Clocks may differ by MARGIN.
+        """
+        numbers = Months.of(self.calendar)
+        end = max(last, Month.of(min(today + MARGIN, self.calendar.session(-1))))
+        near = range(numbers.number(cut), numbers.number(end) + 1)
+        if len(near) <= MONTHS_NOT_LISTED and files.exists(cut):
+            return [numbers.month(number) for number in near]
+        listed = files.existing()
+        first = max((month for month in listed if month <= cut), default=cut)
+        return [month for month in listed if month >= first]
+
+    def _cut_anew(self, month: Month, files: MonthFiles) -> None:
         """Compute all symbols again, from the first month that another calendar cut."""
         first = month
-        for earlier in reversed([candidate for candidate in existing if candidate < month]):
+        for earlier in reversed([candidate for candidate in files.existing() if candidate < month]):
             if files.is_cut_alike(earlier):
                 break
             first = earlier

@@ -1,7 +1,7 @@
 """2025-01-09 was announced as closed ten days before. A lake whose calendar lists it, and then the mended calendar."""
 
 from collections.abc import Iterable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time
 from typing import Any
 
 import numpy as np
@@ -159,3 +159,13 @@ def test_a_file_without_a_stamp_is_taken_for_one_of_todays_calendar_and_a_rebuil
         assert SILVER_CALENDAR in decode_silver(store.peek(key) or b"", key).schema.metadata
     for interval in INTERVALS:
         assert silver(store, interval) == whole_silver(bronze, interval)
+
+
+def test_the_first_bar_of_a_symbol_in_a_month_without_a_file_finds_how_the_month_before_was_cut() -> None:
+    store, bronze = lake(MENDED.between(date(2024, 10, 1), date(2025, 1, 31)))
+    first = date(2025, 2, 10)
+    bronze["NEW"] = {}
+    change = arrive(store, bronze, "NEW", first)
+    now = datetime.combine(first, time(22), UTC)
+    assert resampler(store, MENDED, 3).resample([change], now) == {}
+    assert silver(store, 3) == whole_silver(bronze, 3)

@@ -1,5 +1,6 @@
 import json
 import threading
+import weakref
 from collections.abc import Mapping
 from datetime import date
 from typing import Any
@@ -8,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiblake.calendar import nyse
+from fiblake.calendar import TradingCalendar, nyse
 from fiblake.errors import ConflictError, UpstreamError
 from fiblake.lake import INTERVALS, Month, checkpoint_key, silver_key, silver_prefix
 from services.resampler.full import FullResampler
+from services.resampler.months import Recomputed
 from shared.objects import ATTEMPTS_AT_UPDATE
 from tests.fakes import LAKE, FakeTopic, MemoryObjectStore
 from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS, Daily, Facts, flat, numbered
@@ -120,6 +122,28 @@ def test_a_second_run_writes_no_month_file_and_tells_again() -> None:
     summary = full(store, topic).run(NOW)
     assert (summary.written, month_files(store)) == (0, before)
     assert [event.interval for event in topic.published] == list(INTERVALS)
+
+
+def test_files_with_the_same_values_are_not_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = lake(BRONZE)
+    full(store).run(NOW)
+    lay(store, "AAPL", BRONZE["AAPL"])  # a new version of the same bars
+    monkeypatch.setattr("services.resampler.month_files.join", None)
+    assert full(store).run(NOW).written == 0
+
+
+def test_the_buckets_of_a_reading_are_freed_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables, counts = list[weakref.ref[Recomputed]](), list[int]()
+
+    class Watched(Recomputed):
+        def __init__(self, calendar: TradingCalendar, adjusted: bool) -> None:  # noqa: FBT001 (as the class has it)
+            super().__init__(calendar, adjusted)
+            tables.append(weakref.ref(self))
+            counts.append(sum(table() is not None for table in tables))
+
+    monkeypatch.setattr("services.resampler.full.Recomputed", Watched)
+    assert full(lake(BRONZE), most_bytes=3_000).run(NOW).readings > 2
+    assert max(counts) == len(INTERVALS)
 
 
 class Killed(BaseException):

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from fiblake.aggregate import Market
 from fiblake.calendar import nyse
 from fiblake.lake import INTERVALS, Month
-from services.resampler.months import Months, split_in_halves
+from services.resampler.months import MONTHS_OF_GROUP, ROWS_OF_GROUP, Months, groups, split_in_halves
 from tests.unit.resampler.daily import SESSIONS, bars, numbered
 
 MONTHS = Months.of(nyse())
@@ -52,3 +52,24 @@ def test_buckets_that_are_not_due_or_begin_before_the_window_are_left_out() -> N
     due[1] = True
     assert {Month.of(SESSIONS[b]) for b in MONTHS.sorted(buckets, 3, due).buckets.begins} == {Month(1962, 2)}
     assert MONTHS.sorted(buckets, 3, ~due, 30).buckets.begins.min() >= 30
+
+
+@given(
+    sizes=st.lists(st.integers(0, ROWS_OF_GROUP + 1), min_size=1, max_size=40), data=st.data(),
+    workers=st.integers(1, 9),
+)  # fmt: skip
+def test_groups_are_all_months_in_order_few_at_a_time_and_leave_no_worker_without(
+    sizes: list[int], data: st.DataObject, workers: int
+) -> None:
+    months = sorted(data.draw(st.sets(st.integers(0, len(sizes) - 1))))
+    divided = groups(months, np.array(sizes), workers)
+    assert [month for group in divided for month in group] == months
+    for group in divided:
+        assert 0 < len(group) <= MONTHS_OF_GROUP
+        assert len(group) == 1 or sum(sizes[month] for month in group) <= ROWS_OF_GROUP
+    assert len(divided) >= min(len(months), workers) // 2 + 1 or not months
+
+
+def test_months_with_few_buckets_share_a_group() -> None:
+    assert groups(range(20), np.full(20, 10), 1) == [list(range(8)), list(range(8, 16)), list(range(16, 20))]
+    assert groups(range(3), np.full(20, 10), 8) == [[0], [1], [2]]

@@ -1,7 +1,7 @@
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 import pyarrow as pa
 import pytest
@@ -80,6 +80,33 @@ def test_a_new_bar_rewrites_only_the_month_it_falls_in(store: MemoryObjectStore,
     three.resample(changed("AAPL", since=new), NOW)
     assert [key[-14:-8] for key in written(store)] == ["202512"]
     assert silver(store, 3) == whole_silver({"AAPL": {d: b for d, b in HISTORY.items() if d <= new}}, 3)
+
+
+def evening(session: date) -> datetime:
+    return datetime.combine(session, time(22), UTC)
+
+
+def test_the_change_of_a_day_lists_no_folder(store: MemoryObjectStore, three: Resampler) -> None:
+    lay(store, "AAPL", numbered(DAYS[:-1]))
+    three.resample(changed("AAPL", since=FIRST), evening(DAYS[-2]))
+    lay(store, "AAPL", HISTORY)
+    store.journal.clear()
+    assert three.resample(changed("AAPL", since=DAYS[-1]), evening(DAYS[-1])) == {}
+    assert store.done("list") == []
+    assert silver(store, 3) == whole_silver({"AAPL": HISTORY}, 3)
+
+
+def test_bars_that_are_withdrawn_at_the_end_leave_no_row_in_a_later_months_file(
+    store: MemoryObjectStore, three: Resampler
+) -> None:
+    lay(store, "AAPL", HISTORY)
+    three.resample(changed("AAPL", since=FIRST), evening(DAYS[-1]))
+    kept = numbered(day for day in DAYS if day < date(2025, 11, 20))
+    lay(store, "AAPL", kept)
+    store.journal.clear()
+    assert three.resample(changed("AAPL", since=date(2025, 11, 20)), evening(DAYS[-1])) == {}
+    assert store.done("list") == []
+    assert silver(store, 3) == whole_silver({"AAPL": kept}, 3)
 
 
 def test_a_late_bar_older_than_everything_makes_its_own_month_and_moves_no_bucket(

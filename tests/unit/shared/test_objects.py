@@ -12,7 +12,7 @@ from fiblake import objects
 from fiblake.errors import ConfigurationError, ConflictError, UpstreamError
 from fiblake.objects import s3_backend
 from shared.objects import ATTEMPTS_AT_UPDATE, CONCURRENCY, ObjectInfo, ObjectStore, backoff_delays
-from tests.fakes import BUCKET, MemoryObjectStore
+from tests.fakes import BUCKET, MemoryDeleter, MemoryObjectStore
 
 
 @pytest.fixture
@@ -379,6 +379,20 @@ def test_requests_to_this_machine_go_to_no_proxy(
 def test_the_endpoint_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "http://127.0.0.1:9")
     assert "127.0.0.1:9" in repr(ObjectStore.connect("lake")._backend.config)  # noqa: SLF001 (what was opened)
+
+
+def test_boto_is_asked_for_a_client_when_one_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def client(name: str) -> MemoryDeleter:
+        made.append(name)
+        return MemoryDeleter(MemoryObjectStore())
+
+    made: list[str] = []
+    monkeypatch.setattr("boto3.client", client)
+    store = ObjectStore.connect("lake")
+    assert made == []
+    store.delete_versions([("a", "etag")])
+    store.delete_versions([("a", "etag")])
+    assert made == ["s3"]
 
 
 def test_a_profiles_credentials_are_found_by_boto(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
