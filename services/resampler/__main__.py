@@ -23,7 +23,9 @@ from shared.traces import Traces
 RESERVED_MB: Final = 450
 """Memory needed beside the buckets: interpreter and libraries, batches in work, files being written."""
 _M_MMAP_THRESHOLD: Final = -3
+_M_TRIM_THRESHOLD: Final = -1
 _LARGE: Final = 1 << 20
+_KEPT: Final = 64 << 20
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,11 +63,13 @@ def resample(settings: FullResamplerSettings, watch: Watch = no_progress) -> Sum
 def return_what_is_freed() -> None:
     """Let large arrays go back to the system when they are freed (malloc(3), M_MMAP_THRESHOLD).
 
-    Otherwise glibc keeps those below 32 MB, and no limit on what is in use would limit the process.
+    Otherwise glibc keeps those below 32 MB, and no limit on what is in use would limit the process. Smaller arrays are
+    kept for the next ones (M_TRIM_THRESHOLD): a new page of memory costs as much as 4 KB of work on it.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ from shared.outcomes import catch_errors
 from shared.queues import Topic
 from shared.telemetry import emit_metrics, logger
 
-SYMBOLS_AT_ONCE: Final = 128
+SYMBOLS_AT_ONCE: Final = 48
+"""So few that a column of their bars stays below 1 MB, in the processor's cache and in memory that is used again."""
 BATCHES_AT_ONCE: Final = 3
 """One more than the job has cores: one batch waits for S3 while the others are computed."""
 Since = Mapping[int, int]

@@ -388,7 +388,7 @@ def test_boto_is_asked_for_a_client_when_one_is_needed(monkeypatch: pytest.Monke
 
     made: list[str] = []
     monkeypatch.setattr("boto3.client", client)
-    store = ObjectStore.connect("lake")
+    store = ObjectStore.connect(BUCKET)
     assert made == []
     store.delete_versions([("a", "etag")])
     store.delete_versions([("a", "etag")])
