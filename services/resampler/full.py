@@ -24,7 +24,7 @@ from fiblake.errors import FiblakeError, UpstreamError
 from fiblake.lake import INTERVALS, Bronze, Month
 from services.resampler import checkpoint
 from services.resampler.month_files import MONTHS_AT_ONCE, MonthFiles
-from services.resampler.months import ByMonth, Due, Months, Recomputed, split_in_halves
+from services.resampler.months import ByMonth, Changes, Due, Months, Recomputed, split_in_halves
 from shared.batching import chunks
 from shared.events import SYMBOLS_PER_EVENT, SilverUpdated
 from shared.objects import ObjectStore
@@ -233,7 +233,8 @@ class FullResampler:
 
         for n, months in months_of.items():
             if months:
-                written += files[n].join(months, [reading.tables[n].updates()], existing[n], progress, at_once)
+                changes = Changes.of(reading.months, [reading.tables[n]])
+                written += files[n].join(months, changes, existing[n], progress, at_once)
         return written
 
     def _months_to_join(self, reading: _Reading, row: int, existing: Sequence[Month], since: int) -> list[Month]:

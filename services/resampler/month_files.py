@@ -8,10 +8,8 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum, auto
-from functools import cached_property
-from typing import Final
+from typing import Final, Protocol
 
-import numpy as np
 import pyarrow as pa
 
 from fiblake.aggregate import SILVER_CALENDAR, decode_silver
@@ -19,7 +17,6 @@ from fiblake.bars import encode
 from fiblake.calendar import TradingCalendar
 from fiblake.errors import ConflictError, FiblakeError
 from fiblake.lake import Month, parse_silver_key, silver_key, silver_prefix
-from services.resampler.months import Months, MonthUpdates, groups
 from services.resampler.silver_join import NO_ROWS, MonthGrid, Update, is_equal_but_for_version, join, without_symbols
 from shared.objects import ObjectStore
 from shared.outcomes import catch_errors
@@ -42,7 +39,17 @@ class _Outcome(Enum):
     """Rows must be removed that belong to an earlier file, which must be written first."""
 
 
-@dataclass(frozen=True)
+class Changes(Protocol):
+    """The updates of month files."""
+
+    def groups(self, months: Sequence[Month], workers: int) -> Sequence[Sequence[Month]]:
+        """Divide months into groups whose updates are made at once, by one of `workers`."""
+
+    def updates(self, months: Sequence[Month]) -> Sequence[Sequence[Update]]:
+        """Return the updates of each month of a group, in the order in which they are joined."""
+
+
+@dataclass(frozen=True, slots=True)
 class MonthFiles:
     """The month files of one interval's table."""
 
@@ -55,10 +62,6 @@ class MonthFiles:
     """
     wins_ties: bool = False
     """Whether updates win over rows of their own version, too."""
-
-    @cached_property
-    def _numbering(self) -> Months:
-        return Months.of(self.calendar)
 
     def existing(self) -> list[Month]:
         """List the months that have a file, as far as the calendar reaches."""
@@ -79,7 +82,7 @@ class MonthFiles:
         return not stamp or MonthGrid(self.calendar, self.interval, month).is_cut_alike(stamp)
 
     def join(
-        self, months: Sequence[Month], changes: Sequence[MonthUpdates], existing: Collection[Month],
+        self, months: Sequence[Month], changes: Changes, existing: Collection[Month],
         advance: Callable[[int], None] = lambda _: None, at_once: int = MONTHS_AT_ONCE,
     ) -> int:  # fmt: skip
         """Join each month's updates, one by one, into its file; return how many files were written.
@@ -89,40 +92,35 @@ class MonthFiles:
         histories), ConflictError if other writers always come first, UpstreamError if S3 fails, ContractError if a file
         cannot be read.
         """
-        numbers = [self._numbering.number(month) for month in months]
-        sizes = np.sum([change.sizes() for change in changes], axis=0)
-        absent = {self._numbering.number(month) for month in set(months).difference(existing)}
-        outcomes = self._join(groups(numbers, sizes, at_once), changes, absent, advance, at_once, last=False)
-        late = [[number] for number, outcome in outcomes.items() if outcome is _Outcome.AFTER_THE_OTHERS]
+        absent = set(months).difference(existing)
+        outcomes = self._join(changes.groups(months, at_once), changes, absent, advance, at_once, last=False)
+        late = [[month] for month, outcome in outcomes.items() if outcome is _Outcome.AFTER_THE_OTHERS]
         outcomes |= self._join(late, changes, absent, advance, at_once, last=True)
         return sum(outcome is _Outcome.WRITTEN for outcome in outcomes.values())
 
     def _join(
-        self, grouped: Sequence[Sequence[int]], changes: Sequence[MonthUpdates], absent: Collection[int],
+        self, groups: Sequence[Sequence[Month]], changes: Changes, absent: Collection[Month],
         advance: Callable[[int], None], at_once: int, *, last: bool,
-    ) -> dict[int, _Outcome]:  # fmt: skip
-        outcomes: dict[int, _Outcome] = {}
+    ) -> dict[Month, _Outcome]:  # fmt: skip
+        outcomes: dict[Month, _Outcome] = {}
 
-        def join_group(numbers: Sequence[int]) -> list[_Outcome] | FiblakeError:
-            return catch_errors(self._join_group, numbers, changes, absent, last=last)
+        def join_group(months: Sequence[Month]) -> list[_Outcome] | FiblakeError:
+            return catch_errors(self._join_group, months, changes, absent, last=last)
 
         with ThreadPoolExecutor(at_once) as pool:
-            for numbers, joined in zip(grouped, pool.map(join_group, grouped), strict=True):
+            for months, joined in zip(groups, pool.map(join_group, groups), strict=True):
                 if isinstance(joined, FiblakeError):
                     pool.shutdown(cancel_futures=True)
                     raise joined
-                outcomes |= zip(numbers, joined, strict=True)
+                outcomes |= zip(months, joined, strict=True)
                 advance(sum(outcome is not _Outcome.AFTER_THE_OTHERS for outcome in joined))
         return outcomes
 
     def _join_group(
-        self, numbers: Sequence[int], changes: Sequence[MonthUpdates], absent: Collection[int], *, last: bool
+        self, months: Sequence[Month], changes: Changes, absent: Collection[Month], *, last: bool
     ) -> list[_Outcome]:
-        by_month = zip(*(change.of(numbers) for change in changes), strict=True)
-        return [
-            self._join_month(self._numbering.month(number), updates, absent=number in absent, last=last)
-            for number, updates in zip(numbers, by_month, strict=True)
-        ]
+        pairs = zip(months, changes.updates(months), strict=True)
+        return [self._join_month(month, updates, absent=month in absent, last=last) for month, updates in pairs]
 
     def _join_month(self, month: Month, updates: Sequence[Update], *, absent: bool, last: bool) -> _Outcome:
         key, grid = silver_key(self.interval, month), MonthGrid(self.calendar, self.interval, month)

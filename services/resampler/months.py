@@ -28,14 +28,6 @@ class ByMonth:
     buckets: Buckets
     offsets: npt.NDArray[np.int64]
 
-    def of(self, month: int) -> Buckets:
-        """Return the buckets of the month with this number."""
-        return self.between(month, month + 1)
-
-    def between(self, first: int, end: int) -> Buckets:
-        """Return the buckets of the months from `first` to before `end`."""
-        return self.buckets.taken(slice(int(self.offsets[first]), int(self.offsets[end])))
-
     @property
     def filled(self) -> npt.NDArray[np.bool_]:
         """Which months have buckets."""
@@ -95,32 +87,65 @@ class Months:
 
 
 @dataclass(frozen=True, slots=True)
-class MonthUpdates:
-    """The updates of one interval's month files. Rows are made for several months at once (`groups`)."""
+class _Round:
+    """The buckets of distinct symbols, once all symbols are added."""
 
     calendar: TradingCalendar
     adjusted: bool
     parts: Sequence[ByMonth]
+    offsets: npt.NDArray[np.int64]
+    """Where each month begins in each part."""
     common: Update
     """The common part of all months' updates."""
 
-    def sizes(self) -> npt.NDArray[np.int64]:
-        """Return the number of buckets of each month."""
-        return np.asarray(np.sum([np.diff(part.offsets) for part in self.parts], axis=0))
-
     def of(self, months: Sequence[int]) -> list[Update]:
         """Return the updates of these months: their numbers, all from the first to the last that have buckets."""
-        offsets = np.array([part.offsets[months[0] : months[-1] + 2] for part in self.parts])
-        counts = np.diff(offsets)
-        buckets = Buckets.joined([part.between(months[0], months[-1] + 1) for part in self.parts])
-        if len(self.parts) > 1:
-            numbers = np.repeat(np.tile(np.arange(counts.shape[1], dtype=np.int16), len(self.parts)), counts.ravel())
+        first, end = months[0], months[-1] + 1
+        counts = np.diff(self.offsets[:, first : end + 1])
+        bounds = zip(self.parts, self.offsets[:, [first, end]].tolist(), strict=True)
+        buckets = Buckets.joined([part.buckets.taken(slice(*ends)) for part, ends in bounds if ends[0] < ends[1]])
+        if len(self.parts) > 1 and len(months) > 1:
+            numbers = np.repeat(np.tile(np.arange(end - first, dtype=np.int16), len(self.parts)), counts.ravel())
             buckets = buckets.taken(np.argsort(numbers, kind="stable"))
         rows = buckets.table(self.common.symbols, self.common.versions, self.calendar, adjusted=self.adjusted)
         sizes = counts.sum(axis=0)
         begins = np.cumsum(sizes) - sizes
-        places = [month - months[0] for month in months]
+        places = [month - first for month in months]
         return [replace(self.common, rows=rows.slice(int(begins[i]), int(sizes[i]))) for i in places]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The updates of one interval's month files (see `month_files.Changes`): one of each round for each month."""
+
+    numbering: Months
+    rounds: Sequence[_Round]
+
+    @classmethod
+    def of(cls, numbering: Months, rounds: "Sequence[Recomputed]") -> "Changes":
+        """Return the updates of rounds of distinct symbols, which are joined one after the other."""
+        return cls(numbering, [recomputed.as_round() for recomputed in rounds])
+
+    def groups(self, months: Sequence[Month], workers: int) -> list[list[Month]]:
+        """Divide months, which are sorted, into groups whose rows are made at once, by one of `workers`.
+
+        A group has at most MONTHS_OF_GROUP months, and ROWS_OF_GROUP rows if it has more than one month.
+        """
+        sizes = np.sum([np.diff(round_.offsets).sum(axis=0) for round_ in self.rounds], axis=0)
+        most, divided, rows = min(MONTHS_OF_GROUP, -(-len(months) // workers)), list[list[Month]](), 0
+        for month in months:
+            size = int(sizes[self.numbering.number(month)])
+            rows += size
+            if not divided or len(divided[-1]) == most or rows > ROWS_OF_GROUP:
+                divided.append([])
+                rows = size
+            divided[-1].append(month)
+        return divided
+
+    def updates(self, months: Sequence[Month]) -> list[tuple[Update, ...]]:
+        """Return the updates of each month of a group."""
+        numbers = [self.numbering.number(month) for month in months]
+        return list(zip(*(round_.of(numbers) for round_ in self.rounds), strict=True))
 
 
 @dataclass(slots=True)
@@ -158,28 +183,13 @@ class Recomputed:
         """Return the numbers of the months that have buckets."""
         return np.flatnonzero(np.any([part.filled for part in self.parts], axis=0)) if self.parts else np.array([], int)
 
-    def updates(self) -> MonthUpdates:
-        """Return the updates of all month files, once all symbols are added."""
+    def as_round(self) -> _Round:
+        """Return the buckets as a round of updates, once all symbols are added."""
         symbols, is_sorted = pa.array(self.symbols, pa.string()), self.symbols == sorted(self.symbols)
         cuts = np.array(self.cuts, np.int64)
         common = Update(symbols, version_numbers(self.versions), cuts, NO_ROWS, is_sorted)
-        return MonthUpdates(self.calendar, self.adjusted, self.parts, common)
-
-
-def groups(months: Sequence[int], sizes: npt.NDArray[np.int64], workers: int) -> list[list[int]]:
-    """Divide months (numbers, ascending) into groups whose rows are made at once, by one of `workers`.
-
-    `sizes` are the numbers of buckets by month. A group has at most MONTHS_OF_GROUP months, and ROWS_OF_GROUP rows if
-    it has more than one month.
-    """
-    most, divided, rows = min(MONTHS_OF_GROUP, -(-len(months) // workers)), list[list[int]](), 0
-    for month in months:
-        rows += int(sizes[month])
-        if not divided or len(divided[-1]) == most or rows > ROWS_OF_GROUP:
-            divided.append([])
-            rows = int(sizes[month])
-        divided[-1].append(month)
-    return divided
+        offsets = np.array([part.offsets for part in self.parts])
+        return _Round(self.calendar, self.adjusted, self.parts, offsets, common)
 
 
 def split_in_halves(due: Due) -> tuple[Due, Due]:

@@ -22,7 +22,7 @@ from fiblake.rules import NUMBER_COLUMNS
 from services.resampler import checkpoint
 from services.resampler.full import FullResampler
 from services.resampler.month_files import MonthFiles, OtherCalendarError
-from services.resampler.months import Months, Recomputed
+from services.resampler.months import Changes, Months, Recomputed
 from shared.batching import chunks
 from shared.events import SYMBOLS_PER_EVENT, ConsolidationComplete, SilverUpdated, Tail
 from shared.objects import ObjectStore, StoredObject
@@ -215,12 +215,12 @@ class Resampler:
         cut = Month.of(self.calendar.session(min(work.cuts.values())))
         existing = self._months_from(cut, max({cut, *filled}), files, today)
         joined = sorted({*existing, *filled})
-        updates = [part.updates() for part in work.rounds]
+        changes = Changes.of(months, work.rounds)
         try:
-            return files.join(joined, updates, existing)
+            return files.join(joined, changes, existing)
         except OtherCalendarError as error:
             self._cut_anew(error.month, files)
-            return files.join(joined, updates, joined)
+            return files.join(joined, changes, joined)
 
     def _months_from(self, cut: Month, last: Month, files: MonthFiles, today: date) -> list[Month]:
         """Return the months from `cut` on that have a file; if the month of the cut has none, also the last one before.

@@ -1,11 +1,21 @@
+from collections.abc import Sequence
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiblake.aggregate import Market
+from fiblake.aggregate import Buckets, Market
 from fiblake.calendar import nyse
 from fiblake.lake import INTERVALS, Month
-from services.resampler.months import MONTHS_OF_GROUP, ROWS_OF_GROUP, Months, groups, split_in_halves
+from services.resampler.months import (
+    MONTHS_OF_GROUP,
+    ROWS_OF_GROUP,
+    ByMonth,
+    Changes,
+    Months,
+    Recomputed,
+    split_in_halves,
+)
 from tests.unit.resampler.daily import SESSIONS, bars, numbered
 
 MONTHS = Months.of(nyse())
@@ -39,7 +49,7 @@ def test_buckets_are_sorted_by_month_and_keep_their_order_within_one() -> None:
     buckets = market.buckets(3)
     by_month = MONTHS.sorted(buckets, 3)
     for number in range(5):
-        inside = by_month.of(number)
+        inside = by_month.buckets.taken(slice(*by_month.offsets[number : number + 2]))
         assert {Month.of(SESSIONS[begin]) for begin in inside.begins} <= {MONTHS.month(number)}
         assert inside.integers[:2].T.tolist() == sorted(inside.integers[:2].T.tolist())
     assert by_month.buckets.size == buckets.size
@@ -54,22 +64,31 @@ def test_buckets_that_are_not_due_or_begin_before_the_window_are_left_out() -> N
     assert MONTHS.sorted(buckets, 3, ~due, 30).buckets.begins.min() >= 30
 
 
+def changes(sizes: Sequence[int]) -> Changes:
+    """Changes with so many buckets in each of the first months."""
+    recomputed = Recomputed(nyse(), adjusted=True)
+    filled = np.pad(np.array(sizes), (0, MONTHS.count - len(sizes)))
+    recomputed.parts.append(ByMonth(Buckets.joined([]), np.append(0, np.cumsum(filled))))
+    return Changes.of(MONTHS, [recomputed])
+
+
 @given(
     sizes=st.lists(st.integers(0, ROWS_OF_GROUP + 1), min_size=1, max_size=40), data=st.data(),
     workers=st.integers(1, 9),
 )  # fmt: skip
-def test_groups_are_all_months_in_order_few_at_a_time_and_leave_no_worker_without(
+def test_groups_are_all_months_in_order_few_at_a_time_and_enough_for_most_workers(
     sizes: list[int], data: st.DataObject, workers: int
 ) -> None:
-    months = sorted(data.draw(st.sets(st.integers(0, len(sizes) - 1))))
-    divided = groups(months, np.array(sizes), workers)
+    months = [MONTHS.month(number) for number in sorted(data.draw(st.sets(st.integers(0, len(sizes) - 1))))]
+    divided = changes(sizes).groups(months, workers)
     assert [month for group in divided for month in group] == months
     for group in divided:
         assert 0 < len(group) <= MONTHS_OF_GROUP
-        assert len(group) == 1 or sum(sizes[month] for month in group) <= ROWS_OF_GROUP
-    assert len(divided) >= min(len(months), workers) // 2 + 1 or not months
+        assert len(group) == 1 or sum(sizes[MONTHS.number(month)] for month in group) <= ROWS_OF_GROUP
+    assert not months or len(divided) > min(len(months), workers) // 2
 
 
 def test_months_with_few_buckets_share_a_group() -> None:
-    assert groups(range(20), np.full(20, 10), 1) == [list(range(8)), list(range(8, 16)), list(range(16, 20))]
-    assert groups(range(3), np.full(20, 10), 8) == [[0], [1], [2]]
+    months = [MONTHS.month(number) for number in range(20)]
+    assert changes([10] * 20).groups(months, 1) == [months[:8], months[8:16], months[16:]]
+    assert changes([10] * 20).groups(months[:3], 8) == [[month] for month in months[:3]]

@@ -101,12 +101,12 @@ def test_bars_that_are_withdrawn_at_the_end_leave_no_row_in_a_later_months_file(
 ) -> None:
     lay(store, "AAPL", HISTORY)
     three.resample(changed("AAPL", since=FIRST), evening(DAYS[-1]))
-    kept = numbered(day for day in DAYS if day < date(2025, 11, 20))
-    lay(store, "AAPL", kept)
+    shorter = numbered(day for day in DAYS if day < date(2025, 11, 20))
+    lay(store, "AAPL", shorter)
     store.journal.clear()
     assert three.resample(changed("AAPL", since=date(2025, 11, 20)), evening(DAYS[-1])) == {}
     assert store.done("list") == []
-    assert silver(store, 3) == whole_silver({"AAPL": kept}, 3)
+    assert silver(store, 3) == whole_silver({"AAPL": shorter}, 3)
 
 
 def test_a_late_bar_older_than_everything_makes_its_own_month_and_moves_no_bucket(
