@@ -138,7 +138,7 @@ class TradingCalendar:
         return int(self.ordinals(np.array([day], dtype="datetime64[D]"))[0])
 
     def ordinal_on_or_after(self, day: date) -> int:
-        """Return the ordinal of the first session that is not before `day`."""
+        """Return the ordinal of the first session from `day` on; raise CalendarRangeError if there is none."""
         day_number = np.datetime64(day, "D")
         if day_number > self.sessions[-1]:
             raise CalendarRangeError(day, self.sessions[0], self.sessions[-1])
@@ -149,7 +149,7 @@ class TradingCalendar:
         return cast("date", self.sessions[ordinal].item())
 
     def between(self, first: date, last: date) -> list[date]:
-        """List the sessions from `first` to `last`, both inclusive."""
+        """List the sessions from `first` to `last`, both inclusive; raise CalendarRangeError beyond the file."""
         if np.datetime64(last, "D") > self.sessions[-1]:
             raise CalendarRangeError(last, self.sessions[0], self.sessions[-1])
         low = np.searchsorted(self.sessions, np.datetime64(first, "D"))
@@ -159,7 +159,8 @@ class TradingCalendar:
     def last_closed(self, now: datetime) -> date:
         """Return the last session whose close is not after `now`.
 
-        A shortened session counts as closed at the usual time, too.
+        A shortened session counts as closed at the usual time, too. Raises CalendarRangeError if `now` is outside the
+        file.
         """
         here = now.astimezone(self.exchange.time_zone)
         day = np.datetime64(here.date(), "D")

@@ -51,7 +51,8 @@ class TooLargeError(ContractError):
 def limit() -> int:
     """Return the limit of memory for one decoded object, in bytes, from the environment (READ_LIMIT_MB).
 
-    This is the only setting that entry points do not pass on, so that no caller can forget the limit.
+    This is the only setting that entry points do not pass on, so that no caller can forget the limit. Raises
+    ConfigurationError if it is not a whole number above 0.
     """
     text = os.environ.get(LIMIT_VARIABLE) or str(DEFAULT_LIMIT_MB)
     if not (text.isascii() and text.isdigit() and int(text) > 0):

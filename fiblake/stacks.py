@@ -20,7 +20,7 @@ REFUSED = {"AccessDenied", "AccessDeniedException", "ExpiredToken", "InvalidClie
 def connect(
     profile: str | None = None, region: str | None = None, endpoint_url: str | None = None
 ) -> "CloudFormationClient":
-    """Open CloudFormation; options that are None come from the environment."""
+    """Open CloudFormation; options that are None come from the environment. Raises ConfigurationError."""
     try:
         session = boto3.Session(profile_name=profile, region_name=region)
         return session.client("cloudformation", endpoint_url=endpoint_url)

@@ -122,7 +122,7 @@ class ObjectStore(ObjectReader):
     def update_stored(
         self, key: str, change: Callable[[StoredObject | None], bytes | None], *, absent: bool = False
     ) -> bool:
-        """Do the same as `update`, with a change that also gets the instant of the object's put."""
+        """Do the same as `update` (errors, too), with a change that also gets the instant of the object's put."""
         data: bytes | None = None
         for attempt, pause in enumerate(backoff_delays(ATTEMPTS_AT_UPDATE)):
             stored = None if absent and attempt == 0 else self.find(key)

@@ -85,7 +85,7 @@ class _Rules:
     """A person released the bars: they may break the rules of prices."""
 
     def judge(self, bars: pa.Table) -> SourceBars:
-        """Separate the rows that can be merged from those that break a rule."""
+        """Separate the rows that can be merged from those that break a rule; raise ContractError if too many do."""
         columns = {name: bars[name].to_numpy() for name in ("timestamp", "ingested_at", *NUMBER_COLUMNS)}
         broken = self._broken(columns)
         if not broken.any():

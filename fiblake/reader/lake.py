@@ -171,7 +171,7 @@ class Lake:
         """Return one column of bars as a table of sessions by symbols; null: no bar.
 
         `column` is open, high, low, close or volume. A row is a bucket, and `ts` its first session by the calendar. In
-        a bucket with a handover it shows the new company (`bars` has both). The options are those of `bars`.
+        a bucket with a handover it shows the new company (`bars` has both). Options and errors are those of `bars`.
         """
         check_type("column", column, str, example="'close'")
         if column not in NUMBERS:

@@ -94,7 +94,7 @@ def files_of(folder: Path, others: Container[str]) -> list[Path]:
     """List a folder's files of bars, at any depth, except those with the names of `others`.
 
     Names that begin with a dot or an underscore, of files and of folders, belong to tools
-    (.ipynb_checkpoints, ._AAPL.csv, _SUCCESS): they are ignored.
+    (.ipynb_checkpoints, ._AAPL.csv, _SUCCESS): they are ignored. Raises ConfigurationError if there are no bars.
     """
     files = sorted(
         path for path in folder.rglob("*")

@@ -10,7 +10,10 @@ from shared.secrets import read_secret
 
 
 def api_key(settings: VendorSettings) -> SecretStr:
-    """Return the key: from the environment in a local run, else from Secrets Manager (the string, or JSON with one)."""
+    """Return the key: from the environment in a local run, else from Secrets Manager (the string, or JSON with one).
+
+    Raises ConfigurationError if the secret has another form.
+    """
     if settings.api_key:
         return settings.api_key
     secret = read_secret(settings.polygon_api_key_secret_arn or "")

@@ -37,7 +37,7 @@ class DatabaseAddress:
 
     @classmethod
     def of_secret(cls, secret: str) -> "DatabaseAddress":
-        """Read an RDS secret's JSON; `host` may be the directory of a Unix socket."""
+        """Read an RDS secret's JSON (raises ConfigurationError); `host` may be the directory of a Unix socket."""
         try:
             fields = json.loads(secret)
             name = fields.get("dbname", "postgres")

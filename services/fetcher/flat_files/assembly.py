@@ -81,7 +81,10 @@ async def take_bars_before_listing(
 
 
 def claims_of(records: Iterable[SymbolRecord], types: frozenset[str], only: frozenset[str]) -> Claims:
-    """Return the time ranges of each ticker's companies of these types, or of none; `only` (empty: all) limits them."""
+    """Return the time ranges of each ticker's companies of these types, or of none; `only` (empty: all) limits them.
+
+    Raises ConfigurationError if there is none.
+    """
     claims: dict[str, list[tuple[date, date]]] = {}
     for record in records:
         if _is_ours(record, types, only):
