@@ -54,12 +54,12 @@ def contest(
     measured = []
     for _ in range(runs):
         before()
-        measured.append(_one(benchmark, contestant, options, environment or {}, interpreter))
+        measured.append(_run_one(benchmark, contestant, options, environment or {}, interpreter))
     middle = {name: statistics.median(run[name] for run in measured) for name in ("wall", "cpu", "rss_mb")}
     return Result(benchmark, contestant, **middle, runs=runs, facts=measured[-1]["facts"])
 
 
-def _one(
+def _run_one(
     benchmark: str, contestant: str, options: Mapping[str, Any], environment: Mapping[str, str], interpreter: str
 ) -> dict[str, Any]:
     ended = subprocess.run(

@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     if options.seed is not None:
-        return _one(options.seed)
+        return _show_seed(options.seed)
     began, failures, runs = time.monotonic(), list[Failure](), 0
     for number, some in _all(options):
         if (runs + number) // PROGRESS > runs // PROGRESS:
@@ -60,7 +60,7 @@ def _all(options: argparse.Namespace) -> Iterator[tuple[int, list[Failure]]]:
             yield part.result()
 
 
-def _one(seed: int) -> int:
+def _show_seed(seed: int) -> int:
     with simulated(INTERVALS):
         world, wrong = schedules.run(seed)
     sys.stdout.write(describe(f"SEED={seed}", world, wrong or ["nothing"]) + "\n")

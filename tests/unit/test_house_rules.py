@@ -110,6 +110,13 @@ def test_a_local_has_a_name_that_says_what_it_holds() -> None:
     assert sorted(f"{file}:{line} {name}" for file, line, name in named if name in NO_LOCALS) == []
 
 
+def test_a_function_has_a_name_that_says_what_it_does() -> None:
+    names = {(node.name, place) for place, node in functions((*OURS, "tests"))}
+    assert len(names) > 5_000
+    # `store.done("write")` of the tests lists the keys that were written.
+    assert sorted(place for name, place in names if name.strip("_") in NO_LOCALS - {"done"}) == []
+
+
 def test_what_returns_says_return_and_not_give() -> None:
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     functions = [(name, node) for name, tree in sources() for node in ast.walk(tree) if isinstance(node, kinds)]

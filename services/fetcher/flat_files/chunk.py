@@ -123,7 +123,7 @@ class Chunk:
                 yield TickerBars(name, BRONZE.empty_table(), unclaimed=rows)
                 continue
             claimed = None if claims is None else _within(days[self._days[start:end]], claims.get(name, ()))
-            yield self._one(name, table.slice(start, end - start), start, good[start:end], claimed, sessions)
+            yield self._bars_of(name, table.slice(start, end - start), start, good[start:end], claimed, sessions)
 
     def _sort(self, names: Sequence[str]) -> Places:
         """Sort all columns by ticker, then session; return where each ticker of `names` begins, and the end."""
@@ -148,7 +148,7 @@ class Chunk:
         columns["trades"] = pa.array(self._trades, mask=self._trades == NO_COUNT)
         return pa.table(columns)
 
-    def _one(  # noqa: PLR0917
+    def _bars_of(  # noqa: PLR0917
         self, ticker: str, rows: pa.Table, start: int, good: Flags, claimed: Flags | None, sessions: frozenset[date]
     ) -> TickerBars:  # fmt: skip
         result = TickerBars(ticker, BRONZE.empty_table())
