@@ -152,7 +152,9 @@ def lay_bombs(folder: Path) -> list[str]:
     """Write each bomb as a file named for its reader; return their names."""
     made: dict[str, list[tuple[str, bytes]]] = {}
     for reader, (schema, _) in PARQUET_READERS.items():
-        for kind, data in made.setdefault(str(schema), list(of_schema(schema))):
+        if str(schema) not in made:
+            made[str(schema)] = list(of_schema(schema))
+        for kind, data in made[str(schema)]:
             (folder / f"{reader} {kind}").write_bytes(data)
     for reader in JSON_READERS:
         (folder / f"{reader} deep").write_bytes(b"[" * LARGEST)
