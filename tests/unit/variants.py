@@ -59,23 +59,37 @@ def _transformed() -> str:
     return process.stdout
 
 
+@cache
+def _template() -> Body:
+    """Return the transformed template. All callers share it: it must not be changed."""
+    template: Body = json.loads(_transformed())
+    return template
+
+
 def parameters_of() -> Body:
     """Return the template's parameters by name, as they are declared."""
-    declared: Body = json.loads(_transformed())["Parameters"]
+    declared: Body = _template()["Parameters"]
     return declared
 
 
 def types_of() -> dict[str, str]:
     """Return the type of every resource that some deployment has, by logical id."""
-    return {name: body["Type"] for name, body in json.loads(_transformed())["Resources"].items()}
+    return {name: body["Type"] for name, body in _template()["Resources"].items()}
 
 
 def deployed(parameters: Mapping[str, str]) -> Body:
-    """Return the resources that a deployment with these parameters has, by name, with every condition decided."""
-    template: Body = json.loads(_transformed())
-    declared = template["Parameters"].keys()
-    assert parameters.keys() <= declared
-    values = {name: parameters.get(name, body.get("Default")) for name, body in template["Parameters"].items()}
+    """Return the resources that a deployment with these parameters has, by name, with every condition decided.
+
+    All callers with the same parameters share the answer: it must not be changed.
+    """
+    return _deployed(tuple(sorted(parameters.items())))
+
+
+@cache
+def _deployed(parameters: tuple[tuple[str, str], ...]) -> Body:
+    chosen, template = dict(parameters), _template()
+    assert chosen.keys() <= template["Parameters"].keys()
+    values = {name: chosen.get(name, body.get("Default")) for name, body in template["Parameters"].items()}
     decider = _Decider(values, template["Conditions"])
     return {
         name: decider.resolved({key: part for key, part in body.items() if key != "Condition"})
@@ -86,7 +100,7 @@ def deployed(parameters: Mapping[str, str]) -> Body:
 
 def template_of(parameters: Mapping[str, str]) -> Body:
     """Return the template that CloudFormation is given with these parameters: conditions decided, references kept."""
-    template: Body = json.loads(_transformed())
+    template = _template()
     declared = {
         name: body | ({"Default": parameters[name]} if name in parameters else {})
         for name, body in template["Parameters"].items()

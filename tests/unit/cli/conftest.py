@@ -1,10 +1,13 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import typer.main
+import typer.testing
 from typer.testing import CliRunner, Result
 
 from cli.app import app, exit_code
@@ -63,6 +66,16 @@ class FakeTarget:
 
 
 Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _parser_is_made_once() -> Iterator[None]:
+    """Typer makes the parser of all commands from their signatures at each run, as for a process: 20 ms."""
+    with pytest.MonkeyPatch.context() as patch:
+        get_command = cache(typer.main.get_command)
+        patch.setattr(typer.main, "get_command", get_command)
+        patch.setattr(typer.testing, "_get_command", get_command)
+        yield
 
 
 @pytest.fixture
