@@ -255,7 +255,7 @@ endef
 # ----------------------------------------------------------------------------------------------------------- daily work
 
 .PHONY: demo
-demo: setup ## Run the whole chain on real bars, from an S3 put to six silver tables, and check every row
+demo: setup ## Run the whole chain on real bars, from an S3 put to all silver tables, and check every row
 	$(VENV_PYTHON) -m local.demo
 
 .PHONY: demo-short

@@ -1,4 +1,4 @@
-"""From an S3 put to six silver tables, on the embedded stack: one symbol, again and again; and 500 at once.
+"""From an S3 put to all silver tables, on the embedded stack: one symbol, again and again; and 500 at once.
 
 The stack is quiet: histories are loaded, functions are warm, and nothing runs, so each put starts its own job. Event
 source mappings of the emulator have no batching window, so the template's (5 s and 10 s) come on top on AWS. Silver is
@@ -64,7 +64,7 @@ class _Probe:
         return nyse().between(NEXT - timedelta(days=2 * count + 10), NEXT)[-count:]
 
     def seconds(self, names: Sequence[str], session: date) -> float:
-        """Put a bar for each symbol; return the seconds from the last put until all six tables have all bars."""
+        """Put a bar for each symbol; return the seconds from the last put until all tables have all bars."""
         self._watcher.wait_until_quiet(PATIENCE_SECONDS)
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(lambda name: self._put(name, session), names))

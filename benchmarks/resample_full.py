@@ -1,4 +1,4 @@
-"""Resample all of bronze into six silver tables: ours, and other tools. Same input, same month files, compared.
+"""Resample all of bronze into all silver tables: ours, and other tools. Same input, same month files, compared.
 
 Each contestant is a function that imports what it needs and returns the work to be timed: `work(lake, out)` reads
 `lake`/bronze/raw_ohlcv/symbol=*/data.parquet and writes `out`/silver/... in the lake's layout.

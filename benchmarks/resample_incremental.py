@@ -1,6 +1,6 @@
-"""One new session of all symbols into six silver tables: the resampler's real code on a real S3 server.
+"""One new session of all symbols into all silver tables: the resampler's real code on a real S3 server.
 
-Two processes, one for each core, process the six queues' messages; on AWS each queue has its own functions. The events
+Two processes, one for each core, process all queues' messages; on AWS each queue has its own functions. The events
 are those of the worker, with the tail of bars that a new session needs. Without tails every data.parquet is read.
 Events of whole histories (after `fiblake consolidate` without sessions) write every month again.
 """

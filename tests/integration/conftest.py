@@ -140,7 +140,7 @@ class Chain:
     def wait_for_silver(
         self, bars: Sequence[ReportedBar], seconds: float = 90, splits: Sequence[SampleSplit] = ()
     ) -> None:
-        """Wait until all six tables hold exactly what these bars of one symbol, and these splits, give."""
+        """Wait until all tables hold exactly what these bars of one symbol, and these splits, give."""
         symbol = bars[0].symbol
         expected = {interval: expected_silver(bars, interval, splits) for interval in INTERVALS}
 

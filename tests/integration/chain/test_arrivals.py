@@ -1,4 +1,4 @@
-"""From a put in S3 to six silver tables, through every part of the embedded stack."""
+"""From a put in S3 to all silver tables, through every part of the embedded stack."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from tests.integration.databases import ask, know
 SESSIONS = nyse().between(datetime(2011, 1, 3, tzinfo=UTC).date(), datetime(2011, 12, 30, tzinfo=UTC).date())
 
 
-def test_one_date_file_put_by_any_client_leads_to_buckets_in_all_six_intervals(chain: Chain) -> None:
+def test_one_date_file_put_by_any_client_leads_to_buckets_in_all_intervals(chain: Chain) -> None:
     bars = [bar("ONE", SESSIONS[100], 50)]
 
     chain.put(bars)
