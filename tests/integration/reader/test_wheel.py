@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fiblake.lake import INTERVALS
 from fiblake.objects import ObjectReader
 from local.emulator import REPOSITORY, client, emulator
 from tests.fakes import MemoryObjectStore
@@ -21,12 +22,13 @@ BROUGHT = {"fiblake", "numpy", "obstore", "pyarrow", "tzdata", "pandas", "dateut
 """What the wheel and its dependencies, with the extra for pandas, put into site-packages."""
 READ = """
 import fiblake
+from fiblake.lake import INTERVALS
 
 lake = fiblake.open(bucket=BUCKET, endpoint_url=URL, region="us-east-1")
 frame = lake.bars("READ", "21d").to_pandas()
 equal = [
     lake.bars("READ", f"{n}d", source="bronze").table.equals(lake.bars("READ", f"{n}d", source="silver").table)
-    for n in (3, 5, 8, 13, 21, 34)
+    for n in INTERVALS
 ]
 try:
     fiblake.open(stack="prod")
@@ -81,7 +83,7 @@ def test_the_wheel_alone_reads_a_lake(run: Callable[..., Any], tmp_path: Path) -
         answer = run(f"{constants}\n{READ}", AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test")  # noqa: S106 (the emulator's)
     expected = lake.bars("READ", "21d").table
     assert (answer["rows"], answer["close"]) == (expected.num_rows, expected["close"][-1].as_py())
-    assert answer["equal"] == [True] * 6
+    assert answer["equal"] == [True] * len(INTERVALS)
     assert "boto3, which is not installed: pip install 'fiblake[aws]'" in answer["refusal"]
     assert "site-packages" in answer["file"]
 

@@ -85,7 +85,7 @@ def test_it_gives_what_the_resamplers_of_the_queues_give_with_any_memory_on_any_
     assert month_files(first) == month_files(second)
 
 
-def test_six_tables_come_from_one_reading_of_bronze() -> None:
+def test_all_tables_come_from_one_reading_of_bronze() -> None:
     store = lake(BRONZE)
     summary = full(store).run(NOW)
     assert tables(store) == expected(BRONZE)
