@@ -14,8 +14,8 @@ from fiblake.calendar import TradingCalendar
 from fiblake.lake import INTERVALS, Month
 from services.resampler.silver_join import NO_ROWS, Update
 
-ROWS_OF_GROUP: Final = 16_384
-MONTHS_OF_GROUP: Final = 8
+ROWS_OF_GROUP: Final = 32_768
+MONTHS_OF_GROUP: Final = 16
 """Rows that are made at once: for months with few buckets, making a table takes longer than filling it."""
 Due = npt.NDArray[np.bool_]
 """Which month files are due: a row for each interval, a column for each month since the calendar's first."""

@@ -89,6 +89,6 @@ def test_groups_are_all_months_in_order_few_at_a_time_and_enough_for_most_worker
 
 
 def test_months_with_few_buckets_share_a_group() -> None:
-    months = [MONTHS.month(number) for number in range(20)]
-    assert changes([10] * 20).groups(months, 1) == [months[:8], months[8:16], months[16:]]
-    assert changes([10] * 20).groups(months[:3], 8) == [[month] for month in months[:3]]
+    months = [MONTHS.month(number) for number in range(40)]
+    assert changes([10] * 40).groups(months, 1) == [months[:16], months[16:32], months[32:]]
+    assert changes([10] * 40).groups(months[:3], 8) == [[month] for month in months[:3]]
