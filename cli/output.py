@@ -76,7 +76,7 @@ def _finite(value: object) -> object:
 
 
 def wants_json(context: "typer.Context") -> bool:
-    """Whether a program reads the answer."""
+    """Return whether a program reads the answer."""
     choice = context.find_object(Choice)
     return choice is not None and choice.as_json
 

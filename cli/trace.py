@@ -53,7 +53,7 @@ def trace(
 
 
 def is_id(text: str) -> bool:
-    """Whether a text can be a correlation id or a symbol."""
+    """Return whether a text can be a correlation id or a symbol."""
     return bool(_ID.fullmatch(text))
 
 

@@ -87,7 +87,7 @@ def stop() -> None:
 
 
 def is_running() -> bool:
-    """Whether a supervisor runs on this folder: it holds the lock until it ends, however it ends."""
+    """Return whether a supervisor runs on this folder: it holds a lock until its process ends."""
     with _open_lock() as lock:
         return not _locked(lock, fcntl.LOCK_SH)
 

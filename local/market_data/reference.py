@@ -37,7 +37,7 @@ class Company:
     """Further fields, of its details."""
 
     def trades(self, day: date | None) -> bool:
-        """Whether it is listed on that day (None: now)."""
+        """Return whether it is listed on that day (None: now)."""
         if day is None:
             return self.delisted is None
         return (self.listed is None or self.listed <= day) and (self.delisted is None or day <= self.delisted)

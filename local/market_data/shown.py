@@ -45,7 +45,7 @@ class Shown:
         return [company for company in self.reference.companies if self._knows(company)]
 
     def trades(self, company: Company, day: date | None = None) -> bool:
-        """Whether the company is listed on that day (None: on the last one that is shown)."""
+        """Return whether the company is listed on that day (None: on the last one that is shown)."""
         return company.trades(day or self.as_of)
 
     def splits(self) -> list[Split]:

@@ -175,7 +175,7 @@ class Fetcher:
 
     @staticmethod
     def _nameless(bar: VendorBar) -> bool:
-        """Whether the bar has no ticker: it may be of the universe, so it is quarantined and not just counted."""
+        """Return whether the bar has no ticker. It may be of the universe, so it goes to quarantine."""
         return bar.symbol == ""
 
 
