@@ -103,9 +103,19 @@ def writable(path: Path | None, option: str) -> Path | None:
         fault = f"there is no folder {folder}"
     elif not os.access(path if path.exists() else folder, os.W_OK):
         fault = "permission denied"
+    elif not _is_utf8(path):  # DuckDB takes no other names
+        fault = "its name is not UTF-8"
     else:
         return path
     raise typer.BadParameter(f"{path} cannot be written: {fault}", param_hint=option)
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def age(value: str | None, option: str) -> timedelta | None:

@@ -474,7 +474,10 @@ def test_help_fits_80_columns(path: str, monkeypatch: pytest.MonkeyPatch, capsys
     ("path", "option"),
     [("chart", "--output"), ("query", "--csv"), ("query", "--parquet"), ("quality", "--html"), ("dlq discard", "--to")],
 )
-@pytest.mark.parametrize(("place", "fault"), [("no/such/x.png", "there is no folder"), (".", "it is a folder")])
+@pytest.mark.parametrize(
+    ("place", "fault"),
+    [("no/such/x.png", "there is no folder"), (".", "it is a folder"), ("\udcff.png", "its name is not UTF-8")],
+)
 def test_an_output_that_cannot_be_written(  # noqa: PLR0917
     path: str, option: str, place: str, fault: str, empty: FakeTarget, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], tmp_path: Path,
