@@ -73,6 +73,7 @@ POLLS: Final = 5 * 3 * 60 * 24 * 30
 """Of an idle mapping in a month: five pollers that wait for 20 seconds each."""
 JOB_START, JOB_RATE, JOB_IDLE, JOB_LAST = 20, 10, 4, 60
 """Seconds until a child works, symbols that it does in a second, seconds until it leaves, and the first child's."""
+MOST_SYMBOLS: Final = 1_000_000
 RESAMPLE_RATE, AUDIT_RATE, FUNCTION_GB = 150, 100, 2.94  # symbols a second, assumed
 OTHER_GB_SECONDS, OTHER_PER_SYMBOL = 150, 0.028  # fetchers, router, freshness: assumed
 LOG_LINES, LINE_BYTES = 8, 450
@@ -217,7 +218,9 @@ def _row(line: Line, sizes: Sequence[int], digits: int = 4) -> list[str]:
 
 def costs(
     context: typer.Context,
-    symbols: Annotated[list[int], typer.Option(min=1, help="Symbols of the lake; may be given several times.")],
+    symbols: Annotated[
+        list[int], typer.Option(min=1, max=MOST_SYMBOLS, help="Symbols of the lake; may be given several times.")
+    ],
 ) -> None:
     """Estimate the costs of a lake with this number of symbols, from counted requests and the prices in this file."""
     if wants_json(context):

@@ -107,7 +107,8 @@ def writable(path: Path | None, option: str) -> Path | None:
         fault = "its name is not UTF-8"
     else:
         return path
-    raise typer.BadParameter(f"{path} cannot be written: {fault}", param_hint=option)
+    name = str(path).encode(errors="backslashreplace").decode()
+    raise typer.BadParameter(f"{name} cannot be written: {fault}", param_hint=option)
 
 
 def _is_utf8(path: Path) -> bool:

@@ -218,6 +218,7 @@ def test_a_variable_that_cannot_be_used_is_exit_code_2_in_every_command(  # noqa
         ["quarantine", "release", "../x", "2025-11-19"],
         ["chart", "../x", "1d", "-o", "x.png"],
         ["query", "FROM bronze", "--symbols", "../x"],
+        ["costs", "--symbols", "9" * 400],
         ["reconcile", "--symbols", ","],
         ["reconcile", "--since", "2099-01-01"],
         ["dlq", "show", "--older-than", "[red]x[/red]"],
