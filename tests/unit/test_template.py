@@ -18,10 +18,10 @@ Body = dict[str, Any]
 def load(path: Path) -> Body:
     """Read CloudFormation's YAML: `!Ref X` becomes {"Ref": "X"}, `!Sub X` {"Sub": "X"}, and so on."""
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.CSafeLoader):  # libyaml's: every test process reads the template when it collects its tests
         pass
 
-    def construct(loader: yaml.SafeLoader, tag: str, node: yaml.Node) -> Body:
+    def construct(loader: yaml.CSafeLoader, tag: str, node: yaml.Node) -> Body:
         if isinstance(node, yaml.ScalarNode):
             return {tag: loader.construct_scalar(node)}
         if isinstance(node, yaml.SequenceNode):

@@ -1,4 +1,7 @@
-"""The console in a real browser over a lake in memory: hostile text stays text, and 5,350 symbols are no stall."""
+"""The console in a real browser over a lake in memory: hostile text stays text, and 5,350 symbols are no stall.
+
+It needs no stack, so it is not in `cli/`, whose tests share one and run one after another.
+"""
 
 import json
 import os
