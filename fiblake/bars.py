@@ -411,11 +411,11 @@ def _bars(
         if not (unproven or with_gaps) and table.schema == layout.varying:  # as this module writes it
             return _with_constants(table, constants, schema)
         if table.schema == schema:
-            return _checked(table, constants)
+            return _table_of_right_types(table, constants)
         return _conformed(table, constants | {"ingested_at": last_modified}, layout, with_gaps=with_gaps)
 
 
-def _checked(table: pa.Table, constants: Mapping[str, str]) -> pa.Table:
+def _table_of_right_types(table: pa.Table, constants: Mapping[str, str]) -> pa.Table:
     """Return a table of the right types, with null for NaN; raise ContractError if a constant has another value.
 
     A file with these types has no null in a required column, because Parquet cannot store one.
