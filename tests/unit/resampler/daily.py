@@ -88,11 +88,16 @@ def slow_silver(
     symbol: str, days: Mapping[date, Daily], interval: int, facts: Facts = NO_FACTS, *, adjusted: bool = True
 ) -> list[dict[str, Any]]:
     """All buckets of one symbol."""
+    company_of = {session: sum(handover <= session for handover in facts.handovers) for session in sorted(days)}
     slots: dict[tuple[int, int], list[date]] = {}
-    for session in sorted(days):
-        company = sum(handover <= session for handover in facts.handovers)
+    for session, company in company_of.items():
         slots.setdefault((ORDINAL[session] // interval, company), []).append(session)
-    used = {s: slow_adjusted(s, day, slow_last(s, days, facts), facts) if adjusted else day for s, day in days.items()}
+    session_of = {company: session for session, company in company_of.items()}
+    last_of = {company: slow_last(session, days, facts) for company, session in session_of.items()}
+    used = {
+        session: slow_adjusted(session, day, last_of[company_of[session]], facts) if adjusted else day
+        for session, day in days.items()
+    }
     return [
         bucket(symbol, *slow_extent(number, interval, inside[0], facts), inside, used) | {"adjusted": adjusted}
         for (number, _), inside in sorted(slots.items())
