@@ -6,6 +6,7 @@ if they do not fit, half of them are postponed to another reading of bronze. Mon
 again: files that are right are not written again.
 """
 
+import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -174,11 +175,12 @@ class FullResampler:
         symbols, summary = sorted(self.bronze.symbols_in(self.store.folders(f"{self.bronze.prefix}/"))), Summary()
         while due.any():
             reading = self._read(symbols, months, due, since)
-            pa.default_memory_pool().release_unused()
+            _return_freed_memory()
             written = self._write(reading, since, at_once)
             self._note(summary, reading, written)
             due = reading.postponed
             del reading  # its buckets are freed before the next reading
+            _return_freed_memory()
         return summary
 
     def _read(self, symbols: Sequence[str], months: Months, due: Due, since: Since) -> _Reading:
@@ -266,3 +268,11 @@ class FullResampler:
         if self.updated.publish(events):
             raise UpstreamError("SNS did not take the SilverUpdated event")
         emit_metrics(interval=interval, SymbolsResampled=len(summary.symbols), RowsComputed=summary.rows[interval])
+
+
+def _return_freed_memory() -> None:
+    """Return to the system what Arrow and malloc keep for the next arrays: other threads follow, with other arrays."""
+    pa.default_memory_pool().release_unused()
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)
