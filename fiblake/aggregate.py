@@ -198,18 +198,18 @@ class Market:
         lasts = np.append(firsts[1:], begins.size) - 1
         open_, high, low, close, volume = self.values
         values = np.empty((len(NUMBER_COLUMNS), firsts.size))
-        np.take(open_, firsts, out=values[0])
+        np.take(open_, firsts, out=values[0], mode="clip")
         for ufunc, prices, out in ((np.maximum, high, values[1]), (np.minimum, low, values[2])):
             if interval > LONGEST_BY_STEPS:
                 ufunc.reduceat(prices, firsts, out=out)
             else:
                 _extreme(ufunc, prices, firsts, lasts, out)
-        np.take(close, lasts, out=values[3])
+        np.take(close, lasts, out=values[3], mode="clip")
         np.add.reduceat(volume, firsts, out=values[4])
         buckets = Buckets(values, np.empty((_INTEGERS, firsts.size), np.int32))
-        np.take(self.owner, firsts, out=buckets.owners)
-        np.take(begins, firsts, out=buckets.begins)
-        np.take(self.ordinals, lasts, out=buckets.lasts)
+        np.take(self.owner, firsts, out=buckets.owners, mode="clip")
+        np.take(begins, firsts, out=buckets.begins, mode="clip")
+        np.take(self.ordinals, lasts, out=buckets.lasts, mode="clip")
         np.add(lasts - firsts, 1, out=buckets.counts, casting="same_kind")
         buckets.integers[4] = self.lasts[buckets.owners] >= ends
         return buckets
@@ -325,7 +325,7 @@ def _extreme(ufunc: np.ufunc, prices: Values, firsts: Ordinals, lasts: Ordinals,
 
     All first bars are taken, then all second ones, and so on: several times as fast as `reduceat` for short buckets.
     """
-    np.take(prices, firsts, out=out)
+    np.take(prices, firsts, out=out, mode="clip")
     for step in range(1, int((lasts - firsts).max()) + 1):
         ufunc(out, prices.take(np.minimum(firsts + step, lasts)), out=out)
 

@@ -24,11 +24,12 @@ from fiblake.calendar import TradingCalendar
 from fiblake.errors import FiblakeError, UpstreamError
 from fiblake.lake import INTERVALS, Bronze, Month
 from services.resampler import checkpoint
+from services.resampler.computing import COMPUTING
 from services.resampler.month_files import MONTHS_AT_ONCE, MonthFiles
 from services.resampler.months import ByMonth, Changes, Due, Months, Recomputed, split_in_halves
 from shared.batching import chunks
 from shared.events import SYMBOLS_PER_EVENT, SilverUpdated
-from shared.objects import ObjectStore
+from shared.objects import ObjectStore, StoredObject
 from shared.outcomes import catch_errors
 from shared.queues import Topic
 from shared.telemetry import emit_metrics, logger
@@ -210,16 +211,19 @@ class FullResampler:
         A symbol without a data.parquet has yet to be consolidated: its first completion event is still to come.
         """
         objects = self.store.get_many([self.bronze.data_key(symbol) for symbol in symbols])
-        pairs = [(symbol, stored) for symbol, stored in zip(symbols, objects, strict=True) if stored]
+        with COMPUTING:
+            return self._cut(dict(zip(symbols, objects, strict=True)), months, since, due)
+
+    def _cut(self, objects: Mapping[str, StoredObject | None], months: Months, since: Since, due: Due) -> _Batch:
         read = partial(Bars.read, calendar=self.calendar, adjust="splits" if self.adjusted else "raw")
-        outcomes = {symbol: catch_errors(read, o.data, symbol, o.last_modified) for symbol, o in pairs}
+        outcomes = {symbol: catch_errors(read, o.data, symbol, o.last_modified) for symbol, o in objects.items() if o}
         errors = {symbol: outcome for symbol, outcome in outcomes.items() if isinstance(outcome, FiblakeError)}
         market = Market.of([outcome for outcome in outcomes.values() if isinstance(outcome, Bars)])
         buckets = {
             n: months.sorted(market.buckets(n) if due[i].any() else Buckets.joined([]), n, due[i], since[n])
             for i, n in enumerate(INTERVALS)
         }
-        return _Batch(len(symbols), market, buckets, errors)
+        return _Batch(len(objects), market, buckets, errors)
 
     def _write(self, reading: _Reading, since: Since, at_once: int) -> int:
         """Write the month files that change; return how many."""

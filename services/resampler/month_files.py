@@ -17,6 +17,7 @@ from fiblake.bars import encode
 from fiblake.calendar import TradingCalendar
 from fiblake.errors import ConflictError, FiblakeError
 from fiblake.lake import Month, parse_silver_key, silver_key, silver_prefix
+from services.resampler.computing import COMPUTING
 from services.resampler.silver_join import NO_ROWS, MonthGrid, Update, is_equal_but_for_version, join, without_symbols
 from shared.objects import ObjectStore
 from shared.outcomes import catch_errors
@@ -119,7 +120,8 @@ class MonthFiles:
     def _join_group(
         self, months: Sequence[Month], changes: Changes, absent: Collection[Month], *, last: bool
     ) -> list[_Outcome]:
-        pairs = zip(months, changes.updates(months), strict=True)
+        with COMPUTING:
+            pairs = list(zip(months, changes.updates(months), strict=True))
         return [self._join_month(month, updates, absent=month in absent, last=last) for month, updates in pairs]
 
     def _join_month(self, month: Month, updates: Sequence[Update], *, absent: bool, last: bool) -> _Outcome:
@@ -128,9 +130,10 @@ class MonthFiles:
 
         def change(data: bytes | None) -> bytes | None:
             nonlocal postponed
-            rows, postponed = self._joined(data, key, updates, grid)
-            postponed = postponed and not last
-            return None if rows is None or postponed else encode(rows, {SILVER_CALENDAR: grid.calendar_stamp})
+            with COMPUTING:
+                rows, postponed = self._joined(data, key, updates, grid)
+                postponed = postponed and not last
+                return None if rows is None or postponed else encode(rows, {SILVER_CALENDAR: grid.calendar_stamp})
 
         written = self.store.update(key, change, absent=absent)
         return _Outcome.AFTER_THE_OTHERS if postponed else _Outcome.WRITTEN if written else _Outcome.UNCHANGED
