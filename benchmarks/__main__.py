@@ -10,9 +10,9 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,32 +74,46 @@ def _options() -> argparse.Namespace:
 
 def _resample_full(size: Size, runs: int, faults: list[str]) -> Iterator[Result]:
     """Measure all contestants on local disk, and compare what they wrote; then ours with less memory, and on less."""
-    lake, reference = generated(size), FOLDER / "out/reference"
-    for contestant in resample_full.CONTESTANTS:
-        if contestant == "fiblake through S3":
-            continue
-        out = FOLDER / "out/contestant"
-        yield contest(
-            "resample_full", contestant, {"lake": lake, "out": out}, runs=1 if contestant in SLOW else runs,
-            before=partial(shutil.rmtree, out, ignore_errors=True),
-        )  # fmt: skip
-        if contestant == "fiblake":
-            shutil.rmtree(reference, ignore_errors=True)
-            out.rename(reference)
-        else:
-            faults += [f"{contestant}: {fault}" for fault in silver_outputs.differences(reference, out)]
-    yield _ours("fiblake, memory 1 GB", lake, runs, memory_mb=1000)
-    for fraction in FRACTIONS if size == FULL else ():
-        yield _ours(f"fiblake, {fraction}", generated(SIZES[fraction]), runs)
+    lake = generated(size)
+    with _outputs() as out:
+        for contestant in resample_full.CONTESTANTS:
+            if contestant == "fiblake through S3":
+                continue
+            yield _to_disk(contestant, out, 1 if contestant in SLOW else runs, lake=lake)
+            if contestant == "fiblake":
+                out.rename(out.with_name("reference"))
+            else:
+                unlike = silver_outputs.differences(out.with_name("reference"), out)
+                faults += [f"{contestant}: {fault}" for fault in unlike]
+        less = _to_disk("fiblake", out, runs, lake=lake, memory_mb=1000)
+        yield replace(less, contestant="fiblake, memory 1 GB")
+        for fraction in FRACTIONS if size == FULL else ():
+            part = _to_disk("fiblake", out, runs, lake=generated(SIZES[fraction]))
+            yield replace(part, contestant=f"fiblake, {fraction}")
 
 
-def _ours(name: str, lake: Path, runs: int, **options: Any) -> Result:  # noqa: ANN401 (of the contestant)
-    out = FOLDER / "out/contestant"
-    result = contest(
-        "resample_full", "fiblake", {"lake": lake, "out": out, **options}, runs=runs,
-        before=partial(shutil.rmtree, out, ignore_errors=True),
-    )  # fmt: skip
-    return replace(result, contestant=name)
+@contextmanager
+def _outputs() -> Iterator[Path]:
+    """Return the folder to write to, in an empty one where outputs are set aside until all contestants ended.
+
+    Deleted between the runs, they would slow down the next one: where many files were just deleted, Linux takes twice
+    as long to make files (ext4 does not use their inodes again for a minute, but looks at each of them).
+    """
+    folder = FOLDER / "out"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder / "contestant"
+    finally:
+        shutil.rmtree(folder)
+
+
+def _to_disk(contestant: str, out: Path, runs: int, **options: Any) -> Result:  # noqa: ANN401 (of the contestant)
+    def set_aside() -> None:
+        if out.exists():
+            out.rename(out.with_name(f"set-aside-{len(list(out.parent.iterdir()))}"))
+
+    return contest("resample_full", contestant, {"out": out, **options}, runs=runs, before=set_aside)
 
 
 def _through_s3(size: Size, runs: int, faults: list[str]) -> Iterator[Result]:

@@ -24,26 +24,19 @@ MEMORY_MB: Final = 3000
 
 def ours() -> Work:
     """Return the service's own job, on a folder instead of a bucket."""
-    from obstore.store import LocalStore  # noqa: PLC0415 (each process loads what its contestant needs)
-
+    from benchmarks.folder import Folder  # noqa: PLC0415 (each process loads what its contestant needs)
     from services.resampler.__main__ import RESERVED_MB, return_what_is_freed  # noqa: PLC0415
     from services.resampler.full import FullResampler  # noqa: PLC0415
-    from shared.objects import ObjectStore  # noqa: PLC0415
 
     def work(lake: str, out: str, memory_mb: int = MEMORY_MB) -> Mapping[str, Any]:
         return_what_is_freed()
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "bronze").symlink_to(Path(lake) / "bronze")
-        store = _Folder(LocalStore(str(folder)), out)
         most = (memory_mb - RESERVED_MB) << 20
-        summary = FullResampler(store, BRONZE_LAKE, nyse(), Nobody(), 0, True, most).run(datetime.now(UTC))  # noqa: FBT003
+        resampler = FullResampler(Folder(folder), BRONZE_LAKE, nyse(), Nobody(), 0, True, most)  # noqa: FBT003
+        summary = resampler.run(datetime.now(UTC))
         return {"rows": sum(summary.rows.values()), "readings": summary.readings}
-
-    class _Folder(ObjectStore):
-        def update(self, key: str, change: Callable[[bytes | None], bytes | None], *, absent: bool = False) -> bool:
-            """Leave checkpoints out: a folder has no conditional update."""
-            return not key.endswith(".json") and super().update(key, change, absent=absent)
 
     return work
 
