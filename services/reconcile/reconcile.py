@@ -157,7 +157,7 @@ class Reconciler:
     def _read_manifest(self, report: Report) -> Manifest | None:
         """Read the manifest's rows by symbol; None, and a lag in the report, if it cannot be read."""
         stored = self.store.find(MANIFEST_KEY)
-        rows = catch_errors(read_manifest, stored.data) if stored else {}
+        rows = catch_errors(lambda: read_manifest(stored.data)) if stored else {}
         if isinstance(rows, FiblakeError):
             report.lags.append(Lag("", Cause.UNREADABLE, str(rows)))
             return None
@@ -303,7 +303,7 @@ class Reconciler:
     def _check_restored(self, symbol: str, version: datetime, interval: int) -> Iterator[Lag]:
         """Read data.parquet again, which was older than silver: an earlier version may have been put back."""
         data = self.store.find(self.bronze.data_key(symbol))
-        stored = catch_errors(Consolidated.decode, data.data, symbol, data.last_modified) if data else None
+        stored = catch_errors(lambda: Consolidated.decode(data.data, symbol, data.last_modified)) if data else None
         if isinstance(stored, FiblakeError):
             yield Lag(symbol, Cause.UNREADABLE, f"{self.bronze.data_key(symbol)}: {stored}; {RESTORE}")
         elif stored and stored.last_updated < version:
@@ -331,7 +331,7 @@ class Reconciler:
         parts = [SILVER.empty_table()]
         for keys in chunks(months, CONCURRENCY):
             for file in filter(None, self.store.get_many(keys)):
-                rows = catch_errors(decode_silver, file.data, file.key)
+                rows = catch_errors(_silver_rows, file)
                 if isinstance(rows, FiblakeError):
                     detail = f"{rows}; until then this interval is not compared"
                     return Lag("", Cause.UNREADABLE, detail, interval=interval)
@@ -418,6 +418,10 @@ def _restored_lag(symbol: str, detail: str, version: datetime, interval: int | N
         remedy = f"{detail}, which no version can follow: move that file away, and run `fiblake reconcile --fix`"
         return Lag(symbol, Cause.UNREADABLE, remedy, interval=interval)
     return Lag(symbol, Cause.RESTORED, detail, interval=interval, version_floor=version)
+
+
+def _silver_rows(file: StoredObject) -> pa.Table:
+    return decode_silver(file.data, file.key)
 
 
 def _by_symbol(rows: pa.Table) -> dict[str, pa.Table]:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from functools import partial
 from itertools import islice
 from typing import Final
 
@@ -215,8 +214,7 @@ class FullResampler:
             return self._cut(dict(zip(symbols, objects, strict=True)), months, since, due)
 
     def _cut(self, objects: Mapping[str, StoredObject | None], months: Months, since: Since, due: Due) -> _Batch:
-        read = partial(Bars.read, calendar=self.calendar, adjust="splits" if self.adjusted else "raw")
-        outcomes = {symbol: catch_errors(read, o.data, symbol, o.last_modified) for symbol, o in objects.items() if o}
+        outcomes = {symbol: catch_errors(self._bars, symbol, stored) for symbol, stored in objects.items() if stored}
         errors = {symbol: outcome for symbol, outcome in outcomes.items() if isinstance(outcome, FiblakeError)}
         market = Market.of([outcome for outcome in outcomes.values() if isinstance(outcome, Bars)])
         buckets = {
@@ -224,6 +222,10 @@ class FullResampler:
             for i, n in enumerate(INTERVALS)
         }
         return _Batch(len(objects), market, buckets, errors)
+
+    def _bars(self, symbol: str, stored: StoredObject) -> Bars:
+        adjust: Final = "splits" if self.adjusted else "raw"
+        return Bars.read(stored.data, symbol, stored.last_modified, self.calendar, adjust=adjust)
 
     def _write(self, reading: _Reading, since: Since, at_once: int) -> int:
         """Write the month files that change; return how many."""

@@ -52,3 +52,21 @@ def test_only_one_place_decodes_what_others_wrote() -> None:
 
 def test_no_exception_outlives_its_reason() -> None:
     assert set(ELSEWHERE) - {path for path, _ in decoding_calls()} == set()
+
+
+def test_the_bytes_of_an_object_are_asked_for_where_its_errors_are_caught() -> None:
+    """An object that is too large raises when its bytes are asked for: as an argument, before `catch_errors` begins."""
+    calls = [
+        (path.relative_to(REPOSITORY).as_posix(), node)
+        for folder in ("cli", "services", "shared")
+        for path in sorted((REPOSITORY / folder).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "catch_errors"
+    ]
+    assert len(calls) > 20
+    early = [f"{path}:{call.lineno}" for path, call in calls for a in call.args if is_bytes_of_object(a)]
+    assert early == []
+
+
+def is_bytes_of_object(argument: ast.expr) -> bool:
+    return isinstance(argument, ast.Attribute) and argument.attr == "data"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from fiblake.bars import MANIFEST, Consolidated, decode_manifest, encode
 from fiblake.calendar import nyse
+from fiblake.decoding import DEFAULT_LIMIT_MB, MEGABYTE
 from fiblake.errors import NotFoundError
 from fiblake.lake import INTERVALS, MANIFEST_KEY, Bronze, Month, checkpoint_key, identities_key, silver_key, splits_key
 from services.reconcile import reconcile
@@ -185,9 +186,14 @@ def test_a_symbol_that_the_lake_does_not_know_is_an_error_that_names_the_nearest
 @pytest.mark.parametrize(
     "key", [MANIFEST_KEY, silver_key(5, Month(2025, 9)), checkpoint_key(5), splits_key("MSFT"), identities_key("MSFT")]
 )
-def test_a_file_that_cannot_be_read_is_named_and_costs_nothing_else(key: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [(b"damaged", "`fiblake adopt`"), (bytes(DEFAULT_LIMIT_MB * MEGABYTE + 1), "raise READ_LIMIT_MB")],
+    ids=["damaged", "too large"],
+)
+def test_a_file_that_cannot_be_read_is_named_and_costs_nothing_else(key: str, content: bytes, remedy: str) -> None:
     world = quiet_world("AAPL", "MSFT")
-    world.store.lay(key, b"damaged")
+    world.store.lay(key, content)
     world.bar("AAPL", DAY, 7)
     lags = audited(world).lags
     assert {(lag.symbol, lag.cause) for lag in lags} == {
@@ -196,7 +202,7 @@ def test_a_file_that_cannot_be_read_is_named_and_costs_nothing_else(key: str) ->
     }
     (unreadable,) = [lag for lag in lags if lag.cause is Cause.UNREADABLE]
     assert key in unreadable.detail
-    assert "MSFT" in key or "`fiblake adopt`" in unreadable.detail
+    assert "MSFT" in key or remedy in unreadable.detail
 
 
 def test_a_month_file_that_cannot_be_read_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +248,7 @@ def test_a_data_parquet_that_is_damaged_while_the_audit_runs_costs_its_own_symbo
     def find(key: str) -> StoredObject | None:
         stored = real(key)
         if stored and key == LAKE.data_key("AAPL"):
-            return replace(stored, data=next(reads, b"damaged"))
+            return replace(stored, content=next(reads, b"damaged"))
         return stored
 
     world.store.find = find  # type: ignore[method-assign]

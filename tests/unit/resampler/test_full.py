@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fiblake.calendar import TradingCalendar, nyse
+from fiblake.decoding import DEFAULT_LIMIT_MB, MEGABYTE
 from fiblake.errors import ConflictError, UpstreamError
 from fiblake.lake import INTERVALS, Month, checkpoint_key, silver_key, silver_prefix
 from services.resampler.full import FullResampler
@@ -261,11 +262,14 @@ def test_a_failing_write_ends_the_run_and_tells_nobody() -> None:
     assert store.peek(checkpoint_key(3)) is None
 
 
-def test_a_symbol_that_cannot_be_read_fails_alone_and_keeps_its_rows() -> None:
+@pytest.mark.parametrize(
+    "content", [b"no Parquet", bytes(DEFAULT_LIMIT_MB * MEGABYTE + 1)], ids=["no Parquet", "too large"]
+)
+def test_a_symbol_that_cannot_be_read_fails_alone_and_keeps_its_rows(content: bytes) -> None:
     store = lake(BRONZE)
     full(store).run(NOW)
     before = tables(store)
-    store.lay(LAKE.data_key("AAPL"), b"no Parquet")
+    store.lay(LAKE.data_key("AAPL"), content)
     summary = full(store).run(NOW)
     assert list(summary.failed) == ["AAPL"]
     assert "AAPL" in summary.failed["AAPL"]
