@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from fiblake.adjustment import NO_REFERENCE, Adjustment, Reference
 from fiblake.bars import OLDEST_VERSION, decode, read_prices
 from fiblake.calendar import Days, Ordinals, TradingCalendar
+from fiblake.decoding import market_limit
 from fiblake.errors import ContractError
 from fiblake.rules import NUMBER_COLUMNS, PRICE_COLUMNS
 
@@ -306,7 +307,7 @@ def decode_silver(data: bytes, what: str, columns: Sequence[str] = SILVER.names)
     Rows without the column `adjusted` are as traded; rows without a version have OLDEST_VERSION. Raises ContractError,
     which says how to move the file away, if it cannot be read.
     """
-    rows = decode(data, pa.schema([_OLD_SILVER.field(name) for name in columns]), what)
+    rows = decode(data, pa.schema([_OLD_SILVER.field(name) for name in columns]), what, allowed=market_limit())
     values = dict(zip(rows.column_names, rows.columns, strict=True))
     for name in _ADDED_TO_SILVER.keys() & values.keys():
         if values[name].null_count:

@@ -18,14 +18,14 @@ from fiblake.adjustment import NO_REFERENCE, Reference
 from fiblake.columns import check_years, converted, filled
 from fiblake.decoding import (
     MAKE_ANEW,
-    ROW_VALUE_BYTES,
     ParquetBytes,
+    check_readable,
+    check_rows,
     decoding,
     limit,
     open_parquet,
     parquet_metadata,
     read_json,
-    too_large,
 )
 from fiblake.errors import ContractError
 from fiblake.lake import LATEST_VERSION, MANIFEST_KEY
@@ -206,11 +206,12 @@ class Consolidated:
         if self.withdrawn:
             withdrawn = {session.isoformat(): until.isoformat() for session, until in sorted(self.withdrawn.items())}
             metadata[_WITHDRAWN] = json.dumps(withdrawn)
+        what = f"data.parquet of {self.bars['symbol'][0]}" if self.bars.num_rows else "data.parquet"
         if self.known is None:
-            return encode(self.bars, metadata)
+            return encode(self.bars, metadata, what=what)
         since = {session.isoformat(): version.isoformat() for session, version in sorted(self.known.withdrawn.items())}
         metadata[_KNOWN] = json.dumps({"reference": self.known.reference.isoformat(), "withdrawn": since})
-        return encode(self.bars.append_column(KNOWN_AT, self.known.bars), metadata)
+        return encode(self.bars.append_column(KNOWN_AT, self.known.bars), metadata, what=what)
 
     @classmethod
     def decode(cls, data: bytes, symbol: str, last_modified: datetime) -> "Consolidated":
@@ -290,8 +291,13 @@ def is_released(data: bytes) -> bool:
     return _RELEASED in open_parquet(data, "the file").metadata
 
 
-def encode(table: pa.Table, metadata: Mapping[bytes, str] | None = None) -> bytes:
+def encode(
+    table: pa.Table, metadata: Mapping[bytes, str] | None = None, *, what: str = "the file", allowed: int | None = None
+) -> bytes:
     """Return `table` as Parquet bytes, with Parquet's own key-value metadata (None: that of the table's schema).
+
+    Raises TooLargeError, which names `what`, if a reader with the limit `allowed` (None: that of one object) would
+    refuse the bytes: what is written can be read.
 
     Every engine reads Snappy; Trino refuses LZ4 as Arrow writes it. Only columns by which readers skip have statistics
     (docs/performance.md).
@@ -307,16 +313,28 @@ def encode(table: pa.Table, metadata: Mapping[bytes, str] | None = None) -> byte
     ) as writer:  # fmt: skip
         writer.write_table(table)
         writer.add_key_value_metadata((table.schema.metadata or {}) if metadata is None else metadata)
-    return cast("bytes", sink.getvalue().to_pybytes())
+    data = cast("bytes", sink.getvalue().to_pybytes())
+    check_readable(data, table, what, allowed)
+    return data
 
 
-def decode(data: bytes, schema: pa.Schema, what: str, remedy: str = MAKE_ANEW) -> pa.Table:
+def encode_rows(
+    rows: Sequence[Mapping[str, Any]], schema: pa.Schema, what: str = "the file", allowed: int | None = None
+) -> bytes:
+    """Return rows as Parquet bytes that `decode_rows` reads again; raise TooLargeError as `encode` does."""
+    with decoding(f"{what} is not written, because it could not be read again"):
+        check_rows(len(rows), len(schema), what, allowed or limit())
+    return encode(pa.Table.from_pylist(list(rows), schema=schema), what=what, allowed=allowed)
+
+
+def decode(data: bytes, schema: pa.Schema, what: str, remedy: str = MAKE_ANEW, allowed: int | None = None) -> pa.Table:
     """Read Parquet bytes of one of our own tables, with our own metadata, a missing nullable column as nulls.
 
-    Raises ContractError, which names `what`, if they are anything else.
+    Raises ContractError, which names `what`, if they are anything else, or need more memory than `allowed` (None: the
+    limit of one object).
     """
     with decoding(f"{what} cannot be read", remedy):
-        file = open_parquet(data, "it", schema.names)
+        file = open_parquet(data, "it", schema.names, allowed=allowed)
         table = file.read(schema.names)
         stored = dict(zip(table.column_names, table.columns, strict=True))
         columns = [_own_column(stored.get(field.name), field, table.num_rows) for field in schema]
@@ -326,12 +344,12 @@ def decode(data: bytes, schema: pa.Schema, what: str, remedy: str = MAKE_ANEW) -
         return table
 
 
-def decode_rows(data: bytes, schema: pa.Schema, what: str, remedy: str = MAKE_ANEW) -> list[dict[str, Any]]:
+def decode_rows(
+    data: bytes, schema: pa.Schema, what: str, remedy: str = MAKE_ANEW, allowed: int | None = None
+) -> list[dict[str, Any]]:
     """Read Parquet bytes of one of our own small tables as rows; raise as `decode` does."""
-    table = decode(data, schema, what, remedy)
-    size = table.num_rows * len(schema) * ROW_VALUE_BYTES
-    if size > limit():
-        raise too_large(what, f"has {table.num_rows:,} rows ({size:,} bytes)", limit())
+    table = decode(data, schema, what, remedy, allowed)
+    check_rows(table.num_rows, len(schema), what, allowed or limit())
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 

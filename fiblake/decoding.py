@@ -1,6 +1,8 @@
 """Decode foreign bytes: a size limit is checked first, and every failure is a ContractError.
 
-A reader that uses this module never gets an error of a library, and no file can use more memory than the limit.
+A reader that uses this module never gets an error of a library, and no file can use more memory than the limit. What
+our own services write is checked by the same arithmetic before the write (`check_readable`, `write_json`), so that no
+object of ours is too large to be read again.
 """
 
 import json
@@ -20,7 +22,13 @@ from fiblake.parquet_pages import Chunk, chunks_of, page_sizes
 LIMIT_VARIABLE: Final = "READ_LIMIT_MB"
 """The setting: the limit of memory, in megabytes, for one decoded object of the lake."""
 DEFAULT_LIMIT_MB: Final = 32
-"""A symbol's bars since 1962 are 2 MB, all symbols' buckets of a month 12 MB (20,000 symbols)."""
+"""A symbol's bars since 1962 are 2 MB."""
+MARKET_SHARE: Final = 3
+"""A table of all symbols (`fiblake.lake.holds_all_symbols`) may use this multiple of the limit: 96 MB.
+
+A month file of 60,000 symbols with 8 buckets each is 46 MB (96 bytes a row), a session of 60,000 rows in quarantine
+is 72 MB as rows (12 values of 100 bytes). 96 MB are a month of 125,000 symbols.
+"""
 MEGABYTE: Final = 1_000_000
 MAX_PARTS: Final = 512
 """The maximum of row groups in a file, and of columns in a row group: each uses memory before any is read."""
@@ -58,6 +66,11 @@ def limit() -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise ConfigurationError(f"{LIMIT_VARIABLE} is {text[:40]!r}: set it to a whole number of megabytes above 0")
     return int(text) * MEGABYTE
+
+
+def market_limit() -> int:
+    """Return the limit of memory for a decoded table of all symbols, in bytes."""
+    return limit() * MARKET_SHARE
 
 
 class Decoding:
@@ -99,9 +112,10 @@ def _sentence(failure: str, cause: str, remedy: str) -> str:
     return "; ".join(filter(None, [f"{failure}: {cause}", remedy]))
 
 
-def oversize(what: str, size: int) -> TooLargeError | None:
-    """Return the error of an object whose stored `size` exceeds the limit; None: it may be read."""
-    return too_large(what, f"is {size:,} bytes", limit()) if size > limit() else None
+def oversize(what: str, size: int, allowed: int | None = None) -> TooLargeError | None:
+    """Return the error of an object whose stored `size` exceeds `allowed` (None: the limit); None: it may be read."""
+    allowed = allowed or limit()
+    return too_large(what, f"is {size:,} bytes", allowed) if size > allowed else None
 
 
 def too_large(what: str, measured: str, allowed: int) -> TooLargeError:
@@ -114,11 +128,35 @@ def too_large(what: str, measured: str, allowed: int) -> TooLargeError:
 
 def read_json(data: bytes, what: str) -> Any:  # noqa: ANN401 (whatever the text says)
     """Return the value of a JSON text; raise ContractError, which names `what`, if it is too large or no JSON."""
-    allowed = limit() // JSON_GROWTH
-    if len(data) > allowed:
-        raise too_large(what, f"is {len(data):,} bytes of JSON", allowed)
+    _check_json(data, what)
     with decoding(f"{what} is no JSON"):
         return json.loads(data)
+
+
+def write_json(value: object, what: str, indent: int | None = None) -> bytes:
+    """Return a value as JSON text; raise TooLargeError if `read_json` would refuse it."""
+    return checked_json(json.dumps(value, indent=indent).encode(), what)
+
+
+def checked_json(data: bytes, what: str) -> bytes:
+    """Return a JSON text that is to be written; raise TooLargeError if `read_json` would refuse it."""
+    with decoding(_unreadable(what)):
+        _check_json(data, what)
+    return data
+
+
+def json_limit() -> int:
+    """Return the limit of the bytes of a JSON text."""
+    return limit() // JSON_GROWTH
+
+
+def _check_json(data: bytes, what: str) -> None:
+    if len(data) > json_limit():
+        raise too_large(what, f"is {len(data):,} bytes of JSON", json_limit())
+
+
+def _unreadable(what: str) -> str:
+    return f"{what} is not written, because it could not be read again"
 
 
 @dataclass(frozen=True)
@@ -135,13 +173,16 @@ class ParquetBytes:
     rows: int
     is_small: bool
     """Whether it is so small that it cannot exceed the limit; then the further checks would only take time."""
+    allowed: int
+    """The limit of its memory, in bytes."""
 
     @classmethod
-    def of(cls, data: bytes, what: str, file: pq.ParquetFile) -> "ParquetBytes":
+    def of(cls, data: bytes, what: str, file: pq.ParquetFile, allowed: int) -> "ParquetBytes":
         """Read repeatedly used values from the library once, because it builds them at each call."""
         schema, footer = file.schema_arrow, file.metadata
         rows = footer.num_rows
-        return cls(data, what, file, schema.names, schema.types, footer, rows, rows <= 1 and len(data) <= SMALL_BYTES)
+        is_small = rows <= 1 and len(data) <= SMALL_BYTES
+        return cls(data, what, file, schema.names, schema.types, footer, rows, is_small, allowed)
 
     @cached_property
     def metadata(self) -> dict[bytes, bytes]:
@@ -169,18 +210,24 @@ class ParquetBytes:
         table = file.read(columns=columns, use_threads=False)
         for name in texts:
             size = sum(_text_bytes(chunk) for chunk in table[name].chunks)
-            if size > limit():
-                raise too_large(self.what, f"has {size:,} bytes of text in column {name!r}", limit())
+            if size > self.allowed:
+                raise too_large(self.what, f"has {size:,} bytes of text in column {name!r}", self.allowed)
         return table
+
+    def check(self) -> None:
+        """Raise TooLargeError if `read` would refuse the file's columns."""
+        with decoding(f"{self.what} cannot be read"):
+            self._check_pages(self.names)
+            self.read([name for name, kind in zip(self.names, self.kinds, strict=True) if kind.id in _TEXT_LIKE])
 
     def _check_pages(self, columns: Collection[str]) -> None:
         """Raise TooLargeError if the columns' pages are larger than the limit, by their own headers."""
         size = 0
         for page in page_sizes(self.data, [chunk for chunk in self.chunks if chunk.column in columns]):
             size += page.size
-            if size > limit():
+            if size > self.allowed:
                 measured = f"is more than {size:,} bytes uncompressed, whatever its footer says"
-                raise too_large(self.what, measured, limit())
+                raise too_large(self.what, measured, self.allowed)
 
     def _may_explode(self, name: str) -> bool:
         """Return whether a column's texts might exceed the limit; raise TooLargeError if that is unknown."""
@@ -190,9 +237,9 @@ class ParquetBytes:
         for page in page_sizes(self.data, [chunk for chunk in self.chunks if chunk.column == name]):
             size += page.size * page.growth
             longest = max(longest, page.size)
-            if size > limit():
-                raise too_large(self.what, f"may be {size:,} bytes of text in column {name!r}", limit())
-        return self.rows * longest > limit()
+            if size > self.allowed:
+                raise too_large(self.what, f"may be {size:,} bytes of text in column {name!r}", self.allowed)
+        return self.rows * longest > self.allowed
 
 
 def _text_bytes(chunk: pa.Array) -> int:
@@ -211,14 +258,25 @@ def parquet_metadata(tail: bytes) -> dict[bytes, bytes] | None:
         return None
 
 
-def open_parquet(data: bytes, what: str, columns: Collection[str] | None = None, kind: str = "Parquet") -> ParquetBytes:
+def parquet_rows(data: bytes) -> int:
+    """Return the rows of a table of all symbols by its footer; 0 if it cannot be read."""
+    try:
+        return open_parquet(data, "the file", (), allowed=market_limit()).rows
+    except ContractError:
+        return 0
+
+
+def open_parquet(
+    data: bytes, what: str, columns: Collection[str] | None = None, kind: str = "Parquet", allowed: int | None = None
+) -> ParquetBytes:
     """Open Parquet bytes to read `columns` (None: all); raise ContractError if they fail a check.
 
-    `kind` is the expected kind of file, for the error.
+    `kind` is the expected kind of file, for the error. `allowed` is the limit of its memory (None: that of one object).
     """
+    allowed = allowed or limit()
     footer = int.from_bytes(data[-_FOOTER_TAIL:-4], "little") if data[-4:] == _MAGIC else 0
-    if footer > limit() // FOOTER_SHARE:
-        raise too_large(what, f"has a footer of {footer:,} bytes", limit() // FOOTER_SHARE)
+    if footer > allowed // FOOTER_SHARE:
+        raise too_large(what, f"has a footer of {footer:,} bytes", allowed // FOOTER_SHARE)
     with decoding(f"{what} cannot be read as {kind}"):
         try:
             file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False, thrift_container_size_limit=MAX_PARTS)
@@ -226,7 +284,7 @@ def open_parquet(data: bytes, what: str, columns: Collection[str] | None = None,
             if "Exceeded size limit" in str(error):
                 raise ContractError(f"it has more than {MAX_PARTS} columns, row groups or entries") from error
             raise
-        opened = ParquetBytes.of(data, what, file)
+        opened = ParquetBytes.of(data, what, file, allowed)
         _check_parquet(opened, columns)
     return opened
 
@@ -241,8 +299,33 @@ def _check_parquet(file: ParquetBytes, columns: Collection[str] | None) -> None:
         if kind.num_fields and (columns is None or name in columns):
             raise ContractError(f"it has lists or records in column {name!r}: write one plain value a row")
     size = file.rows * len(names) * VALUE_BYTES
-    if size > limit():
-        raise too_large(what, f"has {file.rows:,} rows of {len(names)} columns ({size:,} bytes)", limit())
+    if size > file.allowed:
+        raise too_large(what, f"has {file.rows:,} rows of {len(names)} columns ({size:,} bytes)", file.allowed)
     size = sum(footer.row_group(number).total_byte_size for number in range(footer.num_row_groups))
-    if size > limit():
-        raise too_large(what, f"is {size:,} bytes uncompressed", limit())
+    if size > file.allowed:
+        raise too_large(what, f"is {size:,} bytes uncompressed", file.allowed)
+
+
+def check_readable(data: bytes, table: pa.Table, what: str, allowed: int | None = None) -> None:
+    """Raise TooLargeError if a reader with the limit `allowed` would refuse `data`, the bytes of `table`.
+
+    The reader's own checks decide. They are left out if the table is so small that none of them can fail: no column
+    repeats a text, and bytes and values take a small part of the limit.
+    """
+    allowed = allowed or limit()
+    largest = max(len(data), table.nbytes, table.num_rows * table.num_columns * VALUE_BYTES)
+    if largest <= allowed // FOOTER_SHARE and not any(pa.types.is_dictionary(kind) for kind in table.schema.types):
+        return
+    with decoding(_unreadable(what)):
+        oversized = oversize(what, len(data), allowed)
+        if oversized:
+            raise oversized
+        file = open_parquet(data, what, allowed=allowed)
+        file.check()
+
+
+def check_rows(rows: int, columns: int, what: str, allowed: int) -> None:
+    """Raise TooLargeError if so many rows would exceed `allowed` as Python dicts."""
+    size = rows * columns * ROW_VALUE_BYTES
+    if size > allowed:
+        raise too_large(what, f"has {rows:,} rows ({size:,} bytes)", allowed)

@@ -13,6 +13,8 @@ INTERVALS: Final = (3, 5, 8, 13, 21, 34)
 """Fibonacci intervals, in trading sessions."""
 
 BRONZE_ROOT: Final = "bronze/"
+SILVER_ROOT: Final = "silver/"
+ARCHIVE_ROOT: Final = "archive/"
 BRONZE_PREFIX: Final = "bronze/raw_ohlcv"
 SPLITS_PREFIX: Final = "bronze/splits"
 IDENTITIES_PREFIX: Final = "bronze/identities"
@@ -258,9 +260,17 @@ def unclaimed_key(first: date, last: date, part: int) -> str:
     return f"{UNCLAIMED_PREFIX}/range={first.isoformat()}_{last.isoformat()}/part={part:04d}.parquet"
 
 
+def holds_all_symbols(key: str) -> bool:
+    """Return whether `key` is of a table that has rows of all symbols: it may be larger than a file of one symbol.
+
+    These are month files, a session's bars in quarantine or in the archive, and copies of such files.
+    """
+    return key.startswith((SILVER_ROOT, f"{QUARANTINE_PREFIX}/", ARCHIVE_ROOT))
+
+
 def archive_key(session: date) -> str:
     """Return the key of the rows of one session that were moved out of Postgres (schema BRONZE, by symbol)."""
-    return f"archive/raw_ohlcv/year={session:%Y}/month={session:%m}/date={session.isoformat()}.parquet"
+    return f"{ARCHIVE_ROOT}raw_ohlcv/year={session:%Y}/month={session:%m}/date={session.isoformat()}.parquet"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -278,7 +288,7 @@ class Month:
 
 def silver_prefix(interval: int) -> str:
     """Return the folder of one interval's table, with its closing slash."""
-    return f"silver/silver_{interval}d/"
+    return f"{SILVER_ROOT}silver_{interval}d/"
 
 
 def silver_key(interval: int, month: Month) -> str:

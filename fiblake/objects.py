@@ -18,8 +18,9 @@ import obstore
 from obstore.exceptions import BaseError, InvalidPathError, PreconditionError
 from obstore.store import S3Store
 
-from fiblake.decoding import TooLargeError, oversize
+from fiblake.decoding import TooLargeError, limit, market_limit, oversize
 from fiblake.errors import ConfigurationError, ConflictError
+from fiblake.lake import holds_all_symbols
 from fiblake.s3_errors import code_of, send, translated
 
 if TYPE_CHECKING:
@@ -216,5 +217,6 @@ def _stored(key: str, result: "GetResult") -> StoredObject:
     meta = result.meta
     version = (key, meta["e_tag"] or "", meta["last_modified"].astimezone(UTC))
     first, end = result.range
-    fault = oversize(key, end - first)  # by the answer's headers, before a byte is read
+    allowed = market_limit() if holds_all_symbols(key) else limit()
+    fault = oversize(key, end - first, allowed)  # by the answer's headers, before a byte is read
     return StoredObject(*version, fault or bytes(result.bytes()))

@@ -6,16 +6,16 @@ reader of total return applies dividends, too. Bars in bronze stay as traded.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 
 from fiblake.adjustment import Payout, Reference
-from fiblake.bars import decode_rows, encode
+from fiblake.bars import decode_rows, encode_rows
 from fiblake.errors import ContractError
 from fiblake.rules import is_factor, positive
 
@@ -128,7 +128,7 @@ class Dividend:
 def splits_file(splits: Sequence[Split]) -> bytes:
     """Return the bytes of a symbol's file of splits; an empty file is valid: its splits were withdrawn."""
     rows = [asdict(split) for split in sorted(splits, key=_by_day)]
-    return encode(pa.Table.from_pylist(rows, schema=SPLITS))
+    return encode_rows(rows, SPLITS, _named("splits", rows))
 
 
 def read_splits(data: bytes, symbol: str) -> tuple[Split, ...]:
@@ -160,7 +160,7 @@ def read_splits(data: bytes, symbol: str) -> tuple[Split, ...]:
 def identities_file(identities: Sequence[Identity]) -> bytes:
     """Return the bytes of a symbol's file of companies."""
     rows = [asdict(identity) for identity in sorted(identities, key=_by_beginning)]
-    return encode(pa.Table.from_pylist(rows, schema=IDENTITIES))
+    return encode_rows(rows, IDENTITIES, _named("identities", rows))
 
 
 def read_identities(data: bytes, symbol: str) -> tuple[Identity, ...]:
@@ -175,7 +175,7 @@ def read_identities(data: bytes, symbol: str) -> tuple[Identity, ...]:
 def dividends_file(dividends: Sequence[Dividend]) -> bytes:
     """Return the bytes of a symbol's file of dividends; without dividends the file is valid, too."""
     rows = [asdict(dividend) for dividend in sorted(dividends, key=_by_ex_date)]
-    return encode(pa.Table.from_pylist(rows, schema=DIVIDENDS))
+    return encode_rows(rows, DIVIDENDS, _named("dividends", rows))
 
 
 def read_dividends(data: bytes, symbol: str) -> tuple[Dividend, ...]:
@@ -201,6 +201,11 @@ def dividend_fault(dividend: Dividend) -> str:
     if factor is not None and not positive(factor):
         return f"historical_adjustment_factor {factor} is not a positive number"
     return ""
+
+
+def _named(kind: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the name of a symbol's file, for errors."""
+    return f"the {kind} of {rows[0]['symbol']}" if rows else f"the {kind}"
 
 
 def reference_of(

@@ -92,12 +92,13 @@ def revise(
 
 def adding(rows: pa.Table, symbol: str) -> Callable[[bytes | None], bytes | None]:
     """Return the change of a file of revisions that adds rows; equal rows are stored once, and no row is removed."""
+    what = f"the file of revisions of {symbol}"
 
     def change(data: bytes | None) -> bytes | None:
         stored = read_revisions(data, symbol)
         union = pa.concat_tables([stored, rows]).group_by(REVISIONS.names, use_threads=False).aggregate([])
         union = union.select(REVISIONS.names)
-        return None if union.num_rows == stored.num_rows else encode(union.sort_by(_ORDER).cast(REVISIONS))
+        return None if union.num_rows == stored.num_rows else encode(union.sort_by(_ORDER).cast(REVISIONS), what=what)
 
     return change
 

@@ -70,7 +70,7 @@ def universe_of(records: Iterable[SymbolRecord], known_since: date) -> Universe:
 def universe_file(universe: Universe) -> bytes:
     """Return a universe as the bytes of its file."""
     metadata = {_KNOWN_SINCE: universe.known_since.isoformat().encode()}
-    return encode(universe.companies.replace_schema_metadata(metadata))
+    return encode(universe.companies.replace_schema_metadata(metadata), what=UNIVERSE_KEY)
 
 
 def read_universe(data: bytes) -> Universe:

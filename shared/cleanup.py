@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Final
 
 from fiblake.calendar import days_before
-from fiblake.decoding import MAKE_ANEW, decoding, read_json
+from fiblake.decoding import MAKE_ANEW, checked_json, decoding, json_limit, read_json
 from fiblake.lake import CLEANUP_RECORD_KEY, Bronze
 from fiblake.source_log import SourceLog, is_merged
 from shared.batching import chunks
@@ -16,8 +16,6 @@ from shared.objects import DELETES_PER_REQUEST, ObjectInfo, ObjectStore
 from shared.telemetry import logger
 
 RUNS_KEPT: Final = 1_000
-MAX_RECORD_BYTES: Final = 4_000_000
-"""Half of the default read limit for JSON (READ_LIMIT_MB)."""
 FILES_PER_LOT: Final = 20
 """A symbol's merged files are deleted in lots: a deletion each day would cost a listing and a read each day."""
 
@@ -116,16 +114,16 @@ def _delete_proven(store: ObjectStore, bronze: Bronze, batch: Sequence[tuple[Pro
 def with_run(data: bytes | None, run: str, now: datetime, counts: Counts) -> bytes:
     """Return the record's bytes with these counts added to run `run`.
 
-    The newest 1,000 runs are kept, of 4 MB at the most.
+    The newest 1,000 runs are kept, up to half of the bytes that a reader accepts.
 
     A symbol or a run without files is not in the record.
     """
     with decoding(f"{CLEANUP_RECORD_KEY} cannot be read", MAKE_ANEW):
         runs = _with_counts(read_json(data, "it")["runs"] if data else [], run, now, counts)[-RUNS_KEPT:]
         # A record too large to be read would stop every clean-up: the oldest runs are dropped.
-        while len(text := json.dumps({"runs": runs}, indent=1).encode()) > MAX_RECORD_BYTES and len(runs) > 1:
+        while len(text := json.dumps({"runs": runs}, indent=1).encode()) > json_limit() // 2 and len(runs) > 1:
             runs = runs[len(runs) // 4 + 1 :]
-        return text
+    return checked_json(text, CLEANUP_RECORD_KEY)
 
 
 def _with_counts(runs: list[dict[str, Any]], run: str, now: datetime, counts: Counts) -> list[dict[str, Any]]:

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from fiblake.bars import BRONZE, VALUE_COLUMNS, ReportedBar, decode_rows, encode
-from fiblake.decoding import decoding
+from fiblake.bars import BRONZE, VALUE_COLUMNS, ReportedBar, decode_rows, encode_rows
+from fiblake.decoding import decoding, market_limit
 from fiblake.errors import ContractError
 from fiblake.lake import (
     QUARANTINE_PREFIX,
@@ -143,7 +143,7 @@ def list_quarantined(
 def read_quarantined(key: str, etag: str, data: bytes) -> list[QuarantinedBar]:
     """Read the bytes of a quarantine object; raise ContractError if they cannot be read."""
     with decoding(f"{key} is not a quarantine file", "move it away"):
-        rows = decode_rows(data, _SCHEMA, "it", "")
+        rows = decode_rows(data, _SCHEMA, "it", "", market_limit())
         return [_quarantined(key, etag, number, row) for number, row in enumerate(rows, start=1)]
 
 
@@ -161,7 +161,7 @@ def _with_rows(
     earlier = [row for row in stored if replaced_by(row) in replaced]
     if [_facts(row) for row in earlier] == [_facts(row) for row in rows]:
         return None
-    return encode_quarantined([*(row for row in stored if replaced_by(row) not in replaced), *rows])
+    return encode_quarantined(key, [*(row for row in stored if replaced_by(row) not in replaced), *rows])
 
 
 def _place(held: QuarantinedBar) -> tuple[bool, str, date, str, int]:
@@ -178,9 +178,9 @@ def _facts(row: Mapping[str, Any]) -> list[str]:
     return [str(row[name]) for name in _SCHEMA.names if name != "ingested_at"]
 
 
-def encode_quarantined(rows: Sequence[Row]) -> bytes:
-    """Return rows as the bytes of a quarantine object."""
-    return encode(pa.Table.from_pylist(list(rows), schema=_SCHEMA))
+def encode_quarantined(key: str, rows: Sequence[Row]) -> bytes:
+    """Return rows as the bytes of a quarantine object; raise TooLargeError if it could not be read again."""
+    return encode_rows(rows, _SCHEMA, key, market_limit())
 
 
 def row_of(held: QuarantinedBar) -> Row:

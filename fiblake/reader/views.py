@@ -13,7 +13,7 @@ import duckdb
 
 from fiblake.aggregate import SILVER
 from fiblake.bars import BRONZE, MANIFEST
-from fiblake.decoding import decoding, open_parquet
+from fiblake.decoding import decoding, limit, market_limit, open_parquet
 from fiblake.errors import ContractError
 from fiblake.lake import (
     DIVIDENDS_PREFIX,
@@ -214,10 +214,10 @@ def check_of(name: str) -> Callable[[bytes], None]:
 
     The function reads the file once with the limits of the services: its footer, its pages and its texts.
     """
-    columns = schemas()[name].names
+    columns, allowed = schemas()[name].names, market_limit() if schemas()[name] is SILVER else limit()
 
     def check(data: bytes) -> None:
-        file = open_parquet(data, "it", columns)
+        file = open_parquet(data, "it", columns, allowed=allowed)
         with decoding("it cannot be read"):
             file.read([column for column in file.names if column in columns])
 

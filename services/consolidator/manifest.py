@@ -33,7 +33,7 @@ def with_symbols(data: bytes | None, consolidations: Sequence[Consolidation]) ->
     symbols = rows["symbol"].take(order).combine_chunks()
     is_last = pc.not_equal(symbols.slice(0, len(symbols) - 1), symbols.slice(1))
     newest = rows.take(order.filter(pa.concat_arrays([is_last, pa.array([True])])))
-    return None if newest.equals(stored) else encode(newest)
+    return None if newest.equals(stored) else encode(newest, what=MANIFEST_KEY)
 
 
 def _row(consolidation: Consolidation) -> dict[str, Any]:

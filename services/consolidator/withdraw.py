@@ -1,19 +1,17 @@
 """Withdraw a bar that should not exist, for a person."""
 
-import json
 from dataclasses import dataclass
 from datetime import date, datetime
-from functools import partial
 from typing import Any, Final, cast
 
 import pyarrow.compute as pc
 
 from fiblake.bars import Consolidated
-from fiblake.decoding import decoding, read_json
 from fiblake.errors import ConfigurationError, NotFoundError
 from fiblake.lake import WITHDRAWAL_RECORD_KEY
 from fiblake.wording import counted
 from services.consolidator.worker import Worker
+from shared.records import add_entry
 from shared.telemetry import logger
 
 MAX_WITHDRAWN: Final = 1_000
@@ -50,7 +48,7 @@ def withdraw(worker: Worker, symbol: str, session: date, by: str, reason: str) -
             "withdrawn_at": worker.clock().isoformat(), "by": by, "reason": reason,
             "bar": row | {"timestamp": session.isoformat(), "ingested_at": until.isoformat()},
         }  # fmt: skip
-        worker.consolidator.store.update(WITHDRAWAL_RECORD_KEY, partial(_add_entry, entry=entry))
+        add_entry(worker.consolidator.store, WITHDRAWAL_RECORD_KEY, "withdrawals", entry)
     consolidation = worker.withdraw(symbol, session, until)
     logger.info("bar withdrawn", extra={"symbol": symbol, "session": str(session), "by": by, "reason": reason})
     return Withdrawal(symbol, session, until, consolidation.changed_from, consolidation.stored.last_updated)
@@ -79,9 +77,3 @@ def _find_bar(stored: Consolidated, symbol: str, session: date) -> dict[str, Any
     if len(stored.withdrawn) >= MAX_WITHDRAWN:
         raise ConfigurationError(f"{symbol} has {MAX_WITHDRAWN:,} withdrawn sessions already, and cannot have more")
     return cast("dict[str, Any]", rows[0])
-
-
-def _add_entry(data: bytes | None, entry: dict[str, Any]) -> bytes:
-    with decoding(f"{WITHDRAWAL_RECORD_KEY} cannot be read", "move it away and run again"):
-        withdrawals = cast("list[dict[str, Any]]", read_json(data, "it")["withdrawals"]) if data else []
-        return json.dumps({"withdrawals": [*withdrawals, entry]}, indent=1).encode()

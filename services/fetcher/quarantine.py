@@ -1,23 +1,22 @@
 """Release a bar from quarantine into the lake, for a person."""
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import date, datetime
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 
 from fiblake.bars import BRONZE, encode, released
 from fiblake.calendar import TradingCalendar
-from fiblake.decoding import decoding, read_json
 from fiblake.errors import ConflictError, ContractError, NotFoundError
 from fiblake.lake import QUARANTINE_RECORD_KEY, Bronze, valid_symbol
 from fiblake.rules import NUMBER_COLUMNS
 from shared.database import Database, Settled, session_scope
 from shared.objects import ObjectStore
 from shared.quarantine import QuarantinedBar, encode_quarantined, read_quarantined, row_of
+from shared.records import add_entry
 from shared.telemetry import logger
 
 
@@ -55,7 +54,7 @@ async def release(  # noqa: PLR0917
         "released_at": now.isoformat(), "by": by, "key": key, "quarantine_key": bar.key, "reason": bar.reason,
         "source": bar.source, "bar": {**asdict(bar.bar), "session": bar.bar.session.isoformat()},
     }  # fmt: skip
-    store.update(QUARANTINE_RECORD_KEY, lambda data: _add_entry(data, entry))
+    add_entry(store, QUARANTINE_RECORD_KEY, "releases", entry)
     _take_out(store, bar)
     logger.info("bar released", extra={"symbol": bar.bar.symbol, "session": str(bar.bar.session), "by": by})
     return key
@@ -85,12 +84,6 @@ def _take_out(store: ObjectStore, bar: QuarantinedBar) -> None:
     rows = read_quarantined(bar.key, bar.etag, _check_unchanged(store, bar))
     rest = [row_of(other) for other in rows if other.row != bar.row]
     if rest:
-        store.write_if_unchanged(bar.key, encode_quarantined(rest), bar.etag)
+        store.write_if_unchanged(bar.key, encode_quarantined(bar.key, rest), bar.etag)
     else:
         store.delete_versions([(bar.key, bar.etag)])
-
-
-def _add_entry(data: bytes | None, entry: dict[str, Any]) -> bytes:
-    with decoding(f"{QUARANTINE_RECORD_KEY} cannot be read", "move it away and run again"):
-        releases = cast("list[dict[str, Any]]", read_json(data, "it")["releases"]) if data else []
-        return json.dumps({"releases": [*releases, entry]}, indent=1).encode()

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from fiblake.aggregate import decode_silver
 from fiblake.errors import ConflictError, FiblakeError
-from fiblake.lake import CLEANUP_RECORD_KEY, INTERVALS, MANIFEST_KEY, checkpoint_key, silver_prefix
+from fiblake.lake import ARCHIVE_ROOT, CLEANUP_RECORD_KEY, INTERVALS, MANIFEST_KEY, checkpoint_key, silver_prefix
 from services.reconcile.lag import Cause, Lag
 from services.reconcile.reconcile import Reconciler, read_manifest
 from shared.checkpoints import read_checkpoint
@@ -19,7 +19,7 @@ from shared.cleanup import with_run
 from shared.objects import ObjectStore, StoredObject
 from shared.outcomes import catch_errors
 
-ARCHIVE_PREFIX: Final = "archive/adopted/"
+ARCHIVE_PREFIX: Final = f"{ARCHIVE_ROOT}adopted/"
 Advance = Callable[[int], None]
 
 

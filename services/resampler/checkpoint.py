@@ -1,8 +1,8 @@
 """The checkpoint of an interval: how far its table is."""
 
-import json
 from datetime import date, datetime
 
+from fiblake.decoding import write_json
 from fiblake.lake import checkpoint_key
 from shared.checkpoints import read_checkpoint
 from shared.objects import ObjectStore
@@ -25,4 +25,4 @@ def with_run(data: bytes | None, interval: int, processed: date, rows: int, now:
         "last_run_timestamp": now.isoformat(),
         "total_records_processed": total,
     }
-    return json.dumps(checkpoint, indent=1).encode()
+    return write_json(checkpoint, checkpoint_key(interval), indent=1)

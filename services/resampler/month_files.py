@@ -4,17 +4,20 @@ A file is read, new rows are joined into it, and it is written only if it has no
 and joined again. Bronze is not read again for that (rule 5 in docs/architecture.md).
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
+from threading import Condition
 from typing import Final, Protocol
 
 import pyarrow as pa
 
-from fiblake.aggregate import SILVER_CALENDAR, decode_silver
+from fiblake.aggregate import SILVER, SILVER_CALENDAR, decode_silver
 from fiblake.bars import encode
 from fiblake.calendar import TradingCalendar
+from fiblake.decoding import VALUE_BYTES, market_limit, parquet_rows
 from fiblake.errors import ConflictError, FiblakeError
 from fiblake.lake import Month, parse_silver_key, silver_key, silver_prefix
 from services.resampler.computing import COMPUTING
@@ -23,6 +26,36 @@ from shared.objects import ObjectStore
 from shared.outcomes import catch_errors
 
 MONTHS_AT_ONCE: Final = 8
+
+
+class Memory:
+    """The memory for the rows of files that are joined at once: a file waits until there is room for its rows.
+
+    Otherwise the number of symbols, times the files that are joined at once, would determine the memory of a process.
+    """
+
+    def __init__(self, size: Callable[[], int]) -> None:
+        """Hold `size()` bytes; it is called late, because it reads a setting."""
+        self._size, self._taken = size, 0
+        self._changed = Condition()
+
+    @contextmanager
+    def taken(self, nbytes: int) -> Iterator[None]:
+        """Wait until so many bytes are free, and take them for the block; a request for more than all gets all."""
+        nbytes = min(nbytes, self._size())
+        with self._changed:
+            self._changed.wait_for(lambda: self._taken + nbytes <= self._size())
+            self._taken += nbytes
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= nbytes
+                self._changed.notify_all()
+
+
+ROW_BYTES: Final = len(SILVER) * VALUE_BYTES
+_MEMORY: Final = Memory(market_limit)
 
 
 class OtherCalendarError(ConflictError):
@@ -130,10 +163,14 @@ class MonthFiles:
 
         def change(data: bytes | None) -> bytes | None:
             nonlocal postponed
-            with COMPUTING:
+            rows_there = parquet_rows(data) if data is not None else 0
+            nbytes = (rows_there + sum(update.rows.num_rows for update in updates)) * ROW_BYTES
+            with _MEMORY.taken(nbytes), COMPUTING:
                 rows, postponed = self._joined(data, key, updates, grid)
                 postponed = postponed and not last
-                return None if rows is None or postponed else encode(rows, {SILVER_CALENDAR: grid.calendar_stamp})
+                if rows is None or postponed:
+                    return None
+                return encode(rows, {SILVER_CALENDAR: grid.calendar_stamp}, what=key, allowed=market_limit())
 
         written = self.store.update(key, change, absent=absent)
         return _Outcome.AFTER_THE_OTHERS if postponed else _Outcome.WRITTEN if written else _Outcome.UNCHANGED

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Final
 
-import pyarrow as pa
-
-from fiblake.bars import BRONZE, decode_rows, encode
+from fiblake.bars import BRONZE, decode_rows, encode_rows
 from fiblake.calendar import days_before
+from fiblake.decoding import market_limit
 from fiblake.errors import ConfigurationError, UpstreamError
 from fiblake.lake import archive_key
 from shared.batching import chunks
@@ -88,8 +87,8 @@ def _archive(store: ObjectStore, session: date, rows: Sequence[Row]) -> None:
     archived = _by_symbol(stored.data, key) if stored else {}
     merged = archived | {row["symbol"]: row for row in rows if _is_newer(row, archived.get(row["symbol"]))}
     if merged != archived or stored is None:
-        table = pa.Table.from_pylist([merged[symbol] for symbol in sorted(merged)], schema=BRONZE)
-        store.write_if_unchanged(key, encode(table), stored.etag if stored else None)
+        data = encode_rows([merged[symbol] for symbol in sorted(merged)], BRONZE, key, market_limit())
+        store.write_if_unchanged(key, data, stored.etag if stored else None)
     written = store.find(key)
     if written is None or _by_symbol(written.data, key) != merged:
         raise UpstreamError(
@@ -98,7 +97,7 @@ def _archive(store: ObjectStore, session: date, rows: Sequence[Row]) -> None:
 
 
 def _by_symbol(data: bytes, key: str) -> dict[str, Row]:
-    return {row["symbol"]: row for row in decode_rows(data, BRONZE, key, "move it away")}
+    return {row["symbol"]: row for row in decode_rows(data, BRONZE, key, "move it away", market_limit())}
 
 
 def _is_newer(row: Row, archived: Row | None) -> bool:

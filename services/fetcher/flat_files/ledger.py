@@ -1,11 +1,10 @@
 """The ledger of loaded day files: one JSON object in the lake, with the loaded version of each session's file."""
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Final, cast
 
-from fiblake.decoding import decoding, read_json
+from fiblake.decoding import decoding, read_json, write_json
 from services.fetcher.flat_files.days import DayFile
 from shared.objects import ObjectStore
 
@@ -34,6 +33,5 @@ def _decode(data: bytes | None) -> dict[date, str]:
 
 
 def _encode(versions: Mapping[date, str]) -> bytes:
-    return json.dumps(
-        {"sessions": {str(session): versions[session] for session in sorted(versions)}}, indent=0
-    ).encode()
+    sessions = {str(session): versions[session] for session in sorted(versions)}
+    return write_json({"sessions": sessions}, LEDGER_KEY, indent=0)

@@ -67,7 +67,8 @@ class SetAside:
         rows = pa.concat_tables(self._unclaimed) if self._unclaimed else None
         while rows and rows.num_rows >= fewest:
             part = rows.slice(0, UNCLAIMED_ROWS_PER_PART)
-            self.store.put(unclaimed_key(self.files[0].session, self.files[-1].session, self._parts), encode(part))
+            key = unclaimed_key(self.files[0].session, self.files[-1].session, self._parts)
+            self.store.put(key, encode(part, what=key))
             self._parts += 1
             rows = rows.slice(UNCLAIMED_ROWS_PER_PART)
         self._unclaimed = [rows] if rows and rows.num_rows else []

@@ -20,8 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fiblake.aggregate import SILVER, decode_silver
-from fiblake.bars import BRONZE, MANIFEST, Consolidated, decode_manifest, encode, read_prices
+from fiblake.bars import BRONZE, MANIFEST, Consolidated, decode_manifest, decode_rows, encode, read_prices
 from fiblake.calendar import nyse
+from fiblake.decoding import MARKET_SHARE, market_limit
 from fiblake.errors import FiblakeError
 from fiblake.reader.views import check_of
 from fiblake.reference import IDENTITIES, SPLITS, read_identities, read_splits
@@ -65,14 +66,19 @@ PARQUET_READERS: dict[str, tuple[pa.Schema, Reader]] = {
     "source file": (BRONZE, lambda data: bars_of_source(data, SOURCE, NOW, nyse(), NOW.date())),
     "data.parquet": (BRONZE, lambda data: Consolidated.decode(data, "AAPL", NOW)),
     "prices": (BRONZE, lambda data: read_prices(data, "AAPL", NOW)),
-    "month file": (SILVER, lambda data: decode_silver(data, "silver/month.parquet")),
     "manifest": (MANIFEST, decode_manifest),
     "splits": (SPLITS, lambda data: read_splits(data, "AAPL")),
     "identities": (IDENTITIES, lambda data: read_identities(data, "AAPL")),
-    "quarantine": (BRONZE, lambda data: read_quarantined("bronze/quarantine/x.parquet", "", data)),
     "copy for a query": (BRONZE, check_of("bronze")),
     "Parquet to replay": (BRONZE, lambda data: replay(data, ".parquet")),
 }
+MARKET_READERS: dict[str, tuple[pa.Schema, Reader]] = {
+    "month file": (SILVER, lambda data: decode_silver(data, "silver/month.parquet")),
+    "month file for a query": (SILVER, check_of("silver_3d")),
+    "quarantine": (BRONZE, lambda data: read_quarantined("bronze/quarantine/x.parquet", "", data)),
+    "archive": (BRONZE, lambda data: decode_rows(data, BRONZE, "archive/x.parquet", allowed=market_limit())),
+}
+"""Readers of tables of all symbols, which may be larger."""
 JSON_READERS: dict[str, Reader] = {
     "checkpoint": lambda data: read_checkpoint(data, "processing_metadata/silver_3d_checkpoint.json"),
     "record of clean-ups": lambda data: with_run(data, "run", NOW, {}),
@@ -130,12 +136,12 @@ def varint(value: int, length: int = 0) -> bytes:
     return bytes([*parts, value])
 
 
-def of_schema(schema: pa.Schema) -> Iterator[tuple[str, bytes]]:
-    """Return the bombs that a file of this schema can be, each with its name."""
-    yield "rows without number", written(rows_of(schema, 1_200_000), compression="zstd")
-    yield "a text repeated", written(rows_of(schema, 400, "x" * 100_000), compression="zstd")
+def of_schema(schema: pa.Schema, times: int) -> Iterator[tuple[str, bytes]]:
+    """Return the bombs that a file of this schema can be, each with its name, for a reader of `times` the limit."""
+    yield "rows without number", written(rows_of(schema, times * 1_200_000), compression="zstd")
+    yield "a text repeated", written(rows_of(schema, times * 400, "x" * 100_000), compression="zstd")
     wide: dict[str, Any] = {"compression": "zstd", "use_dictionary": False, "data_page_size": 1 << 30}
-    texts = rows_of(schema, 400, "y" * 100_000).cast(pa.schema([(field.name, field.type) for field in schema]))
+    texts = rows_of(schema, times * 400, "y" * 100_000).cast(pa.schema([(field.name, field.type) for field in schema]))
     yield "large when unpacked", written(texts, **wide)
     yield "a footer that lies", with_footer_that_lies(written(texts, **wide))
     encodings = {field.name: "DELTA_BYTE_ARRAY" for field in schema if field.type == pa.string()}
@@ -150,12 +156,13 @@ def is_replayed(name: str) -> bool:
 
 def lay_bombs(folder: Path) -> list[str]:
     """Write each bomb as a file named for its reader; return their names."""
-    made: dict[str, list[tuple[str, bytes]]] = {}
-    for reader, (schema, _) in PARQUET_READERS.items():
-        if str(schema) not in made:
-            made[str(schema)] = list(of_schema(schema))
-        for kind, data in made[str(schema)]:
-            (folder / f"{reader} {kind}").write_bytes(data)
+    for readers, times in ((PARQUET_READERS, 1), (MARKET_READERS, MARKET_SHARE)):
+        made: dict[str, list[tuple[str, bytes]]] = {}
+        for reader, (schema, _) in readers.items():
+            if str(schema) not in made:
+                made[str(schema)] = list(of_schema(schema, times))
+            for kind, data in made[str(schema)]:
+                (folder / f"{reader} {kind}").write_bytes(data)
     for reader in JSON_READERS:
         (folder / f"{reader} deep").write_bytes(b"[" * LARGEST)
         (folder / f"{reader} wide").write_bytes(b"[" + b"{}," * (LARGEST // 3) + b"{}]")
@@ -173,8 +180,9 @@ def lay_bombs(folder: Path) -> list[str]:
 
 def ending(name: str, data: bytes) -> str:
     """Read a bomb by its reader; return the error that it ends with."""
-    readers = {kind: reader for kind, (_, reader) in PARQUET_READERS.items()} | JSON_READERS | TEXT_READERS
-    (reader,) = (reader for kind, reader in readers.items() if name.startswith(f"{kind} "))
+    tables = PARQUET_READERS | MARKET_READERS
+    readers = {kind: reader for kind, (_, reader) in tables.items()} | JSON_READERS | TEXT_READERS
+    reader = readers[max((kind for kind in readers if name.startswith(f"{kind} ")), key=len)]
     try:
         reader(data)
     except FiblakeError as error:

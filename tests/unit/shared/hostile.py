@@ -84,7 +84,7 @@ def good_files() -> dict[str, tuple[bytes, Callable[[bytes], object]]]:
             identities,
             lambda data: read_identities(data, "AAPL"),
         ),
-        "quarantine": (encode_quarantined([BROKEN]), lambda data: read_quarantined("a key", "", data)),
+        "quarantine": (encode_quarantined("a key", [BROKEN]), lambda data: read_quarantined("a key", "", data)),
         "checkpoint": (json.dumps(checkpoint).encode(), lambda data: read_checkpoint(data, "a key")),
         "record": (record, lambda data: with_run(data, "run", NOON, {"AAPL": {"files": 1, "bytes": 1}})),
         "request": (

@@ -8,7 +8,7 @@ import pytest
 from fiblake.decoding import limit
 from fiblake.errors import ConfigurationError
 from tests.fakes import REPOSITORY
-from tests.unit.shared.bombs import JSON_READERS, PARQUET_READERS, is_replayed, lay_bombs
+from tests.unit.shared.bombs import JSON_READERS, MARKET_READERS, PARQUET_READERS, is_replayed, lay_bombs
 
 MEGABYTES = 300
 
@@ -17,7 +17,7 @@ MEGABYTES = 300
 def bombs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bombs")
     names = lay_bombs(folder)
-    assert len(names) == 6 * len(PARQUET_READERS) + 3 * len(JSON_READERS) + 5
+    assert len(names) == 6 * len(PARQUET_READERS | MARKET_READERS) + 3 * len(JSON_READERS) + 5
     assert max(path.stat().st_size for path in folder.iterdir() if not path.name.endswith(" large")) < 600_000
     return folder
 
