@@ -30,8 +30,6 @@ TOPICS: Final = {
     "SILVER_UPDATED_TOPIC_ARN": "bench-silver-updated",
 }
 MANY_FILES: Final = 30
-LARGE_FILES: Final = {"READ_LIMIT_MB": "64"}
-"""With 53,500 symbols, a month of 3-session buckets needs more memory than the default limit."""
 NAMES: Final = ("resample_full", "s3", "reading", "flat_files", "chain", "fetch", "imports")
 
 
@@ -128,7 +126,7 @@ def _on_one_server(size: Size, runs: int, faults: list[str], *, peers: bool) -> 
     measured: dict[tuple[str, str], list[Result]] = {}
     for run in range(runs):
         with s3_and_queues(FOLDER / "servers") as servers:
-            environment = servers | _topics(servers) | (LARGE_FILES if size == TENFOLD else {})
+            environment = servers | _topics(servers)
             os.environ.update(environment)
             consolidate.lay_lake(size)
             for result in _steps(size, environment, faults, peers=peers and run == 0):

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from fiblake.aggregate import SILVER, decode_silver
 from fiblake.bars import Consolidated, decode_manifest
-from fiblake.decoding import MAKE_ANEW, decoding
+from fiblake.decoding import MAKE_ANEW, decoding, market_limit
 from fiblake.errors import ContractError, FiblakeError, PermanentError, UpstreamError
 from fiblake.lake import (
     INTERVALS,
@@ -322,15 +322,15 @@ class Reconciler:
         If a month file cannot be read, return the lag that names it: otherwise every symbol would seem to lag.
         """
         day = self.grid.calendar.session(first)
-        months = {
-            info.key: month
+        files = [
+            info
             for info in self.store.listed(silver_prefix(interval))
             if (month := parse_silver_key(interval, info.key)) and month >= Month.of(day)
-        }
+        ]
         symbols_read = pa.array(symbols, pa.string())
         parts = [SILVER.empty_table()]
-        for keys in chunks(months, CONCURRENCY):
-            for file in filter(None, self.store.get_many(keys)):
+        for some in chunks(files, CONCURRENCY, market_limit(), lambda info: info.size):
+            for file in filter(None, self.store.get_many([info.key for info in some])):
                 rows = catch_errors(_silver_rows, file)
                 if isinstance(rows, FiblakeError):
                     detail = f"{rows}; until then this interval is not compared"

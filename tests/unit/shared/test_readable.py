@@ -143,8 +143,8 @@ def write_quarantine(store: MemoryObjectStore, symbols: list[str]) -> str:
 def write_manifest(store: MemoryObjectStore, symbols: list[str]) -> str:
     bars = table_of(BRONZE, ["AAPL"])
     stored = Consolidated(bars, {}, NOW)
-    done = [Consolidation(symbol, stored, "", (), SESSION, 0, (), None, ()) for symbol in symbols]
-    store.update(MANIFEST_KEY, lambda data: with_symbols(data, done))
+    consolidations = [Consolidation(symbol, stored, "", (), SESSION, 0, (), None, ()) for symbol in symbols]
+    store.update(MANIFEST_KEY, lambda data: with_symbols(data, consolidations))
     return MANIFEST_KEY
 
 
@@ -167,10 +167,10 @@ def read_month_file(store: MemoryObjectStore) -> int:
 
 
 def read_cleanup_record(store: MemoryObjectStore) -> int:
-    return len(read_json(found(store, CLEANUP_RECORD_KEY), "it")["runs"][0]["symbols"])
+    return len(read_json(stored_bytes(store, CLEANUP_RECORD_KEY), "it")["runs"][0]["symbols"])
 
 
-def found(store: MemoryObjectStore, key: str) -> bytes:
+def stored_bytes(store: MemoryObjectStore, key: str) -> bytes:
     stored = store.find(key)
     assert stored
     return stored.data
@@ -179,10 +179,10 @@ def found(store: MemoryObjectStore, key: str) -> bytes:
 Writer = Callable[[MemoryObjectStore, list[str]], str]
 TABLES: dict[str, tuple[Writer, Callable[[MemoryObjectStore], int]]] = {
     "month file": (write_month_file, read_month_file),
-    "archive": (write_archive, lambda store: decode(found(store, archive_key(SESSION)), BRONZE, "it").num_rows),
+    "archive": (write_archive, lambda store: decode(stored_bytes(store, archive_key(SESSION)), BRONZE, "it").num_rows),
     "quarantine": (write_quarantine, lambda store: len(list_quarantined(store))),
-    "manifest": (write_manifest, lambda store: decode_manifest(found(store, MANIFEST_KEY)).num_rows),
-    "universe": (write_universe, lambda store: read_universe(found(store, UNIVERSE_KEY)).companies.num_rows),
+    "manifest": (write_manifest, lambda store: decode_manifest(stored_bytes(store, MANIFEST_KEY)).num_rows),
+    "universe": (write_universe, lambda store: read_universe(stored_bytes(store, UNIVERSE_KEY)).companies.num_rows),
     "record of clean-ups": (write_cleanup_record, read_cleanup_record),
 }
 
