@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fiblake.bars import MANIFEST, Consolidated, decode_manifest, encode
 from fiblake.calendar import nyse
-from fiblake.decoding import DEFAULT_LIMIT_MB, MEGABYTE
+from fiblake.decoding import DEFAULT_LIMIT_MB, MARKET_SHARE, MEGABYTE
 from fiblake.errors import NotFoundError
 from fiblake.lake import INTERVALS, MANIFEST_KEY, Bronze, Month, checkpoint_key, identities_key, silver_key, splits_key
 from services.reconcile import reconcile
@@ -188,7 +188,7 @@ def test_a_symbol_that_the_lake_does_not_know_is_an_error_that_names_the_nearest
 )
 @pytest.mark.parametrize(
     ("content", "remedy"),
-    [(b"damaged", "`fiblake adopt`"), (bytes(DEFAULT_LIMIT_MB * MEGABYTE + 1), "raise READ_LIMIT_MB")],
+    [(b"damaged", "`fiblake adopt`"), (bytes(MARKET_SHARE * DEFAULT_LIMIT_MB * MEGABYTE + 1), "raise READ_LIMIT_MB")],
     ids=["damaged", "too large"],
 )
 def test_a_file_that_cannot_be_read_is_named_and_costs_nothing_else(key: str, content: bytes, remedy: str) -> None:
