@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 
 from fiblake.adjustment import NO_REFERENCE, Adjustment, Reference
 from fiblake.bars import OLDEST_VERSION, decode, read_prices
-from fiblake.calendar import Days, Ordinals, TradingCalendar
+from fiblake.calendar import CalendarRangeError, Days, Ordinals, TradingCalendar
 from fiblake.decoding import market_limit
 from fiblake.errors import ContractError
+from fiblake.lake import LATEST_VERSION
 from fiblake.rules import NUMBER_COLUMNS, PRICE_COLUMNS
 
 SILVER: Final = pa.schema(
@@ -314,6 +315,29 @@ def decode_silver(data: bytes, what: str, columns: Sequence[str] = SILVER.names)
             values[name] = pc.fill_null(values[name], _ADDED_TO_SILVER[name])
     schema = pa.schema([SILVER.field(name) for name in columns], metadata=rows.schema.metadata)
     return pa.Table.from_arrays(list(values.values()), schema=schema)
+
+
+def is_cut_by(stamp: str, calendar: TradingCalendar) -> bool:
+    """Return whether a month file with this stamp was cut by the sessions of `calendar`, up to its last bucket."""
+    through, _, digest = stamp.partition(" ")
+    try:
+        return digest != "" and calendar.digest(date.fromisoformat(through)) == digest
+    except ValueError:
+        return False
+
+
+def check_sessions(rows: pa.Table, calendar: TradingCalendar) -> None:
+    """Raise ContractError if a row of a month file begins on a day that is no session of this calendar."""
+    try:
+        calendar.ordinals(rows["ts"].to_numpy().astype("datetime64[D]"))
+    except CalendarRangeError as error:
+        raise ContractError(str(error)) from error  # here an error of the file, not of a setting
+
+
+def check_version(version: datetime) -> None:
+    """Raise ContractError for a version of data.parquet that no version can follow."""
+    if version >= LATEST_VERSION:
+        raise ContractError(f"it has version {version}, which no version can follow")
 
 
 def version_numbers(versions: Sequence[datetime]) -> Versions:

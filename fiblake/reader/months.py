@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fiblake.aggregate import SILVER, decode_silver
+from fiblake.aggregate import SILVER, SILVER_CALENDAR, check_sessions, decode_silver, is_cut_by
 from fiblake.calendar import Ordinals, TradingCalendar
 from fiblake.decoding import MAKE_ANEW
 from fiblake.lake import Month, parse_silver_key, silver_prefix
@@ -20,6 +20,7 @@ from fiblake.reader.cache import copies, read_copy
 from fiblake.reader.faults import using
 
 AT_ONCE: Final = 4
+CUT_ANEW: Final = "another trading calendar cut it: update fiblake, or compute silver again: `fiblake resample --full`"
 _FLAGS: Final = ("adjusted", "version")
 
 
@@ -47,10 +48,11 @@ class SilverTable:
 
         def decode(key: str, data: bytes) -> pa.Table:
             rows = decode_silver(data, key, names)
+            stamp = (rows.schema.metadata or {}).get(SILVER_CALENDAR, b"").decode(errors="replace")
+            with using(key, MAKE_ANEW if not stamp or is_cut_by(stamp, self.calendar) else CUT_ANEW):
+                check_sessions(rows, self.calendar)
             if wanted is not None:
                 rows = rows.filter(pc.is_in(rows["symbol"], value_set=wanted))
-            with using(key, MAKE_ANEW):
-                self.ordinals(rows)
             return rows.replace_schema_metadata(None)
 
         def read(item: tuple[str, Path]) -> pa.Table | None:

@@ -395,7 +395,8 @@ def _next_version(  # noqa: PLR0917
     if version >= LATEST_VERSION:
         raise ContractError(
             f"the next version of data.parquet of {task.symbol} would be {version}, which none can follow: put an "
-            "earlier version of it back; if silver or the manifest has such a version, move that file away"
+            "earlier version of it back; if silver or the manifest has such a version, `fiblake adopt` moves that file "
+            "away"
         )
     return Consolidated(merged.bars, log, version, reference, withdrawn=merged.withdrawn)
 

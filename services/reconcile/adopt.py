@@ -9,7 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from fiblake.aggregate import decode_silver
+import pyarrow.compute as pc
+
+from fiblake.aggregate import SILVER_CALENDAR, check_sessions, check_version, decode_silver, is_cut_by
+from fiblake.bars import OLDEST_VERSION
+from fiblake.calendar import TradingCalendar
 from fiblake.errors import ConflictError, FiblakeError
 from fiblake.lake import ARCHIVE_ROOT, CLEANUP_RECORD_KEY, INTERVALS, MANIFEST_KEY, checkpoint_key, silver_prefix
 from services.reconcile.lag import Cause, Lag
@@ -41,7 +45,7 @@ def foreign(reconciler: Reconciler, advance: Advance = lambda _: None) -> Foreig
     result = Foreign()
     for key in keys:
         stored = store.find(key)
-        if stored and isinstance(catch_errors(_read, stored), FiblakeError):
+        if stored and isinstance(catch_errors(_read, stored, reconciler.grid.calendar), FiblakeError):
             result.unreadable.append((key, stored.etag))
         advance(1)
     result.symbols = _adopted_lags(reconciler)
@@ -84,11 +88,18 @@ def _adopted_lags(reconciler: Reconciler) -> list[Lag]:
     return [lag for lag in reconciler.symbols_lagging() if lag.cause in {Cause.ADOPTED, Cause.UNREADABLE}]
 
 
-def _read(stored: StoredObject) -> Any:  # noqa: ANN401 (only whether it can be read counts)
+def _read(stored: StoredObject, calendar: TradingCalendar) -> Any:  # noqa: ANN401 (only whether it can be read counts)
+    """Read an object; raise FiblakeError for all that makes a reader or the audit name `fiblake adopt`."""
     if stored.key == MANIFEST_KEY:
-        return read_manifest(stored.data)
+        versions = [row["last_updated"] for row in read_manifest(stored.data).values()]
+        return check_version(max(versions, default=OLDEST_VERSION))
     if stored.key == CLEANUP_RECORD_KEY:
         return with_run(stored.data, "probe", stored.last_modified, {})
     if stored.key.endswith(".json"):
         return read_checkpoint(stored.data, stored.key)
-    return decode_silver(stored.data, stored.key)
+    rows = decode_silver(stored.data, stored.key)
+    stamp = (rows.schema.metadata or {}).get(SILVER_CALENDAR, b"").decode(errors="replace")
+    if stamp and not is_cut_by(stamp, calendar):
+        return rows  # one of our own files: a resampler cuts it again
+    check_version(pc.max(rows["version"]).as_py() or OLDEST_VERSION)
+    return check_sessions(rows, calendar)

@@ -415,7 +415,7 @@ def _manifest_lag(symbol: str, stored: Consolidated, entry: Mapping[str, Any] | 
 def _restored_lag(symbol: str, detail: str, version: datetime, interval: int | None = None) -> Lag:
     """Return the lag of a data.parquet that is older than `version`; no version can follow an impossible one."""
     if version >= LATEST_VERSION:
-        remedy = f"{detail}, which no version can follow: move that file away, and run `fiblake reconcile --fix`"
+        remedy = f"{detail}, which no version can follow: {MAKE_ANEW}"
         return Lag(symbol, Cause.UNREADABLE, remedy, interval=interval)
     return Lag(symbol, Cause.RESTORED, detail, interval=interval, version_floor=version)
 

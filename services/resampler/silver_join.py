@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fiblake.aggregate import SILVER
+from fiblake.aggregate import SILVER, is_cut_by
 from fiblake.bars import OLDEST_VERSION
 from fiblake.calendar import TradingCalendar
 from fiblake.lake import Month
@@ -44,11 +44,7 @@ class MonthGrid:
 
     def is_cut_alike(self, stamp: str) -> bool:
         """Return whether a file with this stamp was cut by the same sessions, up to its last bucket."""
-        through, _, digest = stamp.partition(" ")
-        try:
-            return digest != "" and self.calendar.digest(date.fromisoformat(through)) == digest
-        except ValueError:
-            return False
+        return is_cut_by(stamp, self.calendar)
 
     def bucket_starts(self, rows: pa.Table) -> Numbers:
         """Return the ordinal of the first session of each row's bucket: that of the first session on or after `ts`."""

@@ -188,7 +188,7 @@ def test_the_connection_to_the_lake_itself_reads_and_writes_no_other_file(stack:
 
 def test_a_file_that_would_need_more_memory_than_one_may_is_never_given_to_duckdb(run: Run, stack: FakeTarget) -> None:
     rows = pa.table({"symbol": pa.repeat("BIG", 3_000_000), "timestamp": pa.repeat(pa.scalar(DAY), 3_000_000)})
-    stack.store.lay(LAKE.data_key("BIG"), encode(rows))
+    stack.store.lay(LAKE.data_key("BIG"), encode(rows, allowed=1 << 30))
     for _ in range(2):
         result = run("query", "SELECT count(*) AS n FROM bronze", "--json")
         assert (result.exit_code, json.loads(result.stdout)) == (3, [{"n": 4}])

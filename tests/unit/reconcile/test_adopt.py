@@ -1,16 +1,19 @@
 """A lake of another make: data.parquet without logs, silver, manifest and checkpoints of another shape."""
 
 import json
+from collections.abc import Callable
 from datetime import date
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fiblake.bars import Consolidated
+from fiblake.aggregate import SILVER_CALENDAR, decode_silver
+from fiblake.bars import Consolidated, decode_manifest, encode
 from fiblake.calendar import nyse
+from fiblake.decoding import MAKE_ANEW
 from fiblake.errors import ConflictError, UpstreamError
-from fiblake.lake import CLEANUP_RECORD_KEY, INTERVALS, MANIFEST_KEY, Month, checkpoint_key, silver_key
+from fiblake.lake import CLEANUP_RECORD_KEY, INTERVALS, LATEST_VERSION, MANIFEST_KEY, Month, checkpoint_key, silver_key
 from services.reconcile.adopt import ARCHIVE_PREFIX, foreign, move_away
 from services.reconcile.lag import Cause, requests
 from services.reconcile.reconcile import Reconciler
@@ -21,7 +24,7 @@ from tests.unit.resampler.daily import NOW
 from tests.unit.resampler.silver_lake import silver, whole_silver
 from tests.unit.test_put_to_silver import World
 
-OCTOBER = Month(2025, 10)
+SEPTEMBER, OCTOBER = Month(2025, 9), Month(2025, 10)
 
 
 def written(table: pa.Table) -> bytes:
@@ -141,3 +144,72 @@ def test_a_checkpoint_of_ours_is_known_by_its_fields() -> None:
     world = World(None)
     world.store.lay(checkpoint_key(3), json.dumps({"last_processed_date": str(date(2025, 10, 1))}).encode())
     assert foreign(reconciler(world)).unreadable == []
+
+
+def with_column(table: pa.Table, name: str, value: object) -> pa.Table:
+    place = table.column_names.index(name)
+    field = table.schema.field(name)
+    return table.set_column(place, field, pa.repeat(pa.scalar(value, field.type), table.num_rows))
+
+
+def with_a_sunday(world: World) -> str:
+    key = silver_key(5, SEPTEMBER)
+    rows = decode_silver(world.store.peek(key) or b"", key)
+    world.store.lay(key, encode(with_column(rows, "ts", date(2025, 9, 21))))
+    return key
+
+
+def with_an_impossible_version(world: World) -> str:
+    key = silver_key(5, SEPTEMBER)
+    rows = decode_silver(world.store.peek(key) or b"", key)
+    world.store.lay(key, encode(with_column(rows, "version", LATEST_VERSION)))
+    return key
+
+
+def with_an_impossible_manifest(world: World) -> str:
+    rows = decode_manifest(world.store.peek(MANIFEST_KEY) or b"")
+    world.store.lay(MANIFEST_KEY, encode(with_column(rows, "last_updated", LATEST_VERSION)))
+    return MANIFEST_KEY
+
+
+@pytest.mark.parametrize("damage", [with_a_sunday, with_an_impossible_version, with_an_impossible_manifest])
+def test_the_remedy_of_rows_that_no_resampler_writes_works(damage: Callable[[World], str]) -> None:
+    world = whole_world()
+    key = damage(world)
+    damaged = world.store.peek(key)
+    to_adopt = foreign(reconciler(world))
+    assert [name for name, _ in to_adopt.unreadable] == [key]
+    assert move_away(world.store, to_adopt.unreadable) == 1
+    healed(world, audited(world))
+    assert audited(world).lags == []
+    assert foreign(reconciler(world)).unreadable == []
+    for interval in INTERVALS:
+        assert silver(world.store, interval) == whole_silver(world.bronze, interval, {})
+    assert world.store.peek(f"{ARCHIVE_PREFIX}{key}") == damaged
+
+
+def test_impossible_versions_in_silver_are_named_with_the_remedy_and_not_taken_for_a_restored_file() -> None:
+    world = whole_world()
+    with_an_impossible_version(world)
+    lags = audited(world).lags
+    assert {(lag.symbol, lag.cause, lag.interval) for lag in lags} == {("AAPL", Cause.UNREADABLE, 5)}
+    assert f"which no version can follow: {MAKE_ANEW}" in lags[0].detail
+    assert requests(lags, "audit") == []
+
+
+def test_a_file_that_another_calendar_cut_is_not_moved_away() -> None:
+    world = whole_world()
+    key = silver_key(5, SEPTEMBER)
+    rows = decode_silver(world.store.peek(key) or b"", key)
+    stamp = {SILVER_CALENDAR: "2025-10-03 0123456789abcdef"}
+    world.store.lay(key, encode(with_column(rows, "ts", date(2025, 9, 21)), stamp))
+    assert foreign(reconciler(world)).unreadable == []
+
+
+def whole_world() -> World:
+    """Return a lake of one symbol in which everything is up to date."""
+    world = World(None)
+    world.history("AAPL")
+    healed(world, audited(world))
+    assert audited(world).lags == []
+    return world

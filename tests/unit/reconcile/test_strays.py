@@ -59,7 +59,7 @@ def test_a_version_that_none_can_follow_is_named_and_stops_no_repair() -> None:
     world.store.lay(MANIFEST_KEY, encode(pa.Table.from_pylist(rows, MANIFEST)))
     impossible, behind = audited(world).lags
     assert (impossible.symbol, impossible.cause, behind.cause) == ("AAPL", Cause.UNREADABLE, Cause.MANIFEST)
-    assert "which no version can follow: move that file away" in impossible.detail
+    assert "which no version can follow: move it away: `fiblake adopt`" in impossible.detail
     assert [request.symbol for request in requests([impossible, behind], "audit")] == ["MSFT"]
 
 
