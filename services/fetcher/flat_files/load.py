@@ -95,7 +95,7 @@ class FlatFileLoader:
         """
         report = LoadReport()
         started = time.perf_counter()
-        files = self.source.files(first, last)
+        files = self._not_in_the_future(self.source.files(first, last))
         stored = StoredFiles.listed(self.store, self.bronze)  # after the day files: later arrivals are newer
         loaded = {} if again else loaded_versions(self.store)
         due = [file for file in files if loaded.get(file.session) != file.etag]
@@ -111,6 +111,18 @@ class FlatFileLoader:
             report.without_bars = _without_bars(self.claims, first, last, with_bars)
         report.seconds["all"] = round(time.perf_counter() - started, 3)
         return report
+
+    def _not_in_the_future(self, files: Sequence[DayFile]) -> list[DayFile]:
+        """Return the files; one that was last changed in the future, by a wrong clock, counts as changed now.
+
+        Otherwise its bars would win over all later ones until that instant, or be refused.
+        """
+        now = self.clock()
+        future = [file for file in files if file.last_modified > now]
+        if future:
+            extra = {"files": len(future), "first": future[0].key, "last_modified": str(future[0].last_modified)}
+            logger.warning("day files changed in the future count as changed now", extra=extra)
+        return [replace(file, last_modified=min(file.last_modified, now)) for file in files]
 
     def _compare_with_calendar(self, first: date, last: date, files: Sequence[DayFile], report: LoadReport) -> None:
         there = {file.session for file in files}

@@ -29,11 +29,13 @@ from services.fetcher.flat_files.load import FlatFileLoader, LoadReport
 from services.fetcher.flat_files.sources import PREFIX, BucketSource, FolderSource
 from services.fetcher.settings import DEFAULT_TYPES
 from shared.quarantine import list_quarantined
+from shared.source_files import bars_of_source
 from tests.fakes import LAKE, NOON, MemoryObjectStore
 
 HEADER = "ticker,volume,open,close,high,low,window_start,transactions"
 DAYS = nyse().between(date(2012, 6, 1), date(2012, 7, 31))
 MIB = 1 << 20
+LOADED_AT = NOON + timedelta(days=10)
 
 
 def line(ticker: str, close: float = 10.0, volume: float = 100, trades: int | str = 7) -> str:
@@ -53,7 +55,7 @@ def load(
     first: date = DAYS[0], last: date = DAYS[-1], again: bool = False,
 ) -> LoadReport:  # fmt: skip
     loader = FlatFileLoader(
-        FolderSource(folder), store, LAKE, nyse(), claims, memory, most_bytes_per_file=MIB, clock=lambda: NOON
+        FolderSource(folder), store, LAKE, nyse(), claims, memory, most_bytes_per_file=MIB, clock=lambda: LOADED_AT
     )
     return loader.load(first, last, lambda *_: None, again=again)
 
@@ -93,6 +95,19 @@ def test_a_ticker_gets_one_range_file_with_all_its_bars(tmp_path: Path) -> None:
     assert (second["timestamp"], second["close"], second["ingested_at"]) == (DAYS[1], 11.0, NOON + timedelta(hours=1))
     assert (report.files, report.rows, report.stored, report.range_files) == (2, 3, 3, 2)
     assert report.missing_sessions == DAYS[2:]
+
+
+@pytest.mark.parametrize("ahead", [timedelta(seconds=1), timedelta(hours=3), timedelta(days=400)])
+def test_a_file_of_a_clock_that_is_ahead_is_loaded_as_if_it_had_been_changed_now(
+    tmp_path: Path, ahead: timedelta
+) -> None:
+    write(tmp_path, DAYS[0], [line("AAPL")], LOADED_AT + ahead)
+    store = MemoryObjectStore()
+    load(tmp_path, store)
+    key = LAKE.range_key("AAPL", DAYS[0], DAYS[0])
+    content = bars_of_source(store.peek(key) or b"", LAKE.parse_source(key), LOADED_AT, nyse(), LOADED_AT.date())
+    assert [row["ingested_at"] for row in content.to_pylist()] == [LOADED_AT]
+    assert load(tmp_path, store).unchanged == 1
 
 
 def test_upper_and_lower_case_are_two_tickers(tmp_path: Path) -> None:
