@@ -39,11 +39,23 @@ def tracked() -> list[Path]:
     return [REPOSITORY / name for name in sorted(names.split("\0")) if name and (REPOSITORY / name).is_file()]
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _trees_are_freed() -> Iterator[None]:
+    """Keep the trees for the tests of this file only: they take more memory than all else."""
+    yield
+    parsed.cache_clear()
+
+
 def sources(rooms: Sequence[str] = OURS) -> Iterator[tuple[str, ast.Module]]:
     for path in tracked():
         name = path.relative_to(REPOSITORY).as_posix()
         if path.suffix == ".py" and name.partition("/")[0] in rooms:
-            yield name, ast.parse(path.read_text(encoding="utf-8"))
+            yield name, parsed(path)
 
 
 def functions(rooms: Sequence[str] = OURS) -> Iterator[tuple[str, Function]]:
