@@ -1,10 +1,9 @@
 """`as_of=T` is the lake as it was at T: whatever was restated, split, withdrawn or lost on the way.
 
 After each step a copy of data.parquet is kept. In the end the lake, asked as of each of those instants, must answer as
-the copies do. AS_OF_EXAMPLES sets how many lives of a lake are tried.
+the copies do.
 """
 
-import os
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -30,7 +29,7 @@ from tests.fakes import LAKE, NOON, MemoryObjectStore, bar, companies, dividend,
 
 DATA, REVISED = LAKE.data_key("AAPL"), revisions_key("AAPL")
 SESSIONS = nyse().between(date(2025, 11, 3), date(2025, 11, 19))
-EXAMPLES = int(os.environ.get("AS_OF_EXAMPLES", "25"))
+EXAMPLES = settings().max_examples // 2
 MICROSECOND = timedelta(microseconds=1)
 
 

@@ -1,16 +1,15 @@
 """Whatever order events come in, however often, with or without their tails, silver ends as bronze has it.
 
 `World` is bronze, the events that were sent of it, and the readers of one interval's queue. What silver must be is
-computed bar by bar (`daily.slow_silver`), without the services' code. SILVER_EXAMPLES sets how many examples are tried.
+computed bar by bar (`daily.slow_silver`), without the services' code.
 """
 
-import os
 import threading
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fiblake.bars import OLDEST_VERSION
@@ -29,7 +28,6 @@ NEARBY = SESSIONS[START : START + 45]
 WINDOW = SESSIONS[ORDINAL[date(2025, 3, 3)] - 9 : ORDINAL[date(2025, 3, 3)] + 9 : 2]
 """Sessions around the beginning of a history window of one year."""
 SYMBOLS = ["AAPL", "BRK.B", "a"]
-EXAMPLES = int(os.environ.get("SILVER_EXAMPLES", "150"))
 ENOUGH = 1 << 30
 
 
@@ -148,7 +146,6 @@ def in_silver(key: str) -> bool:
     return key.startswith("silver/")
 
 
-@settings(max_examples=EXAMPLES)
 @given(interval=st.sampled_from(INTERVALS), steps=STEPS, years=st.sampled_from([0, 0, 1]), data=st.data())
 def test_silver_ends_as_bronze_whatever_comes_when_and_how_often(
     interval: int, steps: list[tuple[Any, ...]], years: int, data: st.DataObject

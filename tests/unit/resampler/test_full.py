@@ -6,7 +6,7 @@ from datetime import date
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fiblake.calendar import TradingCalendar, nyse
@@ -21,6 +21,8 @@ from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS, Daily, Facts, fla
 from tests.unit.resampler.silver_lake import changed, lay, resampler, silver, whole_silver
 
 PLENTY = 1 << 30
+EXAMPLES = settings().max_examples * 2 // 5
+"""Fewer than elsewhere, because each is six tables, computed twice."""
 START = ORDINAL[date(2025, 10, 1)]
 DAYS = SESSIONS[START : START + 60]
 BRONZE = {"AAPL": numbered(DAYS), "BRK.B": numbered(DAYS[7:50]), "A": numbered(DAYS[::2]), "A-B": numbered(DAYS[3:4])}
@@ -73,6 +75,7 @@ FACTS = st.builds(
 LAKES = st.dictionaries(st.sampled_from(["AAPL", "BRK.B", "BRK", "a", "Z-1"]), histories(), min_size=1)
 
 
+@settings(max_examples=EXAMPLES)
 @given(bronze=LAKES, data=st.data(), most_bytes=st.sampled_from([500, 5_000, PLENTY]), machines=st.integers(1, 3))
 def test_it_gives_what_the_resamplers_of_the_queues_give_with_any_memory_on_any_number_of_machines(
     bronze: dict[str, dict[date, Daily]], data: st.DataObject, most_bytes: int, machines: int
@@ -175,6 +178,7 @@ def live(
         assert resampler(store, n).resample(changed(symbol, since=session), NOW) == {}
 
 
+@settings(max_examples=EXAMPLES)
 @given(
     arrivals=st.lists(st.tuples(st.sampled_from(["AAPL", "NEW"]), st.sampled_from(DAYS)), min_size=1, max_size=3),
     nth=st.integers(1, 12), most_bytes=st.sampled_from([3_000, PLENTY]), there=st.booleans(),
