@@ -11,7 +11,7 @@ import os
 import pwd
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,6 +29,8 @@ with warnings.catch_warnings():
 _ENVIRONMENT: Final = {"PATH": os.defpath, "LANG": "C.UTF-8"}
 """The environment of PostgreSQL's programs: PG* variables, or a missing locale, would keep them from starting."""
 
+_NOT_DURABLE: Final = ("-c", "fsync=off", "-c", "full_page_writes=off")
+
 
 class DatabaseSecret(TypedDict):
     """The content of a database's secret in RDS; `host` is the directory of the server's socket."""
@@ -42,15 +44,19 @@ class DatabaseSecret(TypedDict):
 
 
 @contextmanager
-def postgres(data_dir: Path) -> Iterator[DatabaseSecret]:
+def postgres(data_dir: Path, *, durable: bool = True) -> Iterator[DatabaseSecret]:
     """Run a server on `data_dir`, made if it is missing, while the block runs; raise ChildError if it does not start.
 
+    Unless it is durable, it waits for no disk, and a crash of the machine (not of the server) may damage its data.
     It listens on a socket only, and trusts every client of the socket: only its owner can open the directory.
     """
     data_dir = data_dir.expanduser().resolve()
     data_dir.parent.mkdir(parents=True, exist_ok=True)
     prepared = _prepare(data_dir)
-    with _socket_dir(prepared.system_user) as sockets, _start(prepared, sockets) as server:
+    with (
+        _socket_dir(prepared.system_user) as sockets,
+        _start(prepared, sockets, () if durable else _NOT_DURABLE) as server,
+    ):
         server.wait_until(lambda: _is_ready(data_dir, server.pid), timeout=60)
         yield {
             "engine": "postgres",
@@ -97,10 +103,10 @@ def _socket_dir(user: str | None) -> Iterator[Path]:
         yield Path(name)
 
 
-def _start(prepared: PostgresServer, sockets: Path) -> Child:
+def _start(prepared: PostgresServer, sockets: Path, settings: Sequence[str]) -> Child:
     program = prepared.bin_path / "postgres"
     return Child(
-        [str(program), "-D", str(prepared.pgdata), "-k", str(sockets), "-h", "", "-p", "5432"],
+        [str(program), "-D", str(prepared.pgdata), "-k", str(sockets), "-h", "", "-p", "5432", *settings],
         log=prepared.pgdata / "log",
         env=_ENVIRONMENT,
         cwd=prepared.pgdata,

@@ -97,7 +97,7 @@ def running(
         say("building the functions")
         built = build()
         say("starting PostgreSQL")
-        database = parts.enter_context(postgres(folder / "postgres"))
+        database = parts.enter_context(postgres(folder / "postgres", durable=False))
         fetcher = json.dumps({**database, "username": "fiblake_fetcher", "password": secrets.token_hex()})
         database_secret = json.dumps(database)
         _migrate(DatabaseAddress.of_secret(database_secret), DatabaseAddress.of_secret(fetcher))

@@ -39,7 +39,7 @@ FIRST_SESSION = date(2013, 2, 27)
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatabaseAddress]:
-    with postgres(tmp_path_factory.mktemp("postgres") / "data") as secret:
+    with postgres(tmp_path_factory.mktemp("postgres") / "data", durable=False) as secret:
         owner = DatabaseAddress.of_secret(json.dumps(secret))
         asyncio.run(ask(owner, f"CREATE ROLE {fetcher_of(owner).user} LOGIN"))
         yield owner

@@ -54,6 +54,13 @@ async def test_the_server_answers_with_what_a_database_secret_holds(tmp_path: Pa
         assert str(await ask(secret, "SHOW server_version")).startswith("18.")
 
 
+@pytest.mark.parametrize(("durable", "waits"), [(True, "on"), (False, "off")])
+async def test_only_a_durable_server_waits_for_the_disk(tmp_path: Path, *, durable: bool, waits: str) -> None:
+    with postgres(tmp_path / "data", durable=durable) as secret:
+        assert await ask(secret, "SHOW fsync") == waits
+        assert await ask(secret, "SHOW full_page_writes") == waits
+
+
 async def test_data_survives_a_restart_and_a_client_that_stays_does_not_delay_the_stop(tmp_path: Path) -> None:
     with postgres(tmp_path / "data") as secret:
         staying = await connect(secret)

@@ -45,7 +45,7 @@ def recorded_lake(folder: Path) -> Iterator[RecordedLake]:
     )  # fmt: skip
     with (
         emulator(folder / "aws") as emulator_url,
-        postgres(folder / "postgres" / "data") as database,
+        postgres(folder / "postgres" / "data", durable=False) as database,
         replaying(folder / "market.port", vendor_folder(folder / "bars")) as market,
     ):
         child, port = start_server(argv, port_file=folder / "batch.port", log=folder / "batch.log", cwd=REPOSITORY)
