@@ -11,14 +11,12 @@ from typing import Any
 import pytest
 
 from tests.fakes import REPOSITORY
+from tests.unit.test_template import of_type
 from tests.unit.variants import EVERYTHING, deployed, properties
 
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
 INSTRUCTIONS = re.sub(r"\\\n\s*", "", DOCKERFILE).splitlines()
-JOBS = {
-    name: job["ContainerProperties"]
-    for name, job in properties(deployed(EVERYTHING), "AWS::Batch::JobDefinition").items()
-}
+COMMANDS = {name: job["ContainerProperties"]["Command"] for name, job in of_type("AWS::Batch::JobDefinition").items()}
 
 HIDES = """
 import sys
@@ -53,14 +51,14 @@ def test_the_packages_are_those_of_the_lock_and_what_builds_them_stays_behind() 
 def test_it_runs_as_nobody_in_particular_and_as_process_one() -> None:
     assert arguments("USER") == ["fiblake"]
     [command] = arguments("CMD")
-    assert json.loads(command) == JOBS["WorkerJobDefinition"]["Command"], "a shell would keep SIGTERM to itself"
+    assert json.loads(command) == COMMANDS["WorkerJobDefinition"], "a shell would keep SIGTERM to itself"
     assert arguments("ENTRYPOINT") == []
     assert arguments("STOPSIGNAL") == ["SIGTERM"]
 
 
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job", COMMANDS)
 def test_every_job_of_the_template_is_in_it(job: str) -> None:
-    python, option, module = JOBS[job]["Command"]
+    python, option, module = COMMANDS[job]
     assert (python, option) == ("python", "-m")
     folder = module.replace(".", "/")
     assert (REPOSITORY / folder / "__main__.py").is_file()
@@ -68,7 +66,7 @@ def test_every_job_of_the_template_is_in_it(job: str) -> None:
     assert any(Path(folder).is_relative_to(part) for part in copied)
 
 
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job", COMMANDS)
 def test_every_job_starts_with_the_packages_of_the_image(job: str) -> None:
     """What the lock does not name cannot be imported: in the image it is not there."""
     locked = re.findall(
@@ -79,7 +77,7 @@ def test_every_job_starts_with_the_packages_of_the_image(job: str) -> None:
         if not {name.lower().replace("_", "-") for name in distributions} & {*locked, "fiblake", "fiblake-stack"}
     ]  # fmt: skip
     assert {"httpx", "pytest"} <= set(absent)
-    module = f"{JOBS[job]['Command'][2]}.__main__"
+    module = f"{COMMANDS[job][2]}.__main__"
     program = f"{HIDES}\nsys.meta_path.insert(0, Hides({absent!r}))\nimport {module}"
     ended = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
@@ -98,7 +96,7 @@ def attempts() -> dict[str, Any]:
     return {name: job["RetryStrategy"] for name, job in jobs.items()}
 
 
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job", COMMANDS)
 def test_what_spot_takes_away_comes_again_and_what_a_person_must_mend_does_not(job: str) -> None:
     strategy = attempts()[job]
     assert strategy["Attempts"] >= 3

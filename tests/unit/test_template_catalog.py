@@ -1,5 +1,6 @@
 """The catalog in template.yaml: its tables have the schemas' columns, and their partitions are the lake's folders."""
 
+from functools import cache
 from typing import Any, Final
 
 import pyarrow as pa
@@ -16,11 +17,22 @@ GLUE_TYPES: Final = {
     pa.bool_(): "boolean", pa.timestamp("us", tz="UTC"): "timestamp",
 }  # fmt: skip
 BUCKET: Final = "s3://${DataLakeBucket}/"
-TABLES: Final[dict[str, dict[str, Any]]] = {
-    body["TableInput"]["Name"]: body["TableInput"] for body in properties(deployed(LOCAL), "AWS::Glue::Table").values()
-}
-SILVER_TABLES: Final = {n: TABLES[f"silver_{n}d"] for n in INTERVALS}
-BRONZE_TABLE: Final = TABLES["bronze_files"]
+NAMES: Final = (*(f"silver_{n}d" for n in INTERVALS), "bronze_files")
+
+
+@cache
+def tables_by_name() -> dict[str, dict[str, Any]]:
+    """Return the local variant's tables; not at import, because the transform takes seconds in each test process."""
+    tables = properties(deployed(LOCAL), "AWS::Glue::Table").values()
+    return {table["TableInput"]["Name"]: table["TableInput"] for table in tables}
+
+
+def silver_table(n: int) -> dict[str, Any]:
+    return tables_by_name()[f"silver_{n}d"]
+
+
+def bronze_table() -> dict[str, Any]:
+    return tables_by_name()["bronze_files"]
 
 
 def columns(schema: pa.Schema, *, without: tuple[str, ...] = ()) -> list[dict[str, str]]:
@@ -43,34 +55,35 @@ def test_every_variant_has_one_database_with_a_table_for_each_interval_and_one_f
         tables = properties(resources, "AWS::Glue::Table").values()
         assert len(properties(resources, "AWS::Glue::Database")) == 1
         assert {table["DatabaseName"]["Ref"] for table in tables} == {"CatalogDatabase"}
-    assert TABLES.keys() == {*(f"silver_{n}d" for n in INTERVALS), "bronze_files"}
+    assert sorted(tables_by_name()) == sorted(NAMES)
 
 
 @pytest.mark.parametrize("n", INTERVALS)
 def test_a_silver_table_has_the_columns_of_the_month_files(n: int) -> None:
-    assert SILVER_TABLES[n]["StorageDescriptor"]["Columns"] == columns(SILVER)
-    assert SILVER_TABLES[n]["PartitionKeys"] == [{"Name": "year", "Type": "int"}, {"Name": "month", "Type": "int"}]
+    assert silver_table(n)["StorageDescriptor"]["Columns"] == columns(SILVER)
+    assert silver_table(n)["PartitionKeys"] == [{"Name": "year", "Type": "int"}, {"Name": "month", "Type": "int"}]
 
 
 def test_the_bronze_table_has_the_columns_of_a_bar_and_the_symbol_of_the_folder() -> None:
-    assert BRONZE_TABLE["StorageDescriptor"]["Columns"] == columns(BRONZE, without=("symbol",))
-    assert BRONZE_TABLE["PartitionKeys"] == [{"Name": "symbol", "Type": "string"}]
+    assert bronze_table()["StorageDescriptor"]["Columns"] == columns(BRONZE, without=("symbol",))
+    assert bronze_table()["PartitionKeys"] == [{"Name": "symbol", "Type": "string"}]
 
 
 @pytest.mark.parametrize("n", INTERVALS)
 @pytest.mark.parametrize("month", [Month(2013, 2), Month(1999, 12)])
 def test_the_folder_of_a_projected_month_is_that_of_the_month_file(n: int, month: Month) -> None:
-    projected = folder(SILVER_TABLES[n], year=str(month.year), month=str(month.month))
+    projected = folder(silver_table(n), year=str(month.year), month=str(month.month))
     assert projected == silver_key(n, month).rpartition("/")[0] + "/"
 
 
 def test_the_folder_of_an_injected_symbol_is_the_symbols() -> None:
-    assert folder(BRONZE_TABLE, symbol="BRK.B") == Bronze().symbol_prefix("BRK.B")
-    assert BRONZE_TABLE["Parameters"]["projection.symbol.type"] == "injected"
+    assert folder(bronze_table(), symbol="BRK.B") == Bronze().symbol_prefix("BRK.B")
+    assert bronze_table()["Parameters"]["projection.symbol.type"] == "injected"
 
 
-@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
-def test_every_partition_lies_in_the_tables_own_folder(table: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_every_partition_lies_in_the_tables_own_folder(name: str) -> None:
+    table = tables_by_name()[name]
     location = table["StorageDescriptor"]["Location"]
     assert location.endswith("/")
     assert table["Parameters"]["storage.location.template"].startswith(location)
@@ -80,7 +93,7 @@ def test_every_partition_lies_in_the_tables_own_folder(table: dict[str, Any]) ->
 @pytest.mark.parametrize("n", INTERVALS)
 def test_every_month_of_the_calendar_is_projected(n: int) -> None:
     """When this fails, raise the range's end: `make calendar` has added years that no engine would see."""
-    parameters = SILVER_TABLES[n]["Parameters"]
+    parameters = silver_table(n)["Parameters"]
     first, last = (int(year) for year in parameters["projection.year.range"].split(","))
     assert first == nyse().session(0).year
     assert last >= nyse().session(-1).year + 10
@@ -88,8 +101,9 @@ def test_every_month_of_the_calendar_is_projected(n: int) -> None:
     assert {parameters[f"projection.{name}.type"] for name in ("year", "month")} == {"integer"}
 
 
-@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
-def test_every_table_is_read_as_parquet(table: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_every_table_is_read_as_parquet(name: str) -> None:
+    table = tables_by_name()[name]
     storage = table["StorageDescriptor"]
     assert table["Parameters"]["classification"] == "parquet"
     assert "parquet" in storage["InputFormat"]
