@@ -26,11 +26,11 @@ from local.environment import isolated
 from shared import dead_letters
 from shared.database import DatabaseAddress
 from shared.events import ConsolidationComplete
+from tests.integration.cli.forked import run_fiblake
 from tests.integration.conftest import Chain, bar, parquet, wait_until
 from tests.integration.databases import know, opened
 
 SESSIONS = nyse().between(datetime(2011, 1, 3, tzinfo=UTC).date(), datetime(2011, 12, 30, tzinfo=UTC).date())
-FIBLAKE = str(Path(sys.executable).with_name("fiblake"))
 Result = subprocess.CompletedProcess[str]
 Fiblake = Callable[..., Result]
 
@@ -41,17 +41,7 @@ def fiblake(chain: Chain, tmp_path: Path) -> Fiblake:
     of_stack = {**chain.stack.environment(), "FIBLAKE_STACK": STACK, "XDG_CACHE_HOME": str(tmp_path / "cache")}
 
     def ran(*arguments: str) -> Result:
-        command = [FIBLAKE, *arguments]
-        environment = {**inherited, **of_stack, "COLUMNS": "200"}
-        return subprocess.run(
-            command,
-            env=environment,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
+        return run_fiblake(arguments, {**inherited, **of_stack, "COLUMNS": "200"}, tmp_path)
 
     return ran
 

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import uuid
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +14,10 @@ from local.deploy import STACK
 from local.emulator import REPOSITORY
 from local.environment import isolated
 from shared.database import DatabaseAddress
+from tests.integration.cli.forked import run_fiblake
 from tests.integration.conftest import Chain
 from tests.integration.databases import know
 
-FIBLAKE = str(Path(sys.executable).with_name("fiblake"))
 SHORT_CALENDAR = """
 import sys
 from cli.app import main
@@ -44,10 +43,11 @@ def fiblake(
 ) -> "subprocess.CompletedProcess[str]":
     inherited = isolated(os.environ)
     environment = {**inherited, **chain.stack.environment(), "FIBLAKE_STACK": STACK, **changes}
-    start = [sys.executable, "-c", program] if program else [FIBLAKE]
+    if program is None:
+        return run_fiblake(arguments, environment, REPOSITORY)
     return subprocess.run(
-        [*start, *arguments], cwd=REPOSITORY, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        check=False,
+        [sys.executable, "-c", program, *arguments], cwd=REPOSITORY, env=environment, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
