@@ -110,7 +110,7 @@ def _drain(start: Barrier, ends: Any) -> None:  # noqa: ANN401 (a multiprocessin
     Queue.receive = watched  # type: ignore[method-assign, assignment]
     start.wait()
     cpu = time.process_time()
-    code = main(["--idle-seconds", "0", "--skip-cleanup", "--max-workers", "4"])
+    code = main(["--idle-seconds", "0", "--skip-cleanup", "--max-workers", "16"])
     if code:
         raise SystemExit(code)
     ends.put((idle_since[0], time.process_time() - cpu))

@@ -1,5 +1,7 @@
 """Consolidate one symbol: read its new files, merge, write data.parquet conditionally, start over on a conflict.
 
+The work is a generator that yields its requests to S3 and SQS (`interleaving.py`).
+
 A worker that finds nothing to change writes no version, so a slower worker with older data would not lose against it.
 Each place that skips a write needs a reason why that is safe: docs/architecture.md lists them ("Who compares and
 skips").
@@ -9,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -22,6 +25,7 @@ from fiblake.lake import LATEST_VERSION, Bronze, revisions_key
 from fiblake.revisions import NO_REVISIONS, adding, revise
 from fiblake.source_log import SourceVersion, is_merged
 from services.consolidator.broken import quarantine_broken
+from services.consolidator.interleaving import Steps, run_alone
 from services.consolidator.merge import Merged, merge
 from services.consolidator.tail import tail_of
 from shared.cleanup import is_lot_due, oldest_session_kept
@@ -160,35 +164,42 @@ class Consolidator:
         sessions. Raises NotFoundError if the symbol has no bars, ConflictError if another writer came first 20 times in
         a row.
         """
+        return run_alone(self.steps(task, now, announce))
+
+    def steps(self, task: Task, now: datetime, announce: Announce) -> Steps[Consolidation]:
+        """Do the same as `consolidate` (errors, too), and yield each request instead of waiting for it."""
         for pause in backoff_delays(ATTEMPTS):
             try:
-                draft = self._read_and_merge(task, now)
-                task = _announce_earlier_change(task, draft, announce)
-                return self._store(task, draft)
+                draft = yield from self._read_and_merge(task, now)
+                if earlier := _earlier_change(task, draft):
+                    yield partial(announce, earlier)
+                    task = replace(task, changed_from=earlier.changed_from)
+                return (yield from self._store(task, draft))
             except ConflictError:
-                time.sleep(pause)
+                yield partial(time.sleep, pause)
         raise ConflictError(f"data.parquet of {task.symbol} was rewritten by others {ATTEMPTS} times in a row")
 
-    def _read_and_merge(self, task: Task, now: datetime) -> _Draft:
+    def _read_and_merge(self, task: Task, now: datetime) -> Steps[_Draft]:
         key = self.bronze.data_key(task.symbol)
-        # Read before the source files. If another worker merges files in between, our conditional write (or our check)
-        # fails.
-        stored = self.store.find(key)
+        stored, objects = yield partial(self._read, key, sorted(task.keys))
         before = Consolidated.decode(stored.data, task.symbol, stored.last_modified) if stored else None
         etag = stored.etag if stored else None
         adopted = self._judge_adopted(key, before, stored, now)
-        listing = self._list(task, before, now)
-        sources, faults = self._read(_keys_to_merge(task, before, listing), now)
+        listing = (yield partial(self._list, task.symbol)) if self._must_list(task, before, now) else None
+        if others := _keys_to_merge(task, before, listing):
+            objects += yield partial(self.store.get_many, others)
+        sources, faults = self._decode_all(objects, now)
         reference = before.reference if before else NO_REFERENCE
         if _needs_reference(task, before, sources):
             # Read after data.parquet, like the source files: the later version then holds the later reading.
-            reference, reference_faults = self._read_reference(task.symbol, reference)
+            reference, reference_faults = yield partial(self._read_reference, task.symbol, reference)
             faults += reference_faults
         merged = _merge_sources(task, before, adopted, sources)
         contents = {source.key: source.content for source in sources} | ({key: adopted} if adopted else {})
-        quarantine_broken(self.store, contents, merged.bars, now)
+        if any(content.broken or content.rivals for content in contents.values()):
+            yield partial(quarantine_broken, self.store, contents, merged.bars, now)
         if merged.bars.num_rows == 0:
-            self._check_unchanged(key, etag)
+            yield partial(self._check_unchanged, key, etag)
             raise _nothing_to_merge_error(task, faults, sum(len(content.broken) for content in contents.values()))
         after = _next_version(task, before, merged, sources, listing, reference, now)
         changed_from = merged.changed_from
@@ -201,17 +212,17 @@ class Consolidator:
             after, revisions = revise(before, after, restored=restored, extends=merged.extends_base)
         return _Draft(before, etag, after, listing or (), sources, faults, changed_from, revisions)
 
-    def _store(self, task: Task, draft: _Draft) -> Consolidation:
+    def _store(self, task: Task, draft: _Draft) -> Steps[Consolidation]:
         key = self.bronze.data_key(task.symbol)
         if draft.is_new:
             # Before data.parquet, which drops these statements: after a crash in between, they are in both.
             if draft.revisions.num_rows:
-                self.store.update(revisions_key(task.symbol), adding(draft.revisions, task.symbol))
-            etag = self.store.write_if_unchanged(key, draft.after.encode(), draft.etag)
+                yield partial(self.store.update, revisions_key(task.symbol), adding(draft.revisions, task.symbol))
+            etag = yield partial(self.store.write_if_unchanged, key, draft.after.encode(), draft.etag)
             if draft.before is None:
-                self._check_reference(task.symbol, draft.after)
+                yield partial(self._check_reference, task.symbol, draft.after)
         else:
-            etag = self._check_unchanged(key, draft.etag)
+            etag = yield partial(self._check_unchanged, key, draft.etag)
         after = draft.after
         changed = min(day for day in (task.changed_from or after.first_session, draft.changed_from) if day)
         if _reveals_split(after, changed) or (task.withdrawn and after.reference.splits):
@@ -223,19 +234,28 @@ class Consolidator:
             task.symbol, after, etag, draft.listing, changed, len(draft.sources), draft.faults, tail, _disputes(draft)
         )
 
-    def _list(self, task: Task, before: Consolidated | None, now: datetime) -> list[ObjectInfo] | None:
-        """List the source files; return None if only the files that the task names must be read."""
-        if before and not (before.adopted or task.lists or task.full):
-            days = task.retention_days
-            if days is None or not is_lot_due(before.log, oldest_session_kept(now.date(), days)):
-                return None
-        infos = self.store.listed(self.bronze.symbol_prefix(task.symbol))
+    def _read(self, key: str, named: Sequence[str]) -> tuple[StoredObject | None, list[StoredObject | None]]:
+        """Read data.parquet, then the files that the task names.
+
+        In this order: if another worker merges files in between, our conditional write (or our check) fails.
+        """
+        return self.store.find(key), self.store.get_many(named)
+
+    def _must_list(self, task: Task, before: Consolidated | None, now: datetime) -> bool:
+        """Return whether the source files must be listed, because not only those that the task names may be read."""
+        if before is None or before.adopted or task.lists or task.full:
+            return True
+        days = task.retention_days
+        return days is not None and is_lot_due(before.log, oldest_session_kept(now.date(), days))
+
+    def _list(self, symbol: str) -> list[ObjectInfo]:
+        """List the symbol's source files."""
+        infos = self.store.listed(self.bronze.symbol_prefix(symbol))
         return [info for info in infos if self.bronze.is_source(info.key)]
 
-    def _read(self, keys: Sequence[str], now: datetime) -> tuple[list[_Source], list[Fault]]:
+    def _decode_all(self, objects: Sequence[StoredObject | None], now: datetime) -> tuple[list[_Source], list[Fault]]:
         """Return the bars of the files, and the faults of the others; a file that no longer exists is no fault."""
-        objects = [stored for stored in self.store.get_many(keys) if stored]
-        outcomes = [(stored.key, catch_errors(self._decode, stored, now)) for stored in objects]
+        outcomes = [(stored.key, catch_errors(self._decode, stored, now)) for stored in objects if stored]
         faults = [Fault(key, outcome) for key, outcome in outcomes if isinstance(outcome, FiblakeError)]
         return [outcome for _, outcome in outcomes if isinstance(outcome, _Source)], faults
 
@@ -297,12 +317,12 @@ class Consolidator:
 
 
 def _keys_to_merge(task: Task, before: Consolidated | None, listing: Sequence[ObjectInfo] | None) -> list[str]:
-    """Return the keys of the files to merge: all named ones, and the listed ones that are not in the log."""
+    """Return the keys of the files to merge besides the named ones: the listed ones that are not in the log."""
     log = before.log if before else {}
-    listed = (
-        info.key for info in listing or () if task.full or not is_merged(log, info.key, info.etag, info.last_modified)
+    unnamed = [info for info in listing or () if info.key not in task.keys]
+    return sorted(
+        info.key for info in unnamed if task.full or not is_merged(log, info.key, info.etag, info.last_modified)
     )
-    return sorted({*task.keys, *listed})
 
 
 def _needs_reference(task: Task, before: Consolidated | None, sources: Sequence[_Source]) -> bool:
@@ -318,19 +338,16 @@ def _is_repeated(task: Task, log: Mapping[str, SourceVersion], sources: Sequence
     return not new or not task.keys <= new
 
 
-def _announce_earlier_change(task: Task, draft: _Draft, announce: Announce) -> Task:
-    """Announce a change that begins before the sessions the task reports; return the task, extended to report it."""
+def _earlier_change(task: Task, draft: _Draft) -> ConsolidationRequest | None:
+    """Return the request that reports a change before the sessions that the task reports; None: there is none."""
     changed = draft.changed_from
     if not (draft.is_new and changed and task.changed_from and changed < task.changed_from):
-        return task
+        return None
     keys = [source.key for source in draft.sources]
     names = [SourceObject(name=key.rpartition("/")[2]) for key in keys] if len(keys) <= FILES_NAMED else []
-    announce(
-        ConsolidationRequest(
-            symbol=task.symbol, changed_from=changed, files=tuple(names), correlation_id=task.correlation_id
-        )
+    return ConsolidationRequest(
+        symbol=task.symbol, changed_from=changed, files=tuple(names), correlation_id=task.correlation_id
     )
-    return replace(task, changed_from=changed)
 
 
 def _disputes(draft: _Draft) -> list[PayoutDispute]:

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -23,6 +22,7 @@ from services.consolidator.consolidate import (
     Task,
     announce_nothing,
 )
+from services.consolidator.interleaving import Steps, run_interleaved
 from shared.cleanup import Proof, clean_up
 from shared.events import ConsolidationComplete, ConsolidationRequest, parse
 from shared.outcomes import catch_errors, finish_messages, separate_suspects
@@ -197,8 +197,7 @@ class Worker:
         the messages last. After a crash, the message comes again and the later steps are repeated.
         """
         tasks = self._tasks(requests, full=full)
-        with ThreadPoolExecutor(self.max_workers) as pool:
-            results = list(pool.map(lambda task: self._consolidate_one(task, announce), tasks.values()))
+        results = run_interleaved([self._steps(task, announce) for task in tasks.values()], self.max_workers)
         outcomes = dict(zip(tasks, results, strict=True))
         consolidated = [outcome for outcome in results if isinstance(outcome, Consolidation)]
         unpublished = self._publish(consolidated, _origins(requests))
@@ -231,10 +230,11 @@ class Worker:
             for symbol, own in by_symbol.items()
         }
 
-    def _consolidate_one(self, task: Task, announce: Announce) -> Consolidation | FiblakeError:
+    def _steps(self, task: Task, announce: Announce) -> Steps[Consolidation]:
+        """Return the work on one symbol, which raises StoppedError if the worker was stopped before the work begins."""
         if self.stop.is_set():
-            return StoppedError(f"stopped before {task.symbol}")
-        return catch_errors(self.consolidator.consolidate, task, self.clock(), announce)
+            raise StoppedError(f"stopped before {task.symbol}")
+        return (yield from self.consolidator.steps(task, self.clock(), announce))
 
     def _publish(
         self, consolidated: Sequence[Consolidation], origins: Mapping[str, _Origin]

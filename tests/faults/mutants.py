@@ -77,21 +77,21 @@ MUTANTS = (
     Mutant(
         "who writes nothing looks again",
         CONSOLIDATE,
-        "            etag = self._check_unchanged(key, draft.etag)\n",
+        "            etag = yield partial(self._check_unchanged, key, draft.etag)\n",
         '            etag = draft.etag or ""\n',
         scenario("a mate with the same message"),
     ),
     Mutant(
         "an absence is looked at again",
         CONSOLIDATE,
-        "            self._check_unchanged(key, etag)\n            raise",
+        "            yield partial(self._check_unchanged, key, etag)\n            raise",
         "            raise",
         scenario("a first consolidation beside a clean-up"),
     ),
     Mutant(
         "who creates data.parquet looks at splits again",
         CONSOLIDATE,
-        "                self._check_reference(task.symbol, draft.after)\n",
+        "                yield partial(self._check_reference, task.symbol, draft.after)\n",
         "                pass\n",
         unit("consolidator/test_versions.py", "-k", "first_bars"),
     ),
@@ -105,8 +105,8 @@ MUTANTS = (
     Mutant(
         "splits are read after data.parquet, not taken from it",
         CONSOLIDATE,
-        "            reference, reference_faults = self._read_reference(task.symbol, reference)\n",
-        "            reference_faults = self._read_reference(task.symbol, reference)[1]\n",
+        "            reference, reference_faults = yield partial(self._read_reference, task.symbol, reference)\n",
+        "            _, reference_faults = yield partial(self._read_reference, task.symbol, reference)\n",
         scenario("splits are put"),
     ),
     Mutant(
@@ -126,15 +126,16 @@ MUTANTS = (
     Mutant(
         "what changes more than the message says is announced",
         CONSOLIDATE,
-        "                task = _announce_earlier_change(task, draft, announce)\n",
+        "                    yield partial(announce, earlier)\n",
         "",
         scenario("a bar arrives beside a foreign"),
     ),
     Mutant(
         "a named file is merged whatever the log says",
         CONSOLIDATE,
-        "    return sorted({*task.keys, *listed})\n",
-        "    return sorted({*(key for key in task.keys if key not in log), *listed})\n",
+        "        sources, faults = self._decode_all(objects, now)\n",
+        "        log = before.log if before else {}\n"
+        "        sources, faults = self._decode_all([o for o in objects if o and o.key not in log], now)\n",
         scenario("a bar is restated there and back"),
     ),
     Mutant(
