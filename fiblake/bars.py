@@ -323,7 +323,7 @@ def encode_rows(
 ) -> bytes:
     """Return rows as Parquet bytes that `decode_rows` reads again; raise TooLargeError as `encode` does."""
     with decoding(f"{what} is not written, because it could not be read again"):
-        check_rows(len(rows), len(schema), what, allowed or limit())
+        check_rows(len(rows), len(schema), "it", allowed or limit())
     return encode(pa.Table.from_pylist(list(rows), schema=schema), what=what, allowed=allowed)
 
 

@@ -141,7 +141,7 @@ def write_json(value: object, what: str, indent: int | None = None) -> bytes:
 def checked_json(data: bytes, what: str) -> bytes:
     """Return a JSON text that is to be written; raise TooLargeError if `read_json` would refuse it."""
     with decoding(_unreadable(what)):
-        _check_json(data, what)
+        _check_json(data, "it")
     return data
 
 
@@ -216,9 +216,8 @@ class ParquetBytes:
 
     def check(self) -> None:
         """Raise TooLargeError if `read` would refuse the file's columns."""
-        with decoding(f"{self.what} cannot be read"):
-            self._check_pages(self.names)
-            self.read([name for name, kind in zip(self.names, self.kinds, strict=True) if kind.id in _TEXT_LIKE])
+        self._check_pages(self.names)
+        self.read([name for name, kind in zip(self.names, self.kinds, strict=True) if kind.id in _TEXT_LIKE])
 
     def _check_pages(self, columns: Collection[str]) -> None:
         """Raise TooLargeError if the columns' pages are larger than the limit, by their own headers."""
@@ -318,11 +317,10 @@ def check_readable(data: bytes, table: pa.Table, what: str, allowed: int | None 
     if largest <= allowed // FOOTER_SHARE and not any(pa.types.is_dictionary(kind) for kind in table.schema.types):
         return
     with decoding(_unreadable(what)):
-        oversized = oversize(what, len(data), allowed)
+        oversized = oversize("it", len(data), allowed)
         if oversized:
             raise oversized
-        file = open_parquet(data, what, allowed=allowed)
-        file.check()
+        open_parquet(data, "it", allowed=allowed).check()
 
 
 def check_rows(rows: int, columns: int, what: str, allowed: int) -> None:

@@ -5,7 +5,7 @@ No entry is ever removed.
 """
 
 from hashlib import sha256
-from typing import Any, cast
+from typing import Any
 
 from fiblake.decoding import decoding, json_limit, read_json, write_json
 from shared.objects import ObjectStore
@@ -23,7 +23,7 @@ def add_entry(store: ObjectStore, key: str, name: str, entry: dict[str, Any]) ->
         entries: list[dict[str, Any]] = []
         if data is not None:
             with decoding(f"{key} cannot be read", _REMEDY):
-                entries = cast("list[dict[str, Any]]", read_json(data, "it")[name])
+                entries = _entries(read_json(data, "it")[name])
         if data is None or len(data) <= json_limit() // 2:
             return write_json({name: [*entries, entry]}, key, indent=1)
         # The key follows from the content: a run that dies before it begins the record again puts the same object.
@@ -31,6 +31,12 @@ def add_entry(store: ObjectStore, key: str, name: str, entry: dict[str, Any]) ->
         return write_json({name: [entry]}, key, indent=1)
 
     store.update(key, change)
+
+
+def _entries(value: Any) -> list[dict[str, Any]]:  # noqa: ANN401 (whatever the record holds)
+    if not (isinstance(value, list) and all(isinstance(entry, dict) for entry in value)):
+        raise TypeError(f"{type(value).__name__} in the place of a list of entries")
+    return value
 
 
 def full_record_key(key: str, data: bytes) -> str:

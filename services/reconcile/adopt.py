@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from fiblake.aggregate import SILVER_CALENDAR, check_sessions, check_version, decode_silver, is_cut_by
 from fiblake.bars import OLDEST_VERSION
 from fiblake.calendar import TradingCalendar
+from fiblake.decoding import TooLargeError
 from fiblake.errors import ConflictError, FiblakeError
 from fiblake.lake import ARCHIVE_ROOT, CLEANUP_RECORD_KEY, INTERVALS, MANIFEST_KEY, checkpoint_key, silver_prefix
 from services.reconcile.lag import Cause, Lag
@@ -53,8 +54,12 @@ def foreign(reconciler: Reconciler, advance: Advance = lambda _: None) -> Foreig
 
 
 def move_away(store: ObjectStore, unreadable: Sequence[tuple[str, str]], advance: Advance = lambda _: None) -> int:
-    """Move objects below the archive and return how many. An object that has changed since stays where it is."""
+    """Move objects below the archive and return how many. An object that has changed since stays where it is.
+
+    One that is too large to be copied stays, too, and does not stop the others: its error is raised at the end.
+    """
     moved = 0
+    too_large: TooLargeError | None = None
     for key, etag in unreadable:
         outcome = catch_errors(store.get_version, key, etag)
         advance(1)
@@ -62,8 +67,13 @@ def move_away(store: ObjectStore, unreadable: Sequence[tuple[str, str]], advance
             continue
         if isinstance(outcome, FiblakeError):
             raise outcome
+        if isinstance(outcome.content, TooLargeError):
+            too_large = outcome.content
+            continue
         _keep(store, outcome)
         moved += len(store.delete_versions([(key, etag)]))
+    if too_large:
+        raise too_large
     return moved
 
 

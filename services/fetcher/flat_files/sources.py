@@ -99,6 +99,11 @@ def _of_sessions(files: Iterator[DayFile], first: date, last: date) -> list[DayF
     newest: dict[date, DayFile] = {}
     for file in files:
         newest_file = newest.get(file.session)
-        if first <= file.session <= last and (newest_file is None or file.last_modified > newest_file.last_modified):
+        if first <= file.session <= last and (newest_file is None or _age(file) > _age(newest_file)):
             newest[file.session] = file
     return [newest[session] for session in sorted(newest)]
+
+
+def _age(file: DayFile) -> tuple[datetime, str]:
+    """Return by what the newest file of a session is chosen: of two of one instant, the last by name."""
+    return file.last_modified, file.key

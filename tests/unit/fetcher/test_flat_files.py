@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from unittest.mock import patch
 
 import pyarrow.parquet as pq
 import pytest
@@ -28,6 +29,7 @@ from services.fetcher.flat_files.ledger import LEDGER_KEY
 from services.fetcher.flat_files.load import FlatFileLoader, LoadReport
 from services.fetcher.flat_files.sources import PREFIX, BucketSource, FolderSource
 from services.fetcher.settings import DEFAULT_TYPES
+from shared.objects import ObjectInfo
 from shared.quarantine import list_quarantined
 from shared.source_files import bars_of_source
 from tests.fakes import LAKE, NOON, MemoryObjectStore
@@ -483,3 +485,14 @@ def test_a_file_knows_its_version(tmp_path: Path) -> None:
     (after,) = FolderSource(tmp_path).files(DAYS[0], DAYS[0])
     assert isinstance(before, DayFile)
     assert before.etag != after.etag
+
+
+@given(names=st.permutations(["a/2012-06-01.csv.gz", "b/2012-06-01.csv.gz", "2012-06-01.csv.gz"]))
+def test_of_two_files_of_one_session_and_instant_the_same_is_loaded_in_whatever_order_they_are_listed(
+    names: list[str],
+) -> None:
+    bucket = MemoryObjectStore()
+    infos = [ObjectInfo(f"{PREFIX}/2012/{name}", "etag", 1, NOON) for name in names]
+    with patch.object(bucket, "listed", return_value=infos):
+        (file,) = BucketSource(bucket).files(DAYS[0], DAYS[0])
+    assert file.key == f"{PREFIX}/2012/b/2012-06-01.csv.gz"

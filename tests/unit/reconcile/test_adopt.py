@@ -11,7 +11,7 @@ import pytest
 from fiblake.aggregate import SILVER_CALENDAR, decode_silver
 from fiblake.bars import Consolidated, decode_manifest, encode
 from fiblake.calendar import nyse
-from fiblake.decoding import MAKE_ANEW
+from fiblake.decoding import DEFAULT_LIMIT_MB, MAKE_ANEW, MARKET_SHARE, MEGABYTE, TooLargeError
 from fiblake.errors import ConflictError, UpstreamError
 from fiblake.lake import CLEANUP_RECORD_KEY, INTERVALS, LATEST_VERSION, MANIFEST_KEY, Month, checkpoint_key, silver_key
 from services.reconcile.adopt import ARCHIVE_PREFIX, foreign, move_away
@@ -120,6 +120,16 @@ def test_what_was_rewritten_since_is_left_where_it_is(old: World) -> None:
     old.store.lay(key, b"newer")
     assert move_away(old.store, to_adopt.unreadable) == len(to_adopt.unreadable) - 1
     assert old.store.peek(key) == b"newer"
+    assert old.store.peek(f"{ARCHIVE_PREFIX}{key}") is None
+
+
+def test_a_file_that_is_too_large_to_be_copied_does_not_stop_the_others(old: World) -> None:
+    key = silver_key(3, OCTOBER)
+    old.store.lay(key, bytes(MARKET_SHARE * DEFAULT_LIMIT_MB * MEGABYTE + 1))
+    to_adopt = foreign(reconciler(old))
+    with pytest.raises(TooLargeError, match=rf"{key} is .* raise READ_LIMIT_MB"):
+        move_away(old.store, to_adopt.unreadable)
+    assert [name for name, _ in foreign(reconciler(old)).unreadable] == [key]
     assert old.store.peek(f"{ARCHIVE_PREFIX}{key}") is None
 
 

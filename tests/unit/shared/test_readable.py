@@ -213,7 +213,7 @@ def test_a_table_that_could_not_be_read_again_is_not_written(table: str) -> None
     with pytest.raises(TooLargeError) as caught:
         write(store, names(SYMBOLS))
     reason = str(caught.value)
-    assert reason.startswith(f"{key} is not written, because it could not be read again: {key} ")
+    assert reason.startswith(f"{key} is not written, because it could not be read again: it ")
     assert "that are allowed" in reason
     assert "raise READ_LIMIT_MB (now 1)" in reason
     assert store.peek(key) == before

@@ -79,8 +79,12 @@ def test_an_entry_that_is_too_large_alone_is_refused_and_the_others_stay() -> No
     assert store.peek(KEY) == before
 
 
-def test_a_record_that_cannot_be_read_is_named_with_the_remedy() -> None:
+@pytest.mark.parametrize(
+    "content", ["damaged", "[]", "{}", '{"releases": {"a": 1}}', '{"releases": "text"}', '{"releases": [1]}'],
+)  # fmt: skip
+def test_a_record_that_cannot_be_read_is_named_with_the_remedy_and_stays(content: str) -> None:
     store = MemoryObjectStore()
-    store.lay(KEY, b"damaged")
+    store.lay(KEY, content.encode())
     with pytest.raises(ContractError, match=f"{KEY} cannot be read: .*move it away and run again"):
         add_entry(store, KEY, "releases", entry(0))
+    assert store.peek(KEY) == content.encode()
