@@ -1,8 +1,8 @@
 """Work on several symbols at once: one thread computes, the threads of a pool wait for requests.
 
 The work on a symbol is a generator. It yields each request to S3 or SQS as a function without arguments, and is resumed
-with the function's result, or with its error. Threads that compute in turns cost a third more CPU time: each has cold
-caches and its own memory, and the interpreter's lock goes back and forth (docs/performance.md, "Consolidation").
+with the function's result, or with its error. Several threads that compute need more CPU time, because each finds cold
+caches and has its own memory (docs/performance.md, "Consolidation").
 """
 
 from collections.abc import Callable, Generator, Iterable
