@@ -146,14 +146,12 @@ lock: .tools/uv/.ready .venv/.ready ## Write requirements/*.txt again (UPGRADE=-
 
 # `sam build` calls `make build-<function> ARTIFACTS_DIR=...` (template.yaml: BuildMethod makefile) in this directory. The
 # default is what runs on AWS, made on any machine and without a container. If LAMBDA_PYTHON is an interpreter's path, the
-# packages are this machine's, and byte-compiled for it: unlike on AWS, there may be many cold starts at once.
+# packages are this machine's.
 LAMBDA_PYTHON ?= 3.13
 ifeq ($(findstring /,$(LAMBDA_PYTHON)),)
 LAMBDA_TARGET := --python-version $(LAMBDA_PYTHON) --python-platform x86_64-manylinux_2_28
-LAMBDA_COMPILE := :
 else
 LAMBDA_TARGET := --python "$(LAMBDA_PYTHON)"
-LAMBDA_COMPILE := "$(LAMBDA_PYTHON)" -m compileall -q --invalidation-mode unchecked-hash
 endif
 LAMBDA_LIMIT_MB := 250
 
@@ -203,7 +201,6 @@ $(FUNCTIONS:%=build-%): | .tools/uv/.ready
 		-r requirements/$(firstword $(PACKAGE)).txt
 	@tar -c --exclude=__pycache__ fiblake shared services/__init__.py services/$(lastword $(PACKAGE)) | tar -x -C "$(ARTIFACTS_DIR)"
 	@$(call strip_package,$(ARTIFACTS_DIR))
-	@$(LAMBDA_COMPILE) "$(ARTIFACTS_DIR)"
 	@size=$$(du -sm "$(ARTIFACTS_DIR)" | cut -f1); echo "$@: $$size MB of $(LAMBDA_LIMIT_MB) MB unzipped"; \
 		[ "$$size" -lt $(LAMBDA_LIMIT_MB) ] || { echo "$@: too large for Lambda" >&2; exit 1; }
 

@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,12 +123,10 @@ def _build(draft: Path) -> Path:
     environment = isolated(os.environ) | {"LAMBDA_PYTHON": str(PYTHON)}
     template = REPOSITORY / "template.yaml"
     _sam("build", "--template-file", str(template), "--build-dir", str(raw), environment=environment, folder=REPOSITORY)
-    # Functions of one service have the same content: it is zipped once.
+    # Functions of one service have the same content: it is compiled and zipped once.
     by_content: dict[str, list[str]] = {}
     for function in sorted(path for path in raw.iterdir() if path.is_dir()):
-        # Without byte code, which contains the path of its folder.
-        files = (path for path in function.rglob("*") if path.suffix != ".pyc")
-        by_content.setdefault(_digest(function, files), []).append(function.name)
+        by_content.setdefault(_digest(function, function.rglob("*")), []).append(function.name)
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda names: _zip(raw / names[0], target / f"{names[0]}.zip"), by_content.values()))
     for first, *others in by_content.values():
@@ -147,6 +145,9 @@ def _build(draft: Path) -> Path:
 
 
 def _zip(folder: Path, target: Path) -> None:
+    # With byte code: unlike on AWS, many processes of a function may start at once.
+    compiler = (str(PYTHON), "-I", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash")
+    _run("compileall", (*compiler, "."), {}, folder)
     # The fastest compression: every process of a function unpacks it again, and the emulator keeps it in memory.
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for path in sorted(folder.rglob("*")):
@@ -160,11 +161,14 @@ def _remove_all_but_the_newest(builds: Path) -> None:
 
 
 def _sam(*arguments: str, environment: Mapping[str, str], folder: Path) -> None:
-    command = (str(_SAM), *arguments)
+    _run(f"sam {arguments[0]}", (str(_SAM), *arguments), {**environment, **_SAM_ENVIRONMENT}, folder)
+
+
+def _run(name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
     result = subprocess.run(
         command,
         cwd=folder,
-        env={**environment, **_SAM_ENVIRONMENT},
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -173,7 +177,7 @@ def _sam(*arguments: str, environment: Mapping[str, str], folder: Path) -> None:
     )
     if result.returncode != 0:
         tail = "\n".join(result.stdout.splitlines()[-_QUOTED_LINES:])
-        raise DeployError(f"sam {arguments[0]} ended with exit code {result.returncode}:\n{tail}")
+        raise DeployError(f"{name} ended with exit code {result.returncode}:\n{tail}")
 
 
 def _outputs(endpoint_url: str) -> dict[str, str]:

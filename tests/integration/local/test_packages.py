@@ -41,6 +41,15 @@ def test_a_package_imports_its_handler_with_nothing_else_on_the_path(packages: P
     check_imports(packages / function, HANDLERS[function], PYTHON)
 
 
+@pytest.mark.parametrize("function", HANDLERS)
+def test_every_module_is_compiled_so_that_many_cold_starts_at_once_are_quick(packages: Path, function: str) -> None:
+    folder = (packages / function).resolve()
+    modules = {path.relative_to(folder) for path in folder.rglob("*.py")}
+    compiled = {path.relative_to(folder) for path in folder.rglob("__pycache__/*.pyc")}
+    assert modules
+    assert {path.parent.parent / f"{path.name.partition('.')[0]}.py" for path in compiled} == modules
+
+
 def test_a_package_that_lacks_something_is_refused_with_what_it_lacks(packages: Path) -> None:
     with pytest.raises(PackageError, match=r"services\.fetcher"):
         check_imports(packages / "RouterFunction", HANDLERS["OhlcvFetcherFunction"], PYTHON)
