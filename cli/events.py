@@ -75,7 +75,17 @@ def _attributes(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(file: str) -> str:
+    from fiblake.decoding import limit
+
     try:
-        return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+        if file == "-":
+            text = sys.stdin.read(limit() + 1)
+        else:
+            with Path(file).open(encoding="utf-8") as opened:
+                text = opened.read(limit() + 1)  # a device may have no end
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{file} cannot be read: {error}", param_hint="FILE") from error
+    if len(text) > limit():
+        fault = f"it has more than {limit():,} characters; a message has at most 1 MB"
+        raise typer.BadParameter(f"{file} cannot be sent: {fault}", param_hint="FILE")
+    return text

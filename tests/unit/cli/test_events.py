@@ -108,6 +108,16 @@ def test_no_such_file_and_no_such_queue_are_exit_code_2(run: Run, tmp_path: Path
     assert "the queues are bronze-arrivals" in " ".join(result.stderr.replace("│", " ").split())
 
 
+@pytest.mark.parametrize("file", ["/dev/zero", "/dev/full"])
+def test_a_file_without_an_end_is_refused_and_does_not_fill_the_memory(run: Run, stack: FakeTarget, file: str) -> None:
+    result = run("events", "send", file, "--queue", "consolidation")
+    assert result.exit_code == 2
+    assert f"{file} cannot be sent: it has more than 32,000,000 characters" in " ".join(
+        result.stderr.replace("│", " ").split()
+    )
+    assert stack.queues["consolidation"].sent == []
+
+
 def test_what_the_queue_does_not_take_is_an_error(run: Run, stack: FakeTarget) -> None:
     stack.queues["consolidation"].refuse_sends = lambda _body: True
     assert run("events", "send", path("consolidation-request"), "--queue", "consolidation").exit_code == 1
