@@ -26,6 +26,7 @@ def ours() -> Work:
     """Return the service's own job, on a folder instead of a bucket."""
     from benchmarks.folder import Folder  # noqa: PLC0415 (each process loads what its contestant needs)
     from services.resampler.__main__ import RESERVED_MB, return_what_is_freed  # noqa: PLC0415
+    from services.resampler.computing import usable_cores  # noqa: PLC0415
     from services.resampler.full import FullResampler  # noqa: PLC0415
 
     def work(lake: str, out: str, memory_mb: int = MEMORY_MB) -> Mapping[str, Any]:
@@ -33,8 +34,10 @@ def ours() -> Work:
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "bronze").symlink_to(Path(lake) / "bronze")
-        most = (memory_mb - RESERVED_MB) << 20
-        resampler = FullResampler(Folder(folder), BRONZE_LAKE, nyse(), Nobody(), 0, True, most)  # noqa: FBT003
+        resampler = FullResampler(
+            Folder(folder), BRONZE_LAKE, nyse(), Nobody(), retention_years=0, adjusted=True,
+            most_bytes=(memory_mb - RESERVED_MB) << 20, months_at_once=usable_cores() + 1,
+        )  # fmt: skip
         summary = resampler.run(datetime.now(UTC))
         return {"rows": sum(summary.rows.values()), "readings": summary.readings}
 

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fiblake.adjustment import NO_REFERENCE, Adjustment, Reference
-from fiblake.bars import OLDEST_VERSION, decode, read_prices
+from fiblake.bars import OLDEST_VERSION, PRICES, decode, read_prices
 from fiblake.calendar import CalendarRangeError, Days, Ordinals, TradingCalendar
 from fiblake.decoding import market_limit
-from fiblake.errors import ContractError
+from fiblake.errors import ContractError, FiblakeError
 from fiblake.lake import LATEST_VERSION
 from fiblake.rules import NUMBER_COLUMNS, PRICE_COLUMNS
 
@@ -94,10 +94,8 @@ class Bars:
         """
         sessions = cast("Days", np.asarray(table["timestamp"].to_numpy(), dtype="datetime64[D]"))
         values: dict[str, Any] = {name: table[name].to_numpy() for name in NUMBER_COLUMNS}
-        if sessions.size:
-            values = _adjusted(values, sessions, reference, adjust)
-        handovers = np.searchsorted(calendar.sessions, np.array(reference.handovers, dtype="datetime64[D]"))
-        return cls(symbol, version, calendar.ordinals(sessions), handovers=handovers.astype(np.int64), **values)
+        bars = cls(symbol, version, calendar.ordinals(sessions), handovers=_handovers(reference, calendar), **values)
+        return bars.adjusted(reference, calendar, adjust)
 
     @classmethod
     def read(
@@ -108,16 +106,39 @@ class Bars:
         Raises ContractError if the file has no bars, cannot be read, or is not sorted with one bar for each session.
         That may be if another program wrote it and it is not consolidated yet.
         """
-        table, reference, version = read_prices(data, symbol, last_modified)
-        if table.num_rows == 0:
-            raise ContractError(f"data.parquet of {symbol} holds no bars")
-        bars = cls.of(symbol, table, calendar, reference, adjust=adjust, version=version)
-        if (bars.ordinals[1:] <= bars.ordinals[:-1]).any():
-            raise ContractError(
-                f"data.parquet of {symbol} is not sorted by session, or holds one twice: consolidate it "
-                f"(`fiblake consolidate --symbols {symbol}`)"
-            )
-        return bars
+        prices = Prices.read(data, symbol, last_modified)
+        (bars,) = cls.of_many([prices], calendar)
+        if isinstance(bars, FiblakeError):
+            raise bars
+        return bars.adjusted(prices.reference, calendar, adjust)
+
+    @classmethod
+    def of_many(cls, many: Sequence["Prices"], calendar: TradingCalendar) -> "list[Bars | FiblakeError]":
+        """Return the bars of several data.parquet as traded, in their order, or the error that `read` raises for one.
+
+        Sessions are looked up for all symbols at once: most symbols have so few bars that numpy's calls, not its work,
+        take the time. Their bars are parts of common arrays.
+        """
+        table = pa.concat_tables([prices.table for prices in many]) if many else PRICES.empty_table()
+        sessions = cast("Days", np.asarray(table["timestamp"].to_numpy(), dtype="datetime64[D]"))
+        ordinals = calendar.find_ordinals(sessions)
+        values: dict[str, Any] = {name: table[name].to_numpy() for name in NUMBER_COLUMNS}
+        ends = np.cumsum([prices.table.num_rows for prices in many], dtype=np.int64).tolist()
+        usable = ordinals >= 0
+        rises = ordinals[1:] > ordinals[:-1]
+        rises[[end - 1 for end in ends if 0 < end < ordinals.size]] = True  # where the next symbol begins
+        usable[:-1] &= rises
+        all_usable = bool(usable.all())
+        outcomes: list[Bars | FiblakeError] = []
+        for prices, begin, end in zip(many, [0, *ends], ends, strict=False):
+            rows = slice(begin, end)
+            if begin < end and (all_usable or usable[rows].all()):
+                own = {name: column[rows] for name, column in values.items()}
+                handovers = _handovers(prices.reference, calendar)
+                outcomes.append(cls(prices.symbol, prices.version, ordinals[rows], handovers=handovers, **own))
+            else:
+                outcomes.append(_fault(prices.symbol, sessions[rows], calendar))
+        return outcomes
 
     @classmethod
     def of_columns(
@@ -132,6 +153,19 @@ class Bars:
         open_, high, low, close, volume = np.array([columns[name] for name in NUMBER_COLUMNS])
         return cls(symbol, version, ordinals, open_, high, low, close, volume, _NO_HANDOVERS)
 
+    def adjusted(self, reference: Reference, calendar: TradingCalendar, adjust: Adjustment) -> "Bars":
+        """Return bars as traded, adjusted by `reference` as `adjust` says; the volume follows splits only."""
+        by_splits = adjust != "raw" and bool(reference.splits)
+        by_dividends = adjust == "total" and bool(reference.dividends)
+        if not self.ordinals.size or not (by_splits or by_dividends):
+            return self
+        sessions = calendar.sessions[self.ordinals]
+        factors = splits = reference.as_of(sessions[-1].item()).factors(sessions) if by_splits else None
+        if by_dividends:
+            factors = reference.total_factors(sessions, self.close)
+        values: dict[str, Any] = {name: getattr(self, name) * factors for name in PRICE_COLUMNS}
+        return replace(self, volume=self.volume if splits is None else self.volume / splits, **values)
+
     def since(self, ordinal: int) -> "Bars":
         """Return the bars from the session with this ordinal on."""
         rows = slice(int(np.searchsorted(self.ordinals, ordinal)), None)
@@ -139,16 +173,40 @@ class Bars:
         return replace(self, ordinals=self.ordinals[rows], **values)
 
 
-def _adjusted(values: dict[str, Any], sessions: Days, reference: Reference, adjust: Adjustment) -> dict[str, Any]:
-    """Return adjusted values; the volume follows splits only, also for total return."""
-    of_prices = of_volume = None
-    if adjust != "raw" and reference.splits:
-        of_prices = of_volume = reference.as_of(sessions[-1].item()).factors(sessions)
-    if adjust == "total" and reference.dividends:
-        of_prices = reference.total_factors(sessions, values["close"])
-    if of_prices is not None:
-        values |= {name: values[name] * of_prices for name in PRICE_COLUMNS}
-    return values if of_volume is None else {**values, "volume": values["volume"] / of_volume}
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What buckets are made of, as a data.parquet has it: bars (schema PRICES), the reference to apply, the version."""
+
+    symbol: str
+    table: pa.Table
+    reference: Reference
+    version: datetime
+
+    @classmethod
+    def read(cls, data: bytes, symbol: str, last_modified: datetime) -> "Prices":
+        """Return the prices of a data.parquet; raise the errors of `read_prices`."""
+        return cls(symbol, *read_prices(data, symbol, last_modified))
+
+
+def _fault(symbol: str, sessions: Days, calendar: TradingCalendar) -> FiblakeError:
+    """Return why bars of these sessions cannot be cut into buckets."""
+    if not sessions.size:
+        return ContractError(f"data.parquet of {symbol} holds no bars")
+    try:
+        calendar.ordinals(sessions)
+    except FiblakeError as error:
+        return error
+    return ContractError(
+        f"data.parquet of {symbol} is not sorted by session, or holds one twice: consolidate it "
+        f"(`fiblake consolidate --symbols {symbol}`)"
+    )
+
+
+def _handovers(reference: Reference, calendar: TradingCalendar) -> Ordinals:
+    if not reference.handovers:
+        return _NO_HANDOVERS
+    days = np.array(reference.handovers, dtype="datetime64[D]")
+    return np.searchsorted(calendar.sessions, days).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)

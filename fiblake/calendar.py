@@ -77,12 +77,18 @@ class TradingCalendar:
             raise NotASessionError(days[ordinals < 0][0], self.exchange)
         return np.asarray(ordinals)
 
-    def are_sessions(self, days: Days) -> npt.NDArray[np.bool_]:
-        """Return which of these days are sessions; a day outside the calendar is none."""
+    def find_ordinals(self, days: Days) -> Ordinals:
+        """Return each day's ordinal; -1 for a day that is no session, or is outside the calendar."""
         ordinal_of_day = self._ordinal_of_day
         since = (days - self.sessions[0]).astype(np.int64)
         inside = (since >= 0) & (since < ordinal_of_day.size)
-        return np.asarray(inside & (ordinal_of_day[np.where(inside, since, 0)] >= 0), dtype=np.bool_)
+        if inside.all():
+            return np.asarray(ordinal_of_day[since])
+        return np.where(inside, ordinal_of_day[np.where(inside, since, 0)], -1)
+
+    def are_sessions(self, days: Days) -> npt.NDArray[np.bool_]:
+        """Return which of these days are sessions; a day outside the calendar is none."""
+        return np.asarray(self.find_ordinals(days) >= 0, dtype=np.bool_)
 
     def check_end(self, days: Days) -> None:
         """Raise CalendarRangeError if one of these days is after the calendar's last session."""

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from fiblake.aggregate import Bars, Buckets, Market
+from fiblake.aggregate import Bars, Buckets, Market, Prices
 from fiblake.buckets import window_start
 from fiblake.calendar import TradingCalendar
 from fiblake.errors import FiblakeError, UpstreamError
@@ -127,6 +127,8 @@ class FullResampler:
     most_bytes: int
     """Memory for the buckets."""
     watch: Watch = no_progress
+    months_at_once: int = MONTHS_AT_ONCE
+    """Month files in work at once: more than compute, so that the others wait for S3."""
     rebuild: bool = False
     """Whether rows of the same version are overwritten, too. They differ if a setting, the calendar or the code
     changed.
@@ -140,7 +142,7 @@ class FullResampler:
         months = Months.of(self.calendar)
         share = months.share(index, of)
         since = {n: self._first_ordinal(n, months, share[i], now.date()) for i, n in enumerate(INTERVALS)}
-        summary = self._compute(months, share, since)
+        summary = self._compute(months, share, since, self.months_at_once)
         for interval in INTERVALS if summary.symbols else ():
             self._publish(interval, since[interval], summary, now)
         return summary
@@ -170,7 +172,7 @@ class FullResampler:
         before = [m for m in files.existing() if m <= edge and due[months.number(m)]] if start else []
         return start if not before or files.is_cut_alike(max(before)) else 0
 
-    def _compute(self, months: Months, due: Due, since: Since, at_once: int = MONTHS_AT_ONCE) -> Summary:
+    def _compute(self, months: Months, due: Due, since: Since, at_once: int) -> Summary:
         """Compute the month files that are due, as many at a time as fit into memory."""
         symbols, summary = sorted(self.bronze.symbols_in(self.store.folders(f"{self.bronze.prefix}/"))), Summary()
         while due.any():
@@ -214,7 +216,12 @@ class FullResampler:
             return self._cut(dict(zip(symbols, objects, strict=True)), months, since, due)
 
     def _cut(self, objects: Mapping[str, StoredObject | None], months: Months, since: Since, due: Due) -> _Batch:
-        outcomes = {symbol: catch_errors(self._bars, symbol, stored) for symbol, stored in objects.items() if stored}
+        outcomes: dict[str, Prices | Bars | FiblakeError] = {
+            symbol: catch_errors(_read_prices, symbol, stored) for symbol, stored in objects.items() if stored
+        }
+        prices = [outcome for outcome in outcomes.values() if isinstance(outcome, Prices)]
+        for own_prices, bars in zip(prices, Bars.of_many(prices, self.calendar), strict=True):
+            outcomes[own_prices.symbol] = catch_errors(self._adjusted, own_prices, bars)
         errors = {symbol: outcome for symbol, outcome in outcomes.items() if isinstance(outcome, FiblakeError)}
         market = Market.of([outcome for outcome in outcomes.values() if isinstance(outcome, Bars)])
         buckets = {
@@ -223,9 +230,10 @@ class FullResampler:
         }
         return _Batch(len(objects), market, buckets, errors)
 
-    def _bars(self, symbol: str, stored: StoredObject) -> Bars:
-        adjust: Final = "splits" if self.adjusted else "raw"
-        return Bars.read(stored.data, symbol, stored.last_modified, self.calendar, adjust=adjust)
+    def _adjusted(self, prices: Prices, bars: Bars | FiblakeError) -> Bars:
+        if isinstance(bars, FiblakeError):
+            raise bars
+        return bars.adjusted(prices.reference, self.calendar, "splits" if self.adjusted else "raw")
 
     def _write(self, reading: _Reading, since: Since, at_once: int) -> int:
         """Write the month files that change; return how many."""
@@ -274,6 +282,10 @@ class FullResampler:
         if self.updated.publish(events):
             raise UpstreamError("SNS did not take the SilverUpdated event")
         emit_metrics(interval=interval, SymbolsResampled=len(summary.symbols), RowsComputed=summary.rows[interval])
+
+
+def _read_prices(symbol: str, stored: StoredObject) -> Prices:
+    return Prices.read(stored.data, symbol, stored.last_modified)
 
 
 def _return_freed_memory() -> None:

@@ -2,15 +2,18 @@ from collections.abc import Iterable
 from datetime import date
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fiblake.adjustment import NO_REFERENCE, Reference
-from fiblake.aggregate import SILVER, aggregate
+from fiblake.aggregate import SILVER, Bars, Prices, aggregate
+from fiblake.bars import PRICES as STORED
 from fiblake.bars import Consolidated
 from fiblake.buckets import first_to_recompute
 from fiblake.calendar import CalendarRangeError, NotASessionError, nyse
+from fiblake.errors import ContractError
 from fiblake.lake import INTERVALS
 from services.reconcile.silver import Grid, first_difference
 from tests.unit.resampler.daily import (
@@ -307,3 +310,34 @@ def test_recomputing_from_the_earliest_change_equals_recomputing_everything(
     first = first_to_recompute(bars("AAPL", after).ordinals, ORDINAL[min(changes)], interval)
     earlier = [row for row in silver(days, interval, reference=reference) if row["ts"] < SESSIONS[first]]
     assert earlier + silver(after, interval, first, reference) == silver(after, interval, reference=reference)
+
+
+def test_bars_that_cannot_be_used_cost_no_other_symbol_of_those_that_are_read_with_them() -> None:
+    good = {date(1962, 1, 2): flat(10), date(1962, 1, 4): flat(11)}
+    backwards = table("BACK", good).take([1, 0])
+    many = {
+        "NONE": table("NONE", {}),
+        "AAPL": table("AAPL", good),
+        "BACK": backwards,
+        "TWICE": pa.concat_tables([table("TWICE", good).slice(1)] * 2),
+        "SATURDAY": table("SATURDAY", {**good, date(1962, 1, 6): flat(1)}),
+        "OLD": table("OLD", {date(1861, 7, 4): flat(1), **good}),
+        "MSFT": table("MSFT", good),
+    }
+    prices = [Prices(symbol, rows.select(STORED.names), NO_REFERENCE, NOW) for symbol, rows in many.items()]
+    outcomes = dict(zip(many, Bars.of_many(prices, nyse()), strict=True))
+    for symbol in ("AAPL", "MSFT"):
+        read, own = outcomes.pop(symbol), Bars.of(symbol, many[symbol], nyse())
+        assert isinstance(read, Bars)
+        assert [read.ordinals.tolist(), read.close.tolist()] == [own.ordinals.tolist(), own.close.tolist()]
+    unsorted = (
+        "data.parquet of {0} is not sorted by session, or holds one twice: consolidate it "
+        "(`fiblake consolidate --symbols {0}`)"
+    )
+    assert [(symbol, type(error), str(error)) for symbol, error in outcomes.items()] == [
+        ("NONE", ContractError, "data.parquet of NONE holds no bars"),
+        ("BACK", ContractError, unsorted.format("BACK")),
+        ("TWICE", ContractError, unsorted.format("TWICE")),
+        ("SATURDAY", NotASessionError, "1962-01-06 is not a session of the NYSE"),
+        ("OLD", CalendarRangeError, "1861-07-04 is outside the trading calendar (1962-01-02 to 2029-12-31)"),
+    ]
