@@ -24,8 +24,10 @@ RESERVED_MB: Final = 450
 """Memory needed beside the buckets: interpreter and libraries, batches in work, files being written."""
 _M_MMAP_THRESHOLD: Final = -3
 _M_TRIM_THRESHOLD: Final = -1
+_M_ARENA_MAX: Final = -8
 _LARGE: Final = 1 << 20
 _KEPT: Final = 64 << 20
+_ARENAS: Final = 2
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,12 +66,14 @@ def return_what_is_freed() -> None:
     """Let large arrays go back to the system when they are freed (malloc(3), M_MMAP_THRESHOLD).
 
     Otherwise glibc keeps those below 32 MB, and no limit on what is in use would limit the process. Smaller arrays are
-    kept for the next ones (M_TRIM_THRESHOLD): a new page of memory costs as much as 4 KB of work on it.
+    kept for the next ones (M_TRIM_THRESHOLD): a new page of memory costs as much as 4 KB of work on it. Each arena
+    keeps so much, so there are two, not sixteen (M_ARENA_MAX).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE)
         mallopt(_M_TRIM_THRESHOLD, _KEPT)
+        mallopt(_M_ARENA_MAX, _ARENAS)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ SYMBOLS_AT_ONCE: Final = 48
 """So few that a column of their bars stays below 1 MB, in the processor's cache and in memory that is used again."""
 BATCHES_AT_ONCE: Final = 3
 """One more than the job has cores: one batch waits for S3 while the others are computed."""
+BYTES_OF_SYMBOL: Final = 13_000
+"""Memory for each symbol beside the buckets: month files that are made, joined and encoded at once hold all symbols."""
 Since = Mapping[int, int]
 """By interval: the ordinal from which on buckets are computed."""
 Watch = Callable[[str, int, int], None]
@@ -107,6 +109,7 @@ class _Reading:
             self.due, second = split_in_halves(self.due)
             self.postponed |= second
             self._drop_postponed(slice(None))
+            _return_freed_memory()  # it is another thread's: the threads that read would not use it
 
     def _drop_postponed(self, columns: slice) -> None:
         for i, (n, table) in enumerate(self.tables.items()):
@@ -190,6 +193,7 @@ class FullResampler:
         tables = {n: Recomputed(self.calendar, self.adjusted) for n in INTERVALS}
         reading = _Reading(due, np.zeros_like(due), tables, months)
         parts, symbols_done = chunks(symbols, SYMBOLS_AT_ONCE), 0
+        most_bytes = max(self.most_bytes // 2, self.most_bytes - len(symbols) * BYTES_OF_SYMBOL)
         with ThreadPoolExecutor(BATCHES_AT_ONCE) as pool:
 
             def submit_next(most: int) -> list[Future[_Batch]]:
@@ -200,7 +204,7 @@ class FullResampler:
             while pending:
                 batch = pending.pop(0).result()
                 reading.take(batch, since)
-                reading.shrink_to(self.most_bytes)
+                reading.shrink_to(most_bytes)
                 pending += submit_next(1)
                 symbols_done += batch.size
                 self.watch("reading symbols", symbols_done, len(symbols))

@@ -55,7 +55,10 @@ class Memory:
 
 
 ROW_BYTES: Final = len(SILVER) * VALUE_BYTES
+_MADE: Final = Memory(market_limit)
+"""For the rows of updates that are made and not yet joined. It is always taken before _MEMORY."""
 _MEMORY: Final = Memory(market_limit)
+"""For the rows of files that are joined."""
 
 
 class OtherCalendarError(ConflictError):
@@ -78,6 +81,9 @@ class Changes(Protocol):
 
     def groups(self, months: Sequence[Month], workers: int) -> Sequence[Sequence[Month]]:
         """Divide months into groups whose updates are made at once, by one of `workers`."""
+
+    def count_rows(self, months: Sequence[Month]) -> int:
+        """Return how many rows the updates of a group have."""
 
     def updates(self, months: Sequence[Month]) -> Sequence[Sequence[Update]]:
         """Return the updates of each month of a group, in the order in which they are joined."""
@@ -153,9 +159,10 @@ class MonthFiles:
     def _join_group(
         self, months: Sequence[Month], changes: Changes, absent: Collection[Month], *, last: bool
     ) -> list[_Outcome]:
-        with COMPUTING:
-            pairs = list(zip(months, changes.updates(months), strict=True))
-        return [self._join_month(month, updates, absent=month in absent, last=last) for month, updates in pairs]
+        with _MADE.taken(changes.count_rows(months) * ROW_BYTES):
+            with COMPUTING:
+                pairs = list(zip(months, changes.updates(months), strict=True))
+            return [self._join_month(month, updates, absent=month in absent, last=last) for month, updates in pairs]
 
     def _join_month(self, month: Month, updates: Sequence[Update], *, absent: bool, last: bool) -> _Outcome:
         key, grid = silver_key(self.interval, month), MonthGrid(self.calendar, self.interval, month)

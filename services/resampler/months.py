@@ -120,27 +120,34 @@ class Changes:
 
     numbering: Months
     rounds: Sequence[_Round]
+    sizes: npt.NDArray[np.int64]
+    """The number of rows of each month."""
 
     @classmethod
     def of(cls, numbering: Months, rounds: "Sequence[Recomputed]") -> "Changes":
         """Return the updates of rounds of distinct symbols, which are joined one after the other."""
-        return cls(numbering, [recomputed.as_round() for recomputed in rounds])
+        made = [recomputed.as_round() for recomputed in rounds]
+        sizes = np.sum([np.diff(round_.offsets).sum(axis=0) for round_ in made], axis=0)
+        return cls(numbering, made, sizes)
 
     def groups(self, months: Sequence[Month], workers: int) -> list[list[Month]]:
         """Divide months, which are sorted, into groups whose rows are made at once, by one of `workers`.
 
         A group has at most MONTHS_OF_GROUP months, and ROWS_OF_GROUP rows if it has more than one month.
         """
-        sizes = np.sum([np.diff(round_.offsets).sum(axis=0) for round_ in self.rounds], axis=0)
         most, divided, rows = min(MONTHS_OF_GROUP, -(-len(months) // workers)), list[list[Month]](), 0
         for month in months:
-            size = int(sizes[self.numbering.number(month)])
+            size = int(self.sizes[self.numbering.number(month)])
             rows += size
             if not divided or len(divided[-1]) == most or rows > ROWS_OF_GROUP:
                 divided.append([])
                 rows = size
             divided[-1].append(month)
         return divided
+
+    def count_rows(self, months: Sequence[Month]) -> int:
+        """Return how many rows the updates of a group have."""
+        return int(self.sizes[[self.numbering.number(month) for month in months]].sum())
 
     def updates(self, months: Sequence[Month]) -> list[tuple[Update, ...]]:
         """Return the updates of each month of a group."""

@@ -44,7 +44,10 @@ def test_a_block_that_does_not_fit_waits_for_the_others_even_if_they_fail(nbytes
     assert ended == ["first", "second"]
 
 
-def test_a_month_file_is_joined_while_its_rows_have_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("memory", "files_with_rows"), [("_MADE", (1, 1)), ("_MEMORY", (1, 2))])
+def test_rows_are_made_and_joined_while_they_have_their_memory(
+    memory: str, files_with_rows: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     symbols = tables.names(100)
     taken: list[int] = []
 
@@ -53,9 +56,9 @@ def test_a_month_file_is_joined_while_its_rows_have_their_memory(monkeypatch: py
             taken.append(nbytes)
             return super().taken(nbytes)
 
-    monkeypatch.setattr(month_files, "_MEMORY", Watched(lambda: 1_000))
+    monkeypatch.setattr(month_files, memory, Watched(lambda: 1_000))
     store = MemoryObjectStore()
     tables.write_month_file(store, symbols)
     tables.write_month_file(store, symbols)
     new = 100 * tables.BUCKETS * 96
-    assert taken == [new, 2 * new]
+    assert taken == [new * count for count in files_with_rows]

@@ -100,6 +100,9 @@ class Months:
     def groups(self, months: list[Month], _workers: int) -> list[list[Month]]:
         return [[month] for month in months]
 
+    def count_rows(self, months: list[Month]) -> int:
+        return len(months) * self.update.rows.num_rows
+
     def updates(self, months: list[Month]) -> list[list[Update]]:
         return [[self.update] for _ in months]
 
