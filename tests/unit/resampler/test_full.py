@@ -13,6 +13,7 @@ from fiblake.calendar import TradingCalendar, nyse
 from fiblake.decoding import DEFAULT_LIMIT_MB, MEGABYTE
 from fiblake.errors import ConflictError, UpstreamError
 from fiblake.lake import INTERVALS, Month, checkpoint_key, silver_key, silver_prefix
+from services.resampler import full as full_job
 from services.resampler.full import FullResampler
 from services.resampler.months import Recomputed
 from shared.objects import ATTEMPTS_AT_UPDATE
@@ -107,6 +108,15 @@ def test_less_memory_means_more_readings_and_no_file_written_twice() -> None:
     assert summary.rows == {n: len(rows) for n, rows in expected(BRONZE).items()}
     written = [key for key in store.done("write") if key.startswith("silver/")]
     assert len(written) == len(set(written)) == summary.written
+
+
+def test_of_the_memory_a_part_for_each_symbol_is_kept_free_for_month_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = lake(BRONZE)
+    buckets = 60 * sum(full(lake(BRONZE)).run(NOW).rows.values())
+    monkeypatch.setattr(full_job, "BYTES_OF_SYMBOL", 0)
+    assert full(store, most_bytes=buckets).run(NOW).readings == 1
+    monkeypatch.setattr(full_job, "BYTES_OF_SYMBOL", buckets // (2 * len(BRONZE)))
+    assert full(lake(BRONZE), most_bytes=buckets).run(NOW).readings > 1
 
 
 def test_machines_share_the_month_files_and_none_is_written_by_two() -> None:
