@@ -58,6 +58,11 @@ def unit(file: str, *options: str) -> tuple[str, ...]:
 
 CONSOLIDATE = "services/consolidator/consolidate.py"
 WORKER = "services/consolidator/worker.py"
+TAIL = "services/consolidator/tail.py"
+RECONCILE = "services/reconcile/reconcile.py"
+RESAMPLE = "services/resampler/resample.py"
+SILVER_JOIN = "services/resampler/silver_join.py"
+MONTH_FILES = "services/resampler/month_files.py"
 
 MUTANTS = (
     Mutant(
@@ -259,7 +264,7 @@ MUTANTS = (
     ),
     Mutant(
         "what the audit enqueues is drained",
-        "services/reconcile/reconcile.py",
+        RECONCILE,
         "ceil(sent / self.symbols_per_child)) if sent else None",
         "ceil(sent / self.symbols_per_child)) if sent < 0 else None",
         scenario("an audit finds"),
@@ -273,28 +278,28 @@ MUTANTS = (
     ),
     Mutant(
         "the greater version wins",
-        "services/resampler/silver_join.py",
+        SILVER_JOIN,
         "    beaten = covered & (_versions(old) < update.versions[owners] + wins_ties)\n",
         "    beaten = covered\n",
         scenario("an event comes after"),
     ),
     Mutant(
         "a bucket's rows win as a whole, or not at all",
-        "services/resampler/silver_join.py",
+        SILVER_JOIN,
         "    wins = ~np.isin(_places(new_owners, new_starts), _places(owners[stays], starts[stays]))\n",
         "    wins = np.ones(len(new_owners), dtype=bool)\n",
         scenario("an event comes after"),
     ),
     Mutant(
         "rows are stamped although their values are what they were",
-        "services/resampler/month_files.py",
+        MONTH_FILES,
         "elif changed and self.whole and is_alike and",
         "elif changed and is_alike and",
         scenario("an event comes after"),
     ),
     Mutant(
         "a conflict means: read the month file again",
-        "services/resampler/month_files.py",
+        MONTH_FILES,
         "        written = self.store.update(key, change, absent=absent)\n",
         "        data = change(s.data if (s := self.store.find(key)) else None)\n"
         "        written = data and self.store.put(key, data)\n",
@@ -302,21 +307,21 @@ MUTANTS = (
     ),
     Mutant(
         "a tail is used only if it reaches the first bucket",
-        "services/resampler/resample.py",
+        RESAMPLE,
         "        return None if begin < tail.tail_from else _SymbolBars(bars, first, last)\n",
         "        return _SymbolBars(bars, first, last)\n",
-        unit("resampler/test_rules.py", "-k", "rule_7"),
+        unit("resampler/test_rules.py", "-k", "tail"),
     ),
     Mutant(
         "a tail is used only if it holds the bar before the change",
-        "services/resampler/resample.py",
+        RESAMPLE,
         "        if before < 0 and tail.tail_from > self.calendar.session(0):\n            return None\n",
         "",
-        unit("resampler/test_rules.py", "-k", "rule_7"),
+        unit("resampler/test_rules.py", "-k", "tail"),
     ),
     Mutant(
         "no tail across a split",
-        "services/consolidator/tail.py",
+        TAIL,
         "    splits = any(tail_from < day <= stored.last_session for day, _ in reference.splits)\n",
         "    splits = False\n",
         unit("consolidator/test_tail.py"),
@@ -327,6 +332,181 @@ MUTANTS = (
         "_reference(file.metadata), _last_updated(file.metadata, last_modified)\n",
         "_reference(file.metadata), last_modified\n",
         scenario("a full resample beside"),
+    ),
+    Mutant(
+        "a row that a newer update lacks goes",
+        SILVER_JOIN,
+        "old.filter(pa.array(~beaten))",
+        "old.filter(pa.array(~(beaten & np.isin(_places(owners, starts), _places(new_owners, new_starts)))))",
+        unit("resampler/test_silver_join.py"),
+    ),
+    Mutant(
+        "the two rows of a handover are of one bucket",
+        SILVER_JOIN,
+        "np.minimum(ordinals, self.calendar.sessions.size - 1) // self.interval * self.interval)",
+        "np.minimum(ordinals, self.calendar.sessions.size - 1))",
+        unit("resampler/test_rules.py", "-k", "handover"),
+    ),
+    Mutant(
+        "a row that begins on no session is of the next session's bucket",
+        SILVER_JOIN,
+        """np.searchsorted(self.calendar.sessions, rows["ts"].to_numpy())""",
+        """np.maximum(np.searchsorted(self.calendar.sessions, rows["ts"].to_numpy(), side="right") - 1, 0)""",
+        unit("resampler/test_silver_join.py"),
+    ),
+    Mutant(
+        "a row is in the month of its bucket's first session",
+        "services/resampler/months.py",
+        "self.numbers[buckets.begins - buckets.begins % interval]",
+        "self.numbers[buckets.begins]",
+        unit("resampler/test_rules.py", "-k", "handover"),
+    ),
+    Mutant(
+        "a row is removed from the wrong month after it is in the right one",
+        MONTH_FILES,
+        "postponed = postponed and not last",
+        "postponed = False",
+        unit("resampler/test_rules.py", "-k", "wrong"),
+    ),
+    Mutant(
+        "events of one batch are joined one by one",
+        RESAMPLE,
+        """                round_ = next((round_ for round_ in rounds if change.symbol not in round_), None)
+                if round_ is None:
+                    rounds.append(round_ := {})
+                round_[change.symbol] = tailed
+""",
+        """                rounds = rounds or [{}]
+                first = min(tailed.first, rounds[0].get(change.symbol, tailed).first)
+                rounds[0][change.symbol] = _SymbolBars(tailed.bars, first, tailed.last)
+""",
+        unit("resampler/test_rules.py", "-k", "one_batch"),
+    ),
+    Mutant(
+        "a tail ends with the event's last session",
+        RESAMPLE,
+        " or tail.timestamp[-1] != change.last_session",
+        "",
+        unit("resampler/test_rules.py", "-k", "tail"),
+    ),
+    Mutant(
+        "no tail before an announced handover",
+        TAIL,
+        "any(day > tail_from for day in reference.handovers)",
+        "any(tail_from < day <= stored.last_session for day in reference.handovers)",
+        unit("consolidator/test_tail.py"),
+    ),
+    Mutant(
+        "no tail with a number that is not finite",
+        TAIL,
+        "if not np.isfinite(numbers).all():",
+        "if not numbers.size:",
+        unit("consolidator/test_tail.py"),
+    ),
+    Mutant(
+        "beside another program's data.parquet all files are listed",
+        CONSOLIDATE,
+        "before is None or before.adopted or task.lists",
+        "before is None or task.lists",
+        unit("consolidator/test_versions.py", "-k", "adopted"),
+    ),
+    Mutant(
+        "a message that names no file makes the worker list them",
+        CONSOLIDATE,
+        "before.adopted or task.lists or task.full",
+        "before.adopted or task.full",
+        unit("consolidator/test_versions.py"),
+    ),
+    Mutant(
+        "a day's bar needs no listing",
+        CONSOLIDATE,
+        "        days = task.retention_days\n        return days is not None and is_lot_due",
+        "        days = task.retention_days or 1\n        return days is not None or is_lot_due",
+        unit("consolidator/test_versions.py", "-k", "three_requests"),
+    ),
+    Mutant(
+        "the version is above the floor",
+        CONSOLIDATE,
+        "for at in (before and before.last_updated, floor) if at]",
+        "for at in (before and before.last_updated,) if at]",
+        unit("consolidator/test_versions.py", "-k", "floor"),
+    ),
+    Mutant(
+        "a version at or below the floor is written again",
+        CONSOLIDATE,
+        "\n        and (floor is None or before.last_updated > floor)",
+        "",
+        unit("consolidator/test_versions.py", "-k", "floor"),
+    ),
+    Mutant(
+        "a request with a floor reports all of the history",
+        WORKER,
+        " or request.version_floor is not None",
+        "",
+        unit("consolidator/test_worker.py", "-k", "floor"),
+    ),
+    Mutant(
+        "the audit detects silver that is ahead of data.parquet",
+        RECONCILE,
+        "elif stored and stored.last_updated < version:",
+        "elif stored and not version:",
+        unit("reconcile/test_heals.py", "-k", "put_back"),
+    ),
+    Mutant(
+        "the audit detects a manifest that is ahead of data.parquet",
+        RECONCILE,
+        'if entry and entry["last_updated"] > stored.last_updated:',
+        'if entry and not entry["last_updated"]:',
+        unit("reconcile/test_heals.py", "-k", "put_back"),
+    ),
+    Mutant(
+        "a rebuild wins ties only",
+        SILVER_JOIN,
+        "(_versions(old) < update.versions[owners] + wins_ties)",
+        "((_versions(old) < update.versions[owners]) | wins_ties)",
+        unit("resampler/test_rules.py", "-k", "rebuild"),
+    ),
+    Mutant(
+        "rows without a version have the oldest one",
+        "fiblake/aggregate.py",
+        '_ADDED_TO_SILVER: Final = {"adjusted": False, "version": OLDEST_VERSION}',
+        '_ADDED_TO_SILVER: Final = {"adjusted": False, "version": LATEST_VERSION}',
+        unit("resampler/test_rules.py", "-k", "schema_1_0"),
+    ),
+    Mutant(
+        "an event without a version makes the resampler read data.parquet",
+        RESAMPLE,
+        "tail is None or change.version is None or",
+        "tail is None or",
+        unit("resampler/test_rules.py", "-k", "tail"),
+    ),
+    Mutant(
+        "rows of two calendars are never mixed",
+        MONTH_FILES,
+        "        if not is_alike:\n            rows = self._without",
+        "        if rows is None:\n            rows = self._without",
+        unit("resampler/test_calendar_change.py"),
+    ),
+    Mutant(
+        "all files of the other calendar are cut anew, not only the event's",
+        RESAMPLE,
+        "            first = earlier\n",
+        "            continue\n",
+        unit("resampler/test_calendar_change.py"),
+    ),
+    Mutant(
+        "files are cut anew one after the other, oldest first",
+        "services/resampler/full.py",
+        "dict.fromkeys(INTERVALS, 0), at_once=1)",
+        "dict.fromkeys(INTERVALS, 0), at_once=8)",
+        unit("resampler/test_calendar_change.py", "-k", "oldest_first"),
+    ),
+    Mutant(
+        "a newer row of the other calendar is not dropped",
+        MONTH_FILES,
+        "            if is_newer:\n",
+        "            if is_newer is None:\n",
+        unit("resampler/test_calendar_change.py"),
     ),
     Mutant(
         "recomputation begins at the bar before the change",

@@ -336,6 +336,14 @@ def test_the_bars_of_an_adopted_data_parquet_are_announced_before_they_are_writt
     assert bucket.journal.index(("send", "AAPL")) < bucket.journal.index(("write", DATA))
 
 
+def test_beside_an_adopted_data_parquet_files_that_no_message_names_are_merged(bucket: Bucket) -> None:
+    """Its writer kept no log, so nobody knows which files it has."""
+    bucket.put("2025-11-13", 3)
+    bucket.lay(DATA, parquet(bar("2025-11-14", 4)))
+    merged = bucket.consolidate(bucket.put("2025-11-19", 9), since="2025-11-13").stored
+    assert [str(day) for day in merged.bars["timestamp"].to_pylist()][:2] == ["2025-11-13", "2025-11-14"]
+
+
 def test_if_the_announcement_is_not_taken_nothing_is_written(bucket: Bucket) -> None:
     def refuse(_request: ConsolidationRequest) -> None:
         raise UpstreamError("SQS is away")

@@ -305,6 +305,17 @@ def test_two_messages_of_one_symbol_are_one_consolidation_from_the_earlier_sessi
     assert lake.queue.bodies() == []
 
 
+def test_a_request_with_a_version_floor_reports_all_of_the_history_whatever_session_it_names(lake: Lake) -> None:
+    lake.arrive_named("AAPL", "2025-11-18")
+    lake.drained()
+    request = ConsolidationRequest(symbol="AAPL", changed_from=date(2025, 11, 19), version_floor=later(60))
+    lake.queue.put(request.model_dump_json())
+    lake.drained()
+    event = lake.complete.published[-1]
+    assert (event.changed_from, event.tail) == (date(2025, 11, 18), None)
+    assert event.version > later(60)
+
+
 def test_a_request_without_a_session_outweighs_one_that_names_some(lake: Lake) -> None:
     lake.arrive("AAPL", "2001-01-02")
     lake.drained()

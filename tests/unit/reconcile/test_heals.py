@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fiblake.aggregate import SILVER, decode_silver
 from fiblake.bars import Consolidated, encode
 from fiblake.calendar import nyse
-from fiblake.lake import INTERVALS, dividends_key
+from fiblake.lake import INTERVALS, MANIFEST_KEY, dividends_key
 from services.reconcile.lag import Cause, requests
 from services.reconcile.reconcile import FILES_LOOKED_INTO, Outlets, Reconciler, Report
 from services.reconcile.silver import Grid
@@ -70,8 +70,10 @@ def arrive(world: World, kind: str, *about: object) -> None:
         world.bar(*about)  # type: ignore[arg-type]
     elif kind == "splits":
         world.splits(*about)  # type: ignore[arg-type]
-    else:
+    elif kind == "companies":
         world.companies(*about)  # type: ignore[arg-type]
+    else:
+        world.dividends(*about)  # type: ignore[arg-type]
 
 
 @settings(max_examples=25)
@@ -343,10 +345,8 @@ def settled() -> World:
     return world
 
 
-@pytest.mark.parametrize("silver_is_lost", [False, True])
-def test_a_data_parquet_that_was_put_back_is_consolidated_beyond_the_version_it_was_told_of(
-    silver_is_lost: bool,  # noqa: FBT001 (a case)
-) -> None:
+@pytest.mark.parametrize("lost", [None, "silver/", MANIFEST_KEY])
+def test_a_data_parquet_that_was_put_back_is_consolidated_beyond_the_version_it_was_told_of(lost: str | None) -> None:
     world = settled()
     key = LAKE.data_key("AAPL")
     before = world.store.peek(key) or b""
@@ -357,9 +357,8 @@ def test_a_data_parquet_that_was_put_back_is_consolidated_beyond_the_version_it_
     world.events.clear()
     world.store.take_away(LAKE.date_key("AAPL", date(2025, 9, 30)))
     world.store.lay(key, before)
-    if silver_is_lost:
-        for name in world.store.keys("silver/"):
-            world.store.take_away(name)
+    for name in world.store.keys(lost) if lost else ():
+        world.store.take_away(name)
     assert {lag.cause for lag in audited(world).lags} >= {Cause.RESTORED}
     healed(world, audited(world))
     assert audited(world).lags == []

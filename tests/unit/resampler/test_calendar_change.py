@@ -99,10 +99,11 @@ def test_an_event_that_makes_the_first_file_of_a_month_sees_the_other_calendar_i
     assert silver(store, 3) == whole_silver(bronze, 3)
 
 
-def test_files_are_cut_anew_oldest_first_so_that_what_is_left_by_a_kill_is_met_again() -> None:
+@pytest.mark.parametrize("killed_at", [Month(2025, 1), Month(2025, 2)])
+def test_files_are_cut_anew_oldest_first_so_that_what_is_left_by_a_kill_is_met_again(killed_at: Month) -> None:
     store, bronze = lake()
     change = arrive(store, bronze, "AAPL", DAYS[-30])
-    store.interfere(kill, before_write=2, of=lambda key: key.startswith("silver/"))
+    store.interfere(kill, of=lambda key: key == silver_key(3, killed_at))
     with pytest.raises(KilledError):
         resampler(store, MENDED, 3).resample([change], NOW)
     assert resampler(store, MENDED, 3).resample([change], NOW) == {}

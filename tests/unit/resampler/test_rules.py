@@ -1,4 +1,4 @@
-"""For each rule of silver (docs/architecture.md): the schedule that goes wrong without it."""
+"""Why silver needs no order (docs/architecture.md): for each part of the rule, a schedule that is wrong without it."""
 
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta
@@ -59,17 +59,17 @@ def full(store: MemoryObjectStore, *, rebuild: bool = False) -> None:
     FullResampler(store, LAKE, nyse(), FakeTopic(), 0, adjusted=True, most_bytes=1 << 30, rebuild=rebuild).run(NOW)
 
 
-# ------------------------------------------------------------------------------------------ rules 2 and 3: the join
+# ------------------------------------------------------------------------------------------------------------- the join
 
 
-def test_rule_2_each_row_carries_the_version_of_the_bars_it_was_computed_from(store: MemoryObjectStore) -> None:
+def test_each_row_carries_the_version_of_the_bars_it_was_computed_from(store: MemoryObjectStore) -> None:
     work(store, 3, consolidate(store, HISTORY, DAYS[0]))
     first = version_of(store, "AAPL")
     work(store, 3, consolidate(store, HISTORY | numbered([NEW]), NEW))
     assert {row["version"] for row in versioned_silver(store, 3)} == {first, version_of(store, "AAPL")}
 
 
-def test_rule_3_an_event_that_comes_late_changes_nothing_that_is_newer(store: MemoryObjectStore) -> None:
+def test_an_event_that_comes_late_changes_nothing_that_is_newer(store: MemoryObjectStore) -> None:
     events = [consolidate(store, HISTORY | {DAYS[29]: flat(price)}, DAYS[29]) for price in (1, 2, 3)]
     work(store, 3, consolidate(store, HISTORY | {DAYS[29]: flat(4)}, DAYS[0]))
     before = {key: store.peek(key) for key in store.keys("silver/")}
@@ -78,7 +78,7 @@ def test_rule_3_an_event_that_comes_late_changes_nothing_that_is_newer(store: Me
     assert {key: store.peek(key) for key in store.keys("silver/")} == before
 
 
-def test_rule_3_both_rows_of_a_handover_stand_in_the_month_of_the_buckets_first_session(
+def test_both_rows_of_a_handover_stand_in_the_month_of_the_buckets_first_session(
     store: MemoryObjectStore,
 ) -> None:
     day, n = TWO_ROWS
@@ -115,7 +115,7 @@ def of_before(store: MemoryObjectStore, interval: int) -> None:
         store.lay(silver_key(interval, month), encode(table))
 
 
-def test_rule_3_a_row_in_the_wrong_month_moves_the_right_file_first(store: MemoryObjectStore) -> None:
+def test_a_row_in_the_wrong_month_moves_the_right_file_first(store: MemoryObjectStore) -> None:
     day, n = TWO_ROWS
     facts = Facts(handovers=(day,))
     work(store, n, consolidate(store, HISTORY, DAYS[0], facts, tail=False))
@@ -129,10 +129,34 @@ def test_rule_3_a_row_in_the_wrong_month_moves_the_right_file_first(store: Memor
     assert silver(store, n) == whole_silver({"AAPL": HISTORY}, n, {"AAPL": facts})
 
 
-# --------------------------------------------------------------------------------------- rules 4, 5, 6: how it is done
+def test_a_writer_that_dies_at_the_right_file_has_not_removed_the_row_from_the_wrong_one(
+    store: MemoryObjectStore,
+) -> None:
+    day, n = TWO_ROWS
+    facts = Facts(handovers=(day,))
+    work(store, n, consolidate(store, HISTORY, DAYS[0], facts, tail=False))
+    of_before(store, n)
+    right = silver_key(n, Month.of(SESSIONS[ORDINAL[day] // n * n]))
+    event = consolidate(store, HISTORY, DAYS[0], facts, tail=False)
+    store.interfere(die, of=lambda key: key == right)
+    with pytest.raises(DeadError):
+        work(store, n, event)
+    files = [decode_silver(store.peek(key) or b"", key) for key in store.keys("silver/")]
+    assert day in {ts for rows in files for ts in rows["ts"].to_pylist()}
 
 
-def test_rule_4_a_conflict_reads_the_month_file_again_and_not_bronze(store: MemoryObjectStore) -> None:
+class DeadError(BaseException):
+    """The process ends here."""
+
+
+def die() -> None:
+    raise DeadError
+
+
+# ----------------------------------------------------------------------------------------- conflicts, versions, batches
+
+
+def test_a_conflict_reads_the_month_file_again_and_not_bronze(store: MemoryObjectStore) -> None:
     event = consolidate(store, HISTORY, DAYS[0], tail=False)
     lay(store, "MSFT", begun := {DAYS[0]: HISTORY[DAYS[0]]})  # so that the other one writes this month only
     other = resampler(store, 3)
@@ -144,7 +168,7 @@ def test_rule_4_a_conflict_reads_the_month_file_again_and_not_bronze(store: Memo
 
 
 @pytest.mark.parametrize("tail", [True, False])
-def test_rule_5_a_version_is_stamped_although_the_values_are_what_they_were(
+def test_a_version_is_stamped_although_the_values_are_what_they_were(
     store: MemoryObjectStore,
     tail: bool,  # noqa: FBT001 (a case)
 ) -> None:
@@ -155,7 +179,7 @@ def test_rule_5_a_version_is_stamped_although_the_values_are_what_they_were(
     assert silver(store, 3)[-1]["close"] == flat(1).close
 
 
-def test_rule_6_events_of_one_batch_are_joined_one_by_one(store: MemoryObjectStore) -> None:
+def test_events_of_one_batch_are_joined_one_by_one(store: MemoryObjectStore) -> None:
     """The earlier beginning with the later version would drop what a version in between has put there."""
     work(store, 3, consolidate(store, HISTORY, DAYS[0]))
     early = consolidate(store, HISTORY | {DAYS[20]: flat(5)}, DAYS[20])
@@ -166,11 +190,19 @@ def test_rule_6_events_of_one_batch_are_joined_one_by_one(store: MemoryObjectSto
     assert silver(store, 3) == whole_silver({"AAPL": HISTORY | {DAYS[20]: flat(6), NEW: flat(7)}}, 3)
 
 
-# ---------------------------------------------------------------------------------------------------- rule 7: the tail
+def test_of_two_events_of_one_batch_the_earlier_beginning_is_not_lost(store: MemoryObjectStore) -> None:
+    work(store, 3, consolidate(store, HISTORY, DAYS[0]))
+    early = consolidate(store, HISTORY | {DAYS[20]: flat(5)}, DAYS[20])
+    late = consolidate(store, HISTORY | {DAYS[20]: flat(5), NEW: flat(7)}, NEW)
+    work(store, 3, early, late)
+    assert silver(store, 3) == whole_silver({"AAPL": HISTORY | {DAYS[20]: flat(5), NEW: flat(7)}}, 3)
+
+
+# ------------------------------------------------------------------------------------------------------------- the tail
 
 
 @pytest.mark.parametrize("interval", INTERVALS)
-def test_rule_7_a_days_new_bar_needs_no_data_parquet(store: MemoryObjectStore, interval: int) -> None:
+def test_a_days_new_bar_needs_no_data_parquet(store: MemoryObjectStore, interval: int) -> None:
     days = HISTORY | numbered([NEW])
     work(store, interval, consolidate(store, HISTORY, DAYS[0], tail=False))
     event = consolidate(store, days, NEW)
@@ -200,7 +232,7 @@ def other_day(tail: Tail) -> Tail:
     ],
     ids=["no bar before", "bucket cut", "no session", "no version", "other end", "empty"],
 )
-def test_rule_7_a_tail_that_says_too_little_is_not_used(store: MemoryObjectStore, spoil: Any) -> None:  # noqa: ANN401
+def test_a_tail_that_says_too_little_is_not_used(store: MemoryObjectStore, spoil: Any) -> None:  # noqa: ANN401
     work(store, 34, consolidate(store, HISTORY, DAYS[0], tail=False))
     days = HISTORY | {DAYS[28]: flat(77), NEW: flat(8)}
     event = consolidate(store, days, NEW)
@@ -212,7 +244,7 @@ def test_rule_7_a_tail_that_says_too_little_is_not_used(store: MemoryObjectStore
     assert silver(store, 34) == whole_silver({"AAPL": days}, 34)
 
 
-def test_rule_7_a_tail_without_the_bar_before_does_not_leave_its_bucket_incomplete(store: MemoryObjectStore) -> None:
+def test_a_tail_without_the_bar_before_does_not_leave_its_bucket_incomplete(store: MemoryObjectStore) -> None:
     first = next(day for day in DAYS[20:] if ORDINAL[day] % 3 == 0)
     history = {day: bar for day, bar in HISTORY.items() if ORDINAL[day] < ORDINAL[first] - 1}  # a slot is empty
     work(store, 3, consolidate(store, history, DAYS[0], tail=False))
@@ -225,17 +257,17 @@ def test_rule_7_a_tail_without_the_bar_before_does_not_leave_its_bucket_incomple
     assert silver(store, 3) == whole_silver({"AAPL": days}, 3)
 
 
-def test_rule_7_rows_from_data_parquet_carry_the_version_in_its_footer_not_the_events(store: MemoryObjectStore) -> None:
+def test_rows_from_data_parquet_carry_the_version_in_its_footer_not_the_events(store: MemoryObjectStore) -> None:
     event = consolidate(store, HISTORY, DAYS[0], tail=False)
     lay(store, "AAPL", HISTORY | numbered([NEW]))
     work(store, 3, event)
     assert {row["version"] for row in versioned_silver(store, 3)} == {version_of(store, "AAPL")}
 
 
-# ------------------------------------------------------------------------------------ rules 10 and 11: restore, upgrade
+# ------------------------------------------------------------------------------------------------ restores and upgrades
 
 
-def test_rule_10_a_rebuild_wins_ties_only(store: MemoryObjectStore) -> None:
+def test_a_rebuild_wins_ties_only(store: MemoryObjectStore) -> None:
     work(store, 3, consolidate(store, HISTORY, DAYS[0]))
     before = store.peek(LAKE.data_key("AAPL")) or b""
     work(store, 3, consolidate(store, HISTORY | {DAYS[5]: flat(9)}, DAYS[5], tail=False))
@@ -247,7 +279,7 @@ def test_rule_10_a_rebuild_wins_ties_only(store: MemoryObjectStore) -> None:
     ]
 
 
-def test_rule_11_silver_without_versions_and_events_of_schema_1_0_go_on(store: MemoryObjectStore) -> None:
+def test_silver_without_versions_and_events_of_schema_1_0_go_on(store: MemoryObjectStore) -> None:
     for symbol in ("AAPL", "MSFT"):
         lay(store, symbol, HISTORY)
     for n in INTERVALS:
@@ -267,7 +299,7 @@ def test_rule_11_silver_without_versions_and_events_of_schema_1_0_go_on(store: M
     assert silver_key(3, Month(2025, 10)) in same, "what the event does not concern is not written again"
 
 
-def test_rule_11_a_full_resample_after_the_upgrade_writes_nothing_that_is_right(store: MemoryObjectStore) -> None:
+def test_a_full_resample_after_the_upgrade_writes_nothing_that_is_right(store: MemoryObjectStore) -> None:
     lay(store, "AAPL", HISTORY)
     full(store)
     for n in INTERVALS:

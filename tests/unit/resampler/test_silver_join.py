@@ -113,6 +113,15 @@ def test_a_row_of_a_bucket_that_begins_in_an_earlier_month_is_seen_to_be_misplac
     assert not join(old, update(V[0], {"AAPL": STARTS[0]}), OCTOBER).misplaced
 
 
+def test_a_row_that_begins_on_a_day_that_is_no_session_any_more_is_of_the_next_sessions_bucket() -> None:
+    """The calendar has changed, and the row stands for a bucket that now begins one day later."""
+    start = STARTS[1]
+    mended = closed_on(SESSIONS[start].isoformat())
+    old, grid = silver(row("AAPL", start, OLDEST_VERSION)), MonthGrid(mended, 5, Month(2025, 10))
+    assert mended.session(start) == SESSIONS[start + 1]
+    assert join(old, update(V[1], {"AAPL": start}), grid).rows.num_rows == 0
+
+
 Told = tuple[int, dict[str, int], dict[tuple[str, int, int], float]]
 TOLD: st.SearchStrategy[Told] = st.tuples(
     st.integers(0, 5),
