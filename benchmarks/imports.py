@@ -31,7 +31,7 @@ FUNCTIONS: Final = {
     "OHLCV fetcher": ("OhlcvFetcherFunction", "services.fetcher.ohlcv_handler"),
     "history fetcher": ("HistoryFetcherFunction", "services.fetcher.history_handler"),
     "metadata fetcher": ("MetadataFetcherFunction", "services.fetcher.metadata_handler"),
-    "freshness": ("FreshnessFunction", "services.resampler.freshness_handler"),
+    "freshness": ("FreshnessFunction", "services.reconcile.freshness_handler"),
     "reconcile": ("ReconcileFunction", "services.reconcile.handler"),
     "vacuum": ("VacuumFunction", "services.vacuum.handler"),
 }

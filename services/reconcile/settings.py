@@ -1,4 +1,4 @@
-"""Settings of an audit, and the event of an invocation."""
+"""Settings of the audit and of the freshness function, and the event of an audit's invocation."""
 
 from datetime import date
 
@@ -24,6 +24,13 @@ class ReconcileSettings(Settings):
     symbols_per_child: int = Field(default=500, ge=1, le=LARGEST_ARRAY)
     resampling_retention_years: int = Field(default=0, ge=0, le=200)
     resampling_adjusted: bool = True
+
+
+class FreshnessSettings(Settings):
+    """Environment of the freshness function."""
+
+    s3_bucket: str
+    s3_prefix: str = BRONZE_PREFIX
 
 
 class ReconcileEvent(BaseModel):

@@ -18,13 +18,6 @@ class ResamplerSettings(Settings):
     max_receive_count: int = Field(default=6, ge=1)
 
 
-class FreshnessSettings(Settings):
-    """Environment of the freshness function."""
-
-    s3_bucket: str
-    s3_prefix: str = BRONZE_PREFIX
-
-
 class FullResamplerSettings(Settings):
     """The job's command line; each option is an environment variable of the same name as well."""
 

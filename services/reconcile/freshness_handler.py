@@ -7,8 +7,8 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from fiblake.calendar import lake_calendar
 from fiblake.lake import Bronze
-from services.resampler.freshness import measure
-from services.resampler.settings import FreshnessSettings
+from services.reconcile.freshness import measure
+from services.reconcile.settings import FreshnessSettings
 from shared.objects import ObjectStore
 from shared.settings import load
 from shared.telemetry import logger

@@ -12,8 +12,8 @@ from fiblake.buckets import bucket_start
 from fiblake.calendar import nyse
 from fiblake.errors import ConfigurationError, ContractError
 from fiblake.lake import INTERVALS, MANIFEST_KEY, Month, checkpoint_key, silver_key
-from services.resampler import freshness_handler
-from services.resampler.freshness import measure
+from services.reconcile import freshness_handler
+from services.reconcile.freshness import measure
 from shared.objects import ObjectStore
 from tests.fakes import BUCKET, LAKE, NOON, MemoryObjectStore
 from tests.unit.conftest import Metrics
