@@ -56,6 +56,7 @@ Values = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int32]
 Versions = npt.NDArray[np.int64]
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_DAY: Final = np.iinfo(np.int32).min
 _MICROSECOND: Final = timedelta(microseconds=1)
 _NO_BAR: Final = -1
 _NO_HANDOVERS: Final[Ordinals] = np.empty(0, np.int64)
@@ -375,13 +376,17 @@ def decode_silver(data: bytes, what: str, columns: Sequence[str] = SILVER.names)
     return pa.Table.from_arrays(list(values.values()), schema=schema)
 
 
-def is_cut_by(stamp: str, calendar: TradingCalendar) -> bool:
-    """Return whether a month file with this stamp was cut by the sessions of `calendar`, up to its last bucket."""
-    through, _, digest = stamp.partition(" ")
-    try:
-        return digest != "" and calendar.digest(date.fromisoformat(through)) == digest
-    except ValueError:
-        return False
+def sort_rows(rows: pa.Table) -> pa.Table:
+    """Return rows by symbol and `ts`: each symbol is compared once, not each row."""
+    symbols = rows["symbol"].combine_chunks().dictionary_encode()
+    names = symbols.dictionary
+    ranks = np.empty(len(names), np.int64)
+    ranks[pc.sort_indices(names).to_numpy()] = np.arange(len(names))
+    days = rows["ts"].cast(pa.int32()).to_numpy().astype(np.int64)
+    sort_keys = (ranks[symbols.indices.to_numpy()] << 32) + days - _FIRST_DAY
+    if (sort_keys[1:] >= sort_keys[:-1]).all():
+        return rows.combine_chunks()
+    return rows.take(pa.array(np.argsort(sort_keys, kind="stable"))).combine_chunks()
 
 
 def check_sessions(rows: pa.Table, calendar: TradingCalendar) -> None:

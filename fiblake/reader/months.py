@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fiblake.aggregate import SILVER, SILVER_CALENDAR, check_sessions, decode_silver, is_cut_by
+from fiblake.aggregate import SILVER, SILVER_CALENDAR, check_sessions, decode_silver
+from fiblake.buckets import is_cut_by
 from fiblake.calendar import Ordinals, TradingCalendar
 from fiblake.decoding import MAKE_ANEW
 from fiblake.lake import Month, parse_silver_key, silver_prefix

@@ -11,8 +11,9 @@ from typing import Any, Final
 
 import pyarrow.compute as pc
 
-from fiblake.aggregate import SILVER_CALENDAR, check_sessions, check_version, decode_silver, is_cut_by
+from fiblake.aggregate import SILVER_CALENDAR, check_sessions, check_version, decode_silver
 from fiblake.bars import OLDEST_VERSION
+from fiblake.buckets import is_cut_by
 from fiblake.calendar import TradingCalendar
 from fiblake.decoding import TooLargeError
 from fiblake.errors import ConflictError, FiblakeError

@@ -1,22 +1,35 @@
 """Entry point of the resampler function: messages in, partial batch response out."""
 
+import re
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from aws_lambda_powertools.utilities.data_classes import SQSEvent
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from fiblake.calendar import lake_calendar
-from fiblake.lake import Bronze
-from services.resampler.batch import interval_of, resample_batch
-from services.resampler.resample import Resampler
+from fiblake.errors import ConfigurationError
+from fiblake.lake import INTERVALS, Bronze
+from services.resampler.resample import Resampler, resample_batch
 from services.resampler.settings import ResamplerSettings
 from shared.objects import ObjectStore
 from shared.outcomes import process_messages
 from shared.queues import Topic, from_lambda, name_of
 from shared.settings import load
 from shared.telemetry import logger
+
+_QUEUE: Final = re.compile(r".*resample-(\d+)d")
+
+
+def interval_of(queue: str) -> int:
+    """Return the interval a queue is for, by its name; raise ConfigurationError if it is none of ours."""
+    match = _QUEUE.fullmatch(queue)
+    if match is None or int(match[1]) not in INTERVALS:
+        raise ConfigurationError(
+            f"queue {queue!r} is not named like ENV-resample-3d, for one of the intervals {INTERVALS}"
+        )
+    return int(match[1])
 
 
 @cache

@@ -10,18 +10,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
 from threading import Condition
-from typing import Final, Protocol
+from typing import Final
 
 import pyarrow as pa
 
 from fiblake.aggregate import SILVER, SILVER_CALENDAR, decode_silver
 from fiblake.bars import encode
+from fiblake.buckets import MonthGrid, is_cut_by
 from fiblake.calendar import TradingCalendar
 from fiblake.decoding import VALUE_BYTES, market_limit, parquet_rows
 from fiblake.errors import ConflictError, FiblakeError
 from fiblake.lake import Month, parse_silver_key, silver_key, silver_prefix
 from services.resampler.computing import COMPUTING
-from services.resampler.silver_join import NO_ROWS, MonthGrid, Update, is_equal_but_for_version, join, without_symbols
+from services.resampler.months import Changes
+from services.resampler.silver_join import NO_ROWS, Update, is_equal_but_for_version, join, without_symbols
 from shared.objects import ObjectStore
 from shared.outcomes import catch_errors
 
@@ -76,19 +78,6 @@ class _Outcome(Enum):
     """Rows must be removed that belong to an earlier file, which must be written first."""
 
 
-class Changes(Protocol):
-    """The updates of month files."""
-
-    def groups(self, months: Sequence[Month], workers: int) -> Sequence[Sequence[Month]]:
-        """Divide months into groups whose updates are made at once, by one of `workers`."""
-
-    def count_rows(self, months: Sequence[Month]) -> int:
-        """Return how many rows the updates of a group have."""
-
-    def updates(self, months: Sequence[Month]) -> Sequence[Sequence[Update]]:
-        """Return the updates of each month of a group, in the order in which they are joined."""
-
-
 @dataclass(frozen=True, slots=True)
 class MonthFiles:
     """The month files of one interval's table."""
@@ -119,7 +108,7 @@ class MonthFiles:
         key = silver_key(self.interval, month)
         stored = self.store.find(key)
         stamp = _read(stored.data, key)[1] if stored else ""
-        return not stamp or MonthGrid(self.calendar, self.interval, month).is_cut_alike(stamp)
+        return not stamp or is_cut_by(stamp, self.calendar)
 
     def join(
         self, months: Sequence[Month], changes: Changes, existing: Collection[Month],
@@ -187,7 +176,7 @@ class MonthFiles:
     ) -> tuple[pa.Table | None, bool]:
         """Return the rows to write (None: the file does not change), and whether misplaced rows are removed."""
         before, stamp = _read(data, key) if data is not None else (NO_ROWS, "")
-        rows, is_alike = before, not stamp or grid.is_cut_alike(stamp)
+        rows, is_alike = before, not stamp or is_cut_by(stamp, self.calendar)
         if self.whole and is_alike and not self.wins_ties and is_equal_but_for_version(before, updates[0].rows):
             return None, False  # whichever rows won, the values would stay
         if not is_alike:

@@ -116,7 +116,7 @@ class _Round:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """The updates of one interval's month files (see `month_files.Changes`): one of each round for each month."""
+    """The updates of one interval's month files: one of each round for each month."""
 
     numbering: Months
     rounds: Sequence[_Round]

@@ -24,10 +24,10 @@ from services.resampler.full import FullResampler
 from services.resampler.month_files import MonthFiles, OtherCalendarError
 from services.resampler.months import Changes, Months, Recomputed
 from shared.batching import chunks
-from shared.events import SYMBOLS_PER_EVENT, ConsolidationComplete, SilverUpdated, Tail
+from shared.events import SYMBOLS_PER_EVENT, ConsolidationComplete, SilverUpdated, Tail, parse
 from shared.objects import ObjectStore, StoredObject
 from shared.outcomes import catch_errors
-from shared.queues import Topic
+from shared.queues import ReceivedMessage, Topic
 from shared.telemetry import emit_metrics, log_correlation_merge, logger
 
 SYMBOLS_AT_ONCE: Final = 64
@@ -275,3 +275,12 @@ class Resampler:
             # S3's instant of a put is rounded to seconds, so a quick chain could seem to end before it.
             seconds = max(0.0, (self.clock() - oldest).total_seconds())
             emit_metrics(interval=self.interval, PutToSilverSeconds=seconds)
+
+
+def resample_batch(resampler: Resampler, messages: Sequence[ReceivedMessage], now: datetime) -> dict[str, FiblakeError]:
+    """Resample what the messages name; return the errors by message id. A symbol that fails fails all its messages."""
+    outcomes = {m.id: catch_errors(parse, ConsolidationComplete, m.body) for m in messages}
+    events = {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, ConsolidationComplete)}
+    errors = {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, FiblakeError)}
+    failures = resampler.resample([Change.of(event) for event in events.values()], now)
+    return errors | {i: failures[e.symbol] for i, e in events.items() if e.symbol in failures}

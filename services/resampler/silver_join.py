@@ -5,7 +5,6 @@ symbol and bucket, the rows of the greater version win as a whole, so the order 
 """
 
 from dataclasses import dataclass
-from datetime import date
 from typing import Final
 
 import numpy as np
@@ -13,48 +12,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fiblake.aggregate import SILVER, is_cut_by
+from fiblake.aggregate import SILVER, sort_rows
 from fiblake.bars import OLDEST_VERSION
-from fiblake.calendar import TradingCalendar
-from fiblake.lake import Month
+from fiblake.buckets import MonthGrid
 
 Numbers = npt.NDArray[np.int64]
-_FIRST_DAY: Final = np.iinfo(np.int32).min
-_EPOCH: Final = date(1970, 1, 1)
 NO_ROWS: Final = SILVER.empty_table()
 """Made once: Arrow takes longer for it than for a month of rows."""
-
-
-@dataclass(frozen=True, slots=True)
-class MonthGrid:
-    """The grid of the buckets in one month file of an interval: those whose first session is in that month."""
-
-    calendar: TradingCalendar
-    interval: int
-    month: Month
-
-    @property
-    def calendar_stamp(self) -> str:
-        """The calendar of the buckets: the end of the last bucket, and a digest of all sessions up to it."""
-        next_month = date(self.month.year + self.month.month // 12, self.month.month % 12 + 1, 1)
-        last = int(self.calendar.days.searchsorted(np.int32((next_month - _EPOCH).days))) - 1
-        end = last // self.interval * self.interval + self.interval - 1
-        through = self.calendar.session(min(end, self.calendar.sessions.size - 1))
-        return f"{through} {self.calendar.digest(through)}"
-
-    def is_cut_alike(self, stamp: str) -> bool:
-        """Return whether a file with this stamp was cut by the same sessions, up to its last bucket."""
-        return is_cut_by(stamp, self.calendar)
-
-    def bucket_starts(self, rows: pa.Table) -> Numbers:
-        """Return the ordinal of the first session of each row's bucket: that of the first session on or after `ts`."""
-        ordinals = np.searchsorted(self.calendar.sessions, rows["ts"].to_numpy())
-        return np.asarray(np.minimum(ordinals, self.calendar.sessions.size - 1) // self.interval * self.interval)
-
-    def are_misplaced(self, starts: Numbers) -> bool:
-        """Return whether one of these buckets belongs to another month's file."""
-        own = np.datetime64(f"{self.month.year:04}-{self.month.month:02}", "M")
-        return bool((self.calendar.sessions[starts].astype("datetime64[M]") != own).any())
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +59,10 @@ def join(old: pa.Table, update: Update, grid: MonthGrid, *, wins_ties: bool = Fa
     if not old.num_rows:
         rows = update.rows if update.is_sorted else sort_rows(update.rows)
         return Joined(rows, changed=rows.num_rows > 0, misplaced=False)
-    owners, starts = _owners(old, update), grid.bucket_starts(old)
+    owners, starts = _owners(old, update), grid.bucket_starts(old["ts"].to_numpy())
     covered = (owners >= 0) & (starts >= update.cuts[owners])
     beaten = covered & (_versions(old) < update.versions[owners] + wins_ties)
-    new_owners, new_starts = _owners(update.rows, update), grid.bucket_starts(update.rows)
+    new_owners, new_starts = _owners(update.rows, update), grid.bucket_starts(update.rows["ts"].to_numpy())
     stays = covered & ~beaten
     wins = ~np.isin(_places(new_owners, new_starts), _places(owners[stays], starts[stays]))
     if not beaten.any() and not wins.any():
@@ -123,19 +87,6 @@ def without_symbols(old: pa.Table, update: Update) -> tuple[pa.Table, bool]:
 def is_equal_but_for_version(old: pa.Table, new: pa.Table) -> bool:
     """Return whether two months' rows have the same values."""
     return bool(old.drop_columns(["version"]).equals(new.drop_columns(["version"])))
-
-
-def sort_rows(rows: pa.Table) -> pa.Table:
-    """Return rows by symbol and `ts`: each symbol is compared once, not each row."""
-    symbols = rows["symbol"].combine_chunks().dictionary_encode()
-    names = symbols.dictionary
-    ranks = np.empty(len(names), np.int64)
-    ranks[pc.sort_indices(names).to_numpy()] = np.arange(len(names))
-    days = rows["ts"].cast(pa.int32()).to_numpy().astype(np.int64)
-    sort_keys = (ranks[symbols.indices.to_numpy()] << 32) + days - _FIRST_DAY
-    if (sort_keys[1:] >= sort_keys[:-1]).all():
-        return rows.combine_chunks()
-    return rows.take(pa.array(np.argsort(sort_keys, kind="stable"))).combine_chunks()
 
 
 def _owners(rows: pa.Table, update: Update) -> Numbers:

@@ -30,9 +30,8 @@ from services.fetcher.validation import VendorBar
 from services.reconcile import adopt
 from services.reconcile.reconcile import Outlets, Reconciler, Report
 from services.reconcile.silver import Grid
-from services.resampler.batch import resample_batch
 from services.resampler.full import FullResampler
-from services.resampler.resample import Resampler
+from services.resampler.resample import Resampler, resample_batch
 from services.vacuum import bronze as vacuum
 from shared import cleanup, objects, outcomes
 from shared.dead_letters import DeadLetters, Filter, back_to

@@ -342,16 +342,16 @@ MUTANTS = (
     ),
     Mutant(
         "the two rows of a handover are of one bucket",
-        SILVER_JOIN,
+        "fiblake/buckets.py",
         "np.minimum(ordinals, self.calendar.sessions.size - 1) // self.interval * self.interval)",
         "np.minimum(ordinals, self.calendar.sessions.size - 1))",
         unit("resampler/test_rules.py", "-k", "handover"),
     ),
     Mutant(
         "a row that begins on no session is of the next session's bucket",
-        SILVER_JOIN,
-        """np.searchsorted(self.calendar.sessions, rows["ts"].to_numpy())""",
-        """np.maximum(np.searchsorted(self.calendar.sessions, rows["ts"].to_numpy(), side="right") - 1, 0)""",
+        "fiblake/buckets.py",
+        "np.searchsorted(self.calendar.sessions, days)",
+        """np.maximum(np.searchsorted(self.calendar.sessions, days, side="right") - 1, 0)""",
         unit("resampler/test_silver_join.py"),
     ),
     Mutant(

@@ -22,7 +22,7 @@ from services.consolidator.worker import Worker
 from services.reconcile.lag import Lag
 from services.reconcile.reconcile import Reconciler
 from services.reconcile.silver import Grid
-from services.resampler.batch import resample_batch
+from services.resampler.resample import resample_batch
 from shared.queues import ReceivedMessage
 from tests.fakes import BUCKET, LAKE, FakeQueue, FakeTopic, MemoryObjectStore, companies, dividend, splits
 from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS, Daily, Facts, flat, table

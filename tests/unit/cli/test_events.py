@@ -9,7 +9,7 @@ from fiblake.errors import ContractError
 from fiblake.lake import INTERVALS
 from services.consolidator.arrivals import read_notification, requests
 from services.reconcile.settings import ReconcileEvent
-from services.resampler.batch import interval_of
+from services.resampler.handler import interval_of
 from services.vacuum.settings import VacuumEvent
 from shared.events import ConsolidationComplete, ConsolidationRequest, parse
 from tests.fakes import BUCKET, LAKE, REPOSITORY, FakeQueue, sample

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fiblake.aggregate import SILVER, decode_silver
 from fiblake.bars import Consolidated, encode
 from fiblake.calendar import nyse
-from fiblake.lake import INTERVALS, MANIFEST_KEY, dividends_key
+from fiblake.lake import INTERVALS, dividends_key
 from services.reconcile.lag import Cause, requests
 from services.reconcile.reconcile import FILES_LOOKED_INTO, Outlets, Reconciler, Report
 from services.reconcile.silver import Grid
@@ -345,7 +345,7 @@ def settled() -> World:
     return world
 
 
-@pytest.mark.parametrize("lost", [None, "silver/", MANIFEST_KEY])
+@pytest.mark.parametrize("lost", [None, "silver/", "processing_metadata/"])
 def test_a_data_parquet_that_was_put_back_is_consolidated_beyond_the_version_it_was_told_of(lost: str | None) -> None:
     world = settled()
     key = LAKE.data_key("AAPL")

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from fiblake.bars import OLDEST_VERSION
 from fiblake.calendar import nyse
 from fiblake.lake import INTERVALS
-from services.resampler.batch import resample_batch
 from services.resampler.full import FullResampler
+from services.resampler.resample import resample_batch
 from shared.events import ConsolidationComplete, Tail
 from shared.queues import ReceivedMessage
 from tests.fakes import LAKE, FakeTopic, MemoryObjectStore

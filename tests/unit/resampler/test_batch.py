@@ -6,8 +6,8 @@ import pytest
 
 from fiblake.errors import ConfigurationError, ContractError, NotFoundError, UpstreamError
 from fiblake.lake import INTERVALS
-from services.resampler.batch import interval_of, resample_batch
-from services.resampler.resample import Resampler
+from services.resampler.handler import interval_of
+from services.resampler.resample import Resampler, resample_batch
 from shared.events import SCHEMA_VERSION, ConsolidationComplete
 from shared.queues import ReceivedMessage
 from tests.fakes import LAKE, FakeTopic, MemoryObjectStore

@@ -11,9 +11,8 @@ from fiblake.aggregate import SILVER, decode_silver
 from fiblake.bars import OLDEST_VERSION, encode
 from fiblake.calendar import nyse
 from fiblake.lake import INTERVALS, Month, silver_key
-from services.resampler.batch import resample_batch
 from services.resampler.full import FullResampler
-from services.resampler.resample import Change
+from services.resampler.resample import Change, resample_batch
 from shared.events import ConsolidationComplete, Tail
 from shared.queues import ReceivedMessage
 from tests.fakes import LAKE, FakeTopic, MemoryObjectStore

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from fiblake.aggregate import SILVER
 from fiblake.bars import OLDEST_VERSION
+from fiblake.buckets import MonthGrid, is_cut_by
 from fiblake.calendar import TradingCalendar, nyse
 from fiblake.lake import Month
-from services.resampler.silver_join import MonthGrid, Update, join, without_symbols
+from services.resampler.silver_join import Update, join, without_symbols
 
 SESSIONS: list[date] = nyse().sessions.tolist()
 OCTOBER = MonthGrid(nyse(), 5, Month(2025, 10))
@@ -170,14 +171,14 @@ def test_a_file_says_by_which_calendar_it_was_cut_as_far_as_its_buckets_reach() 
     stamp = OCTOBER.calendar_stamp
     assert stamp.startswith(SESSIONS[STARTS[-1] + 4].isoformat())
     for day, alike in (("2025-11-20", True), (SESSIONS[STARTS[-1] + 4].isoformat(), False), ("1999-11-17", False)):
-        assert MonthGrid(closed_on(day), 5, Month(2025, 10)).is_cut_alike(stamp) == alike
+        assert is_cut_by(stamp, closed_on(day)) == alike
 
 
 def test_a_calendar_that_was_only_made_longer_cuts_alike() -> None:
     shorter = TradingCalendar(nyse().sessions[: STARTS[-1] + 2])
-    assert OCTOBER.is_cut_alike(MonthGrid(shorter, 5, Month(2025, 10)).calendar_stamp)
-    assert not MonthGrid(shorter, 5, Month(2025, 10)).is_cut_alike(OCTOBER.calendar_stamp)
+    assert is_cut_by(MonthGrid(shorter, 5, Month(2025, 10)).calendar_stamp, nyse())
+    assert not is_cut_by(OCTOBER.calendar_stamp, shorter)
 
 
 def test_a_stamp_that_says_nothing_is_of_another_calendar() -> None:
-    assert not OCTOBER.is_cut_alike("yesterday ab")
+    assert not is_cut_by("yesterday ab", nyse())
