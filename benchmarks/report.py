@@ -18,6 +18,7 @@ DOCS: Final = REPOSITORY / "docs"
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 COLUMNS: Final = ("what", "contestant", "wall s", "CPU s", "peak MB", "ratio", "result", "target")
 OURS: Final = "fiblake"
+THROUGH_S3: Final = "through S3"
 READ: Final = "read "
 """The prefix of the benchmarks' names for queries."""
 
@@ -92,7 +93,7 @@ def drawn(results: Sequence[Result], facts: Mapping[str, Any], path: Path) -> No
     for axis, (title, some, value) in zip(axes[:, 0], shown, strict=True):
         values = [value(result) for result in some]
         colours = ["#1f6f8b" if result.contestant.startswith(OURS) else "#b8b8b8" for result in some]
-        bars = axis.barh([result.contestant for result in some], values, color=colours)
+        bars = axis.barh([_label(result) for result in some], values, color=colours)
         axis.bar_label(bars, fmt="{:,.1f}", padding=3)
         axis.set_title(title, loc="left")
         axis.invert_yaxis()
@@ -110,7 +111,8 @@ def panels(results: Sequence[Result]) -> list[tuple[str, list[Result], Callable[
         r for r in results
         if r.benchmark.startswith(READ) or not (r.contestant.startswith(OURS) and "," in r.contestant)
     ]  # fmt: skip
-    resample = [r for r in contestants if r.benchmark == "resample_full"]
+    # No other contestant works through S3.
+    resample = [r for r in contestants if r.benchmark == "resample_full" and THROUGH_S3 not in r.contestant]
     merge = [r for r in contestants if r.benchmark == "consolidate" and APPEND_ONLY not in r.contestant]
     questions = dict.fromkeys(r.benchmark for r in contestants if r.benchmark.startswith(READ))
     all_panels: list[tuple[str, list[Result], Callable[[Result], float]]] = [
@@ -123,6 +125,12 @@ def panels(results: Sequence[Result]) -> list[tuple[str, list[Result], Callable[
             (f"Reading {question.removeprefix(READ)}: milliseconds", results_asked, lambda r: 1000 * r.wall)
         )
     return [panel for panel in all_panels if panel[1]]
+
+
+def _label(result: Result) -> str:
+    """Return a contestant's name in the picture, with its number of symbols if contestants have different ones."""
+    symbols = result.facts.get("symbols")
+    return f"{result.contestant}, {symbols:,} symbols" if symbols else result.contestant
 
 
 def _rows(results: Sequence[Result], facts: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:

@@ -13,6 +13,7 @@ FACTS = {
 RESULTS = [
     Result("resample_full", "fiblake", 10.0, 15.0, 1_000, 3, {"rows": 10_974_024}),
     Result("resample_full", "pandas", 25.0, 40.0, 3_000, 3),
+    Result("resample_full", "fiblake through S3", 15.0, 17.0, 1_000, 3),
     Result("consolidate", "fiblake", 40.0, 60.0, 300, 3, {"symbols_per_second": 133.8}),
     Result("consolidate", "published (DuckDB a symbol)", 20.0, 20.0, 300, 1, {"symbols_per_second": 10.0}),
     Result("consolidate", f"Delta Lake ({APPEND_ONLY})", 1.0, 1.0, 300, 1, {"symbols_per_second": 5_350.0}),
