@@ -30,13 +30,13 @@ HISTORY: Final = 250
 def ours() -> Work:
     """Return the chain."""
     from local.emulator import REPOSITORY  # noqa: PLC0415
-    from local.stack import running  # noqa: PLC0415
+    from local.stack import run_stack  # noqa: PLC0415
     from local.watch import Watcher  # noqa: PLC0415
 
     def work(puts: int = 20, crowd: int = 500, crowds: int = 3) -> Mapping[str, Any]:
         (REPOSITORY / ".local").mkdir(exist_ok=True)
         place = TemporaryDirectory(prefix="chain-", dir=REPOSITORY / ".local")
-        with place as folder, running(Path(folder) / "stack") as stack:
+        with place as folder, run_stack(Path(folder) / "stack") as stack:
             probe = _Probe(stack, Watcher(stack))
             # The first ones find cold functions and load the histories.
             one_put = [probe.seconds(["ONE"], session) for session in probe.sessions(puts + 3)][3:]

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.output import answer, confirmed, printable, progress, wants_json
+from cli.output import answer, confirm, printable, progress, wants_json
 from cli.reconcile import auditor
 from cli.target import SYMBOLS_PER_CHILD, Target, target
-from fiblake.wording import counted
+from fiblake.wording import pluralize
 
 if TYPE_CHECKING:
     from services.reconcile.adopt import Foreign
@@ -28,15 +28,15 @@ def adopt(
     consolidated through the queue, and silver is computed after that. You may run it twice. Exit code 3: files remain,
     and are listed.
     """
-    from services.reconcile.adopt import foreign
+    from services.reconcile.adopt import find_foreign
 
     stack = target(context)
     with progress("files read") as advance:
-        foreign_objects = foreign(auditor(stack), advance)
+        foreign_objects = find_foreign(auditor(stack), advance)
     if not wants_json(context):
         _show(foreign_objects)
     work = bool(foreign_objects.unreadable or foreign_objects.symbols)
-    is_confirmed = work and (yes or (not wants_json(context) and confirmed("adopt them?")))
+    is_confirmed = work and (yes or (not wants_json(context) and confirm("adopt them?")))
     moved, requests, unsent = _move_and_enqueue(stack, foreign_objects) if is_confirmed else (0, 0, 0)
     facts = {
         "unreadable": [key for key, _ in foreign_objects.unreadable],
@@ -46,7 +46,9 @@ def adopt(
     }
     sentence = "nothing is changed"
     if is_confirmed:
-        sentence = f"{counted(moved, 'file')} moved to archive/adopted/, {counted(requests, 'consolidation')} enqueued"
+        sentence = (
+            f"{pluralize(moved, 'file')} moved to archive/adopted/, {pluralize(requests, 'consolidation')} enqueued"
+        )
     answer(context, facts, lambda console: console.print(sentence))
     unadoptable = [lag for lag in foreign_objects.symbols if lag.cause.name == "UNREADABLE"]
     if (work and not is_confirmed) or moved < len(foreign_objects.unreadable) or unsent or unadoptable:
@@ -69,11 +71,11 @@ def _move_and_enqueue(stack: Target, foreign_objects: "Foreign") -> tuple[int, i
 
 
 def _show(foreign_objects: "Foreign") -> None:
-    typer.echo(f"of another shape, in the way, and to be moved: {counted(len(foreign_objects.unreadable), 'file')}")
+    typer.echo(f"of another shape, in the way, and to be moved: {pluralize(len(foreign_objects.unreadable), 'file')}")
     for key, _ in foreign_objects.unreadable[:KEYS_SHOWN]:
         typer.echo(f"  {printable(key)}")
     if len(foreign_objects.unreadable) > KEYS_SHOWN:
         typer.echo(f"  ... and {len(foreign_objects.unreadable) - KEYS_SHOWN} more")
-    typer.echo(f"with a data.parquet that is to be adopted: {counted(len(foreign_objects.symbols), 'symbol')}")
+    typer.echo(f"with a data.parquet that is to be adopted: {pluralize(len(foreign_objects.symbols), 'symbol')}")
     for lag in (lag for lag in foreign_objects.symbols if lag.cause.name == "UNREADABLE"):
         typer.echo(f"  {lag.symbol} cannot be: {printable(lag.detail)}")

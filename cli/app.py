@@ -56,10 +56,10 @@ class GlobalOptionsAnywhere(TyperGroup):
 
     def parse_args(self, ctx: "typer.Context", args: list[str]) -> list[str]:  # type: ignore[override]
         """Move the global options to the front."""
-        return super().parse_args(ctx, hoisted(args))
+        return super().parse_args(ctx, hoist_options(args))
 
 
-def hoisted(arguments: list[str]) -> list[str]:
+def hoist_options(arguments: list[str]) -> list[str]:
     """Return the arguments with the global options in front; arguments after `--` stay."""
     front: list[str] = []
     following: list[str] = []

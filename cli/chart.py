@@ -11,7 +11,7 @@ from cli import options
 from cli.output import answer
 from cli.target import target
 from fiblake.lake import INTERVALS
-from fiblake.wording import counted
+from fiblake.wording import pluralize
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,12 +64,12 @@ def chart(
         "file": str(output), "bars": len(rows), "first": first, "last": end, "adjusted": adjusted, "last_close": close,
         "splits": splits,
     }  # fmt: skip
-    text = f"{title}: {counted(len(rows), 'bar')}, {counted(len(splits), 'split')} marked, in {output}"
+    text = f"{title}: {pluralize(len(rows), 'bar')}, {pluralize(len(splits), 'split')} marked, in {output}"
     answer(context, facts, lambda console: console.print(text, soft_wrap=True))
 
 
 def _check_output(output: Path) -> None:
-    options.writable(output, "--output")
+    options.check_writable(output, "--output")
     if output.suffix not in FORMATS:
         raise typer.BadParameter(f"{output} ends in none of {', '.join(FORMATS)}", param_hint="--output")
 

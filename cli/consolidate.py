@@ -10,7 +10,7 @@ from cli import options
 from cli.output import answer
 from cli.target import Target, target
 from fiblake.errors import UpstreamError
-from fiblake.wording import counted
+from fiblake.wording import pluralize
 
 EXAMPLE = (
     "Example: fiblake consolidate --symbols AAPL,MSFT\n\n"
@@ -37,11 +37,11 @@ def consolidate(
     if bool(symbols) == everything:
         raise typer.BadParameter("name --symbols, or say --all", param_hint="--symbols")
     stack = target(context)
-    chosen = _symbols_chosen(stack, options.named(symbols))
+    chosen = _symbols_chosen(stack, options.parse_symbols(symbols))
     if full or here:
         raise typer.Exit(_consolidate_here(stack, chosen, max_workers, full=full))
     sent = _enqueue(stack, chosen)
-    answer(context, {"enqueued": sent}, lambda console: console.print(f"{counted(sent, 'symbol')} enqueued"))
+    answer(context, {"enqueued": sent}, lambda console: console.print(f"{pluralize(sent, 'symbol')} enqueued"))
 
 
 def _symbols_chosen(stack: Target, chosen: tuple[str, ...]) -> list[str]:
@@ -62,7 +62,7 @@ def _enqueue(stack: Target, symbols: list[str]) -> int:
     bodies = [ConsolidationRequest(symbol=symbol, correlation_id=run).model_dump_json() for symbol in symbols]
     unsent = stack.queue(stack.queue_urls["consolidation"]).send(bodies)
     if unsent:
-        raise UpstreamError(f"SQS did not take {len(unsent)} of {counted(len(bodies), 'request')}: ask again")
+        raise UpstreamError(f"SQS did not take {len(unsent)} of {pluralize(len(bodies), 'request')}: ask again")
     if bodies:
         stack.start_workers(len(bodies))
     return len(bodies)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from cli import options
-from cli.output import answer, confirmed, table
+from cli.output import answer, confirm, table
 from cli.target import Target, target
-from fiblake.wording import counted, instant
+from fiblake.wording import instant, pluralize
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,7 +57,7 @@ def _chosen(  # noqa: PLR0917 (options)
         raise typer.BadParameter(
             f"no letter died more than {older_than} ago and less than {newer_than} ago", param_hint="--older-than"
         )
-    return Chosen(queues, options.named(symbols), reason, older, newer, mended)
+    return Chosen(queues, options.parse_symbols(symbols), reason, older, newer, mended)
 
 
 def filtered(command: Callable[..., None]) -> Callable[..., None]:
@@ -114,7 +114,7 @@ def show(
         for letter in letters:
             console.print(f"{letter['queue']}  {letter['id']}", style="bold")
             console.print(_letter_text(letter), soft_wrap=True)
-        console.print(counted(len(letters), "letter"))
+        console.print(pluralize(len(letters), "letter"))
 
     answer(context, letters, draw)
 
@@ -161,15 +161,15 @@ def discard(
     """Delete dead letters, after writing them to a file."""
     now = datetime.now(UTC)
     file = to or Path(f"dead-letters-{now:%Y%m%dT%H%M%SZ}.jsonl")
-    options.writable(file, "--to")
+    options.check_writable(file, "--to")
     stack = target(context)
     dlqs = dlqs_of(stack, chosen.queues)
     filter_ = _filter(stack, dlqs, chosen, now)
     letters_by_queue = letters_in(dlqs, filter_, now)
     count = sum(len(letters) for _, letters in letters_by_queue)
-    question = f"discard {counted(count, 'dead letter')}, after writing a copy to {file}?"
-    if dry_run or not count or not (yes or confirmed(question)):
-        text = f"{counted(count, 'letter')} meant; none is discarded"
+    question = f"discard {pluralize(count, 'dead letter')}, after writing a copy to {file}?"
+    if dry_run or not count or not (yes or confirm(question)):
+        text = f"{pluralize(count, 'letter')} meant; none is discarded"
         answer(context, {"meant": count, "discarded": 0}, lambda console: console.print(text))
         return
     discarded = discard_letters([dlq for dlq, letters in letters_by_queue if letters], filter_, now, file)
@@ -177,7 +177,7 @@ def discard(
     answer(
         context,
         facts,
-        lambda console: console.print(f"{counted(discarded, 'letter')} discarded, with a copy in {file}"),
+        lambda console: console.print(f"{pluralize(discarded, 'letter')} discarded, with a copy in {file}"),
     )
 
 
@@ -205,17 +205,19 @@ def discard_letters(dlqs: "Sequence[DeadLetters]", filter_: "Filter", now: datet
 
 def dlqs_of(stack: Target, chosen: Sequence[str] | None) -> "list[DeadLetters]":
     """Return the dead-letter queues of the stack, or those of the chosen queues."""
-    from shared.dead_letters import DeadLetters, back_to, back_to_function
+    from shared.dead_letters import DeadLetters, redrive_to_function, redrive_to_queue
     from shared.functions import call_later, connect
 
     sources = [(name, stack.queue(url)) for name, url in stack.queue_urls.items()]
     dlqs = [
-        DeadLetters(name, source.dead_letters, back_to(source)) for name, source in sources if _is_chosen(name, chosen)
+        DeadLetters(name, source.dead_letters, redrive_to_queue(source))
+        for name, source in sources
+        if _is_chosen(name, chosen)
     ]
     for name, url in stack.lone_dead_letter_urls.items():
         if _is_chosen(name, chosen):
             client = connect()
-            send = back_to_function(lambda function, event, client=client: call_later(client, function, event))  # type: ignore[misc]
+            send = redrive_to_function(lambda function, event, client=client: call_later(client, function, event))  # type: ignore[misc]
             dlqs.append(DeadLetters(name.removesuffix("-dlq"), stack.queue(url), send))
     names_known = [*stack.queue_urls, *(name.removesuffix("-dlq") for name in stack.lone_dead_letter_urls)]
     unknown = sorted({_bare(name) for name in chosen or ()} - set(names_known))
@@ -244,10 +246,10 @@ def _filter(stack: Target, dlqs: "Sequence[DeadLetters]", chosen: Chosen, now: d
     if chosen.mended is None:
         return filter_
     from cli.reconcile import auditor
-    from services.reconcile.mended import mended
+    from services.reconcile.mended import find_mended
 
     letters = [letter for _, some in letters_in(dlqs, filter_, now) for letter in some]
-    ids = mended(letters, auditor(stack))
+    ids = find_mended(letters, auditor(stack))
     if not chosen.mended:
         ids = {letter.message.id for letter in letters} - ids
     return replace(filter_, ids=frozenset(ids))
@@ -283,7 +285,7 @@ def _report(context: typer.Context, outcomes: "dict[str, Outcome]", verb: str) -
         drawn = [{**row, verb: row["done"]} for row in rows if any(row[key] for key in ("done", "exhausted", "unsent"))]
         if drawn:
             console.print(table("Dead letters", drawn, ["queue", verb, "exhausted", "unsent"]))
-        console.print(f"{counted(sum(row['done'] for row in rows), 'letter')} {verb}")
+        console.print(f"{pluralize(sum(row['done'] for row in rows), 'letter')} {verb}")
 
     answer(context, rows, draw)
     if any(outcome.exhausted or outcome.unsent for outcome in outcomes.values()):
@@ -323,9 +325,9 @@ def _letter_text(letter: dict[str, Any]) -> str:
     symbols = f" ({', '.join(letter['symbols'])})" if letter["symbols"] else ""
     died = instant(letter["died_at"]) if letter["died_at"] else "at an unknown instant"
     receives = (
-        counted(letter["receive_count"], "receive") if letter["receive_count"] else "an unknown number of receives"
+        pluralize(letter["receive_count"], "receive") if letter["receive_count"] else "an unknown number of receives"
     )
     return (
-        f"  died {died} after {receives}, replayed {counted(letter['replays'], 'time')}{symbols}\n"
+        f"  died {died} after {receives}, replayed {pluralize(letter['replays'], 'time')}{symbols}\n"
         f"  {letter['error']}: {letter['reason']}\n  {letter['body']}\n"
     )

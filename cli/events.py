@@ -10,7 +10,7 @@ import typer
 from cli.output import answer
 from cli.target import target
 from fiblake.errors import UpstreamError
-from fiblake.wording import counted
+from fiblake.wording import pluralize
 
 app = typer.Typer(help="Events by hand, for trying things out.", no_args_is_help=True)
 SAMPLES_BUCKET: Final = "dev-condvest-datalake"
@@ -39,10 +39,10 @@ def send(
     bodies, attributes = messages(text.replace(SAMPLES_BUCKET, stack.bucket) if own_bucket else text)
     unsent = stack.queue(url).send(bodies, attributes)
     if unsent:
-        raise UpstreamError(f"SQS did not take {len(unsent)} of {counted(len(bodies), 'message')}")
+        raise UpstreamError(f"SQS did not take {len(unsent)} of {pluralize(len(bodies), 'message')}")
     if queue == "consolidation":
         stack.start_workers(len(bodies))
-    text = f"{counted(len(bodies), 'message')} sent to {queue}"
+    text = f"{pluralize(len(bodies), 'message')} sent to {queue}"
     answer(context, {"queue": queue, "sent": len(bodies)}, lambda console: console.print(text))
 
 

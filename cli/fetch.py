@@ -44,12 +44,12 @@ def fetch(
     from services.fetcher.settings import FetcherSettings, FetchEvent
 
     if first:
-        options.past(first, "--from")
+        options.parse_past_day(first, "--from")
     if day:
         options.session(day, "--date")
     if again and (symbols or not (first or last)):
         raise typer.BadParameter("it is for all sessions of --from and --to: name one of them", param_hint="--again")
-    event = options.checked(lambda: FetchEvent.of(_event(first, last, day, symbols, again=again)))
+    event = options.check_option(lambda: FetchEvent.of(_event(first, last, day, symbols, again=again)))
     settings = settings_of(context, "OhlcvFetcherFunctionName", FetcherSettings)
     try:
         with progress_by_name() as show:

@@ -43,7 +43,7 @@ def companies(
     from services.fetcher.assembly import load_companies
     from services.fetcher.settings import MetadataSettings
 
-    start = options.past(first, "--from")
+    start = options.parse_past_day(first, "--from")
     settings = settings_of(context, "MetadataFetcherFunctionName", MetadataSettings)
     with progress_by_name() as show:
         report = asyncio.run(load_companies(settings, start, show))
@@ -81,7 +81,7 @@ def flatfiles(
         raise typer.BadParameter(f"{folder} is not a folder", param_hint="--dir")
     if first and last and first > last:
         raise typer.BadParameter(f"{first:%Y-%m-%d} lies after --to {last:%Y-%m-%d}", param_hint="--from")
-    start, end = options.past(first, "--from") if first else None, last.date() if last else None
+    start, end = options.parse_past_day(first, "--from") if first else None, last.date() if last else None
     settings = settings_of(context, "OhlcvFetcherFunctionName", FlatFileSettings)
     with progress_by_name() as show:
         report = asyncio.run(load_flat_files(settings, folder, start, end, show, all_tickers=all_tickers, again=again))

@@ -20,12 +20,12 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
-def named(symbols: str | None) -> tuple[str, ...]:
+def parse_symbols(symbols: str | None) -> tuple[str, ...]:
     """Read the option --symbols; an empty result means all symbols."""
-    from shared.settings import listed
+    from shared.settings import parse_symbols
 
     try:
-        return listed(symbols) if symbols is not None else ()
+        return parse_symbols(symbols) if symbols is not None else ()
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--symbols") from error
 
@@ -61,7 +61,7 @@ def nearest_in_lake(bucket: str, symbols: Iterable[str]) -> str:
     return "" if isinstance(in_lake, FiblakeError) else nearest_hint(set(symbols) - set(in_lake), in_lake)
 
 
-def past(day: datetime, option: str) -> date:
+def parse_past_day(day: datetime, option: str) -> date:
     """Read a day that is not in the future."""
     if day.date() > datetime.now(UTC).date():
         raise typer.BadParameter(f"{day:%Y-%m-%d} is yet to come", param_hint=option)
@@ -72,7 +72,7 @@ def session(day: datetime, option: str) -> date:
     """Read a session: a trading day of the exchange that is not in the future."""
     from fiblake.calendar import lake_calendar
 
-    calendar, wanted = lake_calendar(), past(day, option)
+    calendar, wanted = lake_calendar(), parse_past_day(day, option)
     if not calendar.faults(wanted):
         return wanted
     later = calendar.ordinal_on_or_after(wanted)
@@ -82,7 +82,7 @@ def session(day: datetime, option: str) -> date:
     )
 
 
-def checked(read: Callable[[], ValueT]) -> ValueT:
+def check_option(read: Callable[[], ValueT]) -> ValueT:
     """Return the result of `make`; report its error as a wrong command line (exit code 2)."""
     from fiblake.errors import ContractError
 
@@ -92,7 +92,7 @@ def checked(read: Callable[[], ValueT]) -> ValueT:
         raise typer.BadParameter(str(error)) from error
 
 
-def writable(path: Path | None, option: str) -> Path | None:
+def check_writable(path: Path | None, option: str) -> Path | None:
     """Return `path` if a file can be written there; otherwise the option is wrong (checked before any work)."""
     if path is None:
         return None

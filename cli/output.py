@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 from cli.target import Choice
-from fiblake.wording import counted, instant
+from fiblake.wording import instant, pluralize
 
 if TYPE_CHECKING:
     import typer
@@ -183,7 +183,7 @@ def draw_in_window(console: "Console", draw: "Callable[[Console], None]") -> Non
         draw(console)
     lines, room = capture.get().splitlines(), console.height - 1
     if len(lines) > room:
-        cut = counted(len(lines) - room + 1, "line")
+        cut = pluralize(len(lines) - room + 1, "line")
         lines = [*lines[: room - 1], f"... and {cut} more: a taller window shows them"]
     console.clear()
     console.file.write("".join(f"{line}\n" for line in lines))
@@ -215,7 +215,7 @@ def _bar(what: str, total: int | None) -> "Iterator[tuple[Progress, TaskID]]":
         yield bar, bar.add_task(what, total=total)
 
 
-def confirmed(question: str) -> bool:
+def confirm(question: str) -> bool:
     """Ask a person for confirmation; without a terminal the answer is no."""
     import typer
 

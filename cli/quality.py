@@ -14,7 +14,7 @@ from cli import options
 from cli.output import answer, printable, progress, table
 from cli.target import Target, target
 from fiblake.errors import PermanentError
-from fiblake.wording import counted, instant
+from fiblake.wording import instant, pluralize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +42,7 @@ def quality(
     If the lake has, or had, a bar of the API and one of a flat file, the two are compared.
     Exit code 3: the report names a problem, or a symbol cannot be read.
     """
-    options.writable(html, "--html")
+    options.check_writable(html, "--html")
     chosen = [options.symbol(name, "SYMBOLS") for name in symbols]
     stack = target(context)
     options.check_in_lake(stack.store, chosen)
@@ -155,27 +155,27 @@ def verdict(result: "Quality") -> str:
     totals = result.totals
     kinds = Counter(finding.kind for finding in result.findings)
     parts = [
-        *([counted(len(result.missing), "missing session")] if result.missing else []),
-        *([f"{counted(totals[QUARANTINED], 'session')} in quarantine"] if totals[QUARANTINED] else []),
-        *(counted(count, kind, _plural(kind)) for kind, count in kinds.items()),
+        *([pluralize(len(result.missing), "missing session")] if result.missing else []),
+        *([f"{pluralize(totals[QUARANTINED], 'session')} in quarantine"] if totals[QUARANTINED] else []),
+        *(pluralize(count, kind, _plural(kind)) for kind, count in kinds.items()),
     ]
     notes = [
-        *([f"{counted(totals[NO_TRADE], 'session')} without a trade"] if totals[NO_TRADE] else []),
-        *([f"{counted(totals[WITHDRAWN], 'session')} withdrawn"] if totals[WITHDRAWN] else []),
+        *([f"{pluralize(totals[NO_TRADE], 'session')} without a trade"] if totals[NO_TRADE] else []),
+        *([f"{pluralize(totals[WITHDRAWN], 'session')} withdrawn"] if totals[WITHDRAWN] else []),
         *(
-            [f"{counted(totals[UNKNOWN], 'session')} without a bar (Postgres does not say why)"]
+            [f"{pluralize(totals[UNKNOWN], 'session')} without a bar (Postgres does not say why)"]
             if totals[UNKNOWN]
             else []
         ),
         *([_compared(result)] if result.compared else []),
-        *([f"{counted(result.before_first, 'session')} listed before the first bar"] if result.before_first else []),
+        *([f"{pluralize(result.before_first, 'session')} listed before the first bar"] if result.before_first else []),
     ]
     sentence = f"To look at: {', '.join(parts)}." if parts else "Whole and plausible."
     return f"{sentence} {', '.join(notes)}." if notes else sentence
 
 
 def _compared(result: "Quality") -> str:
-    compared = counted(result.compared, "session")
+    compared = pluralize(result.compared, "session")
     return f"{compared} compared between the API and flat files ({result.differing} differ)"
 
 

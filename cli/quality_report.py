@@ -14,9 +14,9 @@ from fiblake.bars import Consolidated
 from fiblake.calendar import TradingCalendar
 from fiblake.reference import Identity, Split
 from fiblake.revisions import BAR as BAR_STATEMENT
-from fiblake.rules import jumped, positive
+from fiblake.rules import is_jump, positive
 from fiblake.symbols import BEGINNING
-from fiblake.wording import counted
+from fiblake.wording import pluralize
 
 JUMP_LIMIT: Final = 3.0
 """A close of more than this many times the one before, or less than one part in this many, needs an explanation."""
@@ -159,7 +159,7 @@ def _jumps(stored: Consolidated, sessions: Sequence[date]) -> Iterator[Finding]:
         ratio = 1.0
         for day in (day for day in ratios if before < day <= after):
             ratio *= ratios[day]
-        if jumped(close, previous, ratio, JUMP_LIMIT):
+        if is_jump(close, previous, ratio, JUMP_LIMIT):
             yield Finding("jump", after, f"the close goes from {previous:g} on {before} to {close:g}, without a split")
         elif abs(log(ratio)) > log(_VISIBLE_SPLIT) and abs(log(close / previous)) < abs(log(close / previous / ratio)):
             text = f"a split makes {ratio:g} of a price, and the close goes from {previous:g} to {close:g}"
@@ -171,9 +171,8 @@ def _repeats(stored: Consolidated, sessions: Sequence[date]) -> Iterator[Finding
     for numbers, run in groupby(zip(sessions, rows, strict=True), key=lambda pair: pair[1]):
         days = [day for day, _ in run]
         if len(days) >= REPEATS and numbers[-1] > 0:
-            text = (
-                f"{counted(len(days), 'session')} to {days[-1]} have the same prices and volume (close {numbers[3]:g})"
-            )
+            which = f"{pluralize(len(days), 'session')} to {days[-1]}"
+            text = f"{which} have the same prices and volume (close {numbers[3]:g})"
             yield Finding("stale repeat", days[0], text)
 
 

@@ -10,7 +10,7 @@ import typer
 from cli import options
 from cli.output import answer, as_json, printable, progress, table, wants_json
 from cli.target import target
-from fiblake.wording import counted
+from fiblake.wording import pluralize
 
 if TYPE_CHECKING:
     import duckdb
@@ -47,17 +47,19 @@ def query(
     from fiblake.lake import Bronze
     from fiblake.reader import views
 
-    chosen = options.named(symbols)
-    files = [path for path in (options.writable(csv, "--csv"), options.writable(parquet, "--parquet")) if path]
+    chosen = options.parse_symbols(symbols)
+    files = [
+        path for path in (options.check_writable(csv, "--csv"), options.check_writable(parquet, "--parquet")) if path
+    ]
     if files and rows:
         raise typer.BadParameter("it limits what is printed; --csv and --parquet write all rows", param_hint="--rows")
     try:
-        names = views.named_in(sql, "--local-files allows them", local_files=local_files)
+        names = views.views_named_in(sql, "--local-files allows them", local_files=local_files)
     except ContractError as error:
         raise typer.BadParameter(str(error), param_hint="SQL") from error
     with progress("files of the lake") as advance:
         store = target(context).store
-        lake = views.opened(store, Bronze(), names, chosen, advance, outputs=files, local_files=local_files)
+        lake = views.open_views(store, Bronze(), names, chosen, advance, outputs=files, local_files=local_files)
     with lake.connection:
         try:
             lake.answer(lambda connection: _print_rows(context, connection.sql(sql), csv, parquet, rows))
@@ -88,7 +90,7 @@ def _print_rows(
         dicts = [dict(zip(names, row, strict=True)) for part in _parts(rows, shown) for row in part]
         answer(context, dicts, lambda console: console.print(table("", dicts, names, headers)))
     if shown < total:
-        more = f"{shown:,} of {counted(total, 'row')}: --rows, --csv and --parquet give more\n"
+        more = f"{shown:,} of {pluralize(total, 'row')}: --rows, --csv and --parquet give more\n"
         (sys.stderr if wants_json(context) else sys.stdout).write(more)
 
 

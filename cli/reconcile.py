@@ -10,7 +10,7 @@ from cli import options
 from cli.output import answer, progress, table
 from cli.status import watermark
 from cli.target import SYMBOLS_PER_CHILD, Target, target
-from fiblake.wording import counted
+from fiblake.wording import pluralize
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,8 +35,8 @@ def reconcile(
 
     While the chain is working, a lag may only mean messages in flight. Exit code 3: a lag was found and not enqueued.
     """
-    chosen = options.named(symbols)
-    start = options.past(since, "--since") if since else None
+    chosen = options.parse_symbols(symbols)
+    start = options.parse_past_day(since, "--since") if since else None
     stack = target(context)
     with progress("symbols compared") as advance:
         report = auditor(stack).audit(chosen, start, advance)
@@ -95,10 +95,10 @@ def _draw(console: "Console", report: "Report", sent: "Sent | None", note: str |
     if len(report.lags) > LAGS_SHOWN:
         console.print(f"... and {len(report.lags) - LAGS_SHOWN} more: --json lists all")
     lagging = len({lag.symbol for lag in report.lags} - {""})
-    console.print(f"{counted(report.symbols, 'symbol')} compared, {lagging} {'lags' if lagging == 1 else 'lag'}")
+    console.print(f"{pluralize(report.symbols, 'symbol')} compared, {lagging} {'lags' if lagging == 1 else 'lag'}")
     if sent:
-        completions = counted(sent.completions, "resampling")
-        console.print(f"enqueued: {counted(sent.requests, 'consolidation')}, {completions}")
+        completions = pluralize(sent.completions, "resampling")
+        console.print(f"enqueued: {pluralize(sent.requests, 'consolidation')}, {completions}")
     elif report.lags:
         console.print("nothing is enqueued: --fix does that")
     if note:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from cli.output import answer, progress_by_name, table
-from fiblake.wording import counted
+from fiblake.wording import pluralize
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,7 +69,7 @@ def _facts(summary: "Summary") -> dict[str, Any]:
 
 def _show(console: "Console", summary: "Summary") -> None:
     rows = [{"table": f"silver_{interval}d", "buckets": count} for interval, count in summary.rows.items()]
-    symbols, files = counted(len(summary.symbols), "symbol"), counted(summary.written, "month file")
+    symbols, files = pluralize(len(summary.symbols), "symbol"), pluralize(summary.written, "month file")
     title = f"{symbols} up to {summary.last_session}, {files} written"
     console.print(table(title, rows, ("table", "buckets")))
     for symbol, reason in sorted(summary.failed.items()):

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.output import Advance, answer, confirmed, progress, wants_json
+from cli.output import Advance, answer, confirm, progress, wants_json
 from cli.target import Target, target
-from fiblake.wording import counted
+from fiblake.wording import pluralize
 
 if TYPE_CHECKING:
     from services.vacuum.rows import Due, Retired
@@ -35,15 +35,15 @@ def rds(
     due_facts = {"before": old.before, "sessions": len(sessions), "rows": old.rows}
     if not wants_json(context):
         span = f", {sessions[0]} to {sessions[-1]}" if sessions else ""
-        of = f"{counted(old.rows, 'row')} of {counted(len(sessions), 'session')}{span}"
-        typer.echo(f"older than {counted(days, 'day')}: {of}")
+        of = f"{pluralize(old.rows, 'row')} of {pluralize(len(sessions), 'session')}{span}"
+        typer.echo(f"older than {pluralize(days, 'day')}: {of}")
     may_delete = bool(sessions) and not dry_run
-    if not may_delete or not (yes or (not wants_json(context) and confirmed("archive and delete them?"))):
+    if not may_delete or not (yes or (not wants_json(context) and confirm("archive and delete them?"))):
         answer(context, {"due": due_facts, "retired": None}, lambda console: console.print("nothing is deleted"))
         return
     with progress("rows archived", old.rows) as advance:
         result = asyncio.run(_retire(stack, old, batch, advance))
-    moved = f"{counted(result.rows, 'row')} of {counted(result.sessions, 'session')}"
+    moved = f"{pluralize(result.rows, 'row')} of {pluralize(result.sessions, 'session')}"
     facts = {"due": due_facts, "retired": {"sessions": result.sessions, "rows": result.rows, "kept": result.kept}}
     answer(context, facts, lambda console: console.print(f"in the archive, and no longer in Postgres: {moved}"))
     if result.kept:

@@ -10,7 +10,7 @@ import typer
 
 from cli.output import answer, draw_in_window, table
 from cli.target import Target, target
-from fiblake.wording import counted, instant, shortened
+from fiblake.wording import instant, pluralize, shorten_ids
 
 if TYPE_CHECKING:
     from datetime import date
@@ -136,13 +136,13 @@ def checkpoints(stack: Target) -> dict[str, dict[str, Any] | None]:
 
 def _lagging(stack: Target) -> dict[str, Any]:
     from fiblake.lake import Bronze
-    from services.reconcile.arrived import left_out, waiting
+    from services.reconcile.arrived import find_left_out, find_waiting
 
     bronze = Bronze()
     listing = stack.store.listed(f"{bronze.prefix}/")
-    refused = [(bronze.parse_source(info.key), info) for info in left_out(stack.store, bronze, listing)]
+    refused = [(bronze.parse_source(info.key), info) for info in find_left_out(stack.store, bronze, listing)]
     return {
-        "lagging": waiting(bronze, listing),
+        "lagging": find_waiting(bronze, listing),
         "refused": [
             {
                 "symbol": file.symbol,
@@ -167,7 +167,7 @@ def _draw(console: "Console", stack: Target, state: Mapping[str, Any]) -> None:
     console.print(table(f"Stack {stack.name}, bucket {stack.bucket}", rows, columns))
     console.print(table("How far it is", _progress(state), ["what", "last_session", "when", "symbols"]))
     if state["jobs"]:
-        jobs = [{**job, "name": shortened(job["name"])} for job in state["jobs"]]
+        jobs = [{**job, "name": shorten_ids(job["name"])} for job in state["jobs"]]
         console.print(table("Last jobs", jobs, ["name", "status", "size", "created_at", "stopped_at"]))
     if state["lagging"] is not None:
         console.print(_lag(state["lagging"]))
@@ -206,5 +206,5 @@ def _lag(symbols: list[str]) -> str:
         return "no symbol waits to be consolidated"
     more = f" and {len(symbols) - SYMBOLS_SHOWN} more" if len(symbols) > SYMBOLS_SHOWN else ""
     verb = "waits" if len(symbols) == 1 else "wait"
-    head = f"{counted(len(symbols), 'symbol')} {verb} to be consolidated"
+    head = f"{pluralize(len(symbols), 'symbol')} {verb} to be consolidated"
     return f"{head}: {', '.join(symbols[:SYMBOLS_SHOWN])}{more}"

@@ -10,7 +10,7 @@ from cli import options
 from cli.fetch import DAY
 from cli.output import answer, table
 from cli.target import target
-from fiblake.wording import counted
+from fiblake.wording import pluralize
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +31,7 @@ def universe(
     from fiblake.lake import UNIVERSE_KEY
     from fiblake.universe import read_universe
 
-    wanted_day = options.past(day, "DATE")
+    wanted_day = options.parse_past_day(day, "DATE")
     stored = target(context).store.find(UNIVERSE_KEY)
     if stored is None:
         raise NotFoundError(f"the lake has no {UNIVERSE_KEY}: run `fiblake metadata`, which writes it")
@@ -51,7 +51,7 @@ def _show(console: "Console", facts: dict[str, Any]) -> None:
     console.print(table(f"Companies listed on {facts['day']}", rows, COLUMNS))
     counts = Counter(row["type"] or "of unknown type" for row in rows)
     by_type = ", ".join(f"{count:,} {name}" for name, count in counts.most_common())
-    console.print(f"{counted(len(rows), 'company', 'companies')}{f': {by_type}' if rows else ''}")
+    console.print(f"{pluralize(len(rows), 'company', 'companies')}{f': {by_type}' if rows else ''}")
     if facts["survivors_only"]:
         console.print(
             f"Companies that were gone before {facts['known_since']} are not known: "

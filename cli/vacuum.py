@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options, rows
-from cli.output import answer, confirmed, progress, wants_json
+from cli.output import answer, confirm, progress, wants_json
 from cli.target import target
-from fiblake.wording import counted
+from fiblake.wording import pluralize
 
 if TYPE_CHECKING:
     from services.vacuum.bronze import Plan, Vacuum
@@ -43,7 +43,7 @@ def bronze(
     from services.vacuum.bronze import Vacuum, check_retention, plan
 
     days = check_retention(retention_days, force=force_retention)
-    chosen = options.named(symbols)
+    chosen = options.parse_symbols(symbols)
     vacuum = Vacuum(target(context).store, Bronze(), max_workers)
     with progress("symbols looked at") as advance:
         made = plan(vacuum, chosen, days, datetime.now(UTC), advance)
@@ -65,9 +65,9 @@ def _carry_out(context: typer.Context, vacuum: "Vacuum", made: "Plan", *, dry_ru
     typer.echo("\n".join(sentences(vacuum.bronze, made)))
     if not made.due or dry_run:
         return
-    if yes or confirmed("delete them?"):
+    if yes or confirm("delete them?"):
         gone = totals(_delete(vacuum, made))
-        typer.echo(f"{counted(gone['files'], 'file')} deleted ({counted(gone['bytes'], 'byte')})")
+        typer.echo(f"{pluralize(gone['files'], 'file')} deleted ({pluralize(gone['bytes'], 'byte')})")
     else:
         typer.echo("nothing is deleted: say --yes to delete them")
 

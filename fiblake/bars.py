@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fiblake.adjustment import NO_REFERENCE, Reference
-from fiblake.columns import check_years, converted, filled
+from fiblake.columns import check_years, convert_column, filled
 from fiblake.decoding import (
     MAKE_ANEW,
     ParquetBytes,
@@ -340,7 +340,9 @@ def decode(data: bytes, schema: pa.Schema, what: str, remedy: str = MAKE_ANEW, a
         columns = [_own_column(stored.get(field.name), field, table.num_rows) for field in schema]
         own_metadata = {name: value for name, value in file.metadata.items() if name.startswith(_OWN_METADATA)}
         table = pa.Table.from_arrays(columns, schema=schema.with_metadata(own_metadata or None))
-        check_years(table, [field.name for field in schema if not field.nullable])  # `converted` checked the others
+        check_years(
+            table, [field.name for field in schema if not field.nullable]
+        )  # `convert_column` checked the others
         return table
 
 
@@ -405,7 +407,7 @@ def _own_column(column: pa.ChunkedArray | None, field: pa.Field, rows: int) -> p
         if not field.nullable:
             raise ContractError(f"it has no column {field.name!r}")
         return pa.nulls(rows, field.type)
-    column = converted(column, field)
+    column = convert_column(column, field)
     if column.null_count and not field.nullable:
         raise ContractError(f"it has nulls in column {field.name!r}")
     return column
@@ -443,7 +445,7 @@ def _table_of_right_types(table: pa.Table, constants: Mapping[str, str]) -> pa.T
         raise ContractError("; ".join(faults))
     for place, own in enumerate(table.schema):
         column = table.column(place)
-        if own.nullable and (without_nan := converted(column, own)) is not column:
+        if own.nullable and (without_nan := convert_column(column, own)) is not column:
             table = table.set_column(place, own, without_nan)
     return table
 
@@ -491,7 +493,7 @@ def _outcome(
     column = columns[name]
     if with_gaps or column.type != field.type:  # otherwise it has the type that this module writes
         try:
-            column = converted(column, field)
+            column = convert_column(column, field)
         except ContractError as error:
             return str(error)
     if default is not None and column.null_count:

@@ -26,7 +26,7 @@ _IN_TIME: Final = {pa.date32().id, pa.timestamp("us", "UTC").id}
 """The types of days and instants in our own tables."""
 
 
-def converted(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+def convert_column(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
     """Return a column as the type of `field`; raise ContractError with column, row and value if that is impossible.
 
     In a nullable column NaN becomes null. Days and instants that already have the right type are not checked here:

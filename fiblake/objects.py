@@ -21,7 +21,7 @@ from obstore.store import S3Store
 from fiblake.decoding import TooLargeError, limit, market_limit, oversize
 from fiblake.errors import ConfigurationError, ConflictError
 from fiblake.lake import holds_all_symbols
-from fiblake.s3_errors import code_of, send, translated
+from fiblake.s3_errors import code_of, send, translate
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult
@@ -88,7 +88,7 @@ class ObjectReader(ABC):
                 raise self._no_bucket() from error
             return None
         except BaseError as error:
-            raise translated(error, self.bucket, key) from error
+            raise translate(error, self.bucket, key) from error
 
     def get_version(self, key: str, etag: str) -> StoredObject:
         """Read exactly the version `etag`; raise ConflictError if the object is another one now, or gone."""
@@ -97,7 +97,7 @@ class ObjectReader(ABC):
         except (PreconditionError, FileNotFoundError) as error:
             raise ConflictError(f"s3://{self.bucket}/{key} is no longer version {etag}") from error
         except BaseError as error:
-            raise translated(error, self.bucket, key) from error
+            raise translate(error, self.bucket, key) from error
 
     def get_many(self, keys: Sequence[str]) -> list[StoredObject | None]:
         """Read many objects at once, in the order of `keys`; None where there is no object."""
@@ -119,7 +119,7 @@ class ObjectReader(ABC):
             # One key with an empty or a dot segment, which anyone can put, and obstore lists nothing of the folder.
             return self._list_odd_keys(prefix)
         except BaseError as error:
-            raise translated(error, self.bucket, prefix) from error
+            raise translate(error, self.bucket, prefix) from error
         listing = [ObjectInfo(e["path"], e["e_tag"] or "", e["size"], e["last_modified"]) for e in entries]
         if any(info.size == 0 for info in listing):
             # A folder marker, perhaps: obstore drops the slash at the end of its key, and names what is not there.
@@ -133,7 +133,7 @@ class ObjectReader(ABC):
         except InvalidPathError:
             return self._list_odd_folders(prefix)
         except BaseError as error:
-            raise translated(error, self.bucket, prefix) from error
+            raise translate(error, self.bucket, prefix) from error
         return sorted(f"{folder}/" for folder in result["common_prefixes"])
 
     @abstractmethod
@@ -163,7 +163,7 @@ class ObjectReader(ABC):
         except FileNotFoundError:
             return None
         except BaseError as error:
-            raise translated(error, self.bucket, key) from error
+            raise translate(error, self.bucket, key) from error
 
     def _tail(self, key: str, size: int) -> StoredObject | None:
         try:
@@ -175,7 +175,7 @@ class ObjectReader(ABC):
         except BaseError as error:
             if code_of(error) == _NO_SUCH_BYTES:
                 return self.find(key)
-            raise translated(error, self.bucket, key) from error
+            raise translate(error, self.bucket, key) from error
 
     def _read(self, key: str, if_match: str | None = None) -> StoredObject:
         options: GetOptions | None = {"if_match": if_match} if if_match else None

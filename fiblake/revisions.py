@@ -90,7 +90,7 @@ def revise(
     return replace(after, known=Known(bars, reference, withdrawn)), revisions
 
 
-def adding(rows: pa.Table, symbol: str) -> Callable[[bytes | None], bytes | None]:
+def add_revisions(rows: pa.Table, symbol: str) -> Callable[[bytes | None], bytes | None]:
     """Return the change of a file of revisions that adds rows; equal rows are stored once, and no row is removed."""
     what = f"the file of revisions of {symbol}"
 

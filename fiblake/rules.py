@@ -66,7 +66,7 @@ def is_factor(value: float) -> bool:
     return math.isfinite(value) and 1 / LARGEST_FACTOR < value < LARGEST_FACTOR
 
 
-def jumped(close: float, previous: float, split_ratio: float, limit: float) -> bool:
+def is_jump(close: float, previous: float, split_ratio: float, limit: float) -> bool:
     """Return whether `close` is more than `limit` times the previous one, or less than one such part of it.
 
     A jump that a split between the two explains does not count: `split_ratio` is its effect on a price (2-for-1: 0.5).

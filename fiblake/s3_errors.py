@@ -53,7 +53,7 @@ def code_of(error: BaseError) -> str:
     return match[1] if match else ""
 
 
-def translated(error: BaseError, bucket: str, key: str) -> FiblakeError:
+def translate(error: BaseError, bucket: str, key: str) -> FiblakeError:
     """Return the error that an object's reader or writer raises; its reason says what to do."""
     code, location = code_of(error), f"s3://{bucket}/{key}"
     match = _MESSAGE.search(str(error))

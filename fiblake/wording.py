@@ -9,7 +9,7 @@ _ID: Final = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0
 _ID_SHOWN: Final = 8
 
 
-def counted(count: int, thing: str, things: str | None = None) -> str:
+def pluralize(count: int, thing: str, things: str | None = None) -> str:
     """Return a count with its noun: "1 symbol", "2,516 symbols". `things` is the plural, if it is not thing + s."""
     return f"{count:,} {thing if count == 1 else things or f'{thing}s'}"
 
@@ -28,6 +28,6 @@ def instant(moment: datetime | str) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%SZ}"
 
 
-def shortened(text: str) -> str:
+def shorten_ids(text: str) -> str:
     """Return a text with each UUID shortened to its first digits; --json has the whole UUIDs."""
     return _ID.sub(lambda match: f"{match[0][:_ID_SHOWN]}…", text)

@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from fiblake.errors import PermanentError
-from local.job_reports import Report, reporting
-from local.processes import Child, LoopbackServer, Termination, listening
+from local.job_reports import Report, open_reporter
+from local.processes import Child, LoopbackServer, Termination, listen
 
 Json = dict[str, Any]
 
@@ -567,10 +567,10 @@ def main() -> None:
     """Serve until SIGTERM, then stop all jobs."""
     arguments = _arguments()
     termination = Termination()
-    with reporting(arguments.aws_url) as report:
+    with open_reporter(arguments.aws_url) as report:
         batch = Batch(Host(arguments.work_dir, arguments.max_running, arguments.kill_after), report)
         try:
-            with listening(BatchServer(arguments.port, batch), arguments.port_file):
+            with listen(BatchServer(arguments.port, batch), arguments.port_file):
                 while not termination.requested:
                     if not batch.step():
                         time.sleep(_SCHEDULER_PAUSE)

@@ -31,7 +31,7 @@ from fiblake.bars import ReportedBar
 from fiblake.calendar import nyse
 from fiblake.errors import FiblakeError, PermanentError
 from fiblake.lake import INTERVALS, MANIFEST_KEY, Bronze
-from fiblake.wording import counted
+from fiblake.wording import pluralize
 from local.demo_market import (
     DEAD_NAME,
     DEAD_SINCE,
@@ -44,12 +44,12 @@ from local.demo_market import (
 )
 from local.deploy import STACK
 from local.emulator import REPOSITORY
-from local.environment import isolate, isolated
+from local.environment import isolate, isolated_environment
 from local.folders import folder_of_run
 from local.market_data.control import Control
 from local.market_data.replay import sample
 from local.recompute import SampleSplit, differences, expected_silver, reinvested
-from local.stack import API_KEY, Stack, running
+from local.stack import API_KEY, Stack, run_stack
 from local.watch import StuckError, View, Watcher
 
 NEW_SYMBOL: Final = "IBM"
@@ -105,9 +105,9 @@ class Demo:
         loaded = self._fiblake("load", "flatfiles", "--from", first, "--to", last, **settings)
         self._wait()
         self.console.print(
-            f"  {counted(loaded['files'], 'flat file')}: {counted(loaded['stored'], 'bar')} of "
-            f"{counted(companies['companies'], 'company', 'companies')}, {companies['delisted']} of them delisted; "
-            f"{counted(loaded['unclaimed'], 'bar')} that no company claims yet"
+            f"  {pluralize(loaded['files'], 'flat file')}: {pluralize(loaded['stored'], 'bar')} of "
+            f"{pluralize(companies['companies'], 'company', 'companies')}, {companies['delisted']} of them delisted; "
+            f"{pluralize(loaded['unclaimed'], 'bar')} that no company claims yet"
         )
         day = DEAD_SINCE
         there = [row["symbol"] for row in self._fiblake("universe", str(day))["companies"]]
@@ -116,14 +116,14 @@ class Demo:
             raise DemoError(f"{DEAD_SYMBOL} is not in the universe of {day} ({there}), or not in silver")
         self.console.print(
             f"  on {day} the universe was {', '.join(there)}\n"
-            f"  {DEAD_NAME} ({DEAD_SYMBOL}) traded for the last time that day, and has {counted(buckets, 'row')} of "
+            f"  {DEAD_NAME} ({DEAD_SYMBOL}) traded for the last time that day, and has {pluralize(buckets, 'row')} of "
             "silver"
         )
         result = self._refresh(sessions[-1])
         self._wait()
         self.console.print(
-            f"  the API adds {counted(result['histories_requested'], 'history', 'histories')}, from before the flat "
-            f"files too, and the splits of {counted(result['splits_changed'], 'symbol')}"
+            f"  the API adds {pluralize(result['histories_requested'], 'history', 'histories')}, from before the flat "
+            f"files too, and the splits of {pluralize(result['splits_changed'], 'symbol')}"
         )
 
     def play(self, session: date) -> None:
@@ -142,7 +142,7 @@ class Demo:
                     raise StuckError(f"{session} does not arrive in silver: {view}; logs are in {self.stack.folder}")
         self.latencies[session] = (datetime.now(UTC) - written).total_seconds()
         self.console.print(
-            f"  {session}: {counted(stored[0]['stored'], 'bar')}, in all tables after {self.latencies[session]:.1f} s"
+            f"  {session}: {pluralize(stored[0]['stored'], 'bar')}, in all tables after {self.latencies[session]:.1f} s"
         )
 
     def list_new_symbol(self, session: date) -> None:
@@ -155,8 +155,8 @@ class Demo:
         manifest = self.watcher.table(MANIFEST_KEY)
         bars = {row["symbol"]: row["row_count"] for row in manifest.to_pylist()} if manifest else {}
         rows = sum(len(self._silver(NEW_SYMBOL, interval)) for interval in INTERVALS)
-        came = f"its {counted(bars[NEW_SYMBOL], 'bar')} came as one range file"
-        self.console.print(f"  {NEW_SYMBOL} is new: {came}, {counted(rows, 'row')} of silver")
+        came = f"its {pluralize(bars[NEW_SYMBOL], 'bar')} came as one range file"
+        self.console.print(f"  {NEW_SYMBOL} is new: {came}, {pluralize(rows, 'row')} of silver")
 
     def report_split(self, session: date) -> None:
         """Make the vendor report an old split, and wait until the symbol's silver is adjusted for it."""
@@ -180,7 +180,7 @@ class Demo:
             tables[interval] = self._table(interval)
             wrong = differences(tables[interval], expected_silver(everything, interval, splits))
             if wrong:
-                raise DemoError(f"silver_{interval}d: {counted(wrong, 'row')} unlike the recomputation")
+                raise DemoError(f"silver_{interval}d: {pluralize(wrong, 'row')} unlike the recomputation")
         return tables
 
     def compare_total_return(self, splits: Sequence[SampleSplit]) -> None:
@@ -198,7 +198,7 @@ class Demo:
                 raise DemoError(f"{symbol}: total return is not what reinvesting its dividends makes")
         bars, grown = self.bars[NEW_SYMBOL], worth[NEW_SYMBOL][-1] / worth[NEW_SYMBOL][0]
         self.console.print(
-            f"  {', '.join(worth)} paid {counted(len(dividends), 'dividend')}: a dollar in {NEW_SYMBOL} on "
+            f"  {', '.join(worth)} paid {pluralize(len(dividends), 'dividend')}: a dollar in {NEW_SYMBOL} on "
             f"{bars[0].session} became {grown:.2f} with them, {bars[-1].close / bars[0].close:.2f} without"
         )
 
@@ -213,7 +213,7 @@ class Demo:
     def _fiblake(self, *arguments: str, **settings: str) -> dict[str, Any]:
         """Run the `fiblake` command on the stack and return its answer."""
         command = [str(Path(sys.executable).with_name("fiblake")), "--stack", STACK, "--json", *arguments]
-        environment = {**isolated(os.environ), **self.stack.environment(), **settings}
+        environment = {**isolated_environment(os.environ), **self.stack.environment(), **settings}
         process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=REPOSITORY)
         if process.returncode:
             raise DemoError(f"fiblake {' '.join(arguments)} failed: {process.stderr.strip() or process.stdout.strip()}")
@@ -302,11 +302,11 @@ def _run(folder: Path, sessions: int, console: Console, *, enforce_iam: bool) ->
         console.print(f"- {step}")
 
     market = write_market(folder / "market", bars)
-    with running(folder / "stack", first_session=last[0], bars=market, say=say, enforce_iam=enforce_iam) as stack:
+    with run_stack(folder / "stack", first_session=last[0], bars=market, say=say, enforce_iam=enforce_iam) as stack:
         demo = Demo(stack, bars, console)
         console.print(f"- filling the lake up to {last[0]}: companies and flat files first, then the API")
         demo.fill(last[0])
-        console.print(f"- playing {counted(len(last), 'session')}, one by one")
+        console.print(f"- playing {pluralize(len(last), 'session')}, one by one")
         for number, session in enumerate(last):
             demo.play(session)
             if number == (len(last) - 1) // 2:

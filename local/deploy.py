@@ -23,7 +23,7 @@ from fiblake.errors import PermanentError
 from fiblake.lake import INTERVALS
 from fiblake.stacks import outputs_of
 from local.emulator import PYTHON, REPOSITORY, client, client_environment
-from local.environment import isolated
+from local.environment import isolated_environment
 
 BUILDS: Final = REPOSITORY / ".local/build"
 STACK: Final = "fiblake"
@@ -120,7 +120,7 @@ def _build(draft: Path) -> Path:
     raw, target = draft / "raw", draft / "done"
     target.mkdir()
     # The user's environment, unlike in `deploy`: it has the source of packages. Nothing of AWS is needed here.
-    environment = isolated(os.environ) | {"LAMBDA_PYTHON": str(PYTHON)}
+    environment = isolated_environment(os.environ) | {"LAMBDA_PYTHON": str(PYTHON)}
     template = REPOSITORY / "template.yaml"
     _sam("build", "--template-file", str(template), "--build-dir", str(raw), environment=environment, folder=REPOSITORY)
     # Functions of one service have the same content: it is compiled and zipped once.

@@ -17,7 +17,7 @@ class Measurement:
     dimensions: Mapping[str, str]
 
 
-def declared(text: str) -> Iterator[Measurement]:
+def declared_metrics(text: str) -> Iterator[Measurement]:
     """Return all metrics that the lines of a log declare; other lines, and those without the values, are ignored."""
     for line in text.splitlines():
         if line.startswith("{") and '"_aws"' in line:

@@ -31,7 +31,7 @@ from ministack import app
 from ministack.core import iam_actions
 from ministack.services import cloudwatch, eventbridge, lambda_svc, sqs
 
-from local.embedded_metrics import declared
+from local.embedded_metrics import declared_metrics
 
 _LOOK_SECONDS: Final = 2.0
 _REPORT_SECONDS: Final = 60.0
@@ -104,7 +104,7 @@ def _read_metrics_out_of_logs() -> None:
     write = lambda_svc._emit_lambda_logs
 
     def read(function: dict[str, Any], request_id: str, text: str, *more: object, **named: object) -> None:
-        for metric in declared(text):
+        for metric in declared_metrics(text):
             for value in metric.values:
                 _record(metric.namespace, metric.name, value, metric.unit, dict(metric.dimensions))
         write(function, request_id, text, *more, **named)

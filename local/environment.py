@@ -18,7 +18,7 @@ _PROXIES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "http
 _FOR_SERVERS: Final = ("PATH", "HOME", "USER", "LOGNAME", "PYTHONDONTWRITEBYTECODE")
 
 
-def isolated(environment: Mapping[str, str]) -> dict[str, str]:
+def isolated_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Return an environment without variables for other programs; its proxy does not get requests to this machine.
 
     The sources of packages stay, and so does a proxy for all other hosts.
@@ -31,7 +31,7 @@ def isolated(environment: Mapping[str, str]) -> dict[str, str]:
 
 def isolate(environment: MutableMapping[str, str] = os.environ) -> None:
     """Drop the variables for other programs from this process's environment."""
-    neutral = isolated(environment)
+    neutral = isolated_environment(environment)
     for name in environment.keys() - neutral.keys():
         del environment[name]
     environment.update(neutral)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from local.embedded_metrics import declared
+from local.embedded_metrics import declared_metrics
 from local.emulator import client
 from shared.batching import chunks
 
@@ -24,7 +24,7 @@ _DATA_PER_REQUEST: Final = 500
 
 
 @contextmanager
-def reporting(url: str | None) -> Iterator[Report]:
+def open_reporter(url: str | None) -> Iterator[Report]:
     """Return a function that reports to this endpoint (None: not at all), job by job, in a separate thread."""
     if url is None:
         yield lambda _job, _log: None
@@ -54,7 +54,7 @@ def _event(job: Mapping[str, Any]) -> dict[str, Any]:
 
 def _measure(url: str, text: str) -> None:
     by_namespace: dict[str, list[dict[str, Any]]] = {}
-    for metric in declared(text):
+    for metric in declared_metrics(text):
         dimensions = [{"Name": name, "Value": value} for name, value in metric.dimensions.items()]
         datum = {
             "MetricName": metric.name,

@@ -44,11 +44,11 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from local.market_data.faults import Fault, encoded, refuse, spoilt
+from local.market_data.faults import Fault, encode_answer, refuse, spoil
 from local.market_data.query import Json, RefusedError, unknown_key
 from local.market_data.replay import Replay, folder, sample
 from local.market_data.shown import Shown
-from local.processes import LoopbackServer, Termination, listening
+from local.processes import LoopbackServer, Termination, listen
 
 
 class MarketDataServer(LoopbackServer):
@@ -92,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(fault.rule.seconds)
         base_url = f"http://{self.headers.get('Host', f'127.0.0.1:{self.server.server_port}')}"
         body = replay.answer(url.path, url.query, base_url)
-        self._send(HTTPStatus.OK, spoilt(body, fault, base_url + self.path), fault)
+        self._send(HTTPStatus.OK, spoil(body, fault, base_url + self.path), fault)
 
     def _change(self, body: bytes) -> None:
         self.server.replay.change(urlsplit(self.path).path, body)
@@ -106,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(
         self, status: HTTPStatus, body: Json, fault: Fault | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
-        content = encoded({**body, "request_id": uuid.uuid4().hex}, fault)
+        content = encode_answer({**body, "request_id": uuid.uuid4().hex}, fault)
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
@@ -137,7 +137,7 @@ def main() -> None:
     served = folder(arguments.bars) if arguments.bars else sample()
     replay = Replay(Shown(*served, arguments.as_of, arguments.since))
     server = MarketDataServer(arguments.port, replay, arguments.api_key)
-    with listening(server, arguments.port_file):
+    with listen(server, arguments.port_file):
         while not termination.requested:
             time.sleep(0.1)
 

@@ -203,7 +203,7 @@ class LoopbackServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def listening(server: LoopbackServer, port_file: Path) -> Iterator[None]:
+def listen(server: LoopbackServer, port_file: Path) -> Iterator[None]:
     """Answer requests in other threads while the block runs; `port_file` holds the port just as long."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": _POLL_SECONDS}, daemon=True)
     thread.start()

@@ -78,7 +78,7 @@ def foreign_settings(environment: Mapping[str, str], stack: Stack) -> list[str]:
 
 
 @contextmanager
-def running(
+def run_stack(
     folder: Path,
     *,
     first_session: date | None = None,

@@ -23,7 +23,7 @@ from fiblake.errors import ConfigurationError, FiblakeError, PermanentError, Ups
 from local.emulator import REPOSITORY
 from local.environment import isolate
 from local.processes import Termination
-from local.stack import Stack, running
+from local.stack import Stack, run_stack
 
 FOLDER: Final = Path(os.environ.get("FIBLAKE_LOCAL_FOLDER", REPOSITORY / ".local/stack"))
 STATE: Final = FOLDER.with_suffix(".json")
@@ -45,7 +45,7 @@ def main() -> int:
     say = partial(print, flush=True)  # into its log
     try:
         first, bars = arguments.first_session, arguments.bars
-        with _locked_stack(), running(FOLDER, first_session=first, bars=bars, say=say) as stack:
+        with _locked_stack(), run_stack(FOLDER, first_session=first, bars=bars, say=say) as stack:
             termination = Termination()
             _write_state(stack)
             while not termination.requested:

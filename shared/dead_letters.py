@@ -256,7 +256,7 @@ class DeadLetters:
         return sent
 
 
-def back_to(queue: Queue) -> Send:
+def redrive_to_queue(queue: Queue) -> Send:
     """Return a function that sends letters back into their queue, with their attributes and one replay more."""
 
     def send(letters: Sequence[DeadLetter]) -> list[int]:
@@ -266,7 +266,7 @@ def back_to(queue: Queue) -> Send:
     return send
 
 
-def back_to_function(call: Callable[[str, str], None]) -> Send:
+def redrive_to_function(call: Callable[[str, str], None]) -> Send:
     """Return a function that invokes the functions of Lambda's records with their events; other letters stay.
 
     Lambda's record has no field for a replay count.

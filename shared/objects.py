@@ -19,7 +19,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
 from fiblake.errors import ConflictError, FiblakeError, UpstreamError
 from fiblake.objects import CONCURRENCY, ObjectInfo, ObjectReader, StoredObject, s3_backend
-from fiblake.s3_errors import translated
+from fiblake.s3_errors import translate
 from shared.telemetry import logger
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ class ObjectStore(ObjectReader):
             # S3 answers If-Match on a missing key with 404: the version is gone, which is a conflict to us.
             raise ConflictError(f"s3://{self.bucket}/{key} was deleted by somebody else") from error
         except BaseError as error:
-            raise translated(error, self.bucket, key) from error
+            raise translate(error, self.bucket, key) from error
         return result["e_tag"] or ""
 
 

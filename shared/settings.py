@@ -9,7 +9,7 @@ from fiblake.errors import ConfigurationError, ContractError
 from fiblake.lake import check_symbol
 
 
-def listed(value: object) -> tuple[str, ...]:
+def parse_symbols(value: object) -> tuple[str, ...]:
     """Read `AAPL,MSFT` (or a list) as symbols; raise ValueError if one is invalid, or none is named."""
     names = [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
     if value and not names:
@@ -22,7 +22,7 @@ def listed(value: object) -> tuple[str, ...]:
         raise ValueError(str(error)) from error
 
 
-Symbols = Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)]
+Symbols = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_symbols)]
 """A setting that names symbols."""
 
 

@@ -9,7 +9,7 @@ from cli import options
 from fiblake.errors import NotFoundError
 from fiblake.lake import INTERVALS, Bronze
 from fiblake.rules import NUMBER_COLUMNS
-from fiblake.wording import counted
+from fiblake.wording import pluralize
 
 if TYPE_CHECKING:
     from cli.target import Target
@@ -62,7 +62,7 @@ def problems(state: Mapping[str, Any], expected: date | None = None, now: dateti
     """
     problems_seen = [
         Problem(
-            f"{counted(count, 'dead letter')} in {name}", f"fiblake dlq show --queue {name}", f"/letters?queue={name}"
+            f"{pluralize(count, 'dead letter')} in {name}", f"fiblake dlq show --queue {name}", f"/letters?queue={name}"
         )
         for name, count in (state["dead_letters"] or {}).items()
         if count
@@ -70,13 +70,13 @@ def problems(state: Mapping[str, Any], expected: date | None = None, now: dateti
     for name, queue in (state["queues"] or {}).items():
         oldest = queue.get("oldest_seconds")
         if oldest and oldest > STUCK_SECONDS:
-            waited = counted(oldest // 60, "minute")
+            waited = pluralize(oldest // 60, "minute")
             problems_seen.append(Problem(f"the oldest message in {name} has waited {waited}", "fiblake status"))
     if state["lagging"]:
         named = ", ".join(state["lagging"][:SYMBOLS_NAMED])
         problems_seen.append(
             Problem(
-                f"{counted(len(state['lagging']), 'symbol')} with files that are not merged: {named}",
+                f"{pluralize(len(state['lagging']), 'symbol')} with files that are not merged: {named}",
                 "fiblake reconcile --fix",
             )
         )
@@ -91,7 +91,9 @@ def problems(state: Mapping[str, Any], expected: date | None = None, now: dateti
     problems_seen += _tables_left_behind(state, now or datetime.now(UTC))
     if state.get("refused"):
         keys = ", ".join(file["key"] for file in state["refused"][:SYMBOLS_NAMED])
-        problems_seen.append(Problem(f"{counted(len(state['refused']), 'refused file')}: {keys}", "fiblake reconcile"))
+        problems_seen.append(
+            Problem(f"{pluralize(len(state['refused']), 'refused file')}: {keys}", "fiblake reconcile")
+        )
     problems_seen += [
         Problem(f"{what} cannot be seen: {fault}", "fiblake status") for what, fault in state["faults"].items()
     ]

@@ -26,7 +26,7 @@ from cli.console import actions, facts
 from cli.output import as_json
 from fiblake.errors import FiblakeError, NotFoundError, PermanentError
 from fiblake.lake import check_symbol
-from fiblake.wording import counted, instant, shortened
+from fiblake.wording import instant, pluralize, shorten_ids
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -69,7 +69,7 @@ def application(console: Console) -> Starlette:
         loader=jinja2.PackageLoader("cli.console"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     pages.filters["number"] = lambda value: "-" if value is None else f"{value:,}"
-    pages.filters |= {"counted": counted, "instant": instant, "shortened": shortened, "seconds": _seconds}
+    pages.filters |= {"counted": pluralize, "instant": instant, "shortened": shorten_ids, "seconds": _seconds}
     render = partial(_rendered, pages, console)
     routes = [
         Route("/", _page(render, "flow.html", lambda _request: {})),

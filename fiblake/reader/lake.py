@@ -39,8 +39,8 @@ from fiblake.lake import (
 from fiblake.objects import ObjectReader, StoredObject
 from fiblake.reader.faults import check_type, refuse_missing, using
 from fiblake.reader.months import SilverTable
-from fiblake.reader.panel import NUMBERS, pivoted
-from fiblake.reader.result import Result, needs, with_metadata
+from fiblake.reader.panel import NUMBERS, pivot
+from fiblake.reader.result import Result, require_package, with_metadata
 from fiblake.reference import DIVIDENDS, SPLITS, read_dividends, read_splits
 from fiblake.revisions import known_at, read_revisions
 from fiblake.tags import check_tag, past_instant, read_tag
@@ -181,7 +181,7 @@ class Lake:
             rows = self._from_silver(request, ("symbol", "ts", column, "is_complete"), by_bucket=True)
         else:
             rows = self._from_bronze(request, by_bucket=True)
-        table = pivoted(rows, column, request.interval, self.calendar, request.symbols)
+        table = pivot(rows, column, request.interval, self.calendar, request.symbols)
         return Result(self._described(table, request, column=column))
 
     def sql(self, query: str, symbols: Symbols | None = None) -> Result:
@@ -192,11 +192,11 @@ class Lake:
         the query, or a file that it reads, cannot be used, or if two columns have one name.
         """
         check_type("query", query, str, example="'SELECT * FROM silver_3d'")
-        needs("duckdb")
+        require_package("duckdb")
         views = import_module("fiblake.reader.views")  # imports DuckDB, which the other methods do not need
         files_hint = "this query reads the lake's tables only: join files of your own to its result"
-        names = views.named_in(query, files_hint, distinct_columns=True)
-        tables = views.opened(self.store, self.bronze, names, _named(symbols) or (), lambda _: None, self.cache)
+        names = views.views_named_in(query, files_hint, distinct_columns=True)
+        tables = views.open_views(self.store, self.bronze, names, _named(symbols) or (), lambda _: None, self.cache)
         with tables.connection:
             rows = tables.answer(lambda connection: connection.sql(query).to_arrow_table())
         if tables.unreadable:

@@ -12,7 +12,7 @@ from fiblake.calendar import Days, TradingCalendar
 NUMBERS: Final = ("open", "high", "low", "close", "volume")
 
 
-def pivoted(
+def pivot(
     rows: pa.Table, column: str, interval: int, calendar: TradingCalendar, symbols: Sequence[str] | None
 ) -> pa.Table:
     """Return a column `ts` and a column of numbers for each symbol (None: each symbol with rows); null: no row.

@@ -42,7 +42,7 @@ class Result:
         Decimals, such as a query's sums, become int64 if they are whole numbers in its range, and otherwise float64. A
         column with days or instants outside the range of nanoseconds (before 1677, after 2262) keeps its unit.
         """
-        too_far = needs("pandas").errors.OutOfBoundsDatetime
+        too_far = require_package("pandas").errors.OutOfBoundsDatetime
         table = _without_decimals(self.table)
         frame: pd.DataFrame = table.to_pandas(date_as_object=False, strings_to_categorical=True)
         for name, kind in frame.dtypes.items():
@@ -56,7 +56,7 @@ class Result:
 
     def to_polars(self) -> "pl.DataFrame":
         """Return a polars DataFrame."""
-        frame: pl.DataFrame = needs("polars").from_arrow(self.table)
+        frame: pl.DataFrame = require_package("polars").from_arrow(self.table)
         return frame
 
     def to_arrow(self) -> pa.Table:
@@ -94,7 +94,7 @@ def _as_numbers(values: pa.ChunkedArray) -> pa.ChunkedArray:
     return values.cast(pa.float64())
 
 
-def needs(package: str) -> Any:  # noqa: ANN401 (a module)
+def require_package(package: str) -> Any:  # noqa: ANN401 (a module)
     """Import an optional package; raise ConfigurationError with the name of the extra if it is not installed."""
     try:
         return import_module(package)

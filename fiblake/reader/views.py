@@ -67,7 +67,7 @@ def schemas() -> "dict[str, pa.Schema]":
     return {"bronze": BRONZE, **silver, **companies, "splits": SPLITS, "dividends": DIVIDENDS, "manifest": MANIFEST}
 
 
-def named_in(sql: str, files_hint: str, *, local_files: bool = False, distinct_columns: bool = False) -> set[str]:
+def views_named_in(sql: str, files_hint: str, *, local_files: bool = False, distinct_columns: bool = False) -> set[str]:
     """Return the views that a query names; raise ContractError if it is no query, or DuckDB does not accept it.
 
     `files_hint` is the remedy in the error about a query that names a file of this machine. With `distinct_columns`, a
@@ -168,7 +168,7 @@ class Views:
             self.connection.execute(f'CREATE OR REPLACE VIEW "{name}" AS SELECT {nulls} WHERE {none}')
 
 
-def opened(  # noqa: PLR0917
+def open_views(  # noqa: PLR0917
     store: "ObjectReader", bronze: Bronze, names: set[str], symbols: Sequence[str], advance: Advance,
     root: Path | None = None, outputs: Sequence[Path] = (), *, local_files: bool = False,
 ) -> Views:  # fmt: skip

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from fiblake.bars import ReportedBar
 from fiblake.calendar import NEW_YORK
-from local.market_data.query import Json, bad_request, cursor, limit_of, one_of, parameters, parse_date
+from local.market_data.query import Json, bad_request, choice, cursor, limit_of, parameters, parse_date
 from local.market_data.shown import Shown
 
 _MIDNIGHT: Final = time(0)
@@ -29,8 +29,8 @@ class Query:
     def parse(cls, text: str) -> "Query":
         """Read a query string."""
         fields = parameters(text)
-        adjusted = one_of(fields, "adjusted", ("true", "false"))
-        sort = one_of(fields, "sort", ("asc", "desc"))
+        adjusted = choice(fields, "adjusted", ("true", "false"))
+        sort = choice(fields, "sort", ("asc", "desc"))
         return cls(adjusted == "true", limit_of(fields, *_LIMITS), sort == "desc")
 
     def cursor(self) -> str:

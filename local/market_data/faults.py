@@ -105,7 +105,7 @@ def refuse(fault: Fault) -> None:
         raise RefusedError(HTTPStatus(int(fault.kind)), status="ERROR", error="scripted")
 
 
-def spoilt(body: Json, fault: Fault | None, url: str) -> Json:
+def spoil(body: Json, fault: Fault | None, url: str) -> Json:
     """Return the answer changed by the fault; an answer without a list of rows is only ever DELAYED.
 
     `nonsense` is bars that close below zero.
@@ -128,7 +128,7 @@ def spoilt(body: Json, fault: Fault | None, url: str) -> Json:
     return body | changed
 
 
-def encoded(body: Json, fault: Fault | None) -> bytes:
+def encode_answer(body: Json, fault: Fault | None) -> bytes:
     """Return the answer's text, which ends in the middle if the fault is that."""
     content = json.dumps(body).encode()
     return content[: len(content) // 2] if fault is not None and fault.kind == "truncated" else content

@@ -9,10 +9,10 @@ from typing import Any, Final
 from local.market_data.query import (
     Json,
     bad_request,
+    choice,
     limit_of,
     listing,
     not_found,
-    one_of,
     parameters,
     parse_date,
 )
@@ -35,9 +35,9 @@ _LAST_UPDATED: Final = "2026-01-02T00:00:00Z"
 def tickers(shown: Shown, _part: Mapping[str, str], query_text: str, base_url: str) -> Json:
     """Return one page of the list of tickers, of today or of a `date`."""
     fields = parameters(query_text, {*_FILTERS, "active", "date", "sort", "order", "limit", "offset"})
-    active = one_of(fields, "active", ("true", "false")) == "true"
-    one_of(fields, "sort", ("ticker",))
-    descending = one_of(fields, "order", ("asc", "desc")) == "desc"
+    active = choice(fields, "active", ("true", "false")) == "true"
+    choice(fields, "sort", ("ticker",))
+    descending = choice(fields, "order", ("asc", "desc")) == "desc"
     day = parse_date(fields["date"]) if "date" in fields else None
     companies = [company for company in shown.companies() if day is None or (company.listed or date.min) <= day]
     rows = [_ticker(company, active=active) for company in companies if shown.trades(company, day) == active]
@@ -60,7 +60,7 @@ def details(shown: Shown, part: Mapping[str, str], query_text: str, _base_url: s
 
 def events(shown: Shown, part: Mapping[str, str], query_text: str, _base_url: str) -> Json:
     """Return the ticker changes of a company, named by its ticker or its composite FIGI; the latest first."""
-    one_of(parameters(query_text, {"types"}), "types", ("ticker_change",))
+    choice(parameters(query_text, {"types"}), "types", ("ticker_change",))
     named = [c for c in shown.companies() if part["ticker"] in (c.ticker, c.fields.get("composite_figi"))]
     if not named:
         raise not_found("Ticker not found.")

@@ -80,7 +80,7 @@ def _decode(text: str) -> str:
         raise bad_request(f"'cursor' is not one of ours: {error}") from error
 
 
-def one_of(fields: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
+def choice(fields: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
     """Return a parameter that has few values, the first of them by default."""
     value = fields.get(name, allowed[0])
     if value not in allowed:

@@ -22,7 +22,7 @@ from fiblake.bars import Consolidated
 from fiblake.calendar import TradingCalendar
 from fiblake.errors import ConflictError, ContractError, FiblakeError, NotFoundError, PermanentError, TransientError
 from fiblake.lake import LATEST_VERSION, Bronze, revisions_key
-from fiblake.revisions import NO_REVISIONS, adding, revise
+from fiblake.revisions import NO_REVISIONS, add_revisions, revise
 from fiblake.source_log import SourceVersion, is_merged
 from services.consolidator.broken import quarantine_broken
 from services.consolidator.interleaving import Steps, run_alone
@@ -217,7 +217,9 @@ class Consolidator:
         if draft.is_new:
             # Before data.parquet, which drops these statements: after a crash in between, they are in both.
             if draft.revisions.num_rows:
-                yield partial(self.store.update, revisions_key(task.symbol), adding(draft.revisions, task.symbol))
+                yield partial(
+                    self.store.update, revisions_key(task.symbol), add_revisions(draft.revisions, task.symbol)
+                )
             etag = yield partial(self.store.write_if_unchanged, key, draft.after.encode(), draft.etag)
             if draft.before is None:
                 yield partial(self._check_reference, task.symbol, draft.after)

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from fiblake.bars import Consolidated
 from fiblake.errors import ConfigurationError, NotFoundError
 from fiblake.lake import WITHDRAWAL_RECORD_KEY
-from fiblake.wording import counted
+from fiblake.wording import pluralize
 from services.consolidator.worker import Worker
 from shared.records import add_entry
 from shared.telemetry import logger
@@ -69,7 +69,9 @@ def _find_bar(stored: Consolidated, symbol: str, session: date) -> dict[str, Any
     rows = stored.bars.filter(pc.equal(stored.bars["timestamp"], session)).to_pylist()
     if not rows:
         count, first, last = stored.bars.num_rows, stored.first_session, stored.last_session
-        raise NotFoundError(f"{symbol} has no bar of {session}: it has {counted(count, 'bar')} from {first} to {last}")
+        raise NotFoundError(
+            f"{symbol} has no bar of {session}: it has {pluralize(count, 'bar')} from {first} to {last}"
+        )
     if stored.bars.num_rows == 1:
         raise ConfigurationError(
             f"the bar of {session} is the last one of {symbol}, and cannot be withdrawn: a data.parquet needs a bar"

@@ -39,7 +39,7 @@ VENDORS: Final[dict[str, OpenVendor]] = {"massive": massive}
 
 
 @asynccontextmanager
-async def opened(settings: VendorSettings) -> AsyncIterator[Intake]:
+async def open_intake(settings: VendorSettings) -> AsyncIterator[Intake]:
     """Open vendor, bucket and database, with one connection each; close them at the end of the block.
 
     Raises ConfigurationError if there is no such vendor.
@@ -66,7 +66,7 @@ async def fetch(
     No session is started after `deadline`. `fetched`, if given, receives the result, also before an error.
     """
     fetched = Fetched() if fetched is None else fetched
-    async with opened(settings) as intake:
+    async with open_intake(settings) as intake:
         event_fields = event.model_dump(mode="json", exclude_defaults=True, by_alias=True)
         async with record_run(intake.database, "ohlcv", event_fields, clock) as result:
             try:
@@ -83,7 +83,7 @@ async def refresh(settings: MetadataSettings, event: MetadataEvent, deadline: da
         settings.universe_types, settings.universe, settings.metadata_details_days, settings.metadata_details_per_run,
         settings.history_retry_hours, settings.metadata_dividends_days, settings.metadata_dividends_per_run,
     )  # fmt: skip
-    async with opened(settings) as intake:
+    async with open_intake(settings) as intake:
         histories = Queue.connect(settings.history_queue_url)
         fetcher = MetadataFetcher(
             intake.vendor, intake.store, intake.database, intake.calendar, histories, rules, clock
@@ -93,7 +93,7 @@ async def refresh(settings: MetadataSettings, event: MetadataEvent, deadline: da
 
 async def load_companies(settings: VendorSettings, first: date, show: Progress) -> CompaniesReport:
     """Load the companies of the past (see `companies.CompaniesLoader`); record the run with its counts."""
-    async with opened(settings) as intake:
+    async with open_intake(settings) as intake:
         loader = CompaniesLoader(intake.vendor, intake.store, intake.database, intake.calendar, clock)
         async with record_run(intake.database, COMPANIES, {"from": first.isoformat()}, clock) as result:
             report = await loader.load(first, show)

@@ -9,8 +9,8 @@ from fiblake.errors import EntitlementError, FiblakeError, NotFoundError
 from fiblake.symbols import BEGINNING, SymbolRecord
 from services.fetcher.doubts import settle_bars
 from services.fetcher.gaps import Asked
-from services.fetcher.identities import renamed_on
-from services.fetcher.intake import Intake, Stopwatch, Stored, add_bars, logged
+from services.fetcher.identities import rename_day
+from services.fetcher.intake import Intake, Stopwatch, Stored, add_bars, log_stored
 from services.fetcher.listing import since_listing, split_ratios
 from services.fetcher.sifting import StoredState, classify_bars
 from services.fetcher.tickers import TickerChange
@@ -78,7 +78,7 @@ class HistoryFetcher:
             if rows and not sessions_asked.anything:
                 sessions = [row["timestamp"] for row in rows]
                 await intake.database.history_loaded(symbol, written_at, _first_sessions(companies, sessions))
-        return logged(
+        return log_stored(
             Stored(
                 symbol, len(rows), 0, len(sifted.refused), 0, tuple(sifted.flagged), written_at, watch.seconds, decided
             )
@@ -126,7 +126,7 @@ class HistoryFetcher:
         company = _due(companies)[0]
         if company.valid_from > BEGINNING or company.valid_to is not None:
             return company.valid_from, None
-        renamed = renamed_on(symbol, await self._ticker_changes(symbol))
+        renamed = rename_day(symbol, await self._ticker_changes(symbol))
         return max(filter(None, [company.valid_from, renamed])), company.list_date
 
     async def _ticker_changes(self, symbol: str) -> list[TickerChange]:

@@ -10,10 +10,10 @@ from aws_lambda_powertools.utilities.data_classes import SQSEvent
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from fiblake.errors import FiblakeError, UpstreamError
-from services.fetcher.assembly import opened
+from services.fetcher.assembly import open_intake
 from services.fetcher.connections import clock
 from services.fetcher.history import HistoryFetcher, load_requested
-from services.fetcher.intake import Intake, counted
+from services.fetcher.intake import Intake, stored_counts
 from services.fetcher.settings import FetcherSettings
 from shared.outcomes import catch_errors, process_messages
 from shared.queues import ReceivedMessage, from_lambda
@@ -22,7 +22,7 @@ from shared.telemetry import emit_metrics, logger
 
 
 def _opened(runner: asyncio.Runner, stack: AsyncExitStack, settings: FetcherSettings) -> tuple[Intake, date]:
-    intake = runner.run(stack.enter_async_context(opened(settings)))
+    intake = runner.run(stack.enter_async_context(open_intake(settings)))
     return intake, intake.calendar.last_closed(clock())
 
 
@@ -42,7 +42,7 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
             intake, closed = opening
             fetcher = HistoryFetcher(intake, settings.history_from, settings.universe_types)
             stored, errors = load_requested(runner, fetcher, group, closed)
-            emit_metrics(HistoriesLoaded=len(stored), **counted(stored))
+            emit_metrics(HistoriesLoaded=len(stored), **stored_counts(stored))
             return errors
 
         response = process_messages(event["Records"][0]["eventSourceARN"], messages, work, settings.max_receive_count)

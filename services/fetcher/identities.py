@@ -39,11 +39,11 @@ class Comparison:
     kept: list[Pair] = field(default_factory=list)
     """Still of the same company; its name or exchange may have changed."""
     back: list[Pair] = field(default_factory=list)
-    """It had vanished, and is listed again; after BACK_WITHIN it is a new listing (see `settled`)."""
+    """It had vanished, and is listed again; after BACK_WITHIN it is a new listing (see `without_undecided`)."""
     handed_over: list[Pair] = field(default_factory=list)
     """Listed with another company's FIGI."""
     doubtful: list[Pair] = field(default_factory=list)
-    """The same, but perhaps by the vendor's mistake (see `settled`): the symbol stays with its company for now."""
+    """The same, but perhaps by the vendor's mistake (see `without_undecided`): the symbol stays with its company."""
     twice: list[str] = field(default_factory=list)
     """Symbols that are listed more than once; the row with the known FIGI counts."""
     vanished: list[SymbolRecord] = field(default_factory=list)
@@ -127,7 +127,7 @@ def compare(stored: Iterable[SymbolRecord], listed: Iterable[Ticker]) -> Compari
     return replace(comparison, renamed=frozenset(renamed))
 
 
-def settled(
+def without_undecided(
     comparison: Comparison, beginnings: Mapping[str, date], days: Days, unanswered: Collection[str] = ()
 ) -> Comparison:
     """Return the comparison with only the decided changes; for the others the stored record stays until a later run.
@@ -171,7 +171,7 @@ def another_company(company: SymbolRecord | Ticker, other: SymbolRecord | Ticker
     )
 
 
-def began(symbol: str, changes: Iterable[TickerChange], days: Days) -> date | None:
+def first_session_under(symbol: str, changes: Iterable[TickerChange], days: Days) -> date | None:
     """Return the first session in which the company had `symbol`, by the vendor's changes of ticker; None: unknown."""
     dates = [change.date for change in changes if change.symbol == symbol and change.date <= days.today]
     if not dates or max(dates) < BEGINNING:
@@ -179,7 +179,7 @@ def began(symbol: str, changes: Iterable[TickerChange], days: Days) -> date | No
     return days.calendar.session(days.calendar.ordinal_on_or_after(max(dates)))
 
 
-def renamed_on(symbol: str, changes: Iterable[TickerChange]) -> date | None:
+def rename_day(symbol: str, changes: Iterable[TickerChange]) -> date | None:
     """Return the day on which a company changed from another symbol to this one; None if it did not."""
     by_day = sorted(changes, key=lambda change: change.date)
     others = [change.date for change in by_day if change.symbol != symbol]
@@ -187,7 +187,7 @@ def renamed_on(symbol: str, changes: Iterable[TickerChange]) -> date | None:
     return max(taken) if taken and others and min(others) < max(taken) else None
 
 
-def ended(record: SymbolRecord, ticker: Ticker | None, days: Days) -> date:
+def last_day_of(record: SymbolRecord, ticker: Ticker | None, days: Days) -> date:
     """Return the last day of a vanished symbol: the vendor's one, unless it is of another company, or unknown."""
     day = ticker.delisted if ticker else None
     if ticker is None or day is None or another_company(record, ticker):
@@ -203,9 +203,9 @@ def updated(
 
     Without the vendor's day, a handed-over symbol, or a new symbol of a company that had another one, begins with the
     first session after the old one was last seen: before that it may have been another company's. Any other new symbol
-    begins with its first bar. Undecided changes are left out (`settled`).
+    begins with its first bar. Undecided changes are left out (`without_undecided`).
     """
-    comparison = settled(comparison, beginnings, days)
+    comparison = without_undecided(comparison, beginnings, days)
     by_figi = comparison.vanished_by_figi
     records = [_with_vendors_fields(record, ticker, now) for record, ticker in [*comparison.kept, *comparison.back]]
     for ticker in comparison.new:

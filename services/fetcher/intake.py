@@ -112,14 +112,14 @@ def bars_file(rows: Sequence[dict[str, Any]]) -> bytes:
     return encode(pa.Table.from_pylist(list(rows), schema=BRONZE))
 
 
-def logged(stored: Stored) -> Stored:
+def log_stored(stored: Stored) -> Stored:
     """Log the stored counts in one line."""
     fields = asdict(stored) | {"flagged": list(stored.flagged)}
     logger.info("bars stored", extra=fields)
     return stored
 
 
-def counted(stored: Sequence[Stored]) -> dict[str, int]:
+def stored_counts(stored: Sequence[Stored]) -> dict[str, int]:
     """Return the stored counts, by the names of the metrics."""
     return {
         "BarsStored": sum(result.stored for result in stored),

@@ -6,7 +6,7 @@ from typing import Final
 
 from fiblake.calendar import TradingCalendar
 from fiblake.reference import Split
-from fiblake.rules import jumped, positive
+from fiblake.rules import is_jump, positive
 from services.fetcher.validation import VendorBar
 from shared.telemetry import logger
 
@@ -54,7 +54,7 @@ def _another_companys(  # noqa: PLR0917
         return True
     ratio = ratios.get((after.symbol, after.session), 1.0)
     comparable = positive(before.close) and positive(after.close)
-    return place == at_listing and comparable and jumped(after.close, before.close, ratio, jump_limit)
+    return place == at_listing and comparable and is_jump(after.close, before.close, ratio, jump_limit)
 
 
 def split_ratios(symbol: str, bars: Iterable[VendorBar], splits: Iterable[Split]) -> Mapping[tuple[str, date], float]:

@@ -371,7 +371,7 @@ def _explanation(response: httpx.Response) -> tuple[str, str, str]:
     message = str(body.get("message") or body.get("error") or "")
     safe_message = message.replace(key, "***") if key else message
     texts = (str(body.get("status", "")), str(body.get("request_id", "")), safe_message)
-    status, request_id, safe_message = (wire.readable(text)[:LONGEST_MESSAGE] for text in texts)
+    status, request_id, safe_message = (wire.replace_surrogates(text)[:LONGEST_MESSAGE] for text in texts)
     return status, request_id, safe_message
 
 

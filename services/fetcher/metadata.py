@@ -20,15 +20,15 @@ from services.fetcher.dividends import DividendFetcher
 from services.fetcher.identities import (
     Comparison,
     Days,
-    began,
     changed,
     compare,
     details_due,
-    ended,
+    first_session_under,
     identities_of,
+    last_day_of,
     merged,
-    settled,
     updated,
+    without_undecided,
 )
 from services.fetcher.reference_files import put_identities, put_splits, put_universe
 from services.fetcher.runs import record_run
@@ -208,11 +208,11 @@ class MetadataFetcher:
         compared = compare(records_known, listed)
         # The first list says nothing of the past, and a request for each symbol would take hours.
         beginnings, unanswered = await self._beginnings(compared, run) if records_known else ({}, set[str]())
-        decided = settled(compared, beginnings, days, unanswered)
+        decided = without_undecided(compared, beginnings, days, unanswered)
         delistings = await self._delistings(decided, run)
         if any(not ticker.symbol for ticker in tickers):
             decided = _without_doubtful_ends(decided, delistings)
-        ends = {record.symbol: ended(record, delistings.get(record.symbol), days) for record in decided.vanished}
+        ends = {record.symbol: last_day_of(record, delistings.get(record.symbol), days) for record in decided.vanished}
         records = updated(decided, beginnings, ends, days, run.now)
         results.listed, results.left_out = len(listed), len(tickers) - len(listed)
         everyone = merged(records_known, records)
@@ -240,7 +240,7 @@ class MetadataFetcher:
 
         async def ask(symbol: str) -> date | None:
             try:
-                return began(symbol, await self.vendor.ticker_changes(symbol), run.days)
+                return first_session_under(symbol, await self.vendor.ticker_changes(symbol), run.days)
             except FiblakeError as error:
                 logger.warning("no ticker changes", extra={"symbol": symbol, "reason": str(error)})
                 if isinstance(error, TransientError):

@@ -9,7 +9,7 @@ from typing import Final
 from fiblake.errors import ConfigurationError, TransientError, UpstreamError
 from services.fetcher.doubts import settle_all_bars, settle_bars
 from services.fetcher.gaps import Asked, Plan, plan
-from services.fetcher.intake import Intake, Stopwatch, Stored, bars_file, logged, put_bars
+from services.fetcher.intake import Intake, Stopwatch, Stored, bars_file, log_stored, put_bars
 from services.fetcher.settings import FetchEvent
 from services.fetcher.sifting import ClassifiedBars, StoredState, classify_bars
 from services.fetcher.validation import VendorBar
@@ -148,7 +148,7 @@ class Fetcher:
         )  # fmt: skip
         with watch.timed("database"):
             await intake.database.store_session(sifted.rows, session, counts, intake.calendar)
-        return logged(_stored(str(session), sifted, counts, written_at, watch))
+        return log_stored(_stored(str(session), sifted, counts, written_at, watch))
 
     async def _universe(self, session: date) -> set[str]:
         """Return the symbols to store in `session`; raise ConfigurationError if there are none."""

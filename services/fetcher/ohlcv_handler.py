@@ -8,7 +8,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from services.fetcher.assembly import fetch
 from services.fetcher.connections import clock
-from services.fetcher.intake import counted
+from services.fetcher.intake import stored_counts
 from services.fetcher.ohlcv import Fetched
 from services.fetcher.settings import FetcherSettings, FetchEvent
 from shared.settings import load
@@ -20,7 +20,7 @@ FOR_A_SESSION: Final = timedelta(minutes=3)
 
 def _measure(fetched: Fetched) -> None:
     stored = [*fetched.done, *fetched.looked_at_again]
-    counts = counted(stored)
+    counts = stored_counts(stored)
     bars = counts["BarsStored"] + counts["BarsQuarantined"] + sum(session.unchanged for session in stored)
     emit_metrics(SessionsStored=len(fetched.done), SessionsPending=len(fetched.pending), **counts)
     if bars:

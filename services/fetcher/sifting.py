@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from fiblake.bars import VALUE_COLUMNS
 from fiblake.calendar import TradingCalendar
-from fiblake.rules import jumped
+from fiblake.rules import is_jump
 from services.fetcher.validation import VendorBar, faults
 
 TWICE: Final = "the vendor reported this session twice"
@@ -63,7 +63,7 @@ def classify_bars(
         seen.add(place)
         result.rows.append(row)
         previous = closes.get(bar.symbol)
-        if previous and previous > 0 and jumped(bar.close, previous, past.split_ratios.get(place, 1.0), jump_limit):
+        if previous and previous > 0 and is_jump(bar.close, previous, past.split_ratios.get(place, 1.0), jump_limit):
             result.flagged.append(bar.symbol)
         closes[bar.symbol] = bar.close
     return result

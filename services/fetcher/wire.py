@@ -53,7 +53,7 @@ def decode(content: bytes) -> Any:  # noqa: ANN401 (what JSON holds)
         raise ValueError("the JSON is nested too deeply") from error
 
 
-def readable(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """Return the text with U+FFFD for each half of a surrogate pair: no file, table or log accepts a half."""
     return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
@@ -82,7 +82,7 @@ def _milliseconds(value: object) -> object:
 
 def _text(value: object) -> object:
     # Postgres accepts no text with a zero byte.
-    return readable(value) if isinstance(value, str) and value and "\0" not in value else None
+    return replace_surrogates(value) if isinstance(value, str) and value and "\0" not in value else None
 
 
 def _flag(value: object) -> object:
@@ -90,12 +90,12 @@ def _flag(value: object) -> object:
 
 
 def _name(value: object) -> object:
-    return readable(value) if isinstance(value, str) and "\0" not in value else ""
+    return replace_surrogates(value) if isinstance(value, str) and "\0" not in value else ""
 
 
 def _link(value: object) -> object:
     # An empty link means the last page, like a missing one.
-    return readable(value) if isinstance(value, str) and value else value or None
+    return replace_surrogates(value) if isinstance(value, str) and value else value or None
 
 
 def _fields(value: object) -> object:

@@ -39,7 +39,7 @@ class Foreign:
     """Symbols whose data.parquet carries no log, or that lag in another way that a consolidation repairs."""
 
 
-def foreign(reconciler: Reconciler, advance: Advance = lambda _: None) -> Foreign:
+def find_foreign(reconciler: Reconciler, advance: Advance = lambda _: None) -> Foreign:
     """Find the objects of another program; change nothing."""
     store = reconciler.store
     keys = [info.key for n in INTERVALS for info in store.listed(silver_prefix(n))]

@@ -17,7 +17,7 @@ FOOTER_BYTES: Final = 1 << 16
 """The end of a data.parquet that is read: it holds the log, unless hundreds of source files are not deleted yet."""
 
 
-def waiting(bronze: Bronze, listing: Iterable[ObjectInfo]) -> list[str]:
+def find_waiting(bronze: Bronze, listing: Iterable[ObjectInfo]) -> list[str]:
     """Return the symbols that have no data.parquet, or a source file that is younger than it.
 
     `listing` is all of bronze. The answer is quick and not exact: it may be wrong for a file that was put during a
@@ -34,7 +34,7 @@ def waiting(bronze: Bronze, listing: Iterable[ObjectInfo]) -> list[str]:
     return sorted(symbol for symbol, at in newest.items() if symbol not in consolidated or at > consolidated[symbol])
 
 
-def left_out(store: ObjectStore, bronze: Bronze, listing: Sequence[ObjectInfo]) -> list[ObjectInfo]:
+def find_left_out(store: ObjectStore, bronze: Bronze, listing: Sequence[ObjectInfo]) -> list[ObjectInfo]:
     """Return the source files that are older than their symbol's data.parquet and are not in its log.
 
     A consolidation has refused them, or their messages have not been processed yet. `listing` is all of bronze; only

@@ -12,7 +12,7 @@ _RESAMPLE: Final = re.compile(r"resample-(\d+)d")
 _OF_BRONZE: Final = ("bronze-arrivals", "consolidation")
 
 
-def mended(letters: Sequence[DeadLetter], reconciler: Reconciler) -> set[str]:
+def find_mended(letters: Sequence[DeadLetter], reconciler: Reconciler) -> set[str]:
     """Return the ids of the letters whose symbols no longer lag, according to the audit.
 
     This can be said only of letters about files and completions of symbols in the lake. No other letter is returned,

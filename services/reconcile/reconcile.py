@@ -31,7 +31,7 @@ from fiblake.lake import (
     silver_prefix,
 )
 from fiblake.source_log import is_merged
-from fiblake.wording import counted
+from fiblake.wording import pluralize
 from services.reconcile.lag import Cause, Lag, completions, requests
 from services.reconcile.silver import Grid, first_difference
 from shared.batching import chunks
@@ -206,14 +206,14 @@ class Reconciler:
         mergeable, lags = self._inspect_files(symbol, unmerged, stored)
         if stored is None:
             if mergeable:
-                lags.append(Lag(symbol, Cause.NEVER_CONSOLIDATED, counted(len(files), "file")))
+                lags.append(Lag(symbol, Cause.NEVER_CONSOLIDATED, pluralize(len(files), "file")))
             if entry and not files:
                 lags.append(Lag(symbol, Cause.UNREADABLE, "the manifest has it, and bronze has nothing of it"))
             return _Comparison(symbol, None, lags)
         if mergeable:
             lags.append(self._unmerged_lag(symbol, mergeable))
         if stored.adopted:
-            lags.append(Lag(symbol, Cause.ADOPTED, counted(stored.bars.num_rows, "bar")))
+            lags.append(Lag(symbol, Cause.ADOPTED, pluralize(stored.bars.num_rows, "bar")))
         lags += self._reference_lag(symbol, stored)
         lags += _manifest_lag(symbol, stored, entry) if manifest is not None else []
         return _Comparison(symbol, stored if stored.bars.num_rows else None, lags)
@@ -255,10 +255,10 @@ class Reconciler:
         now, faults = read_reference(self.store, symbol, stored.reference)
         lags = [Lag(symbol, Cause.UNREADABLE, f"{key}: {fault}") for key, fault in faults.items()]
         if now.of_silver != stored.reference.of_silver:
-            detail = f"{counted(len(now.splits), 'split')}, {counted(len(now.handovers), 'handover')}"
+            detail = f"{pluralize(len(now.splits), 'split')}, {pluralize(len(now.handovers), 'handover')}"
             lags.append(Lag(symbol, Cause.REFERENCE, detail))
         if now.dividends != stored.reference.dividends:
-            lags.append(Lag(symbol, Cause.DIVIDENDS, f"dividends of {counted(len(now.dividends), 'day')}"))
+            lags.append(Lag(symbol, Cause.DIVIDENDS, f"dividends of {pluralize(len(now.dividends), 'day')}"))
         return lags
 
     def _compare_silver(
@@ -390,8 +390,8 @@ def _no_bars_error(bars: SourceBars) -> ContractError:
     if not bars.broken:
         return ContractError("it holds no bars: put it again with some, or delete it")
     return ContractError(
-        f"it holds {counted(len(bars.broken), 'bar')}, none of which can be merged ({bars.broken[0].reason}): release "
-        "those that `fiblake quarantine list` shows, or put the file again"
+        f"it holds {pluralize(len(bars.broken), 'bar')}, none of which can be merged ({bars.broken[0].reason}): "
+        "release those that `fiblake quarantine list` shows, or put the file again"
     )
 
 
@@ -407,8 +407,8 @@ def _manifest_lag(symbol: str, stored: Consolidated, entry: Mapping[str, Any] | 
     says = entry and (entry["last_consolidated_date"], entry["row_count"], entry["last_updated"])
     if says == is_:
         return []
-    detail = f"it says {says[0]} and {counted(says[1], 'bar')}" if says else "it has no row of it"
-    truth = f"data.parquet has {is_[0]} and {counted(is_[1], 'bar')}"
+    detail = f"it says {says[0]} and {pluralize(says[1], 'bar')}" if says else "it has no row of it"
+    truth = f"data.parquet has {is_[0]} and {pluralize(is_[1], 'bar')}"
     return [Lag(symbol, Cause.MANIFEST, f"{detail}; {truth}", stored.last_session)]
 
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from fiblake.errors import ConfigurationError, NotFoundError
 from fiblake.lake import Bronze
-from fiblake.wording import counted
+from fiblake.wording import pluralize
 from services.vacuum.bronze import Plan, Vacuum, check_retention, execute, plan
 from services.vacuum.report import sentences, totals
 from services.vacuum.settings import VacuumSettings
@@ -43,7 +43,7 @@ def _carry_out(vacuum: Vacuum, made: Plan, *, yes: bool) -> None:
         say("nothing is deleted: say --yes to delete them\n")
         return
     deleted = totals(execute(vacuum, made, f"vacuum-{uuid.uuid4().hex}"))
-    say(f"{counted(deleted['files'], 'file')} deleted ({counted(deleted['bytes'], 'byte')})\n")
+    say(f"{pluralize(deleted['files'], 'file')} deleted ({pluralize(deleted['bytes'], 'byte')})\n")
 
 
 if __name__ == "__main__":

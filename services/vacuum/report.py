@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from fiblake.lake import Bronze
-from fiblake.wording import counted
+from fiblake.wording import pluralize
 from services.vacuum.bronze import Plan
 from shared.cleanup import Counts
 
@@ -31,17 +31,17 @@ def sentences(bronze: Bronze, planned: Plan) -> list[str]:
     """Say what would be deleted, line by line."""
     counts = planned.counts(bronze)
     lines = [
-        f"  {symbol}: {counted(count['files'], 'file')}, {counted(count['bytes'], 'byte')}"
+        f"  {symbol}: {pluralize(count['files'], 'file')}, {pluralize(count['bytes'], 'byte')}"
         for symbol, count in counts.items()
     ]
     if len(lines) > SYMBOLS_SHOWN:
-        lines = [*lines[:SYMBOLS_SHOWN], f"  ... and {counted(len(lines) - SYMBOLS_SHOWN, 'more symbol')}"]
+        lines = [*lines[:SYMBOLS_SHOWN], f"  ... and {pluralize(len(lines) - SYMBOLS_SHOWN, 'more symbol')}"]
     head = (
-        f"older than {counted(planned.retention_days, 'day')}: {counted(len(planned.due), 'merged file')} of "
-        f"{len(counts):,} of {counted(planned.symbols, 'symbol')} ({counted(planned.size, 'byte')})"
+        f"older than {pluralize(planned.retention_days, 'day')}: {pluralize(len(planned.due), 'merged file')} of "
+        f"{len(counts):,} of {pluralize(planned.symbols, 'symbol')} ({pluralize(planned.size, 'byte')})"
     )
     others = []
     if planned.unconsolidated:
-        others = [f"  without data.parquet, not touched: {counted(len(planned.unconsolidated), 'symbol')}"]
+        others = [f"  without data.parquet, not touched: {pluralize(len(planned.unconsolidated), 'symbol')}"]
     faults = [f"  {symbol} cannot be looked at: {error}" for symbol, error in planned.faults.items()]
     return [head, *lines, *others, *faults]

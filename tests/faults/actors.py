@@ -34,7 +34,7 @@ from services.resampler.full import FullResampler
 from services.resampler.resample import Resampler, resample_batch
 from services.vacuum import bronze as vacuum
 from shared import cleanup, objects, outcomes
-from shared.dead_letters import DeadLetters, Filter, back_to
+from shared.dead_letters import DeadLetters, Filter, redrive_to_queue
 from shared.jobs import DRAINS, JobQueue
 from shared.objects import ObjectStore
 from shared.quarantine import list_quarantined, quarantine
@@ -256,7 +256,7 @@ def audit(process: Process) -> Report:
 
 def adopt_all(process: Process) -> None:
     """Take over what somebody else's jobs have written, as `fiblake adopt --yes` does."""
-    to_adopt = adopt.foreign(audit_of(process))
+    to_adopt = adopt.find_foreign(audit_of(process))
     adopt.move_away(process.store, to_adopt.unreadable)
     _outlets(process).enqueue(to_adopt.symbols, process.world.new_id("adopt-"))
 
@@ -266,7 +266,7 @@ def replay_letters(process: Process) -> None:
     unsent = 0
     for name in [name for name in process.world.queues if name.endswith(DEAD)]:
         source = name.removesuffix(DEAD)
-        letters = DeadLetters(source, process.queue(name), back_to(process.queue(source)))
+        letters = DeadLetters(source, process.queue(name), redrive_to_queue(process.queue(source)))
         outcome = letters.replay(Filter(), process.world.now, most_replays=3)
         unsent += outcome.unsent
         if source == CONSOLIDATION and (outcome.done or process.queue(source).depth().visible):

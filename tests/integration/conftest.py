@@ -26,7 +26,7 @@ from fiblake.reference import Split, splits_file
 from local.emulator import REPOSITORY
 from local.postgres import postgres
 from local.recompute import SampleSplit, differences, expected_silver
-from local.stack import Stack, running
+from local.stack import Stack, run_stack
 from local.watch import Watcher
 from migrations import schema
 from migrations.fetcher_user import set_up_fetcher_user
@@ -78,7 +78,7 @@ def market(running_market: Market) -> Market:
 def stack() -> Iterator[Stack]:
     (REPOSITORY / ".local").mkdir(exist_ok=True)
     folder = Path(mkdtemp(prefix="test-", dir=REPOSITORY / ".local"))
-    with running(folder, first_session=FIRST_SESSION) as started:
+    with run_stack(folder, first_session=FIRST_SESSION) as started:
         yield started
     subprocess.run(["rm", "-r", str(folder)], check=True)
 

@@ -13,7 +13,7 @@ from local.market_data.control import Control
 from local.market_data.replay import Replay, folder, sample
 from local.market_data.shown import Shown
 from local.market_data_server import MarketDataServer
-from local.processes import listening
+from local.processes import listen
 
 KEY = "r3play-K3Y"
 
@@ -53,7 +53,7 @@ class Market:
 def replaying(port_file: Path, bars: Path | None = None) -> Iterator[Market]:
     """Replay the built-in sample, or what lies in the folder `bars`."""
     server = MarketDataServer(0, Replay(Shown(*(folder(bars) if bars else sample()))), KEY)
-    with listening(server, port_file):
+    with listen(server, port_file):
         url = f"http://127.0.0.1:{server.server_port}"
         headers = {"Authorization": f"Bearer {KEY}"}
         with httpx.Client(base_url=url, headers=headers, timeout=30) as http:

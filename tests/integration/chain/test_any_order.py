@@ -12,7 +12,7 @@ from fiblake.calendar import nyse
 from fiblake.lake import INTERVALS, Bronze, Month, silver_key, silver_prefix
 from local.recompute import expected_silver
 from services.consolidator.tail import tail_of
-from shared.dead_letters import DeadLetters, Filter, back_to
+from shared.dead_letters import DeadLetters, Filter, redrive_to_queue
 from shared.events import ConsolidationComplete
 from shared.queues import Queue
 from tests.integration.conftest import Chain, bar
@@ -37,7 +37,7 @@ def tables(chain: Chain, symbol: str) -> dict[int, pd.DataFrame]:
 
 def replay(chain: Chain, interval: int, symbol: str, letters: int) -> None:
     queue = Queue(chain.sqs, chain.stack.queue_urls[f"resample-{interval}d"])
-    dead = DeadLetters(f"resample-{interval}d", queue.dead_letters, back_to(queue))
+    dead = DeadLetters(f"resample-{interval}d", queue.dead_letters, redrive_to_queue(queue))
     outcome = dead.replay(Filter(symbols=(symbol,)), pd.Timestamp.now("UTC").to_pydatetime(), most_replays=3)
     assert outcome.done == letters
 

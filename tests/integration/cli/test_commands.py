@@ -22,7 +22,7 @@ from fiblake.calendar import nyse
 from fiblake.lake import Bronze, archive_key, quarantine_key
 from local.deploy import STACK
 from local.emulator import REPOSITORY
-from local.environment import isolated
+from local.environment import isolated_environment
 from shared import dead_letters
 from shared.database import DatabaseAddress
 from shared.events import ConsolidationComplete
@@ -37,7 +37,7 @@ Fiblake = Callable[..., Result]
 
 @pytest.fixture
 def fiblake(chain: Chain, tmp_path: Path) -> Fiblake:
-    inherited = isolated(os.environ)
+    inherited = isolated_environment(os.environ)
     of_stack = {**chain.stack.environment(), "FIBLAKE_STACK": STACK, "XDG_CACHE_HOME": str(tmp_path / "cache")}
 
     def ran(*arguments: str) -> Result:
@@ -128,7 +128,7 @@ from shared import dead_letters
 from shared.queues import Queue
 dead_letters.HIDDEN_SECONDS = int(sys.argv[2])
 source = Queue.connect(sys.argv[1])
-letters = dead_letters.DeadLetters("q", source.dead_letters, dead_letters.back_to(source))
+letters = dead_letters.DeadLetters("q", source.dead_letters, dead_letters.redrive_to_queue(source))
 print(letters.replay(dead_letters.Filter(reason="second kind"), datetime.now(UTC), 3).done)
 """
 
@@ -169,7 +169,7 @@ def test_a_replay_of_one_kind_among_a_thousand_that_is_killed_half_way_loses_non
 
 def _replay(chain: Chain, source: str, hidden_seconds: int) -> "subprocess.Popen[bytes]":
     """Replay in a process of its own; what it looked at is visible again that long after it was killed."""
-    inherited = isolated(os.environ)
+    inherited = isolated_environment(os.environ)
     environment = {**inherited, **chain.stack.environment()}
     return subprocess.Popen(
         [sys.executable, "-c", REPLAY, source, str(hidden_seconds)], cwd=REPOSITORY, env=environment

@@ -12,7 +12,7 @@ import pytest
 
 from local.deploy import STACK
 from local.emulator import REPOSITORY
-from local.environment import isolated
+from local.environment import isolated_environment
 from shared.database import DatabaseAddress
 from tests.integration.cli.forked import run_fiblake
 from tests.integration.conftest import Chain
@@ -41,7 +41,7 @@ def lake(chain: Chain) -> Chain:
 def fiblake(
     chain: Chain, *arguments: str, program: str | None = None, **changes: str
 ) -> "subprocess.CompletedProcess[str]":
-    inherited = isolated(os.environ)
+    inherited = isolated_environment(os.environ)
     environment = {**inherited, **chain.stack.environment(), "FIBLAKE_STACK": STACK, **changes}
     if program is None:
         return run_fiblake(arguments, environment, REPOSITORY)

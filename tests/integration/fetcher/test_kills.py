@@ -16,7 +16,7 @@ import pytest
 from fiblake.bars import read_bars
 from fiblake.lake import Bronze
 from local.emulator import REPOSITORY
-from local.environment import isolated
+from local.environment import isolated_environment
 from local.sample_bars import read_sample_bars
 from local.stack import API_KEY
 from shared.database import DatabaseAddress
@@ -105,7 +105,7 @@ class Fetching:
         arguments = self.address.arguments()
         secret = json.dumps({field: arguments[name] for field, name in names.items()})
         arn = stack.client("secretsmanager").create_secret(Name=uuid.uuid4().hex, SecretString=secret)["ARN"]
-        inherited = isolated(os.environ)
+        inherited = isolated_environment(os.environ)
         return {
             **inherited, **stack.environment(), "S3_BUCKET": stack.bucket, "S3_PREFIX": self.prefix,
             "RDS_SECRET_ARN": arn, "DATABASE_TLS": "disable", "MASSIVE_API_KEY": API_KEY,

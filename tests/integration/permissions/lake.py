@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from local.emulator import client
-from local.environment import isolated
+from local.environment import isolated_environment
 from tests.integration.permissions.calls import REGION, arn
 from tests.integration.permissions.concrete import Concrete, environment
 from tests.integration.permissions.recorder import Recording
@@ -102,7 +102,7 @@ class RecordedLake:
             raise PathError(f"{job} ended with {result['code']}, not {code}:\n{result['output'][-3000:]}")
 
     def _run(self, role: str, variables: Mapping[str, str], **what: object) -> dict[str, Any]:
-        inherited = isolated(os.environ)
+        inherited = isolated_environment(os.environ)
         signed = {
             "AWS_ACCESS_KEY_ID": role, "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": REGION,
             "AWS_DEFAULT_REGION": REGION, "AWS_ENDPOINT_URL": self.url, "AWS_CONFIG_FILE": os.devnull,

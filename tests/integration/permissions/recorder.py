@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from local.processes import LoopbackServer, listening
+from local.processes import LoopbackServer, listen
 from tests.integration.permissions.calls import ACCOUNT, Call, Request, UnknownRequestError, calls_of
 
 _EMULATORS_ACCOUNT = "000000000000"
@@ -146,5 +146,5 @@ def recording(
     """Record what is sent to the URL that is yielded, while the block runs."""
     made = Recording(targets, secrets)
     server = _Proxy(made)
-    with listening(server, port_file):
+    with listen(server, port_file):
         yield made, f"http://127.0.0.1:{server.server_port}"

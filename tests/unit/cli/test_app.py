@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from cli import app as command_line
-from cli.app import app, exit_code, hoisted, main
+from cli.app import app, exit_code, hoist_options, main
 from cli.target import Choice
 from fiblake.errors import ConfigurationError, EntitlementError, NotFoundError, UpstreamError
 from tests.fakes import REPOSITORY
@@ -86,7 +86,7 @@ def test_help_names_every_command_and_the_exit_codes() -> None:
     ],
 )
 def test_global_options_may_stand_behind_the_command(typed: list[str], sorted_: list[str]) -> None:
-    assert hoisted(typed) == sorted_
+    assert hoist_options(typed) == sorted_
 
 
 def test_the_global_options_and_their_variables_are_the_commands_choice(monkeypatch: pytest.MonkeyPatch) -> None:

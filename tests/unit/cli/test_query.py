@@ -176,7 +176,7 @@ def test_the_connection_to_the_lake_itself_reads_and_writes_no_other_file(stack:
     """Whatever gets past the check of the query."""
     secret, output = tmp_path / "secret.txt", tmp_path / "rows.csv"
     secret.write_text("hush")
-    lake = views.opened(stack.store, LAKE, {"bronze"}, (), lambda _: None, outputs=[output])
+    lake = views.open_views(stack.store, LAKE, {"bronze"}, (), lambda _: None, outputs=[output])
     with lake.connection as connection:
         assert lake.answer(lambda c: c.sql("SELECT count(*) FROM bronze").fetchall()) == [(4,)]
         for sql in (f"FROM read_text('{secret}')", f"COPY (SELECT 1) TO '{tmp_path}/other.csv'", "SET threads = 1"):

@@ -14,15 +14,15 @@ from fiblake.symbols import BEGINNING, SymbolRecord
 from services.fetcher.identities import (
     Comparison,
     Days,
-    began,
     changed,
     compare,
     details_due,
-    ended,
+    first_session_under,
     identities_of,
+    last_day_of,
     merged,
-    settled,
     updated,
+    without_undecided,
 )
 from services.fetcher.tickers import Ticker, TickerChange
 
@@ -70,8 +70,10 @@ def taken_over(
     """Return the table after a run, by symbol and age."""
     answers = answers or VendorAnswers()
     comparison, when = compare(records, listed), days(now)
-    begins = {s: began(s, answers.changes.get(s, ()), when) for s in comparison.unsettled} if records else {}
-    ends = {r.symbol: ended(r, answers.delisted.get(r.symbol), when) for r in comparison.vanished}
+    begins = (
+        {s: first_session_under(s, answers.changes.get(s, ()), when) for s in comparison.unsettled} if records else {}
+    )
+    ends = {r.symbol: last_day_of(r, answers.delisted.get(r.symbol), when) for r in comparison.vanished}
     new = updated(comparison, {s: day for s, day in begins.items() if day}, ends, when, now)
     return sorted(merged(records, new), key=lambda record: (record.symbol, record.valid_from))
 
@@ -248,7 +250,7 @@ def test_of_a_new_ticker_that_is_listed_twice_one_row_is_taken_whatever_the_orde
 
 def test_a_figi_that_another_listed_symbol_has_is_no_proof_of_a_rename() -> None:
     records = [stored("A", "FA"), stored("B", "FB")]
-    comparison = settled(compare(records, [ticker("A", "FB"), ticker("B", "FB")]), {}, days())
+    comparison = without_undecided(compare(records, [ticker("A", "FB"), ticker("B", "FB")]), {}, days())
     assert ([r.symbol for r, _ in comparison.doubtful], comparison.handed_over) == (["A"], [])
 
 

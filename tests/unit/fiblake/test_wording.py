@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from fiblake.wording import counted, instant, shortened
+from fiblake.wording import instant, pluralize, shorten_ids
 from tests.fakes import REPOSITORY
 
 
@@ -11,11 +11,11 @@ from tests.fakes import REPOSITORY
     ("count", "text"), [(0, "0 symbols"), (1, "1 symbol"), (2, "2 symbols"), (2_516, "2,516 symbols")]
 )
 def test_a_count_has_its_noun(count: int, text: str) -> None:
-    assert counted(count, "symbol") == text
+    assert pluralize(count, "symbol") == text
 
 
 def test_a_plural_of_its_own() -> None:
-    assert counted(3, "company", "companies") == "3 companies"
+    assert pluralize(3, "company", "companies") == "3 companies"
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,8 @@ def test_a_text_that_is_no_instant_stays() -> None:
 
 @pytest.mark.parametrize("identifier", ["1b4e28ba-2fa1-11d2-883f-0016d3cca427", "1b4e28ba2fa111d2883f0016d3cca427"])
 def test_an_id_is_cut(identifier: str) -> None:
-    assert shortened(f"drain-{identifier}-1") == "drain-1b4e28ba…-1"
-    assert shortened("symbol=AAPL/date=2026-11-26.parquet") == "symbol=AAPL/date=2026-11-26.parquet"
+    assert shorten_ids(f"drain-{identifier}-1") == "drain-1b4e28ba…-1"
+    assert shorten_ids("symbol=AAPL/date=2026-11-26.parquet") == "symbol=AAPL/date=2026-11-26.parquet"
 
 
 WORDS = "bars|bytes|companies|days|files|jobs|letters|messages|minutes|requests|rows|sessions|symbols|times"

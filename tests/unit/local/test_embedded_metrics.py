@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from local.embedded_metrics import Measurement, declared
+from local.embedded_metrics import Measurement, declared_metrics
 from shared.telemetry import emit_metrics
 
 
@@ -19,7 +19,7 @@ def line(**changes: Any) -> str:  # noqa: ANN401 (JSON)
 
 def test_each_metric_is_measured_once_for_each_set_of_dimensions_with_all_its_values() -> None:
     service, both = {"service": "fetcher"}, {"service": "fetcher", "interval": "3d"}
-    assert list(declared(line())) == [
+    assert list(declared_metrics(line())) == [
         Measurement("lake", "Bars", "Count", (1.0, 2.0), service),
         Measurement("lake", "Load", "None", (0.5,), service),
         Measurement("lake", "Bars", "Count", (1.0, 2.0), both),
@@ -40,12 +40,12 @@ def test_each_metric_is_measured_once_for_each_set_of_dimensions_with_all_its_va
     ],
 )
 def test_a_line_of_another_kind_or_without_what_it_declares_measures_nothing(text: str) -> None:
-    assert list(declared(f"{text}\n")) == []
-    assert len(list(declared(f"{text}\n{line()}\n{text}"))) == 4
+    assert list(declared_metrics(f"{text}\n")) == []
+    assert len(list(declared_metrics(f"{text}\n{line()}\n{text}"))) == 4
 
 
 def test_what_the_services_write_is_measured_as_they_meant_it(capsys: pytest.CaptureFixture[str]) -> None:
     emit_metrics(interval=3, SessionsBehind=2)
-    [metric] = declared(capsys.readouterr().out)
+    [metric] = declared_metrics(capsys.readouterr().out)
     assert (metric.namespace, metric.name, metric.unit, metric.values) == ("fiblake", "SessionsBehind", "Count", (2.0,))
     assert metric.dimensions["interval"] == "3d"

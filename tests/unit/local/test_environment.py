@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from asyncpg import connect_utils
 
-from local.environment import for_servers, isolate, isolated
+from local.environment import for_servers, isolate, isolated_environment
 from shared.database import DatabaseAddress
 
 ADDRESS = DatabaseAddress("/sockets", 5432, "owner", "lake", "")
@@ -53,23 +53,23 @@ async def test_a_connection_is_what_its_secret_says_whatever_a_variable_says(
 
 def test_what_is_meant_for_other_programs_is_dropped_and_the_rest_stays() -> None:
     own = {"PATH": "/bin", "HOME": "/home/me", "UV_INDEX_URL": "http://packages", "S3_BUCKET": "lake"}
-    assert isolated(own | HOSTILE) == own
+    assert isolated_environment(own | HOSTILE) == own
 
 
 def test_a_proxy_stays_for_others_and_does_not_get_requests_to_this_machine() -> None:
-    variables = isolated(
+    variables = isolated_environment(
         {"HTTPS_PROXY": "http://proxy", "NO_PROXY": "intern.example", "no_proxy": "intern.example, other"}
     )
     assert variables["HTTPS_PROXY"] == "http://proxy"
     assert variables["NO_PROXY"] == variables["no_proxy"] == "intern.example,other,127.0.0.1,localhost"
-    assert isolated(variables) == variables
-    assert isolated({"NO_PROXY": "intern.example"}) == {"NO_PROXY": "intern.example"}
+    assert isolated_environment(variables) == variables
+    assert isolated_environment({"NO_PROXY": "intern.example"}) == {"NO_PROXY": "intern.example"}
 
 
 def test_this_process_drops_them_once() -> None:
     environment = {"PATH": "/bin", **HOSTILE, "http_proxy": "http://proxy"}
     isolate(environment)
-    assert environment == isolated({"PATH": "/bin", "http_proxy": "http://proxy"})
+    assert environment == isolated_environment({"PATH": "/bin", "http_proxy": "http://proxy"})
 
 
 def test_a_server_gets_only_what_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def vendor(monkeypatch: pytest.MonkeyPatch) -> Vendor:
 
     rows = [{"symbol": demo.NEW_SYMBOL, "row_count": len(market()[demo.NEW_SYMBOL]) - 5}]
     watcher = Mock(table=lambda _key: Mock(to_pylist=lambda: rows))
-    monkeypatch.setattr(demo, "running", running)
+    monkeypatch.setattr(demo, "run_stack", running)
     monkeypatch.setattr(demo, "read_market", market)
     monkeypatch.setattr(demo, "Control", lambda _url, _key: vendor)
     monkeypatch.setattr(demo, "Watcher", lambda _stack: watcher)

@@ -14,7 +14,7 @@ from fiblake.calendar import nyse
 from fiblake.decoding import DEFAULT_LIMIT_MB, MAKE_ANEW, MARKET_SHARE, MEGABYTE, TooLargeError
 from fiblake.errors import ConflictError, UpstreamError
 from fiblake.lake import CLEANUP_RECORD_KEY, INTERVALS, LATEST_VERSION, MANIFEST_KEY, Month, checkpoint_key, silver_key
-from services.reconcile.adopt import ARCHIVE_PREFIX, foreign, move_away
+from services.reconcile.adopt import ARCHIVE_PREFIX, find_foreign, move_away
 from services.reconcile.lag import Cause, requests
 from services.reconcile.reconcile import Reconciler
 from services.reconcile.silver import Grid
@@ -70,7 +70,7 @@ def reconciler(world: World) -> Reconciler:
 
 def test_what_is_somebody_elses_is_seen_and_nothing_is_changed(old: World) -> None:
     before = versions(old)
-    to_adopt = foreign(reconciler(old))
+    to_adopt = find_foreign(reconciler(old))
     silver_files = [silver_key(n, OCTOBER) for n in INTERVALS]
     checkpoints = [checkpoint_key(n) for n in INTERVALS]
     assert sorted(key for key, _ in to_adopt.unreadable) == sorted(
@@ -82,7 +82,7 @@ def test_what_is_somebody_elses_is_seen_and_nothing_is_changed(old: World) -> No
 
 def test_an_adopted_lake_has_every_bar_right_silver_and_every_byte_of_before(old: World) -> None:
     before = {key: old.store.peek(key) for key in versions(old)}
-    to_adopt = foreign(reconciler(old))
+    to_adopt = find_foreign(reconciler(old))
     assert move_away(old.store, to_adopt.unreadable) == len(to_adopt.unreadable)
     old.consolidate([request.model_dump_json() for request in requests(to_adopt.symbols, "adopt")])
     for interval in INTERVALS:
@@ -99,10 +99,10 @@ def test_an_adopted_lake_has_every_bar_right_silver_and_every_byte_of_before(old
 
 
 def test_adopting_twice_changes_nothing_more(old: World) -> None:
-    to_adopt = foreign(reconciler(old))
+    to_adopt = find_foreign(reconciler(old))
     move_away(old.store, to_adopt.unreadable)
     old.consolidate([request.model_dump_json() for request in requests(to_adopt.symbols, "adopt")])
-    again = foreign(reconciler(old))
+    again = find_foreign(reconciler(old))
     assert (again.unreadable, again.symbols) == ([], [])
 
 
@@ -110,12 +110,12 @@ def test_a_lake_of_our_own_has_nothing_to_adopt() -> None:
     world = World(None)
     world.history("AAPL")
     healed(world, audited(world))
-    to_adopt = foreign(reconciler(world))
+    to_adopt = find_foreign(reconciler(world))
     assert (to_adopt.unreadable, to_adopt.symbols) == ([], [])
 
 
 def test_what_was_rewritten_since_is_left_where_it_is(old: World) -> None:
-    to_adopt = foreign(reconciler(old))
+    to_adopt = find_foreign(reconciler(old))
     key = silver_key(3, OCTOBER)
     old.store.lay(key, b"newer")
     assert move_away(old.store, to_adopt.unreadable) == len(to_adopt.unreadable) - 1
@@ -126,10 +126,10 @@ def test_what_was_rewritten_since_is_left_where_it_is(old: World) -> None:
 def test_a_file_that_is_too_large_to_be_copied_does_not_stop_the_others(old: World) -> None:
     key = silver_key(3, OCTOBER)
     old.store.lay(key, bytes(MARKET_SHARE * DEFAULT_LIMIT_MB * MEGABYTE + 1))
-    to_adopt = foreign(reconciler(old))
+    to_adopt = find_foreign(reconciler(old))
     with pytest.raises(TooLargeError, match=rf"{key} is .* raise READ_LIMIT_MB"):
         move_away(old.store, to_adopt.unreadable)
-    assert [name for name, _ in foreign(reconciler(old)).unreadable] == [key]
+    assert [name for name, _ in find_foreign(reconciler(old)).unreadable] == [key]
     assert old.store.peek(f"{ARCHIVE_PREFIX}{key}") is None
 
 
@@ -153,7 +153,7 @@ def test_a_copy_that_is_not_written_deletes_nothing(old: World) -> None:
 def test_a_checkpoint_of_ours_is_known_by_its_fields() -> None:
     world = World(None)
     world.store.lay(checkpoint_key(3), json.dumps({"last_processed_date": str(date(2025, 10, 1))}).encode())
-    assert foreign(reconciler(world)).unreadable == []
+    assert find_foreign(reconciler(world)).unreadable == []
 
 
 def with_column(table: pa.Table, name: str, value: object) -> pa.Table:
@@ -187,12 +187,12 @@ def test_the_remedy_of_rows_that_no_resampler_writes_works(damage: Callable[[Wor
     world = whole_world()
     key = damage(world)
     damaged = world.store.peek(key)
-    to_adopt = foreign(reconciler(world))
+    to_adopt = find_foreign(reconciler(world))
     assert [name for name, _ in to_adopt.unreadable] == [key]
     assert move_away(world.store, to_adopt.unreadable) == 1
     healed(world, audited(world))
     assert audited(world).lags == []
-    assert foreign(reconciler(world)).unreadable == []
+    assert find_foreign(reconciler(world)).unreadable == []
     for interval in INTERVALS:
         assert silver(world.store, interval) == whole_silver(world.bronze, interval, {})
     assert world.store.peek(f"{ARCHIVE_PREFIX}{key}") == damaged
@@ -213,7 +213,7 @@ def test_a_file_that_another_calendar_cut_is_not_moved_away() -> None:
     rows = decode_silver(world.store.peek(key) or b"", key)
     stamp = {SILVER_CALENDAR: "2025-10-03 0123456789abcdef"}
     world.store.lay(key, encode(with_column(rows, "ts", date(2025, 9, 21)), stamp))
-    assert foreign(reconciler(world)).unreadable == []
+    assert find_foreign(reconciler(world)).unreadable == []
 
 
 def whole_world() -> World:

@@ -3,7 +3,7 @@ from datetime import date
 
 from fiblake.calendar import nyse
 from services.consolidator.consolidate import Consolidator, Task
-from services.reconcile.arrived import FOOTER_BYTES, left_out, waiting
+from services.reconcile.arrived import FOOTER_BYTES, find_left_out, find_waiting
 from shared.objects import ObjectInfo
 from tests.fakes import LAKE, NOON, MemoryObjectStore, bar, consolidated, later, parquet
 
@@ -24,11 +24,11 @@ def test_a_symbol_waits_if_a_file_is_younger_than_its_data_parquet_or_it_has_non
         info(LAKE.data_key("ALONE"), 2),
         info(f"{LAKE.prefix}/notes/readme.txt", 9),
     ]  # fmt: skip
-    assert waiting(LAKE, listing) == ["LATE", "NEW"]
+    assert find_waiting(LAKE, listing) == ["LATE", "NEW"]
 
 
 def refused_keys(store: MemoryObjectStore) -> list[str]:
-    return [source.key for source in left_out(store, LAKE, store.listed(f"{LAKE.prefix}/"))]
+    return [source.key for source in find_left_out(store, LAKE, store.listed(f"{LAKE.prefix}/"))]
 
 
 def test_a_refused_file_that_hides_behind_a_good_one_is_found() -> None:
@@ -42,14 +42,14 @@ def test_a_refused_file_that_hides_behind_a_good_one_is_found() -> None:
     Consolidator(store, LAKE, nyse()).consolidate(Task("AAPL", NOON.date()), NOON)
     store.lay(LAKE.data_key("MSFT"), b"damaged")
     listing = store.listed(f"{LAKE.prefix}/")
-    assert waiting(LAKE, listing) == []
+    assert find_waiting(LAKE, listing) == []
     store.journal.clear()
     assert refused_keys(store) == [refused]
     assert store.done("get") == [LAKE.data_key("MSFT")], (
         "of AAPL only the end is read, and one that is damaged costs its own symbol"
     )
     store.take_away(refused)
-    assert left_out(store, LAKE, listing) == [], "it went meanwhile"
+    assert find_left_out(store, LAKE, listing) == [], "it went meanwhile"
 
 
 def test_a_log_that_is_longer_than_the_footer_that_is_read_is_read_whole() -> None:

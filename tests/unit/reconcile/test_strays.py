@@ -16,9 +16,9 @@ from fiblake.decoding import DEFAULT_LIMIT_MB, MARKET_SHARE, MEGABYTE
 from fiblake.errors import NotFoundError
 from fiblake.lake import INTERVALS, MANIFEST_KEY, Bronze, Month, checkpoint_key, identities_key, silver_key, splits_key
 from services.reconcile import reconcile
-from services.reconcile.adopt import foreign
+from services.reconcile.adopt import find_foreign
 from services.reconcile.lag import Cause, Lag, requests
-from services.reconcile.mended import mended
+from services.reconcile.mended import find_mended
 from services.reconcile.reconcile import KEYS_NAMED, Reconciler, Report
 from services.reconcile.silver import Grid, buckets, first_difference
 from shared import lake
@@ -72,7 +72,7 @@ def test_a_row_of_the_manifest_that_names_no_symbol_is_named_and_stops_no_audit(
     lag = only_lag(reconciler.audit((), None))
     assert (lag.symbol, lag.cause) == ("", Cause.UNREADABLE)
     assert lag.detail.startswith(f"{MANIFEST_KEY} has a row of another program: 'BRK/B' is not a symbol")
-    assert MANIFEST_KEY in [key for key, _ in foreign(reconciler).unreadable]
+    assert MANIFEST_KEY in [key for key, _ in find_foreign(reconciler).unreadable]
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,10 @@ def test_a_letter_of_a_resampler_is_mended_when_its_own_interval_is_right() -> N
     body = ConsolidationRequest(symbol="AAPL").model_dump_json()
     auditor = Reconciler(world.store, LAKE, Grid(nyse(), adjusted=True), NOW.date())
     queues = ("consolidation", "resample-3d", "resample-5d", "history")
-    assert [queue for queue in queues if mended([letter(queue, body)], auditor)] == ["consolidation", "resample-3d"]
+    assert [queue for queue in queues if find_mended([letter(queue, body)], auditor)] == [
+        "consolidation",
+        "resample-3d",
+    ]
 
 
 def test_a_letter_about_another_bucket_or_a_symbol_that_nobody_knows_always_stands() -> None:
@@ -233,7 +236,7 @@ def test_a_letter_about_another_bucket_or_a_symbol_that_nobody_knows_always_stan
         json.dumps({"bucket": bucket, "key": name})
         for bucket, name in ((BUCKET, key), ("elsewhere", key), (BUCKET, LAKE.date_key("ZZZZ", DAY)))
     )
-    assert mended([letter("bronze-arrivals", body) for body in (ours, other, unknown)], auditor) == {ours}
+    assert find_mended([letter("bronze-arrivals", body) for body in (ours, other, unknown)], auditor) == {ours}
 
 
 def test_a_data_parquet_that_is_damaged_while_the_audit_runs_costs_its_own_symbol() -> None:

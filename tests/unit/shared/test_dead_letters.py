@@ -13,8 +13,8 @@ from shared.dead_letters import (
     DeadLetter,
     DeadLetters,
     Filter,
-    back_to,
-    back_to_function,
+    redrive_to_function,
+    redrive_to_queue,
 )
 from shared.events import ConsolidationRequest
 from shared.queues import Queue, ReceivedMessage
@@ -49,7 +49,7 @@ def source() -> Source:
 
 
 def letters_of(source: Source) -> DeadLetters:
-    return DeadLetters("consolidation", source.dead_letters, back_to(source))
+    return DeadLetters("consolidation", source.dead_letters, redrive_to_queue(source))
 
 
 def bury(source: Source, *bodies: str, error: ContractError | UpstreamError | NotFoundError | None = None) -> None:
@@ -135,7 +135,7 @@ def test_lambdas_record_of_a_failed_function_is_read() -> None:
     assert (dead_letter.error, dead_letter.reason) == ("EntitlementError", "the key is refused")
     assert dead_letter.function == ("arn:f", '{"as_of": "2025-11-19"}')
     called: list[tuple[str, str]] = []
-    assert back_to_function(lambda *call: called.append(call))([dead_letter, letter("no record")]) == [1]
+    assert redrive_to_function(lambda *call: called.append(call))([dead_letter, letter("no record")]) == [1]
     assert called == [dead_letter.function]
 
 
@@ -144,7 +144,7 @@ def test_a_function_that_takes_no_event_leaves_the_letter_where_it_is() -> None:
         raise UpstreamError("away")
 
     record = {"requestContext": {"functionArn": "arn:f"}, "requestPayload": {}}
-    assert back_to_function(refuses)([letter(json.dumps(record))]) == [0]
+    assert redrive_to_function(refuses)([letter(json.dumps(record))]) == [0]
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_a_replay_cut_off_anywhere_loses_nothing(source: Source, step: int) -> N
     sent = [request("AAPL", n) for n in range(35)]
     bury(source, *sent)
     gone = _Killer(step)
-    letters = DeadLetters("q", _Mortal(source.dead_letters, gone), back_to(_Mortal(source, gone)))
+    letters = DeadLetters("q", _Mortal(source.dead_letters, gone), redrive_to_queue(_Mortal(source, gone)))
     with pytest.raises(_KilledError):
         letters.replay(Filter(), now(), most_replays=3)
     assert set(source.bodies()) | set(source.dead_letters.bodies()) == set(sent)

@@ -41,7 +41,7 @@ from fiblake.reference import (
     read_identities,
     splits_file,
 )
-from fiblake.revisions import NO_REVISIONS, adding, read_revisions
+from fiblake.revisions import NO_REVISIONS, add_revisions, read_revisions
 from fiblake.source_log import SourceVersion
 from fiblake.universe import UNIVERSE, Universe, read_universe, universe_file
 from services.consolidator.consolidate import Consolidation
@@ -232,7 +232,7 @@ def write_log(count: int) -> bytes:
 def write_revisions(count: int) -> bytes:
     instants = pa.array([NOW + timedelta(seconds=number) for number in range(count)], pa.timestamp("us", tz="UTC"))
     rows = table_of(NO_REVISIONS.schema, [""], count)
-    return adding(rows.set_column(1, NO_REVISIONS.schema.field("known_at"), instants), "AAPL")(None) or b""
+    return add_revisions(rows.set_column(1, NO_REVISIONS.schema.field("known_at"), instants), "AAPL")(None) or b""
 
 
 SPLIT = Split("AAPL", SESSION, 1.0, 2.0, "forward_split", 0.5, "id")

@@ -556,7 +556,7 @@ def test_a_query_cannot_read_the_folder_that_duckdb_would_spill_to(
     (tmp_path / ".tmp/secret.txt").write_text("hush")
     with pytest.raises(ContractError, match="no files of this machine are read"):
         lake.sql("SELECT content FROM read_text('.tmp/secret.txt')")
-    tables = views.opened(lake.store, LAKE, set(), (), lambda _: None, tmp_path / "cache")
+    tables = views.open_views(lake.store, LAKE, set(), (), lambda _: None, tmp_path / "cache")
     with tables.connection as connection, pytest.raises(duckdb.PermissionException):
         connection.execute("FROM read_text('.tmp/secret.txt')")
 
