@@ -34,7 +34,7 @@ class Folder(ObjectStore):
         """Read files, in the order of `keys`; None where there is no file."""
         return [self.find(key) for key in keys]
 
-    def listed(self, prefix: str) -> list[ObjectInfo]:
+    def list_objects(self, prefix: str) -> list[ObjectInfo]:
         """List all files below `prefix`, in the order of their keys."""
         files = [(str(path.relative_to(self.root)), path.stat()) for path in (self.root / prefix).glob("**/*.parquet")]
         return [ObjectInfo(key, "", s.st_size, datetime.fromtimestamp(s.st_mtime, UTC)) for key, s in sorted(files)]

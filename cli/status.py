@@ -139,7 +139,7 @@ def _lagging(stack: Target) -> dict[str, Any]:
     from services.reconcile.arrived import find_left_out, find_waiting
 
     bronze = Bronze()
-    listing = stack.store.listed(f"{bronze.prefix}/")
+    listing = stack.store.list_objects(f"{bronze.prefix}/")
     refused = [(bronze.parse_source(info.key), info) for info in find_left_out(stack.store, bronze, listing)]
     return {
         "lagging": find_waiting(bronze, listing),

@@ -70,7 +70,7 @@ def _tags(context: typer.Context, prefix: str, now: datetime) -> tuple[list[dict
     from fiblake.tags import read_tag
 
     store = target(context).store
-    keys = [info.key for info in store.listed(prefix) if info.key.endswith(".json")]
+    keys = [info.key for info in store.list_objects(prefix) if info.key.endswith(".json")]
     names = [key.removeprefix(prefix).removesuffix(".json") for key in keys]
     rows, faults = [], []
     for name, stored in zip(names, store.get_many(keys), strict=True):

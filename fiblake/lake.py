@@ -143,7 +143,7 @@ class Bronze:
         folder, slash, _ = key.removeprefix(f"{self.prefix}/symbol=").partition("/")
         return folder if slash and key.startswith(f"{self.prefix}/symbol=") else ""
 
-    def stray(self, key: str) -> str | None:
+    def remedy_for_stray(self, key: str) -> str | None:
         """Return the remedy for an object of bronze that no service reads; None if a service reads it.
 
         A folder marker (its key ends in a slash) is empty and needs no remedy, unless it is named like a file.

@@ -111,7 +111,7 @@ class ObjectReader(ABC):
         """Return the ETags of many objects at once, in the order of `keys`; None where there is no object."""
         return self._in_parallel(self._version, keys)
 
-    def listed(self, prefix: str) -> list[ObjectInfo]:
+    def list_objects(self, prefix: str) -> list[ObjectInfo]:
         """List all objects below `prefix` (which ends in a slash), in the order of their keys."""
         try:
             entries = self._send(lambda: [entry for page in obstore.list(self._backend, prefix) for entry in page])

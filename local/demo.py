@@ -94,7 +94,7 @@ class Demo:
         """
         sessions = sorted({bar.session for bars in self.bars.values() for bar in bars if bar.session < session})
         self.vendor.as_of(sessions[-1])
-        self.vendor.hidden([NEW_SYMBOL])
+        self.vendor.hide([NEW_SYMBOL])
         self.vendor.splits([_id(split) for split in EARLY_SPLITS])
         environment = self.stack.environment()
         days = [day for day in sessions if day >= FIRST_FLAT_FILE]
@@ -147,7 +147,7 @@ class Demo:
 
     def list_new_symbol(self, session: date) -> None:
         """Make the vendor list the new symbol, and wait until its whole history is in silver."""
-        self.vendor.hidden([])
+        self.vendor.hide([])
         result = self._refresh(session)
         if (result["new"], result["histories_requested"]) != (1, 1):
             raise DemoError(f"the metadata fetcher found {result}, not just {NEW_SYMBOL}")

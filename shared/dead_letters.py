@@ -79,7 +79,7 @@ class DeadLetter:
             return (own,)
         return tuple(dict.fromkeys(_SYMBOL_OF_KEY.findall(unquote_plus(self.message.body))))
 
-    def to_send(self) -> dict[str, Any]:
+    def attributes_to_send(self) -> dict[str, Any]:
         """Return the attributes it is sent back with: its own, without those of the failure, and one replay more."""
         attributes = {name: value for name, value in self.message.attributes.items() if name not in _OF_THE_DEATH}
         return {**attributes, REPLAYS: {"DataType": "Number", "StringValue": str(self.replays + 1)}}
@@ -260,7 +260,7 @@ def redrive_to_queue(queue: Queue) -> Send:
     """Return a function that sends letters back into their queue, with their attributes and one replay more."""
 
     def send(letters: Sequence[DeadLetter]) -> list[int]:
-        attributes: list[Attributes] = [letter.to_send() for letter in letters]
+        attributes: list[Attributes] = [letter.attributes_to_send() for letter in letters]
         return queue.send([letter.message.body for letter in letters], attributes)
 
     return send

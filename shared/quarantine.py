@@ -126,7 +126,7 @@ def list_quarantined(
     """
     folders = [quarantine_key(name, date.min).rpartition("/")[0] for name in (symbol, UNNAMED) if name]
     prefixes = [f"{QUARANTINE_PREFIX}/"] if symbol is None else sorted({f"{folder}/" for folder in folders})
-    files = [info for prefix in prefixes for info in store.listed(prefix) if is_quarantined(info.key)]
+    files = [info for prefix in prefixes for info in store.list_objects(prefix) if is_quarantined(info.key)]
     bars: list[QuarantinedBar] = []
     for batch in chunks(files, OBJECTS_AT_ONCE, market_limit(), lambda info: info.size):
         for stored in filter(None, store.get_many([info.key for info in batch])):

@@ -201,11 +201,11 @@ class MemoryObjectStore(ObjectStore):
 
     # The bucket itself.
 
-    def listed(self, prefix: str) -> list[ObjectInfo]:
+    def list_objects(self, prefix: str) -> list[ObjectInfo]:
         self._enter("list", prefix)
         return [
             replace(info, last_modified=self._modified.get(info.key, info.last_modified))
-            for info in super().listed(prefix)
+            for info in super().list_objects(prefix)
         ]
 
     def _version(self, key: str) -> str | None:

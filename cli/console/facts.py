@@ -160,7 +160,7 @@ def sources_of(stack: "Target", symbol: str) -> list[dict[str, Any]]:
     bronze = Bronze()
     data_file = stack.store.find(bronze.data_key(symbol))
     log = Consolidated.decode(data_file.data, symbol, data_file.last_modified).log if data_file else {}
-    listing = [info for info in stack.store.listed(bronze.symbol_prefix(symbol)) if bronze.is_source(info.key)]
+    listing = [info for info in stack.store.list_objects(bronze.symbol_prefix(symbol)) if bronze.is_source(info.key)]
     newest_first = sorted(listing, key=lambda info: info.last_modified, reverse=True)
     return [
         {

@@ -79,7 +79,7 @@ class SilverTable:
         return ordinals - ordinals % self.interval
 
     def _listed(self) -> list[ObjectInfo]:
-        return self.store.listed(silver_prefix(self.interval))
+        return self.store.list_objects(silver_prefix(self.interval))
 
     def _last_versions(self, rows: pa.Table) -> pa.Table:
         """Sort rows. While a row moves, two files have it: of two rows of one symbol and `ts`, keep the newer one."""

@@ -251,16 +251,18 @@ def _versions(store: "ObjectReader", bronze: Bronze, name: str, symbols: Sequenc
         if name == "bronze":
             return data_files
     if name == "bronze":
-        return {info.key: info.etag for info in store.listed(f"{bronze.prefix}/") if bronze.is_consolidated(info.key)}
+        return {
+            info.key: info.etag for info in store.list_objects(f"{bronze.prefix}/") if bronze.is_consolidated(info.key)
+        }
     if name in _SINGLE_KEYS:
         key = _SINGLE_KEYS[name]
         (etag,) = store.versions([key])
         return {key: etag} if etag else {}
     # Only files that services read: a copy under another name would repeat rows, or spoil the query.
     if name in _REFERENCE_PREFIXES:
-        return {info.key: info.etag for info in store.listed(_REFERENCE_PREFIXES[name]) if is_reference(info.key)}
+        return {info.key: info.etag for info in store.list_objects(_REFERENCE_PREFIXES[name]) if is_reference(info.key)}
     interval = _INTERVALS[name]
-    listing = store.listed(silver_prefix(interval))
+    listing = store.list_objects(silver_prefix(interval))
     return {info.key: info.etag for info in listing if parse_silver_key(interval, info.key)}
 
 

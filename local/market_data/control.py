@@ -23,7 +23,7 @@ class Control:
         """Make requests fail from now on by these rules (`local.market_data.faults.Rule`); without rules none fails."""
         self._put("faults", rules)
 
-    def hidden(self, symbols: Collection[str]) -> None:
+    def hide(self, symbols: Collection[str]) -> None:
         """Hide these symbols."""
         self._put("hidden", list(symbols))
 

@@ -252,7 +252,7 @@ class Consolidator:
 
     def _list(self, symbol: str) -> list[ObjectInfo]:
         """List the symbol's source files."""
-        infos = self.store.listed(self.bronze.symbol_prefix(symbol))
+        infos = self.store.list_objects(self.bronze.symbol_prefix(symbol))
         return [info for info in infos if self.bronze.is_source(info.key)]
 
     def _decode_all(self, objects: Sequence[StoredObject | None], now: datetime) -> tuple[list[_Source], list[Fault]]:

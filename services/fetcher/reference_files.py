@@ -39,7 +39,7 @@ async def put_identities(store: ObjectStore, identities: Mapping[str, Identities
     died before it stored the records, and the vendor may have corrected itself since.
     """
     keys = {identities_key(symbol): symbol for symbol in identities}
-    listing = await asyncio.to_thread(store.listed, f"{IDENTITIES_PREFIX}/")
+    listing = await asyncio.to_thread(store.list_objects, f"{IDENTITIES_PREFIX}/")
     existing = {info.key for info in listing}
     keys_read = [key for key, symbol in keys.items() if key in existing or len(identities[symbol]) > 1]
     files = await asyncio.to_thread(store.get_many, keys_read)

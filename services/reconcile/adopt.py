@@ -42,7 +42,7 @@ class Foreign:
 def find_foreign(reconciler: Reconciler, advance: Advance = lambda _: None) -> Foreign:
     """Find the objects of another program; change nothing."""
     store = reconciler.store
-    keys = [info.key for n in INTERVALS for info in store.listed(silver_prefix(n))]
+    keys = [info.key for n in INTERVALS for info in store.list_objects(silver_prefix(n))]
     keys += [MANIFEST_KEY, CLEANUP_RECORD_KEY, *(checkpoint_key(n) for n in INTERVALS)]
     result = Foreign()
     for key in keys:

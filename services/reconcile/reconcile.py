@@ -171,10 +171,10 @@ class Reconciler:
         prefixes = [self.bronze.symbol_prefix(symbol) for symbol in symbols] or self.bronze.roots()
         files: dict[str, list[ObjectInfo]] = {}
         strays: dict[str, list[str]] = {}
-        for info in (info for prefix in prefixes for info in self.store.listed(prefix)):
+        for info in (info for prefix in prefixes for info in self.store.list_objects(prefix)):
             if self.bronze.is_source(info.key):
                 files.setdefault(self.bronze.symbol_of(info.key), []).append(info)
-            elif remedy := self.bronze.stray(info.key):
+            elif remedy := self.bronze.remedy_for_stray(info.key):
                 strays.setdefault(self.bronze.symbol_of(info.key), []).append(f"{info.key!r}: {remedy}")
         return files, [Lag(symbol, Cause.STRAY, _first_of(remedies, "; ")) for symbol, remedies in strays.items()]
 
@@ -324,7 +324,7 @@ class Reconciler:
         day = self.grid.calendar.session(first)
         files = [
             info
-            for info in self.store.listed(silver_prefix(interval))
+            for info in self.store.list_objects(silver_prefix(interval))
             if (month := parse_silver_key(interval, info.key)) and month >= Month.of(day)
         ]
         symbols_read = pa.array(symbols, pa.string())

@@ -42,7 +42,7 @@ class Memory:
         self._changed = Condition()
 
     @contextmanager
-    def taken(self, nbytes: int) -> Iterator[None]:
+    def reserve(self, nbytes: int) -> Iterator[None]:
         """Wait until so many bytes are free, and take them for the block; a request for more than all gets all."""
         nbytes = min(nbytes, self._size())
         with self._changed:
@@ -95,7 +95,7 @@ class MonthFiles:
     def existing(self) -> list[Month]:
         """List the months that have a file, as far as the calendar reaches."""
         first, last = Month.of(self.calendar.session(0)), Month.of(self.calendar.session(-1))
-        listing = self.store.listed(silver_prefix(self.interval))
+        listing = self.store.list_objects(silver_prefix(self.interval))
         months = (parse_silver_key(self.interval, info.key) for info in listing)
         return [month for month in months if month and first <= month <= last]
 
@@ -148,7 +148,7 @@ class MonthFiles:
     def _join_group(
         self, months: Sequence[Month], changes: Changes, absent: Collection[Month], *, last: bool
     ) -> list[_Outcome]:
-        with _MADE.taken(changes.count_rows(months) * ROW_BYTES):
+        with _MADE.reserve(changes.count_rows(months) * ROW_BYTES):
             with COMPUTING:
                 pairs = list(zip(months, changes.updates(months), strict=True))
             return [self._join_month(month, updates, absent=month in absent, last=last) for month, updates in pairs]
@@ -161,7 +161,7 @@ class MonthFiles:
             nonlocal postponed
             rows_there = parquet_rows(data) if data is not None else 0
             nbytes = (rows_there + sum(update.rows.num_rows for update in updates)) * ROW_BYTES
-            with _MEMORY.taken(nbytes), COMPUTING:
+            with _MEMORY.reserve(nbytes), COMPUTING:
                 rows, postponed = self._joined(data, key, updates, grid)
                 postponed = postponed and not last
                 if rows is None or postponed:

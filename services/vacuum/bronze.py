@@ -112,7 +112,7 @@ def _read_proof(vacuum: Vacuum, symbol: str) -> Proof | None:
     if stored is None:
         return None
     log = Consolidated.decode(stored.data, symbol, stored.last_modified).log
-    listing = vacuum.store.listed(vacuum.bronze.symbol_prefix(symbol))
+    listing = vacuum.store.list_objects(vacuum.bronze.symbol_prefix(symbol))
     return Proof(symbol, stored.etag, log, [info for info in listing if vacuum.bronze.is_source(info.key)])
 
 

@@ -43,7 +43,7 @@ class Market:
     def reset(self) -> None:
         """Let all be shown, and nothing go wrong."""
         self.control.faults()
-        self.control.hidden([])
+        self.control.hide([])
         self.control.splits(None)
         self.control.as_of(None)
         self.control.since(None)

@@ -62,7 +62,7 @@ async def take_bars_before_listing(
     bronze/unclaimed. If a run ends before the records are saved, the next run repeats it. If it ends later, rows may
     also stay unclaimed.
     """
-    stored = StoredFiles.listed(store, bronze)
+    stored = StoredFiles.list_all(store, bronze)
     async with database.session_lock(IDENTITIES):
         records = await database.metadata()
         is_ours = partial(_is_ours, types=settings.universe_types, only=settings.universe)

@@ -190,7 +190,7 @@ class UnclaimedRows:
 
 def _unclaimed_keys(store: ObjectStore) -> list[str]:
     """Return the keys of all unclaimed rows; the audit names other objects there."""
-    return [info.key for info in store.listed(f"{UNCLAIMED_PREFIX}/") if is_unclaimed(info.key)]
+    return [info.key for info in store.list_objects(f"{UNCLAIMED_PREFIX}/") if is_unclaimed(info.key)]
 
 
 def _places_by_ticker(rows: pa.Table) -> Iterator[tuple[str, npt.NDArray[np.intp]]]:

@@ -96,7 +96,7 @@ class FlatFileLoader:
         report = LoadReport()
         started = time.perf_counter()
         files = self._not_in_the_future(self.source.files(first, last))
-        stored = StoredFiles.listed(self.store, self.bronze)  # after the day files: later arrivals are newer
+        stored = StoredFiles.list_all(self.store, self.bronze)  # after the day files: later arrivals are newer
         loaded = {} if again else loaded_versions(self.store)
         due = [file for file in files if loaded.get(file.session) != file.etag]
         report.unchanged = len(files) - len(due)
@@ -192,7 +192,7 @@ class FlatFileLoader:
 
     def _put(self, group: Sequence[TickerBars], stored: StoredFiles) -> list[TickerBars]:
         """Put the new bars of a group of tickers; return them."""
-        bars = stored.news({ticker_bars.ticker: ticker_bars.bars for ticker_bars in group})
+        bars = stored.new_bars({ticker_bars.ticker: ticker_bars.bars for ticker_bars in group})
         news = [replace(ticker_bars, bars=bars[ticker_bars.ticker]) for ticker_bars in group]
         files = {self._key(ticker_bars): ticker_bars for ticker_bars in news if ticker_bars.bars.num_rows}
         new = {key for key, ticker_bars in files.items() if not stored.has(ticker_bars.ticker, key)}

@@ -86,7 +86,7 @@ class BucketSource:
         listed = [
             day_file(info.key, info.etag, info.size, info.last_modified)
             for year in range(first.year, last.year + 1)
-            for info in self.store.listed(f"{self.prefix}/{year}/")
+            for info in self.store.list_objects(f"{self.prefix}/{year}/")
         ]
         return _of_sessions((file for file in listed if file), first, last)
 

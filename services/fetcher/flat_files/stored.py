@@ -36,11 +36,11 @@ class StoredFiles:
     """Symbols that had a data.parquet."""
 
     @classmethod
-    def listed(cls, store: ObjectStore, bronze: Bronze) -> "StoredFiles":
+    def list_all(cls, store: ObjectStore, bronze: Bronze) -> "StoredFiles":
         """List them: one request for 1,000 files."""
         sources: dict[str, list[SourceFile]] = {}
         consolidated = set()
-        for info in store.listed(f"{bronze.prefix}/"):
+        for info in store.list_objects(f"{bronze.prefix}/"):
             if bronze.is_source(info.key):
                 source = bronze.parse_source(info.key)
                 sources.setdefault(source.symbol, []).append(source)
@@ -53,7 +53,7 @@ class StoredFiles:
         """The symbols that had bars."""
         return self.consolidated | self.sources.keys()
 
-    def news(self, bars: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
+    def new_bars(self, bars: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
         """Return, by symbol, the bars without those whose stored bar has the same values and more."""
         spans = {
             symbol: (table["timestamp"][0].as_py(), table["timestamp"][-1].as_py())

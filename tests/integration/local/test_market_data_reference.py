@@ -201,7 +201,7 @@ def test_a_dividend_is_unknown_before_its_ex_date_and_cut_silently_before_the_pl
     market.control.as_of(None)
     market.control.since(date(2012, 11, 7))
     assert dividends(market, ticker="AAPL") == ["AAPL-2012-11-07-recurring", "AAPL-2013-02-07-recurring"]
-    market.control.hidden(["AAPL"])
+    market.control.hide(["AAPL"])
     assert dividends(market, ticker="AAPL") == []
 
 
@@ -209,7 +209,7 @@ def test_a_dividend_is_unknown_before_its_ex_date_and_cut_silently_before_the_pl
 
 
 def test_a_hidden_symbol_is_nowhere_until_it_is_shown(market: Market) -> None:
-    market.control.hidden(["MSFT"])
+    market.control.hide(["MSFT"])
     one_range, grouped = (
         "/v2/aggs/ticker/MSFT/range/1/day/2000-03-01/2000-03-03", "/v2/aggs/grouped/locale/us/market/stocks/2000-03-01",
     )  # fmt: skip
@@ -218,7 +218,7 @@ def test_a_hidden_symbol_is_nowhere_until_it_is_shown(market: Market) -> None:
     assert market.get(one_range)["resultsCount"] == 0
     assert market.http.get(f"{TICKERS}/MSFT").status_code == 404
     assert splits(market, ticker="MSFT") == []
-    market.control.hidden([])
+    market.control.hide([])
     assert names(market) == NAMES
     assert market.get(one_range)["resultsCount"] == 3
 

@@ -111,7 +111,7 @@ class World:
         stored = self.store.find(DATA)
         if stored:
             log = Consolidated.decode(stored.data, "AAPL", NOON).log
-            listing = [i for i in self.store.listed(LAKE.symbol_prefix("AAPL")) if LAKE.is_source(i.key)]
+            listing = [i for i in self.store.list_objects(LAKE.symbol_prefix("AAPL")) if LAKE.is_source(i.key)]
             clean_up(self.store, LAKE, [Proof("AAPL", stored.etag, log, listing)], "run", later(60 * 24 * 900), 0)
 
     def do(self, step: tuple[Any, ...]) -> None:

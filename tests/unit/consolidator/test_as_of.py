@@ -215,7 +215,7 @@ def test_revisions_survive_a_full_consolidation_and_the_clean_up_of_source_files
     life.consolidate_all()
     log = life.stored()
     assert log
-    proof = Proof("AAPL", life.store.etag(DATA) or "", log.log, life.store.listed(LAKE.symbol_prefix("AAPL")))
+    proof = Proof("AAPL", life.store.etag(DATA) or "", log.log, life.store.list_objects(LAKE.symbol_prefix("AAPL")))
     deleted = clean_up(life.store, LAKE, [proof], "run", life.now + timedelta(days=365), 30)
     assert deleted["AAPL"]["files"] == 3
     assert life.store.peek(REVISED) == revisions
@@ -321,6 +321,6 @@ def test_silver_is_of_the_present_only(life: Life) -> None:
 
 
 def test_revisions_are_no_stray_and_have_the_columns_of_a_bar() -> None:
-    assert LAKE.stray(REVISED) is None
-    assert "not of the form symbol=SYMBOL.parquet" in (LAKE.stray("bronze/revisions/AAPL.parquet") or "")
+    assert LAKE.remedy_for_stray(REVISED) is None
+    assert "not of the form symbol=SYMBOL.parquet" in (LAKE.remedy_for_stray("bronze/revisions/AAPL.parquet") or "")
     assert set(BRONZE.names) - set(REVISIONS.names) == {"symbol", "interval"}

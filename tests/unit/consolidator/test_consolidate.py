@@ -164,17 +164,17 @@ def test_a_writer_in_between_makes_us_start_over_and_nothing_is_lost(store: Memo
 def test_what_a_rival_merges_and_cleans_up_after_our_listing_is_not_lost(store: MemoryObjectStore) -> None:
     store.lay(DATA, consolidated(bar("2025-11-14", 4)))
     store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 8)))
-    listed, rival = store.listed, Consolidator(store, LAKE, nyse())
+    listed, rival = store.list_objects, Consolidator(store, LAKE, nyse())
 
     def listed_before_the_rival_came(prefix: str) -> list:
         listing = listed(prefix)
-        store.listed = listed  # type: ignore[method-assign]
+        store.list_objects = listed  # type: ignore[method-assign]
         store.lay(day("2025-11-17"), parquet(bar("2025-11-17", 7)))
         rival.consolidate(Task("AAPL"), NOON)
         store.take_away(day("2025-11-17"))
         return listing
 
-    store.listed = listed_before_the_rival_came  # type: ignore[method-assign]
+    store.list_objects = listed_before_the_rival_came  # type: ignore[method-assign]
     consolidate(store)
     assert closes(store) == {"2025-11-14": 4, "2025-11-17": 7, "2025-11-18": 8}
 
@@ -245,7 +245,7 @@ def test_a_file_without_ingested_at_is_as_new_as_its_object(store: MemoryObjectS
     row = bar("2025-11-19", 7)
     columns = {name: [value] for name, value in row.items() if name != "ingested_at"}
     store.lay(day("2025-11-19"), as_parquet(columns))
-    (info,) = store.listed(LAKE.symbol_prefix("AAPL"))
+    (info,) = store.list_objects(LAKE.symbol_prefix("AAPL"))
     consolidate(store)
     assert stored(store).bars["ingested_at"].to_pylist() == [info.last_modified]
 
@@ -392,14 +392,14 @@ def test_the_log_drops_files_that_no_longer_exist(store: MemoryObjectStore) -> N
 def test_a_file_deleted_between_listing_and_reading_is_nobodys_fault(store: MemoryObjectStore) -> None:
     store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 8)))
     store.lay(day("2025-11-19"), parquet(bar("2025-11-19", 9)))
-    listed = store.listed
+    listed = store.list_objects
 
     def listed_then_deleted(prefix: str) -> list:
         listing = listed(prefix)
         store.take_away(day("2025-11-18"))
         return listing
 
-    store.listed = listed_then_deleted  # type: ignore[method-assign]
+    store.list_objects = listed_then_deleted  # type: ignore[method-assign]
     consolidation = consolidate(store)
     assert (list(closes(store)), consolidation.faults, consolidation.merged_files) == (["2025-11-19"], [], 1)
 

@@ -50,7 +50,9 @@ class Bucket(MemoryObjectStore):
 
     def clean_up(self, consolidation: Consolidation, minute: float = 0) -> None:
         """Delete all that is provably merged, as a worker with no retention does."""
-        proof = Proof("AAPL", consolidation.etag, consolidation.stored.log, self.listed(LAKE.symbol_prefix("AAPL"))[1:])
+        proof = Proof(
+            "AAPL", consolidation.etag, consolidation.stored.log, self.list_objects(LAKE.symbol_prefix("AAPL"))[1:]
+        )
         clean_up(self, LAKE, [proof], "run", later(minute) + timedelta(days=900), 0)
 
     def before_reading(self, key: str, act: Callable[[], object]) -> None:
@@ -283,7 +285,7 @@ def test_a_file_that_wins_by_the_instant_of_its_put_is_kept_as_long_after_that()
         bucket.put_again(key, put_at)
         consolidation = bucket.consolidate(key, since="2025-06-02")
         proof = Proof(
-            "AAPL", consolidation.etag, consolidation.stored.log, bucket.listed(LAKE.symbol_prefix("AAPL"))[1:]
+            "AAPL", consolidation.etag, consolidation.stored.log, bucket.list_objects(LAKE.symbol_prefix("AAPL"))[1:]
         )
         assert bool(proof.deletable(LAKE, NOON.date(), 30)) != stays
 
@@ -296,7 +298,7 @@ def test_the_same_bytes_put_again_and_not_merged_since_stay_however_long_ago_bot
     for put_at, goes in ((later(-60 * 24 * 90), True), (later(-60 * 24 * 80), False)):
         bucket.put_again(key, put_at)
         proof = Proof(
-            "AAPL", consolidation.etag, consolidation.stored.log, bucket.listed(LAKE.symbol_prefix("AAPL"))[1:]
+            "AAPL", consolidation.etag, consolidation.stored.log, bucket.list_objects(LAKE.symbol_prefix("AAPL"))[1:]
         )
         assert [info.key for info in proof.deletable(LAKE, NOON.date(), 30)] == ([key] if goes else [])
 

@@ -104,7 +104,7 @@ async def test_a_lake_filled_from_flat_files_with_all_their_faults_is_what_the_m
         "RENA": (date(2012, 12, 3),), "HAND": (date(2011, 10, 17),), "GONE": (date(2012, 9, 4),),
     }  # fmt: skip
     assert first.unclaimed_tickers.keys() | second.unclaimed_tickers.keys() == {"ZVZZT"}
-    assert all(LAKE.stray(key) is None for key in world.store.keys(f"{UNCLAIMED_PREFIX}/"))
+    assert all(LAKE.remedy_for_stray(key) is None for key in world.store.keys(f"{UNCLAIMED_PREFIX}/"))
 
 
 # ------------------------------------------------------------------------------------- bars from before a listing
@@ -309,7 +309,7 @@ def test_of_many_stored_files_few_are_in_memory_at_once(monkeypatch: pytest.Monk
         return get_many(keys)
 
     monkeypatch.setattr(store, "get_many", counted)
-    tables = stored.StoredFiles.listed(store, LAKE).read({"AAPL": (days[0], days[-1])})["AAPL"]
+    tables = stored.StoredFiles.list_all(store, LAKE).read({"AAPL": (days[0], days[-1])})["AAPL"]
     assert sizes == [4, 4, 4, 4, 4, 1], "data.parquet comes last"
     assert len(tables) == 5, "a table a batch, not one a file"
     assert sorted(day for rows in tables for day in rows["timestamp"].to_pylist()) == days

@@ -307,7 +307,7 @@ def test_bars_that_no_company_claims_are_kept_beside_the_lake(tmp_path: Path) ->
     report = load(tmp_path, store, claims)
     assert set(stored(store)) == {("AAPL", day) for day in DAYS[:3]} | {("GONE", day) for day in DAYS[:2]}
     (key,) = store.keys(UNCLAIMED_PREFIX)
-    assert LAKE.stray(key) is None
+    assert LAKE.remedy_for_stray(key) is None
     rows = pq.read_table(io.BytesIO(store.peek(key) or b"")).to_pylist()
     assert sorted((row["ticker"], row["session"], row["reason"]) for row in rows) == sorted(
         [("GONE", DAYS[2], "no company is known to have borne the ticker in this session")]
@@ -493,6 +493,6 @@ def test_of_two_files_of_one_session_and_instant_the_same_is_loaded_in_whatever_
 ) -> None:
     bucket = MemoryObjectStore()
     infos = [ObjectInfo(f"{PREFIX}/2012/{name}", "etag", 1, NOON) for name in names]
-    with patch.object(bucket, "listed", return_value=infos):
+    with patch.object(bucket, "list_objects", return_value=infos):
         (file,) = BucketSource(bucket).files(DAYS[0], DAYS[0])
     assert file.key == f"{PREFIX}/2012/b/2012-06-01.csv.gz"

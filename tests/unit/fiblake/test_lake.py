@@ -174,7 +174,7 @@ def test_a_reference_files_key_says_its_symbol_and_is_no_source(symbol: str) -> 
     for key in (splits_key(symbol), identities_key(symbol), dividends_key(symbol)):
         assert parse_reference(key) == symbol
         assert not LAKE.is_source(key)
-        assert LAKE.stray(key) is None
+        assert LAKE.remedy_for_stray(key) is None
         assert is_dividends(key) == (key == dividends_key(symbol))
 
 

@@ -64,7 +64,7 @@ CALLS: dict[str, Callable[[ObjectStore], object]] = {
     "head": lambda store: store.versions(["lake/key"]),
     "put": lambda store: store.put("lake/key", b"new"),
     "write": lambda store: store.write_if_unchanged("lake/new", b"new", None),
-    "list": lambda store: store.listed("lake/"),
+    "list": lambda store: store.list_objects("lake/"),
     "folders": lambda store: store.folders("lake/"),
 }
 

@@ -51,7 +51,7 @@ class Vendor:
     def as_of(self, last: date) -> None:
         self.last = last
 
-    def hidden(self, symbols: list[str]) -> None:
+    def hide(self, symbols: list[str]) -> None:
         self.hidden_symbols = set(symbols)
 
     def splits(self, ids: list[str] | None) -> None:

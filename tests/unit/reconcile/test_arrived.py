@@ -28,7 +28,7 @@ def test_a_symbol_waits_if_a_file_is_younger_than_its_data_parquet_or_it_has_non
 
 
 def refused_keys(store: MemoryObjectStore) -> list[str]:
-    return [source.key for source in find_left_out(store, LAKE, store.listed(f"{LAKE.prefix}/"))]
+    return [source.key for source in find_left_out(store, LAKE, store.list_objects(f"{LAKE.prefix}/"))]
 
 
 def test_a_refused_file_that_hides_behind_a_good_one_is_found() -> None:
@@ -41,7 +41,7 @@ def test_a_refused_file_that_hides_behind_a_good_one_is_found() -> None:
     time.sleep(0.001)
     Consolidator(store, LAKE, nyse()).consolidate(Task("AAPL", NOON.date()), NOON)
     store.lay(LAKE.data_key("MSFT"), b"damaged")
-    listing = store.listed(f"{LAKE.prefix}/")
+    listing = store.list_objects(f"{LAKE.prefix}/")
     assert find_waiting(LAKE, listing) == []
     store.journal.clear()
     assert refused_keys(store) == [refused]

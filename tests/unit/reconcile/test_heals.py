@@ -120,7 +120,7 @@ def test_what_happens_between_the_listing_of_a_file_and_the_reading_of_data_parq
     world.history("AAPL")
     world.catch_up(3)
     world.bar("AAPL", day, 7)
-    listed = type(world.store).listed
+    listed = type(world.store).list_objects
 
     def list_and_act(_store: ObjectStore, prefix: str) -> list[ObjectInfo]:
         objects = listed(world.store, prefix)
@@ -133,7 +133,7 @@ def test_what_happens_between_the_listing_of_a_file_and_the_reading_of_data_parq
                 world.open_requests.clear()
         return objects
 
-    monkeypatch.setattr(type(world.store), "listed", list_and_act)
+    monkeypatch.setattr(type(world.store), "list_objects", list_and_act)
     causes = {lag.cause for lag in audited(world).lags}
     assert not world.open_requests
     assert causes & {Cause.UNMERGED, Cause.NEVER_CONSOLIDATED, Cause.UNMERGEABLE} == set()

@@ -145,21 +145,21 @@ def test_every_key_of_bronze_that_a_service_writes_is_none_of_them() -> None:
     ]
     of_bronze = [key for key in keys if key.startswith("bronze/")]
     assert {LAKE.date_key("AAPL", DAY), splits_key("AAPL"), identities_key("AAPL")} <= set(of_bronze)
-    assert [key for key in of_bronze if LAKE.stray(key)] == []
-    assert LAKE.stray(lake.quarantine_key("not a symbol", DAY)) is None
+    assert [key for key in of_bronze if LAKE.remedy_for_stray(key)] == []
+    assert LAKE.remedy_for_stray(lake.quarantine_key("not a symbol", DAY)) is None
 
 
 @given(st.text(max_size=40))
 def test_every_key_of_bronze_is_one_that_a_service_reads_or_is_told_of(rest: str) -> None:
     for prefix in (*LAKE.roots(), "bronze/raw_ohlcv/symbol=AAPL/", "bronze/splits/"):
         key = f"{prefix}{rest}"
-        reason = LAKE.stray(key)
+        reason = LAKE.remedy_for_stray(key)
         assert reason or key.endswith("/") or LAKE.is_source(key) or LAKE.is_consolidated(key) or "symbol=" in key
 
 
 def test_a_lake_below_another_prefix_is_looked_through_as_well() -> None:
     assert Bronze("raw/bars").roots() == ["raw/bars/", "bronze/"]
-    assert "not below raw/bars/symbol=SYMBOL/" in str(Bronze("raw/bars").stray("raw/bars/x.csv"))
+    assert "not below raw/bars/symbol=SYMBOL/" in str(Bronze("raw/bars").remedy_for_stray("raw/bars/x.csv"))
 
 
 def test_a_symbol_in_small_letters_is_pointed_out_beside_the_one_in_capitals() -> None:

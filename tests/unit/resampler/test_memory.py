@@ -15,7 +15,7 @@ def test_blocks_that_fit_together_run_at_once() -> None:
     memory, together = Memory(lambda: 10), Barrier(2, timeout=10)
 
     def work() -> None:
-        with memory.taken(5):
+        with memory.reserve(5):
             together.wait()
 
     with ThreadPoolExecutor(2) as pool:
@@ -29,11 +29,11 @@ def test_a_block_that_does_not_fit_waits_for_the_others_even_if_they_fail(nbytes
 
     def second() -> None:
         begun.set()
-        with memory.taken(nbytes):
+        with memory.reserve(nbytes):
             ended.append("second")
 
     def first() -> None:
-        with memory.taken(5):
+        with memory.reserve(5):
             pool.submit(second)
             begun.wait(10)
             ended.append("first")
@@ -52,9 +52,9 @@ def test_rows_are_made_and_joined_while_they_have_their_memory(
     taken: list[int] = []
 
     class Watched(Memory):
-        def taken(self, nbytes: int):  # type: ignore[no-untyped-def] # noqa: ANN202
+        def reserve(self, nbytes: int):  # type: ignore[no-untyped-def] # noqa: ANN202
             taken.append(nbytes)
-            return super().taken(nbytes)
+            return super().reserve(nbytes)
 
     monkeypatch.setattr(month_files, memory, Watched(lambda: 1_000))
     store = MemoryObjectStore()

@@ -217,7 +217,8 @@ def test_a_message_that_dies_again_at_once_is_not_replayed_twice_in_one_run(sour
     def dies_at_once(letters: Sequence[DeadLetter]) -> list[int]:
         for dead_letter in letters:
             source.dead_letter(
-                ReceivedMessage("m", "r", dead_letter.message.body, 1, dead_letter.to_send()), ContractError("again")
+                ReceivedMessage("m", "r", dead_letter.message.body, 1, dead_letter.attributes_to_send()),
+                ContractError("again"),
             )
         return []
 

@@ -25,7 +25,7 @@ def test_what_is_put_is_read_with_its_version_and_age(store: MemoryObjectStore) 
     stored = store.find("a/b")
     assert stored
     assert (stored.key, stored.data, stored.etag) == ("a/b", b"data", etag)
-    (info,) = store.listed("a/")
+    (info,) = store.list_objects("a/")
     assert stored.last_modified == info.last_modified
     assert stored.last_modified.utcoffset() is not None
 
@@ -76,7 +76,7 @@ def test_the_versions_of_many_are_told_in_order_without_reading_them(store: Memo
 
 def test_the_version_told_is_the_one_that_was_written_read_and_listed(store: MemoryObjectStore) -> None:
     etag = store.write_if_unchanged("a/b", b"data", None)
-    stored, (info,) = store.find("a/b"), store.listed("a/")
+    stored, (info,) = store.find("a/b"), store.list_objects("a/")
     assert stored
     assert store.versions(["a/b"]) == [etag] == [stored.etag] == [info.etag]
 
@@ -85,11 +85,11 @@ def test_a_listing_is_whole_and_in_order_and_keeps_to_its_folder(store: MemoryOb
     keys = [f"lake/symbol=A/{n:04}" for n in range(2_500)]
     for key in [*reversed(keys), "lake/symbol=AB/1", "lake/symbol=A.txt", "other/1"]:
         store.lay(key, b"12345")
-    listing = store.listed("lake/symbol=A/")
+    listing = store.list_objects("lake/symbol=A/")
     assert [info.key for info in listing] == keys
     assert {info.size for info in listing} == {5}
     assert listing[7].etag == store.etag(keys[7])
-    assert store.listed("nowhere/") == []
+    assert store.list_objects("nowhere/") == []
 
 
 def test_folders_are_those_right_below(store: MemoryObjectStore) -> None:
@@ -268,7 +268,7 @@ def contents(*keys: str) -> dict[str, Any]:
 def test_a_folder_with_a_key_that_obstore_refuses_is_listed_all_the_same() -> None:
     pages = contents("symbol=A/./x", "symbol=A//x.parquet"), {}, contents("symbol=A/date=2025-11-19.parquet")
     boto = Boto(None, *pages)
-    listing = ObjectStore(MemoryObjectStore().memory, BUCKET, boto).listed("symbol=A/")
+    listing = ObjectStore(MemoryObjectStore().memory, BUCKET, boto).list_objects("symbol=A/")
     assert boto.asked == [{"Bucket": BUCKET, "Prefix": "symbol=A/"}]
     keys = ["symbol=A/./x", "symbol=A//x.parquet", "symbol=A/date=2025-11-19.parquet"]
     assert listing == [ObjectInfo(key, f'"{key}"', 5, AT) for key in keys]
@@ -279,7 +279,7 @@ def test_a_folder_with_a_key_that_obstore_refuses_is_listed_all_the_same() -> No
 def test_a_listing_that_fails_the_second_way_too_may_be_tried_again(answer: Exception) -> None:
     store = ObjectStore(MemoryObjectStore().memory, BUCKET, Boto(None, contents("a/1"), answer))
     with pytest.raises(UpstreamError, match=f"S3 does not list s3://{BUCKET}/a/: "):
-        store.listed("a/")
+        store.list_objects("a/")
 
 
 @pytest.mark.usefixtures("odd_folder")
@@ -321,7 +321,7 @@ def test_what_s3_answers_becomes_an_error_that_is_retried_and_names_the_object(
     store = ObjectStore(MemoryObjectStore().memory, BUCKET, Boto())
     calls: list[Callable[[], object]] = [
         lambda: store.find("key/"), lambda: store.get_version("key/", "e"), lambda: store.versions(["key/"]),
-        lambda: store.listed("key/"), lambda: store.folders("key/"), lambda: store.put("key/", b""),
+        lambda: store.list_objects("key/"), lambda: store.folders("key/"), lambda: store.put("key/", b""),
         lambda: store.write_if_unchanged("key/", b"", None),
     ]  # fmt: skip
     for call in calls:

@@ -30,7 +30,7 @@ def entry(number: int) -> dict[str, object]:
 
 def entries(store: MemoryObjectStore) -> list[int]:
     """Return the numbers of all entries, those that moved out first."""
-    keys = [info.key for info in store.listed(FOLDER)]
+    keys = [info.key for info in store.list_objects(FOLDER)]
     texts = [store.peek(key) or b"" for key in keys] + [store.peek(KEY) or b'{"releases": []}']
     return sorted(each["number"] for text in texts for each in json.loads(text)["releases"])
 
@@ -40,7 +40,7 @@ def test_every_entry_is_kept_and_every_object_can_be_read() -> None:
     for number in range(30):
         add_entry(store, KEY, "releases", entry(number))
     assert entries(store) == list(range(30))
-    sizes = [info.size for info in store.listed("processing_metadata/")]
+    sizes = [info.size for info in store.list_objects("processing_metadata/")]
     assert len(sizes) > 3
     assert max(sizes) <= json_limit()
 
@@ -54,7 +54,7 @@ def test_a_run_that_dies_while_the_entries_move_loses_and_doubles_none() -> None
     store.fail("write", of=lambda key: key == KEY)
     with pytest.raises(Exception, match="as arranged"):
         add_entry(store, KEY, "releases", entry(number))
-    assert [info.key for info in store.listed(FOLDER)] == [full_record_key(KEY, store.peek(KEY) or b"")]
+    assert [info.key for info in store.list_objects(FOLDER)] == [full_record_key(KEY, store.peek(KEY) or b"")]
     add_entry(store, KEY, "releases", entry(number))
     assert entries(store) == list(range(number + 1))
 
