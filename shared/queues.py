@@ -44,6 +44,7 @@ _NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010f
 _LONG: Final = 200
 _ESCAPES: Final = {char: code for char in map(chr, (*b"%+", *range(128))) if (code := quote_plus(char)) != char}
 """The escapes of a form's text. The signs that occur in escapes are replaced first."""
+_UNESCAPED: Final = bytes(code for code in range(128) if chr(code) not in _ESCAPES)
 Attributes = Mapping[str, Any]
 
 
@@ -232,8 +233,10 @@ def _quote(text: str) -> str:
     """Return what `quote_plus` returns, which takes long for long texts because it looks at each byte in Python."""
     if len(text) < _LONG or not text.isascii():
         return quote_plus(text)
+    present = set(text.encode().translate(None, _UNESCAPED).decode())
     for char, escape in _ESCAPES.items():
-        text = text.replace(char, escape)
+        if char in present:
+            text = text.replace(char, escape)
     return text
 
 
