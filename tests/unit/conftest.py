@@ -5,10 +5,14 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest.mock import patch
 
 import pytest
+from botocore.loaders import JSONFileLoader
 from hypothesis import HealthCheck, settings
 
 from local import supervisor
@@ -18,6 +22,7 @@ settings.register_profile("frugal", max_examples=50, deadline=None, suppress_hea
 settings.register_profile("thorough", parent=settings.get_profile("frugal"), max_examples=1_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "frugal"))
 
+NUMBERS = count()
 AWS = {
     "AWS_ACCESS_KEY_ID": "test",
     "AWS_SECRET_ACCESS_KEY": "test",
@@ -54,11 +59,29 @@ def _no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refused)
 
 
+@pytest.fixture(scope="session")
+def stacks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder in which local stacks of all tests would be."""
+    return tmp_path_factory.mktemp("stacks")
+
+
 @pytest.fixture(autouse=True)
-def _no_local_stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Let no test see, or end, the local stack that this checkout may have up."""
+def _no_local_stack(monkeypatch: pytest.MonkeyPatch, stacks: Path) -> None:
+    """Let no test see, or end, the local stack that this checkout may have up, or that of another test.
+
+    Each test has its own file names in one folder, because a folder for each test would take a tenth of all tests' time.
+    """
+    number = next(NUMBERS)
     for name in ("FOLDER", "STATE", "LOG", "LOCK"):
-        monkeypatch.setattr(supervisor, name, tmp_path / f"local-stack.{name.lower()}")
+        monkeypatch.setattr(supervisor, name, stacks / f"{number}.{name.lower()}")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _service_models_read_once() -> Iterator[None]:
+    """Let botocore parse each of its data files once in a process; it does so again for each session of boto3."""
+    read = cache(JSONFileLoader().load_file)
+    with patch.object(JSONFileLoader, "load_file", lambda _self, file_path: read(file_path)):
+        yield
 
 
 @pytest.fixture(autouse=True)
