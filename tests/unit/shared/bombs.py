@@ -8,7 +8,9 @@ import asyncio
 import gzip
 import io
 import json
+import struct
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -39,6 +41,8 @@ SESSION = date(2025, 11, 19)
 SOURCE = LAKE.parse_source(LAKE.date_key("AAPL", SESSION))
 LARGEST = 500_000
 """Bytes of a bomb."""
+GZIP_HEADER = bytes([0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 255])
+"""Compressed with deflate, without a name or an instant, on an unknown system."""
 VALUES = {pa.float64(): 10.0, pa.date32(): SESSION, pa.int64(): 1, pa.int32(): 1, pa.bool_(): True}
 
 Reader = Callable[[bytes], object]
@@ -97,7 +101,7 @@ TEXT_READERS: dict[str, Reader] = {
 
 def rows_of(schema: pa.Schema, count: int, text: str = "AAPL") -> pa.Table:
     """Return so many equal rows; their texts take their memory once."""
-    rows = pa.array([0] * count, pa.int32())
+    rows = pa.repeat(pa.scalar(0, pa.int32()), count)
     columns = []
     for field in schema:
         if field.type == pa.string():
@@ -111,6 +115,22 @@ def written(table: pa.Table, **options: object) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink, **options)
     return sink.getvalue()
+
+
+def zipped(piece: bytes, times: int, head: bytes = b"", tail: bytes = b"") -> bytes:
+    """Return `head`, so many times `piece`, and `tail` as one gzip member. The piece is compressed once only."""
+    checksum = zlib.crc32(head)
+    for _ in range(times):
+        checksum = zlib.crc32(piece, checksum)
+    size = len(head) + len(piece) * times + len(tail)
+    packed = [_deflated(head, zlib.Z_FULL_FLUSH), _deflated(piece, zlib.Z_FULL_FLUSH) * times]
+    end = struct.pack("<LL", zlib.crc32(tail, checksum), size)
+    return b"".join([GZIP_HEADER, *packed, _deflated(tail, zlib.Z_FINISH), end])
+
+
+def _deflated(data: bytes, flush: int) -> bytes:
+    packer = zlib.compressobj(5, wbits=-zlib.MAX_WBITS)
+    return packer.compress(data) + packer.flush(flush)
 
 
 def with_footer_that_lies(data: bytes) -> bytes:
@@ -142,8 +162,9 @@ def of_schema(schema: pa.Schema, times: int) -> Iterator[tuple[str, bytes]]:
     yield "a text repeated", written(rows_of(schema, times * 400, "x" * 100_000), compression="zstd")
     wide: dict[str, Any] = {"compression": "zstd", "use_dictionary": False, "data_page_size": 1 << 30}
     texts = rows_of(schema, times * 400, "y" * 100_000).cast(pa.schema([(field.name, field.type) for field in schema]))
-    yield "large when unpacked", written(texts, **wide)
-    yield "a footer that lies", with_footer_that_lies(written(texts, **wide))
+    large = written(texts, **wide)
+    yield "large when unpacked", large
+    yield "a footer that lies", with_footer_that_lies(large)
     encodings = {field.name: "DELTA_BYTE_ARRAY" for field in schema if field.type == pa.string()}
     yield "a text on another", written(texts, column_encoding=encodings, use_dictionary=False, compression="none")
     yield "columns without number", written(pa.table({f"c{number}": [1] for number in range(2_000)}))
@@ -170,11 +191,12 @@ def lay_bombs(folder: Path) -> list[str]:
     head, line = "symbol,session,open,high,low,close,volume\n", "AAPL,2025-11-19,10,11,9,10,1000\n"
     (folder / "bars to replay columns without number").write_text("symbol,session" + ",open" * (LARGEST // 5))
     replayed = "compressed bars to replay"
-    (folder / f"{replayed} rows without number").write_bytes(gzip.compress(f"{head}{line * 1_200_000}".encode()))
-    (folder / f"{replayed} a line without end").write_bytes(gzip.compress(b"x" * 400_000_000, 5))
-    zeros = gzip.compress(b"[" + b" " * 400_000_000 + b"]", 5)
-    (folder / "vendor's compressed answer large when unpacked").write_bytes(zeros)
-    (folder / "vendor's answer, compressed twice large when unpacked").write_bytes(gzip.compress(zeros))
+    lines = zipped((line * 12_000).encode(), 100, head.encode())
+    (folder / f"{replayed} rows without number").write_bytes(lines)
+    (folder / f"{replayed} a line without end").write_bytes(zipped(b"x" * 4_000_000, 100))
+    blanks = zipped(b" " * 4_000_000, 100, b"[", b"]")
+    (folder / "vendor's compressed answer large when unpacked").write_bytes(blanks)
+    (folder / "vendor's answer, compressed twice large when unpacked").write_bytes(gzip.compress(blanks))
     return sorted(path.name for path in folder.iterdir())
 
 
