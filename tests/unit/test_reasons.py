@@ -99,19 +99,20 @@ def reasons() -> list[str]:
     for path, module in SOURCES.items():
         if path.startswith(tuple(ASKED_BY_A_PERSON)):
             continue
-        nodes = [node for node in ast.walk(module) if isinstance(node, ast.Call)]
-        names = (CLASSES.keys() - NO_END) | _aliases(module)
+        walked = list(ast.walk(module))
+        nodes = [node for node in walked if isinstance(node, ast.Call)]
+        names = (CLASSES.keys() - NO_END) | _aliases(walked)
         texts = [" ".join(map(template, call.args)) for call in nodes if makes_an_error(call, names)]
         texts += [f"{template(call.args[0])}: {BLANK}" for call in nodes if makes_an_error(call, {"decoding"})]
         places += [f"{path}: {text}" for text in texts if re.search("[A-Za-z]{2}", text)]
     return places
 
 
-def _aliases(module: ast.Module) -> set[str]:
+def _aliases(nodes: list[ast.AST]) -> set[str]:
     """Return the variables that hold a class of errors."""
     return {
         target.id
-        for node in ast.walk(module)
+        for node in nodes
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.IfExp)
         for target in node.targets
         if isinstance(target, ast.Name)
