@@ -69,7 +69,7 @@ def stacks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _no_local_stack(monkeypatch: pytest.MonkeyPatch, stacks: Path) -> None:
     """Let no test see, or end, the local stack that this checkout may have up, or that of another test.
 
-    Each test has its own file names in one folder, because a folder for each test would take a tenth of all tests' time.
+    Each test has its own file names in one folder, because a folder for each would take a tenth of their time.
     """
     number = next(NUMBERS)
     for name in ("FOLDER", "STATE", "LOG", "LOCK"):
