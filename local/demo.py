@@ -48,7 +48,7 @@ from local.environment import isolate, isolated_environment
 from local.folders import folder_of_run
 from local.market_data.control import Control
 from local.market_data.replay import sample
-from local.recompute import SampleSplit, differences, expected_silver, reinvested
+from local.recompute import SampleSplit, differences, expected_tables, reinvested
 from local.stack import API_KEY, Stack, run_stack
 from local.watch import StuckError, View, Watcher
 
@@ -176,9 +176,9 @@ class Demo:
         """Recompute all tables from the CSV and return the lake's; raise DemoError if one row differs."""
         everything = [bar for bars in self.bars.values() for bar in bars]
         tables: dict[int, pd.DataFrame] = {}
-        for interval in INTERVALS:
+        for interval, expected in expected_tables(everything, INTERVALS, splits).items():
             tables[interval] = self._table(interval)
-            wrong = differences(tables[interval], expected_silver(everything, interval, splits))
+            wrong = differences(tables[interval], expected)
             if wrong:
                 raise DemoError(f"silver_{interval}d: {pluralize(wrong, 'row')} unlike the recomputation")
         return tables

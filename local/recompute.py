@@ -34,14 +34,25 @@ class SampleSplit:
 
 def expected_silver(bars: Iterable[ReportedBar], interval: int, splits: Sequence[SampleSplit] = ()) -> pd.DataFrame:
     """Return the interval's whole table (COLUMNS, sorted by symbol and ts) for these daily bars and splits."""
+    return expected_tables(bars, [interval], splits)[interval]
+
+
+def expected_tables(
+    bars: Iterable[ReportedBar], intervals: Iterable[int], splits: Sequence[SampleSplit] = ()
+) -> dict[int, pd.DataFrame]:
+    """Return the tables of several intervals; see `expected_silver`."""
     frame = pd.DataFrame([(b.symbol, b.session, b.open, b.high, b.low, b.close, b.volume) for b in bars])
     frame.columns = pd.Index(["symbol", "session", *PRICES, "volume"])
     frame["session"] = pd.to_datetime(frame["session"])
     grid = _sessions(frame["session"].max())
     frame["ordinal"] = grid.get_indexer(pd.DatetimeIndex(frame["session"]))
-    frame["bucket"] = frame["ordinal"] // interval
     frame = _adjusted(frame.sort_values(["symbol", "session"], ignore_index=True), splits)
-    rows = frame.groupby(["symbol", "bucket"], as_index=False).agg(
+    return {interval: _table(frame, interval, grid) for interval in intervals}
+
+
+def _table(frame: pd.DataFrame, interval: int, grid: pd.DatetimeIndex) -> pd.DataFrame:
+    buckets = frame.assign(bucket=frame["ordinal"] // interval).groupby(["symbol", "bucket"], as_index=False)
+    rows = buckets.agg(
         open=("open", "first"), high=("high", "max"), low=("low", "min"), close=("close", "last"),
         volume=("volume", "sum"), bars=("session", "size"), last_date=("session", "max"),
     )  # fmt: skip

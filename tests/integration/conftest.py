@@ -25,7 +25,7 @@ from fiblake.lake import INTERVALS, Bronze, splits_key
 from fiblake.reference import Split, splits_file
 from local.emulator import REPOSITORY
 from local.postgres import postgres
-from local.recompute import SampleSplit, differences, expected_silver
+from local.recompute import SampleSplit, differences, expected_tables
 from local.stack import Stack, run_stack
 from local.watch import Watcher
 from migrations import schema
@@ -142,7 +142,7 @@ class Chain:
     ) -> None:
         """Wait until all tables hold exactly what these bars of one symbol, and these splits, give."""
         symbol = bars[0].symbol
-        expected = {interval: expected_silver(bars, interval, splits) for interval in INTERVALS}
+        expected = expected_tables(bars, INTERVALS, splits)
 
         def equal(interval: int) -> bool:
             return differences(self.silver_of(symbol, interval), expected[interval]) == 0

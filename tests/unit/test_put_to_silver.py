@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from datetime import date, timedelta
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +14,7 @@ from fiblake.bars import BRONZE, Consolidated, ReportedBar, encode
 from fiblake.calendar import nyse
 from fiblake.lake import INTERVALS, dividends_key, identities_key, splits_key
 from fiblake.reference import dividends_file, identities_file, splits_file
-from local.recompute import SampleSplit, differences, expected_silver
+from local.recompute import SampleSplit, differences, expected_tables
 from services.consolidator.arrivals import read_notification, requests
 from services.consolidator.consolidate import Consolidator
 from services.consolidator.worker import Worker
@@ -26,7 +25,7 @@ from services.resampler.resample import resample_batch
 from shared.queues import ReceivedMessage
 from tests.fakes import BUCKET, LAKE, FakeQueue, FakeTopic, MemoryObjectStore, companies, dividend, splits
 from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS, Daily, Facts, flat, table
-from tests.unit.resampler.silver_lake import resampler, silver, whole_silver
+from tests.unit.resampler.silver_lake import resampler, silver, silver_frame, whole_silver
 
 START = ORDINAL[date(2025, 10, 1)]
 NEARBY = st.sampled_from(SESSIONS[START : START + 15])
@@ -234,10 +233,9 @@ def test_silver_of_one_range_file_of_16_000_sessions_equals_the_independent_reco
     lake.put(LAKE.range_key("LONG", bars[0].session, bars[-1].session), range_file)
     lake.consolidate(lake.open_requests)
     (event,) = lake.open_events
-    for interval in INTERVALS:
+    for interval, expected in expected_tables(bars, INTERVALS, sample_splits).items():
         lake.resample(interval, [event])
-        actual = pd.DataFrame(silver(lake.store, interval))
-        assert differences(actual, expected_silver(bars, interval, sample_splits)) == 0
+        assert differences(silver_frame(lake.store, interval), expected) == 0
 
 
 def _history(symbol: str, sessions: Sequence[date]) -> list[ReportedBar]:

@@ -5,20 +5,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import pandas as pd
 import pytest
 
 from fiblake.bars import Consolidated, ReportedBar
 from fiblake.calendar import nyse
 from fiblake.lake import INTERVALS
-from local.recompute import differences, expected_silver
+from local.recompute import differences, expected_tables
 from services.consolidator.consolidate import Consolidator
 from services.consolidator.worker import Worker
 from shared.quarantine import list_quarantined
 from tests.fakes import LAKE, FakeQueue, FakeTopic
 from tests.unit.real_bars import DIRT, PUBLISHED, Dirt, Row, file_of, published_rows
 from tests.unit.resampler.daily import NOW, SESSIONS
-from tests.unit.resampler.silver_lake import silver
+from tests.unit.resampler.silver_lake import silver_frame
 from tests.unit.test_put_to_silver import Lake
 
 TOMORROW = next(session for session in SESSIONS if session > NOW.date())
@@ -94,7 +93,8 @@ def _entry(bar: ReportedBar | object, reason: str, source: str | None) -> tuple[
 
 def silver_differences(lake: Lake, good: Sequence[ReportedBar]) -> dict[int, int]:
     """Count, for each interval, the rows of silver that differ from what pandas makes of the good bars."""
-    return {n: differences(pd.DataFrame(silver(lake.store, n)), expected_silver(good, n)) for n in INTERVALS}
+    expected = expected_tables(good, INTERVALS)
+    return {n: differences(silver_frame(lake.store, n), expected[n]) for n in INTERVALS}
 
 
 @pytest.fixture(scope="module")

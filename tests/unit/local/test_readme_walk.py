@@ -142,7 +142,8 @@ def vendor(monkeypatch: pytest.MonkeyPatch) -> Vendor:
     monkeypatch.setattr(demo.Demo, "_table", lambda _demo, interval: vendor.table(interval))
     monkeypatch.setattr(demo.Demo, "_arrived", lambda *_: True)
     monkeypatch.setattr(demo.Demo, "_total_closes", total_closes)
-    monkeypatch.setattr(demo, "expected_silver", Mock())  # it is what the tables are made of here
+    expected = dict.fromkeys(INTERVALS, pd.DataFrame())  # it is what the tables are made of here
+    monkeypatch.setattr(demo, "expected_tables", lambda *_: expected)
     monkeypatch.setattr(demo, "differences", lambda _table, _expected: 0)
     return vendor
 

@@ -4,7 +4,11 @@ from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from fiblake.aggregate import decode_silver
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fiblake.aggregate import SILVER, decode_silver
 from fiblake.bars import read_prices
 from fiblake.calendar import nyse
 from fiblake.errors import ContractError
@@ -63,6 +67,27 @@ def versioned_silver(store: MemoryObjectStore, interval: int) -> list[dict[str, 
         assert inside == sorted(inside, key=_place)
         rows += inside
     return sorted(rows, key=_place)
+
+
+def silver_frame(store: MemoryObjectStore, interval: int) -> pd.DataFrame:
+    """Read the whole table with pandas, without the services; check what `silver` checks.
+
+    It is for tables of many files: `silver` takes three times as long.
+    """
+    files = {key: _read_alone(store.peek(key) or b"") for key in store.keys(silver_prefix(interval))}
+    table = pa.concat_tables(files.values())
+    assert table.schema.equals(SILVER)
+    frame = table.to_pandas()
+    starts = {ts: bucket_start(ts, interval) for ts in frame["ts"].unique()}
+    months = [month for key, rows in files.items() for month in [parse_silver_key(interval, key)] * rows.num_rows]
+    assert [Month.of(starts[ts]) for ts in frame["ts"]] == months
+    in_order = frame.assign(month=months).sort_values(["month", "symbol", "ts"], kind="stable")
+    assert in_order.index.is_monotonic_increasing
+    return frame
+
+
+def _read_alone(data: bytes) -> pa.Table:
+    return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False).replace_schema_metadata(None)
 
 
 def bucket_start(ts: date, interval: int) -> date:
