@@ -7,10 +7,11 @@ Keys are whole keys in the bucket, ETags are as S3 gives them, instants are UTC.
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -102,6 +103,19 @@ class ObjectReader(ABC):
     def get_many(self, keys: Sequence[str]) -> list[StoredObject | None]:
         """Read many objects at once, in the order of `keys`; None where there is no object."""
         return self._in_parallel(self.find, keys)
+
+    def get_groups(self, groups: Sequence[Sequence[str]]) -> Iterator[list[StoredObject | None]]:
+        """Read groups of objects, as `get_many`; the next group is requested while the caller processes one."""
+        if len(groups) == 1:  # there is no next group, and a thread for nothing is waste
+            yield self.get_many(groups[0])
+            return
+        with ThreadPoolExecutor(1) as pool:
+            coming = [pool.submit(self.get_many, keys) for keys in groups[:1]]
+            for _, following in zip_longest(groups, groups[1:]):
+                objects = coming.pop().result()
+                if following is not None:
+                    coming.append(pool.submit(self.get_many, following))
+                yield objects
 
     def tails(self, keys: Sequence[str], size: int) -> list[StoredObject | None]:
         """Read the last `size` bytes of many objects at once, in the order of `keys`; None where there is no object."""

@@ -6,11 +6,9 @@ selects the source.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from importlib import import_module
-from itertools import zip_longest
 from pathlib import Path
 from typing import Final, Literal
 
@@ -272,15 +270,10 @@ class Lake:
         self, symbols: Sequence[str], keys: Sequence[str]
     ) -> Iterator[tuple[Sequence[str], list[StoredObject | None]]]:
         """Read objects in groups; the next group is requested while one is processed."""
-        starts = list(range(0, len(symbols), SYMBOLS_AT_ONCE))
+        starts = range(0, len(symbols), SYMBOLS_AT_ONCE)
         parts = [slice(start, start + SYMBOLS_AT_ONCE) for start in starts]
-        with ThreadPoolExecutor(1) as pool:
-            coming = [pool.submit(self.store.get_many, keys[part]) for part in parts[:1]]
-            for part, following in zip_longest(parts, parts[1:]):
-                objects = coming.pop().result()
-                if following:
-                    coming.append(pool.submit(self.store.get_many, keys[following]))
-                yield symbols[part], objects
+        for part, objects in zip(parts, self.store.get_groups([keys[part] for part in parts]), strict=True):
+            yield symbols[part], objects
 
     def _cut(self, objects: dict[str, StoredObject], request: Request, *, by_bucket: bool) -> pa.Table:
         read = self._read if request.as_of is None else self._read_as_of

@@ -7,10 +7,8 @@ events arrive.
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from itertools import zip_longest
 from typing import Final
 
 from fiblake.aggregate import Bars, Market
@@ -180,21 +178,13 @@ class Resampler:
         self, changed: Mapping[str, date], window: int, errors: dict[str, FiblakeError]
     ) -> Iterator[list[_SymbolBars]]:
         """Read each symbol's data.parquet, some at a time, while the next ones are downloaded."""
-
-        def get(symbols: Sequence[str]) -> list[StoredObject | None]:
-            return self.store.get_many([self.bronze.data_key(symbol) for symbol in symbols])
-
         parts = list(chunks(changed, SYMBOLS_AT_ONCE))
-        with ThreadPoolExecutor(1) as pool:
-            coming = [pool.submit(get, part) for part in parts[:1]]
-            for part, following in zip_longest(parts, parts[1:]):
-                objects = coming.pop().result()
-                if following:
-                    coming.append(pool.submit(get, following))
-                pairs = zip(part, objects, strict=True)
-                outcomes = [catch_errors(self._bars_of_data, s, changed[s], stored, window) for s, stored in pairs]
-                errors |= {s: o for s, o in zip(part, outcomes, strict=True) if isinstance(o, FiblakeError)}
-                yield [outcome for outcome in outcomes if isinstance(outcome, _SymbolBars)]
+        keys = [[self.bronze.data_key(symbol) for symbol in part] for part in parts]
+        for part, objects in zip(parts, self.store.get_groups(keys), strict=True):
+            pairs = zip(part, objects, strict=True)
+            outcomes = [catch_errors(self._bars_of_data, s, changed[s], stored, window) for s, stored in pairs]
+            errors |= {s: o for s, o in zip(part, outcomes, strict=True) if isinstance(o, FiblakeError)}
+            yield [outcome for outcome in outcomes if isinstance(outcome, _SymbolBars)]
 
     def _bars_of_data(self, symbol: str, changed_from: date, stored: StoredObject | None, window: int) -> _SymbolBars:
         """Return the symbol's bars from the first bucket on that must be recomputed."""

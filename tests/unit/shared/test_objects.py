@@ -1,6 +1,7 @@
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import obstore
@@ -11,7 +12,7 @@ from obstore.exceptions import BaseError, GenericError, InvalidPathError, Permis
 from fiblake import objects
 from fiblake.errors import ConfigurationError, ConflictError, UpstreamError
 from fiblake.objects import s3_backend
-from shared.objects import ATTEMPTS_AT_UPDATE, CONCURRENCY, ObjectInfo, ObjectStore, backoff_delays
+from shared.objects import ATTEMPTS_AT_UPDATE, CONCURRENCY, ObjectInfo, ObjectStore, StoredObject, backoff_delays
 from tests.fakes import BUCKET, MemoryDeleter, MemoryObjectStore
 
 
@@ -43,6 +44,29 @@ def test_many_are_read_and_written_in_order(store: MemoryObjectStore) -> None:
         key.encode() if n % 2 == 0 else None for n, key in enumerate(keys)
     ]
     assert store.get_many([]) == []
+
+
+@pytest.mark.parametrize("groups", [[], [["a/0"]], [["a/0", "b"], ["a/1"], [], ["a/2", "a/3"]]])
+def test_groups_are_read_in_order(store: MemoryObjectStore, groups: list[list[str]]) -> None:
+    store.put_many((f"a/{n}", b"%d" % n) for n in range(4))
+    assert list(store.get_groups(groups)) == [store.get_many(group) for group in groups]
+
+
+def test_the_next_group_is_requested_while_the_caller_has_one(
+    store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requested = {key: Event() for key in ("first", "next", "last")}
+    find = store.find
+
+    def find_and_tell(key: str) -> StoredObject | None:
+        requested[key].set()
+        return find(key)
+
+    monkeypatch.setattr(store, "find", find_and_tell)
+    groups = store.get_groups([["first"], ["next"], ["last"]])
+    next(groups)
+    assert requested["next"].wait(60)
+    assert not requested["last"].is_set()
 
 
 def test_of_many_writes_those_that_fail_are_told_by_key_and_the_others_are_done(store: MemoryObjectStore) -> None:
