@@ -24,7 +24,7 @@ from benchmarks.servers import client, s3_and_queues
 
 FRACTIONS: Final = ("quarter", "half")
 SLOW: Final = {"published (ROW_NUMBER, self-join)"}
-"""Contestants that take minutes run once, when the others run several times."""
+"""Contestants that take minutes run once; the others run several times."""
 TOPICS: Final = {
     "CONSOLIDATION_COMPLETE_TOPIC_ARN": consolidate.TOPIC,
     "SILVER_UPDATED_TOPIC_ARN": "bench-silver-updated",
@@ -71,7 +71,7 @@ def _options() -> argparse.Namespace:
 
 
 def _resample_full(size: Size, runs: int, faults: list[str]) -> Iterator[Result]:
-    """Measure all contestants on local disk, and compare what they wrote; then ours with less memory, and on less."""
+    """Measure all contestants on local disk and compare their outputs; then ours with less memory or fewer symbols."""
     lake = generated(size)
     with _outputs() as out:
         for contestant in resample_full.CONTESTANTS:
@@ -94,8 +94,8 @@ def _resample_full(size: Size, runs: int, faults: list[str]) -> Iterator[Result]
 def _outputs() -> Iterator[Path]:
     """Return the folder to write to, in an empty one where outputs are set aside until all contestants ended.
 
-    Deleted between the runs, they would slow down the next one: where many files were just deleted, Linux takes twice
-    as long to make files (ext4 does not use their inodes again for a minute, but looks at each of them).
+    If they were deleted between the runs, the next run would be slower: where many files were just deleted, Linux takes
+    twice as long to make files (ext4 does not use their inodes again for a minute, but looks at each of them).
     """
     folder = FOLDER / "out"
     shutil.rmtree(folder, ignore_errors=True)

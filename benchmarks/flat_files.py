@@ -80,7 +80,7 @@ def day_files(size: str) -> Path:
 
 
 def whole_history(size: str, faults: list[str]) -> Iterator[Result]:
-    """Load all day files; then on a new server with a kill; then once more. `faults` gets what is not as it must be.
+    """Load all day files; then on a new server with a kill; then once more. Faults are added to `faults`.
 
     Yields the result of the whole run, of the one that continued, and of the one that found everything loaded.
     """
@@ -176,7 +176,7 @@ def objects_in(environment: Mapping[str, str]) -> Objects:
 
 
 def differences(expected: Objects, objects: Objects) -> list[str]:
-    """Return the sentence that says how many objects two lakes do not share; none if they are the same."""
+    """Return a sentence with the number of objects in which two lakes differ; none if they are equal."""
     etags = [{key: etag for key, (etag, _) in listing.items()} for listing in (expected, objects)]
     keys = sorted(key for key in expected.keys() | objects.keys() if etags[0].get(key) != etags[1].get(key))
     return [f"killed and continued: {len(keys)} objects differ: {keys[0]}"] if keys else []

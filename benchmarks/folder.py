@@ -1,4 +1,4 @@
-"""A folder on local disk in the place of a bucket: the least that a full resample needs, with plain files."""
+"""A folder on local disk instead of a bucket: only the methods that a full resample needs, with plain files."""
 
 import os
 from collections.abc import Callable, Sequence

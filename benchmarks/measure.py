@@ -106,7 +106,7 @@ def settle_arrow() -> None:
 def _peak_kb() -> int:
     """Return the peak memory of this process or of its largest child.
 
-    Not this one's ru_maxrss: a process inherits as its own peak what its parent held when it was started.
+    This process's own ru_maxrss cannot be used: it begins with the memory of the parent at the start.
     """
     high_water = next(line for line in _lines("/proc/self/status") if line.startswith("VmHWM"))
     return max(int(high_water.split()[1]), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)

@@ -65,7 +65,7 @@ def seaweedfs(folder: Path) -> Iterator[dict[str, str]]:
     argv = (
         str(WEED), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3",
         f"-s3.port={port}", f"-s3.config={config}", *ports, "-volume.max=100", "-master.volumeSizeLimitMB=1024",
-        # Servers of other formats would take fixed ports, of which a second SeaweedFS on this machine dies.
+        # Servers of other formats would use fixed ports, and a second SeaweedFS on this machine would end.
         "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", f"-metricsPort={metrics}",
     )  # fmt: skip
     with Child(argv, log=folder / "weed.log", cwd=folder) as child:

@@ -176,7 +176,7 @@ class Bars:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What buckets are made of, as a data.parquet has it: bars (schema PRICES), the reference to apply, the version."""
+    """The input of buckets from a data.parquet: bars (schema PRICES), the reference to apply, the version."""
 
     symbol: str
     table: pa.Table

@@ -1,4 +1,4 @@
-"""Read objects of the lake from S3, by obstore, which takes a fifth of botocore's CPU a request.
+"""Read objects of the lake from S3 with obstore, which needs a fifth of botocore's CPU time for a request.
 
 Keys are whole keys in the bucket, ETags are as S3 gives them, instants are UTC. Services, which also write, use
 `shared.objects`.
@@ -84,7 +84,7 @@ class ObjectReader(ABC):
         try:
             return self._read(key)
         except FileNotFoundError as error:
-            # The answer to a wrong bucket is a 404 too: taken for an absent object, it would make everything absent.
+            # S3 answers 404 for a missing bucket, too. Without this check every object would seem to be absent.
             if "NoSuchBucket" in str(error):
                 raise self._no_bucket() from error
             return None
@@ -130,13 +130,13 @@ class ObjectReader(ABC):
         try:
             entries = self._send(lambda: [entry for page in obstore.list(self._backend, prefix) for entry in page])
         except InvalidPathError:
-            # One key with an empty or a dot segment, which anyone can put, and obstore lists nothing of the folder.
+            # If the folder has one key with an empty or a dot segment, which anyone can put, obstore lists nothing.
             return self._list_odd_keys(prefix)
         except BaseError as error:
             raise translate(error, self.bucket, prefix) from error
         listing = [ObjectInfo(e["path"], e["e_tag"] or "", e["size"], e["last_modified"]) for e in entries]
         if any(info.size == 0 for info in listing):
-            # A folder marker, perhaps: obstore drops the slash at the end of its key, and names what is not there.
+            # It may be a folder marker: obstore drops the slash at the end of its key, so no object has the listed key.
             return self._list_markers(prefix, listing)
         return sorted(listing, key=lambda info: info.key)
 
@@ -152,15 +152,15 @@ class ObjectReader(ABC):
 
     @abstractmethod
     def _list_markers(self, prefix: str, listing: list[ObjectInfo]) -> list[ObjectInfo]:
-        """List what is below `prefix`, where `listing`, which may name folder markers wrongly, is obstore's answer."""
+        """List the objects below `prefix`; in obstore's `listing` the keys of folder markers may lack their slash."""
 
     @abstractmethod
     def _list_odd_keys(self, prefix: str) -> list[ObjectInfo]:
-        """List what is below `prefix`, where obstore lists nothing because of a key with an empty or a dot segment."""
+        """List the objects below `prefix` if a key with an empty or a dot segment makes obstore list nothing."""
 
     @abstractmethod
     def _list_odd_folders(self, prefix: str) -> list[str]:
-        """List the folders below `prefix`, where obstore lists nothing, for the same reason."""
+        """List the folders below `prefix` if obstore lists nothing, for the same reason."""
 
     def _no_bucket(self) -> ConfigurationError:
         return ConfigurationError(f"there is no bucket {self.bucket!r}: set S3_BUCKET right (in Python: bucket=)")
@@ -215,7 +215,7 @@ def s3_backend(bucket: str, **options: Any) -> S3Store:  # noqa: ANN401 (obstore
         from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415 (only who uses a profile needs boto)
 
         options["credential_provider"] = Boto3CredentialProvider()
-    # AWS wants the bucket in the host's name, where its certificate allows no dot; another S3 may know no such host.
+    # AWS needs the bucket in the host name; its certificate allows no dot there. Another S3 may have no such host.
     options.setdefault("virtual_hosted_style_request", endpoint is None and "." not in bucket)
     client_options: ClientConfig = {
         "allow_http": bool(endpoint), "timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=5),

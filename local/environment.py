@@ -46,7 +46,7 @@ def no_proxy(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def for_servers(folder: Path) -> dict[str, str]:
-    """Return the environment of a server of the stack, and of the jobs that inherit it: temporary files lie below."""
+    """Return the environment of a server of the stack, and of the jobs that inherit it: temporary files are below."""
     temporary = folder / "tmp"
     temporary.mkdir(parents=True, exist_ok=True)
     inherited = {name: os.environ[name] for name in _FOR_SERVERS if name in os.environ}

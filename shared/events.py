@@ -74,7 +74,7 @@ class SourceObject(BaseModel):
 
 
 class ConsolidationRequest(Message):
-    """Router → worker: new files lie under this symbol. Only a hint about where to look."""
+    """Router → worker: this symbol has new files. Only a hint about where to look."""
 
     symbol: Symbol
     changed_from: date | None = Field(

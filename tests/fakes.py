@@ -1,6 +1,6 @@
-"""Stand-ins for what talks to AWS, that behave as it does: a bucket, a topic, a queue, jobs; and tables of bars.
+"""Stand-ins for the clients of AWS, with the same behaviour: a bucket, a topic, a queue, jobs; and tables of bars.
 
-A journal is a list of what happened, in order; stand-ins that share one show the order of events across them.
+A journal is a list of requests, in order; stand-ins that share a journal show the order across them.
 """
 
 import json
@@ -29,7 +29,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 BUCKET = "test-condvest-datalake"
 LAKE = Bronze()
 NOON = datetime(2025, 11, 20, 12, tzinfo=UTC)
-"""An instant tests agree upon: bars are ingested then, unless they say otherwise."""
+"""The common instant of tests: bars are ingested then, unless a test names another instant."""
 
 Journal = list[tuple[str, str]]
 
@@ -47,7 +47,7 @@ def bar(
 
 
 def table(*rows: dict[str, object]) -> pa.Table:
-    """Return rows as a table of schema BRONZE, in the order given."""
+    """Return rows as a table of schema BRONZE, in the given order."""
     return pa.Table.from_pylist(list(rows), schema=BRONZE)
 
 
@@ -63,7 +63,7 @@ def consolidated(*rows: dict[str, object], log: dict[str, str] | None = None, at
 
 
 def later(minutes: float = 1) -> datetime:
-    """Return an instant so many minutes after NOON."""
+    """Return the instant this many minutes after NOON."""
     return NOON + timedelta(minutes=minutes)
 
 
@@ -90,7 +90,7 @@ def dividend(day: str, cash: float, symbol: str = "AAPL", **changed: object) -> 
 
 
 def companies(*first_sessions: str, symbol: str = "AAPL") -> list[Identity]:
-    """Return companies that bore the symbol one after the other, from these sessions on."""
+    """Return companies that had the symbol one after the other, from these sessions on."""
     days = [date.fromisoformat(day) for day in first_sessions]
     ends = [day - timedelta(days=1) for day in days[1:]]
     return [
@@ -104,7 +104,7 @@ def companies(*first_sessions: str, symbol: str = "AAPL") -> list[Identity]:
 
 @dataclass
 class _Interference:
-    """Somebody else acts right before a conditional write: the `nth` one from now, of a key that `of` accepts."""
+    """Another writer's action right before a conditional write: the `nth` one from now, of a key that `of` accepts."""
 
     nth: int
     act: Callable[[], object]
@@ -124,7 +124,7 @@ def _any_key(_key: str) -> bool:
 
 
 class MemoryObjectStore(ObjectStore):
-    """A bucket in memory, with S3's conditions; it records who did what, and others can be made to interfere.
+    """A bucket in memory, with S3's conditions; it records the requests, and a test can let another writer interfere.
 
     `journal` holds (verb, key): "list", "get" and "head" (also of what is not there), "put" (unconditional), "write"
     (conditional, won), "conflict" (conditional, lost), "delete" (done).
@@ -140,17 +140,19 @@ class MemoryObjectStore(ObjectStore):
         self.deleter = MemoryDeleter(self)
         super().__init__(self.memory, BUCKET, self.deleter)
 
-    # What a test arranges, unseen by the journal.
+    # Methods by which a test arranges the bucket, without entries in the journal.
 
     def lay(self, key: str, data: bytes, at: datetime | None = None) -> str:
-        """Put an object as somebody else would, at an instant (None: now); return its ETag."""
+        """Put an object as another client would, at an instant (None: now); return its ETag."""
         self._modified.pop(key, None)
         if at:
             self._modified[key] = at
         return obstore.put(self.memory, key, data, use_multipart=False)["e_tag"] or ""
 
     def put_again(self, key: str, at: datetime) -> None:
-        """Put an object's bytes again: the ETag stays, as in S3, where it is that of the bytes; the instant is new."""
+        """Put an object's bytes again: the ETag stays the same, as in S3, because it follows from the bytes; the
+        instant is new.
+        """
         self._modified[key] = at
 
     def lay_marker(self, folder: str) -> None:
@@ -159,11 +161,11 @@ class MemoryObjectStore(ObjectStore):
         self.deleter.markers.add(folder.rstrip("/"))
 
     def take_away(self, key: str) -> None:
-        """Delete an object as somebody else would."""
+        """Delete an object as another client would."""
         obstore.delete(self.memory, key)
 
     def interfere(self, act: Callable[[], object], before_write: int = 1, of: Callable[[str], bool] = _any_key) -> None:
-        """Let somebody else act right before the n-th conditional write from now (of keys that `of` accepts)."""
+        """Let another writer act right before the n-th conditional write from now (of keys that `of` accepts)."""
         self._interferences.append(_Interference(before_write, act, of))
 
     def fail(
@@ -178,14 +180,14 @@ class MemoryObjectStore(ObjectStore):
     # What a test looks at.
 
     def peek(self, key: str) -> bytes | None:
-        """Return an object's bytes, unseen by the journal."""
+        """Return an object's bytes, without an entry in the journal."""
         try:
             return bytes(obstore.get(self.memory, key).bytes())
         except FileNotFoundError:
             return None
 
     def etag(self, key: str) -> str | None:
-        """Return an object's ETag, unseen by the journal."""
+        """Return an object's ETag, without an entry in the journal."""
         try:
             return obstore.head(self.memory, key)["e_tag"]
         except FileNotFoundError:
@@ -256,9 +258,8 @@ class MemoryObjectStore(ObjectStore):
 
 
 class MemoryDeleter:
-    """Boto's client: DeleteObjects as S3 answers it (an entry whose ETag is not the object's stays and stands under
-
-    Errors), and ListObjectsV2, which gives keys as they are.
+    """Boto's client: DeleteObjects as S3 answers it (an object with another ETag stays, and its entry is in Errors),
+    and ListObjectsV2, which returns keys unchanged.
     """
 
     def __init__(self, store: MemoryObjectStore) -> None:
@@ -303,7 +304,7 @@ class MemoryDeleter:
 
 
 class FakeTopic(Topic):
-    """A topic that keeps what was published; `refuse` tells which events it does not take."""
+    """A topic that keeps the published events; `refuse` selects the events that it refuses."""
 
     def __init__(self, journal: Journal | None = None) -> None:
         self.arn = "arn:aws:sns:us-east-1:000000000000:test-topic"
@@ -342,11 +343,11 @@ class _StoredMessage:
 
 @dataclass
 class FakeQueue(Queue):
-    """An SQS queue in memory with a clock of its own, which passes when a receiver waits in vain.
+    """An SQS queue in memory with its own clock, which advances when a receiver waits and gets nothing.
 
     `refuse_sends` tells which bodies it does not take, `refuse_receives` which receive (the first is 1) fails,
-    `refuse_dead_letters` makes its dead-letter queue fail. It never gives more than `most_at_once`, and may deny what
-    it holds (`looks_empty`): SQS counts approximately.
+    `refuse_dead_letters` makes its dead-letter queue fail. It never returns more than `most_at_once`, and may hide its
+    messages (`looks_empty`): SQS counts approximately.
     """
 
     name: str = "test-consolidation"
@@ -371,7 +372,7 @@ class FakeQueue(Queue):
         self._last_id = 0
 
     def put(self, body: str, delay: float = 0, receives: int = 0, attributes: Attributes | None = None) -> str:
-        """Lay a message into the queue, as if it had been received so often before; return its id."""
+        """Put a message into the queue, as if it had been received this often before; return its id."""
         with self._lock:
             self._last_id += 1
             held = _StoredMessage(f"m{self._last_id}", body, self.now + delay, delayed=delay > 0, receives=receives)
@@ -446,7 +447,7 @@ class FakeQueue(Queue):
 
 @dataclass
 class FakeJobs:
-    """A JobQueue that keeps what was submitted."""
+    """A JobQueue that keeps the submitted jobs."""
 
     waiting: bool = False
     submitted: list[tuple[str, int]] = field(default_factory=list)

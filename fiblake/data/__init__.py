@@ -1,1 +1,1 @@
-"""The trading calendar's data file, and what writes it."""
+"""The trading calendar's data file, and the script that writes it."""

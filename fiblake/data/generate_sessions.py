@@ -1,7 +1,7 @@
 """Refresh the calendar file: every NYSE session from 1962-01-02 to LAST (run `make calendar`, then `make test`).
 
-Source: pandas_market_calendars' `NYSE`, which agrees with the S&P 500 index's dates since 1962. It needs pandas, too
-heavy for a Lambda; hence a file. Raise LAST and run this again when sessions run out.
+Source: pandas_market_calendars' `NYSE`, which agrees with the S&P 500 index's dates since 1962. It needs pandas, which
+is too large for a function, so the sessions are in a file. Raise LAST and run this again when sessions run out.
 """
 
 from datetime import date

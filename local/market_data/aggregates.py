@@ -74,7 +74,7 @@ def _row(bar: ReportedBar, moment: time) -> Json:
         "l": bar.low,
         "c": bar.close,
         "v": bar.volume,
-        # Where there are neither trades nor a volume-weighted price: two plausible ones that are the same every time.
+        # Without trades and a volume-weighted price: two plausible values, which are the same at each request.
         "n": bar.volume // 100 if bar.trades is None else bar.trades,
         "vw": round(typical, 4) if bar.vwap is None else bar.vwap,
     }

@@ -23,7 +23,7 @@ HANDOVER_AFTER: Final = 3
 so: the vendor lists some tickers twice for a few days, with two FIGIs in changing order."""
 
 BACK_WITHIN: Final = NEWS_LATE_BY
-"""A symbol that comes back after a longer time is a new listing, whichever company bears it."""
+"""A symbol that comes back after a longer time is a new listing, whatever its company is."""
 
 _ONE_DAY: Final = timedelta(days=1)
 

@@ -3,7 +3,7 @@
 The work is a set of month files. Each machine has a share of them, and computes as many at a time as fit into memory:
 if they do not fit, half of them are postponed to another reading of bronze. Month files are joined by rules 5 and 6
 (docs/architecture.md), as everywhere. So this may run beside the resamplers of the queues, and may be killed and run
-again: files that are right are not written again.
+again: files that are up to date are not written again.
 """
 
 import ctypes

@@ -1,1 +1,1 @@
-"""The authorities of RDS certificates, and what renews them."""
+"""The authorities of RDS certificates, and the script that renews them."""

@@ -11,7 +11,7 @@ from shared.database.connection import Connected
 _HISTORY: Final = ("history_requested_at", "history_loaded_at", "history_from")
 _KEY: Final = ("symbol", "valid_from")
 DETAIL_FIELDS: Final = ("details_at", "list_date", "sic_code", "sector", "industry")
-"""What the vendor's details of a company say."""
+"""The fields of the vendor's details of a company."""
 _row: Final = attrgetter(*RECORD_FIELDS)
 
 _UNIVERSE: Final = """
@@ -109,9 +109,9 @@ class SymbolTable(Connected):
             await self._connection.execute(_UPSERT)
 
     async def save_details(self, records: Sequence[SymbolRecord]) -> None:
-        """Save what DETAIL_FIELDS of current records say, in one transaction; everything else stays as it is.
+        """Save the DETAIL_FIELDS of current records in one transaction; all other fields stay unchanged.
 
-        A symbol that another company bears by now, or none, is left as it is.
+        A symbol that belongs to another company now, or to none, stays unchanged.
         """
         if not records:
             return

@@ -1,4 +1,4 @@
-"""The real template on the emulator: a deployment that fails, one that does not, updates, invocations, a deletion."""
+"""The real template on the emulator: a deployment that fails, one that succeeds, updates, invocations, a deletion."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from local.packages import handlers
 from tests.fakes import REPOSITORY, sample
 
 FIRST = {"Environment": "life", "MarketDataUrl": "http://127.0.0.1:9", "DatabaseTls": "disable"}
-# Every condition that the emulator has resources for: a network of its own it does not make, nor AWS Batch.
+# Every condition for which the emulator has resources: it creates neither a network nor AWS Batch.
 REFUSED = """
 Resources:
   Refused:
@@ -24,7 +24,7 @@ Resources:
     DependsOn: [DataLakeBucket, ConsolidationQueue, AlarmsTopic, FreshnessFunction]
     Properties: {Name: taken, Type: String, Value: ours}
 """
-"""A resource that cannot be made, because its name is taken: the deployment fails when much of it is there."""
+"""A resource that cannot be created, because its name is in use: the deployment fails after many resources exist."""
 SWITCHES = {
     "LogLevel": "DEBUG", "MonthlyVacuum": "true", "Versioning": "true", "CustomerKey": "true",
     "AlarmEmail": "me@example.com", "AgeAlarmSeconds": "60", "NoncurrentDays": "7", "QuarantineDays": "90",
@@ -37,11 +37,11 @@ ANSWERS: dict[str, Any] = {
     "life-resampler": {"batchItemFailures": []},
     "life-history-fetcher": {"batchItemFailures": [{"itemIdentifier": "00000000-0000-4000-8000-000000000001"}]},
 }
-"""Of messages that cannot be: dead letters, but where the database, which is not there, is to blame."""
+"""Invalid messages become dead letters, unless the missing database is the cause."""
 
 
 class Account:
-    """The emulator's account, seen with the clients anybody has."""
+    """The emulator's account, through ordinary clients."""
 
     def __init__(self, url: str) -> None:
         keys = client_environment(url)
@@ -56,14 +56,14 @@ class Account:
         return str(stack["StackStatus"])
 
     def statuses(self, resource: str) -> list[str]:
-        """Return how far a resource came, oldest first, without what was in progress."""
+        """Return the states of a resource, oldest first, without those in progress."""
         pages = self.client("cloudformation").get_paginator("describe_stack_events").paginate(StackName=STACK)
         events = [event for page in pages for event in page["StackEvents"]]
         ours = [event["ResourceStatus"] for event in events if event["LogicalResourceId"] == resource]
         return [status for status in reversed(ours) if not status.endswith("IN_PROGRESS")]
 
     def delete(self) -> None:
-        """Delete the stack, and wait until it is gone."""
+        """Delete the stack, and wait until it does not exist."""
         formation = self.client("cloudformation")
         formation.delete_stack(StackName=STACK)
         formation.get_waiter("stack_delete_complete").wait(
@@ -71,12 +71,12 @@ class Account:
         )
 
     def bucket_ids(self) -> set[tuple[str, str]]:
-        """Return what tells each of the stack's buckets from another one of its name."""
+        """Return a value for each of the stack's buckets that differs for another bucket of the same name."""
         buckets = self.client("s3").list_buckets()["Buckets"]
         return {(bucket["Name"], str(bucket["CreationDate"])) for bucket in buckets if "life-" in bucket["Name"]}
 
     def names(self) -> dict[str, set[str]]:
-        """Return what there is of the stack's environment, by kind."""
+        """Return the existing resources of the stack's environment, by kind."""
         queues = self.client("sqs").list_queues(QueueNamePrefix="life-").get("QueueUrls", [])
         alarms = self.client("cloudwatch").describe_alarms(AlarmNamePrefix="life-")["MetricAlarms"]
         topics = self.client("sns").list_topics()["Topics"]
@@ -91,7 +91,7 @@ class Account:
         return {kind: set(names) for kind, names in names_by_kind.items()}
 
     def invoke(self, function: str, event: dict[str, Any]) -> tuple[Any, bool]:
-        """Return what a function answers, or its error, and whether it is one."""
+        """Return a function's answer, or its error, and whether it is an error."""
         answer = self.client("lambda").invoke(FunctionName=function, Payload=json.dumps(event))
         return json.loads(answer["Payload"].read()), "FunctionError" in answer
 
@@ -131,7 +131,7 @@ def test_a_stack_is_deployed_at_the_second_try_updated_invoked_and_deleted(accou
     with pytest.raises(DeployError, match="ROLLBACK_COMPLETE"):
         deploy(with_refused_resource(build(), tmp_path / "refused"), account.url, FIRST | secrets)
 
-    # What was there is gone, the bucket too: nothing is in the second deployment's way.
+    # The resources are deleted, with the bucket, so nothing blocks the second deployment.
     assert account.statuses("DataLakeBucket") == ["CREATE_COMPLETE", "DELETE_COMPLETE"]
     assert account.names() == {kind: set() for kind in account.names()}
     account.delete()
@@ -176,7 +176,7 @@ def test_a_stack_is_deployed_at_the_second_try_updated_invoked_and_deleted(accou
 
 
 def invoke_each(account: Account) -> set[str]:
-    """Invoke every function with something that it can answer here, and return their names."""
+    """Invoke every function with an event that it can answer here, and return their names."""
     arrivals = message("no notification", "life-bronze-arrivals")
     unread = message('{"symbol": "../x"}', "life-resample-3d")
     history = message('{"symbol": "AAPL"}', "life-history")

@@ -1,4 +1,4 @@
-"""`fiblake local`, from outside: what a person types, and any S3 client beside it."""
+"""`fiblake local` from outside: its commands, and any S3 client."""
 
 import json
 import os
@@ -78,7 +78,7 @@ def test_a_stack_that_is_up_resamples_whatever_any_s3_client_puts_until_it_is_do
     endpoints = {function_variables["AWS_ENDPOINT_URL"] for function_variables in by_function.values()}
     assert endpoints == {variables["AWS_ENDPOINT_URL"]}
     assert json.loads(fiblake(environment, "env", "--json").stdout) == variables
-    names = [name for name in variables if name.upper() != "NO_PROXY"]  # behind a proxy: it was there before, perhaps
+    names = [name for name in variables if name.upper() != "NO_PROXY"]  # behind a proxy it may have been set before
     assert fiblake(environment, "env", "--unset").stdout.split() == ["unset", *names]
     metadata = [FIBLAKE[0], "metadata", "--local", "--json"]
     reported = subprocess.run(metadata, env=environment, capture_output=True, text=True, check=True).stdout
@@ -92,7 +92,9 @@ def test_a_stack_that_is_up_resamples_whatever_any_s3_client_puts_until_it_is_do
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Let what we start hear Ctrl-C: a shell that runs the tests in the background has it ignored, by all below it."""
+    """Let the started processes receive Ctrl-C: a shell that runs the tests in the background makes all its processes
+    ignore it.
+    """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

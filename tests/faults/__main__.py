@@ -18,11 +18,11 @@ from tests.faults.world import INTERVALS
 SEEDS_AT_ONCE = 10
 JOURNALS_SHOWN = 3
 PROGRESS = 100
-"""Runs after which a line says how far it is."""
+"""The number of runs after which a line shows the progress."""
 
 
 def main() -> int:
-    """Run what is asked for; the exit code is 1 if anything went wrong."""
+    """Run the requested schedules and scenarios; the exit code is 1 if any of them failed."""
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
     parser.add_argument("--seeds", type=int, default=40, help="how many random schedules")
     parser.add_argument("--first", type=int, default=0, help="the first seed")

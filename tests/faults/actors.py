@@ -1,7 +1,7 @@
 """The product's own code as processes of the simulated world: each actor is one invocation, job or command.
 
-Actors run in one thread at a time. A pool of threads works its items off in order, so that a plan that counts requests
-meets the same ones each time.
+Actors run in one thread at a time. A pool of threads processes its items in order, so that a plan that counts requests
+counts the same ones each time.
 """
 
 import asyncio
@@ -61,7 +61,9 @@ from tests.faults.cloud import (
 BRONZE = Bronze()
 IDLE_SECONDS = 4
 END_OF_INVOCATION, EXIT = "END OF INVOCATION", "END OF JOB"
-"""No requests, but instants at which a process may die or others act: it has done all, and nobody knows yet."""
+"""These are no requests, but instants at which a process may die or others may act: the work is done, and no message is
+finished.
+"""
 MESSAGES_AT_ONCE = 5
 BUCKETS_BYTES = 1 << 24
 Work = Callable[["Process"], object]
@@ -69,14 +71,14 @@ Work = Callable[["Process"], object]
 
 @dataclass
 class Process(Caller):
-    """One run of an actor, and the clients it has."""
+    """One run of an actor, and its clients."""
 
     cloud: Cloud | None = None
     failure: BaseException | None = None
     clock_is_off_by: timedelta = timedelta()
 
     def now(self) -> datetime:
-        """Return what time it is by this machine's clock."""
+        """Return the time of this machine's clock."""
         return self.world.now + self.clock_is_off_by
 
     @property
@@ -103,7 +105,7 @@ class Process(Caller):
         return JobQueue(client, "faults-queue", "faults-consolidator", DRAINS)
 
     def run(self, work: Work) -> None:
-        """Run to the end, whatever that is: done, failed, or killed."""
+        """Run to the end: success, failure, or death."""
         try:
             work(self)
         except Crash:
@@ -147,14 +149,16 @@ def resample(interval: int, messages: Sequence[Sent]) -> Work:
 
 
 _QUEUES: dict[str, Queue] = {}
-"""What each invocation knows by the ARN in its event."""
+"""The part of the ARN in its event that each invocation uses."""
 
 
 def _invoke(
     process: Process, name: str, messages: Sequence[Sent],
     work: Callable[[Sequence[ReceivedMessage]], dict[str, FiblakeError]],
 ) -> None:  # fmt: skip
-    """Do as Lambda's event source mapping does: hand a batch over, and delete what is not named as failed."""
+    """Do the same as Lambda's event source mapping: pass a batch on, and delete the messages that are not named as
+    failed.
+    """
     arn = f"arn:aws:sqs:us-east-1:{process.name}:{name}"
     _QUEUES[arn] = process.queue(name)
     event = {"Records": [_record(name, message) for message in messages]}
@@ -243,7 +247,7 @@ def vacuum_all(retention_days: int) -> Work:
 
 
 def audit(process: Process) -> Report:
-    """Run the audit, and set going again what lags."""
+    """Run the audit, and enqueue the repairs of what lags."""
     reconciler = audit_of(process)
     report = reconciler.audit((), None, intervals=process.world.intervals)
     if report.lags:
@@ -255,14 +259,14 @@ def audit(process: Process) -> Report:
 
 
 def adopt_all(process: Process) -> None:
-    """Take over what somebody else's jobs have written, as `fiblake adopt --yes` does."""
+    """Adopt the files of another program's jobs, as `fiblake adopt --yes` does."""
     to_adopt = adopt.find_foreign(audit_of(process))
     adopt.move_away(process.store, to_adopt.unreadable)
     _outlets(process).enqueue(to_adopt.symbols, process.world.new_id("adopt-"))
 
 
 def replay_letters(process: Process) -> None:
-    """Send all dead letters back to where they came from, as `fiblake dlq replay` does."""
+    """Send all dead letters back to their queues, as `fiblake dlq replay` does."""
     unsent = 0
     for name in [name for name in process.world.queues if name.endswith(DEAD)]:
         source = name.removesuffix(DEAD)
@@ -276,7 +280,7 @@ def replay_letters(process: Process) -> None:
 
 
 def release(symbol: str, session: date) -> Work:
-    """Let a bar of quarantine into the lake, as `fiblake quarantine release` does."""
+    """Release a bar from quarantine, as `fiblake quarantine release` does."""
 
     def work(process: Process) -> None:
         store, now, database = process.store, process.world.now, NoDatabase()
@@ -288,7 +292,7 @@ def release(symbol: str, session: date) -> Work:
 
 
 def release_any(symbol: str) -> Work:
-    """Let the first bar of a symbol that waits in quarantine into the lake, if there is one."""
+    """Release the first bar of a symbol from quarantine, if there is one."""
 
     def work(process: Process) -> None:
         for bar in list_quarantined(process.store, symbol)[:1]:
@@ -308,7 +312,7 @@ def hold(symbol: str, session: date, close: float) -> Work:
 
 
 class NoDatabase:
-    """A Postgres of which nothing is asked here: no silver comes from it."""
+    """A Postgres without content: silver does not depend on it."""
 
     @asynccontextmanager
     async def session_lock(self, _work: str) -> Any:  # noqa: ANN401
@@ -335,7 +339,7 @@ def _outlets(process: Process) -> Outlets:
 
 
 class InOrder:
-    """A pool of threads that works its items off one after the other, in the caller's thread."""
+    """A pool of threads that processes its items one after the other, in the caller's thread."""
 
     def __init__(self, *_: object, **__: object) -> None:
         pass
@@ -364,7 +368,7 @@ class InOrder:
 
 @contextmanager
 def simulated(intervals: tuple[int, ...]) -> Iterator[None]:
-    """Let the product's code speak to simulated worlds, without threads, pauses, chance or output of its own."""
+    """Connect the product's code to simulated worlds, without threads, pauses, random numbers or output of its own."""
     replaced: list[tuple[Any, str, Any]] = []
 
     def replace(owner: Any, name: str, value: Any) -> None:  # noqa: ANN401

@@ -1,7 +1,7 @@
 """A simulated AWS below the clients that fiblake uses: a bucket, queues, a topic, and jobs, with a clock of their own.
 
-The product's own `ObjectStore`, `Queue`, `Topic` and `JobQueue` run unchanged on top, so what they make of an error, of
-a lost answer or of a refused batch entry is under test too. Unlike `tests/fakes.py`, which stands in for these classes
+The product's own `ObjectStore`, `Queue`, `Topic` and `JobQueue` run unchanged on top, so their handling of an error, a
+lost answer or a refused batch entry is tested, too. Unlike `tests/fakes.py`, which stands in for these classes
 themselves: here an ETag is a hash of the bytes and LastModified is in whole seconds, as in S3, and every request goes
 through `Cloud.request`, where a plan may fail it, kill the actor, or let a rival act first.
 """
@@ -21,7 +21,7 @@ ResultT = TypeVar("ResultT")
 
 BUCKET = "faults-datalake"
 START = datetime(2025, 11, 20, 12, 0, 0, 500_000, tzinfo=UTC)
-"""Within a second: what is written at an instant and put at once has another LastModified."""
+"""Less than a second: an object that is written at an instant and put at once has another LastModified."""
 TICK = timedelta(milliseconds=3)
 """How long a request takes."""
 MOST_RECEIVES = 6
@@ -34,7 +34,7 @@ DEAD = "-dlq"
 
 
 class Crash(BaseException):
-    """The actor's process ends here; nothing of it runs after this."""
+    """The actor's process ends here; none of its code runs after this."""
 
 
 class Fault(StrEnum):
@@ -58,7 +58,7 @@ class Plan(Protocol):
         """Return what befalls the request."""
 
     def event(self, what: str) -> list[float]:
-        """Tell after how many seconds each copy of an event arrives; none: it is lost."""
+        """Return after how many seconds each copy of an event arrives; empty: it is lost."""
 
 
 class NoFaults:
@@ -80,7 +80,7 @@ class Caller:
 
     name: str
     hasty: bool = False
-    """Whether a queue does not tell it of the messages in other hands: SQS counts approximately."""
+    """Whether a queue hides from it the messages that others have received: SQS counts approximately."""
     dead: bool = False
     requests: int = 0
     outages: dict[str, int] = field(default_factory=dict)
@@ -135,7 +135,7 @@ class Job:
 
 @dataclass
 class Cloud:
-    """All that there is beside the processes: it survives them."""
+    """The whole state outside of the processes, which survives them."""
 
     intervals: tuple[int, ...]
     plan: Plan = field(default_factory=NoFaults)
@@ -148,7 +148,7 @@ class Cloud:
     history: list[tuple[str, str]] = field(default_factory=list)
     """(queue, body) of every message that was ever sent: what may come again, or be replayed."""
     guards: list[Callable[["Cloud", str, Stored | None, Stored | None], str | None]] = field(default_factory=list)
-    """Told of each change of an object (key, before, after); each answers with what is wrong with it."""
+    """Called with each change of an object (key, before, after); each returns what is wrong with it."""
     last_id: int = 0
 
     def __post_init__(self) -> None:
@@ -163,7 +163,7 @@ class Cloud:
         self, actor: Caller, what: str, execute: Callable[[], ResultT], error: Callable[[str], Exception],
         *, quiet: bool = False,
     ) -> ResultT:  # fmt: skip
-        """Execute an actor's request, unless the plan has something else in mind."""
+        """Execute an actor's request, unless the plan changes it."""
         if actor.dead:
             raise Crash
         actor.requests += 1
@@ -205,14 +205,14 @@ class Cloud:
         )
 
     def new_id(self, kind: str) -> str:
-        """Return an id that is not yet used."""
+        """Return an unused id."""
         self.last_id += 1
         return f"{kind}{self.last_id}"
 
     # The bucket.
 
     def put(self, key: str, data: bytes) -> Stored:
-        """Store an object, and tell of it as S3's rule does."""
+        """Store an object, and send the notification of S3's rule."""
         before = self.objects.get(key)
         after = Stored(
             data, f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"', self.now.replace(microsecond=0)
@@ -256,7 +256,7 @@ class Cloud:
             self.send(queue, body, attributes, delay)
 
     def publish(self, body: str, attributes: dict[str, Any]) -> None:
-        """Hand an event over to each interval's queue whose filter takes it."""
+        """Put an event into each interval's queue whose filter accepts it."""
         wanted = attributes.get("intervals", {}).get("StringValue")
         for n in self.intervals:
             if wanted is not None and n in json.loads(wanted):
@@ -270,7 +270,7 @@ class Cloud:
             self.history.append((queue, body))
 
     def receive(self, queue: str, most: int, hidden: float | None = None, holder: str = "") -> list[Sent]:
-        """Hand messages out; one that was received too often goes to the dead-letter queue, as SQS sees to."""
+        """Deliver messages; one that was received too often goes to the dead-letter queue, as in SQS."""
         box, taken = self.queues[queue], list[Sent]()
         for message in [m for m in box.messages.values() if m.visible_at <= self.now]:
             if len(taken) == most:
@@ -287,7 +287,7 @@ class Cloud:
         return taken
 
     def by_receipt(self, queue: str, receipt: str) -> Sent | None:
-        """Find the message that this receipt is still good for."""
+        """Find the message for which this receipt is still valid."""
         message = self.queues[queue].messages.get(receipt.partition("/")[0])
         return message if message and message.receipt == receipt else None
 
@@ -335,7 +335,7 @@ def _passes_the_rule(key: str) -> bool:
 
 
 class ObstoreOfCloud:
-    """What stands in for the module `obstore`: each backend answers for itself."""
+    """The stand-in for the module `obstore`: each backend answers its own requests."""
 
     @staticmethod
     def get(backend: "Backend", key: str, *, options: dict[str, Any] | None = None) -> Any:  # noqa: ANN401

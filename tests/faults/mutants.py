@@ -1,7 +1,8 @@
-"""The guards taken out one at a time: whatever keeps the lake right must be missed by a scenario, a schedule or a test.
+"""The guards are removed one at a time: without a guard that keeps the lake right, a scenario, a schedule or a test
+must fail.
 
 `make mutants` applies each change to a copy of the tree and runs the tests that are named with it; at least one must
-fail. A change whose text is no longer found exactly once is an error: write it anew, with the code.
+fail. If the text of a change is not exactly once in its file, that is an error: update the mutant with the code.
 """
 
 import os
@@ -43,7 +44,7 @@ class Mutant:
     old: str
     new: str
     tests: tuple[str, ...]
-    """What pytest is told to run."""
+    """pytest's arguments."""
 
 
 def scenario(part: str) -> tuple[str, ...]:
@@ -582,7 +583,7 @@ def _show(mutant: Mutant, verdict: str) -> bool:
 
 
 def _copy(folder: Path) -> Path:
-    """Copy of the tree what the tests need."""
+    """Copy the parts of the tree that the tests need."""
     folder.mkdir()
     for name in COPIED:
         source = REPOSITORY / name
@@ -594,7 +595,7 @@ def _copy(folder: Path) -> Path:
 
 
 def _verdict(copies: "SimpleQueue[Path]", mutant: Mutant) -> str:
-    """Apply a mutant to one of the copies, and return the test that misses what it took out."""
+    """Apply a mutant to one of the copies, and return the test that fails without the guard."""
     copy = copies.get()
     file = copy / mutant.file
     original = file.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What the lake must hold in the end, told from what was put into it. It shares no code with the services.
+"""The right content of the lake at the end, computed from the files that were put. It shares no code with the services.
 
 Plain Python over rows and dates; Parquet is read with pyarrow alone.
 """
@@ -40,7 +40,7 @@ class Bar:
 
     @property
     def rank(self) -> tuple[Any, ...]:
-        """Return what decides between two bars of one session: the later write, then the greater row."""
+        """Return the sort key of two bars of one session: the later write, then the greater row."""
         return (self.ingested_at, self.close, self.open, self.high, self.low, self.volume)
 
 
@@ -57,10 +57,10 @@ class Truth:
     poison: dict[str, str] = field(default_factory=dict)
     """Keys of files that cannot be read, and their ETags."""
     refused: dict[str, list[Bar]] = field(default_factory=dict)
-    """The bars that cannot be, by the keys of the files as they were put last."""
+    """The invalid bars, by the keys of the files as they were put last."""
 
     def note(self, _cloud: object, key: str, _before: object, after: Any) -> None:  # noqa: ANN401 (whatever holds bytes)
-        """Take note of a file that was put, whoever put it."""
+        """Record a file that was put, by any client."""
         symbol = key.partition("symbol=")[2].partition("/")[0].removesuffix(".parquet")
         if after is not None and key.startswith("silver/") and not is_parquet(after.data):
             self.poison[key] = after.etag
@@ -131,7 +131,7 @@ def _rows(
 
 
 def _factor(session: date, last: date, splits: Mapping[date, tuple[int, int]], handovers: list[date]) -> float:
-    """Return what a price is multiplied by: all later splits of its own company that the company's last bar shows."""
+    """Return the factor of a price: all later splits of its own company up to the company's last bar."""
     factor = 1.0
     for day, (before, after) in splits.items():
         if session < day <= last and not any(session < handover <= day for handover in handovers):
@@ -144,7 +144,7 @@ def _factor(session: date, last: date, splits: Mapping[date, tuple[int, int]], h
 
 @lru_cache(maxsize=512)
 def read(data: bytes) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Return a Parquet file's rows and its own key-value metadata; nobody may change them."""
+    """Return a Parquet file's rows and its own key-value metadata; they must not be changed."""
     file = pq.ParquetFile(io.BytesIO(data))
     metadata = {
         key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items() if b"ARROW" not in key
@@ -153,7 +153,7 @@ def read(data: bytes) -> tuple[list[dict[str, Any]], dict[str, str]]:
 
 
 def parted(data: bytes, last_modified: datetime) -> tuple[list[Bar], list[Bar]]:
-    """Return a file's bars: those that can be (or that a person has let in), and those that are to wait."""
+    """Return a file's bars: the valid (or released) ones, and those that must wait in quarantine."""
     bars = bars_in_file(data, last_modified)
     is_released = "fiblake.released" in read(data)[1]
     return [bar for bar in bars if is_released or _can_be(bar)], [
@@ -166,14 +166,14 @@ def _can_be(bar: Bar) -> bool:
 
 
 def unsettled(bars: Iterable[Bar], symbol: str, merged: Mapping[date, Bar], objects: Mapping[str, bytes]) -> list[Bar]:
-    """Return, of bars that cannot be, those that are neither in quarantine nor released, and have no later bar."""
+    """Return the invalid bars that are neither in quarantine nor released, and have no later bar."""
     waiting = {
         (row["session"], row["close"])
         for key, data in objects.items()
         if key.startswith(f"bronze/quarantine/symbol={symbol}/")
         for row in read(data)[0]
     }
-    # Who releases a bar deletes it in quarantine before a worker merges the file that holds it now.
+    # A release deletes the bar in quarantine before a worker merges the file that holds it now.
     waiting |= {
         (bar.session, bar.close)
         for key, data in objects.items()
@@ -195,7 +195,7 @@ def is_parquet(data: bytes) -> bool:
 
 
 def bars_of(data: bytes) -> dict[date, Bar]:
-    """Return a data.parquet's bars by session; a session that stands there twice is an error."""
+    """Return a data.parquet's bars by session; a session with two bars is an error."""
     rows = bars_in_file(data, None)
     bars = {bar.session: bar for bar in rows}
     assert len(bars) == len(rows), "a session stands twice in data.parquet"
@@ -203,7 +203,7 @@ def bars_of(data: bytes) -> dict[date, Bar]:
 
 
 def bars_in_file(data: bytes, last_modified: datetime | None) -> list[Bar]:
-    """Return a file's bars; a row that does not say when it was written is as old as the file."""
+    """Return a file's bars; a row without an instant is as old as the file."""
     return [
         Bar(row["timestamp"], *(float(row[name]) for name in BAR), row.get("ingested_at") or last_modified)  # type: ignore[arg-type]
         for row in read(data)[0]
@@ -320,7 +320,7 @@ def bars_file(symbol: str, bars: Iterable[Bar], *, with_instants: bool = True) -
 
 
 def splits_file(symbol: str, splits: Mapping[date, tuple[int, int]]) -> bytes:
-    """Return splits as the vendor tells of them, with cumulative factors."""
+    """Return splits as the vendor reports them, with cumulative factors."""
     rows, factor = [], 1.0
     for day, (before, after) in sorted(splits.items(), reverse=True):
         factor *= before / after
@@ -338,7 +338,7 @@ def splits_file(symbol: str, splits: Mapping[date, tuple[int, int]]) -> bytes:
 
 
 def dividends_file(symbol: str, cash: Mapping[date, float]) -> bytes:
-    """Return dividends as any client might write them, with the least that must be said."""
+    """Return dividends as any client might write them, with the required columns only."""
     rows = [
         {"symbol": symbol, "ex_dividend_date": day, "cash_amount": amount, "id": f"{symbol}-{day}"}
         for day, amount in sorted(cash.items())
@@ -350,7 +350,7 @@ def dividends_file(symbol: str, cash: Mapping[date, float]) -> bytes:
 
 
 def identities_file(symbol: str, handovers: Iterable[date]) -> bytes:
-    """Return the companies that bore a symbol one right after the other."""
+    """Return the companies that had a symbol, without sessions in between."""
     starts = [date(1980, 12, 12), *sorted(handovers)]
     ends = [day - timedelta(days=1) for day in starts[1:]]
     rows = [

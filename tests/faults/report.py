@@ -1,4 +1,4 @@
-"""What a person is told of a run that went wrong."""
+"""The report of a run that failed."""
 
 from collections.abc import Sequence
 

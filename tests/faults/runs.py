@@ -1,4 +1,4 @@
-"""Many runs in one process: what `make faults` hands out to its processes."""
+"""Many runs in one process: `make faults` divides its runs among processes."""
 
 from tests.faults import schedules
 from tests.faults.actors import simulated
@@ -7,11 +7,11 @@ from tests.faults.scenarios import SCENARIOS, AtRequest, points, run
 from tests.faults.world import INTERVALS, World
 
 Failure = tuple[str, str]
-"""How to see it again, and the report."""
+"""The command that repeats it, and the report."""
 
 
 def run_scenario(number: int, only: str) -> tuple[int, list[Failure]]:
-    """Run all points of a scenario, or those that are meant; return how many, and the failures."""
+    """Run all points of a scenario, or the selected ones; return how many, and the failures."""
     scenario, runs, failures = SCENARIOS[number], 0, list[Failure]()
     if only and only not in scenario.name and not only.startswith(scenario.name):
         return 0, []

@@ -1,7 +1,7 @@
-"""Systematic scenarios: one actor, to which something happens at every single request.
+"""Systematic scenarios: one actor, with an event at each of its requests.
 
-Each scenario lays a lake, starts one actor, and is run again for every request of that actor: it dies there, the
-request fails in each way that a request can fail, or a rival does all its work there. Then the lake must heal.
+Each scenario prepares a lake, starts one actor, and is run again for every request of that actor: the actor dies there,
+the request fails in each possible way, or a rival does all its work there. Then the lake must heal.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,11 +21,11 @@ MOST_REQUESTS = 500
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is laid, who acts, and who may come between."""
+    """The prepared lake, the actor, and its rivals."""
 
     name: str
     setup: Callable[[World], None]
-    """Lays a lake and lets it come to rest, then lets something arrive."""
+    """Prepares a lake, runs all work on it, and then lets something arrive."""
     actor: Callable[[World], tuple[str, Work]]
     """The actor to which something happens at every request, made when it begins."""
     rivals: dict[str, Callable[[World], None]]

@@ -1,7 +1,7 @@
-"""Actors that take turns: each is a thread, of which only one is ever awake.
+"""Actors that take turns: each is a thread, and only one of them runs at a time.
 
-An actor hands over at each request, before it is sent, and waits until it is told to go on. So whoever tells decides in
-which order the requests of many actors reach the cloud, and it is the same order each time.
+An actor stops before each request, and waits until it may go on. So the caller decides in which order the requests of
+many actors reach the cloud, and the order is the same each time.
 """
 
 import threading

@@ -1,4 +1,4 @@
-"""One simulated lake: what is put into it, who works on it, and whether all is well in the end."""
+"""One simulated lake: the files that are put, the actors, and the check at the end."""
 
 import copy
 from collections.abc import Callable, Container, Iterable, Mapping
@@ -15,38 +15,38 @@ INTERVALS = (3, 8)
 BARS_PREFIX = "bronze/raw_ohlcv/symbol="
 LAST = ORDINAL[START.date()] - 1
 PAUSE_SECONDS = 150
-"""Before somebody runs a command again; letters that a killed one looked at are visible again."""
+"""Before a command is run again; by then the letters that a killed command received are visible again."""
 MOST_ROUNDS = 400
-"""Of healing, after which the lake will not come to rest."""
+"""The number of repairs after which the work will never end."""
 
 
 def session(back: int) -> date:
-    """Return the session that many sessions before the last one."""
+    """Return the session this many sessions before the last one."""
     return SESSIONS[LAST - back]
 
 
 @dataclass
 class World:
-    """A lake, and the truth about it."""
+    """A lake, and its right content."""
 
     cloud: Cloud = field(default_factory=lambda: Cloud(INTERVALS))
     truth: Truth = field(default_factory=Truth)
     retention_days: int | None = None
     lost_events: bool = False
-    """Whether events may have been lost, so that it is for the audit to find out."""
+    """Whether events may have been lost, so that the audit must find what lags."""
     foreign: bool = False
-    """Whether somebody else's files lie there, which a person is to adopt."""
+    """Whether the lake has files of another program, which a person must adopt."""
     processes: int = 0
     unfinished: list[tuple[str, Work]] = field(default_factory=list)
-    """Commands that were begun, and have not succeeded yet."""
+    """Commands that have not succeeded yet."""
     sent_again: set[str] = field(default_factory=set)
-    """Requests that came once more from outside: no job was submitted for them."""
+    """Requests that were delivered once more: no job was submitted for them."""
 
     def __post_init__(self) -> None:
         self.cloud.guards = [self.truth.note, versions_grow, no_bar_vanishes, no_bucket_twice, only_merged_files_go]
 
     def fork(self) -> "World":
-        """Return a copy that goes its own way."""
+        """Return an independent copy."""
         twin = copy.deepcopy(self)
         twin.cloud.guards[0] = twin.truth.note
         return twin
@@ -95,26 +95,26 @@ class World:
         self.put(f"bronze/identities/symbol={symbol}.parquet", oracle.identities_file(symbol, map(session, backs)))
 
     def put_foreign_data(self, symbol: str, prices: Mapping[int, float]) -> None:
-        """Put a data.parquet of somebody else's make."""
+        """Put a data.parquet of another program."""
         self.foreign = True
         bars = [flat(session(back), close, self) for back, close in sorted(prices.items(), reverse=True)]
         self.put(f"{BARS_PREFIX}{symbol}/data.parquet", oracle.bars_file(symbol, bars))
 
     def put_poison(self, symbol: str, back: int) -> None:
-        """Put a file that nobody can read. It replaces no file: bars that no worker has read would be lost."""
+        """Put a file that cannot be read. It replaces no file: bars that no worker has read would be lost."""
         key = f"{BARS_PREFIX}{symbol}/range={session(back)}_{session(0)}.parquet"
         if key not in self.cloud.objects:
             self.put(key, b"no Parquet")
 
     def put(self, key: str, data: bytes) -> None:
-        """Put any file, as somebody who is no actor of ours."""
+        """Put any file, as a client outside of the stack."""
         self.cloud.note(None, f"PUT {key}")
         self.cloud.put(key, data)
 
     # Who works on it.
 
     def run(self, name: str, work: Work, *, hasty: bool = False) -> Process:
-        """Let a process run to its end; a hasty one ends when it sees no messages, in other hands or not."""
+        """Let a process run to its end; a hasty one ends when it sees no messages, even if others hold some."""
         process = self.process(name, hasty=hasty)
         process.run(work)
         return process
@@ -126,7 +126,7 @@ class World:
         return Process(f"{name}-{self.processes}", hasty=hasty, cloud=self.cloud, clock_is_off_by=slow)
 
     def command(self, name: str, work: Work) -> Work:
-        """Return a command's work: whoever gave it runs it again in the end, if it has not succeeded."""
+        """Return a command's work: if it has not succeeded, it is run again at the end."""
 
         def until_it_succeeds(process: Process) -> None:
             self.unfinished.append((name, work))
@@ -136,7 +136,7 @@ class World:
         return until_it_succeeds
 
     def work_available(self) -> list[tuple[str, Callable[[], Work]]]:
-        """Return the work that waits; to call it takes the messages, or starts the job."""
+        """Return the waiting work; a call of it receives the messages, or starts the job."""
         choices: list[tuple[str, Callable[[], Work]]] = []
         if self.visible(ARRIVALS):
             choices.append(("router", lambda: actors.route(self.cloud.receive(ARRIVALS, MESSAGES_AT_ONCE))))
@@ -152,13 +152,13 @@ class World:
         return actors.resample(interval, self.cloud.receive(f"faults-resample-{interval}d", MESSAGES_AT_ONCE))
 
     def work_off(self) -> None:
-        """Let everything be done that is to be done now; time does not pass, so what others hold stays with them."""
+        """Do all work that is due now; time does not pass, so messages that others have received stay with them."""
         while work := self.work_available():
             for name, begin in work:
                 self.run(name, begin(), hasty=True)
 
     def settle(self) -> None:
-        """Let everything that waits be done, until nothing does."""
+        """Do all waiting work, until none is left."""
         for _ in range(MOST_ROUNDS):
             work = self.work_available()
             for name, begin in work:
@@ -188,7 +188,7 @@ class World:
     # Whether all is well.
 
     def heal(self) -> list[str]:
-        """End all faults, let everything be done, and return what is wrong then."""
+        """End all faults, do all work, and return what is wrong then."""
         self.cloud.plan = NoFaults()
         self.cloud.note(None, "END OF FAULTS")
         commands = [
@@ -208,7 +208,7 @@ class World:
         return wrong + ([] if wrong else self._lagging())
 
     def _letters(self) -> list[str]:
-        """Return the letters that should not be, and the poison that there is no letter of."""
+        """Return the wrong letters, and the invalid messages without a letter."""
         wrong, reasons = [], list[str]()
         for queue, letter in self.cloud.letters():
             reason = letter.attributes.get("reason", {}).get("StringValue", "")
@@ -222,7 +222,7 @@ class World:
         return wrong
 
     def _lagging(self) -> list[str]:
-        """Return what the audit finds, files apart that nobody could read."""
+        """Return the result of the audit, without files that cannot be read."""
         wrong: list[str] = []
 
         def look(process: Process) -> None:
@@ -263,7 +263,7 @@ def no_bar_vanishes(_cloud: Cloud, key: str, before: Stored | None, after: Store
 
 
 def no_bucket_twice(_cloud: Cloud, key: str, _before: Stored | None, after: Stored | None) -> str | None:
-    """Check that no month file holds a bucket twice."""
+    """Check that no month file has a bucket twice."""
     if not key.startswith("silver/") or after is None:
         return None
     if not oracle.is_parquet(after.data):  # of another make

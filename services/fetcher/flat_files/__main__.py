@@ -16,7 +16,7 @@ from shared.job_entry import run_job
 from shared.telemetry import logger
 
 _COUNTED: Final = ("missing_sessions", "not_sessions", "unclaimed_tickers", "tickers_stored", "without_bars", "decided")
-"""What a log line tells the number of."""
+"""The fields of a report of which the log line has the number."""
 
 
 def main(arguments: list[str] | None = None) -> int:

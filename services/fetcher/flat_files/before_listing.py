@@ -43,7 +43,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Bars of a company from before the day on which it was said to begin, which are in range files now."""
+    """Bars of a company from before its recorded first day, which are in range files now."""
 
     record: SymbolRecord
     sessions: npt.NDArray[np.int32]
@@ -67,9 +67,9 @@ class Judge:
     calendar: TradingCalendar
 
     def put_bars_before_listing(self, *, is_ours: Callable[[SymbolRecord], bool]) -> list[Found]:
-        """Put the unclaimed bars of companies which are said to begin later, of those that are ours, into range files.
+        """Put the unclaimed bars of our companies with a later recorded first day into range files.
 
-        No bar of the time of another company is taken. Memory holds about MOST_ROWS of the unclaimed rows at once.
+        Bars of another company's time are left. Memory holds about MOST_ROWS of the unclaimed rows at once.
         """
         candidates: dict[str, list[tuple[SymbolRecord, date]]] = {}
         for record, ended in _candidates(self.records):
@@ -109,7 +109,7 @@ class Judge:
         return pa.Table.from_pylist([bars[day].row(instants[day]) for day in sessions], BRONZE), decided
 
     def _first_bar(self, record: SymbolRecord) -> list[VendorBar]:
-        """Return the company's first bar since the day on which it is said to begin; none: it has none.
+        """Return the company's first bar since its recorded first day; None: it has none.
 
         A file's name has the session of its first bar, so few files must be read.
         """
@@ -130,7 +130,7 @@ class Judge:
 
 
 def take_from_unclaimed(stored: StoredFiles, finds: Iterable[Found]) -> None:
-    """Take the bars out of bronze/unclaimed; a file that is left empty stays, and says so."""
+    """Take the bars out of bronze/unclaimed; an empty file stays."""
     taken: dict[str, list[npt.NDArray[np.int32]]] = {}
     for find in finds:
         taken.setdefault(find.record.symbol, []).append(find.sessions)
