@@ -96,7 +96,7 @@ def _faults(request: str, nth: int, *, thorough: bool) -> list[Fault]:
     always += [Fault.OUTAGE] * request.startswith(MESSAGES)
     if not thorough or request.startswith("END"):
         return always
-    # Letters in an answer that is lost stay in their queue, out of sight: whoever replays them has to look once more.
+    # Letters in an answer that is lost stay hidden in their queue: a replay must receive them once more.
     if not request.startswith(WRITES) or (request.startswith("RECEIVE") and request.endswith(DEAD)):
         return [*always, Fault.REFUSED]
     return list(dict.fromkeys([*always, Fault.REFUSED, Fault.UNANSWERED, Fault.REPEATED, Fault.OUTAGE]))
@@ -207,7 +207,7 @@ def _worker_beside_a_paused_one(before: str) -> Callable[[World], tuple[str, Wor
 
 
 def _another_job(world: World) -> tuple[str, Work]:
-    """Start a job that was submitted for somebody else's arrival."""
+    """Start a job that was submitted for another arrival."""
     world.cloud.jobs.append(Job(world.cloud.new_id("job-"), "drain-another"))
     return _worker(world)
 
@@ -292,7 +292,7 @@ FIRST_CONSOLIDATION = Scenario(
 
 
 def _splits_beside_the_first_consolidation(world: World) -> tuple[str, Work]:
-    """Pause a worker that has read no splits before it writes; then splits arrive, which are the actor's to take in."""
+    """Pause a worker that has read no splits before it writes; then splits arrive, and the actor has their message."""
     _, work = _worker(world)
     paused = _plan(world).turns.start(world.process("paused-worker", hasty=True), work)
     paused.step_to("PUT bronze/raw_ohlcv/symbol=AAPL/data.parquet")
@@ -319,7 +319,7 @@ FIRST_SPLITS = Scenario(
 
 
 def _bar_shows_a_split(world: World) -> None:
-    """Let a bar arrive that is the first to show a split; the log of data.parquet knows of the bar before it alone."""
+    """Let a bar arrive that is the first after a split; the log of data.parquet has only the bar before it."""
     world.put_bars("AAPL", dict.fromkeys(range(6, 14), 100.0))
     world.put_splits("AAPL", {3: (1, 2)})
     world.settle()
@@ -462,7 +462,7 @@ CLEAN_UP_BESIDE_RESTATEMENT = Scenario(
 
 
 def _old_events(world: World) -> None:
-    """Replay all completion events there ever were, of a bar restated there and back, at once."""
+    """Replay all completion events of a bar that was restated and restored, at once."""
     _base(world)
     for close in (50.0, 112.0):
         world.put_bars("AAPL", {12: close})
@@ -482,7 +482,7 @@ REPLAYED_EVENTS = Scenario(
 
 
 def _late_event(world: World) -> None:
-    """Restate a bar there and back, and let the event of the first restatement come last."""
+    """Restate a bar and restore it, and let the event of the first restatement come last."""
     _base(world)
     queue = world.cloud.queues[f"faults-resample-{world.cloud.intervals[0]}d"]
     world.put_bars("AAPL", {12: 50.0})
@@ -504,7 +504,7 @@ LATE_EVENT = Scenario(
 
 
 def _letters(world: World) -> None:
-    """Lay letters whose causes have gone: files that could not be read, written anew or taken away since."""
+    """Prepare letters whose causes are mended: unreadable files that were put again or deleted since."""
     n = world.cloud.intervals[0]
     in_the_way = f"silver/silver_{n}d/year=2025/month=11/data_{n}d_202511.parquet"
     world.put(in_the_way, b"of another make")

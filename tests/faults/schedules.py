@@ -1,6 +1,6 @@
-"""Random schedules: a seed says what is put, who runs when, and what fails.
+"""Random schedules: a seed determines the files, the order of the actors, and the faults.
 
-At each request an actor hands over to the scheduler, and the seed's chance tells who goes on. So a seed is the same
+At each request an actor stops, and the seed's random numbers select the actor that goes on. So a seed is the same
 schedule each time, on any machine.
 """
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 SYMBOLS = ("AAPL", "BRK.B")
 MOST_AT_ONCE = 4
 MOST_FAULTS = 4
-"""With as many, no message is received so often that it may be given up."""
+"""With this number, no message is received so often that it could become a dead letter."""
 MOST_STEPS = 20_000
 BACKS = range(14)
 DIVIDENDS: tuple[dict[int, float], ...] = ({}, {6: 1.5}, {9: 0.5, 3: 0.25})
 SPLITS: tuple[dict[int, tuple[int, int]], ...] = ({}, {6: (1, 2)}, {6: (1, 2), 3: (4, 1)}, {9: (3, 2)}, {0: (1, 4)})
 FAULTS = tuple(Fault)
 FIRST_OF_BAD_FILES = 30
-"""Sessions back, where no other range begins."""
+"""The first session, counted back, of a range that no other range shares."""
 
 
 @dataclass
 class Chance:
-    """A plan by chance: who goes on at each request, which requests fail, how events travel."""
+    """A random plan: which actor goes on at each request, which requests fail, how events travel."""
 
     dice: random.Random
     faults_left: int
@@ -40,7 +40,7 @@ class Chance:
     turns: Turns = field(default_factory=Turns)
 
     def before(self, actor: Caller, what: str) -> None:
-        """Hand over to the scheduler, and wait for the next turn."""
+        """Let the scheduler select the next actor, and wait for the next turn."""
         self.turns.hand_over(actor, what)
 
     def fault(self, _actor: Caller, what: str) -> Fault | None:
@@ -93,7 +93,7 @@ def run(seed: int) -> tuple[World, list[str]]:
 
 
 def _begin(world: World, dice: random.Random) -> None:
-    """Lay what is there before: a history in full, or files of another make, or nothing."""
+    """Prepare the lake: a whole history, or files of another program, or nothing."""
     for symbol in SYMBOLS:
         beginning = dice.random()
         if beginning < 0.45:
@@ -144,7 +144,7 @@ def _put_bars(world: World, dice: random.Random) -> None:
     backs = range(first, min(first + dice.choice([1, 1, 1, 3, 5]), 14))
     prices = {back: float(dice.choice([50, 60, 70, 80])) for back in backs}
     as_range, is_bad = dice.random() < 0.3, dice.random() < 0.1
-    # Under a name of its own: a file that is overwritten before anybody has read it takes its good bars along.
+    # It has its own name: if a file is overwritten before a worker has read it, its good bars are lost.
     since = FIRST_OF_BAD_FILES + len(world.truth.refused) if is_bad else None
     world.put_bars(
         symbol, prices, with_instants=with_instants, as_range=as_range, bad=[first] * is_bad, named_since=since
@@ -152,7 +152,7 @@ def _put_bars(world: World, dice: random.Random) -> None:
 
 
 def _send_again(world: World, dice: random.Random) -> None:
-    """Let an old message come once more: a duplicate of SQS's, or somebody's replay."""
+    """Deliver an old message once more: a duplicate by SQS, or a replay."""
     history = [sent for sent in world.cloud.history if not sent[0].endswith(DEAD) and sent[0] != CONSOLIDATION]
     requests = [sent for sent in world.cloud.history if sent[0] == CONSOLIDATION]
     some = requests if requests and dice.random() < 0.4 else history

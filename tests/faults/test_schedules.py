@@ -1,4 +1,4 @@
-"""Random schedules: a few dozen seeds here, as many as one likes with `make faults SEEDS=1000`."""
+"""Random schedules: a few dozen seeds here, any number with `make faults SEEDS=1000`."""
 
 import pytest
 

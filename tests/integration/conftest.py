@@ -1,4 +1,4 @@
-"""What is started once for all tests that need it (PostgreSQL, the vendor, the embedded stack), and the stack seen."""
+"""The parts that are started once for all tests (PostgreSQL, vendor, embedded stack), and a view of the stack."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatabaseAddress
 
 @pytest.fixture
 def address(server: DatabaseAddress) -> Iterator[DatabaseAddress]:
-    """A database of one's own, without any table."""
+    """A database of a test's own, without any table."""
     name = f"test_{datetime.now(UTC):%H%M%S%f}"
     asyncio.run(ask(server, f"CREATE DATABASE {name}"))
     yield replace(server, database=name)
@@ -69,7 +69,7 @@ def running_market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]
 
 @pytest.fixture
 def market(running_market: Market) -> Market:
-    """The built-in sample, all of it shown and nothing going wrong."""
+    """The whole built-in sample, without faults."""
     running_market.reset()
     return running_market
 
@@ -89,7 +89,7 @@ def chain(stack: Stack) -> "Chain":
 
 
 def bar(symbol: str, session: date, price: float) -> ReportedBar:
-    """A bar whose every field tells which price it was made with."""
+    """A bar whose fields all follow from one price."""
     return ReportedBar(symbol, session, price, price + 2, price - 1, price + 1, int(price * 1000))
 
 
@@ -140,7 +140,7 @@ class Chain:
     def wait_for_silver(
         self, bars: Sequence[ReportedBar], seconds: float = 90, splits: Sequence[SampleSplit] = ()
     ) -> None:
-        """Wait until all tables hold exactly what these bars of one symbol, and these splits, give."""
+        """Wait until all tables hold exactly the buckets of one symbol's bars and splits."""
         symbol = bars[0].symbol
         expected = expected_tables(bars, INTERVALS, splits)
 
@@ -176,7 +176,7 @@ class Chain:
         return {name: value["StringValue"] for name, value in matching[0]["MessageAttributes"].items()}
 
     def new_queue(self, name: str, visibility_seconds: int) -> str:
-        """Make a queue with its dead-letter queue beside the stack's own; return its URL."""
+        """Make a queue with its dead-letter queue in addition to the stack's; return its URL."""
         self.sqs.create_queue(QueueName=f"{name}-dlq")
         attributes = {"VisibilityTimeout": str(visibility_seconds)}
         url: str = self.sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
@@ -207,7 +207,7 @@ class Chain:
         return self.watcher.objects(prefix)
 
     def drained(self) -> None:
-        """Wait until nothing is under way any more, dead letters of other tests aside."""
+        """Wait until no work is left, except other tests' dead letters."""
         for _ in range(2):
             wait_until(lambda: self.watcher.look().quiet, "the chain is quiet")
             with suppress(TimeoutError):

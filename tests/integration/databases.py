@@ -1,4 +1,4 @@
-"""A database of a test's own, seen past the services."""
+"""A database of a test's own, read without the services."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,7 +24,7 @@ TRUSTED = "any"
 
 
 def fetcher_of(owner: DatabaseAddress) -> DatabaseAddress:
-    """Return the address as the fetchers' user has it."""
+    """Return the address with the fetchers' user."""
     return replace(owner, user="fiblake_fetcher", _password=TRUSTED)
 
 
@@ -37,7 +37,7 @@ async def opened(address: DatabaseAddress) -> AsyncIterator[Database]:
 
 
 async def know(address: DatabaseAddress, *symbols: str) -> None:
-    """Let symbol_metadata know these symbols as common stock, of no company that is known by its FIGI."""
+    """Add these symbols to symbol_metadata as common stock, of companies without a FIGI."""
     now = datetime.now(UTC)
     records = [
         SymbolRecord(

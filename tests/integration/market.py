@@ -1,4 +1,4 @@
-"""The market-data replay in this process, for whoever asks it over HTTP."""
+"""The market-data replay in this process, for clients over HTTP."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ KEY = "r3play-K3Y"
 
 @dataclass(frozen=True)
 class Market:
-    """A replay that runs, and those who ask it."""
+    """A running replay, and its clients."""
 
     url: str
     control: Control
@@ -41,7 +41,7 @@ class Market:
             yield body["results"]
 
     def reset(self) -> None:
-        """Let all be shown, and nothing go wrong."""
+        """Show all data, and cause no faults."""
         self.control.faults()
         self.control.hide([])
         self.control.splits(None)
@@ -51,7 +51,7 @@ class Market:
 
 @contextmanager
 def replaying(port_file: Path, bars: Path | None = None) -> Iterator[Market]:
-    """Replay the built-in sample, or what lies in the folder `bars`."""
+    """Replay the built-in sample, or the files in the folder `bars`."""
     server = MarketDataServer(0, Replay(Shown(*(folder(bars) if bars else sample()))), KEY)
     with listen(server, port_file):
         url = f"http://127.0.0.1:{server.server_port}"

@@ -1,6 +1,6 @@
-"""A pooler as PgBouncer in transaction mode: each transaction may be another connection to the server.
+"""A pooler like PgBouncer in transaction mode: each transaction may use another connection to the server.
 
-It refuses start-up parameters that it does not know, and prepares nothing by name. Clients are not authenticated: the
+It refuses unknown start-up parameters, and prepares no statement by name. Clients are not authenticated: the
 server behind it does that.
 """
 
@@ -73,7 +73,7 @@ class Pooler:
         return struct.pack("!II", size, code) + body
 
     async def _connect(self, start: bytes, client: asyncio.StreamWriter | None = None) -> Streams:
-        """Open a connection to the server; what it says at the start is told to the client once."""
+        """Open a connection to the server; its first messages are sent to the client once."""
         reader, writer = await asyncio.open_unix_connection(f"{self.server.host}/.s.PGSQL.{self.server.port}")
         writer.write(start)
         kind = b""
@@ -93,7 +93,7 @@ class Pooler:
                 writer.write(message(kind, body))
                 await writer.drain()
                 if (kind, body) == (b"Z", b"I"):
-                    # The transaction is over: the next one is another connection's. (The client asks one at a time.)
+                    # The transaction is over: the next one uses another connection. (The client sends one at a time.)
                     self.transactions[turn[0]] += 1
                     turn[0] = next(turns)
 

@@ -1,4 +1,4 @@
-"""Unit tests open no socket, wait for nothing, and know no AWS account."""
+"""Unit tests open no socket, do not sleep, and have no AWS account."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def _no_aws_account(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _loud_logger() -> Iterator[None]:
-    """Keep the logger's level and stream: the command line turns both, for its whole process."""
+    """Restore the logger's level and stream: the command line changes both, for its whole process."""
     handler = logger.registered_handler
     level, stream = logger.log_level, handler.stream  # type: ignore[attr-defined]
     yield
@@ -86,7 +86,7 @@ def _service_models_read_once() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Let no one sleep; return the seconds that were asked for."""
+    """Replace sleeping; return the requested seconds."""
     pauses: list[float] = []
     monkeypatch.setattr(time, "sleep", pauses.append)
     return pauses
@@ -97,7 +97,7 @@ Metrics = Callable[[], list[dict[str, Any]]]
 
 @pytest.fixture
 def metrics(capsys: pytest.CaptureFixture[str]) -> Metrics:
-    """Return what was written as metrics since the last look: names and values by line, `interval` too."""
+    """Return the metrics that were written since the last call: names and values by line, also `interval`."""
 
     def read() -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith('{"_aws"')]

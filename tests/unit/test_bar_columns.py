@@ -1,4 +1,4 @@
-"""One definition says what a bar is, the schema BRONZE: no column of it may be forgotten anywhere."""
+"""A bar is defined once, by the schema BRONZE: no place may leave out one of its columns."""
 
 from dataclasses import fields
 from datetime import date, timedelta
@@ -36,7 +36,7 @@ ROW = ReportedBar("AAPL", DAY, **WHOLE, **OPTIONAL).row(NOON)
 
 
 def changed(name: str) -> dict[str, Any]:
-    """Return ROW with another value in one column; it is a good bar still."""
+    """Return ROW with another value in one column; it is still a valid bar."""
     return ROW | {name: ROW[name] + STEPS[BRONZE.field(name).type]}
 
 

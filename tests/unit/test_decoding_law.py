@@ -1,6 +1,6 @@
-"""Whoever reads Parquet, CSV or JSON that somebody else wrote goes through fiblake/decoding.py.
+"""Foreign Parquet, CSV and JSON is read only with fiblake/decoding.py.
 
-There sizes are checked before anything is read, and whatever a library raises becomes an error of ours.
+That module checks sizes before it reads, and converts every error of a library into an error of ours.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""Do the pages of docs/ say what is so? Their Python examples run, and their lists of columns are the schemas'."""
+"""The pages of docs/ must be true. Their Python examples run, and their lists of columns are those of the schemas."""
 
 import re
 from datetime import date

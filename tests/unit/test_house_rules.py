@@ -1,4 +1,4 @@
-"""What the house does not want to find in its files."""
+"""Rules for all files of the repository."""
 
 import ast
 import re
@@ -21,9 +21,10 @@ NO_LOCALS = {"asked", "done", "found", "given", "kept", "known", "left", "met", 
 """Names of parameters and locals that do not say what they hold."""
 MOST_LINES = 60
 KEEPS_THE_ERROR = {"shared/outcomes.py"}
-"""Where an error that is not ours becomes a message's outcome; nowhere else may one be caught and not raised again."""
+"""The place where a foreign error becomes a message's outcome; no other place may catch one without raising it again.
+"""
 
-# Put together here, so that this file is not one that contains them.
+# They are put together here, so that this file does not contain them.
 UP = ".."
 REGISTRIES = ["".join(parts) for parts in (("py", "pi", ".org"), ("python", "hosted", ".org"), ("npm", "js", ".org"))]
 MACHINE_PATHS = ["/".join(parts) for parts in (("", "work", ""), ("", "root", ""), (UP, "shared"))]
@@ -33,7 +34,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @cache
 def tracked() -> list[Path]:
-    """List the files that are, or are about to be, in the repository."""
+    """List the files of the repository, including new ones."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     names = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
     return [REPOSITORY / name for name in sorted(names.split("\0")) if name and (REPOSITORY / name).is_file()]
@@ -46,7 +47,7 @@ def parsed(path: Path) -> ast.Module:
 
 @pytest.fixture(autouse=True, scope="module")
 def _trees_are_freed() -> Iterator[None]:
-    """Keep the trees for the tests of this file only: they take more memory than all else."""
+    """Keep the trees for the tests of this file only, because they take much memory."""
     yield
     parsed.cache_clear()
 
@@ -104,7 +105,7 @@ def test_every_module_says_in_its_first_line_what_it_is_for() -> None:
 
 
 def locals_of(function: ast.AST) -> Iterator[tuple[int, str]]:
-    """Yield line and name of each parameter and local, those of inner functions and lambdas too."""
+    """Yield line and name of each parameter and local, also in inner functions and lambdas."""
     for node in ast.walk(function):
         match node:
             case ast.arg(arg=name) | ast.Name(id=name, ctx=ast.Store()) | ast.ExceptHandler(name=str(name)):

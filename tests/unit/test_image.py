@@ -1,4 +1,4 @@
-"""What must hold of the Batch jobs' image, which is built only where there is a container engine."""
+"""Rules for the Batch jobs' image, which is built only where a container engine exists."""
 
 import json
 import re
@@ -68,7 +68,7 @@ def test_every_job_of_the_template_is_in_it(job: str) -> None:
 
 @pytest.mark.parametrize("job", COMMANDS)
 def test_every_job_starts_with_the_packages_of_the_image(job: str) -> None:
-    """What the lock does not name cannot be imported: in the image it is not there."""
+    """Packages that the lock does not name cannot be imported, because the image does not have them."""
     locked = re.findall(
         r"^([a-z0-9-]+)==", (REPOSITORY / "requirements/image.txt").read_text(encoding="utf-8"), re.MULTILINE
     )

@@ -1,4 +1,4 @@
-"""The layer law: who may import whom, what domain modules may know, how little an entry point does."""
+"""The rules of the layers: which module may import which, what domain modules may use, how short entry points are."""
 
 import ast
 import subprocess
@@ -56,7 +56,7 @@ def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionD
 
 
 def test_every_import_keeps_to_the_contracts() -> None:
-    # In a process of its own: in ours it would silence every logger there is.
+    # In a separate process, because it silences every logger.
     program = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))"
     process = subprocess.run(
         [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=False
@@ -72,7 +72,7 @@ def import_graph() -> dict[str, set[str]]:
 
 
 def floors(package: str) -> dict[str, int]:
-    """Return on which floor each module of a package stands: one above the highest that it imports there."""
+    """Return the floor of each module of a package: one above the highest module that it imports there."""
     floor: dict[str, int] = {}
     for module in TopologicalSorter(import_graph()).static_order():
         if module.startswith(f"{package}."):
@@ -95,7 +95,7 @@ def room(module: str) -> str:
 
 
 def rooms_that_use(module: str) -> set[str]:
-    """Return the other rooms that import a module, themselves or by way of its neighbours."""
+    """Return the other rooms that import a module, directly or through its neighbours."""
     users: set[str] = set()
     waiting, seen = [module], {module}
     while waiting:
@@ -115,7 +115,8 @@ def test_what_only_one_room_uses_stands_in_that_room() -> None:
     modules = import_graph().keys() - packages - scripts - set(OLD_NAMES)
     shared = {name for name in modules if room(name) == "shared"}
     assert {name for name in shared if len(rooms_that_use(name)) <= 1} == AWS_CLIENTS
-    # A part of the format may have one user, a service or the reader. What only the command line uses is no format.
+    # A part of the format may have one user, a service or the reader. A module that only the command line uses is no
+    # format.
     lake_format = {name for name in modules if room(name) == "fiblake"}
     assert {name for name in lake_format if rooms_that_use(name) <= {"cli"}} == set()
 

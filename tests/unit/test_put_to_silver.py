@@ -33,7 +33,7 @@ SYMBOLS = st.sampled_from(["AAPL", "BRK.B"])
 
 
 class Lake:
-    """A bucket, and what was said of it: requests and completion events, done or not."""
+    """A bucket with its requests and completion events, finished or not."""
 
     def __init__(self, retention_days: int | None = None) -> None:
         self.store = MemoryObjectStore()
@@ -69,13 +69,13 @@ class Lake:
         self.open_events = [body for body in self.open_events if body not in bodies]
 
     def catch_up(self, interval: int) -> None:
-        """Let everything that was said be done."""
+        """Process all requests and events."""
         self.consolidate(self.open_requests)
         self.resample(interval, self.open_events)
 
 
 class World(Lake):
-    """A lake, and what must be known of it in the end."""
+    """A lake, and its expected content."""
 
     def __init__(self, retention_days: int | None) -> None:
         super().__init__(retention_days)
@@ -90,7 +90,7 @@ class World(Lake):
         self.put(LAKE.date_key(symbol, session), encode(row))
 
     def history(self, symbol: str) -> None:
-        """Put the bars of two weeks before those that are near, as one range file."""
+        """Put the bars of the two weeks before NEARBY, as one range file."""
         days = {session: flat(10 + n) for n, session in enumerate(SESSIONS[START - 9 : START])}
         self.bronze.setdefault(symbol, {}).update(days)
         self.put(LAKE.range_key(symbol, min(days), max(days)), encode(table(symbol, days)))
@@ -107,7 +107,7 @@ class World(Lake):
         self.put(dividends_key(symbol), dividends_file(rows))
 
     def audit(self, interval: int) -> list[Lag]:
-        """Return what lags, but for the intervals that nobody has resampled."""
+        """Return what lags, without the intervals that were not resampled."""
         auditor = Reconciler(self.store, LAKE, Grid(nyse(), adjusted=True), NOW.date())
         return [lag for lag in auditor.audit((), None).lags if lag.interval in {None, interval}]
 
@@ -174,7 +174,7 @@ def test_a_split_recorded_afterwards_changes_its_symbols_silver_by_hand_worked_n
     world.catch_up(5)
 
     adjusted, untouched = silver(world.store, 5)
-    # Monday's bar is of half the price and twice the volume now: open 100, high 100.5, low 99.5, volume 4,000.
+    # Monday's bar has half the price and twice the volume now: open 100, high 100.5, low 99.5, volume 4,000.
     assert (adjusted["open"], adjusted["high"], adjusted["low"], adjusted["close"]) == (100, 105, 99.5, 104.5)
     assert adjusted["volume"] == 4_000 + 1_020 + 1_040
     assert untouched == others
@@ -185,7 +185,9 @@ def test_a_split_recorded_afterwards_changes_its_symbols_silver_by_hand_worked_n
 
 
 def test_a_dividend_alone_rewrites_no_silver() -> None:
-    """Silver is adjusted for splits only: a dividend changes data.parquet, and neither an event nor a month file."""
+    """Silver is adjusted for splits only: a dividend changes data.parquet, but leads to no event and changes no month
+    file.
+    """
     world = World(None)
     world.history("AAPL")
     world.catch_up(3)
@@ -203,7 +205,7 @@ def test_a_dividend_alone_rewrites_no_silver() -> None:
     assert {key: world.store.etag(key) for key in world.store.keys("silver/")} == before
     assert [key for key in world.store.done("put", "write") if key.startswith("silver/")] == []
     assert world.audit(3) == []
-    # The next bar reaches silver as if there were no dividend.
+    # The next bar reaches silver as without a dividend.
     world.bar("AAPL", SESSIONS[START], 9)
     world.catch_up(3)
     assert silver(world.store, 3) == whole_silver(world.bronze, 3)
@@ -256,12 +258,12 @@ def _as_the_vendor_tells_them(sample_splits: Sequence[SampleSplit]) -> list:
 
 
 def _columns(data: bytes) -> bytes:
-    """Return a Parquet file's column data: all that stands before its footer, whose length its last bytes tell."""
+    """Return a Parquet file's column data: all bytes before its footer, whose length is in the last bytes."""
     return data[: -8 - int.from_bytes(data[-8:-4], "little")]
 
 
 def test_a_split_after_a_companys_last_bar_changes_nothing_of_it_and_the_audit_agrees() -> None:
-    """The first company's bars end before its split; the second company's first bar is not one that shows it."""
+    """The first company's bars end before its split; the second company's first bar does not count for it."""
     world, days = World(None), SESSIONS[START:]
     world.history("AAPL")
     world.companies("AAPL", {days[9]})
@@ -275,7 +277,7 @@ def test_a_split_after_a_companys_last_bar_changes_nothing_of_it_and_the_audit_a
     assert silver(world.store, 3) == whole_silver(world.bronze, 3, world.facts)
     audit = Reconciler(world.store, LAKE, Grid(nyse(), adjusted=True), NOW.date()).audit((), None)
     assert {lag.interval for lag in audit.lags} == set(INTERVALS) - {3}
-    # A bar of the first company that comes late and shows its split changes all before it, and nothing else.
+    # A late bar of the first company, on or after its split, changes all its earlier bars, and nothing else.
     world.bar("AAPL", days[5], 2)
     world.catch_up(3)
     assert silver(world.store, 3) == whole_silver(world.bronze, 3, world.facts)

@@ -27,7 +27,7 @@ COLUMNS = ["symbol", "timestamp", "open", "high", "low", "close", "volume"]
 
 @dataclass(frozen=True)
 class RangeFile:
-    """A symbol's range file, and what must become of its rows."""
+    """A symbol's range file, and the expected result of its rows."""
 
     symbol: str
     dirt: Dirt
@@ -44,7 +44,7 @@ class RangeFile:
 
 
 def loaded(lake: Lake, files: Iterable[RangeFile]) -> dict[str, str]:
-    """Put the files and do all that follows; return the reason of each symbol's dead letter."""
+    """Put the files and do all following work; return the reason of each symbol's dead letter."""
     for file in files:
         lake.put(file.key, file_of(file.rows, file.dirt, NOW))
     queue, topic = FakeQueue(), FakeTopic()
@@ -64,7 +64,7 @@ def good_bars(files: Iterable[RangeFile]) -> list[ReportedBar]:
 
 
 def stored_bars(lake: Lake, symbols: Iterable[str]) -> list[ReportedBar]:
-    """Return what data.parquet of each symbol holds, a symbol without one nothing."""
+    """Return the bars in data.parquet of each symbol; none for a symbol without one."""
     bars: list[ReportedBar] = []
     for symbol in symbols:
         if data := lake.store.peek(LAKE.data_key(symbol)):
@@ -92,7 +92,9 @@ def _entry(bar: ReportedBar | object, reason: str, source: str | None) -> tuple[
 
 
 def silver_differences(lake: Lake, good: Sequence[ReportedBar]) -> dict[int, int]:
-    """Count, for each interval, the rows of silver that differ from what pandas makes of the good bars."""
+    """Count, for each interval, the rows of silver that differ from the buckets that pandas computes from the good
+    bars.
+    """
     expected = expected_tables(good, INTERVALS)
     return {n: differences(silver_frame(lake.store, n), expected[n]) for n in INTERVALS}
 
@@ -142,7 +144,7 @@ def test_no_row_is_lost_or_there_twice_whatever_dirt_is_in_the_files(
     named = [vars(record)["key"] for record in caplog.records if record.message == "one session, two bars"]
     assert sorted(named) == sorted(file.key for file in read if file.dirt.name == "a session twice")
 
-    # The remedy: the files that were refused are written again, under the same keys.
+    # The remedy: the refused files are written again, under the same keys.
     assert loaded(lake, [file.corrected() for file in refused]) == {}
 
     everything = good_bars(files)

@@ -1,7 +1,7 @@
-"""The reasons that messages end with, and docs/dead-letters.md, which says what to do about each: one and the same.
+"""The reasons of dead letters are the same in the code and in docs/dead-letters.md, which has the remedy of each.
 
-A reason is the text of an error that the services raise. A new one without a row in the page fails here, and so does a
-row that no code can cause any more.
+A reason is the text of an error that the services raise. A new reason without a row in the page fails here, and so does
+a row without a reason in the code.
 """
 
 import ast
@@ -17,7 +17,7 @@ from tests.fakes import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "dead-letters.md").read_text(encoding="utf-8")
 BLANK = "…"
-"""Stands in a reason's template for what is put in at run time."""
+"""The sign in a reason's template for a value that is inserted at run time."""
 ASKED_BY_A_PERSON = {
     "fiblake/export.py": "a reader, who is a person or her program",
     "fiblake/reader": "a reader, who is a person or her program",
@@ -34,10 +34,10 @@ ASKED_BY_A_PERSON = {
     "fiblake/tags.py": "`fiblake tag`, or a reader who names a tag",
     "fiblake/stacks.py": "the command line or a reader finding its stack",
 }
-"""Places whose errors end no message: they answer a person."""
+"""Places whose errors end no message, because they are shown to a person."""
 SHORT = 12
 NO_END = {"StoppedError", "PendingError", "OnlyBrokenBarsError"}
-"""Errors that end no message: it is given back at once, it is done, or the next run takes the work up."""
+"""Errors that end no message: it is returned at once, it succeeds, or the next run continues the work."""
 
 
 def sources() -> Iterator[tuple[str, ast.Module]]:
@@ -94,7 +94,7 @@ def makes_an_error(call: ast.Call, names: set[str]) -> bool:
 
 
 def reasons() -> list[str]:
-    """Return the templates of all reasons, with the places they stand in."""
+    """Return the templates of all reasons, with their places in the code."""
     places = []
     for path, module in SOURCES.items():
         if path.startswith(tuple(ASKED_BY_A_PERSON)):
@@ -128,7 +128,7 @@ def cells(heading: str) -> list[str]:
 
 
 def pattern(cell: str) -> re.Pattern[str]:
-    """Return what finds a cell in a reason; one of few letters between blanks must stand at the beginning."""
+    """Return a pattern that finds a cell's text in a reason; a text with few letters must be at the beginning."""
     short = "..." in cell and sum(map(str.isalpha, cell)) < SHORT
     return re.compile("^" * short + ".*".join(re.escape(part.strip()) for part in cell.split("...")))
 
@@ -138,7 +138,7 @@ REASONS = reasons()
 
 
 def test_reasons_and_rows_are_found() -> None:
-    """Guards the tests below against finding nothing to compare."""
+    """The tests below must find reasons to compare."""
     assert len(REASONS) > 60
     assert len(PATTERNS) > 30
     assert any("has no data.parquet: consolidate it first" in reason for reason in REASONS)

@@ -1,4 +1,4 @@
-"""What must hold in template.yaml, above all where the emulator drops or ignores a property."""
+"""Rules for template.yaml, mainly for properties that the emulator drops or ignores."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -99,7 +99,7 @@ def test_an_event_source_takes_large_batches_and_few_at_a_time(source: tuple[Bod
     most = {"Ref": "IntervalConcurrency"} if queue_of(source[1]).startswith("Resample") else 2
     assert source[1]["ScalingConfig"]["MaximumConcurrency"] == most
     if queue_of(source[1]) == "HistoryQueue":
-        # A history takes two requests, which take a minute at a free plan's pace; half of the time is left for waiting.
+        # A history needs two requests, which take a minute at a free plan's pace; half of the time remains for waiting.
         assert source[1]["BatchSize"] * 60 <= source[0]["Timeout"] / 2
         return
     assert source[1]["BatchSize"] >= 1000
@@ -265,7 +265,7 @@ def test_the_job_definition_is_what_users_know() -> None:
         "FARGATE_SPOT"
     )
     assert WORKER["RetryStrategy"]["Attempts"] == 10
-    # The first rule that matches counts: what Spot takes away comes again, whatever code it ended with.
+    # The first rule that matches counts: a job that Spot interrupts is started again, whatever its exit code is.
     assert [tuple(rule.values()) for rule in WORKER["RetryStrategy"]["EvaluateOnExit"]] == [
         ("RETRY", "Your Spot Task was interrupted*"), ("EXIT", "2"), ("EXIT", "3"), ("RETRY", "*"),
     ]  # fmt: skip

@@ -40,7 +40,7 @@ def columns(schema: pa.Schema, *, without: tuple[str, ...] = ()) -> list[dict[st
 
 
 def folder(table: dict[str, Any], **values: str) -> str:
-    """Return the folder in which an engine looks for the partition with these values."""
+    """Return the folder in which an engine searches the partition with these values."""
     template: str = table["Parameters"]["storage.location.template"]
     for name, value in values.items():
         digits = int(table["Parameters"].get(f"projection.{name}.digits", "0"))

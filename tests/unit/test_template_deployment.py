@@ -1,4 +1,4 @@
-"""What a deployment does to what is there: parameters that are changed, and a first deployment that fails."""
+"""The effect of a deployment on existing resources: changed parameters, and a first deployment that fails."""
 
 import json
 import re
@@ -25,9 +25,9 @@ LINTER = next((REPOSITORY / ".tools/sam/lib").glob("python3*/site-packages/cfnli
 """CloudFormation's own schemas of its resource types, as the linter has them."""
 KEPT = {"DataLakeBucket": "RetainExceptOnCreate", "DatabaseSecret": "RetainExceptOnCreate",
         "Key": "RetainExceptOnCreate", "Database": "Snapshot"}  # fmt: skip
-"""What holds what cannot be made again, and what CloudFormation does when it should delete it."""
+"""The resources with content that cannot be recreated, and CloudFormation's policy for their deletion."""
 NAMES = {"Environment", "BucketName"}
-"""The parameters that name things: with other names it is another stack (docs/deploy.md)."""
+"""The parameters with names of resources: with other names it is another stack (docs/deploy.md)."""
 REPLACED_WITHOUT_LOSS = {
     "PublicSubnetA": "other AvailabilityZones", "PublicSubnetB": "the same",
     "PrivateSubnetA": "the same", "PrivateSubnetB": "the same",
@@ -55,11 +55,12 @@ SWITCHES = {
     "RunbookUrl": "https://example.com", "FreshnessSchedule": "cron(0 2 * * ? *)", "QuarantineAlarmPercent": "5",
     "AgeAlarmSeconds": "60", "MonthlyBudget": "60", "CreateDashboard": "true",
 }  # fmt: skip
-"""Another value of every other parameter: what is changed one by one below. CreateDatabase=false is a deletion."""
+"""Another value of every other parameter: the tests below change them one by one. CreateDatabase=false is a deletion.
+"""
 
 
 LOGICAL_IDS = REPOSITORY / "tests/unit/logical_ids.txt"
-"""What stacks of before consist of, an id and a type a line. A resource that is new needs no line."""
+"""The resources of existing stacks, one line for each, with id and type. A new resource needs no line."""
 
 
 @cache
@@ -110,12 +111,12 @@ def test_no_switch_replaces_anything_else_that_has_no_reason_to_be(switch: str) 
     before, after = deployed(EVERYTHING), deployed({**EVERYTHING, switch: SWITCHES[switch]})
     replaced = {name for name in before.keys() & after.keys() if identity(before[name]) != identity(after[name])}
     assert replaced <= REPLACED_WITHOUT_LOSS.keys()
-    # CloudFormation refuses to replace what has a name of its own: the update would fail.
+    # CloudFormation refuses to replace a resource with a name of its own: the update would fail.
     assert [name for name in replaced if any(key.endswith("Name") for key in before[name]["Properties"])] == []
 
 
 def test_a_stack_of_before_keeps_its_resources() -> None:
-    # An id that vanishes is a resource deleted; another type under an id is refused by CloudFormation.
+    # If an id is removed, its resource is deleted; CloudFormation refuses another type under an id.
     before = dict(line.split(" ") for line in LOGICAL_IDS.read_text(encoding="utf-8").splitlines())
     now = {name: kind for name, kind in types_of().items() if name in before}
     assert now == before, "delete the line of what goes on purpose, and name it in CHANGELOG.md"
@@ -130,7 +131,7 @@ def test_what_a_first_deployment_made_before_it_failed_is_not_in_the_next_ones_w
     resources = deployed(EVERYTHING)
     policies = {name: body["DeletionPolicy"] for name, body in resources.items() if "DeletionPolicy" in body}
     assert policies == KEPT
-    # A protected database could not be taken away by the rollback: the protection is switched on afterwards.
+    # A rollback could not delete a protected database, so the protection is switched on afterwards.
     assert deployed_default("DatabaseProtected") == "false"
     assert resources["Database"]["Properties"]["DeletionProtection"] is False
     protected = deployed({**EVERYTHING, "DatabaseProtected": "true"})
@@ -166,7 +167,9 @@ def test_the_default_bucket_is_no_other_accounts() -> None:
 
 
 def test_the_databases_version_is_the_newest_that_the_linter_knows() -> None:
-    """After a while RDS creates a minor version no more. `make lock UPGRADE=--upgrade` brings the linter's list."""
+    """After some time RDS no longer creates databases of a minor version. `make lock UPGRADE=--upgrade` brings the
+    linter's list.
+    """
     [path] = LINTER.glob("extensions/aws_rds_dbinstance/engine_version.json")
     cases = json.loads(path.read_text(encoding="utf-8"))["allOf"]
     [versions] = [

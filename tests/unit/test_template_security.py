@@ -1,4 +1,4 @@
-"""Who may do what, and what is open to whom, in every variant of the deployed template."""
+"""The rights of each role, and the access to each resource, in every variant of the deployed template."""
 
 import json
 
@@ -195,7 +195,7 @@ def test_versions_that_are_not_current_and_quarantine_are_forgotten_and_the_arch
     quarantine, archive = rules["forget-quarantine"], rules["keep-the-archive-cheaply"]
     assert (quarantine["Prefix"], quarantine["ExpirationInDays"]) == ("bronze/quarantine/", 730)
     assert (archive["Prefix"], "ExpirationInDays" in archive) == ("archive/", False)
-    # Bars, silver and what is known of them never expire.
+    # Bars, silver and their metadata never expire.
     assert {rule.get("Prefix") for rule in rules.values() if "ExpirationInDays" in rule} == {"bronze/quarantine/"}
     [plain] = properties(deployed(LOCAL), "AWS::S3::Bucket").values()
     assert "VersioningConfiguration" not in plain
@@ -241,12 +241,12 @@ def test_queues_and_topics_take_nothing_but_tls_and_have_one_policy_each(resourc
         [topic] = policy["Topics"]
         denied.setdefault(topic["Ref"], []).append(_denied_without_tls(policy, topic))
     queues, topics = properties(resources, "AWS::SQS::Queue"), properties(resources, "AWS::SNS::Topic")
-    # SNS takes no action but sns:Publish and such in a topic's policy, and no sns:*.
+    # In a topic's policy SNS accepts actions such as sns:Publish, but not sns:*.
     assert denied == {name: [["sqs:*"]] for name in queues} | {name: [["sns:Publish"]] for name in topics}
 
 
 def _denied_without_tls(policy: Body, resource: object) -> list[str]:
-    """Return what the policy denies everybody who comes without TLS."""
+    """Return the actions that the policy denies to every caller without TLS."""
     return [
         statement["Action"]
         for statement in policy["PolicyDocument"]["Statement"]

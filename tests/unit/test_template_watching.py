@@ -1,4 +1,4 @@
-"""What is watched: each way in which the chain may fail has an alarm, and each alarm says where to read what to do."""
+"""Monitoring: each kind of failure of the chain has an alarm, and each alarm names the page with the remedy."""
 
 import json
 import re
@@ -67,7 +67,7 @@ def test_functions_that_fail_or_are_throttled_are_one_alarm_for_all_of_the_accou
 
 
 def test_a_queue_that_sqs_no_longer_reports_is_not_taken_for_an_empty_one(resources: Body) -> None:
-    """SQS stops six hours after the last action on a queue, whatever lies in it."""
+    """SQS stops its metrics six hours after the last action on a queue, whatever the queue holds."""
     alarms = [alarm for alarm in properties(resources, ALARM).values() if alarm["Namespace"] == "AWS/SQS"]
     assert {alarm["TreatMissingData"] for alarm in alarms} == {"ignore"}
 
@@ -93,7 +93,7 @@ def test_a_watcher_that_is_silent_for_more_than_a_day_is_an_alarm(resources: Bod
     assert alarm["Dimensions"] == [{"Name": "service", "Value": function}]
     assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("LessThanThreshold", 1)
     assert alarm["TreatMissingData"] == "breaching"
-    # A run a day; 25 hours apart when the clocks change. CloudWatch looks back for seven days at the most.
+    # A run a day; 25 hours apart when the clocks change. CloudWatch evaluates at most the last seven days.
     assert 26 <= alarm["EvaluationPeriods"] * alarm["Period"] / 3600 <= 36
     [schedule] = [
         schedule["ScheduleExpression"]
@@ -122,7 +122,7 @@ def test_the_page_of_dead_letters_has_every_hop_and_names_tests_that_there_are()
     names = {q["QueueName"].removeprefix(prefix) for q in properties(resources, "AWS::SQS::Queue").values()}
     dead = {re.sub(r"\d+d-dlq$", "Nd-dlq", name) for name in names if name.endswith("-dlq")}
     assert named == dead, "each dead-letter queue is some hop's"
-    # A queue, a topic or a schedule that is added is a hop, and a hop is a row.
+    # A new queue, topic or schedule is a hop, and each hop has a row.
     hops = " ".join(row[0] for row in rows)
     places = names | {t["TopicName"].removeprefix(prefix) for t in properties(resources, "AWS::SNS::Topic").values()}
     places = {re.sub(r"\d+d$", "Nd", name) for name in places if not name.endswith("-dlq")}
@@ -171,7 +171,7 @@ def test_a_batch_job_that_failed_for_good_is_told_with_its_reason_whoever_runs_t
     assert rule["EventPattern"] == {
         "source": ["aws.batch"],
         "detail-type": ["Batch Job State Change"],
-        # Of an array the parent only, which fails with its children: a child has an index.
+        # Of an array only the parent, which fails with its children: a child has an index.
         "detail": {"status": ["FAILED"], "arrayProperties": {"index": [{"exists": False}]}, "jobQueue": [queue]},
     }
     [target] = rule["Targets"]

@@ -1,4 +1,6 @@
-"""What CloudFormation would make of template.yaml: SAM's transform done, conditions decided for given parameters."""
+"""What CloudFormation would make of template.yaml: The template after SAM's transform, with conditions decided for
+given parameters.
+"""
 
 import json
 import os
@@ -13,7 +15,7 @@ from tests.fakes import REPOSITORY
 Body = dict[str, Any]
 SECRETS = "arn:aws:secretsmanager:us-east-1:123456789012:secret:"
 
-# In the environment that has the SAM CLI's own transform; the local code is said to lie in S3, as after packaging.
+# In the environment with the SAM CLI's own transform; the local code gets an S3 location, as after packaging.
 _TRANSFORM = """
 import json, sys
 from samcli.yamlhelper import yaml_parse
@@ -78,7 +80,7 @@ def types_of() -> dict[str, str]:
 
 
 def deployed(parameters: Mapping[str, str]) -> Body:
-    """Return the resources that a deployment with these parameters has, by name, with every condition decided.
+    """Return the resources of a deployment with these parameters, by name, with every condition decided.
 
     All callers with the same parameters share the answer: it must not be changed.
     """
@@ -99,7 +101,7 @@ def _deployed(parameters: tuple[tuple[str, str], ...]) -> Body:
 
 
 def template_of(parameters: Mapping[str, str]) -> Body:
-    """Return the template that CloudFormation is given with these parameters: conditions decided, references kept."""
+    """Return the template that CloudFormation gets with these parameters: conditions decided, references kept."""
     template = _template()
     declared = {
         name: body | ({"Default": parameters[name]} if name in parameters else {})
@@ -121,7 +123,7 @@ def properties(resources: Body, kind: str) -> Body:
 
 
 def statements(resources: Body) -> Iterator[tuple[str, Body]]:
-    """Return every statement of every policy of a role, with the name of the resource that it stands in."""
+    """Return every statement of every policy of a role, with the name of its resource."""
     for name, body in resources.items():
         inside = body.get("Properties", {})
         documents = [policy["PolicyDocument"] for policy in inside.get("Policies", [])]
@@ -132,7 +134,7 @@ def statements(resources: Body) -> Iterator[tuple[str, Body]]:
 
 
 def listed(value: Any) -> list[Any]:  # noqa: ANN401 (one or many)
-    """Return what may be one or many as many."""
+    """Return a list: a single value becomes a list of one."""
     return value if isinstance(value, list) else [value]
 
 
@@ -161,7 +163,7 @@ class _Decider:
         raise AssertionError(f"{function} is no condition")
 
     def resolved(self, value: Any) -> Any:  # noqa: ANN401, PLR0911 (JSON, a case each)
-        """Decide every Fn::If, and put in the parameters' values; references to resources stay."""
+        """Decide every Fn::If, and insert the parameters' values; references to resources stay."""
         match value:
             case {"Fn::If": [condition, yes, no]}:
                 return self.resolved(yes if self.holds(condition) else no)

@@ -1,8 +1,8 @@
-"""From a cause to the mail about it: each kind of failure is brought about, measured, and told by the deployed alarms.
+"""From a cause to the mail about it: each kind of failure is caused, measured, and reported by the deployed alarms.
 
-No number is invented here. Two alarms are lowered (age: nobody waits for two hours), and some have no cause that can be
-brought about: that EventBridge cannot reach the topic of the alarms, and that nothing is measured, the emulator does
-not model.
+No number is invented here. The thresholds of two alarms are lowered (age: a test cannot wait for two hours). Some
+alarms cannot be caused: the emulator does not model an EventBridge that cannot reach the topic of the alarms, and
+missing measurements.
 """
 
 import json
@@ -29,7 +29,7 @@ from tests.integration.conftest import Chain, bar, wait_until
 DEAD_LETTERS, AGE = "ApproximateNumberOfMessagesVisible", "ApproximateAgeOfOldestMessage"
 NOT_BROUGHT_ABOUT = {"local-failed-jobs-dlq-not-empty"}
 SILENCE = {"local-freshness-silent", "local-audit-silent"}
-"""The emulator does not evaluate what is missing."""
+"""The emulator does not evaluate missing values."""
 VERSION_9 = '{"schema_version": "9.0", "about": "alarms"}'
 NO_PLACE = {"bucket": {"name": "nobody"}, "object": {"key": "bronze/raw_ohlcv/symbol=A/B/date=2011-01-04.parquet"}}
 POISON = {
@@ -38,12 +38,12 @@ POISON = {
     "history": VERSION_9,
     **{f"resample-{interval}d": VERSION_9 for interval in INTERVALS},
 }
-"""A message for each queue that its consumer cannot work on."""
+"""A message for each queue that its consumer cannot process."""
 SENSELESS = {
     "local-metadata-fetcher": {"splits_only": "perhaps"},
     "local-ohlcv-fetcher": {"from": "some day"},
     "local-reconcile": {"fix": "perhaps"},
-    "local-freshness": {},  # it asks for nothing, so what it reads must be broken
+    "local-freshness": {},  # it takes no input, so the objects that it reads must be broken
 }
 """What each schedule's function fails on."""
 Alarm = Mapping[str, Any]
@@ -51,7 +51,7 @@ Alarm = Mapping[str, Any]
 
 @dataclass
 class Mailbox:
-    """What the subscriber of the alarms has been told since `since`."""
+    """The messages that the subscriber of the alarms has received since `since`."""
 
     chain: Chain
     url: str
@@ -68,7 +68,7 @@ class Mailbox:
         return self._mails
 
     def was_mailed(self, alarm: Alarm) -> bool:
-        """Whether the alarm went on, because of what was measured since then of what it is about, and was mailed."""
+        """Whether the alarm went on because of a measurement since then, and was mailed."""
         mails = [json.loads(mail) for mail in self.mails if mail.startswith("{")]
         ours = [mail for mail in mails if mail["AlarmName"] == alarm["AlarmName"] and mail["NewStateValue"] == "ALARM"]
         return bool(ours) and exceeded(self.chain, alarm, self.since)
@@ -99,8 +99,8 @@ def subscribed(chain: Chain) -> str:
 
 @pytest.fixture
 def mailbox(chain: Chain, subscribed: str) -> Mailbox:
-    # An alarm that another test's failures have set off would not go on again. It may go on for them, so what counts is
-    # not only the mail.
+    # An alarm that is already on because of another test would not go on again. It may go on for that test's failures,
+    # so the mail alone proves nothing.
     chain.sqs.purge_queue(QueueUrl=subscribed)
     for name in alarms(chain):
         chain.stack.client("cloudwatch").set_alarm_state(AlarmName=name, StateValue="OK", StateReason="a test begins")
@@ -138,7 +138,7 @@ def test_every_alarm_is_of_a_kind_that_is_brought_about_here(chain: Chain) -> No
 
 
 def test_a_lake_that_is_not_fresh_is_mailed_and_the_audit_mails_what_it_heals(chain: Chain, mailbox: Mailbox) -> None:
-    # Of one symbol nothing is in silver any more, of another there is a file that nobody was told of.
+    # One symbol's rows are missing in silver, and another symbol has a file without a notification.
     closed = nyse().last_closed(datetime.now(UTC))
     bars = [bar("STALE", closed, 50)]
     chain.put(bars)
@@ -191,7 +191,7 @@ def test_messages_that_nobody_takes_and_those_that_nobody_can_work_on_are_mailed
 
     assert chain.worker(CONSOLIDATION_QUEUE_URL=chain.stack.queue_urls["consolidation"]).wait(60) == 3
 
-    mailbox.since = datetime.now(UTC)  # what waited in the queues themselves is no dead letter
+    mailbox.since = datetime.now(UTC)  # messages that waited in the queues themselves are no dead letters
     mailbox.wait_for({name: dead[name] for name in (f"local-{queue}-dlq-not-empty" for queue in POISON)})
     assert all(chain.dead_letter(queue, body)["reason"] for queue, body in POISON.items())
     chain.drained()
@@ -274,7 +274,7 @@ def nobody_takes_messages(chain: Chain) -> Iterator[None]:
 
 @contextmanager
 def lowered(chain: Chain, about: Mapping[str, Alarm], threshold: float) -> Iterator[dict[str, Alarm]]:
-    """Lower the alarms' threshold, which is a parameter of the template; all else stays as deployed."""
+    """Lower the alarms' threshold, which is a parameter of the template; everything else stays as deployed."""
     client = chain.stack.client("cloudwatch")
     accepted = client.meta.service_model.operation_model("PutMetricAlarm").input_shape.members
     deployed = {name: {key: value for key, value in alarm.items() if key in accepted} for name, alarm in about.items()}
@@ -290,7 +290,7 @@ def lowered(chain: Chain, about: Mapping[str, Alarm], threshold: float) -> Itera
 
 @contextmanager
 def nobody_is_told_of_arrivals(chain: Chain) -> Iterator[None]:
-    """Have EventBridge's rule about bronze disabled, as if its events were lost."""
+    """Disable EventBridge's rule about bronze for the block, as if its events were lost."""
     events = chain.stack.client("events")
     [rule] = [
         listed_rule["Name"]
@@ -321,7 +321,7 @@ def torn_manifest(chain: Chain, data: bytes = b"no Parquet") -> Iterator[None]:
 
 @contextmanager
 def throttled(chain: Chain, function: str) -> Iterator[Any]:
-    """Leave a function no concurrency; return a client that does not ask again."""
+    """Set a function's concurrency to 0; return a client that does not retry."""
     keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": REGION}
     once = Config(retries={"max_attempts": 0})
     client = boto3.client("lambda", endpoint_url=chain.stack.endpoint_url, config=once, **keys)

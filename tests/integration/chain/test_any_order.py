@@ -1,4 +1,4 @@
-"""Silver on the embedded stack: letters of last week are replayed, and a lake of before goes on."""
+"""Silver on the embedded stack: last week's letters are replayed, and a lake of an older version goes on."""
 
 import uuid
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ def test_letters_of_last_week_change_nothing_that_is_newer(chain: Chain) -> None
     chain.drained()
     for interval, table in tables(chain, symbol).items():
         pd.testing.assert_frame_equal(table.drop(columns="version"), before[interval].drop(columns="version"))
-        # The letter without a tail was worked on with the bars of today: its rows are stamped with their version.
+        # The letter without a tail was processed with today's bars: its rows have the version of these bars.
         assert (table["version"] >= before[interval]["version"]).all()
 
 
@@ -107,7 +107,7 @@ def _buckets(bars: Sequence[ReportedBar], interval: int) -> list[date]:
 
 
 def _make_old(chain: Chain) -> None:
-    """Let all month files be as they were before rows had versions."""
+    """Write all month files as they were before rows had versions."""
     for interval in INTERVALS:
         for key in chain.objects(silver_prefix(interval)):
             rows = decode_silver(chain.watcher.read(key) or b"", key).drop_columns(["version"])

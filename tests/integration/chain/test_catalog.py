@@ -16,7 +16,7 @@ BARS = [bar("ATHENA", day, 20 + i) for i, day in enumerate(nyse().between(date(2
 
 
 def ask(chain: Chain, sql: str) -> Iterator[tuple[str, ...]]:
-    """Yield the rows that Athena answers, as text."""
+    """Yield the rows of Athena's answer, as text."""
     athena = chain.stack.client("athena")
     started = athena.start_query_execution(
         QueryString=sql,

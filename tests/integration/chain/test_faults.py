@@ -1,4 +1,4 @@
-"""Workers that meet, workers that die, and month files that many want to write."""
+"""Workers with one symbol at once, workers that die, and month files with many writers."""
 
 import json
 import signal
@@ -41,7 +41,7 @@ def test_two_workers_on_one_symbol_at_once_lose_nothing(chain: Chain) -> None:
 def test_a_worker_killed_between_data_and_event_leaves_a_message_that_heals_silver(chain: Chain) -> None:
     bars = [bar("KILL", session, 50 + i) for i, session in enumerate(SESSIONS[:30])]
     queue = chain.new_queue(f"killed-{uuid.uuid4().hex}", visibility_seconds=2)
-    # Put without an event: below another prefix the stack's own rule sees nothing.
+    # Put without an event: the stack's own rule does not match another prefix.
     prefix = f"other/{uuid.uuid4().hex}"
     bronze = Bronze(prefix)
     key = bronze.range_key("KILL", bars[0].session, bars[-1].session)
@@ -119,7 +119,7 @@ runpy.run_module("services.consolidator", run_name="__main__")
 
 
 class _Collected:
-    """A topic of a test's own, and a queue that hears it: the stack's resamplers do not."""
+    """A topic of a test's own, and a queue that is subscribed to it: the stack's resamplers are not."""
 
     def __init__(self, chain: Chain) -> None:
         name = f"heard-{uuid.uuid4().hex}"

@@ -1,6 +1,7 @@
-"""Whatever is lost on the way, the next daily run heals: each hop drops its message here, as if it had never been sent.
+"""A message that any hop loses is repaired by the next daily run: here each hop drops its message, as if it had never
+been sent.
 
-The audit (05:00, each day) heals the lake; a history that was asked for in vain is asked for by the next metadata run.
+The audit (05:00, each day) heals the lake; a history whose request failed is requested by the next metadata run.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from tests.integration.databases import ask
 
 Hop = Callable[[Chain, list[ReportedBar]], AbstractContextManager[None]]
 SESSION = nyse().last_closed(datetime.now(UTC))
-"""The audit of each day looks at the last 400 days of silver."""
+"""The daily audit compares the last 400 days of silver."""
 
 
 @contextmanager
@@ -52,7 +53,7 @@ def request_lost_before_the_worker(chain: Chain, bars: list[ReportedBar]) -> Ite
     with redirected(chain, "RouterFunctionName", "CONSOLIDATION_QUEUE_URL") as swallowed:
         chain.put(bars)
         wait_until(lambda: bars[0].symbol in swallowed(), "the router has sent the request")
-        chain.drained()  # the router has ended: another configuration kills what runs with the old one
+        chain.drained()  # the router has ended: a new configuration kills invocations with the old one
     yield
 
 
@@ -103,7 +104,7 @@ def test_a_history_that_was_asked_for_in_vain_is_asked_for_by_the_next_metadata_
         wait_until(lambda: "IBM" in swallowed(), "its history was asked for")
     chain.drained()
     assert not [key for key in chain.objects("bronze/raw_ohlcv/symbol=IBM/") if "range=" in key]
-    # A day goes by, as far as the fetcher can tell.
+    # For the fetcher, a day passes.
     sql = "UPDATE symbol_metadata SET history_requested_at = history_requested_at - interval '23 hours'"
     asyncio.run(ask(address, sql))
 
@@ -126,14 +127,14 @@ def is_consolidated(chain: Chain, symbol: str) -> bool:
 
 
 def waiting(chain: Chain, url: str) -> list[str]:
-    """Return the bodies of the messages that wait in a queue, which stay in it."""
+    """Return the bodies of the messages in a queue, and leave them in it."""
     answer = chain.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=0)
     return [message["Body"] for message in answer.get("Messages", [])]
 
 
 @contextmanager
 def purged(chain: Chain, queue: str) -> Iterator[None]:
-    """Have no function take a queue's messages, and throw away those that come while the block runs."""
+    """Let no function receive a queue's messages, and delete those that arrive while the block runs."""
     client, url = chain.stack.client("lambda"), chain.stack.queue_urls[queue]
     [mapping] = [
         source["UUID"]
@@ -151,7 +152,7 @@ def purged(chain: Chain, queue: str) -> Iterator[None]:
 
 @contextmanager
 def redirected(chain: Chain, output: str, variable: str, **others: str) -> Iterator[Callable[[], str]]:
-    """Have a function send into a queue that nobody reads; yield what shows all that has come into it."""
+    """Let a function send into a queue without a consumer; yield a function that returns the messages in it."""
     url = chain.new_queue(f"nowhere-{variable.lower().replace('_', '-')}", 30)
     with variables(chain, output, **{variable: url}, **others):
         yield lambda: " ".join(waiting(chain, url))
@@ -160,7 +161,7 @@ def redirected(chain: Chain, output: str, variable: str, **others: str) -> Itera
 
 @contextmanager
 def variables(chain: Chain, output: str, **changed: str) -> Iterator[None]:
-    """Have other variables in a function's environment."""
+    """Change variables of a function's environment for the block."""
     client, name = chain.stack.client("lambda"), chain.stack.outputs[output]
     before = client.get_function_configuration(FunctionName=name)["Environment"]["Variables"]
     client.update_function_configuration(FunctionName=name, Environment={"Variables": before | changed})
@@ -172,7 +173,7 @@ def variables(chain: Chain, output: str, **changed: str) -> Iterator[None]:
 
 @contextmanager
 def nobody_subscribes(chain: Chain) -> Iterator[None]:
-    """Have the topic of completions deliver to no queue: no event is of an interval that a subscription asks for."""
+    """Let the topic of completions deliver to no queue: no subscription's filter matches an event."""
     sns = chain.stack.client("sns")
     topic = chain.stack.outputs["ConsolidationCompleteTopicArn"]
     arns = [

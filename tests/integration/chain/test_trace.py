@@ -1,4 +1,4 @@
-"""What an operator can find out about one put: one correlation id in every stage's logs, and how long it took."""
+"""The facts about one put for an operator: one correlation id in every stage's logs, and the time it took."""
 
 import json
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ def test_one_correlation_id_leads_from_a_put_through_the_logs_of_every_stage_to_
     [correlation_id] = {name for _, _, name in about_it()}
     assert correlation_id
 
-    # And the same lines are what CloudWatch makes its metrics of, in the environment's own namespace.
+    # CloudWatch makes its metrics from the same lines, in the environment's own namespace.
     measured = [line for line in logged(chain) if "_aws" in line]
     assert {line["_aws"]["CloudWatchMetrics"][0]["Namespace"] for line in measured} == {"fiblake/local"}
     took = {line["interval"]: line["PutToSilverSeconds"] for line in measured if "PutToSilverSeconds" in line}

@@ -1,4 +1,4 @@
-"""What an operator types, against the whole embedded stack."""
+"""The commands of an operator, on the whole embedded stack."""
 
 import asyncio
 import json
@@ -168,7 +168,7 @@ def test_a_replay_of_one_kind_among_a_thousand_that_is_killed_half_way_loses_non
 
 
 def _replay(chain: Chain, source: str, hidden_seconds: int) -> "subprocess.Popen[bytes]":
-    """Replay in a process of its own; what it looked at is visible again that long after it was killed."""
+    """Replay in a separate process; the letters that it received are visible again this long after it was killed."""
     inherited = isolated_environment(os.environ)
     environment = {**inherited, **chain.stack.environment()}
     return subprocess.Popen(
@@ -391,11 +391,11 @@ def test_reconcile_heals_what_a_fifth_of_lost_events_left_behind(chain: Chain, f
         if i not in lost and single.symbol != "HEAL4":
             chain.put([single])
     chain.drained()
-    # Last, because a file that nobody was told of is merged with whatever arrives of its symbol afterwards.
+    # Last, because a file without a notification is merged with the next arrival of its symbol.
     with _deaf(chain):
         for i in lost:
             chain.put([files[i]])
-    # Of one symbol the completion was lost instead: consolidated by hand, with a topic that nobody hears.
+    # The completion of one symbol was lost: it is consolidated by hand, with a topic without subscribers.
     topic = chain.stack.client("sns").create_topic(Name=f"deaf-{uuid.uuid4().hex}")["TopicArn"]
     with _deaf(chain):
         for single in bars["HEAL4"]:
@@ -418,7 +418,7 @@ def test_reconcile_heals_what_a_fifth_of_lost_events_left_behind(chain: Chain, f
 
 @contextmanager
 def _deaf(chain: Chain) -> Iterator[None]:
-    """Let nobody be told of what is put in the block."""
+    """Let the puts of the block have no notification."""
     rules = chain.stack.client("events")
     (rule,) = [
         listed_rule["Name"]

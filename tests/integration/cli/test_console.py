@@ -1,4 +1,4 @@
-"""The console in a real browser, on the embedded stack: a poisoned file, its letter, the cure, the candle."""
+"""The console in a real browser, on the embedded stack: a broken file, its letter, the repair, the candle."""
 
 import json
 import os
@@ -28,7 +28,7 @@ SECONDS = 60
 
 @pytest.fixture
 def address(chain: Chain, tmp_path: Path) -> Iterator[str]:
-    """Run the console against the stack; the address that opens it."""
+    """Run the console on the stack; yield the address that opens it."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     environment = {**inherited, **chain.stack.environment(), "FIBLAKE_STACK": STACK}
     command = [FIBLAKE, "console", "--json", "--allow-actions"]

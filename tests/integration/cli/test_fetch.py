@@ -1,4 +1,6 @@
-"""`fiblake fetch` on the embedded stack; in bad surroundings one clear sentence, and the next good run recovers."""
+"""`fiblake fetch` on the embedded stack; with a wrong environment it ends with one clear sentence, and the next good
+run recovers.
+"""
 
 import asyncio
 import json
@@ -57,7 +59,7 @@ def json_of(result: "subprocess.CompletedProcess[str]") -> Any:  # noqa: ANN401 
 
 
 def sentence(failed: "subprocess.CompletedProcess[str]") -> str:
-    """Return the one line on stderr that is no log line."""
+    """Return the only line on stderr that is no log line."""
     assert failed.stdout == ""
     (line,) = (line for line in failed.stderr.splitlines() if not line.startswith("{"))
     assert line.startswith("fiblake: ")

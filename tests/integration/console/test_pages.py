@@ -1,4 +1,4 @@
-"""The console in a real browser over a lake in memory: hostile text stays text, and 5,350 symbols are no stall.
+"""The console in a real browser over a lake in memory: hostile text stays text, and 5,350 symbols do not stop it.
 
 It needs no stack, so it is not in `cli/`, whose tests share one and run one after another.
 """
@@ -41,7 +41,7 @@ EVIL = "<img src=x onerror=\"document.title='taken'\">"
 SYMBOLS = 5_350
 CLOSED = nyse().last_closed(datetime.now(UTC))
 PICTURES = os.environ.get("CONSOLE_PICTURES")
-"""A folder for pictures of the pages: for whoever looks at them, and for docs/."""
+"""A folder for pictures of the pages, for reviewers and for docs/."""
 
 
 @contextmanager
@@ -140,7 +140,7 @@ def test_a_console_answers_on_one_address_only(stack: FakeTarget) -> None:
 
 
 def test_a_lake_of_5350_symbols_is_shown_at_once(stack: FakeTarget) -> None:
-    """How long that took is printed; the machine may have other work."""
+    """The time is only printed, because the machine may have other work."""
     names = ["AAPL", *(f"S{number:04}" for number in range(SYMBOLS - 1))]
     rows = [{"symbol": name, "last_consolidated_date": CLOSED, "row_count": 1, "last_updated": NOON} for name in names]
     stack.store.lay(MANIFEST_KEY, encode(pa.Table.from_pylist(rows, schema=MANIFEST)))

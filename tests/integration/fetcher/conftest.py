@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Let no coroutine sleep; return the seconds that were asked for."""
+    """Let no coroutine sleep; return the requested seconds."""
     pauses: list[float] = []
 
     async def rest(seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""A vendor of which 30 % of the requests go wrong: in the end the lake is the one that a faultless vendor gives."""
+"""A vendor that fails 30 % of the requests: in the end the lake is equal to that of a vendor without faults."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -32,7 +32,7 @@ FIRST = date(2013, 2, 20)
 SESSIONS = nyse().between(FIRST, date(2013, 3, 1))
 TRANSIENT = ["drop", "cut", "truncated", "short", "empty", "circle", "429", "500", "502", "503", "504"]
 RUNS = 40
-"""A run in which every attempt at a request goes wrong is rare; so many in a row do not happen."""
+"""A run in which every attempt of a request fails is rare; this many in a row do not happen."""
 
 Lake = Mapping[str, Any]
 
@@ -90,7 +90,7 @@ class Lot:
             await Fetcher(intake, Universe(frozenset({"CS"})), FIRST, 3).fetch(FetchEvent())
 
     def contents(self) -> Lake:
-        """Return all that is in bucket and database, but for the instants of writing."""
+        """Return the contents of bucket and database without the instants of writing."""
         bars: dict[tuple[str, date], Any] = {}
         for key in self.store.keys("bronze/raw_ohlcv/"):
             table = read_bars(self.store.peek(key) or b"", Bronze().parse_source(key).symbol, NOW)

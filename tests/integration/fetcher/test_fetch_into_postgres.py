@@ -22,7 +22,7 @@ WEDNESDAY, THURSDAY, FRIDAY = date(2025, 11, 19), date(2025, 11, 20), date(2025,
 
 
 class Vendor:
-    """Three tickers each session, one of them unusable, one of them reported twice, and one that nobody knows."""
+    """Three tickers in each session, one of them unusable, one reported twice, and one unknown."""
 
     def __init__(self) -> None:
         self.closes: dict[tuple[str, date], float] = {}
@@ -77,7 +77,7 @@ def test_a_put_that_fails_leaves_the_session_for_the_next_run_and_those_after_it
     assert sessions(listed) == both
     assert ask(listed, "SELECT last_session FROM data_ingestion_watermark") == [(WEDNESDAY,)]
     stored = fetch(listed, store).done
-    # One of the two files was put before: what it holds is stored, and it need not be written again.
+    # One of the two files was put before: its bars are stored, and it need not be written again.
     counts = [(s.what, s.stored, s.unchanged, s.quarantined, s.outside_universe) for s in stored]
     assert counts == [("2025-11-20", 1, 1, 2, 1)]
     assert len(sessions(listed)) == 6
@@ -123,7 +123,7 @@ def test_one_date_ahead_of_a_hole_does_not_move_the_watermark_over_it(listed: Da
 
 
 class SlowStore(MemoryObjectStore):
-    """Lets bars that closed at 11 wait for those of the other fetcher, if these come within a second."""
+    """Lets bars that closed at 11 wait for the other fetcher's bars, if they come within a second."""
 
     def __init__(self) -> None:
         super().__init__()

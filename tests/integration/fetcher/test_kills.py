@@ -1,4 +1,4 @@
-"""A fetcher that is killed, at any point: the next run completes it, no bar is missing and none is doubled."""
+"""A fetcher that is killed at any point: the next run completes its work, and no bar is missing or stored twice."""
 
 import asyncio
 import json
@@ -86,7 +86,7 @@ DEATHS: Final = {
 
 @dataclass(frozen=True)
 class Fetching:
-    """A fetcher with a folder of the bucket and a database of its own."""
+    """A fetcher with its own folder of the bucket and its own database."""
 
     chain: Chain
     address: DatabaseAddress

@@ -63,7 +63,7 @@ def today() -> ReferenceVendor:
 
 @dataclass
 class World:
-    """A bucket, a queue and a database of one's own; `fate` ends a run at one of its writes."""
+    """A bucket, a queue and a database of the test's own; `fate` ends a run at one of its writes."""
 
     address: DatabaseAddress
     store: MemoryObjectStore = field(default_factory=MemoryObjectStore)
@@ -102,7 +102,7 @@ def mortal(fate: Fate, write: Callable[..., Awaitable[None]]) -> Callable[..., A
 
 
 async def played(address: DatabaseAddress, fate: Fate) -> World:
-    """Play yesterday whole, and today until `fate` ends it."""
+    """Run yesterday to the end, and today until `fate` ends it."""
     await ask(address, "TRUNCATE symbol_metadata, splits, dividends, dividend_checks, runs, files_in_doubt")
     world = World(address)
     await world.refresh(yesterday(), NOW)

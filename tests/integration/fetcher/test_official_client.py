@@ -1,4 +1,4 @@
-"""The vendor's own Python client reads from the replay what ours reads: our stand-in is faithful."""
+"""The vendor's own Python client reads the same from the replay as our client: the stand-in is right."""
 
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, date, datetime

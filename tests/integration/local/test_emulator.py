@@ -1,4 +1,4 @@
-"""Our additions to the emulator: queues, and with AUTH=true the rights that IAM has and no others."""
+"""Our additions to the emulator: queues, and with AUTH=true only the rights that IAM has."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def role(url: str) -> Clients:
-    """Clients of a role that may send to one of two queues, which takes nothing without TLS."""
+    """Clients of a role that may send to one of two queues, which refuses requests without TLS."""
     sqs, iam = client("sqs", url), client("iam", url)
     for name in ("open", "closed"):
         sqs.create_queue(QueueName=name, Attributes={"Policy": policy(ONLY_OVER_TLS)})

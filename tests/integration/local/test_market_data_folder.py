@@ -116,7 +116,7 @@ def test_a_folders_dividends_are_announced_when_declared_and_paid_on_the_shares_
     with replaying(tmp_path_factory.mktemp("market") / "port", prices) as market:
         market.control.as_of(SECOND)
         first, second = market.get("/stocks/v1/dividends")["results"]
-    # A share of 1.50 became three of 0.50, each of which paid a tenth of it.
+    # A share of 1.50 became three of 0.50, and each paid a tenth of its price.
     assert (first["historical_adjustment_factor"], first["pay_date"], first["frequency"]) == (0.9, "1962-02-01", 12)
     assert (first["cash_amount"], first["split_adjusted_cash_amount"]) == (0.05, 0.025)
     assert (first["currency"], second["currency"], "frequency" in second) == ("USD", "CAD", False)

@@ -1,4 +1,6 @@
-"""The functions' packages, as they are deployed: each holds what its handler needs, and nothing of another service."""
+"""The functions' packages, as they are deployed: each has the modules that its handler needs, and none of another
+service.
+"""
 
 import subprocess
 import zipfile
@@ -16,7 +18,7 @@ HANDLERS = handlers((REPOSITORY / "template.yaml").read_text(encoding="utf-8"))
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Every function's package, unzipped; functions with one and the same zip share a folder."""
+    """Every function's package, unzipped; functions with the same zip share a folder."""
     built, folder = build(), tmp_path_factory.mktemp("packages")
     unzipped: dict[int, Path] = {}
     for function in HANDLERS:

@@ -1,4 +1,6 @@
-"""The linter's view of what CloudFormation is given: SAM's transform done, each variant decided, in four regions."""
+"""The linter's findings in the template that CloudFormation gets: SAM's transform done, each variant decided, in four
+regions.
+"""
 
 import json
 import subprocess
@@ -11,7 +13,7 @@ from tests.unit.variants import VARIANTS, template_of
 
 REGIONS = ("us-east-1", "us-west-2", "eu-central-1", "ap-northeast-1")
 UNUSED = "W2001"
-"""A parameter that nothing uses: in a variant there are such."""
+"""An unused parameter: a variant may have some."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The fetchers' user, in real Postgres: what it may do all other tests of the database show, what it may not these."""
+"""The fetchers' user in real Postgres: other tests of the database show its rights, these show what is refused."""
 
 import asyncio
 import uuid
@@ -22,14 +22,14 @@ ANOTHER = "another"
 
 @pytest.fixture
 def fetcher(address: DatabaseAddress) -> DatabaseAddress:
-    """A user that the server does not know yet."""
+    """A user that does not exist on the server yet."""
     schema.upgrade(address, PLAIN)
     return replace(address, user=f"fetcher-{uuid.uuid4().hex}", _password=PASSWORD)
 
 
 @pytest.fixture
 def asked_for_passwords(server: DatabaseAddress) -> Iterator[None]:
-    """Let the server ask every user but its own for a password, as any real one does."""
+    """Let the server require a password of every user except its own, as any real server does."""
     [shown] = asyncio.run(ask(server, "SHOW hba_file"))
     file = Path(shown["hba_file"])
     before = file.read_text(encoding="utf-8")
@@ -124,7 +124,7 @@ def test_in_another_database_of_the_server_the_user_may_do_nothing(
 
 
 def refusal(address: DatabaseAddress, statement: str) -> str:
-    """Return what the server says to a statement that it does not let the user do."""
+    """Return the server's error about a statement that the user may not execute."""
     with pytest.raises(asyncpg.InsufficientPrivilegeError) as raised:
         asyncio.run(ask(address, statement))
     return str(raised.value)

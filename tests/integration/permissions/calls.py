@@ -1,8 +1,8 @@
 """From an HTTP request to AWS to the rights that it needs: the actions of the Service Authorization Reference.
 
 Two facts of S3 go beyond the action's name (S3 User Guide and API Reference):
-- GET and HEAD of a missing key are answered with 404 only if the caller may `s3:ListBucket` with that key as
-  `s3:prefix`; all others get 403. Any key that is read may be missing, so each read needs both.
+- GET and HEAD of a missing key are answered with 404 only if the caller has `s3:ListBucket` with that key as
+  `s3:prefix`; other callers get 403. Any key that is read may be missing, so each read needs both.
 - A PUT or a deletion that names an ETag compares it with the object's, and so needs `s3:GetObject` as well.
 """
 
@@ -24,7 +24,7 @@ _BATCH_ACTIONS = {"/v1/describejobs": "batch:DescribeJobs", "/v1/listjobs": "bat
 
 
 class UnknownRequestError(Exception):
-    """A request of which nothing here says which rights it needs."""
+    """A request for which this module knows no rights."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -52,7 +52,7 @@ class Request:
 
     @property
     def signed(self) -> re.Match[str]:
-        """Who signed it, and for which service."""
+        """The signer, and the service."""
         match = _CREDENTIAL.search(self.headers.get("authorization", ""))
         if match is None:
             raise UnknownRequestError(f"{self.method} {self.path} is not signed")
@@ -68,7 +68,7 @@ class Request:
 
 
 def calls_of(request: Request) -> list[Call]:
-    """Return the rights that a request needs; raises UnknownRequestError rather than let one pass unseen."""
+    """Return the rights that a request needs; raise UnknownRequestError if they are unknown."""
     sent = {
         "s3": _s3, "sqs": _sqs, "sns": _sns, "batch": _batch, "secretsmanager": _secret, "xray": _xray,
     }  # fmt: skip
@@ -135,7 +135,7 @@ def _batch(request: Request) -> Iterator[_Needed]:
     if request.path == "/v1/submitjob":
         body = json.loads(request.body)
         yield "batch:SubmitJob", arn("batch", f"job-queue/{body['jobQueue']}")
-        # No documentation says which of the two it is if the definition is named without a revision.
+        # If the definition is named without a revision, the documentation does not say which of the two applies.
         yield "batch:SubmitJob", arn("batch", f"job-definition/{body['jobDefinition']}")
         yield "batch:SubmitJob", arn("batch", f"job-definition/{body['jobDefinition']}:1")
     elif request.path in _BATCH_ACTIONS:

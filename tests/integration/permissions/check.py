@@ -1,8 +1,8 @@
-"""Do the policies allow what is needed, and nothing else? Both directions, by the answers of the engine.
+"""Check that the policies allow the needed calls, and nothing else. Both directions are checked, by the answers of the
+engine.
 
-A right is one action on one resource, with one prefix if the statement has prefixes. Statements are taken apart into
-rights, which together allow what the statement does. So each right can be seen to be used or not, and be taken out
-alone.
+A right is one action on one resource, with one prefix if the statement has prefixes. Statements are split into rights,
+which together allow the same as the statement. So each right is used or unused, and can be removed alone.
 """
 
 import json
@@ -83,7 +83,7 @@ def room(key: str) -> str:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with a role's rights, in one sentence."""
+    """A fault of a role's rights, in one sentence."""
 
     kind: str
     """denied, unused, too wide, or unlistable."""
@@ -96,10 +96,10 @@ class Fault:
 
 @dataclass(frozen=True)
 class Policies:
-    """A deployment's policies; changed copies of it are what the checker is tried on."""
+    """A deployment's policies; the checker is tested on changed copies of it."""
 
     identity: Mapping[str, Sequence[Policy]]
-    """Each role's, taken apart into rights (`rights_of`)."""
+    """Each role's policies, split into rights (`rights_of`)."""
     resource: Mapping[str, Policy]
 
     @classmethod
@@ -117,7 +117,7 @@ class Policies:
 
 
 def _apart(role: str, policies: Mapping[str, Policy]) -> Iterator[Policy]:
-    """Take a role's policies apart: one document a right, whose Sid is its place in the list (a Deny stays whole)."""
+    """Split a role's policies: one document for each right, with its place in the list as Sid (a Deny stays whole)."""
     number = 0
     for policy in policies.values():
         for statement in policy["Statement"]:
@@ -154,7 +154,7 @@ def _policy_of(resource: str) -> str:
 
 
 def faults(engine: Engine, policies: Policies, calls: Iterable[Call], template: Concrete) -> list[Fault]:
-    """Return all that is wrong: what is needed and denied, and what is allowed and not needed."""
+    """Return all faults: needed calls that are denied, and allowed calls that are not needed."""
     needed = sorted(call for call in calls if call.who in policies.identity)
     answers = engine.ask([policies.question(call) for call in needed])
     return [
@@ -175,7 +175,7 @@ def _unused(policies: Policies, answers: Sequence[Answer]) -> Iterator[Fault]:
 
 
 def _too_wide(engine: Engine, policies: Policies, needed: Iterable[Call], template: Concrete) -> Iterator[Fault]:
-    """Try every role on everything that the stack has: what it may do there, some call must have done there."""
+    """Try every role on every resource of the stack: each action that it may do there must be in a recorded call."""
     used = {(call.who, call.action, _place(call)) for call in needed}
     probes = [probe for role in policies.identity for probe in _probes(role, policies, template)]
     answers = engine.ask([policies.question(probe) for probe in probes])
@@ -189,7 +189,7 @@ def _too_wide(engine: Engine, policies: Policies, needed: Iterable[Call], templa
 
 
 def _place(call: Call) -> str:
-    """Return what a call is about: the kind of its key (or of what it lists), else the resource itself."""
+    """Return the object of a call: the kind of its key (or of the listed prefix), else the resource itself."""
     _, _, key = call.resource.partition("/")
     if call.action in S3_ACTIONS:
         return room(key)
@@ -218,7 +218,7 @@ def _probes(role: str, policies: Policies, template: Concrete) -> Iterator[Call]
 
 
 def _unlistable(engine: Engine, policies: Policies, template: Concrete) -> Iterator[Fault]:
-    """Every key that a role may read it may list, or a missing one is 403 and not 404."""
+    """A role must be able to list every key that it may read; otherwise a missing key is 403 and not 404."""
     lake = template.attribute("DataLakeBucket", "Arn")
     pairs = [(role, key) for role in policies.identity for keys in ROOMS.values() for key in keys]
     reads = engine.ask([policies.question(Call(role, "s3:GetObject", f"{lake}/{key}")) for role, key in pairs])
@@ -229,9 +229,9 @@ def _unlistable(engine: Engine, policies: Policies, template: Concrete) -> Itera
 
 
 def resource_faults(engine: Engine, policies: Policies, calls: Iterable[Call]) -> list[Fault]:
-    """Return what is wrong with the policies of queues, topics, roles, bucket and key.
+    """Return the faults of the policies of queues, topics, roles, bucket and key.
 
-    What the services send must be let in; from any other source, from another account, or without TLS it must not.
+    The services' requests must be allowed; those of another source or account, or without TLS, must be denied.
     """
     needed = sorted(calls)
     faults: list[Fault] = []
@@ -261,7 +261,7 @@ def _sent(engine: Engine, policies: Policies, calls: Sequence[Call], changed: Ma
 
 
 def _unused_senders(policies: Policies, calls: Sequence[Call]) -> list[Fault]:
-    """Every Allow of a queue's, topic's or role's policy lets in something that comes."""
+    """Every Allow of a queue's, topic's or role's policy must allow a recorded call."""
     pairs = {(call.who, call.resource) for call in calls}
     return [
         Fault("unused", service, f"{listed(statement['Action'])} on {resource}")
@@ -279,7 +279,7 @@ def _senders(principal: Any) -> list[str]:  # noqa: ANN401 (JSON)
 
 
 def sole(engine: Engine, policies: Policies, calls: Iterable[Call]) -> dict[tuple[str, str], Call]:
-    """Return, for each right by its role and Sid, a call that nothing but it allows."""
+    """Return, for each right by its role and Sid, a call that only this right allows."""
     needed = sorted(call for call in calls if call.who in policies.identity)
     sole_calls: dict[tuple[str, str], Call] = {}
     for call, answer in zip(needed, engine.ask([policies.question(call) for call in needed]), strict=True):
@@ -290,7 +290,7 @@ def sole(engine: Engine, policies: Policies, calls: Iterable[Call]) -> dict[tupl
 
 
 def only(policies: Policies, role: str) -> Policies:
-    """Return the policies with this role alone."""
+    """Return the policies of this role alone."""
     return Policies({role: policies.identity[role]}, policies.resource)
 
 

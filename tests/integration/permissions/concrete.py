@@ -1,4 +1,4 @@
-"""The deployed template with every reference put in: names, URLs and ARNs as AWS would give them out."""
+"""The deployed template with every reference resolved: names, URLs and ARNs as AWS would assign them."""
 
 import json
 import re
@@ -20,7 +20,7 @@ _REFERENCE = re.compile(r"\$\{([\w:]+)(?:\.(\w+))?\}")
 
 @dataclass(frozen=True)
 class Concrete:
-    """What a deployment with given parameters consists of."""
+    """The resources of a deployment with given parameters."""
 
     resources: Body
 

@@ -1,4 +1,4 @@
-"""The recording: made once, by walking every path."""
+"""The recording: made once, by running every path."""
 
 import json
 import sys
@@ -29,7 +29,7 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recording:
-    """What every role calls, on every path."""
+    """The calls of every role, on every path."""
     with recorded_lake(tmp_path_factory.mktemp("permissions")) as lake:
         lake.create()
         walk(lake)

@@ -1,4 +1,4 @@
-"""Is a request allowed? Not by our own reading of the policies: iam-simulate is asked (docs/adr/0007)."""
+"""Is a request allowed? The policies are evaluated by iam-simulate, not by code of ours (docs/adr/0007)."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """Whether it is allowed, and the Sids of the statements that allow it."""
+    """Whether the call is allowed, and the Sids of the statements that allow it."""
 
     allowed: bool
     by: frozenset[str]

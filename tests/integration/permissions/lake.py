@@ -1,4 +1,4 @@
-"""A lake in front of which every call is recorded: the template's functions and jobs, each as its own role.
+"""A lake whose calls are all recorded: the template's functions and jobs, each with its own role.
 
 Functions and jobs run from the source, with the environment that the template gives them.
 """
@@ -22,16 +22,16 @@ OURS = {
     "DATABASE_TLS": "disable", "AWS_USE_DUALSTACK_ENDPOINT": "false", "IDLE_SECONDS": "2", "LOG_LEVEL": "WARNING",
     "POWERTOOLS_TRACE_DISABLED": "true",
 }  # fmt: skip
-"""What differs from the template, because everything is on this machine."""
+"""The differences to the template, because everything is on this machine."""
 
 
 class PathError(Exception):
-    """A function or job that ended otherwise than its path says: the recording is not to be believed."""
+    """A function or job ended differently from what its path says: the recording cannot be trusted."""
 
 
 @dataclass(frozen=True)
 class RecordedLake:
-    """Functions and jobs of the template, and the emulator behind the proxy, which is seen past the recording."""
+    """Functions and jobs of the template, and the emulator behind the proxy, with access that is not recorded."""
 
     template: Concrete
     recording: Recording
@@ -49,7 +49,7 @@ class RecordedLake:
         return self.template.named("DataLakeBucket")
 
     def modules(self) -> list[str]:
-        """Return what the functions and jobs are started with."""
+        """Return the environment of the functions and jobs."""
         functions = self.template.of_type("AWS::Lambda::Function").values()
         jobs = self.template.of_type("AWS::Batch::JobDefinition").values()
         handlers = {function["Handler"].rpartition(".")[0] for function in functions}
@@ -81,7 +81,7 @@ class RecordedLake:
         return answers
 
     def answers(self, function: str, *events: object, **changes: str) -> list[Any]:
-        """Invoke a function and return its answers, of failed invocations as well."""
+        """Invoke a function and return its answers, also those of failed invocations."""
         inside = self.template.of_type("AWS::Lambda::Function")[function]
         variables = {**environment(inside["Environment"]["Variables"]), **changes}
         result = self._run(self.template.role_of(inside["Role"]), variables, handler=inside["Handler"], events=events)
@@ -91,7 +91,7 @@ class RecordedLake:
         return answers
 
     def run(self, job: str, *arguments: str, code: int = 0, **changes: str) -> None:
-        """Run a job of the template to its end; raise PathError if its exit code is another one."""
+        """Run a job of the template to its end; raise PathError if its exit code is not the expected one."""
         inside = self.template.of_type("AWS::Batch::JobDefinition")[job]["ContainerProperties"]
         assert inside["Command"][:2] == ["python", "-m"]
         module, *words = inside["Command"][2:]
@@ -143,7 +143,7 @@ class RecordedLake:
             self.client("sqs").send_message(QueueUrl=self._url(queue), MessageBody=body)
 
     def batch_event(self, queue: str) -> dict[str, Any]:
-        """Take what a queue holds, as Lambda's event source mapping hands it to a function."""
+        """Receive a queue's messages, as Lambda's event source mapping passes them to a function."""
         sqs, taken = self.client("sqs"), []
         end = time.monotonic() + 20
         while more := sqs.receive_message(
@@ -155,7 +155,7 @@ class RecordedLake:
         return {"Records": [self._record(queue, message) for message in taken]}
 
     def poison_event(self, queue: str, *bodies: str) -> dict[str, Any]:
-        """Return an event of messages that were sent to this queue just now."""
+        """Return an event with messages that were sent to this queue just now."""
         self.send(queue, *bodies)
         return self.batch_event(queue)
 

@@ -1,6 +1,6 @@
-"""Every path on which a function or a job calls AWS, walked once: the first time, the next time, and the failures.
+"""Every path on which a function or a job calls AWS, run once: the first time, the next time, and the failures.
 
-A path that does not do what it is here for raises PathError, so a recording without it does not pass for a whole one.
+A path that does not reach its purpose raises PathError, so a recording without it is not taken for a complete one.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ POISON = '{"no": "message of ours"}'
 
 
 def vendor_folder(folder: Path) -> Path:
-    """Write three symbols' bars as the vendor will serve them: with a split, a dividend, and bars that cannot be."""
+    """Write three symbols' bars as the vendor will serve them: with a split, a dividend, and invalid bars."""
     folder.mkdir()
     lines = ["symbol,session,open,high,low,close,volume"]
     for symbol in SYMBOLS:
@@ -62,7 +62,7 @@ def vendor_folder(folder: Path) -> Path:
 
 
 def walk(lake: RecordedLake) -> None:
-    """Walk all paths, in an order in which each finds what it needs."""
+    """Run all paths, in an order in which each finds the objects that it needs."""
     for path in (_migration, _reference_data, _sessions, _histories, _arrivals, _first_consolidation):
         path(lake)
     with ThreadPoolExecutor() as pool:  # a worker waits for a retry: no need to watch it
@@ -118,7 +118,7 @@ def _histories(lake: RecordedLake) -> None:
     _expect(len(answer["batchItemFailures"]) == 1, "a history that cannot be written is retried")
     _expect(not dead["batchItemFailures"] and lake.count("HistoryDeadLetters") == 2, "what is poison is a dead letter")
     lake.recording.stop_refusing()
-    lake.invoke("OhlcvFetcherFunction", {})  # reads what the history left in doubt
+    lake.invoke("OhlcvFetcherFunction", {})  # reads the files that the history left in doubt
     again = lake.poison_event("HistoryQueue", HistoryRequest(symbol="CCC").model_dump_json())
     (answer,) = lake.invoke("HistoryFetcherFunction", again)
     _expect(not answer["batchItemFailures"], "a history that was in doubt is loaded")
@@ -193,7 +193,7 @@ def _resampling(lake: RecordedLake) -> None:
 
 
 def _flat_files(lake: RecordedLake) -> None:
-    """Load day files with a broken bar, a bar of nobody, and bars from before the day on which a company is listed."""
+    """Load day files with a broken bar, a bar of an unknown company, and bars before a company's recorded first day."""
     asyncio.run(_list_later(lake.database, "BBB", SESSIONS[2]))
     lake.client("s3").create_bucket(Bucket="flatfiles")
     for day in SESSIONS[:4]:
@@ -215,7 +215,7 @@ def _flat_files(lake: RecordedLake) -> None:
 
 
 async def _list_later(database: Mapping[str, str], symbol: str, day: date) -> None:
-    """Let a company begin on a later day, as the vendor's label may say; another one bore the symbol long ago."""
+    """Let a company begin on a later day, as the vendor may report; another company had the symbol long ago."""
     names = {"host": "host", "port": "port", "user": "username", "password": "password", "database": "dbname"}
     connection = await asyncpg.connect(**{argument: database[name] for argument, name in names.items()}, ssl=False)
     try:

@@ -1,6 +1,6 @@
-"""A proxy in front of the embedded AWS, which writes down what everybody who calls it needs a right for.
+"""A proxy in front of the embedded AWS, which records the rights that each caller needs.
 
-Each function and job signs with its role's name as access key, so the proxy knows whose right it is. S3, SQS and SNS
+Each function and job signs with its role's name as access key, so the proxy knows the role. S3, SQS and SNS
 are the emulator's, Batch is the stand-in's. Secrets Manager and X-Ray are answered here, because the emulator cannot
 have a secret of a given ARN and has no X-Ray.
 """
@@ -30,7 +30,7 @@ class _Refusal:
 
 @dataclass
 class Recording:
-    """What was called, by whom; and which calls the proxy refuses once, as AWS would for want of a right."""
+    """The recorded calls with their callers; the calls that the proxy refuses once, as AWS would without a right."""
 
     targets: Mapping[str, str]
     """The URL of each service."""
@@ -38,12 +38,12 @@ class Recording:
     """Their values, by ARN."""
     calls: set[Call] = field(default_factory=set)
     unknown: list[str] = field(default_factory=list)
-    """Requests that nothing is known of: never empty in a run that is to be believed."""
+    """Requests with unknown rights: a valid recording has none."""
     _refusals: list[_Refusal] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def refuse(self, of: Callable[[Call], bool], times: int = 1) -> None:
-        """Let the next `times` requests that need such a right fail: a way into the paths of failure."""
+        """Let the next `times` requests that need such a right fail, to reach the paths of failure."""
         self._refusals.append(_Refusal(of, times))
 
     def stop_refusing(self) -> None:
@@ -54,7 +54,7 @@ class Recording:
         return {call for call in self.calls if call.who == who}
 
     def take(self, request: Request) -> bool:
-        """Write a request down; tell whether it is to be refused."""
+        """Record a request; return whether it must be refused."""
         with self._lock:
             try:
                 needed = calls_of(request)
@@ -143,7 +143,7 @@ def _forwarded(request: Request, target: str) -> tuple[int, dict[str, str], byte
 def recording(
     targets: Mapping[str, str], secrets: Mapping[str, str], port_file: Path
 ) -> Iterator[tuple[Recording, str]]:
-    """Record what is sent to the URL that is yielded, while the block runs."""
+    """Record the requests to the yielded URL while the block runs."""
     made = Recording(targets, secrets)
     server = _Proxy(made)
     with listen(server, port_file):

@@ -1,6 +1,7 @@
-"""What AWS itself does with our roles, or to our queues, topics and roles: read off the template, a rule a sentence.
+"""AWS's own calls with our roles, or to our queues, topics and roles: derived from the template, a sentence for each
+rule.
 
-Nothing of ours makes these calls, so no recording can have them. Each rule names its source in AWS's documentation.
+Our code does not make these calls, so no recording has them. Each rule names its source in AWS's documentation.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,8 +19,9 @@ KEY_USES = {
     "sqs:ReceiveMessage": ("kms:Decrypt",), "sqs:SendMessage": ("kms:GenerateDataKey", "kms:Decrypt"),
     "sns:Publish": ("kms:GenerateDataKey", "kms:Decrypt"), "secretsmanager:GetSecretValue": ("kms:Decrypt",),
 }  # fmt: skip
-"""What S3, SQS, SNS and Secrets Manager ask of whoever calls them for what is encrypted with a customer's key
-(each service's developer guide, "Key management" or "Server-side encryption")."""
+"""The rights that S3, SQS, SNS and Secrets Manager require of a caller for content that is encrypted with a customer's
+key (each service's developer guide, "Key management" or "Server-side encryption").
+"""
 
 
 def with_our_roles(template: Concrete, recorded: Iterable[Call]) -> set[Call]:

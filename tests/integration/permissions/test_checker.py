@@ -1,4 +1,4 @@
-"""The checker itself: whatever is taken out of a role's rights it misses, and whatever is put in it finds idle."""
+"""The checker itself: it reports each removed right as missing, and each added right as unused."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def policies() -> Policies:
 def test_each_right_is_the_only_one_that_allows_some_call_which_is_denied_without_it(
     engine: Engine, policies: Policies, calls: set[Call]
 ) -> None:
-    """So nothing can be taken out of any role without the check failing, whatever it is."""
+    """So no right can be removed from any role without a failure of the check."""
     needed = sole(engine, policies, calls)
     rights = {
         (role, part["Statement"][0]["Sid"]): right(part)

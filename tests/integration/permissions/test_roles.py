@@ -1,4 +1,4 @@
-"""What the functions and jobs do, and what AWS does for them, is what their roles allow: nothing less, nothing more."""
+"""The roles allow exactly the calls of the functions and jobs, and of AWS's services for them."""
 
 import pytest
 

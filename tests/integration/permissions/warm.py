@@ -1,4 +1,4 @@
-"""A process that has imported what functions and jobs import, and forks one of itself for each that is to run.
+"""A process that has imported the modules of functions and jobs, and forks itself for each run.
 
     python -m tests.integration.permissions.warm SOCKET MODULE ...
 
@@ -39,7 +39,7 @@ def _invoked(handler: str, events: list[Any]) -> list[Any]:
 
 
 def _run(request: dict[str, Any], output: int) -> list[Any]:
-    """Do what is asked for, as if in a process of its own; raise SystemExit if that is how it ends."""
+    """Do the requested run, as in a separate process; raise SystemExit if it ends in this way."""
     os.environ.clear()
     os.environ.update(request["environment"])
     for number in (1, 2):
@@ -52,7 +52,7 @@ def _run(request: dict[str, Any], output: int) -> list[Any]:
 
 
 def _serve(connection: socket.socket) -> None:
-    """Answer one request. What runs does so in a child, whose threads end before it does."""
+    """Answer one request. Each run is in a child process, whose threads end before it does."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with connection.makefile("rwb") as stream, tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as result:
         request = json.loads(stream.readline())
@@ -72,7 +72,7 @@ def main() -> None:
     path, *modules = sys.argv[1:]
     for module in modules:
         import_module(module)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a run but its connection
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # only its connection waits for a run
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()

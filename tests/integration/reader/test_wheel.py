@@ -1,4 +1,4 @@
-"""The reader's wheel alone, in an environment of its own, against the emulator's S3."""
+"""The reader's wheel alone, in its own environment, with the emulator's S3."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from tests.unit.resampler.daily import Facts, numbered
 
 BUCKET = "a-lake"
 BROUGHT = {"fiblake", "numpy", "obstore", "pyarrow", "tzdata", "pandas", "dateutil", "six.py"}
-"""What the wheel and its dependencies, with the extra for pandas, put into site-packages."""
+"""The site-packages with the wheel and its dependencies, including the extra for pandas."""
 READ = """
 import fiblake
 from fiblake.lake import INTERVALS

@@ -14,7 +14,7 @@ TYPES = {"CS", "ETF"}
 
 
 def record(symbol: str = "AAPL", valid_from: date = BEGINNING, valid_to: date | None = None) -> SymbolRecord:
-    """A record whose every field holds something."""
+    """A record with a value in every field."""
     return SymbolRecord(
         symbol=symbol, valid_from=valid_from, valid_to=valid_to, composite_figi="BBG1", share_class_figi="BBG2",
         name="Apple Inc.", industry="ELECTRONIC COMPUTERS", sector="Manufacturing", sic_code="3571", exchange="XNAS",

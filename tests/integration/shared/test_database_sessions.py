@@ -136,7 +136,7 @@ async def test_who_ends_without_a_word_holds_nobody_up(migrated: DatabaseAddress
     async def cut_off(database: Database) -> None:
         async with database.session_lock(MON):
             await ask(migrated, f"SELECT pg_terminate_backend(pid) {OURS}")
-            # The lock is another one's now: nothing may be stored under it any more.
+            # Another process has the lock now: nothing may be stored under it any more.
             await whole(database, MON)
 
     async with opened(migrated) as first, opened(migrated) as second:

@@ -1,4 +1,4 @@
-"""Through a pooler that gives each transaction another connection, and takes no start-up parameter it does not know."""
+"""Work through a pooler that gives each transaction another connection, and refuses unknown start-up parameters."""
 
 import asyncio
 from datetime import UTC, date, datetime

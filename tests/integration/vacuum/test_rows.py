@@ -1,4 +1,4 @@
-"""Rows leave a real Postgres for the archive, and none is lost on the way."""
+"""Rows move from a real Postgres to the archive, and none is lost."""
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Any

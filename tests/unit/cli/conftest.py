@@ -30,7 +30,7 @@ class FakeTarget:
     measured: dict[int, Latency] = field(default_factory=dict)
     workers: FakeJobs = field(default_factory=FakeJobs)
     log_folder: Path | None = Path("/nonexistent")
-    """Of a stack on this machine, whose parts have written nothing."""
+    """The logs of a stack on this machine, whose parts have written nothing."""
 
     @property
     def queue_urls(self) -> dict[str, str]:
@@ -70,7 +70,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture(scope="session", autouse=True)
 def _parser_is_made_once() -> Iterator[None]:
-    """Typer makes the parser of all commands from their signatures at each run, as for a process: 20 ms."""
+    """Typer makes the parser of all commands from their signatures at each run, which takes 20 ms."""
     with pytest.MonkeyPatch.context() as patch:
         get_command = cache(typer.main.get_command)
         patch.setattr(typer.main, "get_command", get_command)
@@ -85,7 +85,7 @@ def stack() -> FakeTarget:
 
 @pytest.fixture
 def run(stack: FakeTarget, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command line against the fake stack; an error of ours ends it as `main` would."""
+    """Run a command line on the fake stack; an error of ours ends it as in `main`."""
 
     def ran(*arguments: str, input_: str | None = None) -> Result:
         module = import_module(f"cli.{_module(arguments)}")

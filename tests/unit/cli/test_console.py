@@ -1,4 +1,4 @@
-"""The console's pages without a browser: who is answered, what is shown, and that others' text stays text."""
+"""The console's pages without a browser: which requests are answered, the content, and that foreign text stays text."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ DAYS = [date(2024, 1, 2), date(2024, 1, 3), date(2024, 1, 4), date(2024, 1, 5)]
 
 @dataclass
 class Visitor:
-    """Asks the application without a socket, and keeps its cookies."""
+    """Sends requests to the application without a socket, and keeps its cookies."""
 
     pages: Starlette
     cookies: dict[str, str] = field(default_factory=dict)
@@ -161,7 +161,7 @@ def test_what_is_wrong_is_named_with_a_command() -> None:
 
 
 def test_a_lake_that_nothing_is_fetched_into_is_not_well(stack: FakeTarget) -> None:
-    """Nothing waits and nothing died, and yet the last sessions are not there."""
+    """No message waits and there is no dead letter, but the last sessions are missing."""
     state = {
         "dead_letters": {}, "queues": {}, "lagging": [], "refused": [], "faults": {}, "fetched": date(2025, 11, 18),
     }  # fmt: skip
@@ -204,7 +204,7 @@ def test_a_table_without_the_last_session_is_a_problem_if_nothing_waits_for_it(
 def test_the_sessions_of_a_local_stack_end_with_its_lake(
     client: Visitor, stack: FakeTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It replays the past: sessions of this year would all be holes."""
+    """It replays the past: all sessions of this year would seem to be missing."""
     monkeypatch.setattr("cli.console.facts._ledger", lambda *_: {DAYS[3]: 1})
     lay_bars(stack)
     rows = [{"symbol": "AAPL", "last_consolidated_date": DAYS[3], "row_count": 4, "last_updated": NOON}]

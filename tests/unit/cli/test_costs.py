@@ -66,7 +66,8 @@ def test_the_page_has_the_table_that_the_command_prints() -> None:
 
 
 def test_the_goals_of_a_session_and_a_month_are_kept() -> None:
-    # 0.12 USD a session, and 10 USD a month with 32 alarms and 8 event sources. What is added is paid for knowingly.
+    # 0.12 USD a session, and 10 USD a month with 32 alarms and 8 event sources. An additional resource must be paid for
+    # on purpose.
     scale = len(INTERVALS) / 6
     added = (costs.counts()["alarms"] - 32) * costs.ALARM
     added += (costs.counts()["event_sources"] - 8) * costs.POLLS * costs.SQS

@@ -97,7 +97,7 @@ def test_a_text_of_others_is_no_command_to_the_terminal(run: Run, stack: FakeTar
 
 @pytest.fixture
 def sixteen(stack: FakeTarget) -> None:
-    """Sixteen letters of refused files; fifteen of the files are put anew since, without the row at fault."""
+    """Sixteen letters about refused files; fifteen of the files were put again since, without the broken row."""
     stack.outputs = {"ResamplingRetentionYears": "0", "SplitAdjusted": "true"}
     rows = []
     for number in range(16):

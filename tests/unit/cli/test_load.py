@@ -12,7 +12,7 @@ from tests.unit.cli.conftest import Run
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, date]]:
-    """Let no vendor be asked; return whose settings were read, and since which day companies were asked for."""
+    """Replace the vendor; return the settings that were read, and the first requested day of companies."""
     calls: list[tuple[str, date]] = []
 
     async def load_companies(settings: str, first: date, show: Any) -> CompaniesReport:  # noqa: ANN401 (a callback)

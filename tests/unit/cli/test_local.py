@@ -1,4 +1,4 @@
-"""What `fiblake local` prints and hands on, without a stack."""
+"""The output and the arguments of `fiblake local`, without a stack."""
 
 import json
 import shlex

@@ -1,4 +1,4 @@
-"""Whatever is typed: a sentence, an exit code, and no traceback."""
+"""Every command line ends with a sentence and an exit code, never with a traceback."""
 
 import json
 import re
@@ -34,7 +34,7 @@ NEEDED = {
     "events send": ["events/poison.json", "--queue", "consolidation"],
     "migrate": ["--secret", "arn:of-a-secret"],
 }
-"""What some commands ask for at the least; of the others each argument that is asked for is a sample."""
+"""The required arguments of some commands; for the others each required argument gets a sample."""
 DAYS = {"session", "day", "first", "last"}
 NO_ACCOUNT = {"costs", "local up", "local down", "local env"}
 """Commands that ask no AWS account."""
@@ -55,17 +55,18 @@ EMPTY = {
     "quarantine release": 2, "query": 0, "reconcile": 0, "resample": 2, "status": 0, "tag": 0, "trace": 2,
     "universe": 2, "vacuum": 0, "vacuum rds": 1, "withdraw": 2,
 }  # fmt: skip
-"""How each command ends on an empty lake, of a stack without Postgres whose functions have no settings."""
+"""The exit code of each command on an empty lake, with a stack without Postgres whose functions have no settings."""
 INTERRUPTED = {
     "costs": "cli.costs.table", "local up": "time.sleep", "local down": "local.supervisor.stop",
     "local env": "local.supervisor.current",
 }  # fmt: skip
-"""Where Ctrl-C reaches a command that asks no account; it reaches the others while they look for their stack."""
+"""The function in which Ctrl-C reaches a command without an account; it reaches the others while they find their stack.
+"""
 COLOUR = re.compile(r"\x1b\[(?:[0-9]+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;[0-9]+)*m")
 
 
 def needed(path: str) -> list[str]:
-    """Return what a command asks for at the least."""
+    """Return the required arguments of a command."""
     if path in NEEDED:
         return NEEDED[path]
     words: list[str] = []
@@ -97,7 +98,7 @@ def ended(monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str]) -> int:
 
 @pytest.fixture
 def empty(stack: FakeTarget, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTarget:
-    """Turn every command to a stack that has never been used."""
+    """Let every command use a stack that has never been used."""
     stack.outputs = {
         "ResamplingRetentionYears": "0", "SplitAdjusted": "true", "OhlcvFetcherFunctionName": "test-ohlcv-fetcher",
         "MetadataFetcherFunctionName": "test-metadata-fetcher", "ResamplerFunctionName": "test-resampler",
@@ -115,7 +116,7 @@ def empty(stack: FakeTarget, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 @dataclass
 class Supervisor:
-    """Stands in for the process that keeps the local stack up."""
+    """The stand-in for the process that runs the local stack."""
 
     stack: Stack
     is_up: bool = False
@@ -138,7 +139,7 @@ class Supervisor:
 
 @pytest.fixture
 def on_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Supervisor:
-    """Let `fiblake local` start and end a stack of the test's own, which is not up yet."""
+    """Let `fiblake local` start and end the test's own stack, which does not run yet."""
     fields = dict.fromkeys(Stack.__dataclass_fields__, "") | {"folder": tmp_path, "outputs": {"BucketName": "lake"}}
     fake = Supervisor(Stack(**fields))
     for name in ("STATE", "LOG", "LOCK"):
@@ -151,7 +152,7 @@ def on_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Supervis
 
 @pytest.fixture
 def everywhere(empty: FakeTarget, on_this_machine: Supervisor, monkeypatch: pytest.MonkeyPatch) -> FakeTarget:
-    """Let each command find what it acts on: a stack that was never used, here too; the console serves one visit."""
+    """Prepare what each command needs: a stack that was never used, also here; the console serves one visit."""
     on_this_machine.start([])
     monkeypatch.setattr("cli.local._start", lambda _arguments: on_this_machine.start([]))
     monkeypatch.setattr("uvicorn.Server.run", lambda _server, sockets: sockets)
@@ -159,7 +160,7 @@ def everywhere(empty: FakeTarget, on_this_machine: Supervisor, monkeypatch: pyte
 
 
 def typed(path: str) -> list[str]:
-    """Return a command line that a person may type on an empty lake."""
+    """Return a valid command line for an empty lake."""
     if path == "events send":
         return ["events", "send", str(REPOSITORY / "events/poison.json"), "--queue", "consolidation"]
     return path.split() if path == "migrate" else [*path.split(), *needed(path)]
@@ -298,7 +299,7 @@ UNKNOWN_SYMBOL = {
     "vacuum": ["--symbols", "APPL", "--dry-run"],
     "withdraw": ["APPL", "2025-11-19"],
 }
-"""Every command that takes symbols, with one that nobody knows."""
+"""Every command that takes symbols, with an unknown one."""
 
 
 def test_the_table_has_every_command_that_takes_symbols() -> None:
@@ -313,7 +314,7 @@ def test_a_symbol_that_nobody_knows_is_exit_code_2_with_the_nearest(
     async def unknown(*_arguments: object) -> NoReturn:
         raise NotFoundError("there is no APPL")
 
-    # Only the vendor and Postgres know whether these two commands know a symbol.
+    # Only the vendor and Postgres know whether a symbol of these two commands exists.
     for name in ("fetch", "release_bar"):
         monkeypatch.setattr(f"services.fetcher.assembly.{name}", unknown)
     for name in ("cli.target", "cli.quarantine"):
@@ -365,7 +366,7 @@ def test_what_goes_well_is_in_the_answer_and_not_in_the_log(
 
 
 def test_the_table_has_every_command() -> None:
-    """Every test below takes its rows from it, or from all commands: a new command must be put in first."""
+    """Every test below takes its rows from it, or from all commands: a new command must be added to it first."""
     assert EMPTY.keys() == COMMANDS.keys()
     assert INTERRUPTED.keys() == NO_ACCOUNT
 
@@ -376,7 +377,7 @@ def test_on_an_empty_lake(
     path: str, on_this_machine: Supervisor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    """Without a terminal, as in a script: 80 columns, no control character, nobody asked."""
+    """Without a terminal, as in a script: 80 columns, no control character, no question."""
     on_this_machine.is_up = path != "local up"
     monkeypatch.chdir(tmp_path)
     assert ended(monkeypatch, typed(path)) == EMPTY[path]

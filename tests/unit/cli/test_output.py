@@ -1,4 +1,4 @@
-"""What a person sees on a terminal: tables that fit, numbers in one piece, a window that is not overrun."""
+"""The output on a terminal: tables that fit, numbers that are not broken, and no more lines than fit."""
 
 import io
 import json

@@ -28,7 +28,7 @@ def lay(stack: FakeTarget, days: list[date]) -> None:
 
 @pytest.fixture
 def requested(monkeypatch: pytest.MonkeyPatch) -> set[date]:
-    """Return the sessions that Postgres says the vendor was asked for."""
+    """Return the sessions that were requested from the vendor, according to Postgres."""
     sessions: set[date] = set()
 
     async def answer(*_: object) -> set[date]:

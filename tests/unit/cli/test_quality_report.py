@@ -1,4 +1,4 @@
-"""Coverage and findings of one symbol, on bars that are wrong in one way each."""
+"""Coverage and findings of one symbol, on bars with one fault each."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -142,7 +142,7 @@ def test_months_are_laid_out_by_year() -> None:
 
 @pytest.mark.parametrize("api_first", [True, False])
 def test_bars_of_the_api_and_rows_of_flat_files_are_compared_where_the_lake_had_both(api_first: bool) -> None:  # noqa: FBT001
-    """Ten sessions come from both sources, and two of them with another close; the others from one."""
+    """Ten sessions are in both sources, two of them with different closes; the others are in one."""
     later = NOON + timedelta(hours=1)
     both, other_close = DAYS[:10], {DAYS[3], DAYS[7]}
 

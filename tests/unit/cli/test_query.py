@@ -100,7 +100,7 @@ def test_rows_go_to_csv_and_parquet_files(run: Run, tmp_path: Path) -> None:
     csv, parquet = tmp_path / "rows.csv", tmp_path / "rows.parquet"
     sql = "SELECT symbol, close FROM bronze ORDER BY symbol, close"
     assert run("query", sql, "--csv", str(csv), "--parquet", str(parquet)).exit_code == 0
-    for _ in range(2):  # a file that is there is replaced
+    for _ in range(2):  # an existing file is replaced
         assert csv.read_text().splitlines() == ["symbol,close", "AAPL,9.0", "AAPL,10.0", "MSFT,9.0", "MSFT,10.0"]
         assert run("query", sql, "--csv", str(csv)).exit_code == 0
     with duckdb.connect() as connection:
@@ -173,7 +173,7 @@ def test_no_file_of_this_machine_is_read_unless_that_is_allowed(run: Run, tmp_pa
 
 
 def test_the_connection_to_the_lake_itself_reads_and_writes_no_other_file(stack: FakeTarget, tmp_path: Path) -> None:
-    """Whatever gets past the check of the query."""
+    """Queries that pass the first check of their text."""
     secret, output = tmp_path / "secret.txt", tmp_path / "rows.csv"
     secret.write_text("hush")
     lake = views.open_views(stack.store, LAKE, {"bronze"}, (), lambda _: None, outputs=[output])

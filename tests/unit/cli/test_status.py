@@ -105,7 +105,7 @@ def test_watching_looks_again_until_it_is_interrupted(run: Run, monkeypatch: pyt
 
 @pytest.mark.parametrize("when", [5, None, ["x"], "soon", "0001-01-01T00:00:00+14:00"])
 def test_a_checkpoint_with_an_odd_instant_is_shown_all_the_same(when: object, run: Run, stack: FakeTarget) -> None:
-    """Nothing but this table uses the instant, so no service refuses it."""
+    """Only this table uses the instant, so no service refuses it."""
     checkpoint = {"last_processed_date": "2025-11-17", "last_run_timestamp": when}
     stack.store.lay(checkpoint_key(34), json.dumps(checkpoint).encode())
     result = run("status")

@@ -1,4 +1,4 @@
-"""The way of a put, from log lines as the services write them."""
+"""The steps of a put, from log lines as the services write them."""
 
 import json
 from datetime import UTC, datetime, tzinfo
@@ -27,7 +27,7 @@ def line(second: float, service: str, message: str, **fields: object) -> str:
 
 @pytest.fixture
 def stack(tmp_path: Path) -> FakeTarget:
-    """Return a local stack with the logs of one put, which was joined with an earlier one."""
+    """Return a local stack with the logs of one put, whose work was merged into an earlier one."""
     (tmp_path / "aws").mkdir()
     (tmp_path / "jobs").mkdir()
     requested = line(1, "consolidation-router", "consolidation requested", correlation_id="one")
@@ -94,7 +94,7 @@ def test_an_age_beyond_1970_is_a_wrong_command_line(run: Run, arguments: tuple[s
 
 
 class Clock(datetime):
-    """A clock that stands an hour after the lines."""
+    """A clock that shows one hour after the lines."""
 
     @classmethod
     def now(cls, tz: tzinfo | None = None) -> "Clock":

@@ -1,7 +1,7 @@
 """Any order, duplication and crash of messages: all bars arrive, versions grow, and each change is reported.
 
-The claim, which the resampler relies on: if version V of data.parquet tells a session differently from the version
-before it, some event is published that is of V or a later version and begins at that session or before it.
+The resampler relies on this rule: if version V of data.parquet has other values for a session than the version before
+it, an event is published that has V or a later version and begins at that session or before it.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ from tests.fakes import LAKE, NOON, FakeQueue, FakeTopic, MemoryObjectStore, bar
 DATA, SPLITS = LAKE.data_key("AAPL"), splits_key("AAPL")
 SESSIONS = nyse().between(date(2025, 11, 11), date(2025, 11, 19))
 MOST_RECEIVES = 1_000
-"""No message of these schedules is to be given up."""
+"""No message of these schedules may become a dead letter."""
 
 
 class Killed(BaseException):
@@ -33,7 +33,7 @@ class Killed(BaseException):
 
 
 class Bucket(MemoryObjectStore):
-    """A bucket that keeps all versions of data.parquet, and kills whoever makes the n-th request from now."""
+    """A bucket that keeps all versions of data.parquet, and kills the process that sends the n-th request from now."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,14 +61,14 @@ class Bucket(MemoryObjectStore):
 
 @dataclass
 class World:
-    """One symbol: what was put, and the messages that were sent."""
+    """One symbol: the files that were put, and the messages that were sent."""
 
     store: Bucket = field(default_factory=Bucket)
     queue: FakeQueue = field(default_factory=FakeQueue)
     topic: FakeTopic = field(default_factory=FakeTopic)
     puts: list[dict[str, Any]] = field(default_factory=list)
     announced: list[dict[str, Any]] = field(default_factory=list)
-    """The puts that a message speaks of."""
+    """The puts that a message names."""
     minute: int = 0
 
     def now(self) -> datetime:
@@ -157,7 +157,7 @@ steps = st.lists(
 
 
 def first_difference(before: Consolidated | None, after: Consolidated) -> date | None:
-    """Return the earliest session whose adjusted price or whose place among companies `after` tells differently."""
+    """Return the earliest session whose adjusted price or company is different in `after`."""
     old = _closes_and_volumes(before) if before else {}
     new = _closes_and_volumes(after)
     return min((day for day in new if new[day] != old.get(day)), default=None)
@@ -209,7 +209,7 @@ def _check_reports(versions: Sequence[Consolidated], events: Sequence[Consolidat
             assert event.tail.close == tuple(row["close"] for row in rows)
 
 
-# Few requests of one kind and few sessions, so that schedules meet; `HYPOTHESIS_PROFILE=thorough` runs a thousand.
+# Few requests of one kind and few sessions, so that actors conflict; `HYPOTHESIS_PROFILE=thorough` runs a thousand.
 @given(steps)
 def test_whatever_comes_in_whatever_order_and_dies_all_bars_arrive_and_each_change_is_reported(
     schedule: list[tuple[Any, ...]],

@@ -1,7 +1,6 @@
-"""`as_of=T` is the lake as it was at T: whatever was restated, split, withdrawn or lost on the way.
+"""`as_of=T` is the lake as it was at T, with any restatements, splits, withdrawals and lost requests.
 
-After each step a copy of data.parquet is kept. In the end the lake, asked as of each of those instants, must answer as
-the copies do.
+After each step a copy of data.parquet is kept. In the end the lake as of each of those instants must equal the copy.
 """
 
 from contextlib import suppress
@@ -78,7 +77,7 @@ class Life:
         self.consolidate(Task("AAPL", lists=False, reference_changed=True))
 
     def withdraw(self, place: int) -> None:
-        """One of the bars is taken out, unless it is the last one that is left."""
+        """One of the bars is withdrawn, unless it is the only one."""
         stored = self.stored()
         if stored is None or stored.bars.num_rows < 2:
             return
@@ -106,7 +105,7 @@ class Life:
 
 
 def answers(lake: Lake, **options: Any) -> list[pa.Table]:  # noqa: ANN401 (those of `bars`)
-    """Return what the lake says in several ways, or that it knows no bar."""
+    """Return the lake's answers to several queries, or that it has no bar."""
     ways: list[dict[str, Any]] = [
         {"adjust": "raw"}, {}, {"interval": "3d", "adjust": "total"}, {"interval": "5d", "complete": True},
     ]  # fmt: skip

@@ -190,7 +190,7 @@ def test_a_data_parquet_deleted_in_between_is_made_anew_from_what_is_there(store
 def test_it_gives_up_with_a_conflict_when_others_never_stop(store: MemoryObjectStore, naps: list[float]) -> None:
     store.lay(day("2025-11-18"), parquet(bar("2025-11-18")))
     for n in range(ATTEMPTS):
-        # Each rival's version differs, and all of them are due before one write each.
+        # Each rival's version differs, and each is written before one of our writes.
         store.interfere(lambda n=n: store.lay(DATA, consolidated(bar("2025-11-17", n + 1))), before_write=n + 1)
     with pytest.raises(ConflictError, match=f"data.parquet of AAPL was rewritten by others {ATTEMPTS} times"):
         consolidate(store)
@@ -233,7 +233,7 @@ def test_however_writers_interleave_the_result_is_last_write_wins_over_everythin
     put(ours)
     consolidate(store)
     consolidate(store)
-    # A file restated before anyone merged it is gone for good; what was ever merged may not be.
+    # A file that was restated before it was merged is lost; merged bars must not be lost.
     last_files = {row["timestamp"]: row for row in rows}
     merged = stored(store)
     assert merged.bars.equals(merge(merged.bars, [table(*last_files.values())]).bars)
@@ -423,7 +423,9 @@ def test_somebody_elses_data_parquet_is_adopted(store: MemoryObjectStore) -> Non
 
 
 def test_somebody_elses_data_parquet_is_put_in_order_when_it_is_adopted(store: MemoryObjectStore) -> None:
-    """Ours is sorted, one row a session; merging relies on it, so another's is made so."""
+    """Our file is sorted, with one row for each session; merging relies on it, so another program's file is sorted
+    first.
+    """
     store.lay(DATA, parquet(bar("2025-11-18", 8), bar("2025-11-17", 7), bar("2025-11-18", 88, later(1))))
     consolidation = consolidate(store, "2025-11-18")
     assert list(closes(store).items()) == [("2025-11-17", 7), ("2025-11-18", 88)]
@@ -464,7 +466,7 @@ TWO = identities_file(companies("1980-12-12", "2025-11-18"))
 
 @pytest.fixture
 def split_lake(store: MemoryObjectStore) -> MemoryObjectStore:
-    """A bucket in which AAPL has three bars, is consolidated, and then a split of it arrived."""
+    """A bucket in which AAPL has three consolidated bars, and then a split arrived."""
     for n, session in enumerate(("2025-11-17", "2025-11-18", "2025-11-19")):
         store.lay(day(session), parquet(bar(session, n + 1)))
     consolidate(store)
@@ -578,7 +580,7 @@ def test_a_bucket_that_does_not_give_the_splits_is_an_error_to_retry_and_nothing
 
 
 def test_an_older_reading_of_the_splits_never_overwrites_a_newer_one(split_lake: MemoryObjectStore) -> None:
-    """The rival reads and writes after we read the splits and before we write: so we start over and read them anew."""
+    """The rival reads and writes after we read the splits and before we write, so we start over and read them again."""
 
     def a_newer_file_is_taken_in_by_a_rival() -> None:
         split_lake.lay(SPLITS, splits_file(splits(("2025-11-19", 1, 4))))
@@ -599,7 +601,7 @@ def test_splits_and_bars_that_two_workers_take_in_at_once_are_both_kept(split_la
 
 
 def test_the_bar_that_is_the_first_to_show_a_split_changes_all_before_it(store: MemoryObjectStore) -> None:
-    """It was announced before: until this bar came, the earlier ones were as traded."""
+    """The split was announced before: until this bar arrived, the earlier bars were as traded."""
     for session in ("2025-11-17", "2025-11-18"):
         store.lay(day(session), parquet(bar(session)))
     store.lay(SPLITS, TWO_FOR_ONE)

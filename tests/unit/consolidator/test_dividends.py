@@ -1,4 +1,4 @@
-"""Dividends on the way into data.parquet: a version each time, and never an event, because silver has none of them."""
+"""Dividends are stored in data.parquet: each time with a version and without an event: silver does not use them."""
 
 import logging
 from datetime import date
@@ -44,7 +44,7 @@ def stored(lake: Lake) -> Consolidated:
 
 
 def split(lake: Lake) -> None:
-    """Put a split without a request of its own."""
+    """Put a split without a request."""
     lake.store.lay(splits_key("AAPL"), splits_file(splits(("2025-11-19", 1, 2))))
 
 
@@ -74,7 +74,7 @@ def test_the_manifest_follows_the_version_that_dividends_made(lake: Lake) -> Non
 
 
 def test_a_message_about_dividends_writes_a_version_also_if_they_are_as_they_were(lake: Lake) -> None:
-    """Another worker may have read older ones, and must lose."""
+    """Another worker may have read older dividends, and must lose."""
     pay(lake, TWO)
     lake.drained()
     before = stored(lake)

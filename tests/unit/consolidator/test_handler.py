@@ -63,13 +63,13 @@ def deployed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployed]:
 
 
 def invoke(event: dict[str, Any]) -> list[str]:
-    """Invoke the function; return the ids of the messages that SQS shall keep."""
+    """Invoke the function; return the ids of the messages that SQS must keep."""
     response = entry.handler(event, CONTEXT)  # type: ignore[arg-type]
     return [failure["itemIdentifier"] for failure in response["batchItemFailures"]]
 
 
 def together(*events: dict[str, Any]) -> dict[str, Any]:
-    """Return one event with the records of all, each under an id of its own."""
+    """Return one event with the records of all events, each with its own id."""
     records = [copy.deepcopy(record) for event in events for record in event["Records"]]
     return {"Records": [{**record, "messageId": f"m{n}"} for n, record in enumerate(records)]}
 
@@ -108,7 +108,7 @@ def test_without_batch_the_messages_that_sent_requests_are_kept(deployed: Deploy
 def test_a_thousand_records_in_one_event_are_one_round_of_requests_and_one_job(
     deployed: Deployed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """AWS hands over thousands of records when a batching window is set; the emulator only ever ten."""
+    """AWS passes thousands of records if a batching window is set; the emulator passes ten at most."""
     monkeypatch.setenv("SYMBOLS_PER_CHILD", "20")
     body = json.loads(sample("s3-put-via-eventbridge")["Records"][0]["body"])
     events = []

@@ -1,4 +1,4 @@
-"""One thread computes, other threads wait for requests; outcomes are those of each work alone."""
+"""One thread computes, other threads wait for requests; the results are the same as those of each work alone."""
 
 import threading
 from collections.abc import Callable

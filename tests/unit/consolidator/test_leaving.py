@@ -1,7 +1,7 @@
-"""When children leave, nothing stays behind: the rule of `Worker.drain`, in a model of Batch and SQS where workers die.
+"""When the children end, no message is left: the rule of `Worker.drain`, in a model of Batch and SQS where workers die.
 
-The model's worker decides as `drain` does (tests/unit/consolidator/test_worker.py holds drain to it): it waits for what
-it gave back; the first child of each job also for what others hold.
+The model's worker decides as `drain` does (tests/unit/consolidator/test_worker.py holds drain to it): it waits for
+messages that it returned; the first child of each job also for messages that others have received.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 LOOK, QUICK, CAREFUL, HIDDEN, START, PAUSE = 2, 4, 60, 300, 20, 10
 LATE = 60
-"""For so long SQS may still count nothing of what is in flight."""
+"""For this long SQS may count no message in flight."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Model:
     children: list[Child] = field(default_factory=list)
 
     def send(self, count: int, per_child: int) -> None:
-        """Send requests, then submit a job unless one has yet to start: what the router does."""
+        """Send requests, then submit a job unless one is waiting to start, as the router does."""
         self.messages += [Message(self.now) for _ in range(count)]
         if not any(not child.started(self.now) for child in self.children):
             size = -(-count // per_child)
@@ -77,14 +77,16 @@ class Model:
             child.busy_until, child.idle = self.now + self.random.randint(1, 30), 0
             return
         waits = self.stay and child.first
-        # The counts may be late: what was taken within the last minute may not be counted yet.
+        # The counts may be late: messages that were received within the last minute may not be counted yet.
         counted = any(m.taken_at < self.now - LATE for m in self.messages)
         child.idle = 0 if waits and counted else child.idle + LOOK
         child.gone = child.idle >= (CAREFUL if waits else QUICK) and self.now >= child.due
 
 
 def run(model: Model, waves: list[tuple[int, int]], per_child: int) -> int:
-    """Send waves of requests (how many, how long after the one before), let all jobs end; return what is left."""
+    """Send waves of requests (how many, how long after the one before), let all jobs end; return the messages that are
+    left.
+    """
     for count, pause in waves:
         for _ in range(pause):
             model.tick()

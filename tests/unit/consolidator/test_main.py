@@ -21,7 +21,7 @@ QUEUE_URL = "https://sqs.us-east-1.amazonaws.com/000000000000/test-consolidation
 
 
 class Account:
-    """What `_build_worker` and `Queue.connect` would find in AWS."""
+    """The resources that `_build_worker` and `Queue.connect` would find in AWS."""
 
     def __init__(self) -> None:
         self.store, self.queue, self.complete = MemoryObjectStore(), FakeQueue(), FakeTopic()

@@ -47,7 +47,7 @@ def test_flushes_in_any_order_and_repeated_converge_to_the_newest_versions(
     ]
     shuffle.shuffle(flushes)
     for some in flushes:
-        # A worker enters each symbol once a flush.
+        # A worker writes each symbol once in a flush.
         manifest.add_symbols(store, list({consolidation.symbol: consolidation for consolidation in some}.values()))
     newest: dict[str, Consolidation] = {}
     for consolidation in sorted(all_versions, key=lambda consolidation: consolidation.stored.last_updated):

@@ -30,7 +30,7 @@ withdrawals = st.dictionaries(st.sampled_from(SESSIONS), st.integers(0, 2).map(l
 
 
 def winners(rows: list[dict]) -> list[dict]:
-    """Return the last write of each session by the rule as written: plain Python, nothing of ours."""
+    """Return the last write of each session by the rule, in plain Python, without our code."""
 
     def rank(row: dict) -> tuple:
         return tuple((row[name] is not None, row[name] or 0) for name in ORDER if name != "timestamp")

@@ -1,4 +1,4 @@
-"""Whatever fails, and whenever: a request in the queue has a job that will see it, or an arrival that brings one."""
+"""Whatever fails, a request in the queue has a job that will receive it, or an arrival that starts one."""
 
 import json
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from tests.fakes import BUCKET, LAKE, FakeJobs, FakeQueue
 MOST_RECEIVES = 6
 VISIBILITY = 300
 SYMBOLS = st.sampled_from(["AAPL", "MSFT", "BRK.B"])
-# Short schedules and many failures: a longer one mostly ends in an arrival that makes good what went before.
+# Short schedules and many failures: a longer one mostly ends with an arrival that repairs the earlier failures.
 STEP = st.one_of(
     st.tuples(st.just("arrive"), SYMBOLS),
     st.tuples(st.sampled_from(["route", "start", "wait"]), st.none()),
     st.tuples(st.sampled_from(["route, and Batch fails", "route, and SQS fails"]), st.none()),
-    # A job takes so many messages; it finishes them, or is killed with them in its hands.
+    # A job receives this many messages; it finishes them, or is killed before.
     st.tuples(
         st.sampled_from(["work", "is killed", "finds nothing and is about to leave", "leave"]), st.integers(1, 3)
     ),
@@ -32,7 +32,7 @@ STEP = st.one_of(
 
 @dataclass
 class Job:
-    """A running job; once it has found the queue empty it will look no more."""
+    """A running job; it does not receive again after the queue was empty."""
 
     leaving: bool = False
 
@@ -46,7 +46,7 @@ class Chain:
     jobs: FakeJobs = field(default_factory=FakeJobs)
     running: list[Job] = field(default_factory=list)
     kills_are_final: bool = False
-    """A killed job is not tried again: its attempts are used up."""
+    """A killed job is not started again: it has no attempts left."""
     open: set[str] = field(default_factory=set)
     """Symbols that arrived and were not consolidated since."""
 
@@ -83,7 +83,7 @@ class Chain:
         self.open.add(symbol)
 
     def route(self, *, batch_fails: bool = False, sqs_fails: bool = False) -> None:
-        """Let the function have one batch, and its messages the end that the answer gives them."""
+        """Invoke the function with one batch, and finish its messages according to the answer."""
         self.jobs.error = UpstreamError("Batch is away") if batch_fails else None
         self.consolidation.refuse_sends = lambda body: sqs_fails and "MSFT" in body
         messages = self.arrivals.receive()
@@ -105,7 +105,7 @@ class Chain:
         return messages
 
     def finish_all_work(self) -> None:
-        """Let time pass, with nothing failing any more, until nothing is left that would happen by itself."""
+        """Let time pass, without further faults, until no work is left."""
         for _ in range(3 * MOST_RECEIVES):
             if not (self.arrivals.bodies() or self.jobs.waiting or self.running):
                 return

@@ -36,7 +36,7 @@ def received(*bodies: str) -> list[ReceivedMessage]:
 
 
 class Routed:
-    """A router, what it sends to and what it found to be wrong."""
+    """A router, its queue and jobs, and the faults that it found."""
 
     def __init__(self, per_child: int = 100, largest: int = LARGEST_ARRAY) -> None:
         self.queue, self.jobs = FakeQueue(), FakeJobs()

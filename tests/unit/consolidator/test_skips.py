@@ -1,4 +1,4 @@
-"""docs/architecture.md lists each place that compares and skips; what it names exists: the place, and a test of it."""
+"""docs/architecture.md lists each place that compares and skips: the named places and tests exist."""
 
 import re
 from functools import reduce

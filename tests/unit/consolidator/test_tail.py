@@ -1,4 +1,4 @@
-"""The tail of a completion event: from it alone come the buckets that the whole data.parquet gives."""
+"""The tail of a completion event: the buckets from it equal those from the whole data.parquet."""
 
 from datetime import date
 

@@ -1,4 +1,6 @@
-"""Who writes, who may skip, what a crash leaves behind: each test is a schedule that goes wrong without its rule."""
+"""Which worker writes, which may skip, and the state after a crash: each test is a schedule that is wrong without its
+rule.
+"""
 
 import json
 from collections.abc import Callable
@@ -36,7 +38,7 @@ class Bucket(MemoryObjectStore):
         self.announced: list[ConsolidationRequest] = []
 
     def consolidate(self, *keys: str, since: str | None = None, minute: float = 0, **more: object) -> Consolidation:
-        """Consolidate as a worker that holds a message which names these files and a session."""
+        """Consolidate as a worker with a message that names these files and a session."""
         task = Task("AAPL", date.fromisoformat(since) if since else None, frozenset(keys), lists=not keys, **more)  # type: ignore[arg-type]
         return Consolidator(self, LAKE, nyse()).consolidate(task, later(minute), self.announce)
 
@@ -49,14 +51,14 @@ class Bucket(MemoryObjectStore):
         return day(session)
 
     def clean_up(self, consolidation: Consolidation, minute: float = 0) -> None:
-        """Delete all that is provably merged, as a worker with no retention does."""
+        """Delete all files that are provably merged, as a worker without retention does."""
         proof = Proof(
             "AAPL", consolidation.etag, consolidation.stored.log, self.list_objects(LAKE.symbol_prefix("AAPL"))[1:]
         )
         clean_up(self, LAKE, [proof], "run", later(minute) + timedelta(days=900), 0)
 
     def before_reading(self, key: str, act: Callable[[], object]) -> None:
-        """Let somebody else act right before the next GET of `key`."""
+        """Let another client act right before the next GET of `key`."""
         read = self._read
 
         def interrupted(wanted: str, if_match: str | None = None) -> object:
@@ -148,7 +150,7 @@ def test_a_restored_data_parquet_without_bars_to_merge_exceeds_the_floor_also_wh
 def test_who_finds_nothing_new_on_a_stale_reading_starts_over_and_reports_the_version_of_its_dead_mate(
     bucket: Bucket,
 ) -> None:
-    """The mate merged the file and died before its event; a clean-up deleted the file before we read it."""
+    """Another worker merged the file and died before its event; a clean-up deleted the file before we read it."""
     key = bucket.put("2025-11-18", 8)
 
     def the_mate_merges_dies_and_its_file_is_cleaned_up() -> None:
@@ -182,7 +184,7 @@ def test_what_is_gone_without_a_data_parquet_does_not_exist() -> None:
 
 
 def test_who_finds_the_splits_as_they_are_writes_so_that_an_older_reading_of_them_loses(bucket: Bucket) -> None:
-    """We read S1. Before we write, the file is put back to S0, and a mate finds nothing to change."""
+    """We read S1. Before we write, the file is restored to S0, and another worker finds nothing to change."""
 
     def the_splits_are_put_back_and_a_mate_takes_the_message() -> None:
         bucket.take_away(SPLITS)
@@ -195,7 +197,7 @@ def test_who_finds_the_splits_as_they_are_writes_so_that_an_older_reading_of_the
 
 
 def test_splits_that_come_while_the_first_bars_are_merged_are_not_lost() -> None:
-    """Their own message finds no bars, and is done: nobody else will read them."""
+    """Their own message finds no bars and succeeds, so no other worker will read them."""
     bucket = Bucket()
     key = bucket.put("2025-11-19")
     bucket.interfere(lambda: bucket.lay(SPLITS, TWO_FOR_ONE))
@@ -228,7 +230,7 @@ def test_the_same_bytes_put_again_are_a_new_version_and_win_over_what_came_betwe
     bucket: Bucket,
     named: bool,  # noqa: FBT001
 ) -> None:
-    """They do not say when they were ingested, so they count as ingested when they were put."""
+    """The bars have no `ingested_at`, so they count as ingested when they were put."""
     key = day("2025-11-18")
     bucket.lay(key, unstamped("2025-11-18", 1), later(1))
     bucket.consolidate(key, since="2025-11-18")
@@ -276,7 +278,7 @@ def test_files_beyond_retention_are_deleted_in_lots_and_a_day_in_between_costs_n
 
 
 def test_a_file_that_wins_by_the_instant_of_its_put_is_kept_as_long_after_that() -> None:
-    """The same bytes may be put again, and a deletion would take them for the ones that are merged."""
+    """The same bytes may be put again, and a deletion could not distinguish them from the merged ones."""
     bucket = Bucket()
     key = day("2025-06-02")
     bucket.lay(key, unstamped("2025-06-02", 1), later(-60 * 24 * 31))
@@ -339,7 +341,7 @@ def test_the_bars_of_an_adopted_data_parquet_are_announced_before_they_are_writt
 
 
 def test_beside_an_adopted_data_parquet_files_that_no_message_names_are_merged(bucket: Bucket) -> None:
-    """Its writer kept no log, so nobody knows which files it has."""
+    """Its writer kept no log, so it is unknown which files it has."""
     bucket.put("2025-11-13", 3)
     bucket.lay(DATA, parquet(bar("2025-11-14", 4)))
     merged = bucket.consolidate(bucket.put("2025-11-19", 9), since="2025-11-13").stored

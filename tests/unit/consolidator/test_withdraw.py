@@ -1,4 +1,4 @@
-"""A bar that a person takes out of the lake: it stays out, what is put later comes in, and silver is told."""
+"""A bar that a person withdraws: it stays out, a later bar is merged, and silver gets an event."""
 
 import json
 from dataclasses import replace
@@ -174,7 +174,7 @@ def test_who_died_before_data_parquet_was_written_is_run_again(lake: Lake) -> No
 
 
 def test_all_of_the_history_is_reported_if_the_symbol_has_splits_also_when_it_is_done_again(lake: Lake) -> None:
-    """The bar may have been the only one to show the split: then the bars before it are adjusted no longer."""
+    """The bar may have been the only one after the split: then the bars before it are no longer adjusted."""
     lake.store.lay(splits_key("AAPL"), splits_file(splits((DAYS[2], 1, 2))))
     lake.worker().consolidate(["AAPL"], 1, full=False)
     lake.complete.published.clear()

@@ -94,7 +94,7 @@ class Lake:
         return self.request_named(symbol, session, self.put(symbol, session, close))
 
     def split(self, symbol: str, data: bytes | None = None, session: str | None = None) -> str:
-        """Put the symbol's splits and a request that speaks of them."""
+        """Put the symbol's splits and a request that names them."""
         file = splits_file(splits(("2025-11-19", 1, 2), symbol=symbol)) if data is None else data
         self.store.lay(splits_key(symbol), file)
         day = date.fromisoformat(session) if session else None
@@ -108,7 +108,7 @@ class Lake:
 
     @property
     def rounds(self) -> list[list[str]]:
-        """The symbols told of between one entry into the manifest and the next."""
+        """The symbols whose events were published between two writes of the manifest."""
         rounds: list[list[str]] = [[]]
         for verb, what in self.journal:
             if verb == "publish":
@@ -286,7 +286,7 @@ def test_a_worker_stopped_meanwhile_gives_back_what_it_would_have_worked_on_alon
 
 
 def test_delayed_messages_and_those_in_other_hands_are_waited_for(lake: Lake) -> None:
-    """The other worker may die; if this one had gone, nobody would take its message."""
+    """The other worker may die; if this one had ended, its message would stay."""
     lake.put("AAPL", "2025-11-19")
     lake.queue.put(ConsolidationRequest(symbol="AAPL").model_dump_json(), delay=30)
     lake.arrive("MSFT", "2025-11-19")
@@ -421,7 +421,9 @@ def test_later_messages_of_a_symbol_with_an_unmergeable_file_are_done_while_the_
 
 
 def test_a_message_that_names_its_files_answers_for_those_alone(lake: Lake) -> None:
-    """Of an older, the same and a later session than the bad file's: only the message that names it is a letter."""
+    """Messages of an earlier, the same and a later session than the bad file's: only the one that names the file is a
+    dead letter.
+    """
     bad = LAKE.date_key("AAPL", date(2025, 11, 18))
     lake.store.lay(bad, b"no Parquet")
     lake.arrive_named("AAPL", "2025-11-17")
@@ -466,7 +468,7 @@ def test_the_event_carries_the_version_and_a_tail_of_what_is_in_s3(lake: Lake) -
 
 
 def test_a_worker_that_dies_after_it_wrote_what_it_had_announced_is_made_good_by_the_announcement(lake: Lake) -> None:
-    """Nobody was told of the older file: its own message was lost."""
+    """The older file's own message was lost."""
     lake.arrive_named("AAPL", "2025-11-17")
     lake.drained()
     lake.put("AAPL", "2025-11-14")
@@ -827,7 +829,7 @@ def test_the_event_carries_the_first_requests_id_and_the_oldest_put(lake: Lake) 
 
 @contextmanager
 def traced(worker: Worker) -> Iterator[tuple[Worker, list[dict[str, Any]]]]:
-    """Return the worker with its tracing on, and, when the block is over, the segments that it has sent."""
+    """Return the worker with tracing, and, after the block, the segments that it has sent."""
     sent: list[str] = []
     segments: list[dict[str, Any]] = []
     traces = Traces("dev-worker", sent.extend)

@@ -1,4 +1,4 @@
-"""No waiting between attempts; a vendor to arrange."""
+"""No pauses between attempts; a vendor with prepared answers."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ __all__ = ["deployed"]
 
 @pytest.fixture(autouse=True)
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Let no coroutine sleep; return the seconds that were asked for."""
+    """Let no coroutine sleep; return the requested seconds."""
     pauses: list[float] = []
 
     async def rest(seconds: float) -> None:

@@ -47,7 +47,7 @@ class Context:
 
 
 class Deployed:
-    """A function's surroundings, where the session before DAY is stored; `down` is what the database fails with."""
+    """A function's surroundings, where the session before DAY is stored; `down` is the error of the database."""
 
     def __init__(self) -> None:
         self.store = MemoryObjectStore()

@@ -18,18 +18,18 @@ from shared.database.symbols import DETAIL_FIELDS
 
 
 class KilledError(Exception):
-    """The process ends here, and nothing of ours may catch it."""
+    """The process ends here; our code must not catch this."""
 
 
 @dataclass
 class Fate:
-    """Counts the steps of a run, and ends it right before step `end` (0: never): no step is done from then on."""
+    """Counts the steps of a run, and ends it right before step `end` (0: never): no step follows."""
 
     end: int = 0
     steps: int = 0
 
     def ends(self) -> bool:
-        """Take a step; tell whether the process has ended before it."""
+        """Take a step; return whether the process has ended before it."""
         self.steps += 1
         return 0 < self.end <= self.steps
 
@@ -45,7 +45,7 @@ def ticker(symbol: str, figi: str | None = None, **more: Any) -> Ticker:  # noqa
 
 @dataclass
 class ReferenceVendor:
-    """What the vendor says, as a test arranges it; `asked` holds every question about a single symbol."""
+    """The vendor's answers, as a test arranges them; `asked` has every request about a single symbol."""
 
     listed: list[Ticker] = field(default_factory=list)
     gone: dict[str, Ticker] = field(default_factory=dict)

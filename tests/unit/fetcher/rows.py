@@ -28,14 +28,14 @@ class FakeDatabase(Database):
     known: dict[str, set[str]] = field(default_factory=dict)
     records: dict[str, SymbolRecord] = field(default_factory=dict)
     gone: list[SymbolRecord] = field(default_factory=list)
-    """Companies that bore a symbol in the past, oldest first."""
+    """Companies that had a symbol in the past, oldest first."""
     recorded_splits: list[Split] = field(default_factory=list)
     loaded: dict[str, date] = field(default_factory=dict)
     runs: dict[UUID, dict[str, Any]] = field(default_factory=dict)
     failures: int = 0
     locked: set[str] = field(default_factory=set)
     busy: set[str] = field(default_factory=set)
-    """Scopes that somebody else is at work on."""
+    """Scopes that another run has locked."""
     notes: dict[str, set[str]] = field(default_factory=dict)
 
     async def universe(self, types: Collection[str], session: date) -> set[str]:

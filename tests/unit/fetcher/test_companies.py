@@ -1,4 +1,4 @@
-"""The companies of the past against scripted markets: what the vendor lists on each day, and what is made of it."""
+"""The companies of the past in scripted markets: the vendor's list of each day, and the resulting records."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -39,7 +39,7 @@ COLUMNS = ("ticker", "name", "list_date", "delisted_date", "composite_figi", "sh
 
 @dataclass(frozen=True)
 class Listing:
-    """A company bears a ticker from a day to a day, as the script has it; the vendor's fields may be blank."""
+    """A company has a ticker from a day to a day of the script; the vendor's fields may be blank."""
 
     ticker: str
     name: str
@@ -69,13 +69,13 @@ MARKET = (
     Listing("RENA", "Renamed", date(2005, 1, 3), date(2012, 6, 7), figi="F-REN"),
     Listing("NEWN", "Renamed", date(2012, 6, 8), figi="F-REN"),
     Listing("RENA", "Heir of a name", date(2012, 12, 3), figi="F-HEIR"),
-    # Goes from one company to the next over a night; the composite FIGI is missing.
+    # Changes from one company to the next overnight; the composite FIGI is missing.
     Listing("HAND", "First owner", date(2000, 1, 3), date(2011, 10, 14), share_class="S-1"),
     Listing("HAND", "Second owner", date(2011, 10, 17), share_class="S-2"),
     # No identifier at all, and years between the two.
     Listing("GONE", "Gone", date(1999, 5, 3), date(2011, 4, 19), type=""),
     Listing("GONE", "Much later", date(2012, 9, 4), type=""),
-    # Lived between two of the vendor's lists.
+    # Existed between two of the vendor's lists only.
     Listing("MAYF", "Mayfly", date(2012, 3, 14), date(2012, 3, 22), figi="F-MAY"),
     Listing("LATE", "Listed on the last day", LAST, figi="F-LATE"),
     Listing("ZVZZT", "A test", date(2000, 1, 3), figi="F-TEST", is_test=True),
@@ -88,7 +88,7 @@ TEN_DAYS = (
 
 @dataclass
 class World:
-    """A vendor that knows a scripted market, and the lake that learns of it."""
+    """A vendor with a scripted market, and the lake that loads it."""
 
     folder: Path
     market: Sequence[Listing]
@@ -257,7 +257,7 @@ def test_every_session_of_any_market_has_the_universe_of_the_script(
 
 
 def test_a_delisting_right_after_the_session_of_the_first_list_is_left_to_the_next_list() -> None:
-    """Saturday's delisting has Friday as its last session, which is the first list's."""
+    """A delisting on Saturday has Friday as its last session, which is the first list's."""
     friday, saturday, july = date(2012, 6, 1), date(2012, 6, 2), date(2012, 7, 2)
     history = History()
     for day in (friday, july):

@@ -1,4 +1,4 @@
-"""Taking over dividends: what is asked, what is written, and what a vendor that fails keeps out (nothing)."""
+"""Loading dividends: the requests, the writes, and a vendor that fails (nothing else stops)."""
 
 import asyncio
 from collections.abc import Coroutine

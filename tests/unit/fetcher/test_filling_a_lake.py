@@ -1,4 +1,6 @@
-"""A new lake filled from a vendor's flat files, with all of their known faults; flat files beside the API's bars."""
+"""A new lake filled from a vendor's flat files, with all of their known faults; flat files together with the API's
+bars.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -36,12 +38,12 @@ MIB = 1 << 20
 
 
 def close(name: str, session: date) -> float:
-    """Return a company's close in a session: another one for each company."""
+    """Return a company's close in a session: different for each company."""
     return 10.0 + len(name) + (session - FIRST).days / 100
 
 
 def reported(session: date, more: float = 0.0) -> list[ReportedBar]:
-    """Return the bars of everybody who trades in a session; `more`: AAPL's close is restated by so much."""
+    """Return the bars of all companies that trade in a session; `more`: AAPL's close is restated by this difference."""
     bars = []
     for company in MARKET:
         if company.trades(session):
@@ -145,7 +147,7 @@ async def test_bars_before_a_listing_that_is_too_late_are_the_companys_and_other
     begins = {symbol: begins for symbol, begins in database.records if begins > BEGINNING}
     assert begins == {
         "LATE": days[0], "GAP": date(2012, 5, 1), "JUMP": LISTED, "OTHER": date(2012, 6, 18), "NONE": LISTED,
-        "FUND": date(2012, 6, 18),  # a company of a kind that the lake leaves out bore the ticker before
+        "FUND": date(2012, 6, 18),  # a company of a type that the lake leaves out had the ticker before
     }  # fmt: skip
     lake = consolidated(store)
     sessions = {symbol: stored.bars["timestamp"].to_pylist() for symbol, stored in lake.items()}
@@ -155,7 +157,7 @@ async def test_bars_before_a_listing_that_is_too_late_are_the_companys_and_other
         "FUND": [day for day in days if day >= date(2012, 6, 18)],
     }  # fmt: skip
     assert lake["OTHER"].reference.handovers == (date(2012, 6, 18),)
-    # What is the lake's now no longer waits, and a second look finds nothing more.
+    # Bars that belong to the lake now are no longer unclaimed, and a second check finds no more.
     [key] = store.keys(f"{UNCLAIMED_PREFIX}/")
     unclaimed = decode(store.peek(key) or b"", UNCLAIMED_ROWS, key)
     assert sorted(set(unclaimed["ticker"].to_pylist())) == ["FUND", "GAP", "JUMP", "NONE"]
@@ -163,7 +165,7 @@ async def test_bars_before_a_listing_that_is_too_late_are_the_companys_and_other
 
 
 async def test_unclaimed_rows_of_many_companies_are_judged_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that memory holds few of them; a company whose bars lie in several files is judged by all of them."""
+    """So memory holds few of them; a company with bars in several files is decided by all of them."""
     monkeypatch.setattr(before_listing, "MOST_ROWS", 5)
     days = nyse().between(date(2012, 6, 25), date(2012, 7, 3))
     store, database = MemoryObjectStore(), ReferenceDatabase()
@@ -243,7 +245,7 @@ def test_flat_files_and_the_apis_bars_of_the_same_sessions_make_the_same_lake_in
     key = LAKE.range_key("AAPL", min(closes), max(closes))
     published = later(data.draw(st.integers(1, 50)))
     after, before = MemoryObjectStore(), MemoryObjectStore()
-    # The API's bars come after the flat files, or were there before: merged, or waiting to be.
+    # The API's bars arrive after the flat files, or before them: merged, or not merged yet.
     flat(after, flat_closes, published)
     consolidated(after)
     after.lay(key, api_file(closes, 60))

@@ -1,4 +1,4 @@
-"""Day files in, range files out: what the vendor's flat files become, and what they cannot do."""
+"""Day files in, range files out: the result of the vendor's flat files, and the faults that are refused."""
 
 import gzip
 import io
@@ -63,7 +63,7 @@ def load(
 
 
 def stored(store: MemoryObjectStore) -> dict[tuple[str, date], float]:
-    """Return the close of every bar in the lake's source files, by symbol and session; the latest one put in wins."""
+    """Return the close of every bar in the lake's source files, by symbol and session; the last file put wins."""
     bars: dict[tuple[str, date], tuple[datetime, float]] = {}
     for key in store.keys(f"{BRONZE_PREFIX}/"):
         source = LAKE.parse_source(key)
@@ -186,7 +186,7 @@ def test_the_broken_bars_of_a_session_share_one_object_and_each_is_found_by_its_
         ("S3", day, source) for day, source in zip(DAYS[:2], sources, strict=True)
     ]
     assert len(list_quarantined(store)) == 18
-    # Read again, each waits once; what is reported otherwise takes the place of what was.
+    # When the file is read again, each row is there once; a changed row replaces the earlier one.
     load(tmp_path, store, again=True)
     assert len(list_quarantined(store)) == 18
     write(tmp_path, DAYS[0], ["S3,100,9,10,7,9,0,7"], NOON + timedelta(days=1))
@@ -258,7 +258,7 @@ def test_a_header_that_is_none_of_a_day_file_is_refused_by_name(
 def test_a_day_file_with_more_broken_rows_than_quarantine_takes_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the session's object could no longer be read, and with it no list of the quarantine."""
+    """Otherwise the session's object could no longer be read, and the list of the quarantine would fail."""
     monkeypatch.setattr(days, "MAX_BROKEN", 3)
     broken = [line("AAPL", -1), line("IBM", -1)]
     write(tmp_path, DAYS[0], [*broken, line("MSFT"), line("MSFT", 11)])
@@ -324,7 +324,7 @@ def test_bars_that_no_company_claims_are_kept_beside_the_lake(tmp_path: Path) ->
 def test_unclaimed_rows_are_put_part_by_part_while_the_chunk_is_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that memory holds less than a part of them: most tickers of a file may be unclaimed."""
+    """So memory holds only a part of them: most tickers of a file may be unclaimed."""
     monkeypatch.setattr(set_aside, "UNCLAIMED_ROWS_PER_PART", 4)
     monkeypatch.setattr(loading, "TICKERS_PER_REQUEST", 1)
     for day in DAYS[:3]:

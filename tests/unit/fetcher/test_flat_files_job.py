@@ -24,7 +24,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
-    """What was loaded; the report names nothing that failed."""
+    """The loads; the report names no failure."""
     made: list[Call] = []
     load(monkeypatch, LoadReport(files=2), made)
     return made

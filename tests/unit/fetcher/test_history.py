@@ -306,7 +306,7 @@ async def test_a_jump_is_flagged_unless_a_split_explains_it(world: World) -> Non
     rows = [range_row(WEDNESDAY, 100.0), range_row(FRIDAY, 10.0)]
     world.vendor.answers = [page(rows)]
     assert await world.load("AAPL") == stored("AAPL", 2, flagged=("AAPL",))
-    # A split on a day without a bar takes effect with the next one.
+    # A split on a day without a bar takes effect with the next bar.
     world.database.recorded_splits = [Split("AAPL", THURSDAY, 1.0, 10.0, "forward_split", 0.1, "E1")]
     assert await world.load("AAPL") == stored("AAPL", 2)
 

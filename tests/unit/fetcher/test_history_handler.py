@@ -20,7 +20,7 @@ ARN = "arn:aws:sqs:us-east-1:123456789012:dev-history"
 
 @pytest.fixture
 def dead_letters(deployed: Deployed) -> Any:  # noqa: ANN401 (boto's resource)
-    """The queue's dead letters, in an account where the queue is and AAPL is known."""
+    """The queue's dead letters, in an account with the queue and the symbol AAPL."""
     deployed.database.records["AAPL"] = record("AAPL")
     sqs = boto3.resource("sqs")
     sqs.create_queue(QueueName="dev-history")
@@ -29,7 +29,7 @@ def dead_letters(deployed: Deployed) -> Any:  # noqa: ANN401 (boto's resource)
 
 
 def invoke(*bodies: str, receives: int = 1) -> list[str]:
-    """Hand the messages over as Lambda does; return the ids of those that come again."""
+    """Pass the messages as Lambda does; return the ids of those that come again."""
     records = [
         {
             "messageId": f"m{number}", "receiptHandle": f"r{number}", "body": body, "eventSourceARN": ARN,
@@ -59,7 +59,7 @@ def test_a_request_leads_to_one_range_file_and_is_done(deployed: Deployed) -> No
 def test_requests_that_came_often_before_are_worked_on_one_by_one(
     deployed: Deployed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of them may be what killed the function each time."""
+    """One of them may have killed the function each time."""
     groups: list[int] = []
     real = history_handler.load_requested
 

@@ -51,7 +51,7 @@ def stored(symbol: str = "META", figi: str | None = META, valid_from: date = BEG
 
 @dataclass
 class VendorAnswers:
-    """What the vendor says of single symbols."""
+    """The vendor's answers about single symbols."""
 
     changes: Mapping[str, Sequence[TickerChange]] = field(default_factory=dict)
     delisted: Mapping[str, Ticker] = field(default_factory=dict)
@@ -393,7 +393,7 @@ def test_no_symbol_is_deleted_has_two_companies_at_once_or_changes_without_need(
         current = {r.symbol: r for r in records if r.valid_to is None}
         assert current.keys() == {company.symbol for company in listed}
         assert taken_over(records, listed, answers, now) == records
-        # Another FIGI than the listed one is borne on for a few sessions, and no longer.
+        # A FIGI that differs from the listed one is kept for a few sessions only.
         again = compare(records, listed)
         assert again.kept + again.handed_over == [
             (current[company.symbol], company)
@@ -408,7 +408,7 @@ def differs(record: SymbolRecord, ticker: Ticker) -> bool:
 
 
 def check_times(records: Sequence[SymbolRecord]) -> None:
-    """One follows the other, in sessions, and only the last may be without an end."""
+    """One period follows the other, in sessions, and only the last may be without an end."""
     for record in records:
         assert record.valid_to is None or record.valid_to >= record.valid_from
         assert record.active == (record.valid_to is None)

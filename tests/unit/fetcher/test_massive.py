@@ -494,7 +494,7 @@ async def test_one_garbled_row_costs_one_row_and_not_the_page(vendor: Vendor, ga
     bars = await grouped(vendor)
     assert [bar.symbol for bar in bars[::2]] == ["AAPL", "AAPL"]
     assert faults(bars[1], nyse())
-    str(bars[1]).encode()  # no half of a pair is left that a file or a log refuses
+    str(bars[1]).encode()  # the text has no half of a pair, which a file or a log would refuse
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, b'{"results": ' * 50_000])

@@ -335,7 +335,7 @@ async def test_a_split_without_a_ticker_is_left_out_logged_and_counted(
 async def test_a_split_that_cannot_be_is_refused_and_its_ticker_keeps_what_is_known(
     vendor: Vendor, fault: dict[str, Any]
 ) -> None:
-    """Left out, it would make the other split's cumulative factor seem wrong."""
+    """Without it, the other split's cumulative factor would seem wrong."""
     vendor.answers = [listing([FIRST_SPLIT, SECOND_SPLIT | fault])]
     reported = await splits(vendor)
     apple = [Split("AAPL", date(2000, 6, 21), 1.0, 2.0, "forward_split", 0.25, "E1")]

@@ -88,7 +88,7 @@ async def test_a_first_run_takes_over_the_list_and_asks_for_every_history(world:
     assert world.record("AAPL").valid_from == BEGINNING
     assert world.requested() == ["AAPL", "MSFT", "SPY"]
     assert report.histories_requested == 3
-    # Nobody is asked when each of them began, and a symbol of one company needs no file.
+    # The beginning of each of them is not requested, and a symbol of one company needs no file.
     assert world.vendor.questions("ticker_changes") == []
     assert world.store.keys() == [UNIVERSE_KEY]
     universe = read_universe(world.store.peek(UNIVERSE_KEY) or b"")
@@ -105,7 +105,7 @@ async def test_the_universe_of_a_day_has_who_was_listed_then_and_a_list_that_say
     await world.day_after(3)
     universe = read_universe(world.store.peek(UNIVERSE_KEY) or b"")
     assert universe.on(FRI)["symbol"].to_pylist() == ["AAPL", "MSFT", "SPY"]
-    # Nobody knows when it was listed: on the first list it was not, and it has no bars yet.
+    # Its listing date is unknown: it was not on the first list, and it has no bars yet.
     assert universe.on(MON)["symbol"].to_pylist() == ["MSFT", "NEWCO", "SPY"]
     world.store.journal.clear()
     await world.refresh()
@@ -124,7 +124,7 @@ async def test_the_same_list_again_changes_nothing_but_when_it_was_seen(world: W
     report = await world.day_after()
     assert (report.new, report.changed, report.vanished, report.handed_over, report.back) == (0, 0, 0, 0, 0)
     seen = world.clock.now
-    # Their histories, a day later and not loaded, are asked for once more.
+    # Their histories are not loaded a day later, and are requested once more.
     assert world.database.records == {
         key: replace(record, last_seen=seen, history_requested_at=seen) for key, record in before.items()
     }
@@ -278,7 +278,7 @@ async def test_on_a_list_with_a_row_that_names_no_ticker_only_those_vanish_whom_
 
 
 class StuckVendor(ReferenceVendor):
-    """Answers no question about a single symbol."""
+    """Answers no request about a single symbol."""
 
     async def ticker_changes(self, symbol: str) -> list[TickerChange]:
         return await self._never(symbol)
@@ -579,7 +579,7 @@ async def test_a_run_may_be_as_of_a_past_evening(world: World) -> None:
 
 
 def eventful() -> World:
-    """A lake of yesterday, and a day on which everything happens."""
+    """Yesterday's lake, and a day with every kind of change."""
     world = World(ReferenceVendor([ticker(s, f"F-{s}") for s in ("AAPL", "FB", "IBM", "META", "MSFT", "SPY")]))
     world.vendor.reported = [split("AAPL"), split("MSFT"), split("IBM")]
     return world
@@ -597,7 +597,7 @@ def everything_happens(world: World) -> None:
 
 
 def outcome(world: World) -> tuple[object, ...]:
-    """Return what a run leaves behind; what it was asked, and how often, is not part of it."""
+    """Return the result of a run, without the requests and their number."""
     objects = {key: world.store.peek(key) for key in world.store.keys()}  # noqa: SIM118 (a method, not a mapping)
     splits = {symbol: of for symbol, of in world.database.stored.items() if of}
     return world.database.records, splits, objects, set(world.requested())

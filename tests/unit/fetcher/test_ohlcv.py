@@ -43,7 +43,7 @@ class World:
         self.store_up_to(WEDNESDAY)
 
     def store_up_to(self, *sessions: date) -> None:
-        """Let these sessions be stored whole, and no others."""
+        """Let exactly these sessions be stored whole."""
         self.database.ledger = dict.fromkeys(sessions, COUNTS)
         self.database.mark = max(sessions, default=None)
 
@@ -128,7 +128,7 @@ async def test_a_put_that_fails_leaves_the_watermark_and_the_next_run_goes_on_fr
     with pytest.raises(IncompleteError, match=r"2025-11-21: 1 of 2 files of 2025-11-21 were not written \(MSFT\)"):
         await world.fetch()
     assert (world.database.mark, len(world.database.rows)) == (THURSDAY, 2)
-    # AAPL's file was put: what it holds is stored, and MSFT's bar is written.
+    # AAPL's file was put: its bar is stored, and MSFT's bar is written.
     assert await world.fetch() == [replace(stored_session(FRIDAY, 1), unchanged=1)]
     assert (world.database.mark, len(world.database.rows), len(world.store.keys())) == (FRIDAY, 4, 4)
 
@@ -181,7 +181,7 @@ async def test_a_price_that_was_put_and_then_taken_back_is_written_as_the_vendor
     await die_after_the_puts(world, grouped_row("AAPL", FRIDAY, 11.0), grouped_row("MSFT", FRIDAY, 20.0))
     assert in_bronze(world)["AAPL", FRIDAY] == 11.0
     world.vendor.answers = [before]
-    # A run that is asked for nothing, and looks back at nothing, looks at this session all the same.
+    # A run without requested sessions, and without sessions to look back at, fetches this session anyway.
     assert [session.what for session in (await world.fetched()).looked_at_again] == ["2025-11-21"]
     assert in_bronze(world) == in_postgres(world) == {("AAPL", FRIDAY): 10.0, ("MSFT", FRIDAY): 20.0}
 

@@ -14,7 +14,7 @@ DAY = date(2025, 11, 19)
 
 
 class SkippingSelector(selectors.DefaultSelector):
-    """Waits for nothing: whoever would wait finds the time passed. A look takes a little, as with any clock."""
+    """Does not wait: a sleep advances the clock at once. Each reading advances it a little, as with any clock."""
 
     def __init__(self) -> None:
         super().__init__()

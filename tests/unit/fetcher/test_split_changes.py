@@ -62,7 +62,7 @@ def test_a_split_that_contradicts_is_repaired_also_while_another_is_announced() 
 
 @pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
 def test_of_two_splits_on_one_day_the_ids_order_means_nothing(names: tuple[str, str]) -> None:
-    # 1-for-100, and 100-for-1 right after: nothing has changed in the end.
+    # 1-for-100, and 100-for-1 right after: together they change nothing.
     away = replace(split(factor=1.0, to=1.0, name=names[0]), split_from=100.0)
     back = split(factor=0.01, to=100.0, name=names[1])
     result = split_changes({}, [away, back], OURS, TODAY)

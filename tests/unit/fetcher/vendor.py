@@ -1,4 +1,4 @@
-"""The vendor's API without a network: answers arranged in order, requests kept."""
+"""The vendor's API without a network: prepared answers in order, and the recorded requests."""
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -46,7 +46,7 @@ def page(rows: Sequence[Mapping[str, Any]] | None, **more: object) -> httpx.Resp
 
 
 def coded(content: bytes, coding: str = "gzip") -> Callable[[httpx.Request], httpx.Response]:
-    """Answer with content that is said to be coded so."""
+    """Answer with content that claims this encoding."""
 
     async def whole() -> AsyncIterator[bytes]:
         yield content
@@ -55,7 +55,7 @@ def coded(content: bytes, coding: str = "gzip") -> Callable[[httpx.Request], htt
 
 
 def grouped_page(*symbols: str) -> Callable[[httpx.Request], httpx.Response]:
-    """Answer with a bar of each symbol in whatever session is asked for."""
+    """Answer with a bar of each symbol in the requested session."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         session = date.fromisoformat(request.url.path.rpartition("/")[2])
@@ -70,7 +70,7 @@ def refusal(status: int, message: str, **more: Any) -> httpx.Response:  # noqa: 
 
 
 async def _pieces(response: httpx.Response) -> AsyncIterator[bytes]:
-    """Yield an arranged answer's content as a socket gives it: in pieces, and once."""
+    """Yield a prepared answer's content as a socket does: in pieces, and once."""
     if not response.is_stream_consumed:
         async for piece in response.aiter_raw():
             yield piece
@@ -81,7 +81,7 @@ async def _pieces(response: httpx.Response) -> AsyncIterator[bytes]:
 
 @dataclass
 class Vendor:
-    """Answers in order; the last one again and again."""
+    """Answers in order; the last one is repeated."""
 
     answers: list[Answer] = field(default_factory=list)
     requests: list[httpx.Request] = field(default_factory=list)
@@ -103,7 +103,7 @@ class Vendor:
 async def client_of(
     vendor: Vendor, base: str = BASE, requests_per_minute: float | None = None
 ) -> AsyncIterator[MassiveClient]:
-    """Open the service's own client upon the arranged answers."""
+    """Open the service's own client with the prepared answers."""
     real = httpx.AsyncClient
 
     def over_the_mock(**arguments: Any) -> httpx.AsyncClient:  # noqa: ANN401 (httpx's own arguments)

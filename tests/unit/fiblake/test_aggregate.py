@@ -54,8 +54,8 @@ def starts(days: Iterable[date], interval: int) -> list[str]:
 
 
 def test_a_session_without_a_bar_keeps_its_slot() -> None:
-    # The first week of 1962; the symbol did not trade on the 3rd. Were bars counted instead of sessions, the bar of
-    # the 5th would slip into the first bucket.
+    # The first week of 1962; the symbol did not trade on the 3rd. If bars were counted instead of sessions, the bar of
+    # the 5th would be in the first bucket.
     days = {
         date(1962, 1, 2): Daily(10, 12, 9, 11, 100),
         date(1962, 1, 4): Daily(11, 15, 10, 14, 200),
@@ -266,7 +266,7 @@ def histories(draw: st.DrawFn) -> dict[date, Daily]:
 
 
 RATIOS = st.sampled_from([(1, 2), (1, 4), (2, 1), (8, 1)])
-"""Ratios that floating-point numbers hold exactly, so that the order of multiplication does not show."""
+"""Ratios that floating-point numbers represent exactly, so that the order of multiplication has no effect."""
 
 
 @st.composite
@@ -305,7 +305,7 @@ def test_recomputing_from_the_earliest_change_equals_recomputing_everything(
     sessions = sorted(days)
     changes = data.draw(st.dictionaries(st.sampled_from([*sessions, *SESSIONS[9_000:9_160]]), DAILY, min_size=1))
     after = days | changes
-    handovers = data.draw(facts(after)).handovers  # splits do change all before them: then all is recomputed
+    handovers = data.draw(facts(after)).handovers  # splits change all bars before them, so everything is recomputed
     reference = Reference(handovers=handovers)
     first = first_to_recompute(bars("AAPL", after).ordinals, ORDINAL[min(changes)], interval)
     earlier = [row for row in silver(days, interval, reference=reference) if row["ts"] < SESSIONS[first]]

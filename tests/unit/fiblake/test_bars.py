@@ -27,7 +27,7 @@ ROW = bar("2025-11-19", 7.25, vwap=7.5, trades=3)
 
 
 def written(columns: dict[str, Any]) -> bytes:
-    """Write a file as somebody else would."""
+    """Write a file as another program would."""
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns), sink)
     return sink.getvalue().to_pybytes()
@@ -80,7 +80,7 @@ def test_the_reference_travels_in_the_metadata_and_the_bars_stay_byte_for_byte_w
 
 
 def pages(data: bytes) -> bytes:
-    """Return a Parquet file's column data: all that stands before its footer, whose length its last bytes tell."""
+    """Return a Parquet file's column data: all bytes before its footer, whose length is in the last bytes."""
     return data[: -8 - int.from_bytes(data[-8:-4], "little")]
 
 
@@ -281,7 +281,7 @@ def test_a_column_of_another_kind_is_named_with_what_is_wrong(name: str, column:
 
 
 def text_of(raw: bytes) -> pa.Array:
-    """Return one text whose bytes may be no UTF-8."""
+    """Return one text whose bytes may not be UTF-8."""
     offsets = pa.py_buffer(struct.pack("ii", 0, len(raw)))
     return pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(raw)])
 

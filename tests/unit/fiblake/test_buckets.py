@@ -19,7 +19,7 @@ FIRST_BUCKETS = {
     21: ["1962-01-02", "1962-01-31", "1962-03-02", "1962-04-02"],
     34: ["1962-01-02", "1962-02-19", "1962-04-09", "1962-05-28"],
 }
-"""Counted on a calendar by hand: the NYSE was shut on 1962-02-22, 1962-04-20 and 1962-05-30."""
+"""Counted by hand on a calendar: the NYSE was closed on 1962-02-22, 1962-04-20 and 1962-05-30."""
 
 
 @pytest.mark.parametrize("interval", FIRST_BUCKETS)
@@ -47,8 +47,8 @@ def test_every_session_is_in_the_one_bucket_that_starts_at_most_n_minus_1_sessio
         ([7, 8], 7, 5),  # the symbol's first bar changed
         ([5, 6, 7], 7, 5),  # the bar before it is in the same bucket
         ([0, 4, 5], 5, 0),  # the bar before it was the last of its bucket
-        ([1, 13], 13, 0),  # the bar before it left the last slots of its bucket empty: complete only now
-        ([1, 6, 13, 20], 13, 5),  # no further back than the bar before it
+        ([1, 13], 13, 0),  # the last slots of the bucket of the bar before it are empty: it is complete only now
+        ([1, 6, 13, 20], 13, 5),  # not earlier than the bar before it
         ([0, 1, 2], 12, 0),  # a change of a session without a bar
     ],
 )

@@ -29,7 +29,7 @@ def new_york(day: str, clock: str) -> datetime:
 
 @pytest.mark.filterwarnings("default")
 def test_the_file_equals_pandas_market_calendars_to_its_end() -> None:
-    """Generated anew from the source library, whose own warnings are not ours."""
+    """Generated again from the source library, without its own warnings."""
     sessions = CALENDAR.sessions.astype("datetime64[D]").tolist()
     assert sessions == generate_sessions.sessions()
     assert sessions[0] == date(1962, 1, 2)

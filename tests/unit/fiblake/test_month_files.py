@@ -18,7 +18,7 @@ BUCKET = dict.fromkeys(SILVER.names) | {
 
 
 def written(columns: dict[str, Any]) -> bytes:
-    """Write a file as somebody else would."""
+    """Write a file as another program would."""
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns), sink)
     return sink.getvalue().to_pybytes()

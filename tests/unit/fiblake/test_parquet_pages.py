@@ -17,7 +17,7 @@ COUNT = 400
 
 
 def own_file(schema: pa.Schema, rows: int, symbol: str, *, gaps: bool) -> bytes:
-    """Return a file of ours of so many rows."""
+    """Return a file of ours with this many rows."""
     values = {pa.string(): symbol, pa.date32(): DAYS[0], pa.timestamp("us", "UTC"): NOON, pa.bool_(): True}
     table = pa.Table.from_pylist(
         [
@@ -39,7 +39,7 @@ own_files = st.builds(
 
 
 def outcome(data: bytes) -> object:
-    """Return what the footer and the page headers say, or that they cannot be read."""
+    """Return the content of the footer and the page headers, or the type of the error if they cannot be read."""
     try:
         chunks = chunks_of(data)
         return chunks, [list(page_sizes(data, [chunk])) for chunk in chunks]

@@ -32,7 +32,7 @@ TWO = companies("1980-12-12", "2003-01-02")
 
 
 def written(rows: Sequence[dict[str, Any]]) -> bytes:
-    """Write a file as somebody else would."""
+    """Write a file as another program would."""
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(list(rows)), sink)
     return bytes(sink.getvalue().to_pybytes())

@@ -50,7 +50,7 @@ SOME = [0.0, -0.0, 1.0, 1 + 1e-9, 1 + 2e-9, 2.0, 3.0]
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from(SOME)
 BARS = st.fixed_dictionaries(dict.fromkeys(NUMBER_COLUMNS, NUMBERS))
 NEARLY_GOOD = st.builds(lambda name, value: BAR | {name: value}, st.sampled_from(NUMBER_COLUMNS), NUMBERS)
-"""A good bar but for one number: a rule about one number alone is tried, too."""
+"""A valid bar except for one number, so that a rule about one number alone is tested, too."""
 
 
 @given(bars=st.lists(BARS | NEARLY_GOOD, max_size=4))

@@ -34,7 +34,7 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 class Refusing:
-    """obstore's functions, of which each call fails with the next of these errors, as long as there is one."""
+    """obstore's functions: each call fails with the next of these errors, until none is left."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *errors: BaseError) -> None:
         self.errors = list(errors)

@@ -1,4 +1,4 @@
-"""Total return: what dividends make of prices, by hand, by simulation, and against the vendor's factors."""
+"""Total return: prices with dividends, computed by hand, by simulation, and from the vendor's factors."""
 
 from collections.abc import Mapping
 from datetime import date, timedelta
@@ -168,7 +168,7 @@ def test_dividends_travel_with_the_reference() -> None:
 
 
 def test_the_version_of_before_reads_what_is_written_and_writes_what_is_read() -> None:
-    # It reads two fields by name, and passes over others.
+    # It reads two fields by name, and ignores others.
     assert '"splits": [["2024-06-10", 0.5]], "handovers": []' in BOTH_ON_ONE_DAY.to_json()
     assert BOTH_ON_ONE_DAY.of_silver.to_json() == '{"splits": [["2024-06-10", 0.5]], "handovers": []}'
     assert Reference.from_json('{"splits": [["2024-06-10", 0.5]], "handovers": []}') == BOTH_ON_ONE_DAY.of_silver
@@ -192,7 +192,8 @@ PART = st.floats(0.0001, 0.3)
 def wealth(
     closes: Mapping[int, float], ratios: Mapping[int, float], cash: Mapping[int, float], handovers: set[int]
 ) -> dict[int, float]:
-    """Return what an investor has at each bar who holds a share from the company's first bar, and reinvests.
+    """Return the value, at each bar, of the holding of an investor who buys one share at the company's first bar, and
+    reinvests.
 
     Day by day: a split multiplies the shares, a dividend pays each share; at the next bar the cash has bought shares at
     the close before, less what was paid of it.

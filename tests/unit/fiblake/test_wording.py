@@ -45,7 +45,7 @@ def test_an_id_is_cut(identifier: str) -> None:
 
 WORDS = "bars|bytes|companies|days|files|jobs|letters|messages|minutes|requests|rows|sessions|symbols|times"
 BY_HAND = re.compile(rf"(no )?\{{([^{{}}]+)\}}+ (?:(?:more|merged|dead) )?(?:{WORDS})\b")
-"""A value and a plural behind it: of one thing it would be wrong."""
+"""A value followed by a plural: for one thing it would be wrong."""
 PRINTING = ["cli", "local", "services/vacuum", "services/reconcile"]
 LIMITS = {"size:,", "_MAX_DESCRIBED", "RETENTION_FLOOR_DAYS", "days"}
 """Limits are of many."""

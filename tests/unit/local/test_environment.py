@@ -1,4 +1,4 @@
-"""A hostile environment: what is set for other programs does not reach the stack, its clients or Postgres."""
+"""A hostile environment: variables for other programs do not reach the stack, its clients or Postgres."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What is found out about a package without importing it, and with which interpreter it is imported."""
+"""The check of a package without importing it, and the interpreter that imports it."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ OTHER = "3.99"
 
 
 def package(folder: Path, **modules: str) -> Path:
-    """Lay modules into a package; `__` in a name stands for a dot."""
+    """Write modules into a package; `__` in a name stands for a dot."""
     for name, source in modules.items():
         file = folder.joinpath(*name.split("__")).with_suffix(".py")
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -24,7 +24,7 @@ def package(folder: Path, **modules: str) -> Path:
 
 
 def script(file: Path, answer: str, code: int = 0) -> Path:
-    """Lay something that is called like an interpreter."""
+    """Make a file with the name of an interpreter."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(f"#!/bin/sh\necho {answer}\nexit {code}\n")
     file.chmod(0o755)

@@ -1,4 +1,4 @@
-"""README's walk is what is printed: the demo's steps, with its tables computed from the real bars, without a stack."""
+"""README's excerpt is the demo's output: its steps, with tables computed from the real bars, without a stack."""
 
 import io
 import re
@@ -29,18 +29,18 @@ from tests.fakes import REPOSITORY, bar, dividend, splits, table
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 SPLITS = [*demo.EARLY_SPLITS, demo.LATE_SPLIT]
 VARIES = [(re.compile(r"\d+\.\d s\b"), "# s"), (re.compile(r"\(\d+ s in all\)"), "(# s in all)")]
-"""What is another number at each run."""
+"""Numbers that differ at each run."""
 
 
 @cache
 def market() -> dict[str, list[ReportedBar]]:
-    """Return the demo's bars; their file has 122,574 rows, and the demo's steps ask for them again and again."""
+    """Return the demo's bars; their file has 122,574 rows, and the demo's steps need them several times."""
     return read_market()
 
 
 @dataclass
 class Vendor:
-    """What the vendor shows, and the lake that a stack would make of it."""
+    """The vendor's data, and the lake that a stack would compute from it."""
 
     last: date = date.min
     hidden_symbols: set[str] = field(default_factory=set)
@@ -74,7 +74,7 @@ class Vendor:
         return {"new": len(new), "splits_changed": len(split), "histories_requested": len(new)}
 
     def table(self, interval: int) -> pd.DataFrame:
-        """Return the interval's rows as they ought to be by now."""
+        """Return the interval's right rows at this point."""
         splits = [split for split in SPLITS if _id(split) in self.published]
         rows = expected_silver(self.bars(), interval, splits)
         return rows.assign(ts=rows["ts"].dt.date, last_date=rows["last_date"].dt.date)
@@ -96,7 +96,7 @@ def total_closes(_demo: demo.Demo, symbol: str) -> Any:  # noqa: ANN401 (numpy's
 
 @pytest.fixture
 def vendor(monkeypatch: pytest.MonkeyPatch) -> Vendor:
-    """Replace the stack by what is known of it: its steps, the vendor's control, and tables computed with pandas."""
+    """Replace the stack by its steps, the vendor's control, and tables computed with pandas."""
     vendor = Vendor()
 
     def invoke(_demo: demo.Demo, function: str, event: dict[str, Any]) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def vendor(monkeypatch: pytest.MonkeyPatch) -> Vendor:
     monkeypatch.setattr(demo.Demo, "_table", lambda _demo, interval: vendor.table(interval))
     monkeypatch.setattr(demo.Demo, "_arrived", lambda *_: True)
     monkeypatch.setattr(demo.Demo, "_total_closes", total_closes)
-    expected = dict.fromkeys(INTERVALS, pd.DataFrame())  # it is what the tables are made of here
+    expected = dict.fromkeys(INTERVALS, pd.DataFrame())  # the tables are computed from it here
     monkeypatch.setattr(demo, "expected_tables", lambda *_: expected)
     monkeypatch.setattr(demo, "differences", lambda _table, _expected: 0)
     return vendor
@@ -155,7 +155,7 @@ def masked(text: str) -> str:
 
 
 def shown_in_order(excerpt: list[str], printed: list[str]) -> None:
-    """Check that the printed lines are the excerpt's; where the excerpt leaves some out ("..."), any may be."""
+    """Check that the printed lines are the excerpt's; for "..." in the excerpt, any lines may be there."""
     place, skips = 0, False
     for line in excerpt:
         if line.strip().startswith(("...", "(")):

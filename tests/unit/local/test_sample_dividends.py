@@ -1,4 +1,4 @@
-"""The sample's dividends are the real ones: they explain somebody else's adjusted prices, day by day."""
+"""The sample's dividends are real: they explain the adjusted prices of another source, day by day."""
 
 import csv
 import gzip
@@ -18,7 +18,7 @@ Rows = dict[str, list[tuple[str, float, float]]]
 
 @pytest.fixture(scope="module")
 def published() -> Rows:
-    """Return (day, close, adjusted close) by symbol, as they stand in the file of the sample's bars."""
+    """Return (day, close, adjusted close) by symbol, from the file of the sample's bars."""
     rows: Rows = {}
     with gzip.open(sample_file(), "rt", newline="") as lines:
         for row in csv.DictReader(lines):

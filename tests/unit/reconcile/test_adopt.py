@@ -1,4 +1,4 @@
-"""A lake of another make: data.parquet without logs, silver, manifest and checkpoints of another shape."""
+"""A lake of another program: data.parquet without logs; silver, manifest and checkpoints in other formats."""
 
 import json
 from collections.abc import Callable

@@ -28,7 +28,7 @@ EVERY_SESSION = nyse().ordinal(FRIDAY) + 1
 def lake(
     arrived: Mapping[str, date], consolidated: Mapping[str, date], resampled: Mapping[str, date]
 ) -> MemoryObjectStore:
-    """Lay a lake in which each step has come as far as it says, symbol by symbol."""
+    """Make a lake with the given last session of each step, symbol by symbol."""
     store = MemoryObjectStore()
     for symbol, day in arrived.items():
         store.lay(LAKE.date_key(symbol, day), b"a bar")

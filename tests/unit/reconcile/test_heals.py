@@ -1,4 +1,4 @@
-"""Events are lost at random; an audit and what it enqueues bring the lake to where it would have been."""
+"""Events are lost at random; an audit and its repairs bring the lake to the state without losses."""
 
 import random
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ def healed(world: World, report: Report) -> int:
 
 
 def let_some_through(world: World, chance: random.Random) -> None:
-    """Consolidate and resample what has come, but for a fifth of the messages to either, which are lost."""
+    """Consolidate and resample what has arrived, except a fifth of the messages to each step, which are lost."""
     world.consolidate([body for body in world.open_requests if chance.random() >= LOSS])
     world.open_requests.clear()
     for interval in INTERVALS:
@@ -91,7 +91,7 @@ def test_whatever_events_are_lost_an_audit_heals_the_lake(
             arrive(world, str(kind), *about)
         let_some_through(world, chance)
     for symbol in world.facts.keys() - world.bronze.keys():
-        world.history(symbol)  # splits of a symbol without bars are nothing to heal
+        world.history(symbol)  # splits of a symbol without bars need no repair
     healed(world, audited(world))
     assert audited(world).lags == []
     for interval in INTERVALS:
@@ -167,7 +167,7 @@ def test_dividends_whose_message_was_lost_are_read_again_and_silver_stays_as_it_
     world.consolidate(world.open_requests)
     for interval in INTERVALS:
         world.resample(interval, world.events)
-    world.events.clear()  # one that comes again has its rows computed from the new version
+    world.events.clear()  # rows of an event that comes again are computed from the new version
     world.dividends("AAPL", {date(2025, 9, 25): 0.5, date(2025, 9, 29): 0.5})
     before = {key: world.store.etag(key) for key in world.store.keys("silver/")}
     (lag,) = audited(world).lags
@@ -393,7 +393,7 @@ def test_a_data_parquet_that_grew_while_silver_was_read_lags_in_nothing() -> Non
 
 @pytest.mark.parametrize("lost", [0, 6])
 def test_silver_that_is_wrong_where_the_audit_begins_to_look_is_made_good_from_the_first_session_on(lost: int) -> None:
-    """A history's only event is lost: what lies before the audited days is as wrong as what lies in them."""
+    """A history's only event is lost: the days before the audited ones are as wrong as the audited ones."""
     world = World(None)
     world.history("AAPL")
     for place in range(START, START + 9):

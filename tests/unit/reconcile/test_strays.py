@@ -1,4 +1,4 @@
-"""Whatever lies below bronze and is read by nobody is named by the audit, with what is to be done."""
+"""The audit names every object below bronze that no service reads, with the remedy."""
 
 import inspect
 import json
@@ -245,7 +245,7 @@ def test_a_data_parquet_that_is_damaged_while_the_audit_runs_costs_its_own_symbo
     world.bar("AAPL", DAY, 7)
     world.consolidate(world.open_requests)
     world.resample(3, world.events)
-    reads = iter([older])  # at first the one that was put back
+    reads = iter([older])  # first the one that was put back
     real = world.store.find
 
     def find(key: str) -> StoredObject | None:

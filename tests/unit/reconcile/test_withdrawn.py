@@ -1,4 +1,4 @@
-"""A withdrawn bar, seen by the audit: silver follows its event, and what is lost on the way is made good."""
+"""A withdrawn bar in the audit: silver follows its event, and a lost event is repaired."""
 
 from datetime import date
 

@@ -1,4 +1,4 @@
-"""A bucket and a resampler upon it."""
+"""A bucket and its resampler."""
 
 import pytest
 

@@ -31,7 +31,7 @@ def flat(price: float) -> Daily:
 
 
 def numbered(sessions: Iterable[date]) -> dict[date, Daily]:
-    """Bars no two of which are alike: each says which session it is of."""
+    """Bars that all differ: each has values that follow from its session."""
     return {session: flat(100 + ORDINAL[session]) for session in sessions}
 
 
@@ -49,13 +49,13 @@ def table(symbol: str, days: Mapping[date, Daily]) -> pa.Table:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a symbol beside its bars: its splits (day, shares before, shares after) and its handovers."""
+    """The facts about a symbol besides its bars: its splits (day, shares before, shares after) and its handovers."""
 
     splits: tuple[tuple[date, int, int], ...] = ()
     handovers: tuple[date, ...] = ()
 
     def reference(self) -> Reference:
-        """The same as the vendor says it: each split with the product of itself and all later ones."""
+        """The same in the vendor's form: each split with the product of itself and all later ones."""
         factor, splits = 1.0, []
         for day, before, after in sorted(self.splits, reverse=True):
             factor *= before / after
@@ -114,13 +114,13 @@ def slow_extent(number: int, interval: int, session: date, facts: Facts) -> tupl
 
 
 def slow_last(session: date, days: Mapping[date, Daily], facts: Facts) -> date:
-    """The last bar of the company that bore the symbol in `session`."""
+    """The last bar of the company that had the symbol in `session`."""
     ends = [handover for handover in facts.handovers if handover > session]
     return max(day for day in days if all(day < end for end in ends))
 
 
 def slow_adjusted(session: date, day: Daily, last: date, facts: Facts) -> Daily:
-    """One bar, each later split of its own company undone, of those that `last`, the company's last bar, shows."""
+    """One bar, adjusted for each later split of its own company up to `last`, the company's last bar."""
     for split_day, before, after in facts.splits:
         taken_over = any(session < handover <= split_day for handover in facts.handovers)
         if session < split_day <= last and not taken_over:

@@ -1,4 +1,4 @@
-"""A lake in memory: laying bronze into it, reading silver out of it, and what silver must be."""
+"""A lake in memory: bronze is put into it, silver is read from it, and the expected silver is computed."""
 
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta
@@ -36,7 +36,7 @@ def resampler(
 
 
 def lay(store: MemoryObjectStore, symbol: str, days: Mapping[date, Daily], facts: Facts = NO_FACTS) -> None:
-    """Let `days` be the symbol's consolidated bars, and `facts` what is known of it beside them: a new version."""
+    """Let `days` be the symbol's consolidated bars, and `facts` its splits and handovers: a new version."""
     key = LAKE.data_key(symbol)
     version = version_of(store, symbol)
     later = version + timedelta(microseconds=1) if version else NOW
@@ -91,14 +91,14 @@ def _read_alone(data: bytes) -> pa.Table:
 
 
 def bucket_start(ts: date, interval: int) -> date:
-    """The first session of the bucket that a row with this `ts` is of."""
+    """The first session of the bucket of a row with this `ts`."""
     return SESSIONS[ORDINAL[ts] // interval * interval]
 
 
 def whole_silver(
     bronze: Mapping[str, Mapping[date, Daily]], interval: int, facts: Mapping[str, Facts] | None = None
 ) -> list[dict[str, Any]]:
-    """Return what the table must be: everything recomputed from all of bronze."""
+    """Return the expected table: everything recomputed from all of bronze."""
     facts_of = facts or {}
     rows = [
         row

@@ -1,7 +1,7 @@
-"""Whatever order events come in, however often, with or without their tails, silver ends as bronze has it.
+"""In any order of events, with any repetitions, with or without tails, silver ends as bronze requires.
 
-`World` is bronze, the events that were sent of it, and the readers of one interval's queue. What silver must be is
-computed bar by bar (`daily.slow_silver`), without the services' code.
+`World` is bronze, its events, and the readers of one interval's queue. The expected silver is computed bar by bar
+(`daily.slow_silver`), without the services' code.
 """
 
 import threading
@@ -40,12 +40,12 @@ class World:
     facts: dict[str, Facts] = field(default_factory=dict)
     events: list[ReceivedMessage] = field(default_factory=list)
     open: set[str] = field(default_factory=set)
-    """Ids of the events that nobody has worked on yet."""
+    """Ids of the events that were not processed yet."""
     lock: Any = field(default_factory=threading.RLock)
     """Month files are written by several threads, so others may come in at once."""
 
     def arrive(self, symbol: str, session: date, price: int, *, tail: bool = True) -> ReceivedMessage:
-        """A bar is consolidated, and then the event of it sent."""
+        """Consolidate a bar, and then send its event."""
         with self.lock:
             days = self.bronze.setdefault(symbol, {})
             # A split counts from the first bar that shows it, and then for all before it.
@@ -55,7 +55,7 @@ class World:
             return self._consolidated(symbol, min(days) if shown else session, tail=tail and not shown)
 
     def learn(self, symbol: str, facts: Facts) -> ReceivedMessage | None:
-        """What is known of a symbol beside its bars is consolidated, and then the event of it sent."""
+        """Consolidate a symbol's splits and handovers, and then send the event."""
         with self.lock:
             self.facts[symbol] = facts
             days = self.bronze.get(symbol)
@@ -86,7 +86,7 @@ class World:
         assert full.run(NOW).failed == {}
 
     def end(self) -> None:
-        """Work on what is left, as at-least-once delivery has it, and compare."""
+        """Process the remaining events, which are delivered at least once, and compare."""
         while self.open:
             self.resample([event for event in self.events if event.id in self.open])
         self.check()
@@ -125,7 +125,7 @@ REFERENCE = st.tuples(st.just("learn"), st.sampled_from(SYMBOLS), FACTS)
 WORK = st.tuples(st.just("work"), st.lists(st.integers(0, 30), max_size=4))
 FULL = st.tuples(st.just("full"), st.sampled_from([3_000, ENOUGH]))
 MEANWHILE = st.tuples(st.just("meanwhile"), st.integers(1, 4))
-"""What comes next happens right before the n-th write from now."""
+"""The next step happens right before the n-th write from now."""
 STEPS = st.lists(st.one_of(BAR, BAR, BAR, REFERENCE, WORK, WORK, FULL, MEANWHILE), min_size=2, max_size=14)
 
 

@@ -1,4 +1,6 @@
-"""2025-01-09 was announced as closed ten days before. A lake whose calendar lists it, and then the mended calendar."""
+"""2025-01-09 was announced as closed ten days before. The lake's calendar has it as a session, and then the calendar is
+corrected.
+"""
 
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, time

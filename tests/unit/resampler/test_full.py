@@ -23,7 +23,7 @@ from tests.unit.resampler.silver_lake import changed, lay, resampler, silver, wh
 
 PLENTY = 1 << 30
 EXAMPLES = settings().max_examples * 2 // 5
-"""Fewer than elsewhere, because each is six tables, computed twice."""
+"""Fewer examples than elsewhere, because each has six tables, computed twice."""
 START = ORDINAL[date(2025, 10, 1)]
 DAYS = SESSIONS[START : START + 60]
 BRONZE = {"AAPL": numbered(DAYS), "BRK.B": numbered(DAYS[7:50]), "A": numbered(DAYS[::2]), "A-B": numbered(DAYS[3:4])}
@@ -222,14 +222,14 @@ def test_a_newer_reading_that_found_its_rows_in_place_is_not_undone() -> None:
     store = lake(bronze)
     full(store).run(NOW)
     lay(store, "AAPL", {DAYS[0]: flat(2)})
-    # The bar is restated back, and its resamplers find the month files as they are to be: these keep their versions.
+    # The bar is restored, and its resamplers find the month files already right: these keep their versions.
     store.interfere(lambda: live(store, bronze, "AAPL", DAYS[0], 1), of=lambda key: key.startswith("silver/"))
     full(store).run(NOW)
     assert tables(store) == expected(bronze)
 
 
 def learned(store: MemoryObjectStore, days: Mapping[date, Daily], facts: Facts) -> None:
-    """What is known of AAPL beside its bars is consolidated, and the resamplers of all queues run."""
+    """AAPL's splits and handovers are consolidated, and the resamplers of all queues run."""
     lay(store, "AAPL", days, facts)
     for n in INTERVALS:
         assert resampler(store, n).resample(changed("AAPL", since=min(days)), NOW) == {}

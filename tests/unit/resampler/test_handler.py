@@ -44,7 +44,7 @@ class Stack:
     urls: dict[str, str] = field(default_factory=dict)
 
     def invoke(self, bodies: Sequence[str], queue: str = "dev-resample-5d", receives: int = 1) -> list[str]:
-        """Hand one batch to the function, message by message as Lambda shapes them; return the ids that failed."""
+        """Pass one batch to the function, with messages in Lambda's format; return the ids that failed."""
         records = [record(f"m{i}", body, queue, receives) for i, body in enumerate(bodies)]
         context: Any = Context()
         answer = entry.handler({"Records": records}, context)
@@ -126,7 +126,7 @@ def test_a_thousand_records_are_one_recomputation_with_a_truthful_partial_respon
     bodies += [complete(symbol) for symbol in symbols for _ in range(9)]
     bodies += ["poison"] * 5 + [complete("NONE")] * 5 + [complete("BUG")] * 10
     assert len(bodies) == 1_000
-    # What may succeed later is given back; what never can is in the dead-letter queue, and so deleted here.
+    # A message that may succeed later is returned; one that never can is in the dead-letter queue, and deleted here.
     assert stack.invoke(bodies) == [f"m{i}" for i in range(990, 1_000)]
     reads = Counter(key for key in stack.store.done("get") if key.startswith("bronze/"))
     assert reads == Counter(LAKE.data_key(symbol) for symbol in [*symbols, "BUG", "NONE"])

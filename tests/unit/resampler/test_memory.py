@@ -1,4 +1,4 @@
-"""Files that are joined at once share a memory: one waits while the others' rows fill it."""
+"""Files that are joined at once share a limit of memory: a file waits while the others' rows fill it."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Event

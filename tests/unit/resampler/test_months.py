@@ -65,7 +65,7 @@ def test_buckets_that_are_not_due_or_begin_before_the_window_are_left_out() -> N
 
 
 def changes(sizes: Sequence[int]) -> Changes:
-    """Changes with so many buckets in each of the first months."""
+    """Changes with these numbers of buckets in the first months."""
     recomputed = Recomputed(nyse(), adjusted=True)
     filled = np.pad(np.array(sizes), (0, MONTHS.count - len(sizes)))
     recomputed.parts.append(ByMonth(Buckets.joined([]), np.append(0, np.cumsum(filled))))

@@ -245,7 +245,7 @@ def test_a_handover_that_is_recorded_afterwards_and_withdrawn_cuts_the_bucket_an
 
 
 def test_the_two_rows_of_a_bucket_across_a_months_end_lie_in_the_buckets_month(store: MemoryObjectStore) -> None:
-    """Where the new company's first session is in the next month, its row stays beside the other one."""
+    """If the new company's first session is in the next month, its row stays in the other row's file."""
     new = next(day for day, before in zip(DAYS[1:], DAYS, strict=False) if before.month != day.month)
     interval = next(n for n in INTERVALS if ORDINAL[new] % n)
     two = Facts(handovers=(new,))
@@ -338,7 +338,8 @@ def test_many_resamplers_at_one_month_file_lose_nothing(store: MemoryObjectStore
 
     def work(place: int) -> object:
         together.wait()
-        # Each at its own instant: a checkpoint of equal bytes would count as the own write, whose answer was lost.
+        # Each at its own instant: a checkpoint with equal bytes would count as the resampler's own write with a lost
+        # answer.
         at = NOW + timedelta(microseconds=place)
         return resampler(store, 34).resample(changed(symbols[place], since=FIRST), at)
 
@@ -355,7 +356,7 @@ def test_a_conflict_is_resolved_by_reading_the_month_file_again_and_bronze_is_re
     lay(store, "MSFT", HISTORY)
     store.interfere(lambda: resampler(store, 3).resample(changed("MSFT", since=FIRST), NOW), of=in_silver)
     assert three.resample(changed("AAPL", since=FIRST), NOW) == {}
-    # How many of the months that were read before the other one wrote them: that is up to the threads.
+    # The threads determine how many months were read before the other one wrote them.
     assert store.done("conflict")
     assert store.done("get").count(LAKE.data_key("AAPL")) == 1
     assert store.done("head") == []

@@ -86,7 +86,7 @@ def test_both_rows_of_a_handover_stand_in_the_month_of_the_buckets_first_session
     lay(store, "AAPL", HISTORY, without_handover)
     newer = ConsolidationComplete(symbol="AAPL", changed_from=DAYS[0], last_session=max(HISTORY))
     work(store, n, newer)
-    # The older event as it would have been worked on before: its second row must meet the bucket that has won.
+    # The older event is processed with its own bars: its second row belongs to the bucket that has won.
     bars = store.peek(LAKE.data_key("AAPL")) or b""
     lay_version(store, HISTORY, with_handover, older.version)
     work(store, n, older)
@@ -157,7 +157,7 @@ def die() -> None:
 
 def test_a_conflict_reads_the_month_file_again_and_not_bronze(store: MemoryObjectStore) -> None:
     event = consolidate(store, HISTORY, DAYS[0], tail=False)
-    lay(store, "MSFT", begun := {DAYS[0]: HISTORY[DAYS[0]]})  # so that the other one writes this month only
+    lay(store, "MSFT", begun := {DAYS[0]: HISTORY[DAYS[0]]})  # so that the other resampler writes this month only
     other = resampler(store, 3)
     key = silver_key(3, Month(2025, 10))
     store.interfere(lambda: other.resample(changed("MSFT", since=DAYS[0]), NOW), of=lambda name: name == key)
@@ -179,7 +179,7 @@ def test_a_version_is_stamped_although_the_values_are_what_they_were(
 
 
 def test_events_of_one_batch_are_joined_one_by_one(store: MemoryObjectStore) -> None:
-    """The earlier beginning with the later version would drop what a version in between has put there."""
+    """The earlier beginning with the later version would remove rows of a version in between."""
     work(store, 3, consolidate(store, HISTORY, DAYS[0]))
     early = consolidate(store, HISTORY | {DAYS[20]: flat(5)}, DAYS[20])
     between = consolidate(store, HISTORY | {DAYS[20]: flat(6)}, DAYS[20])

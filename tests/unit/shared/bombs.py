@@ -1,7 +1,7 @@
-"""Bombs: small files that grow large when they are read, one a kind and a reader, and what reading all of them takes.
+"""Decompression bombs: small files that become large when they are read, one for each kind and reader.
 
 Run as a program it reads each by its reader and writes, as JSON, what each ended with and the largest memory it took:
-a process of its own, because memory that was once taken shows for as long as a process lives.
+it is a separate process, because the peak of memory lasts as long as a process.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ def replay(data: bytes, suffix: str) -> object:
 
 
 def answer(data: bytes, coding: str = "identity") -> object:
-    """Let the vendor's client be answered with this."""
+    """Let the vendor's client receive this answer."""
 
     async def ask() -> object:
         async with client_of(Vendor([coded(data, coding)])) as client:
@@ -100,7 +100,7 @@ TEXT_READERS: dict[str, Reader] = {
 
 
 def rows_of(schema: pa.Schema, count: int, text: str = "AAPL") -> pa.Table:
-    """Return so many equal rows; their texts take their memory once."""
+    """Return this many equal rows; their texts are in memory once."""
     rows = pa.repeat(pa.scalar(0, pa.int32()), count)
     columns = []
     for field in schema:
@@ -147,7 +147,7 @@ def with_footer_that_lies(data: bytes) -> bytes:
 
 
 def varint(value: int, length: int = 0) -> bytes:
-    """Return a number as Thrift's compact protocol has it (zigzag), padded to a length."""
+    """Return a number in Thrift's compact protocol (zigzag), padded to a length."""
     value <<= 1
     parts = []
     while value >= 0x80 or len(parts) + 1 < length:
@@ -157,7 +157,7 @@ def varint(value: int, length: int = 0) -> bytes:
 
 
 def of_schema(schema: pa.Schema, times: int) -> Iterator[tuple[str, bytes]]:
-    """Return the bombs that a file of this schema can be, each with its name, for a reader of `times` the limit."""
+    """Return the possible bombs of this schema, each with its name, for a reader with `times` the limit."""
     yield "rows without number", written(rows_of(schema, times * 1_200_000), compression="zstd")
     yield "a text repeated", written(rows_of(schema, times * 400, "x" * 100_000), compression="zstd")
     wide: dict[str, Any] = {"compression": "zstd", "use_dictionary": False, "data_page_size": 1 << 30}
@@ -171,7 +171,7 @@ def of_schema(schema: pa.Schema, times: int) -> Iterator[tuple[str, bytes]]:
 
 
 def is_replayed(name: str) -> bool:
-    """Return whether a bomb is read by the market-data replay, which is a process of its own."""
+    """Return whether the market-data replay, a separate process, reads a bomb."""
     return " to replay " in name
 
 
@@ -201,7 +201,7 @@ def lay_bombs(folder: Path) -> list[str]:
 
 
 def ending(name: str, data: bytes) -> str:
-    """Read a bomb by its reader; return the error that it ends with."""
+    """Read a bomb with its reader; return the error."""
     tables = PARQUET_READERS | MARKET_READERS
     readers = {kind: reader for kind, (_, reader) in tables.items()} | JSON_READERS | TEXT_READERS
     reader = readers[max((kind for kind in readers if name.startswith(f"{kind} ")), key=len)]
@@ -213,7 +213,7 @@ def ending(name: str, data: bytes) -> str:
 
 
 def main(files: list[Path]) -> None:
-    """Read bombs; write what each ended with, and the largest memory that was ever taken."""
+    """Read bombs; write the error of each, and the peak of memory."""
     ends = {path.name: ending(path.name, path.read_bytes()) for path in files}
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     sys.stdout.write(json.dumps({"ends": ends, "megabytes": int(line.split()[1]) / 1_000}))

@@ -1,7 +1,7 @@
-"""Small corruptions of good files of every format that is read, and what reading all of them comes to.
+"""Small corruptions of good files in every format, and the result of reading them.
 
-Run as a program (arguments: a seed, how many of each) it writes, as JSON, what escaped the readers and the largest
-memory that was taken: a process of its own, so that not even a crash in a library takes the tests along.
+Run as a program (arguments: a seed, how many of each) it writes, as JSON, the errors that escaped the readers, and the
+peak of memory: it is a separate process, so that a crash in a library does not end the tests.
 """
 
 import json
@@ -135,7 +135,7 @@ def retyped(data: bytes, chance: random.Random) -> bytes:
 
 
 def leaks(seed: int, count: int) -> list[str]:
-    """Read so many corruptions of each file; return what ended with anything but a result or an error of ours."""
+    """Read this many corruptions of each file; return those that ended with neither a result nor an error of ours."""
     chance = random.Random(seed)  # noqa: S311 (no secret)
     sentences = []
     for name, (data, reader) in good_files().items():
@@ -153,7 +153,7 @@ def leaks(seed: int, count: int) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write what leaked, and the largest memory that was taken."""
+    """Write the foreign errors, and the peak of memory."""
     sentences = leaks(int(arguments[0]), int(arguments[1]))
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     sys.stdout.write(json.dumps({"leaks": sentences, "megabytes": int(line.split()[1]) / 1_000}))

@@ -62,7 +62,7 @@ def record(store: MemoryObjectStore) -> list[dict[str, Any]]:
 
 
 def test_no_source_file_is_deleted_before_it_stands_in_the_log_of_the_data_parquet_in_s3() -> None:
-    """Three files are there and old; only one of them is in the log with the very version that is there."""
+    """Three old files exist; only one of them is in the log with its present version."""
     store = MemoryObjectStore()
     for session in OLD:
         put(store, session)
@@ -79,7 +79,7 @@ def test_no_source_file_is_deleted_before_it_stands_in_the_log_of_the_data_parqu
 
 
 def test_of_a_symbol_whose_data_parquet_is_another_one_by_now_nothing_is_deleted() -> None:
-    """Somebody put an older data.parquet back: the source files are all there is of their sessions."""
+    """An older data.parquet was put back: only the source files have these sessions."""
     store = MemoryObjectStore()
     put(store, OLD[0])
     older = store.peek(LAKE.data_key("AAPL") if consolidated(store) else "") or b""
@@ -307,7 +307,7 @@ class History(RuleBasedStateMachine):
 
     @rule(session=st.sampled_from(SESSIONS), close=st.sampled_from([1.0, 2.0, 3.0]))
     def put(self, session: date, close: float) -> None:
-        """Files are put in the order of their bars' ingestion, as the fetcher does; so no put is in vain."""
+        """Files are put in the order of their bars' ingestion, as by the fetcher, so every put has an effect."""
         row = bar(session, close, later(len(self.puts)))
         self.puts.append(row)
         self.store.lay(key(session), parquet(row))

@@ -10,7 +10,7 @@ from shared.database.connection import DatabaseAddress, Tls, connection_to, tran
 @pytest.mark.parametrize(
     ("raised", "kind"),
     [
-        # What a backend that is ended just before it is asked something looks like, by chance of timing.
+        # The errors of a backend that is ended right before a query; the timing decides which.
         (asyncpg.InternalClientError("cannot switch to state 11; another operation (2) is in progress"), UpstreamError),
         (asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation"), UpstreamError),
         (asyncpg.InterfaceError("connection is closed"), UpstreamError),
@@ -32,7 +32,7 @@ def test_an_error_that_is_not_the_driver_s_stays_what_it_is() -> None:
 
 
 class Cut:
-    """A connection that is broken, and says so when it is closed."""
+    """A broken connection, which raises when it is closed."""
 
     async def close(self) -> None:
         raise asyncpg.InternalClientError("cannot switch to state 2; another operation (11) is in progress")

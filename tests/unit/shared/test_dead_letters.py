@@ -28,7 +28,7 @@ def now() -> datetime:
 
 
 class Source(FakeQueue):
-    """A queue with a dead-letter queue; letters get the attributes that a real queue gives them."""
+    """A queue with a dead-letter queue; letters get the same attributes as from a real queue."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -238,7 +238,7 @@ def test_what_the_queue_does_not_take_stays_a_dead_letter(source: Source) -> Non
 
 @pytest.mark.parametrize("step", range(12))
 def test_a_replay_cut_off_anywhere_loses_nothing(source: Source, step: int) -> None:
-    """The process is gone before its n-th request: nothing it had in mind for later happens, not even in `finally`."""
+    """The process ends before its n-th request: no later step happens, not even in `finally`."""
     sent = [request("AAPL", n) for n in range(35)]
     bury(source, *sent)
     gone = _Killer(step)
@@ -257,7 +257,7 @@ class _KilledError(BaseException):
 
 
 class _Killer:
-    """Lets so many requests through, and none after them."""
+    """Passes this many requests, and none after them."""
 
     def __init__(self, calls_to_come: int) -> None:
         self.left = calls_to_come

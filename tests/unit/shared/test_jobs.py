@@ -14,7 +14,7 @@ ARN = f"arn:aws:batch:us-east-1:123456789012:job-definition/{DEFINITION}:7"
 
 
 class Batch:
-    """Batch's answers, each to be asked for in this order, checked against botocore's own model of Batch."""
+    """Batch's answers, which must be requested in this order, checked against botocore's own model of Batch."""
 
     def __init__(self) -> None:
         self.client = boto3.client("batch")

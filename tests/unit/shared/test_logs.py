@@ -12,7 +12,7 @@ SINCE = datetime(2026, 11, 26, tzinfo=UTC)
 
 
 class Logs:
-    """CloudWatch Logs with a page a line."""
+    """CloudWatch Logs with one line in each page."""
 
     def __init__(self, groups: dict[str, list[str] | Exception]) -> None:
         self.groups = groups

@@ -363,7 +363,7 @@ def test_pauses_grow_to_a_second_and_are_random() -> None:
 
 
 def test_the_last_bytes_of_an_empty_object_are_none(store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """S3 refuses a range of an empty object; its reader must not take that for a fault of S3."""
+    """S3 refuses a range of an empty object; the reader must not report that as a failure of S3."""
     store.lay("a/empty", b"")
     store.lay("a/full", b"0123456789")
     get = obstore.get

@@ -20,7 +20,7 @@ MOST = 6
 
 
 def received(queue: FakeQueue, *receives: int) -> list[ReceivedMessage]:
-    """Return messages that were received so often."""
+    """Return messages that were received this often."""
     for n, count in enumerate(receives):
         queue.put(f"body {n}", receives=count - 1)
     return queue.receive()
@@ -101,11 +101,11 @@ def test_if_the_queue_cannot_be_found_only_the_messages_that_failed_come_again(
 
 
 class Killed(BaseException):
-    """The process is gone: out of memory, or out of time."""
+    """The process was killed: out of memory, or out of time."""
 
 
 def test_a_message_that_kills_the_process_takes_none_of_its_mates_along(source: FakeQueue) -> None:
-    """Each time it kills whoever works on it; in the end it is alone in the queue."""
+    """Each time it kills the process that works on it; in the end it is alone in the queue."""
     mates = [source.put(f"mate {n}", receives=n % 4) for n in range(6)]
     source.put("killer, which is larger than the others")
     finished: list[str] = []
@@ -144,7 +144,7 @@ def test_messages_that_came_often_before_are_worked_on_alone_and_last() -> None:
 
 
 def logged(caplog: pytest.LogCaptureFixture, body: str, error: FiblakeError) -> dict[str, object]:
-    """Settle a message that failed so; return the one line that says how it ended."""
+    """Finish a message with this error; return the log line that states the outcome."""
     queue = FakeQueue()
     queue.put(body)
     (message,) = queue.receive()

@@ -42,7 +42,7 @@ def queue() -> Iterator[Queue]:
 
 
 class SomeFail:
-    """A client whose batch calls fail as told: per entry, or as a whole."""
+    """A client whose batch calls fail as arranged: for some entries, or as a whole."""
 
     def __init__(self, *answers: Any) -> None:  # noqa: ANN401 (lists of bodies that fail, or an error)
         self.answers = list(answers)
@@ -110,7 +110,7 @@ def test_entries_that_always_fail_are_reported_by_their_index(naps: list[float])
 
 
 class TooLargeTogether:
-    """SQS as it is: a batch of more than so many bytes is refused as a whole, one message above that as well."""
+    """SQS's real behaviour: a batch of more than this many bytes is refused as a whole, and so is a larger message."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -269,7 +269,7 @@ def completion(symbol: str) -> ConsolidationComplete:
 
 
 def subscribed(filter_policy: str | None = None) -> tuple[Topic, Queue]:
-    """Return a topic and a queue that it feeds, raw, as the template subscribes it."""
+    """Return a topic and a queue that is subscribed to it with raw delivery, as in the template."""
     sns, sqs = boto3.client("sns"), boto3.client("sqs")
     arn = sns.create_topic(Name="dev-consolidation-complete")["TopicArn"]
     url = sqs.create_queue(QueueName="dev-resample-8d")["QueueUrl"]

@@ -1,4 +1,4 @@
-"""The authorities of RDS's certificates, shipped so that `verify-full` works where nothing was prepared."""
+"""The authorities of RDS's certificates are in the package, so that `verify-full` works without preparation."""
 
 import ssl
 import time

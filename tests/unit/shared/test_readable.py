@@ -1,7 +1,7 @@
-"""What is written can be read again: of 60,000 symbols, and at whatever limit.
+"""What is written can be read again: with 60,000 symbols, and with any limit.
 
-A writer checks its bytes by the arithmetic of the readers. What would be too large is refused before the write, with
-the object, the size, the limit and the setting.
+A writer checks its bytes by the arithmetic of the readers. An object that would be too large is refused before the
+write, with its name, the size, the limit and the setting.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ from tests.fakes import MemoryObjectStore
 
 SYMBOLS = 60_000
 BUCKETS = 8
-"""The most 3-session buckets of a month."""
+"""The maximum of 3-session buckets in a month."""
 NOW = datetime(2025, 11, 20, 12, tzinfo=UTC)
 SESSION = date(2025, 11, 19)
 MONTH = Month(2025, 10)
@@ -69,7 +69,7 @@ def names(count: int) -> list[str]:
 
 
 def table_of(schema: pa.Schema, symbols: list[str], rows: int = 1) -> pa.Table:
-    """Return so many rows of each symbol; all other values are equal."""
+    """Return this many rows of each symbol; all other values are equal."""
     columns = []
     for field in schema:
         if field.name == "symbol":

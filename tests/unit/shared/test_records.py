@@ -1,4 +1,4 @@
-"""Records of what persons did: no entry is lost, and no record grows too large to be read."""
+"""Records of persons' actions: no entry is lost, and no record becomes too large to be read."""
 
 import json
 from collections.abc import Iterator

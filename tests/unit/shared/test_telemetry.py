@@ -1,4 +1,4 @@
-"""What CloudWatch gets to read: written by a process that is started like a function, with its variables set."""
+"""The lines that CloudWatch reads, written by a process that is started like a function, with its variables."""
 
 import json
 import os

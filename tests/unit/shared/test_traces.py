@@ -1,4 +1,4 @@
-"""What X-Ray is sent: looked at in the HTTP request that boto makes of it."""
+"""The segments that X-Ray receives, checked in boto's HTTP request."""
 
 import json
 import logging
@@ -50,7 +50,7 @@ class Answer(AWSResponse):
 
 
 class AtOnce(ThreadPoolExecutor):
-    """The sender's thread, which is done with each segment before the work goes on."""
+    """The sender's thread, which sends each segment before the work goes on."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (as in the standard library)
         future = super().submit(fn, *args, **kwargs)

@@ -180,7 +180,7 @@ def test_less_than_a_week_must_be_meant(days: int, force: bool, allowed: bool) -
 
 
 class History(RuleBasedStateMachine):
-    """Files come, are restated, merged and vacuumed in any order, also by plans that are old by then."""
+    """Files arrive, are restated, merged and vacuumed in any order, also by outdated plans."""
 
     SESSIONS = (*OLD, YOUNG)
     SYMBOLS = ("AAPL", "MSFT")
@@ -223,7 +223,7 @@ class History(RuleBasedStateMachine):
             assert bars.equals(table(*(expected[session] for session in sorted(expected))))
 
     def _put(self, key: str, symbol: str, sessions: list[date], close: float) -> None:
-        # Ingested in the order of the puts, as a fetcher does; so no put is in vain.
+        # Ingested in the order of the puts, as by a fetcher, so every put has an effect.
         rows = [bar(session, close, NOON + timedelta(seconds=len(self.puts)), symbol) for session in sessions]
         self.puts += rows
         self.store.lay(key, parquet(*rows))

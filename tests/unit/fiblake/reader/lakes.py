@@ -1,4 +1,4 @@
-"""Lakes in memory to read from: bronze laid into a bucket, and silver made of it by the resampler itself."""
+"""Lakes in memory for the reader: bronze in a bucket, and silver computed from it by the resampler itself."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ class Contents:
 
 
 def lake_of(contents: Contents, cache: Path, intervals: Sequence[int] = INTERVALS, *, adjusted: bool = True) -> Lake:
-    """Lay a lake with these silver tables, and open it; what was done for that is not in the journal."""
+    """Make a lake with these silver tables, and open it; the requests for that are not in the journal."""
     store = MemoryObjectStore()
     for symbol, days in contents.bronze.items():
         lay(store, symbol, days, contents.of(symbol))

@@ -1,4 +1,4 @@
-"""An argument of a wrong type is one sentence with the right one, in every method of the reader."""
+"""An argument of a wrong type leads to one sentence with a right example, in every method of the reader."""
 
 import inspect
 from collections.abc import Callable
@@ -24,7 +24,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "bars": {}, "panel": {"column": "close"}, "sql": {"query": "SELECT 1 AS x"}, "splits": {"symbol": "AAPL"},
     "dividends": {"symbol": "AAPL"}, "universe": {"day": "2025-11-19"}, "sessions": {}, "symbols": {},
 }  # fmt: skip
-"""What each method asks for at the least."""
+"""The required arguments of each method."""
 
 
 def arguments_of(function: Callable[..., Any]) -> list[str]:

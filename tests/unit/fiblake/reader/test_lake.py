@@ -489,7 +489,7 @@ def test_a_copy_that_another_reader_removes_meanwhile_is_fetched_again(
     other, removed = encode(decode_silver(store_of(lake).peek(key) or b"", key).slice(1)), []
 
     def copies_of_then(*arguments: Any) -> Any:  # noqa: ANN401 (those of `copies`)
-        """Return the copies; another reader then meets a newer version."""
+        """Return the copies; another reader then finds a newer version."""
         files = copies(*arguments)
         if not removed:
             store_of(lake).lay(key, other)

@@ -1,4 +1,4 @@
-"""The code of docs/notebook.md runs, from the first line to the last, and does what the page says."""
+"""The code of docs/notebook.md runs from the first line to the last, with the results that the page shows."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ LAST = ORDINAL[max(day for day in SESSIONS if day <= NOW.date())]
 
 @pytest.fixture
 def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """The names that the page's code leaves behind, and what it printed."""
+    """The names that the page's code defines, and its output."""
     some = {symbol: numbered(SESSIONS[LAST - 400 - 21 * place : LAST]) for place, symbol in enumerate(("AAPL", "MSFT"))}
     lake = lake_of(Contents(some), tmp_path / "cache", [21])
     assert isinstance(lake.store, MemoryObjectStore)

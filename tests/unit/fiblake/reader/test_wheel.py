@@ -1,4 +1,4 @@
-"""What the reader's wheel is: the package alone, and what it needs."""
+"""The content of the reader's wheel: the package alone, and its dependencies."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ from tests.fakes import REPOSITORY
 
 PACKAGE = REPOSITORY / "fiblake"
 CALENDARS = PACKAGE / "data/generate_sessions.py"
-"""Writes the calendar's file anew, in a checkout: no part of the wheel."""
+"""Writes the calendar's file again, in a checkout: it is no part of the wheel."""
 
 
 def project(path: str) -> dict[str, Any]:
