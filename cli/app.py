@@ -141,7 +141,7 @@ def choose(
 
 
 def _check_only_local(context: typer.Context) -> None:
-    """Refuse options that name another stack beside --local; variables of the environment may be there for others."""
+    """Refuse options that name another stack together with --local; variables may be for other programs."""
     for name in ("profile", "region", "endpoint_url", "stack"):
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":

@@ -457,7 +457,7 @@ class Batch:
         status = body.get("jobStatus", Status.RUNNING)
         if status not in list(Status):
             raise ClientError(f"{status!r} is not a job's status")
-        # Jobs are only ever appended, so a position goes on meaning the same while their states change.
+        # Jobs are only appended, so a position keeps its meaning while their states change.
         start = _position(body.get("nextToken", "0"))
         matching = [(at, job) for at, job in enumerate(self._listed(body)) if at >= start and job.status == status]
         size = min(max(body.get("maxResults", _MAX_PAGE), 1), _MAX_PAGE)

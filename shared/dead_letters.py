@@ -80,7 +80,7 @@ class DeadLetter:
         return tuple(dict.fromkeys(_SYMBOL_OF_KEY.findall(unquote_plus(self.message.body))))
 
     def attributes_to_send(self) -> dict[str, Any]:
-        """Return the attributes it is sent back with: its own, without those of the failure, and one replay more."""
+        """Return the attributes for sending it back: its own, without those of the failure, with one more replay."""
         attributes = {name: value for name, value in self.message.attributes.items() if name not in _OF_THE_DEATH}
         return {**attributes, REPLAYS: {"DataType": "Number", "StringValue": str(self.replays + 1)}}
 
@@ -257,7 +257,7 @@ class DeadLetters:
 
 
 def redrive_to_queue(queue: Queue) -> Send:
-    """Return a function that sends letters back into their queue, with their attributes and one replay more."""
+    """Return a function that sends letters back into their queue, with their attributes and one more replay."""
 
     def send(letters: Sequence[DeadLetter]) -> list[int]:
         attributes: list[Attributes] = [letter.attributes_to_send() for letter in letters]

@@ -34,7 +34,7 @@ SYMBOLS_PER_EVENT: Final = 1_000
 """Keeps a batch of ten SilverUpdated events below the 256 KiB that SNS takes at once."""
 
 FILES_NAMED: Final = 100
-"""Most files that a request names: of more the symbol's folder is listed, which is one request."""
+"""The maximum of files that a request names; for more, the worker lists the symbol's folder, with one request."""
 
 
 def _checked(symbol: str) -> str:
@@ -102,7 +102,7 @@ class ConsolidationRequest(Message):
 
     @property
     def is_of_dividends_only(self) -> bool:
-        """Whether dividends are all that arrived, so that no session of silver changes."""
+        """Whether only dividends arrived, so that no session of silver changes."""
         others = self.changed_from or self.files or self.reference_changed or self.version_floor
         return self.dividends_changed and not others
 

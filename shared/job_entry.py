@@ -15,8 +15,8 @@ SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 def run_job(settings: type[SettingsT], work: Callable[[SettingsT], int], arguments: Sequence[str] | None) -> int:
     """Do a job's work once and return its exit code; `arguments` are the command line's (None: this process's).
 
-    `work` returns the exit code of a run that came to its end. The others are 1, a service failed (run the job again,
-    what is done stays done), and 2, the settings are wrong; standard error then has one sentence.
+    `work` returns the exit code of a run that ended. The other exit codes are 1, a service failed (run the job again,
+    finished work stays), and 2, the settings are wrong; standard error then has one sentence.
     """
     try:
         return work(CliApp.run(settings, cli_args=list(sys.argv[1:] if arguments is None else arguments)))

@@ -15,7 +15,7 @@ WINDOW = timedelta(minutes=15)
 
 
 LATENCY_DAYS = 7
-"""How many days back the last put is looked for: a week has sessions, whatever holidays it has."""
+"""The number of days in which the last put is searched: a week always has a session."""
 _DAY = int(timedelta(days=1).total_seconds())
 _Points = list[tuple[datetime, float]]
 

@@ -72,7 +72,7 @@ def bars_of_adopted(bars: pa.Table, last_modified: datetime, calendar: TradingCa
 
 @dataclass(frozen=True, slots=True)
 class _Rules:
-    """The rules that a row must keep in order to be merged."""
+    """The rules that a row must keep to be merged."""
 
     first: date
     last: date

@@ -86,12 +86,12 @@ def _row(bar: ReportedBar, moment: time) -> Json:
 
 def _envelope(rows: list[Json], query: Query) -> Json:
     counts: Json = {"adjusted": query.adjusted, "queryCount": len(rows), "resultsCount": len(rows)}
-    # A day without bars has no `results` at all, as at the vendor.
+    # A day without bars has no `results`, as at the vendor.
     return counts | ({"results": rows} if rows else {}) | {"status": "OK"}
 
 
 def _next_page(ticker: str, resume: date, first: date, last: date, query: Query) -> str:
-    # As at the vendor: the path holds where to go on, in milliseconds; the cursor holds the parameters.
+    # As at the vendor: the path has the place to continue, in milliseconds; the cursor has the parameters.
     stamp = _milliseconds(resume, _MIDNIGHT)
     part = f"{first}/{stamp}" if query.descending else f"{stamp}/{last}"
     return f"/v2/aggs/ticker/{quote(ticker, safe='')}/range/1/day/{part}?cursor={query.cursor()}"

@@ -46,7 +46,7 @@ class Bars:
 
     @classmethod
     def read(cls, files: Iterable[Path], folder: Path | None = None) -> "Bars":
-        """Read the files, which lie below `folder`.
+        """Read the files, which are below `folder`.
 
         Raises ConfigurationError if a file has no bars, or if two files have the same bar.
         """

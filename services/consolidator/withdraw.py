@@ -1,4 +1,4 @@
-"""Withdraw a bar that should not exist, for a person."""
+"""Withdraw a wrong bar, at a person's request."""
 
 from dataclasses import dataclass
 from datetime import date, datetime

@@ -19,7 +19,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The sessions that a run was asked for: none, or those from `first` to `last`; with `again` also stored ones."""
+    """The requested sessions of a run: none, or those from `first` to `last`; with `again` also stored ones."""
 
     first: date | None = None
     last: date | None = None

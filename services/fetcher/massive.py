@@ -338,7 +338,7 @@ def _check_status(response: httpx.Response, path: str) -> None:
         raise EntitlementError(f"the API key is not entitled to this: {text}")
     if response.status_code == HTTPStatus.NOT_FOUND and status == "NOT_FOUND":  # a wrong base URL gives a 404, too
         raise UnknownTickerError(text)
-    # The vendor never redirects. A gateway or a log-in page did, which may be temporary.
+    # The vendor never redirects. A gateway or a log-in page answered, which may be temporary.
     if response.is_server_error or response.is_redirect or response.status_code in _SEND_AGAIN:
         raise UpstreamError(text)
     raise BadRequestError(text)

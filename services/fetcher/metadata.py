@@ -345,7 +345,7 @@ class MetadataFetcher:
         try:
             details = await self.vendor.details(record.symbol)
         except BadRequestError as error:
-            # This symbol will never have any: it must not delay the others.
+            # This symbol will never have details: it must not delay the others.
             logger.warning("no details", extra={"symbol": record.symbol, "reason": str(error)})
             details = None
         except FiblakeError as error:

@@ -1,4 +1,4 @@
-"""Release a bar from quarantine into the lake, for a person."""
+"""Release a bar from quarantine into the lake, at a person's request."""
 
 import math
 from collections.abc import Iterable

@@ -72,7 +72,7 @@ def classify_bars(
 def _in_order(bars: Iterable[VendorBar], past: StoredState, now: datetime) -> list[tuple[VendorBar, Row, bool]]:
     """Return each bar with its row, and whether the same bar is stored.
 
-    Of two bars of one session the stored one comes first, so it stays in whatever order the vendor reports the two.
+    Of two bars of one session the stored one comes first, so it stays, in any order of the vendor's rows.
     """
     rows = [(bar, bar.row(now)) for bar in bars]
     compared = [(bar, row, _is_same(row, past.rows.get((bar.symbol, bar.session)))) for bar, row in rows]

@@ -34,7 +34,7 @@ class Foreign:
     """The objects that another program wrote into the lake."""
 
     unreadable: list[tuple[str, str]] = field(default_factory=list)
-    """Key and version of each object that our readers cannot read and that lies where ours must be written."""
+    """Key and version of each object that our readers cannot read, and whose key our own object needs."""
     symbols: list[Lag] = field(default_factory=list)
     """Symbols whose data.parquet carries no log, or that lag in another way that a consolidation repairs."""
 
@@ -79,7 +79,7 @@ def move_away(store: ObjectStore, unreadable: Sequence[tuple[str, str]], advance
 
 
 def _keep(store: ObjectStore, original: StoredObject) -> None:
-    """Write a copy and read it back; raise ConflictError if another object lies there or the copy differs."""
+    """Write a copy and read it back; raise ConflictError if the key has another object or the copy differs."""
     key = f"{ARCHIVE_PREFIX}{original.key}"
     copy = store.find(key)
     if copy is None:

@@ -38,7 +38,7 @@ def find_left_out(store: ObjectStore, bronze: Bronze, listing: Sequence[ObjectIn
     """Return the source files that are older than their symbol's data.parquet and are not in its log.
 
     A consolidation has refused them, or their messages have not been processed yet. `listing` is all of bronze; only
-    the log of each data.parquet is read. One that cannot be read is passed over: the audit names it.
+    the log of each data.parquet is read. A log that cannot be read is ignored: the audit names it.
     """
     consolidated = {bronze.symbol_of(i.key): i for i in listing if bronze.is_consolidated(i.key)}
     older: dict[str, list[ObjectInfo]] = {}

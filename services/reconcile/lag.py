@@ -44,7 +44,7 @@ class Lag:
     interval: int | None = None
     last_session: date | None = None
     version_floor: datetime | None = None
-    """data.parquet needs a version greater than this before silver or the manifest can follow it again."""
+    """data.parquet needs a version greater than this one, so that silver and the manifest can follow it again."""
 
     def facts(self) -> dict[str, Any]:
         """Return all facts, for a person or a program."""

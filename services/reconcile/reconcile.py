@@ -382,7 +382,7 @@ class Outlets:
 
 
 def _is_settled(file: StoredObject | None, stored: Consolidated | None) -> bool:
-    """Return whether a file that looked unmerged is none by now: it is gone, or the version that is there is merged."""
+    """Return whether a file that seemed unmerged is settled: it was deleted, or its present version is merged."""
     return file is None or (stored is not None and is_merged(stored.log, file.key, file.etag, file.last_modified))
 
 

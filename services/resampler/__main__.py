@@ -65,9 +65,9 @@ def resample(settings: FullResamplerSettings, watch: Watch = no_progress) -> Sum
 def return_what_is_freed() -> None:
     """Let large arrays go back to the system when they are freed (malloc(3), M_MMAP_THRESHOLD).
 
-    Otherwise glibc keeps those below 32 MB, and no limit on what is in use would limit the process. Smaller arrays are
-    kept for the next ones (M_TRIM_THRESHOLD): a new page of memory costs as much as 4 KB of work on it. Each arena
-    keeps so much, so there are two, not sixteen (M_ARENA_MAX).
+    Otherwise glibc keeps those below 32 MB, and a limit on the memory in use would not limit the process. Smaller
+    arrays are kept for the next ones (M_TRIM_THRESHOLD): a new page of memory costs as much as 4 KB of work on it. Each
+    arena keeps this much memory, so there are two arenas instead of sixteen (M_ARENA_MAX).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -178,7 +178,7 @@ class MonthFiles:
         before, stamp = _read(data, key) if data is not None else (NO_ROWS, "")
         rows, is_alike = before, not stamp or is_cut_by(stamp, self.calendar)
         if self.whole and is_alike and not self.wins_ties and is_equal_but_for_version(before, updates[0].rows):
-            return None, False  # whichever rows won, the values would stay
+            return None, False  # the values stay, whichever rows win
         if not is_alike:
             rows = self._without_old_cut(rows, key, grid.month, updates)
         changed, misplaced = not is_alike, False

@@ -140,7 +140,7 @@ class SymbolTable(Connected):
             await self._connection.execute(_HISTORY_LOADED, symbol, now, list(firsts), list(firsts.values()))
 
     async def _stage(self, records: Sequence[SymbolRecord]) -> None:
-        """Put records into the table incoming_symbols, which lasts as long as the transaction."""
+        """Put records into the table incoming_symbols, which exists as long as the transaction."""
         await self._connection.execute(_STAGE)
         rows = map(_row, records)
         await self._connection.copy_records_to_table("incoming_symbols", records=rows, columns=RECORD_FIELDS)

@@ -67,7 +67,7 @@ def stacks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_local_stack(monkeypatch: pytest.MonkeyPatch, stacks: Path) -> None:
-    """Let no test see, or end, the local stack that this checkout may have up, or that of another test.
+    """Hide the local stack that may run in this checkout, and that of another test, so that no test ends them.
 
     Each test has its own file names in one folder, because a folder for each would take a tenth of their time.
     """

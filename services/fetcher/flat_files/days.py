@@ -183,7 +183,7 @@ def _read(text: bytes, names: list[str], skip: object, *, numbers: bool) -> pa.T
 def _read_leniently(text: bytes, names: list[str], skip: object, bad_lines: list[str]) -> pa.Table:
     """Read a file with rows that cannot be converted: those rows go to `bad_lines`, the others are returned."""
     good_rows: list[dict[str, object]] = []
-    # The reader cannot hand over a line with too few columns that is not UTF-8.
+    # The reader cannot return a line that has too few columns and is not UTF-8.
     readable = text.decode("utf-8", "replace").encode()
     for row in _read(readable, names, skip, numbers=False).to_pylist():
         try:

@@ -1,4 +1,4 @@
-"""Put the rows of a chunk that are not stored as bars: broken ones into quarantine, unclaimed ones beside the lake.
+"""Put the rows of a chunk that are not stored as bars: broken ones into quarantine, the others into bronze/unclaimed.
 
 They are put while the chunk is cut, so that memory holds few of them: a large part of the rows of a flat file may be
 unclaimed (warrants, funds), and a row with its reason takes twice the memory that it takes in the chunk.
@@ -41,7 +41,7 @@ class SetAside:
         self._sources = {file.session: file.key for file in self.files}
 
     def add(self, group: Iterable[TickerBars]) -> None:
-        """Add the rows of some tickers, and put what is enough for an object."""
+        """Add the rows of some tickers, and put the rows that fill an object."""
         for ticker_bars in group:
             self._refused += [(bar, reason, self._sources[bar.session]) for bar, reason in ticker_bars.refused]
             if ticker_bars.unclaimed:
