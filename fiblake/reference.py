@@ -7,7 +7,7 @@ reader of total return applies dividends, too. Bars in bronze stay as traded.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
 from itertools import pairwise
 from typing import Any, Final
@@ -127,7 +127,7 @@ class Dividend:
 
 def splits_file(splits: Sequence[Split]) -> bytes:
     """Return the bytes of a symbol's file of splits; an empty file is valid: its splits were withdrawn."""
-    rows = [asdict(split) for split in sorted(splits, key=_by_day)]
+    rows = _rows_of(sorted(splits, key=_by_day), SPLITS)
     return encode_rows(rows, SPLITS, _named("splits", rows))
 
 
@@ -159,7 +159,7 @@ def read_splits(data: bytes, symbol: str) -> tuple[Split, ...]:
 
 def identities_file(identities: Sequence[Identity]) -> bytes:
     """Return the bytes of a symbol's file of companies."""
-    rows = [asdict(identity) for identity in sorted(identities, key=_by_beginning)]
+    rows = _rows_of(sorted(identities, key=_by_beginning), IDENTITIES)
     return encode_rows(rows, IDENTITIES, _named("identities", rows))
 
 
@@ -174,7 +174,7 @@ def read_identities(data: bytes, symbol: str) -> tuple[Identity, ...]:
 
 def dividends_file(dividends: Sequence[Dividend]) -> bytes:
     """Return the bytes of a symbol's file of dividends; without dividends the file is valid, too."""
-    rows = [asdict(dividend) for dividend in sorted(dividends, key=_by_ex_date)]
+    rows = _rows_of(sorted(dividends, key=_by_ex_date), DIVIDENDS)
     return encode_rows(rows, DIVIDENDS, _named("dividends", rows))
 
 
@@ -201,6 +201,13 @@ def dividend_fault(dividend: Dividend) -> str:
     if factor is not None and not positive(factor):
         return f"historical_adjustment_factor {factor} is not a positive number"
     return ""
+
+
+def _rows_of(
+    items: Sequence[Split] | Sequence[Identity] | Sequence[Dividend], schema: pa.Schema
+) -> list[dict[str, Any]]:
+    """Return the values by column; `dataclasses.asdict` takes ten times as long, because it copies each value."""
+    return [{name: getattr(item, name) for name in schema.names} for item in items]
 
 
 def _named(kind: str, rows: Sequence[Mapping[str, Any]]) -> str:
