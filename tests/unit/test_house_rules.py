@@ -30,6 +30,8 @@ REGISTRIES = ["".join(parts) for parts in (("py", "pi", ".org"), ("python", "hos
 MACHINE_PATHS = ["/".join(parts) for parts in (("", "work", ""), ("", "root", ""), (UP, "shared"))]
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+NAMING = (ast.arg, ast.Name, ast.ExceptHandler, ast.MatchAs, ast.MatchStar, ast.MatchMapping)
+"""The nodes that may name a local."""
 
 
 @cache
@@ -45,25 +47,35 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@cache
+def functions_in(path: Path) -> list[Function]:
+    return [node for node in ast.walk(parsed(path)) if isinstance(node, Function)]
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _trees_are_freed() -> Iterator[None]:
     """Keep the trees for the tests of this file only, because they take much memory."""
     yield
     parsed.cache_clear()
+    functions_in.cache_clear()
 
 
-def sources(rooms: Sequence[str] = OURS) -> Iterator[tuple[str, ast.Module]]:
+def modules(rooms: Sequence[str] = OURS) -> Iterator[tuple[str, Path]]:
     for path in tracked():
         name = path.relative_to(REPOSITORY).as_posix()
         if path.suffix == ".py" and name.partition("/")[0] in rooms:
-            yield name, parsed(path)
+            yield name, path
+
+
+def sources(rooms: Sequence[str] = OURS) -> Iterator[tuple[str, ast.Module]]:
+    for name, path in modules(rooms):
+        yield name, parsed(path)
 
 
 def functions(rooms: Sequence[str] = OURS) -> Iterator[tuple[str, Function]]:
-    for name, tree in sources(rooms):
-        for node in ast.walk(tree):
-            if isinstance(node, Function):
-                yield f"{name}:{node.lineno} {node.name}", node
+    for name, path in modules(rooms):
+        for node in functions_in(path):
+            yield f"{name}:{node.lineno} {node.name}", node
 
 
 def test_a_function_of_more_than_60_lines_says_why_in_its_docstring() -> None:
@@ -107,6 +119,8 @@ def test_every_module_says_in_its_first_line_what_it_is_for() -> None:
 def locals_of(function: ast.AST) -> Iterator[tuple[int, str]]:
     """Yield line and name of each parameter and local, also in inner functions and lambdas."""
     for node in ast.walk(function):
+        if not isinstance(node, NAMING):  # most nodes; the patterns below take longer
+            continue
         match node:
             case ast.arg(arg=name) | ast.Name(id=name, ctx=ast.Store()) | ast.ExceptHandler(name=str(name)):
                 yield node.lineno, name
@@ -143,6 +157,21 @@ def test_what_returns_says_return_and_not_give() -> None:
     assert [place for place, start in starts.items() if start in {"Give", "Gives"}] == []
     callables = [place for place, node in nodes if isinstance(node, Function) and not is_property(node)]
     assert [place for place in callables if starts[place] == "Whether"] == []
+
+
+def test_a_count_of_examples_follows_the_profile() -> None:
+    """`HYPOTHESIS_PROFILE=thorough` could not raise a number; write `settings().max_examples // 4`."""
+    keywords = [
+        (name, keyword)
+        for name, tree in sources(["tests"])
+        if name.startswith("tests/unit/") and name != "tests/unit/conftest.py"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+        if keyword.arg == "max_examples"
+    ]
+    assert len(keywords) > 5
+    assert [f"{name}:{word.value.lineno}" for name, word in keywords if isinstance(word.value, ast.Constant)] == []
 
 
 def test_no_file_names_a_package_registry_or_a_path_of_somebodys_machine() -> None:

@@ -6,7 +6,7 @@ from datetime import date, timedelta
 
 import numpy as np
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fiblake.adjustment import Payout
@@ -129,6 +129,7 @@ ARRIVAL = st.one_of(
 )
 
 
+@settings(max_examples=settings().max_examples // 2)
 @given(
     interval=st.sampled_from(INTERVALS),
     arrivals=st.lists(ARRIVAL, min_size=1, max_size=8),

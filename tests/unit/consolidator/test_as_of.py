@@ -28,7 +28,7 @@ from tests.fakes import LAKE, NOON, MemoryObjectStore, bar, companies, dividend,
 
 DATA, REVISED = LAKE.data_key("AAPL"), revisions_key("AAPL")
 SESSIONS = nyse().between(date(2025, 11, 3), date(2025, 11, 19))
-EXAMPLES = settings().max_examples // 2
+EXAMPLES = settings().max_examples // 4
 MICROSECOND = timedelta(microseconds=1)
 
 

@@ -130,7 +130,7 @@ def after(steps: Sequence[tuple[str, str | int | None]], *, kills_are_final: boo
     return chain
 
 
-@settings(max_examples=200)
+@settings(max_examples=4 * settings().max_examples)
 @given(st.lists(STEP, max_size=10))
 def test_no_schedule_of_failures_strands_a_message(steps: list[tuple[str, str | int | None]]) -> None:
     chain = after(steps)
@@ -139,7 +139,7 @@ def test_no_schedule_of_failures_strands_a_message(steps: list[tuple[str, str | 
         assert (chain.open, chain.consolidation.bodies(), chain.arrivals.bodies()) == (set(), [], [])
 
 
-@settings(max_examples=200)
+@settings(max_examples=4 * settings().max_examples)
 @given(st.lists(STEP, max_size=10))
 def test_what_outlived_every_retry_is_done_with_the_next_arrival_or_is_a_dead_letter(
     steps: list[tuple[str, str | int | None]],

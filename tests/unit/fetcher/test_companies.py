@@ -239,7 +239,7 @@ def markets(draw: st.DrawFn) -> list[Listing]:
     return market
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=settings().max_examples // 4)
 @given(market=markets())
 def test_every_session_of_any_market_has_the_universe_of_the_script(
     tmp_path_factory: pytest.TempPathFactory, market: list[Listing]

@@ -235,7 +235,7 @@ def flat(store: MemoryObjectStore, closes: dict[date, float], changed_at: dateti
     return loader.load(DAYS[0], DAYS[-1], lambda *_: None, again=True)  # each vendor counts its ETags from 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=settings().max_examples // 4)
 @given(closes=bars_of_days(), flat_days=st.sets(st.sampled_from(DAYS), min_size=1), data=st.data())
 def test_flat_files_and_the_apis_bars_of_the_same_sessions_make_the_same_lake_in_either_order(
     closes: dict[date, float], flat_days: set[date], data: st.DataObject

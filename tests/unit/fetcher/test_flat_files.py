@@ -399,7 +399,7 @@ def test_a_damaged_ledger_says_what_to_do(tmp_path: Path) -> None:
         load(tmp_path, store)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=settings().max_examples // 4)
 @given(chance=st.randoms(use_true_random=False), memory_rows=st.integers(1, 60), failures=st.integers(0, 4))
 def test_killed_anywhere_and_run_again_the_lake_is_the_same(
     tmp_path_factory: pytest.TempPathFactory, chance: random.Random, memory_rows: int, failures: int

@@ -76,7 +76,7 @@ def arrive(world: World, kind: str, *about: object) -> None:
         world.dividends(*about)  # type: ignore[arg-type]
 
 
-@settings(max_examples=25)
+@settings(max_examples=settings().max_examples // 4)
 @given(
     batches=st.lists(st.lists(ARRIVAL, min_size=1, max_size=5), min_size=1, max_size=4),
     retention=st.sampled_from([None, 0]),

@@ -22,7 +22,7 @@ from tests.unit.resampler.daily import NOW, ORDINAL, SESSIONS, Daily, Facts, fla
 from tests.unit.resampler.silver_lake import changed, lay, resampler, silver, whole_silver
 
 PLENTY = 1 << 30
-EXAMPLES = settings().max_examples * 2 // 5
+EXAMPLES = settings().max_examples // 4
 """Fewer examples than elsewhere, because each has six tables, computed twice."""
 START = ORDINAL[date(2025, 10, 1)]
 DAYS = SESSIONS[START : START + 60]

@@ -334,4 +334,4 @@ class History(RuleBasedStateMachine):
 
 
 TestHistory = History.TestCase
-TestHistory.settings = settings(max_examples=25, stateful_step_count=12, deadline=None)
+TestHistory.settings = settings(max_examples=settings().max_examples // 4, stateful_step_count=12)

@@ -230,4 +230,4 @@ class History(RuleBasedStateMachine):
 
 
 TestHistory = History.TestCase
-TestHistory.settings = settings(max_examples=30, stateful_step_count=15, deadline=None)
+TestHistory.settings = settings(max_examples=settings().max_examples // 4, stateful_step_count=15)
