@@ -9,7 +9,7 @@ SEEDS = range(40)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_whatever_fails_dies_or_comes_between_the_lake_ends_as_what_was_put_says(seed: int) -> None:
+def test_with_any_failure_death_or_rival_the_lake_ends_with_the_bars_that_were_put(seed: int) -> None:
     world, wrong = schedules.run(seed)
     assert not wrong, describe(f"SEED={seed}", world, wrong)
 

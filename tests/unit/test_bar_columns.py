@@ -117,7 +117,7 @@ def test_two_rows_of_a_session_that_differ_in_one_column_are_named(name: str) ->
 
 
 @pytest.mark.parametrize("name", OPTIONAL)
-def test_a_file_of_before_the_column_is_read_as_bars_without_a_value(name: str) -> None:
+def test_a_file_older_than_the_column_is_read_as_bars_without_a_value(name: str) -> None:
     data = encode(table(ROW).drop_columns([name]))
     assert read_bars(data, "AAPL", NOON).to_pylist() == [ROW | {name: None}]
 

@@ -54,7 +54,7 @@ def test_no_exception_outlives_its_reason() -> None:
     assert set(ELSEWHERE) - {path for path, _ in decoding_calls()} == set()
 
 
-def test_the_bytes_of_an_object_are_asked_for_where_its_errors_are_caught() -> None:
+def test_the_bytes_of_an_object_are_read_where_its_errors_are_caught() -> None:
     """An object that is too large raises when its bytes are asked for: as an argument, before `catch_errors` begins."""
     calls = [
         (path.relative_to(REPOSITORY).as_posix(), node)

@@ -89,7 +89,7 @@ def catches_all(handler: ast.ExceptHandler) -> bool:
     return any(kind is None or ast.unparse(kind) in {"Exception", "BaseException"} for kind in kinds)
 
 
-def test_whoever_catches_every_error_raises_it_again() -> None:
+def test_code_that_catches_every_error_raises_it_again() -> None:
     swallowing, keeping = [], set()
     for name, tree in sources():
         for node in ast.walk(tree):
@@ -174,7 +174,7 @@ def test_a_count_of_examples_follows_the_profile() -> None:
     assert [f"{name}:{word.value.lineno}" for name, word in keywords if isinstance(word.value, ast.Constant)] == []
 
 
-def test_no_file_names_a_package_registry_or_a_path_of_somebodys_machine() -> None:
+def test_no_file_names_a_package_registry_or_a_path_of_a_developers_machine() -> None:
     forbidden = [text.encode() for text in (*REGISTRIES, *MACHINE_PATHS)]
     offences = {
         f"{path.relative_to(REPOSITORY)}: {text.decode()}"

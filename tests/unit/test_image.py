@@ -48,7 +48,7 @@ def test_the_packages_are_those_of_the_lock_and_what_builds_them_stays_behind() 
     assert len(arguments("FROM")) == 2
 
 
-def test_it_runs_as_nobody_in_particular_and_as_process_one() -> None:
+def test_it_runs_as_an_unprivileged_user_and_as_process_one() -> None:
     assert arguments("USER") == ["fiblake"]
     [command] = arguments("CMD")
     assert json.loads(command) == COMMANDS["WorkerJobDefinition"], "a shell would keep SIGTERM to itself"

@@ -109,7 +109,7 @@ def rooms_that_use(module: str) -> set[str]:
     return users
 
 
-def test_what_only_one_room_uses_stands_in_that_room() -> None:
+def test_a_module_that_only_one_room_uses_is_in_that_room() -> None:
     packages = {name.rpartition(".")[0] for name in import_graph()}
     scripts = {"shared.data.renew_rds_authorities", "fiblake.data.generate_sessions"}
     modules = import_graph().keys() - packages - scripts - set(OLD_NAMES)
@@ -129,7 +129,7 @@ def test_a_service_has_six_floors_at_most(service: str) -> None:
 
 
 @pytest.mark.parametrize("module", DOMAIN)
-def test_a_domain_module_knows_no_environment_no_chance_and_no_clock(module: str) -> None:
+def test_a_domain_module_uses_no_environment_no_random_numbers_and_no_clock(module: str) -> None:
     tree = parsed(module_file(module))
     assert imported(tree) & IMPURE == set()
     assert clock_calls(tree) == []
@@ -143,6 +143,6 @@ def test_an_entry_points_functions_are_25_lines_at_most(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", HANDLERS, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_a_handler_stands_last_in_its_file_or_right_before_what_it_awaits(path: Path) -> None:
+def test_a_handler_is_last_in_its_file_or_right_before_what_it_awaits(path: Path) -> None:
     names = [function.name for function in functions(parsed(path))]
     assert "handler" in names[-2:]

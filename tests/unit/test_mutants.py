@@ -6,7 +6,7 @@ from tests.faults.mutants import MUTANTS, REPOSITORY, Mutant
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.guard)
-def test_the_text_that_a_mutant_changes_stands_once_in_its_file(mutant: Mutant) -> None:
+def test_the_text_that_a_mutant_changes_is_once_in_its_file(mutant: Mutant) -> None:
     assert (REPOSITORY / mutant.file).read_text(encoding="utf-8").count(mutant.old) == 1
 
 
@@ -17,5 +17,5 @@ def test_the_tests_that_a_mutant_runs_exist(mutant: Mutant) -> None:
     assert [file for file in files if not (REPOSITORY / file).is_file()] == []
 
 
-def test_each_mutant_takes_out_another_guard() -> None:
+def test_each_mutant_removes_another_guard() -> None:
     assert [guard for guard, count in Counter(mutant.guard for mutant in MUTANTS).items() if count > 1] == []

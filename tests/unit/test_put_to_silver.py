@@ -136,7 +136,7 @@ ARRIVAL = st.one_of(
     retention=st.sampled_from([None, 0, 90]),
     data=st.data(),
 )
-def test_whatever_order_bars_splits_dividends_and_identities_arrive_in_and_however_often_silver_is_the_same(
+def test_in_any_order_and_repetition_of_bars_splits_dividends_and_identities_silver_is_the_same(
     interval: int, arrivals: list[tuple], retention: int | None, data: st.DataObject
 ) -> None:
     world = World(retention)

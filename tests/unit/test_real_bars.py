@@ -117,7 +117,7 @@ def test_bars_as_published_become_silver_and_those_that_contradict_themselves_wa
     assert silver_differences(lake, good) == dict.fromkeys(INTERVALS, 0)
 
 
-def test_no_row_is_lost_or_there_twice_whatever_dirt_is_in_the_files(
+def test_no_row_is_lost_or_stored_twice_with_any_error_in_the_files(
     published: Mapping[str, Sequence[Row]], caplog: pytest.LogCaptureFixture
 ) -> None:
     lake = Lake()

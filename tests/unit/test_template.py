@@ -77,7 +77,7 @@ def test_every_queue_gives_up_into_a_dead_letter_queue_of_its_own_name(name: str
     assert redrive["maxReceiveCount"] >= 5
 
 
-def test_the_code_knows_after_how_many_receives_a_message_is_dead() -> None:
+def test_the_code_has_the_number_of_receives_after_which_a_message_is_dead() -> None:
     counts = {int(GLOBAL_VARIABLES["MAX_RECEIVE_COUNT"]), int(worker_variables()["MAX_RECEIVE_COUNT"])}
     assert counts == {queue["RedrivePolicy"]["maxReceiveCount"] for queue in SOURCE_QUEUES.values()}
 
@@ -90,7 +90,7 @@ def test_a_message_stays_invisible_six_times_as_long_as_its_function_may_run(sou
 
 
 @pytest.mark.parametrize("source", EVENT_SOURCES, ids=lambda source: queue_of(source[1]))
-def test_a_poison_message_does_not_take_its_batch_mates_along(source: tuple[Body, Body]) -> None:
+def test_a_poison_message_does_not_take_the_rest_of_its_batch_along(source: tuple[Body, Body]) -> None:
     assert source[1]["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
 
 
@@ -164,7 +164,7 @@ def test_only_the_rules_and_the_topics_may_send_to_the_queues() -> None:
     assert policies["ResampleQueuePolicy"]["Queues"] == fed
 
 
-def test_the_bucket_tells_of_arrivals_is_private_encrypted_and_outlives_the_stack() -> None:
+def test_the_bucket_sends_events_is_private_encrypted_and_outlives_the_stack() -> None:
     bucket = RESOURCES["DataLakeBucket"]
     assert (bucket["DeletionPolicy"], bucket["UpdateReplacePolicy"]) == ("RetainExceptOnCreate", "Retain")
     properties = bucket["Properties"]

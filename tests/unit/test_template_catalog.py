@@ -82,7 +82,7 @@ def test_the_folder_of_an_injected_symbol_is_the_symbols() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_partition_lies_in_the_tables_own_folder(name: str) -> None:
+def test_every_partition_is_in_the_tables_own_folder(name: str) -> None:
     table = tables_by_name()[name]
     location = table["StorageDescriptor"]["Location"]
     assert location.endswith("/")

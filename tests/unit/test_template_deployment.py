@@ -115,7 +115,7 @@ def test_no_switch_replaces_anything_else_that_has_no_reason_to_be(switch: str) 
     assert [name for name in replaced if any(key.endswith("Name") for key in before[name]["Properties"])] == []
 
 
-def test_a_stack_of_before_keeps_its_resources() -> None:
+def test_an_existing_stack_keeps_its_resources() -> None:
     # If an id is removed, its resource is deleted; CloudFormation refuses another type under an id.
     before = dict(line.split(" ") for line in LOGICAL_IDS.read_text(encoding="utf-8").splitlines())
     now = {name: kind for name, kind in types_of().items() if name in before}

@@ -79,7 +79,7 @@ def test_only_the_exact_place_in_the_bucket_can_be_read_or_written(resources: Bo
             assert set(statement["Condition"]["StringLike"]) == {"s3:prefix"}, name
 
 
-def test_roles_carry_no_policies_that_somebody_else_wrote(resources: Body) -> None:
+def test_roles_have_no_policies_of_other_authors(resources: Body) -> None:
     foreign = {name: role["ManagedPolicyArns"] for name, role in properties(resources, "AWS::IAM::Role").items()
                if role.get("ManagedPolicyArns")}  # fmt: skip
     assert foreign == {}
@@ -135,7 +135,9 @@ def test_every_queue_keeps_for_two_weeks_and_gives_up_into_one_that_does_too(res
     assert {queue["MessageRetentionPeriod"] for queue in queues.values()} == {DAYS_14}
 
 
-def test_whatever_a_clock_a_rule_or_a_topic_cannot_deliver_goes_to_a_dead_letter_queue(resources: Body) -> None:
+def test_a_message_that_a_schedule_a_rule_or_a_topic_cannot_deliver_goes_to_a_dead_letter_queue(
+    resources: Body,
+) -> None:
     queues = properties(resources, "AWS::SQS::Queue")
     for rule in properties(resources, "AWS::Events::Rule").values():
         assert all(target["DeadLetterConfig"]["Arn"]["Fn::GetAtt"][0] in queues for target in rule["Targets"])
@@ -333,7 +335,7 @@ def test_with_a_key_of_its_own_every_role_that_works_may_use_it() -> None:
 
 
 @pytest.mark.parametrize("limit", ["", "64"])
-def test_what_one_object_may_take_once_read_reaches_whatever_reads(limit: str) -> None:
+def test_the_limit_for_one_decoded_object_reaches_every_reader(limit: str) -> None:
     resources = deployed({**EVERYTHING, "ReadLimitMb": limit} if limit else EVERYTHING)
     environments = {
         name: function["Environment"]["Variables"]
@@ -349,7 +351,7 @@ def test_what_one_object_may_take_once_read_reaches_whatever_reads(limit: str) -
     assert {str(value) for value in readers.values()} == {limit or str(DEFAULT_LIMIT_MB)}
 
 
-def test_no_secret_and_no_key_stands_in_a_variable(resources: Body) -> None:
+def test_no_secret_and_no_key_is_in_a_variable(resources: Body) -> None:
     for function in properties(resources, "AWS::Lambda::Function").values():
         names = {name for name in function["Environment"]["Variables"] if "PASSWORD" in name or name.endswith("_KEY")}
         assert names == set()

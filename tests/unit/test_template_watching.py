@@ -25,7 +25,7 @@ def resources(request: pytest.FixtureRequest) -> Body:
     return deployed({**request.param, "CreateDashboard": "true"})
 
 
-def test_a_dashboard_is_made_for_whoever_asks_for_it() -> None:
+def test_a_dashboard_is_made_on_request() -> None:
     """It is a third of what a month without a database costs (docs/costs.md)."""
     assert ["Dashboard" in deployed({**LOCAL, "CreateDashboard": made}) for made in ("true", "false")] == [True, False]
     assert "Dashboard" not in deployed(LOCAL)
@@ -66,7 +66,7 @@ def test_functions_that_fail_or_are_throttled_are_one_alarm_for_all_of_the_accou
     assert watched(resources, "AWS/Lambda", metric) == [{}]
 
 
-def test_a_queue_that_sqs_no_longer_reports_is_not_taken_for_an_empty_one(resources: Body) -> None:
+def test_a_queue_that_sqs_no_longer_reports_does_not_count_as_empty(resources: Body) -> None:
     """SQS stops its metrics six hours after the last action on a queue, whatever the queue holds."""
     alarms = [alarm for alarm in properties(resources, ALARM).values() if alarm["Namespace"] == "AWS/SQS"]
     assert {alarm["TreatMissingData"] for alarm in alarms} == {"ignore"}
@@ -139,7 +139,7 @@ def test_a_database_made_here_has_alarms_for_its_storage_and_its_credits() -> No
         assert watched(deployed(EVERYTHING), "AWS/RDS", metric) == [{"DBInstanceIdentifier": {"Ref": "Database"}}]
 
 
-def test_a_budget_tells_the_address_of_the_alarms() -> None:
+def test_a_budget_mails_the_address_of_the_alarms() -> None:
     assert "CostBudget" not in deployed(EVERYTHING)
     [budget] = properties(deployed({**EVERYTHING, "MonthlyBudget": "60"}), "AWS::Budgets::Budget").values()
     assert budget["Budget"]["BudgetLimit"] == {"Amount": "60", "Unit": "USD"}
@@ -164,7 +164,9 @@ def environment(resources: Body) -> str:
     return str(bucket["BucketName"]).removesuffix("-condvest-datalake-${AWS::AccountId}")
 
 
-def test_a_batch_job_that_failed_for_good_is_told_with_its_reason_whoever_runs_the_jobs(resources: Body) -> None:
+def test_a_batch_job_that_failed_for_good_is_reported_with_its_reason_whichever_system_runs_the_jobs(
+    resources: Body,
+) -> None:
     rule = properties(resources, "AWS::Events::Rule")["FailedJobsRule"]
     place = "arn:${AWS::Partition}:batch:${AWS::Region}:${AWS::AccountId}:job-queue"
     queue = f"{place}/{environment(resources)}-batch-consolidation"

@@ -125,7 +125,7 @@ def exceeded(chain: Chain, alarm: Alarm, since: datetime) -> bool:
     return beyond[alarm["ComparisonOperator"]]
 
 
-def test_every_alarm_is_of_a_kind_that_is_brought_about_here(chain: Chain) -> None:
+def test_every_alarm_is_of_a_kind_that_is_caused_here(chain: Chain) -> None:
     kinds = {alarm["MetricName"] for alarm in alarms(chain).values()}
     freshness = {"SessionsNotConsolidated", "SymbolsNotConsolidated", "SymbolsNotResampled"}
     ours = {*freshness, "SymbolsLagging", "SymbolsAudited", "BarsQuarantinedPercent"}
@@ -177,9 +177,7 @@ def test_a_lake_without_any_bars_of_the_last_session_is_mailed(chain: Chain, mai
     mailbox.wait_for(about)
 
 
-def test_messages_that_nobody_takes_and_those_that_nobody_can_work_on_are_mailed(
-    chain: Chain, mailbox: Mailbox
-) -> None:
+def test_messages_that_wait_too_long_and_messages_that_fail_are_mailed(chain: Chain, mailbox: Mailbox) -> None:
     old, dead = alarms(chain, AGE), alarms(chain, DEAD_LETTERS)
     with nobody_takes_messages(chain), lowered(chain, old, 1) as soon_old:
         for queue, body in POISON.items():
@@ -197,9 +195,7 @@ def test_messages_that_nobody_takes_and_those_that_nobody_can_work_on_are_mailed
     chain.drained()
 
 
-def test_a_function_that_a_schedule_invokes_in_vain_is_mailed_with_its_dead_letter(
-    chain: Chain, mailbox: Mailbox
-) -> None:
+def test_a_failed_invocation_of_a_schedule_is_mailed_with_its_dead_letter(chain: Chain, mailbox: Mailbox) -> None:
     dead = alarms(chain, DEAD_LETTERS)
     with torn_manifest(chain):
         for name, event in SENSELESS.items():

@@ -142,7 +142,7 @@ def test_merged_files_beyond_the_retention_are_deleted_and_recorded(chain: Chain
     wait_until(recorded, "the clean-up of GONE is recorded")
 
 
-def test_a_poison_message_is_dead_lettered_with_its_reason_while_its_mates_are_done(chain: Chain) -> None:
+def test_a_poison_message_is_dead_lettered_with_its_reason_while_the_others_succeed(chain: Chain) -> None:
     mates = {symbol: [bar(symbol, SESSIONS[70], 50)] for symbol in ("MATEA", "MATEB")}
     poison = json.dumps({"schema_version": "1.0", "symbol": "../escape"})
     chain.send("consolidation", poison)

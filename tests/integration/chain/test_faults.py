@@ -66,7 +66,7 @@ def test_a_worker_killed_between_data_and_event_leaves_a_message_that_heals_silv
     chain.wait_for_silver(bars)
 
 
-def test_a_worker_told_to_stop_gives_its_messages_back_and_says_so(chain: Chain) -> None:
+def test_a_worker_that_gets_a_signal_to_stop_returns_its_messages_and_reports_it(chain: Chain) -> None:
     queue = chain.new_queue(f"stopped-{uuid.uuid4().hex}", visibility_seconds=600)
     worker = chain.worker(CONSOLIDATION_QUEUE_URL=queue, program=_WAITING_WORKER)
     chain.sqs.send_message(QueueUrl=queue, MessageBody=ConsolidationRequest(symbol="STOP").model_dump_json())

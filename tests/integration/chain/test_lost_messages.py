@@ -83,7 +83,7 @@ HOPS: dict[str, Hop] = {
 
 
 @pytest.mark.parametrize(("symbol", "hop"), HOPS.items(), ids=[hop.__name__ for hop in HOPS.values()])
-def test_what_a_hop_loses_the_next_audit_heals(chain: Chain, symbol: str, hop: Hop) -> None:
+def test_the_next_audit_repairs_what_a_hop_loses(chain: Chain, symbol: str, hop: Hop) -> None:
     chain.drained()
     bars = [bar(symbol, SESSION, 50)]
     with hop(chain, bars):
@@ -97,7 +97,7 @@ def test_what_a_hop_loses_the_next_audit_heals(chain: Chain, symbol: str, hop: H
     chain.wait_for_silver(bars)
 
 
-def test_a_history_that_was_asked_for_in_vain_is_asked_for_by_the_next_metadata_run(chain: Chain) -> None:
+def test_a_history_whose_request_failed_is_requested_by_the_next_metadata_run(chain: Chain) -> None:
     address = DatabaseAddress.of_secret(chain.stack.database_secret)
     with redirected(chain, "MetadataFetcherFunctionName", "HISTORY_QUEUE_URL", UNIVERSE="IBM") as swallowed:
         invoked(chain, "MetadataFetcherFunctionName", {})

@@ -248,7 +248,7 @@ def test_old_rows_leave_the_database_for_the_bucket(chain: Chain, fiblake: Fibla
     assert fiblake("vacuum", "rds", "--days", "30").returncode == 2
 
 
-def test_metadata_reads_the_vendors_lists_and_asks_for_the_histories_of_who_is_new(
+def test_metadata_reads_the_vendors_lists_and_requests_the_histories_of_new_symbols(
     chain: Chain, fiblake: Fiblake
 ) -> None:
     first = json_of(fiblake("metadata", "--json"))
@@ -328,7 +328,7 @@ def test_a_withdrawn_bar_leaves_silver_and_postgres_and_its_file_does_not_bring_
     assert (json_of(fiblake(*arguments))["rows"], fiblake("withdraw", "WDRAW", "2011-12-30").returncode) == (0, 2)
 
 
-def test_all_of_silver_is_computed_anew_where_it_is_not_what_it_should_be(chain: Chain, fiblake: Fiblake) -> None:
+def test_all_of_silver_is_computed_again_where_it_is_wrong(chain: Chain, fiblake: Fiblake) -> None:
     bars = [bar("FULL", session, 50 + i) for i, session in enumerate(SESSIONS[:60])]
     chain.put(bars)
     chain.wait_for_silver(bars)

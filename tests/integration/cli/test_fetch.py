@@ -95,7 +95,7 @@ def test_a_person_gets_a_table(lake: Chain) -> None:
         (("--symbols", "../AAPL"), "is not a symbol"),
     ],
 )
-def test_what_cannot_be_asked_for_is_a_wrong_command_line(
+def test_an_impossible_request_is_a_wrong_command_line(
     lake: Chain, arguments: tuple[str, ...], sentence_part: str
 ) -> None:
     failed = fiblake(lake, "fetch", *arguments, COLUMNS="300")

@@ -63,7 +63,7 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 # ------------------------------------------------------------------------------------------------------ what is read
 
 
-async def test_a_session_is_read_as_it_stands_in_the_sample(client: MassiveClient) -> None:
+async def test_a_session_is_read_as_it_is_in_the_sample(client: MassiveClient) -> None:
     expected = [bar for series in read_sample_bars().values() for bar in series if bar.session == SESSION]
     bars = await client.grouped_daily(SESSION)
     assert [(b.symbol, b.session, b.open, b.high, b.low, b.close, b.volume) for b in bars] == [
@@ -116,7 +116,7 @@ async def test_no_split_published_is_no_error(market: Market, client: MassiveCli
 
 @EVERY_CALL
 @pytest.mark.parametrize("kind", REFUSALS)
-async def test_a_refusal_is_told_with_status_request_and_path_and_not_asked_again(
+async def test_a_refusal_is_reported_with_status_request_and_path_and_not_repeated(
     market: Market, client: MassiveClient, waits: list[float], call: Call, kind: str
 ) -> None:
     error, sentence = REFUSALS[kind]
@@ -171,7 +171,7 @@ async def test_the_status_may_be_delayed(market: Market, client: MassiveClient) 
 
 @EVERY_CALL
 @pytest.mark.parametrize("kind", ["drop", "cut", "truncated", "429", "500", "502", "503", "504"])
-async def test_what_goes_wrong_once_is_asked_for_again_and_comes_whole(
+async def test_a_request_that_fails_once_is_repeated_and_succeeds(
     market: Market, client: MassiveClient, waits: list[float], call: Call, kind: str
 ) -> None:
     expected = await call(client)
@@ -192,7 +192,7 @@ async def test_what_goes_wrong_again_and_again_is_a_transient_error_that_names_t
 
 
 @pytest.mark.parametrize("call", [CALLS[name] for name in ("grouped", "range", "tickers")])
-async def test_fewer_rows_than_counted_are_asked_for_again(market: Market, client: MassiveClient, call: Call) -> None:
+async def test_fewer_rows_than_counted_are_requested_again(market: Market, client: MassiveClient, call: Call) -> None:
     expected = await call(client)
     market.control.faults({"kind": "short", "times": 1})
     assert await call(client) == expected

@@ -74,7 +74,7 @@ def test_a_short_answer_still_counts_the_rows_it_has_lost(market: Market, path: 
     assert body[count] == len(body["results"]) + 1
 
 
-def test_an_answer_without_a_count_is_never_short_because_nobody_could_tell(market: Market) -> None:
+def test_an_answer_without_a_count_is_never_short_because_there_is_nothing_to_compare(market: Market) -> None:
     market.control.faults({"kind": "short"})
     assert len(market.get(SPLITS)["results"]) == 3
 

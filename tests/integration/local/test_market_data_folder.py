@@ -78,7 +78,7 @@ def test_a_list_is_the_whole_truth_and_what_it_leaves_open_is_plausible(prices: 
     assert [second.trades(day) for day in (FIRST, SECOND, None)] == [True, True, False]
 
 
-def test_one_ticker_of_two_companies_is_told_apart_by_the_day(
+def test_one_ticker_of_two_companies_is_distinguished_by_the_day(
     prices: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     (prices / "tickers.csv").write_text(
@@ -151,7 +151,7 @@ def test_a_file_without_a_symbol_has_that_of_its_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["symbol", "Symbol", "SYMBOL", "TICKER", " ticker "])
 @pytest.mark.parametrize("symbol", ["NA", "TRUE", "1E5", "007"])
-def test_a_symbol_is_text_as_it_stands_in_the_file_whatever_the_headers_case(
+def test_a_symbol_is_text_as_it_is_in_the_file_whatever_the_headers_case(
     tmp_path: Path, name: str, symbol: str
 ) -> None:
     (tmp_path / "bars.csv").write_text(f"{name},DATE,OPEN,HIGH,LOW,CLOSE,VOLUME\n{symbol},1962-01-02,1,2,1,1.5,7\n")

@@ -64,7 +64,7 @@ def test_details_add_what_the_list_does_not_have(market: Market) -> None:
     assert details["sic_description"].startswith("SERVICES-COMPUTER PROGRAMMING")
 
 
-def test_a_ticker_is_asked_for_as_of_a_day(market: Market) -> None:
+def test_a_ticker_is_requested_as_of_a_day(market: Market) -> None:
     assert market.get(f"{TICKERS}/FB", date="2012-05-18")["results"]["ticker"] == "FB"
     assert market.http.get(f"{TICKERS}/FB", params={"date": "2012-05-17"}).status_code == 404
 
@@ -245,7 +245,7 @@ def test_sessions_before_the_plans_history_are_refused(market: Market, path: str
 
 
 @pytest.mark.parametrize("headers", [{"Authorization": ""}, {"Authorization": "Bearer wrong"}])
-def test_nobody_without_the_key_changes_or_reads_anything(market: Market, headers: dict[str, str]) -> None:
+def test_a_client_without_the_key_changes_and_reads_nothing(market: Market, headers: dict[str, str]) -> None:
     assert market.http.put("/replay/hidden", json=["AAPL"], headers=headers).status_code == 401
     assert market.http.get(TICKERS, headers=headers).json()["error"] == "Unknown API Key"
     assert names(market) == NAMES
@@ -266,7 +266,7 @@ def test_a_change_that_makes_no_sense_is_refused_and_changes_nothing(market: Mar
     assert names(market) == NAMES
 
 
-def test_whoever_asks_for_a_change_hears_why_it_is_refused(market: Market) -> None:
+def test_a_change_that_is_refused_has_a_reason(market: Market) -> None:
     with pytest.raises(ContractError, match="no such split: IBM-2000-01-01; there are AAPL-2000-06-21"):
         market.control.splits(["IBM-2000-01-01"])
 

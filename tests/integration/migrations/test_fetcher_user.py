@@ -130,7 +130,7 @@ def refusal(address: DatabaseAddress, statement: str) -> str:
     return str(raised.value)
 
 
-def test_a_service_that_may_not_is_told_how_to_get_its_rights(migrated: DatabaseAddress) -> None:
+def test_a_service_without_rights_gets_an_error_with_the_remedy(migrated: DatabaseAddress) -> None:
     fetcher = fetcher_of(migrated)
     asyncio.run(ask(migrated, "REVOKE SELECT ON data_ingestion_watermark FROM fiblake_fetcher"))
 
@@ -173,7 +173,7 @@ def test_where_everybody_may_create_tables_the_sentence_says_how_to_end_it(
     set_up_fetcher_user(address, fetcher, PLAIN)
 
 
-def test_an_owner_that_may_make_no_user_is_told_what_to_do(address: DatabaseAddress) -> None:
+def test_an_owner_that_may_create_no_user_gets_an_error_with_the_remedy(address: DatabaseAddress) -> None:
     owner = f"owner_{uuid.uuid4().hex}"
     asyncio.run(ask(address, f"CREATE ROLE {owner} LOGIN"))
     asyncio.run(ask(address, f"GRANT CREATE ON SCHEMA public TO {owner}"))

@@ -109,7 +109,7 @@ def test_an_upgrade_prints_no_password_and_an_error_quotes_none(
     assert PASSWORD not in "".join([*capfd.readouterr(), *traceback.format_exception(raised.value)])
 
 
-def test_an_upgrade_as_nobody_is_refused(address: DatabaseAddress) -> None:
+def test_an_upgrade_without_rights_is_refused(address: DatabaseAddress) -> None:
     with pytest.raises(EntitlementError, match="nobody"):
         schema.upgrade(replace(address, user="nobody"), Tls(verify=False))
 

@@ -96,7 +96,7 @@ async def test_a_time_that_ends_before_it_begins_is_refused(migrated: DatabaseAd
             await database.save_metadata([record("AAPL", DAY, DAY - timedelta(days=1))])
 
 
-async def test_the_universe_of_a_session_is_who_bore_a_symbol_then(migrated: DatabaseAddress) -> None:
+async def test_the_universe_of_a_session_has_the_companies_with_a_symbol_then(migrated: DatabaseAddress) -> None:
     yesterday = DAY - timedelta(days=1)
     records = [
         record("AAPL"), record("GONE", BEGINNING, yesterday), record("NEW", DAY),

@@ -32,7 +32,9 @@ async def whole(database: Database, session: date, symbols: Sequence[str] = ("AA
     return await database.store_session(rows, session, session_counts, nyse())
 
 
-async def test_the_watermark_waits_at_a_hole_and_goes_on_when_it_is_filled(migrated: DatabaseAddress) -> None:
+async def test_the_watermark_waits_at_a_missing_session_and_advances_when_it_is_stored(
+    migrated: DatabaseAddress,
+) -> None:
     async with opened(migrated) as database:
         marks = [await whole(database, session) for session in (MON, WED, THU, TUE, FRI)]
         assert marks == [MON, MON, MON, THU, FRI]
@@ -44,7 +46,7 @@ async def test_a_weekend_is_no_hole(migrated: DatabaseAddress) -> None:
         assert [await whole(database, session) for session in (FRI, MON2)] == [FRI, MON2]
 
 
-async def test_what_became_of_a_sessions_bars_stands_in_the_ledger(migrated: DatabaseAddress) -> None:
+async def test_the_ledger_has_the_counts_of_a_sessions_bars(migrated: DatabaseAddress) -> None:
     async with opened(migrated) as database:
         await whole(database, MON, ["AAPL", "MSFT"], quarantined=1, outside_universe=4_000, flagged=2)
         await whole(database, MON, ["AAPL"], bars=2)
@@ -114,7 +116,7 @@ async def until_one_waits(address: DatabaseAddress) -> None:
     raise AssertionError("nobody waits")
 
 
-async def test_of_two_that_work_on_one_session_the_second_waits_and_on_another_nobody_does(
+async def test_of_two_runs_with_one_session_the_second_waits_and_with_another_session_none_waits(
     migrated: DatabaseAddress,
 ) -> None:
     finished: list[str] = []
@@ -132,7 +134,7 @@ async def test_of_two_that_work_on_one_session_the_second_waits_and_on_another_n
     assert finished == ["first", "second"]
 
 
-async def test_who_ends_without_a_word_holds_nobody_up(migrated: DatabaseAddress) -> None:
+async def test_a_process_that_ends_without_unlocking_blocks_no_other(migrated: DatabaseAddress) -> None:
     async def cut_off(database: Database) -> None:
         async with database.session_lock(MON):
             await ask(migrated, f"SELECT pg_terminate_backend(pid) {OURS}")

@@ -82,7 +82,7 @@ async def test_an_archived_session_still_counts_as_stored(migrated: DatabaseAddr
 
 
 @pytest.mark.parametrize("verb", ["write", "get"])
-async def test_if_the_archive_fails_nothing_of_the_session_is_deleted_and_the_next_run_goes_on(
+async def test_if_the_archive_fails_nothing_of_the_session_is_deleted_and_the_next_run_continues(
     migrated: DatabaseAddress, verb: str
 ) -> None:
     await filled(migrated)

@@ -50,7 +50,7 @@ def test_a_small_lake_is_held_to_no_target() -> None:
     assert "MISSED" not in markdown(RESULTS, FACTS | {"size": "small"})
 
 
-def test_the_docs_keep_what_stands_around_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_docs_keep_the_text_around_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "DOCS", tmp_path / "docs")
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs/performance.md").write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")

@@ -326,7 +326,7 @@ def test_a_reason_from_quarantine_stays_text(stack: FakeTarget, client: Visitor)
 # --------------------------------------------------------------------------------------------------------- what is done
 
 
-def test_actions_are_off_unless_asked_for(stack: FakeTarget, client: Visitor) -> None:
+def test_actions_are_off_by_default(stack: FakeTarget, client: Visitor) -> None:
     bury(stack, "AAPL", "broken")
     form = {"token": TOKEN, "queue": "consolidation", "reason": "broken", "sure": "yes"}
     assert client.post("/letters/replay", data=form, headers=OURS).status_code == 403

@@ -25,7 +25,7 @@ def sent_requests(stack: FakeTarget) -> list[ConsolidationRequest]:
     return [ConsolidationRequest.model_validate_json(body) for body in stack.queues["consolidation"].sent]
 
 
-def test_named_symbols_are_asked_for_with_all_their_history_and_a_worker_is_started(
+def test_named_symbols_are_requested_with_all_their_history_and_a_worker_is_started(
     run: Run, stack: FakeTarget
 ) -> None:
     assert json.loads(run("consolidate", "--symbols", "MSFT", "--json").stdout) == {"enqueued": 1}
@@ -69,7 +69,7 @@ def test_in_this_process_the_worker_runs_as_in_a_job_and_its_exit_code_is_ours(
         (["--symbols", "../x"], "is not a symbol"),
     ],
 )
-def test_what_cannot_be_asked_for_is_exit_code_2(run: Run, arguments: list[str], sentence: str) -> None:
+def test_an_impossible_request_is_exit_code_2(run: Run, arguments: list[str], sentence: str) -> None:
     result = run("consolidate", *arguments)
     assert result.exit_code == 2
     assert sentence in " ".join(result.stderr.replace("│", " ").split())

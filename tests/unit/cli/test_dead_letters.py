@@ -78,7 +78,7 @@ def test_all_reasons_are_listed_or_the_others_are_counted(run: Run, stack: FakeT
     assert "and 11 more" in output
 
 
-def test_a_reason_is_text_whatever_stands_in_it(run: Run, stack: FakeTarget) -> None:
+def test_a_reason_is_text_whatever_it_contains(run: Run, stack: FakeTarget) -> None:
     bury(source(stack), "[red]body[/red]", ContractError("[bold]fault[/bold] :smile: [/nothing]"))
     for command in ("list", "show"):
         output = " ".join(run("dlq", command).stdout.replace("│", " ").split())
@@ -204,14 +204,14 @@ def test_discarded_letters_are_in_the_file_first(run: Run, stack: FakeTarget, tm
         (["replay", "--most-replays", "0"], "--most-replays"),
     ],
 )
-def test_what_cannot_be_asked_for_is_exit_code_2_and_a_sentence(arguments: list[str], sentence: str, run: Run) -> None:
+def test_an_impossible_request_is_exit_code_2_and_a_sentence(arguments: list[str], sentence: str, run: Run) -> None:
     result = run("dlq", *arguments)
     assert result.exit_code == 2
     assert sentence in " ".join(result.stderr.replace("│", " ").split())
 
 
 @pytest.mark.parametrize("command", ["show", "replay", "discard"])
-def test_a_symbol_that_only_a_letter_names_may_be_asked_for(
+def test_a_symbol_that_only_a_letter_names_may_be_requested(
     command: str, run: Run, stack: FakeTarget, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)

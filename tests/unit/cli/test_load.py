@@ -25,7 +25,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, date]]:
     return calls
 
 
-def test_companies_of_the_past_are_asked_for_since_a_day_and_counted(run: Run, calls: list[tuple[str, date]]) -> None:
+def test_companies_of_the_past_are_requested_since_a_day_and_counted(run: Run, calls: list[tuple[str, date]]) -> None:
     result = run("load", "companies", "--from", "2003-09-10", "--json")
     assert result.exit_code == 0, result.stderr
     assert calls == [("MetadataFetcherFunctionName", date(2003, 9, 10))]

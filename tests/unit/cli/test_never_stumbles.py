@@ -226,7 +226,7 @@ def test_a_variable_that_cannot_be_used_is_exit_code_2_in_every_command(  # noqa
         ["status", "--every", "0", "--watch"],
     ],
 )
-def test_what_cannot_be_asked_for_is_exit_code_2(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_impossible_request_is_exit_code_2(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert ended(monkeypatch, arguments) == 2
 
 
@@ -308,7 +308,7 @@ def test_the_table_has_every_command_that_takes_symbols() -> None:
 
 
 @pytest.mark.parametrize("path", [*UNKNOWN_SYMBOL, "chart of an interval"])
-def test_a_symbol_that_nobody_knows_is_exit_code_2_with_the_nearest(
+def test_an_unknown_symbol_is_exit_code_2_with_the_nearest(
     path: str, empty: FakeTarget, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     async def unknown(*_arguments: object) -> NoReturn:

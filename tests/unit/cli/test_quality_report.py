@@ -54,14 +54,14 @@ def test_a_session_without_a_bar_has_one_state() -> None:
     assert not result.is_good
 
 
-def test_no_trade_is_not_missing_and_what_nobody_knows_is_neither() -> None:
+def test_a_session_without_a_trade_is_not_missing_and_neither_is_an_unknown_one() -> None:
     bars = stored(steady({DAYS[5]}))
     assert quality(bars, Sources(asked={DAYS[5]})).is_good
     unknown = quality(bars, Sources(asked=None))
     assert (unknown.missing, unknown.totals["unknown"], unknown.is_good) == ([], 1, True)
 
 
-def test_only_sessions_of_companies_that_bore_the_symbol_are_expected() -> None:
+def test_only_sessions_of_companies_that_had_the_symbol_are_expected() -> None:
     bars = stored(steady(set(DAYS[10:20]) | set(DAYS[40:])))
     identities = [
         Identity("AAPL", DAYS[0] - timedelta(days=9), DAYS[9], "one", "One"),

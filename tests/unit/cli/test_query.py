@@ -89,7 +89,7 @@ def test_symbols_limit_what_is_read_of_bronze(run: Run, stack: FakeTarget) -> No
     assert stack.store.done("list") == []
 
 
-def test_a_data_parquet_of_somebody_elses_with_other_columns_is_read_beside_ours(run: Run, stack: FakeTarget) -> None:
+def test_a_data_parquet_of_another_program_with_other_columns_is_read_beside_ours(run: Run, stack: FakeTarget) -> None:
     theirs = pa.table({"symbol": ["OTHER"], "timestamp": pa.array([DAY], pa.date32()), "close": [3.0], "note": ["x"]})
     stack.store.lay(LAKE.data_key("OTHER"), encode(theirs))
     rows = answered(run, "SELECT symbol, close, vwap FROM bronze WHERE symbol = 'OTHER'")
@@ -107,7 +107,7 @@ def test_rows_go_to_csv_and_parquet_files(run: Run, tmp_path: Path) -> None:
         assert len(connection.read_parquet(str(parquet)).fetchall()) == 4
 
 
-def test_a_person_gets_a_table_and_is_told_if_there_is_more(run: Run) -> None:
+def test_a_person_gets_a_table_and_a_note_if_there_is_more(run: Run) -> None:
     output = run("query", "SELECT symbol, close FROM bronze", "--rows", "3").stdout
     assert "AAPL" in output
     assert "3 of 4 rows" in output

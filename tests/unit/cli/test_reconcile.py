@@ -61,5 +61,5 @@ def test_a_database_out_of_reach_is_no_hindrance(run: Run, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("arguments", [["--symbols", "../x"], ["--since", "yesterday"]])
-def test_what_cannot_be_asked_for_is_exit_code_2(run: Run, arguments: list[str]) -> None:
+def test_an_impossible_request_is_exit_code_2(run: Run, arguments: list[str]) -> None:
     assert run("reconcile", *arguments).exit_code == 2

@@ -55,7 +55,7 @@ def test_a_person_sees_the_same(run: Run) -> None:
         assert part in output
 
 
-def test_a_refused_file_is_told_of_with_its_sessions(run: Run, stack: FakeTarget) -> None:
+def test_a_refused_file_is_reported_with_its_sessions(run: Run, stack: FakeTarget) -> None:
     key = LAKE.range_key("AAPL", DAY - timedelta(days=400), DAY - timedelta(days=1))
     stack.store.lay(key, b"refused")
     stack.store.lay(LAKE.data_key("AAPL"), consolidated(bar(DAY)))

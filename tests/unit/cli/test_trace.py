@@ -57,7 +57,7 @@ def test_a_put_is_followed_through_the_message_it_was_joined_with(stack: FakeTar
     assert [step["interval"] for step in steps[4:]] == [f"{n}d" for n in INTERVALS]
 
 
-def test_a_symbol_stands_for_its_last_put(stack: FakeTarget) -> None:
+def test_a_symbol_selects_its_last_put(stack: FakeTarget) -> None:
     assert {step["correlation_id"] for step in look(stack, "AAPL", SINCE)} == {"else"}  # type: ignore[arg-type]
 
 

@@ -60,7 +60,7 @@ def test_a_symbol_that_cannot_be_looked_at_is_exit_code_3(run: Run, stack: FakeT
         (["--retention-days", "x"], "--retention-days"),
     ],
 )
-def test_what_cannot_be_asked_for_is_exit_code_2_and_a_sentence(arguments: list[str], sentence: str, run: Run) -> None:
+def test_an_impossible_request_is_exit_code_2_and_a_sentence(arguments: list[str], sentence: str, run: Run) -> None:
     result = run("vacuum", *arguments)
     assert result.exit_code == 2
     assert sentence in result.stderr

@@ -211,7 +211,7 @@ def _check_reports(versions: Sequence[Consolidated], events: Sequence[Consolidat
 
 # Few requests of one kind and few sessions, so that actors conflict; `HYPOTHESIS_PROFILE=thorough` runs a thousand.
 @given(steps)
-def test_whatever_comes_in_whatever_order_and_dies_all_bars_arrive_and_each_change_is_reported(
+def test_in_any_order_with_any_crash_all_bars_arrive_and_each_change_is_reported(
     schedule: list[tuple[Any, ...]],
 ) -> None:
     world = World()

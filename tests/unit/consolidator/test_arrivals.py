@@ -180,7 +180,7 @@ json_values = st.recursive(
 
 
 @given(st.data())
-def test_whatever_stands_in_a_notifications_place_it_is_arrivals_or_a_contract_error(data: st.DataObject) -> None:
+def test_any_text_as_a_notification_gives_arrivals_or_a_contract_error(data: st.DataObject) -> None:
     body = data.draw(st.sampled_from([by_rule(AAPL), direct(AAPL)]))
     body = json.loads(json.dumps(body))
     node: Any = body

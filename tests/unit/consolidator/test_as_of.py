@@ -240,7 +240,7 @@ def test_what_has_not_changed_since_is_one_get_and_what_has_is_two(life: Life) -
     assert life.store.journal == [("get", DATA), ("get", DATA), ("get", REVISED)]
 
 
-def test_of_a_file_of_before_bars_are_taken_to_be_known_since_they_were_ingested() -> None:
+def test_bars_of_an_older_file_count_as_known_since_they_were_ingested() -> None:
     life = Life(now=later(100))
     rows = [bar(SESSIONS[0], 10, later(1)), bar(SESSIONS[1], 10, later(5))]
     stored = Consolidated(pa.Table.from_pylist(rows, schema=BRONZE), {}, later(90))
@@ -269,7 +269,7 @@ def test_a_file_that_was_put_back_says_again_what_it_says_and_later_versions_kee
     assert answers == [[10], [12], [10]]
 
 
-def test_somebody_elses_file_is_known_since_it_was_put_and_leaves_no_revisions() -> None:
+def test_a_file_of_another_program_is_known_since_it_was_put_and_leaves_no_revisions() -> None:
     life = Life(now=later(100))
     rows = pa.Table.from_pylist([bar(SESSIONS[0], 10), bar(SESSIONS[1], 10)], schema=BRONZE)
     life.store.lay(DATA, encode(rows), at=later(50))

@@ -154,7 +154,7 @@ def test_what_a_file_reports_again_takes_the_place_of_what_it_reported_before(st
     assert sorted(waiting(store)) == [("2025-11-19", -3), ("2025-11-19", -2)]
 
 
-def test_a_bar_that_a_person_let_in_is_merged_whatever_its_prices(store: MemoryObjectStore) -> None:
+def test_a_bar_that_a_person_released_is_merged_whatever_its_prices(store: MemoryObjectStore) -> None:
     day = LAKE.date_key("AAPL", date(2025, 11, 19))
     store.lay(WEEK, parquet(bar("2025-11-18", 8), bar("2025-11-19", -1)))
     consolidate(store)
@@ -188,7 +188,7 @@ def test_what_a_person_let_in_must_be_a_bar_all_the_same(
     assert (held.reason, closes(store)) == (f"row 1: {reason}", {"2025-11-17": 7})
 
 
-def test_the_broken_bars_of_somebody_elses_data_parquet_wait_like_any_other(store: MemoryObjectStore) -> None:
+def test_the_broken_bars_of_a_data_parquet_of_another_program_wait_like_any_other(store: MemoryObjectStore) -> None:
     store.lay(
         DATA, file_of(bar("2025-11-16", 7), bar("2025-11-17", 7), bar("2025-11-18", -1), bar("2025-11-19") | NOTHING)
     )

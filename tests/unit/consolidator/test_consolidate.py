@@ -179,7 +179,7 @@ def test_what_a_rival_merges_and_cleans_up_after_our_listing_is_not_lost(store: 
     assert closes(store) == {"2025-11-14": 4, "2025-11-17": 7, "2025-11-18": 8}
 
 
-def test_a_data_parquet_deleted_in_between_is_made_anew_from_what_is_there(store: MemoryObjectStore) -> None:
+def test_a_data_parquet_deleted_in_between_is_made_again_from_what_is_there(store: MemoryObjectStore) -> None:
     store.lay(DATA, consolidated(bar("2025-11-17")))
     store.lay(day("2025-11-18"), parquet(bar("2025-11-18")))
     store.interfere(lambda: store.take_away(DATA))
@@ -331,7 +331,7 @@ def test_a_fault_of_our_own_in_one_file_is_retried_and_not_called_a_breach_of_co
     assert isinstance(fault, UnexpectedError)
 
 
-def test_the_version_told_is_that_of_the_data_parquet_in_s3(store: MemoryObjectStore) -> None:
+def test_the_reported_version_is_that_of_the_data_parquet_in_s3(store: MemoryObjectStore) -> None:
     store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 8)))
     assert consolidate(store).etag == store.etag(DATA)
     assert consolidate(store).etag == store.etag(DATA)
@@ -389,7 +389,7 @@ def test_the_log_drops_files_that_no_longer_exist(store: MemoryObjectStore) -> N
     assert closes(store) == {"2025-11-18": 8, "2025-11-19": 9}
 
 
-def test_a_file_deleted_between_listing_and_reading_is_nobodys_fault(store: MemoryObjectStore) -> None:
+def test_a_file_deleted_between_listing_and_reading_is_no_fault(store: MemoryObjectStore) -> None:
     store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 8)))
     store.lay(day("2025-11-19"), parquet(bar("2025-11-19", 9)))
     listed = store.list_objects
@@ -412,7 +412,7 @@ def test_last_updated_grows_even_when_the_clock_goes_back(store: MemoryObjectSto
     assert (first, second) == (later(10), later(10) + timedelta(microseconds=1))
 
 
-def test_somebody_elses_data_parquet_is_adopted(store: MemoryObjectStore) -> None:
+def test_a_data_parquet_of_another_program_is_adopted(store: MemoryObjectStore) -> None:
     store.lay(DATA, parquet(bar("2025-11-17", 7), bar("2025-11-18", 8)))
     etag = store.lay(day("2025-11-18"), parquet(bar("2025-11-18", 88, later(1))))
     consolidation = consolidate(store, "2025-11-18", minute=2)
@@ -422,7 +422,7 @@ def test_somebody_elses_data_parquet_is_adopted(store: MemoryObjectStore) -> Non
     assert not stored(store).adopted
 
 
-def test_somebody_elses_data_parquet_is_put_in_order_when_it_is_adopted(store: MemoryObjectStore) -> None:
+def test_a_data_parquet_of_another_program_is_put_in_order_when_it_is_adopted(store: MemoryObjectStore) -> None:
     """Our file is sorted, with one row for each session; merging relies on it, so another program's file is sorted
     first.
     """
@@ -435,7 +435,7 @@ def test_somebody_elses_data_parquet_is_put_in_order_when_it_is_adopted(store: M
     assert list(closes(store).items()) == [("2025-11-17", 7), ("2025-11-18", 88), ("2025-11-19", 9)]
 
 
-def test_a_data_parquet_alone_is_reported_as_it_stands(store: MemoryObjectStore) -> None:
+def test_a_data_parquet_alone_is_reported_unchanged(store: MemoryObjectStore) -> None:
     store.lay(DATA, consolidated(bar("2025-11-17", 7)))
     consolidation = consolidate(store, "2025-11-19")
     assert (consolidation.changed_from, consolidation.merged_files, consolidation.stored.bars.num_rows) == (
@@ -475,7 +475,7 @@ def split_lake(store: MemoryObjectStore) -> MemoryObjectStore:
     return store
 
 
-def test_splits_that_arrive_are_taken_in_and_all_of_the_history_is_reported(split_lake: MemoryObjectStore) -> None:
+def test_splits_that_arrive_are_stored_and_all_of_the_history_is_reported(split_lake: MemoryObjectStore) -> None:
     before = stored(split_lake)
     consolidation = consolidate(split_lake, minute=1)
     assert stored(split_lake).reference == consolidation.stored.reference == Reference(HALF)
@@ -485,7 +485,7 @@ def test_splits_that_arrive_are_taken_in_and_all_of_the_history_is_reported(spli
     assert stored(split_lake).last_updated > before.last_updated
 
 
-def test_splits_and_identities_are_taken_in_together(split_lake: MemoryObjectStore) -> None:
+def test_splits_and_identities_are_stored_together(split_lake: MemoryObjectStore) -> None:
     split_lake.lay(IDENTITIES, TWO)
     consolidate(split_lake)
     assert stored(split_lake).reference == Reference(HALF, (date(2025, 11, 18),))
@@ -519,14 +519,14 @@ def test_the_first_consolidation_reads_what_came_before_the_bars(store: MemoryOb
     assert stored(store).reference == Reference(HALF)
 
 
-def test_somebody_elses_data_parquet_is_given_the_reference_that_it_lost(split_lake: MemoryObjectStore) -> None:
+def test_a_data_parquet_of_another_program_gets_the_reference_that_it_lost(split_lake: MemoryObjectStore) -> None:
     consolidate(split_lake)
     split_lake.lay(DATA, parquet(bar("2025-11-17", 7)))
     consolidate(split_lake, "2025-11-19", minute=1)
     assert stored(split_lake).reference == Reference(HALF)
 
 
-def test_in_full_mode_splits_are_read_anew(split_lake: MemoryObjectStore) -> None:
+def test_in_full_mode_splits_are_read_again(split_lake: MemoryObjectStore) -> None:
     assert consolidate(split_lake, "2025-11-19", full=True).changed_from == date(2025, 11, 17)
     assert stored(split_lake).reference == Reference(HALF)
 

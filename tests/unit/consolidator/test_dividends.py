@@ -48,7 +48,7 @@ def split(lake: Lake) -> None:
     lake.store.lay(splits_key("AAPL"), splits_file(splits(("2025-11-19", 1, 2))))
 
 
-def test_dividends_get_into_data_parquet_and_no_event_speaks_of_them(lake: Lake) -> None:
+def test_dividends_are_stored_in_data_parquet_without_an_event(lake: Lake) -> None:
     before = stored(lake)
     pay(lake, TWO)
     worker = lake.drained()
@@ -158,7 +158,7 @@ def test_dividends_may_come_before_the_first_bar_and_wait_for_it() -> None:
     assert stored(lake).reference.dividends == PAYOUTS
 
 
-def test_broken_dividends_before_the_first_bar_are_a_dead_letter_and_the_bar_is_taken_in() -> None:
+def test_broken_dividends_before_the_first_bar_are_a_dead_letter_and_the_bar_is_merged() -> None:
     lake = Lake()
     pay(lake, b"no Parquet")
     lake.drained()
@@ -177,7 +177,7 @@ def test_dividends_that_come_while_the_first_bars_are_merged_are_not_lost() -> N
     assert stored(lake).reference.dividends == PAYOUTS
 
 
-def test_a_file_that_s3_does_not_give_is_asked_for_again(lake: Lake) -> None:
+def test_a_file_that_s3_fails_to_return_is_requested_again(lake: Lake) -> None:
     pay(lake, TWO)
     lake.store.fail("get", UpstreamError("S3 fails"), of=lambda key: key == DIVIDENDS)
     assert lake.drained().summary.retried == 1

@@ -91,7 +91,7 @@ def test_s3s_test_event_is_taken_and_forgotten(deployed: Deployed) -> None:
     assert (deployed.requests(), deployed.jobs.submitted, deployed.dead.receive()) == ([], [], [])
 
 
-def test_a_foreign_key_becomes_a_dead_letter_with_its_reason_while_its_mates_travel(deployed: Deployed) -> None:
+def test_a_foreign_key_becomes_a_dead_letter_with_its_reason_while_the_others_continue(deployed: Deployed) -> None:
     assert invoke(together(sample("not-our-key"), sample("s3-put-via-eventbridge"))) == []
     (letter,) = deployed.dead.receive()
     assert letter.body == sample("not-our-key")["Records"][0]["body"]

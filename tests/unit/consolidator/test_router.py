@@ -182,7 +182,7 @@ def test_what_was_routed_and_what_failed_are_metrics(metrics: Metrics) -> None:
     assert metrics() == [{"SymbolsRequested": 2, "ArrivalsFailed": 1}]
 
 
-def test_an_arrival_that_joins_anothers_request_says_under_which_id_it_goes_on(
+def test_an_arrival_that_joins_anothers_request_logs_the_id_under_which_it_continues(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     first, second = by_rule("AAPL", "first"), by_rule("AAPL", "second")

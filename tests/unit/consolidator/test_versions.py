@@ -137,7 +137,7 @@ def test_a_version_that_none_could_follow_is_never_written(bucket: Bucket, floor
     assert bucket.stored == before
 
 
-def test_a_restored_data_parquet_without_bars_to_merge_exceeds_the_floor_also_when_it_is_made_anew(
+def test_a_restored_data_parquet_without_bars_to_merge_exceeds_the_floor_also_when_it_is_made_again(
     bucket: Bucket,
 ) -> None:
     bucket.take_away(DATA)
@@ -147,7 +147,7 @@ def test_a_restored_data_parquet_without_bars_to_merge_exceeds_the_floor_also_wh
 # -------------------------------------------------------------------------------------------- nothing new, and absence
 
 
-def test_who_finds_nothing_new_on_a_stale_reading_starts_over_and_reports_the_version_of_its_dead_mate(
+def test_a_worker_that_finds_nothing_new_in_a_stale_reading_starts_over_and_reports_the_version_of_a_dead_one(
     bucket: Bucket,
 ) -> None:
     """Another worker merged the file and died before its event; a clean-up deleted the file before we read it."""
@@ -165,7 +165,7 @@ def test_who_finds_nothing_new_on_a_stale_reading_starts_over_and_reports_the_ve
     assert consolidation.tail.timestamp[-1] == date(2025, 11, 18)
 
 
-def test_who_finds_nothing_at_all_looks_whether_a_mate_has_made_data_parquet_meanwhile() -> None:
+def test_a_worker_that_finds_nothing_at_all_checks_whether_another_one_has_created_data_parquet() -> None:
     bucket = Bucket()
     key = bucket.put("2025-11-18", 8)
     bucket.before_reading(key, lambda: bucket.clean_up(bucket.consolidate(key, since="2025-11-18")))
@@ -183,7 +183,7 @@ def test_what_is_gone_without_a_data_parquet_does_not_exist() -> None:
 # --------------------------------------------------------------------------------------------------------------- splits
 
 
-def test_who_finds_the_splits_as_they_are_writes_so_that_an_older_reading_of_them_loses(bucket: Bucket) -> None:
+def test_a_worker_that_finds_the_same_splits_writes_so_that_an_older_reading_of_them_loses(bucket: Bucket) -> None:
     """We read S1. Before we write, the file is restored to S0, and another worker finds nothing to change."""
 
     def the_splits_are_put_back_and_a_mate_takes_the_message() -> None:
@@ -243,7 +243,7 @@ def test_the_same_bytes_put_again_are_a_new_version_and_win_over_what_came_betwe
     assert bucket.stored.log[key].last_modified == later(3)
 
 
-def test_a_listing_spares_what_the_log_holds_also_if_it_is_a_log_of_before_that_held_etags_only() -> None:
+def test_listed_files_in_the_log_are_not_read_also_if_an_older_log_has_etags_only() -> None:
     bucket = Bucket()
     key = bucket.put("2025-11-18", 8)
     log = json.dumps({key: bucket.etag(key)})

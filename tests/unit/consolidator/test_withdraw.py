@@ -63,7 +63,7 @@ def test_the_bar_goes_in_a_new_version_which_event_and_manifest_report(lake: Lak
     assert (row["row_count"], row["last_updated"]) == (2, after.last_updated)
 
 
-def test_who_when_why_and_the_bar_are_recorded_before_anything_changes(lake: Lake) -> None:
+def test_person_instant_reason_and_bar_are_recorded_before_anything_changes(lake: Lake) -> None:
     withdrawn(lake)
     (entry,) = records(lake)
     assert (entry["by"], entry["reason"], entry["withdrawn_at"]) == ("jane", "a test trade", later(60).isoformat())
@@ -128,7 +128,7 @@ def test_bars_of_other_sessions_that_arrive_keep_the_withdrawal(lake: Lake) -> N
     assert stored(lake).withdrawn == {MIDDLE: NOON}
 
 
-def test_a_rival_who_merges_in_between_loses_nothing_and_the_bar_goes(lake: Lake) -> None:
+def test_a_rival_that_merges_in_between_loses_nothing_and_the_bar_is_withdrawn(lake: Lake) -> None:
     def rival() -> None:
         lake.put("AAPL", "2025-11-20")
         lake.worker().consolidate(["AAPL"], 1, full=False)
@@ -149,7 +149,7 @@ def test_a_later_bar_that_a_rival_merges_in_between_stays(lake: Lake) -> None:
     assert stored(lake).bars["close"].to_pylist() == [10, 12, 10]
 
 
-def test_who_died_between_data_parquet_and_the_event_is_run_again_and_publishes(lake: Lake) -> None:
+def test_a_run_that_died_between_data_parquet_and_the_event_is_repeated_and_publishes(lake: Lake) -> None:
     lake.complete.refuse = lambda _event: True
     with pytest.raises(UpstreamError, match="SNS did not take"):
         withdrawn(lake)
@@ -163,7 +163,7 @@ def test_who_died_between_data_parquet_and_the_event_is_run_again_and_publishes(
     assert len(records(lake)) == 1
 
 
-def test_who_died_before_data_parquet_was_written_is_run_again(lake: Lake) -> None:
+def test_a_run_that_died_before_data_parquet_was_written_is_repeated(lake: Lake) -> None:
     lake.store.fail("write", of=lambda key: key == DATA)
     with pytest.raises(UpstreamError):
         withdrawn(lake)
@@ -204,7 +204,7 @@ def test_the_last_bar_of_a_symbol_cannot_be_withdrawn(lake: Lake) -> None:
     assert records(lake) == []
 
 
-def test_somebody_elses_data_parquet_is_consolidated_first(lake: Lake) -> None:
+def test_a_data_parquet_of_another_program_is_consolidated_first(lake: Lake) -> None:
     lake.store.lay(DATA, parquet(bar(DAYS[0]), bar(MIDDLE)))
     with pytest.raises(ConfigurationError, match="run `fiblake consolidate --symbols AAPL` first"):
         withdrawn(lake)

@@ -141,7 +141,7 @@ def lake() -> Lake:
     return Lake()
 
 
-def test_the_queue_is_drained_and_everything_stands_where_it_belongs(lake: Lake) -> None:
+def test_the_queue_is_drained_and_every_object_is_written(lake: Lake) -> None:
     for n in range(25):
         lake.arrive(f"S{n:02}", "2025-11-19")
     worker = lake.drained()
@@ -195,7 +195,7 @@ def test_a_run_ends_when_the_queue_looked_empty_for_so_long(lake: Lake, idle_sec
     assert lake.journal == []
 
 
-def test_a_message_that_the_counts_did_not_show_begins_the_wait_anew(lake: Lake) -> None:
+def test_a_message_that_the_counts_did_not_show_begins_the_wait_again(lake: Lake) -> None:
     lake.queue.looks_empty = True
     lake.put("AAPL", "2025-11-19")
     lake.queue.put(ConsolidationRequest(symbol="AAPL").model_dump_json(), delay=50)
@@ -204,7 +204,9 @@ def test_a_message_that_the_counts_did_not_show_begins_the_wait_anew(lake: Lake)
     assert lake.queue.now == 50 + 60
 
 
-def test_a_message_in_other_hands_begins_the_wait_anew(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_that_another_worker_received_begins_the_wait_again(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     looks = iter([0, 0, 1, 0, 0, 0])
     monkeypatch.setattr(lake.queue, "depth", lambda: Depth(0, next(looks), 0))
     lake.drained(idle_seconds=6)
@@ -213,7 +215,7 @@ def test_a_message_in_other_hands_begins_the_wait_anew(lake: Lake, monkeypatch: 
 
 @pytest.mark.parametrize("failures", [1, 2, 3, 5])
 @pytest.mark.parametrize("stays_for_others", [True, False])
-def test_what_was_given_back_is_waited_for_although_the_counts_say_empty(
+def test_returned_messages_are_waited_for_although_the_counts_say_empty(
     lake: Lake, failures: int, *, stays_for_others: bool
 ) -> None:
     """The pause is 10 s and more; the queue's counts may not show a message that is hidden."""
@@ -257,7 +259,7 @@ def test_what_was_received_three_times_is_worked_on_alone_after_the_rest(lake: L
     assert worker.summary.symbols == 4
 
 
-def test_what_kills_the_worker_takes_no_mates_along_at_the_third_receive(lake: Lake) -> None:
+def test_a_message_that_kills_the_worker_is_processed_alone_at_the_third_receive(lake: Lake) -> None:
     lake.arrive("KILL", receives=2)
     for symbol in ("AAPL", "MSFT"):
         lake.arrive(symbol)
@@ -274,7 +276,7 @@ def test_what_kills_the_worker_takes_no_mates_along_at_the_third_receive(lake: L
     assert [ConsolidationRequest.model_validate_json(body).symbol for body in lake.queue.bodies()] == ["KILL"]
 
 
-def test_a_worker_stopped_meanwhile_gives_back_what_it_would_have_worked_on_alone(lake: Lake) -> None:
+def test_a_worker_stopped_meanwhile_returns_the_message_that_it_would_have_processed_alone(lake: Lake) -> None:
     lake.arrive("AAPL")
     suspects = [lake.arrive(symbol, receives=2) for symbol in ("MSFT", "GOOG")]
 
@@ -285,7 +287,7 @@ def test_a_worker_stopped_meanwhile_gives_back_what_it_would_have_worked_on_alon
     assert (worker.summary.released, worker.summary.retried) == (2, 0)
 
 
-def test_delayed_messages_and_those_in_other_hands_are_waited_for(lake: Lake) -> None:
+def test_delayed_messages_and_those_that_others_received_are_waited_for(lake: Lake) -> None:
     """The other worker may die; if this one had ended, its message would stay."""
     lake.put("AAPL", "2025-11-19")
     lake.queue.put(ConsolidationRequest(symbol="AAPL").model_dump_json(), delay=30)
@@ -339,7 +341,7 @@ def test_a_request_without_a_session_outweighs_one_that_names_some(lake: Lake) -
     ],
     ids=["not JSON", "bad symbol", "unknown version", "unknown symbol"],
 )
-def test_a_poison_message_becomes_a_dead_letter_with_its_reason_while_its_mates_are_done(
+def test_a_poison_message_becomes_a_dead_letter_with_its_reason_while_the_others_succeed(
     lake: Lake, body: str, reason: str
 ) -> None:
     lake.arrive("AAPL", "2025-11-19")
@@ -362,7 +364,7 @@ def test_a_poison_message_becomes_a_dead_letter_with_its_reason_while_its_mates_
     ],
     ids=["source file", "data.parquet"],
 )
-def test_a_bomb_is_a_dead_letter_with_its_name_and_numbers_while_its_mates_are_done(
+def test_a_bomb_is_a_dead_letter_with_its_name_and_numbers_while_the_others_succeed(
     lake: Lake, place: str, name: str
 ) -> None:
     key = LAKE.date_key("BOMB", date(2025, 11, 19))
@@ -467,7 +469,7 @@ def test_the_event_carries_the_version_and_a_tail_of_what_is_in_s3(lake: Lake) -
     assert (event.tail.timestamp, event.tail.close) == ((date(2025, 11, 18), date(2025, 11, 19)), (8, 9))
 
 
-def test_a_worker_that_dies_after_it_wrote_what_it_had_announced_is_made_good_by_the_announcement(lake: Lake) -> None:
+def test_a_worker_that_dies_after_it_wrote_what_it_had_announced_is_repaired_by_the_announcement(lake: Lake) -> None:
     """The older file's own message was lost."""
     lake.arrive_named("AAPL", "2025-11-17")
     lake.drained()
@@ -497,7 +499,7 @@ BAD_FILES = [(date(2025, 11, 18), date(2025, 11, 18)), (date(2025, 11, 14), date
     ("session", "reported"),
     [(None, True), ("2025-11-13", True), ("2025-11-18", True), ("2025-11-19", False), ("2025-11-20", False)],
 )
-def test_a_message_without_names_speaks_of_the_files_from_its_session_on(
+def test_a_message_without_names_is_about_the_files_from_its_session_on(
     lake: Lake,
     sessions: tuple[date, date],
     session: str | None,
@@ -554,7 +556,7 @@ def test_a_manifest_that_cannot_be_written_is_retried_and_nothing_is_deleted_mea
     assert len(lake.complete.published) == 2
 
 
-def test_a_damaged_manifest_makes_no_dead_letter_at_first_sight_and_is_made_anew_when_moved_away(lake: Lake) -> None:
+def test_a_damaged_manifest_makes_no_dead_letter_at_once_and_is_made_again_when_moved_away(lake: Lake) -> None:
     source = lake.put("AAPL", OLD)
     message = lake.request("AAPL", OLD)
     lake.store.lay(MANIFEST_KEY, b"damaged")
@@ -603,7 +605,7 @@ def test_what_never_succeeds_is_given_up_with_its_last_reason(lake: Lake) -> Non
     assert (worker.summary.retried, worker.summary.dead_lettered) == (MOST_RECEIVES - 1, 1)
 
 
-def test_a_clean_up_that_fails_is_no_ones_fault_and_done_next_time(lake: Lake) -> None:
+def test_a_clean_up_that_fails_fails_no_message_and_is_done_next_time(lake: Lake) -> None:
     source = lake.put("AAPL", OLD)
     lake.request("AAPL", OLD)
     lake.store.fail("delete")
@@ -643,7 +645,7 @@ def test_a_worker_stopped_before_it_began_takes_nothing(lake: Lake) -> None:
 
 
 @pytest.mark.parametrize("hint", ["2025-11-19", None])
-def test_a_worker_that_died_between_data_and_event_is_made_good_by_the_redelivery(lake: Lake, hint: str | None) -> None:
+def test_a_worker_that_died_between_data_and_event_is_repaired_by_the_redelivery(lake: Lake, hint: str | None) -> None:
     lake.put("AAPL", "2025-11-18")
     lake.put("AAPL", "2025-11-19")
     lake.request("AAPL", hint)
@@ -664,7 +666,7 @@ def test_a_worker_that_died_between_data_and_event_is_made_good_by_the_redeliver
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_a_run_without_the_queue_that_died_between_data_and_event_is_made_good_by_the_next_one(
+def test_a_run_without_the_queue_that_died_between_data_and_event_is_repaired_by_the_next_one(
     lake: Lake,
     full: bool,  # noqa: FBT001
 ) -> None:
@@ -724,7 +726,7 @@ def test_splits_and_bars_in_one_round_are_one_consolidation_of_all_of_the_histor
     assert (lake.queue.bodies(), lake.queue.dead) == ([], [])
 
 
-def test_a_request_that_speaks_of_splits_is_of_all_of_the_history_even_if_it_names_a_session(lake: Lake) -> None:
+def test_a_request_about_splits_is_about_all_of_the_history_even_if_it_names_a_session(lake: Lake) -> None:
     lake.arrive("AAPL", "2001-01-02")
     lake.arrive("AAPL", "2025-11-19")
     lake.drained()
@@ -783,7 +785,7 @@ def test_splits_that_cannot_be_read_and_come_before_the_first_bar_are_a_dead_let
     assert lake.drained().summary.dead_lettered == 0
 
 
-def test_a_worker_that_died_after_it_took_the_splits_in_is_made_good_by_the_redelivery(lake: Lake) -> None:
+def test_the_redelivery_repairs_a_worker_that_died_after_it_stored_the_splits(lake: Lake) -> None:
     lake.arrive("AAPL", "2001-01-02")
     lake.arrive("AAPL", "2025-11-19")
     lake.drained()

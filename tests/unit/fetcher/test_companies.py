@@ -157,7 +157,7 @@ async def test_every_session_has_the_universe_of_the_script_and_a_second_run_cha
     }
 
 
-async def test_a_reused_ticker_hands_over_and_a_renamed_company_has_two_symbols(tmp_path: Path) -> None:
+async def test_a_reused_ticker_is_a_handover_and_a_renamed_company_has_two_symbols(tmp_path: Path) -> None:
     world = World(tmp_path, MARKET)
     await world.load()
     files = {symbol: world.store.peek(identities_key(symbol)) or b"" for symbol in ("RENA", "HAND", "GONE")}
@@ -191,7 +191,7 @@ async def test_without_two_sessions_there_is_nothing_to_ask(tmp_path: Path) -> N
         await World(tmp_path, MARKET).load(LAST)
 
 
-async def test_what_is_known_is_told_where_it_begins_and_keeps_what_is_known_of_it(tmp_path: Path) -> None:
+async def test_a_stored_record_gets_its_first_day_and_keeps_its_other_fields(tmp_path: Path) -> None:
     world = World(tmp_path, MARKET)
     for symbol, figi in (("NEWN", "F-REN"), ("HAND", None), ("RENA", "F-HEIR"), ("AAPL", "F-AAPL"), ("ODD", "F-ODD")):
         record = record_of(ticker(symbol, figi), BEGINNING, NOW - timedelta(days=30))

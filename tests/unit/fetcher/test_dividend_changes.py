@@ -47,7 +47,7 @@ def test_a_row_without_an_id_gets_one_that_is_the_same_the_next_time() -> None:
     assert (first.frequency, first.historical_adjustment_factor, first.split_adjusted_cash_amount) == (None, None, None)
 
 
-def test_what_is_reported_as_it_is_known_changes_nothing() -> None:
+def test_an_equal_report_changes_nothing() -> None:
     assert dividend_changes({"AAPL": QUARTERS}, QUARTERS[::-1]).changed == {}
 
 
@@ -69,7 +69,7 @@ def test_what_lies_before_the_answer_begins_stays_without_the_vendors_factor() -
     }
 
 
-def test_a_dividend_that_cannot_be_costs_itself_and_what_is_known_of_it_stays() -> None:
+def test_an_invalid_dividend_affects_itself_only_and_the_stored_one_stays() -> None:
     broken = replace(QUARTERS[1], cash_amount=0.0)
     other = replace(QUARTERS[2], id="other", cash_amount=float("nan"))
     changes = dividend_changes({"AAPL": QUARTERS[:2]}, [QUARTERS[0], broken, other, QUARTERS[2]])
@@ -95,14 +95,14 @@ def test_an_answer_without_any_dividend_of_many_payers_is_not_trusted() -> None:
     assert set(dividend_changes({"AAPL": QUARTERS}, []).changed) == {"AAPL"}
 
 
-def test_symbols_with_news_come_first_then_those_never_asked_for_then_the_stalest() -> None:
+def test_changed_symbols_come_first_then_those_never_requested_then_the_stalest() -> None:
     checked = {"A": NOW, "B": NOW - timedelta(days=31), "C": NOW - timedelta(days=40), "D": NOW}
     symbols = {"A", "B", "C", "D", "E"}
     assert dividends_due(symbols, checked, {"D", "X"}, NOW - timedelta(days=30)) == ["D", "X", "E", "C", "B"]
     assert dividends_due({"A", "D"}, checked, (), NOW - timedelta(days=30)) == []
 
 
-def test_news_is_whatever_differs_from_what_is_known_of_the_same_time() -> None:
+def test_a_symbol_has_changed_if_it_differs_from_the_stored_dividends_of_the_same_time() -> None:
     stored = {"AAPL": [QUARTERS[2]], "MSFT": [MSFT]}
     assert symbols_with_news(stored, [QUARTERS[2], MSFT], {"AAPL", "MSFT"}) == set()
     assert symbols_with_news(stored, [MSFT, dividend("2024-08-12", 1.0, "IBM")], {"AAPL", "MSFT"}) == {"AAPL"}

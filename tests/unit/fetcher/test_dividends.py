@@ -63,7 +63,7 @@ def world() -> World:
     return World()
 
 
-async def test_a_first_run_asks_for_every_symbol_whole_and_writes_file_and_rows(world: World) -> None:
+async def test_a_first_run_requests_every_symbol_whole_and_writes_file_and_rows(world: World) -> None:
     assert await world.refresh() == DividendCounts(changed=2)
     assert world.questions == [NEWS, "AAPL,GOOG,IBM since None"]
     assert (world.file("AAPL"), world.file("IBM"), world.file("GOOG")) == (APPLE, [IBM], None)
@@ -72,7 +72,7 @@ async def test_a_first_run_asks_for_every_symbol_whole_and_writes_file_and_rows(
     assert world.database.notes == set()
 
 
-async def test_the_next_day_only_news_are_asked_for_and_nothing_is_written(world: World) -> None:
+async def test_the_next_day_only_new_dividends_are_requested_and_nothing_is_written(world: World) -> None:
     await world.refresh()
     world.store.journal.clear()
     world.now += timedelta(days=1)
@@ -81,7 +81,7 @@ async def test_the_next_day_only_news_are_asked_for_and_nothing_is_written(world
     assert world.store.journal == []
 
 
-async def test_a_symbol_with_a_new_dividend_is_asked_for_whole_because_all_its_factors_change(world: World) -> None:
+async def test_a_symbol_with_a_new_dividend_is_requested_whole_because_all_its_factors_change(world: World) -> None:
     await world.refresh()
     changed = [replace(d, historical_adjustment_factor=0.99) for d in APPLE]
     world.vendor.paid = [*changed, dividend("2025-11-24", 1.0), IBM]
@@ -90,7 +90,9 @@ async def test_a_symbol_with_a_new_dividend_is_asked_for_whole_because_all_its_f
     assert world.file("AAPL") == [*changed, dividend("2025-11-24", 1.0)]
 
 
-async def test_each_symbol_is_asked_for_anew_after_some_days_and_one_run_asks_for_so_many(world: World) -> None:
+async def test_each_symbol_is_requested_again_after_some_days_and_one_run_requests_a_limited_number(
+    world: World,
+) -> None:
     await world.refresh()
     world.now += timedelta(days=31)
     world.per_run = 2
@@ -100,7 +102,7 @@ async def test_each_symbol_is_asked_for_anew_after_some_days_and_one_run_asks_fo
     assert world.questions[1:] == ["IBM since None"]
 
 
-async def test_a_run_whose_time_is_over_stops_and_the_next_one_goes_on(
+async def test_a_run_whose_time_is_over_stops_and_the_next_one_continues(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SYMBOLS_AT_ONCE", 1)
@@ -124,7 +126,7 @@ async def test_a_vendor_that_gives_no_dividends_fails_nothing(
     assert world.store.keys() == []
 
 
-async def test_after_two_batches_that_failed_no_further_one_is_asked_for(
+async def test_after_two_batches_that_failed_no_further_one_is_requested(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SYMBOLS_AT_ONCE", 1)
@@ -135,7 +137,7 @@ async def test_after_two_batches_that_failed_no_further_one_is_asked_for(
     assert await world.refresh() == DividendCounts(left=2, failed=2)
 
 
-async def test_a_plan_that_refuses_the_whole_past_is_asked_for_its_two_years(world: World) -> None:
+async def test_a_plan_that_refuses_the_whole_past_gets_a_request_for_its_two_years(world: World) -> None:
     answer_of_vendor = world.vendor.dividends
 
     async def limited(symbols: list[str], since: date | None = None) -> list[Dividend]:

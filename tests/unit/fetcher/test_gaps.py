@@ -39,7 +39,7 @@ def test_nothing_is_missing_when_everything_is_stored() -> None:
     assert missing(MONDAY, stored=(MONDAY, TUESDAY)) == []
 
 
-def test_a_start_ahead_of_the_instant_asked_for_leaves_nothing_to_do() -> None:
+def test_a_start_after_the_requested_instant_leaves_nothing_to_do() -> None:
     assert missing(date(2025, 12, 31)) == []
 
 
@@ -89,7 +89,7 @@ def test_nothing_is_looked_at_before_anything_is_stored() -> None:
     assert planned_days() == ([25], [])
 
 
-def test_sessions_beyond_the_instant_asked_for_are_not_looked_at() -> None:
+def test_sessions_after_the_requested_instant_are_ignored() -> None:
     assert planned_days(MONDAY, TUESDAY, date(2025, 11, 26)) == ([], [24, 25])
 
 
@@ -101,7 +101,7 @@ def test_sessions_that_are_named_are_fetched_if_they_are_missing() -> None:
     assert planned_days(date(2025, 11, 18), **days) == ([17, 19, 20], [])
 
 
-def test_stored_ones_are_fetched_again_if_that_is_asked_for() -> None:
+def test_stored_ones_are_fetched_again_on_request() -> None:
     days = {"first": date(2025, 11, 17), "last": date(2025, 11, 20)}
     assert planned_days(date(2025, 11, 18), **days, again=True) == ([17, 19, 20], [18])
 
@@ -112,5 +112,5 @@ def test_from_a_session_on_means_up_to_the_last_closed_one_and_up_to_a_session_m
     assert [day.day for day in planned.missing] == [20, 21, 24]
 
 
-def test_a_session_that_has_not_closed_is_not_fetched_whoever_asks() -> None:
+def test_a_session_that_has_not_closed_is_never_fetched() -> None:
     assert planned_days(first=TUESDAY, last=date(2025, 12, 5)) == ([25], [])

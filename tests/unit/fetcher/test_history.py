@@ -120,7 +120,7 @@ async def test_bars_of_another_program_that_do_not_say_when_they_were_ingested_a
     assert [(row["close"], row["ingested_at"]) for row in rows] == [(5.0, NOW), (6.0, NOW)]
 
 
-async def test_a_noted_file_with_two_rows_of_a_session_stops_nobody(world: World) -> None:
+async def test_a_noted_file_with_two_rows_of_a_session_stops_no_run(world: World) -> None:
     key = LAKE.range_key("AAPL", WEDNESDAY, FRIDAY)
     rows = [replace(bar(day), close=close).row(NOW) for close in (9.0, 8.9) for day in (WEDNESDAY, FRIDAY)]
     rows = [{**row, "low": 8.0} for row in rows]
@@ -145,7 +145,7 @@ def changes(*events: tuple[str, str]) -> httpx.Response:
     return httpx.Response(200, json={"results": {"name": "A Company", "events": rows}, "status": "OK"})
 
 
-async def test_bars_from_before_the_symbol_was_this_companys_are_not_asked_for(world: World) -> None:
+async def test_bars_from_before_the_symbol_was_this_companys_are_not_requested(world: World) -> None:
     world.database.records["META"] = record("META", valid_from=date(2022, 6, 9))
     world.vendor.answers = [page([range_row(FRIDAY)])]
     await world.load("META")
@@ -163,7 +163,7 @@ async def test_bars_from_before_the_symbol_was_this_companys_are_not_asked_for(w
     ],
     ids=["renamed", "never renamed", "never renamed, listed nobody knows when", "listed", "nobody knows"],
 )
-async def test_where_it_is_not_known_when_a_symbol_began_the_vendor_is_asked_since_when_its_company_bears_it(
+async def test_if_the_first_day_of_a_symbol_is_unknown_the_vendor_is_asked_since_when_its_company_has_it(
     world: World, events: list[tuple[str, str]], list_date: date | None, first: str
 ) -> None:
     world.database.records["META"] = record("META", BEGINNING, list_date)
@@ -243,7 +243,7 @@ async def test_a_plan_without_ticker_changes_keeps_no_history_out(listed_late: W
     assert (await listed_late.load("SOX")).stored == 1
 
 
-async def test_sessions_that_the_plan_does_not_give_are_not_asked_for(vendor: Vendor) -> None:
+async def test_sessions_that_the_plan_does_not_give_are_not_requested(vendor: Vendor) -> None:
     world = World(vendor, earliest=date(2023, 11, 21))
     vendor.answers = [page([range_row(FRIDAY)])]
     await world.load("AAPL")
@@ -251,14 +251,14 @@ async def test_sessions_that_the_plan_does_not_give_are_not_asked_for(vendor: Ve
     assert world.requested_ranges() == ["AAPL 2023-11-21/2025-11-21", "AAPL 2025-01-02/2025-11-21"]
 
 
-async def test_a_symbol_that_nobody_knows_is_an_error_unless_it_is_said_where_to_begin(world: World) -> None:
+async def test_an_unknown_symbol_is_an_error_unless_a_first_session_is_given(world: World) -> None:
     world.vendor.answers = [page([range_row(FRIDAY)])]
     with pytest.raises(NotFoundError, match=r"symbol_metadata does not know NOBODY: run .* \(--from\)"):
         await world.load("NOBODY")
     assert await world.load("NOBODY", first=FRIDAY) == stored("NOBODY", 1)
 
 
-async def test_a_history_without_bars_does_not_count_as_loaded_and_is_asked_for_again(world: World) -> None:
+async def test_a_history_without_bars_does_not_count_as_loaded_and_is_requested_again(world: World) -> None:
     world.vendor.answers = [page(None)]
     assert await world.load("NEWCO") == stored("NEWCO", 0)
     assert (world.store.keys(), world.database.rows, world.database.loaded) == ([], {}, {})
@@ -377,7 +377,7 @@ def test_each_message_ends_by_itself(world: World, runner: asyncio.Runner) -> No
     assert world.database.loaded == {"AAPL": FRIDAY}
 
 
-def test_a_history_that_was_asked_for_twice_is_loaded_once(world: World, runner: asyncio.Runner) -> None:
+def test_a_history_that_was_requested_twice_is_loaded_once(world: World, runner: asyncio.Runner) -> None:
     world.vendor.answers = [page([range_row(FRIDAY)])]
     assert load_all(world, runner, history_request(1, "AAPL"), history_request(2, "AAPL")) == {}
     assert (world.requested_ranges(), len(world.store.keys())) == (["AAPL 1990-01-02/2025-11-21"], 1)
@@ -405,7 +405,7 @@ async def test_the_history_of_a_company_that_is_gone_ends_with_its_last_day(worl
     assert world.database.gone[0].history_from == WEDNESDAY
 
 
-async def test_a_reused_symbol_gets_the_bars_of_each_of_its_companies_and_nobody_elses(world: World) -> None:
+async def test_a_reused_symbol_gets_only_the_bars_of_its_own_companies(world: World) -> None:
     world.database.gone = [gone("AAPL", date(2025, 11, 3), date(2025, 11, 4))]
     world.database.records["AAPL"] = record("AAPL", THURSDAY)
     days = [date(2025, 11, 4), date(2025, 11, 5), WEDNESDAY, THURSDAY, FRIDAY]
@@ -415,7 +415,7 @@ async def test_a_reused_symbol_gets_the_bars_of_each_of_its_companies_and_nobody
     assert [company.history_from for company in await world.database.companies("AAPL")] == [days[0], THURSDAY]
 
 
-async def test_a_company_whose_history_is_loaded_is_not_asked_for_again_with_the_one_before_it(world: World) -> None:
+async def test_a_company_whose_history_is_loaded_is_not_requested_again_with_the_one_before_it(world: World) -> None:
     world.database.gone = [gone("AAPL", date(2025, 11, 3), date(2025, 11, 4))]
     world.database.records["AAPL"] = replace(record("AAPL", THURSDAY), history_loaded_at=NOW)
     world.vendor.answers = [page([range_row(date(2025, 11, 3), 5.0)])]

@@ -85,7 +85,7 @@ def test_the_sample_event_leads_to_the_same_and_is_counted(
     assert (metrics["HistoriesLoaded"], metrics["BarsStored"], metrics["BarsQuarantined"]) == ([1], [1], [0])
 
 
-def test_a_poison_message_is_dead_lettered_with_its_reason_while_its_mates_are_done(
+def test_a_poison_message_is_dead_lettered_with_its_reason_while_the_others_succeed(
     deployed: Deployed,
     dead_letters: Any,  # noqa: ANN401
 ) -> None:
@@ -118,7 +118,7 @@ def test_a_calendar_that_is_too_short_is_no_messages_fault_and_all_come_again(
     assert (deployed.vendor.requests, dead_letters.receive_messages()) == ([], [])
 
 
-def test_an_answer_that_cannot_be_trusted_is_asked_for_again_later(deployed: Deployed, dead_letters: Any) -> None:  # noqa: ANN401
+def test_an_answer_that_cannot_be_trusted_is_requested_again_later(deployed: Deployed, dead_letters: Any) -> None:  # noqa: ANN401
     deployed.vendor.answers = [page([range_row(DAY)], resultsCount=2)]
     assert invoke(history_request("AAPL")) == ["m1"]
     assert (deployed.store.keys(), dead_letters.receive_messages()) == ([], [])

@@ -99,7 +99,7 @@ def test_a_symbol_that_is_listed_again_was_seen_again() -> None:
     "change",
     [{"name": "Meta"}, {"exchange": "XNYS"}, {"type": "ADRC"}, {"currency": "EUR"}, {"share_class_figi": "BBGX"}],
 )
-def test_what_the_vendor_says_anew_is_taken_over(change: dict[str, str]) -> None:
+def test_changed_fields_of_the_vendor_are_stored(change: dict[str, str]) -> None:
     assert changed((stored(), ticker(**change)))  # type: ignore[arg-type]
     assert taken_over([stored()], [ticker(**change)]) == [stored(last_seen=MORNING, **change)]  # type: ignore[arg-type]
 
@@ -131,7 +131,7 @@ def test_a_list_of_fewer_than_half_of_the_active_symbols_is_not_trusted() -> Non
         compare(records, [])
 
 
-def test_symbols_are_told_apart_by_case() -> None:
+def test_symbols_are_distinguished_by_case() -> None:
     comparison = compare([stored("KIMPL", "F1")], [ticker("KIMpL", "F2"), ticker("KIMPL", "F1")])
     assert [record.symbol for record in comparison.new] == ["KIMpL"]
 
@@ -186,7 +186,7 @@ def test_a_symbol_that_comes_back_with_its_figi_is_the_same_company_again() -> N
 
 
 @pytest.mark.parametrize("figi", ["FOLD", "ANOTHER", None])
-def test_a_symbol_that_comes_back_after_a_long_time_is_listed_anew_whoever_bears_it(figi: str | None) -> None:
+def test_a_symbol_that_comes_back_after_a_long_time_is_a_new_listing_of_any_company(figi: str | None) -> None:
     ended = date(2025, 6, 2)
     old = stored("OLD", "FOLD", valid_to=ended, delisted_date=ended, active=False)
     assert periods(taken_over([old], [ticker("OLD", figi)])) == [
@@ -302,7 +302,7 @@ def test_a_rename_is_a_new_symbol_that_does_not_reach_further_back_and_the_old_o
     assert periods(after)[1:] == [("FB", BEGINNING, date(2025, 11, 19), META), ("META", THU, None, META)]
 
 
-def test_a_rename_whose_day_nobody_knows_begins_with_the_session_of_the_run() -> None:
+def test_a_rename_of_an_unknown_day_begins_with_the_session_of_the_run() -> None:
     records = [stored("A", "FA"), stored("FB")]
     after = taken_over(records, [ticker("A", "FA"), ticker()])
     assert periods(after)[1:] == [("FB", BEGINNING, THU, META), ("META", FRI, None, META)]

@@ -57,7 +57,7 @@ def _one_megabyte(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     limit.cache_clear()
 
 
-async def test_a_compressed_answer_is_asked_for_and_read(vendor: Vendor) -> None:
+async def test_a_compressed_answer_is_requested_and_read(vendor: Vendor) -> None:
     vendor.answers = [coded(gzip.compress(page([grouped_row("AAPL", DAY)]).content))]
     assert [bar.symbol for bar in await grouped(vendor)] == ["AAPL"]
     assert vendor.requests[0].headers["Accept-Encoding"] == "gzip"
@@ -89,7 +89,7 @@ async def test_an_answer_may_be_a_quarter_of_what_one_object_may_be_and_no_more(
         (gzip.compress(gzip.compress(b"{}", mtime=0), mtime=0), "gzip, gzip", "is 'gzip, gzip', not gzip"),
     ],
 )
-async def test_an_answer_that_cannot_be_decompressed_is_asked_for_again(
+async def test_an_answer_that_cannot_be_decompressed_is_requested_again(
     vendor: Vendor, content: bytes, coding: str, reason: str
 ) -> None:
     vendor.answers = [coded(content, coding)] * ATTEMPTS
@@ -101,7 +101,7 @@ async def test_an_answer_that_cannot_be_decompressed_is_asked_for_again(
 # ------------------------------------------------------------------------------------------------------ grouped daily
 
 
-async def test_one_request_asks_for_every_ticker_of_a_session_unadjusted_and_without_otc(vendor: Vendor) -> None:
+async def test_one_request_covers_every_ticker_of_a_session_unadjusted_and_without_otc(vendor: Vendor) -> None:
     vendor.answers = [page([grouped_row("AAPL", DAY)])]
     await grouped(vendor)
     [request] = vendor.requests
@@ -162,7 +162,7 @@ async def test_grouped_bars_of_another_day_are_an_error_that_says_what_was_asked
 
 
 @pytest.mark.parametrize("ask", [grouped, daily_range])
-async def test_adjusted_bars_are_an_error_because_bars_as_traded_were_asked_for(
+async def test_adjusted_bars_are_an_error_because_bars_as_traded_were_requested(
     vendor: Vendor, ask: Callable[[Vendor], Awaitable[list[VendorBar]]]
 ) -> None:
     row = grouped_row("AAPL", DAY) if ask is grouped else range_row(DAY)
@@ -180,7 +180,7 @@ async def test_a_range_of_another_ticker_is_an_error_on_whichever_page(vendor: V
 
 
 @pytest.mark.parametrize("outside", [date(2025, 11, 18), date(2025, 11, 21)])
-async def test_a_range_with_sessions_that_were_not_asked_for_is_an_error(vendor: Vendor, outside: date) -> None:
+async def test_a_range_with_sessions_that_were_not_requested_is_an_error(vendor: Vendor, outside: date) -> None:
     vendor.answers = [page([range_row(DAY), range_row(outside)])]
     with pytest.raises(
         UpstreamError, match=rf"from 2025-11-19 to 2025-11-20, and 1 of the 2 that came are not .* \({outside}\)"
@@ -201,7 +201,7 @@ async def test_a_row_without_a_ticker_is_kept_for_quarantine_and_not_dropped(ven
 
 
 @pytest.mark.parametrize("answer", [page(None), page([]), page(None, resultsCount=0)])
-async def test_a_session_without_results_is_asked_for_again_later_and_never_an_empty_day(
+async def test_a_session_without_results_is_requested_again_later_and_never_an_empty_day(
     vendor: Vendor, answer: httpx.Response
 ) -> None:
     vendor.answers = [answer]
@@ -223,7 +223,7 @@ async def test_a_count_that_is_not_needed_costs_no_page(vendor: Vendor, count: o
     assert len(await grouped(vendor)) == 1
 
 
-async def test_an_answer_cut_short_is_asked_for_again(vendor: Vendor) -> None:
+async def test_an_answer_cut_short_is_requested_again(vendor: Vendor) -> None:
     vendor.answers = [page([], resultsCount=1), page([grouped_row("AAPL", DAY)])]
     assert len(await grouped(vendor)) == 1
 
@@ -262,7 +262,7 @@ async def test_an_answer_that_cannot_be_decompressed_is_an_error_and_tried_again
 # ---------------------------------------------------------------------------------------------------------- one ticker
 
 
-async def test_a_range_asks_for_daily_bars_oldest_first_unadjusted_in_the_largest_pages(vendor: Vendor) -> None:
+async def test_a_range_requests_daily_bars_oldest_first_unadjusted_in_the_largest_pages(vendor: Vendor) -> None:
     vendor.answers = [page([range_row(DAY), range_row(NEXT)], ticker="AAPL")]
     bars = await daily_range(vendor)
     assert [(bar.symbol, bar.session) for bar in bars] == [("AAPL", DAY), ("AAPL", NEXT)]
@@ -445,7 +445,7 @@ async def test_a_rate_limit_without_a_wait_or_with_none_is_waited_out_all_the_sa
     assert waits == [RATE_PAUSE_SECONDS]
 
 
-async def test_nobody_is_waited_for_longer_than_a_run_can_afford(vendor: Vendor, waits: list[float]) -> None:
+async def test_no_answer_is_waited_for_longer_than_a_run_can_afford(vendor: Vendor, waits: list[float]) -> None:
     vendor.answers = [refusal(429, "slow", headers={"Retry-After": "86400"}), page([grouped_row("AAPL", DAY)])]
     await grouped(vendor)
     assert waits == [LONGEST_PAUSE_SECONDS]

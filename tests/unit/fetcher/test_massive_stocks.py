@@ -59,7 +59,7 @@ async def splits(vendor: Vendor) -> list[Split]:
 # -------------------------------------------------------------------------------------------------------------- tickers
 
 
-async def test_all_active_stocks_are_asked_for_sorted_in_the_largest_pages(vendor: Vendor) -> None:
+async def test_all_active_stocks_are_requested_sorted_in_the_largest_pages(vendor: Vendor) -> None:
     vendor.answers = [listing([APPLE], count=1)]
     assert await tickers(vendor) == [
         Ticker(
@@ -102,7 +102,7 @@ async def test_half_an_emoji_and_bytes_of_another_encoding_cost_one_text_and_not
     assert [(t.symbol, t.name) for t in listed] == [("AAA", "Caf\ufffd"), ("BBB", "Bright \ufffd"), ("", None)]
 
 
-async def test_a_ticker_that_is_not_active_or_no_stock_was_not_asked_for_and_is_left_out(vendor: Vendor) -> None:
+async def test_a_ticker_that_is_not_active_or_no_stock_was_not_requested_and_is_left_out(vendor: Vendor) -> None:
     vendor.answers = [listing([APPLE, {"ticker": "OLD", "active": False}, {"ticker": "BTC", "market": "crypto"}])]
     async with client_of(vendor) as client:
         assert [ticker.symbol for ticker in await client.tickers()] == ["AAPL"]
@@ -196,7 +196,7 @@ async def test_a_delisting_is_on_the_day_whose_midnight_it_names(vendor: Vendor,
 
 
 @pytest.mark.parametrize("instant", ["soon", "", 20251224, "0001-01-01T00:00:00+14:00", "9999-12-31T23:30:00-05:00"])
-async def test_a_delisting_on_a_day_that_cannot_be_is_on_nobody_knows_which(vendor: Vendor, instant: object) -> None:
+async def test_a_delisting_on_an_impossible_day_is_on_an_unknown_day(vendor: Vendor, instant: object) -> None:
     vendor.answers = [listing([{"ticker": "OLD", "active": False, "delisted_utc": instant}])]
     stock = await delisted(vendor)
     assert stock is not None
@@ -297,7 +297,7 @@ async def test_an_event_of_another_shape_costs_that_event_and_is_counted(vendor:
 # --------------------------------------------------------------------------------------------------------------- splits
 
 
-async def test_all_splits_are_asked_for_oldest_first_in_the_largest_pages(vendor: Vendor) -> None:
+async def test_all_splits_are_requested_oldest_first_in_the_largest_pages(vendor: Vendor) -> None:
     vendor.answers = [
         listing([FIRST_SPLIT], next_url="https://x/stocks/v1/splits?cursor=a"), listing([FIRST_SPLIT, SECOND_SPLIT]),
     ]  # fmt: skip
@@ -358,7 +358,7 @@ async def dividends(vendor: Vendor, *arguments: Any) -> list[Dividend]:  # noqa:
         return await client.dividends(*arguments)
 
 
-async def test_dividends_of_all_symbols_are_asked_for_oldest_first_in_the_largest_pages(vendor: Vendor) -> None:
+async def test_dividends_of_all_symbols_are_requested_oldest_first_in_the_largest_pages(vendor: Vendor) -> None:
     vendor.answers = [
         listing([FIRST_DIVIDEND], next_url="https://x/stocks/v1/dividends?cursor=a"), listing([SECOND_DIVIDEND]),
     ]  # fmt: skip
@@ -371,7 +371,7 @@ async def test_dividends_of_all_symbols_are_asked_for_oldest_first_in_the_larges
     assert vendor.requests[0].url == f"{BASE}/stocks/v1/dividends?limit=5000&sort=ex_dividend_date.asc"
 
 
-async def test_dividends_of_some_symbols_since_a_day_are_asked_for_in_one_request(vendor: Vendor) -> None:
+async def test_dividends_of_some_symbols_since_a_day_are_requested_in_one_request(vendor: Vendor) -> None:
     vendor.answers = [listing([])]
     assert await dividends(vendor, ["AAPL", "BRK.B"], date(2025, 8, 1)) == []
     [request] = vendor.requests
@@ -382,7 +382,7 @@ async def test_dividends_of_some_symbols_since_a_day_are_asked_for_in_one_reques
 
 
 @pytest.mark.parametrize("arguments", [(["MSFT"],), ([], date(2025, 8, 12)), (["AAP"], date(2025, 1, 1))])
-async def test_dividends_of_another_symbol_or_another_time_than_asked_for_are_an_error(
+async def test_dividends_of_another_symbol_or_another_time_than_requested_are_an_error(
     vendor: Vendor, arguments: tuple[Any, ...]
 ) -> None:
     vendor.answers = [listing([FIRST_DIVIDEND])]

@@ -80,7 +80,7 @@ def world() -> World:
 # ------------------------------------------------------------------------------------------------------------- the list
 
 
-async def test_a_first_run_takes_over_the_list_and_asks_for_every_history(world: World) -> None:
+async def test_a_first_run_takes_over_the_list_and_requests_every_history(world: World) -> None:
     world.vendor.listed += [ticker("AACBW", type="WARRANT"), ticker("A B"), ticker("")]
     report = await world.refresh()
     assert (report.listed, report.left_out, report.new, report.renamed, report.vanished) == (4, 2, 4, 0, 0)
@@ -96,7 +96,7 @@ async def test_a_first_run_takes_over_the_list_and_asks_for_every_history(world:
     assert universe.on(FRI)["symbol"].to_pylist() == ["AACBW", "AAPL", "MSFT", "SPY"]
 
 
-async def test_the_universe_of_a_day_has_who_was_listed_then_and_a_list_that_says_the_same_writes_nothing(
+async def test_the_universe_of_a_day_has_the_companies_listed_then_and_an_equal_list_writes_nothing(
     world: World,
 ) -> None:
     await world.refresh()
@@ -159,7 +159,7 @@ async def test_a_list_of_fewer_than_half_deactivates_nothing_and_the_other_parts
     assert world.splits("AAPL") == [split("AAPL")]
 
 
-async def test_a_symbol_that_comes_back_is_active_and_its_history_is_asked_for_again(world: World) -> None:
+async def test_a_symbol_that_comes_back_is_active_and_its_history_is_requested_again(world: World) -> None:
     await world.refresh()
     apple = world.vendor.listed.pop(0)
     await world.day_after()
@@ -319,7 +319,7 @@ async def test_where_another_company_may_have_borne_the_symbol_the_vendor_is_ask
     assert world.vendor.questions("ticker_changes") == ["MSFT", "APPL", "NEWCO"]
 
 
-async def test_a_file_of_identities_that_is_wrong_or_no_file_of_ours_is_written_anew(world: World) -> None:
+async def test_a_file_of_identities_that_is_wrong_or_no_file_of_ours_is_written_again(world: World) -> None:
     await world.refresh()
     world.store.lay(identities_key("MSFT"), b"not Parquet")
     glued = (Identity("AAPL", BEGINNING, WED, "F-X", None), Identity("AAPL", THU, None, "F-AAPL", None))
@@ -377,7 +377,7 @@ async def test_splits_that_are_withdrawn_leave_a_file_that_says_so(world: World)
     assert await world.database.splits() == {"AAPL": [split("AAPL")]}
 
 
-async def test_a_list_of_fewer_than_half_of_the_splits_withdraws_none_and_histories_are_asked_for_all_the_same(
+async def test_a_list_of_fewer_than_half_of_the_splits_withdraws_none_and_histories_are_requested_all_the_same(
     world: World,
 ) -> None:
     world.vendor.reported = [split("AAPL"), split("MSFT"), split("SPY")]
@@ -399,7 +399,7 @@ async def test_a_split_that_cannot_be_is_counted_and_its_symbol_keeps_what_it_ha
     assert world.splits("AAPL") == [split("AAPL")]
 
 
-async def test_splits_alone_may_be_asked_for(world: World) -> None:
+async def test_splits_alone_may_be_requested(world: World) -> None:
     await world.refresh()
     world.vendor.listed, world.vendor.asked, world.queue.sent = [], [], []
     world.vendor.reported = [split("AAPL")]
@@ -445,7 +445,7 @@ async def test_a_record_that_a_load_of_the_past_moves_meanwhile_stays_where_it_i
     assert record.details_at == NOW + timedelta(days=31)
 
 
-async def test_details_are_asked_for_again_when_they_are_old(world: World) -> None:
+async def test_details_are_requested_again_when_they_are_old(world: World) -> None:
     world.vendor.known = detailed("AAPL", "MSFT", "SPY")
     await world.refresh()
     assert (await world.day_after(29)).details == 0
@@ -454,7 +454,7 @@ async def test_details_are_asked_for_again_when_they_are_old(world: World) -> No
     assert world.record("AAPL").sector == "Manufacturing"
 
 
-async def test_a_run_asks_for_so_many_details_and_the_next_ones_go_on(world: World) -> None:
+async def test_a_run_requests_a_limited_number_of_details_and_the_next_ones_continue(world: World) -> None:
     world.rules = replace(world.rules, details_per_run=2)
     report = await world.refresh()
     assert (report.details, report.details_left) == (2, 1)
@@ -482,7 +482,7 @@ async def test_a_vendor_that_fails_on_one_ticker_costs_neither_the_others_nor_th
 @pytest.mark.parametrize(
     ("error", "raised"), [(UpstreamError("the vendor is down"), True), (EntitlementError("not in the plan"), False)]
 )
-async def test_a_vendor_that_has_no_details_at_all_is_not_asked_for_all_and_keeps_nothing_else_out(
+async def test_a_vendor_without_any_details_is_not_asked_for_all_and_blocks_nothing_else(
     world: World, monkeypatch: pytest.MonkeyPatch, error: FiblakeError, *, raised: bool
 ) -> None:
     monkeypatch.setattr(metadata, "ASKED_AT_ONCE", 1)
@@ -501,7 +501,7 @@ async def test_a_list_of_splits_that_fails_keeps_details_and_histories_not_out_a
     assert world.requested() == ["AAPL", "MSFT", "SPY"]
 
 
-async def test_a_ticker_that_the_vendor_does_not_understand_stands_in_nobodys_way(world: World) -> None:
+async def test_a_ticker_that_the_vendor_does_not_understand_blocks_no_other(world: World) -> None:
     world.vendor.known = {"AAPL": BadRequestError("no such ticker can be")}
     assert (await world.refresh()).details == 3
     assert world.record("AAPL").details_at == NOW
@@ -510,7 +510,7 @@ async def test_a_ticker_that_the_vendor_does_not_understand_stands_in_nobodys_wa
 # ------------------------------------------------------------------------------------------------------------ histories
 
 
-async def test_a_history_is_asked_for_once_a_day_until_it_is_loaded(world: World) -> None:
+async def test_a_history_is_requested_once_a_day_until_it_is_loaded(world: World) -> None:
     await world.refresh()
     world.clock.now += timedelta(hours=21)
     assert (await world.refresh()).histories_requested == 0
@@ -523,7 +523,7 @@ async def test_a_history_is_asked_for_once_a_day_until_it_is_loaded(world: World
     assert world.requested()[3:] == ["MSFT", "SPY"]
 
 
-async def test_of_a_universe_that_is_named_only_those_histories_are_asked_for(world: World) -> None:
+async def test_of_a_universe_that_is_named_only_those_histories_are_requested(world: World) -> None:
     world.rules = replace(world.rules, only=frozenset({"MSFT", "OTHER"}))
     assert (await world.refresh()).histories_requested == 1
     assert world.requested() == ["MSFT"]

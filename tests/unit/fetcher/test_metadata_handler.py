@@ -72,7 +72,7 @@ def test_a_schedules_event_brings_everything_up_to_date_and_the_answer_counts(
     assert [json.loads(body)["symbol"] for body in reference.queue.sent] == ["AAPL", "MSFT"]
 
 
-def test_splits_alone_may_be_asked_for(reference: Reference, deployed: Deployed) -> None:
+def test_splits_alone_may_be_requested(reference: Reference, deployed: Deployed) -> None:
     invoke({})
     reference.vendor.reported = [Split("AAPL", DAY, 1.0, 4.0, "forward_split", 0.25, "E1")]
     reference.vendor.listed = []
@@ -99,7 +99,7 @@ def test_the_settings_reach_the_fetcher(reference: Reference, monkeypatch: pytes
     assert reference.paces == [5.0]
 
 
-def test_what_is_known_and_fresh_is_not_asked_for_again(reference: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fresh_details_are_not_requested_again(reference: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
     invoke({})
     assert invoke({})["details"] == 0
     for record in list(reference.database.records.values()):
@@ -132,7 +132,7 @@ def test_a_setting_that_cannot_be_is_named(
     assert reference.paces == []
 
 
-def test_an_event_that_asks_for_what_is_not_known_is_refused_with_what_is(reference: Reference) -> None:
+def test_an_event_with_an_unknown_option_is_refused_with_the_known_ones(reference: Reference) -> None:
     with pytest.raises(ContractError, match=r"\(as_of, splits_only are known\): splits"):
         invoke({"splits": True})
     assert reference.paces == []

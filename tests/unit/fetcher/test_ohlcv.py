@@ -122,7 +122,7 @@ async def test_files_are_in_s3_before_rows_and_watermark_are_in_the_database(wor
     assert [key for verb, key in world.journal if verb == "store"] == [str(THURSDAY), str(FRIDAY)]
 
 
-async def test_a_put_that_fails_leaves_the_watermark_and_the_next_run_goes_on_from_there(world: World) -> None:
+async def test_a_put_that_fails_leaves_the_watermark_and_the_next_run_continues_from_there(world: World) -> None:
     world.vendor.answers = [*both_days(("AAPL", 1.5), ("MSFT", 2.5)), *both_days(("AAPL", 1.5), ("MSFT", 2.5))[1:]]
     world.store.fail("put", of=lambda key: key == LAKE.date_key("MSFT", FRIDAY))
     with pytest.raises(IncompleteError, match=r"2025-11-21: 1 of 2 files of 2025-11-21 were not written \(MSFT\)"):
@@ -186,7 +186,7 @@ async def test_a_price_that_was_put_and_then_taken_back_is_written_as_the_vendor
     assert in_bronze(world) == in_postgres(world) == {("AAPL", FRIDAY): 10.0, ("MSFT", FRIDAY): 20.0}
 
 
-async def test_a_bar_that_was_put_and_then_withdrawn_stands_in_both_as_if_the_run_had_not_died(
+async def test_a_bar_that_was_put_and_then_withdrawn_is_in_both_as_if_the_run_had_not_died(
     stored_friday: World,
 ) -> None:
     world, rows = stored_friday, [grouped_row("AAPL", FRIDAY, 10.0), grouped_row("MSFT", FRIDAY, 20.0)]
@@ -354,7 +354,7 @@ async def test_when_time_is_over_nothing_is_looked_at_again_and_that_is_no_failu
     assert vendor.requests == []
 
 
-async def test_a_vendor_that_is_down_is_not_asked_for_every_session_there_is(vendor: Vendor) -> None:
+async def test_a_vendor_that_is_down_is_not_asked_for_every_session(vendor: Vendor) -> None:
     world = World(vendor, first_session=date(2025, 1, 2))
     vendor.answers = [httpx.ConnectError("refused")]
     with pytest.raises(IncompleteError):
@@ -437,7 +437,7 @@ async def test_what_is_missing_comes_before_what_is_looked_at_again(vendor: Vend
     assert [session.what for session in fetched.looked_at_again] == ["2025-11-19"]
 
 
-async def test_a_run_may_be_told_not_to_look_back(vendor: Vendor) -> None:
+async def test_a_run_may_be_set_not_to_look_back(vendor: Vendor) -> None:
     world = World(vendor, look_back=5)
     world.store_up_to(WEDNESDAY, THURSDAY, FRIDAY)
     assert await world.fetched(look_back=False) == Fetched()
@@ -455,7 +455,7 @@ async def test_one_date_is_fetched_though_it_is_stored(world: World) -> None:
     assert [path.rsplit("/", 1)[-1] for path in world.vendor.paths] == ["2025-11-20"]
 
 
-async def test_of_a_range_only_the_missing_sessions_are_fetched_unless_all_are_asked_for(world: World) -> None:
+async def test_of_a_range_only_the_missing_sessions_are_fetched_unless_all_are_requested(world: World) -> None:
     world.store_up_to(WEDNESDAY, THURSDAY)
     world.vendor.answers = [grouped_page("AAPL")]
     days = {"from": "2025-11-18", "to": "2025-11-20"}

@@ -91,7 +91,7 @@ def test_a_run_that_fails_is_recorded_with_what_it_stored_until_then(deployed: D
     assert (run["status"], [session["what"] for session in run["result"]["done"]]) == ("failed", ["2025-11-20"])
 
 
-def test_a_function_begins_no_session_that_it_has_no_time_for_and_the_next_run_goes_on(
+def test_a_function_begins_no_session_that_it_has_no_time_for_and_the_next_run_continues(
     deployed: Deployed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FIRST_SESSION", "2025-11-17")

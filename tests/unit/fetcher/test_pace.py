@@ -80,7 +80,7 @@ def test_an_attempt_that_is_tried_again_counts_as_a_request() -> None:
     assert vendor.instants == pytest.approx([0, 12, 24], abs=1e-3)
 
 
-def test_without_a_rate_nobody_waits() -> None:
+def test_without_a_rate_no_request_waits() -> None:
     vendor = Timed()
 
     async def unpaced() -> None:

@@ -108,7 +108,7 @@ async def test_the_order_is_file_row_record_and_only_then_the_end_of_the_quarant
     ]  # fmt: skip
 
 
-async def test_nobody_else_works_on_the_session_while_a_bar_of_it_is_let_in(
+async def test_no_other_run_has_the_session_while_a_bar_of_it_is_released(
     store: MemoryObjectStore, database: FakeDatabase
 ) -> None:
     quarantine(store, [(BAD, REASON)], NOW)
@@ -166,7 +166,7 @@ async def test_what_cannot_be_a_bar_at_all_cannot_be_released(
     assert (len(list_quarantined(store)), database.rows, store.keys("bronze/raw_ohlcv/")) == (1, {}, [])
 
 
-async def test_a_bar_that_was_reported_anew_meanwhile_stays_in_quarantine(
+async def test_a_bar_that_was_reported_again_meanwhile_stays_in_quarantine(
     store: MemoryObjectStore, database: FakeDatabase
 ) -> None:
     quarantine(store, [(BAD, REASON)], NOW)

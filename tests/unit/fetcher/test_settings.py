@@ -106,7 +106,7 @@ def event(**fields: object) -> FetchEvent:
     return FetchEvent.of(fields)
 
 
-def test_a_schedules_event_asks_for_now() -> None:
+def test_a_schedules_event_means_now() -> None:
     fetch_event = FetchEvent.of({"version": "0", "detail-type": "Scheduled Event", "source": "aws.scheduler"})
     assert (fetch_event.now(CLOCK), fetch_event.first, fetch_event.symbols, fetch_event.look_back) == (
         CLOCK,
@@ -125,7 +125,7 @@ def test_a_schedules_event_asks_for_now() -> None:
         ("2025-11-19T21:05:00Z", datetime(2025, 11, 19, 21, 5, tzinfo=UTC)),
     ],
 )
-def test_a_past_day_or_instant_may_be_asked_for(as_of: str, instant: datetime) -> None:
+def test_a_past_day_or_instant_may_be_requested(as_of: str, instant: datetime) -> None:
     assert event(as_of=as_of).now(CLOCK) == instant
 
 
@@ -174,7 +174,7 @@ def test_what_is_no_symbol_is_refused(symbol: str) -> None:
     ("event", "fault"),
     [({"symbol": ["AAPL"]}, "symbol: Extra inputs"), ({"as_of": 20130227}, "is text"), ([], "event")],
 )
-def test_an_event_that_asks_for_what_is_not_known_is_refused_with_what_is(event: object, fault: str) -> None:
+def test_an_event_with_an_unknown_option_is_refused_with_the_known_ones(event: object, fault: str) -> None:
     with pytest.raises(ContractError, match=fault) as raised:
         FetchEvent.of(event)
     assert "not a FetchEvent (as_of, from, to, date, again, symbols, look_back are known)" in str(raised.value)

@@ -131,7 +131,7 @@ def test_factors_are_the_product_of_the_ratios_of_the_companys_later_splits(
         assert factor == pytest.approx(product, rel=1e-12)
 
 
-def test_the_ratios_across_split_days_are_those_of_somebody_elses_adjusted_prices() -> None:
+def test_the_ratios_across_split_days_are_those_of_another_sources_adjusted_prices() -> None:
     """Their column is also adjusted for dividends, so steps from one session to the next are compared.
 
     The greatest dividend, MSFT's of November 2004, is a step of a tenth.

@@ -109,7 +109,7 @@ def test_a_reference_that_cannot_be_read_is_an_error_and_never_none(text: bytes)
         Consolidated.decode(data, "AAPL", MODIFIED)
 
 
-def test_somebody_elses_data_parquet_has_an_empty_log_and_its_objects_age() -> None:
+def test_a_data_parquet_of_another_program_has_an_empty_log_and_its_objects_age() -> None:
     stored = Consolidated.decode(parquet(ROW), "AAPL", MODIFIED)
     assert (stored.log, stored.last_updated) == ({}, MODIFIED)
 
@@ -214,7 +214,7 @@ def test_a_needed_column_may_not_be_missing_and_what_is_null_in_it_breaks_a_rule
             reader(consolidated, "AAPL", MODIFIED)
 
 
-def test_all_that_stands_against_a_file_is_named_at_once() -> None:
+def test_all_faults_of_a_file_are_named_at_once() -> None:
     expected = (
         "it cannot be read as bars: column 'close' cannot be read as double: .*'seven'.*; "
         "it has no column 'volume'; it holds rows whose symbol is 'MSFT'"

@@ -41,13 +41,13 @@ def test_the_file_equals_pandas_market_calendars_to_its_end() -> None:
     ["1962-07-04", "1963-12-25", "1963-11-25", "1969-04-04", "2001-09-11", "2012-10-29", "2022-06-20", "2025-01-09",
      "2025-11-27", "2025-11-22", "2025-11-23"],
 )  # fmt: skip
-def test_a_day_on_which_nobody_traded_is_no_session(day: str) -> None:
+def test_a_day_without_trading_is_no_session(day: str) -> None:
     with pytest.raises(NotASessionError, match=f"{day} is not a session of the NYSE"):
         CALENDAR.ordinal(date.fromisoformat(day))
 
 
 @pytest.mark.parametrize("day", ["1962-01-02", "1968-11-27", "1987-10-19", "2001-09-17", "2021-06-18", "2025-11-28"])
-def test_a_day_on_which_somebody_traded_is_a_session(day: str) -> None:
+def test_a_day_with_trading_is_a_session(day: str) -> None:
     ordinal = CALENDAR.ordinal(date.fromisoformat(day))
     assert str(CALENDAR.session(ordinal)) == day
 
@@ -159,7 +159,7 @@ def test_a_day_that_turned_out_to_be_no_session_leaves_no_hole() -> None:
     assert planned == [[closed], []]
 
 
-def test_a_digest_stands_for_the_sessions_up_to_a_day() -> None:
+def test_a_digest_depends_on_the_sessions_up_to_a_day() -> None:
     calendar, shorter = nyse(), TradingCalendar(nyse().sessions[:1000])
     ends = [calendar.session(ordinal) for ordinal in (0, 1, 7, 8, 500, 999)]
     assert [calendar.digest(end) for end in ends] == [shorter.digest(end) for end in ends]

@@ -172,7 +172,7 @@ def test_a_split_of_a_company_that_gave_the_symbol_up_and_took_it_again_stays_it
     assert reference_of(AAPL, [ended, again]).splits == ((date(2000, 6, 21), 0.25), (date(2005, 2, 28), 0.5))
 
 
-def test_a_company_that_gave_the_symbol_up_and_took_it_again_hands_nothing_over() -> None:
+def test_a_company_that_gave_the_symbol_up_and_took_it_again_is_no_handover() -> None:
     again = replace(TWO[0], valid_from=date(2001, 1, 2), valid_to=None)
     assert reference_of([], [TWO[0], again]) == NO_REFERENCE
     assert reference_of([], [*TWO, replace(again, valid_from=date(2009, 1, 2))]).handovers == (
@@ -186,7 +186,7 @@ def test_two_companies_of_which_neither_figi_is_known_are_two() -> None:
 
 
 @given(st.permutations(AAPL + splits(("2014-06-09", 1, 7))), st.permutations(companies("1980-12-12", "2003-01-02")))
-def test_the_order_they_are_told_in_does_not_matter(reported: list[Split], bearers: list[Identity]) -> None:
+def test_the_order_of_the_reports_does_not_matter(reported: list[Split], bearers: list[Identity]) -> None:
     assert reference_of(reported, bearers) == reference_of(sorted(reported, key=lambda s: s.execution_date), TWO)
 
 

@@ -14,7 +14,7 @@ def test_the_log_survives_its_way_through_json() -> None:
     assert log_of_json(json.loads(json.dumps(log_to_json(log)))) == log
 
 
-def test_a_log_of_before_holds_etags_only_and_each_instant_is_that_version() -> None:
+def test_an_older_log_has_etags_only_and_each_instant_is_that_version() -> None:
     log = log_of_json({"a": '"e"'})
     assert log == {"a": SourceVersion('"e"')}
     assert is_merged(log, "a", '"e"', NOON)

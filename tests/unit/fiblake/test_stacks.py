@@ -47,7 +47,7 @@ class _Client:
         raise self._error
 
 
-def test_missing_credentials_and_a_dead_endpoint_are_told_apart() -> None:
+def test_missing_credentials_and_a_dead_endpoint_are_distinguished() -> None:
     with pytest.raises(EntitlementError, match="no AWS credentials are found"):
         outputs_of(_Client(NoCredentialsError()), "s")  # type: ignore[arg-type]
     with pytest.raises(UpstreamError, match="cannot be asked for stack s"):

@@ -167,7 +167,7 @@ def test_dividends_travel_with_the_reference() -> None:
     assert Consolidated.decode(stored.encode(), "AAPL", NOON).reference == reference
 
 
-def test_the_version_of_before_reads_what_is_written_and_writes_what_is_read() -> None:
+def test_the_earlier_version_reads_what_is_written_and_writes_what_is_read() -> None:
     # It reads two fields by name, and ignores others.
     assert '"splits": [["2024-06-10", 0.5]], "handovers": []' in BOTH_ON_ONE_DAY.to_json()
     assert BOTH_ON_ONE_DAY.of_silver.to_json() == '{"splits": [["2024-06-10", 0.5]], "handovers": []}'

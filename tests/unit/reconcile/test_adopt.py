@@ -68,7 +68,7 @@ def reconciler(world: World) -> Reconciler:
     return Reconciler(world.store, LAKE, Grid(nyse(), adjusted=True), NOW.date())
 
 
-def test_what_is_somebody_elses_is_seen_and_nothing_is_changed(old: World) -> None:
+def test_files_of_another_program_are_found_and_nothing_is_changed(old: World) -> None:
     before = versions(old)
     to_adopt = find_foreign(reconciler(old))
     silver_files = [silver_key(n, OCTOBER) for n in INTERVALS]
@@ -80,7 +80,7 @@ def test_what_is_somebody_elses_is_seen_and_nothing_is_changed(old: World) -> No
     assert versions(old) == before
 
 
-def test_an_adopted_lake_has_every_bar_right_silver_and_every_byte_of_before(old: World) -> None:
+def test_an_adopted_lake_has_every_bar_right_silver_and_every_earlier_byte(old: World) -> None:
     before = {key: old.store.peek(key) for key in versions(old)}
     to_adopt = find_foreign(reconciler(old))
     assert move_away(old.store, to_adopt.unreadable) == len(to_adopt.unreadable)

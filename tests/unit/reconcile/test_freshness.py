@@ -129,7 +129,7 @@ def test_a_bar_of_a_session_that_has_not_closed_is_not_waited_for() -> None:
     assert shown["symbols_not_consolidated"] == 0
 
 
-def test_what_lies_in_bronze_and_is_no_source_file_is_passed_over() -> None:
+def test_objects_of_bronze_that_are_no_source_files_are_ignored() -> None:
     store = lake({"A": FRIDAY}, {"A": FRIDAY}, {"A": FRIDAY})
     for name in ("data.parquet", "date=2025-13-01.parquet", "notes.txt"):
         store.lay(f"{LAKE.symbol_prefix('B')}{name}", b"")

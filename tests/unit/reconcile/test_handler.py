@@ -59,7 +59,7 @@ def test_an_audit_of_all_measures_what_lags_and_of_some_nothing(outlets: Outlets
     assert isinstance(outlets.consolidation, FakeQueue)
 
 
-def test_without_fix_it_only_tells(outlets: Outlets) -> None:
+def test_without_fix_it_only_reports(outlets: Outlets) -> None:
     answer = called({})
     assert (answer["lagging"], answer["enqueued"]) == (1, None)
     assert answer["lags"][0]["symbol"] == "AAPL"

@@ -82,7 +82,7 @@ def arrive(world: World, kind: str, *about: object) -> None:
     retention=st.sampled_from([None, 0]),
     seed=st.integers(0, 2**16),
 )
-def test_whatever_events_are_lost_an_audit_heals_the_lake(
+def test_whatever_events_are_lost_an_audit_repairs_the_lake(
     batches: list[list[tuple[object, ...]]], retention: int | None, seed: int
 ) -> None:
     world, chance = World(retention), random.Random(seed)  # noqa: S311 (no secret)
@@ -139,7 +139,7 @@ def test_what_happens_between_the_listing_of_a_file_and_the_reading_of_data_parq
     assert causes & {Cause.UNMERGED, Cause.NEVER_CONSOLIDATED, Cause.UNMERGEABLE} == set()
 
 
-def test_each_stages_loss_is_told_by_its_cause() -> None:
+def test_each_stages_loss_is_reported_with_its_cause() -> None:
     world = World(None)
     for symbol in ("AAPL", "BRK.B"):
         world.history(symbol)
@@ -251,7 +251,7 @@ def test_a_file_that_no_worker_would_merge_is_left_to_a_person_and_its_neighbour
     assert audited(world).lags == []
 
 
-def test_a_symbol_of_which_nothing_can_be_merged_is_not_asked_for_however_many_files_it_has() -> None:
+def test_a_symbol_without_any_mergeable_file_is_not_requested_however_many_files_it_has() -> None:
     world = World(None)
     for day in range(1, FILES_LOOKED_INTO + 4):
         world.store.lay(LAKE.date_key("AAPL", date(2025, 9, day)), b"no Parquet")
@@ -262,7 +262,7 @@ def test_a_symbol_of_which_nothing_can_be_merged_is_not_asked_for_however_many_f
     assert lags[-1].detail.startswith("3 older files are not looked into")
 
 
-def test_a_good_file_is_asked_for_once_however_many_bad_ones_lie_beside_it() -> None:
+def test_a_good_file_is_requested_once_however_many_bad_ones_there_are() -> None:
     world = World(None)
     for day in range(1, FILES_LOOKED_INTO + 4):
         world.store.lay(LAKE.date_key("AAPL", date(2025, 9, day)), b"no Parquet")
@@ -296,7 +296,7 @@ def test_a_first_file_without_a_bar_that_can_be_merged_is_left_to_a_person(data:
     assert Cause.UNMERGEABLE not in {lag.cause for lag in audited(world).lags}, "its log names the file from now on"
 
 
-def test_somebody_elses_data_parquet_is_told_of() -> None:
+def test_a_data_parquet_of_another_program_is_reported() -> None:
     world = World(None)
     world.history("AAPL")
     world.consolidate(world.open_requests)
@@ -346,7 +346,7 @@ def settled() -> World:
 
 
 @pytest.mark.parametrize("lost", [None, "silver/", "processing_metadata/"])
-def test_a_data_parquet_that_was_put_back_is_consolidated_beyond_the_version_it_was_told_of(lost: str | None) -> None:
+def test_a_data_parquet_that_was_put_back_is_consolidated_beyond_the_reported_version(lost: str | None) -> None:
     world = settled()
     key = LAKE.data_key("AAPL")
     before = world.store.peek(key) or b""
@@ -392,7 +392,7 @@ def test_a_data_parquet_that_grew_while_silver_was_read_lags_in_nothing() -> Non
 
 
 @pytest.mark.parametrize("lost", [0, 6])
-def test_silver_that_is_wrong_where_the_audit_begins_to_look_is_made_good_from_the_first_session_on(lost: int) -> None:
+def test_silver_that_is_wrong_where_the_audit_begins_is_repaired_from_the_first_session_on(lost: int) -> None:
     """A history's only event is lost: the days before the audited ones are as wrong as the audited ones."""
     world = World(None)
     world.history("AAPL")

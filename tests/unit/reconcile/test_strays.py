@@ -150,7 +150,7 @@ def test_every_key_of_bronze_that_a_service_writes_is_none_of_them() -> None:
 
 
 @given(st.text(max_size=40))
-def test_every_key_of_bronze_is_one_that_a_service_reads_or_is_told_of(rest: str) -> None:
+def test_every_key_of_bronze_is_read_by_a_service_or_reported(rest: str) -> None:
     for prefix in (*LAKE.roots(), "bronze/raw_ohlcv/symbol=AAPL/", "bronze/splits/"):
         key = f"{prefix}{rest}"
         reason = LAKE.remedy_for_stray(key)
@@ -228,7 +228,7 @@ def test_a_letter_of_a_resampler_is_mended_when_its_own_interval_is_right() -> N
     ]
 
 
-def test_a_letter_about_another_bucket_or_a_symbol_that_nobody_knows_always_stands() -> None:
+def test_a_letter_about_another_bucket_or_an_unknown_symbol_always_stays() -> None:
     world = quiet_world()
     auditor = Reconciler(world.store, LAKE, Grid(nyse(), adjusted=True), NOW.date())
     key = LAKE.date_key("AAPL", DAY)

@@ -147,7 +147,7 @@ def in_silver(key: str) -> bool:
 
 
 @given(interval=st.sampled_from(INTERVALS), steps=STEPS, years=st.sampled_from([0, 0, 1]), data=st.data())
-def test_silver_ends_as_bronze_whatever_comes_when_and_how_often(
+def test_silver_ends_as_bronze_requires_in_any_order_with_any_repetition(
     interval: int, steps: list[tuple[Any, ...]], years: int, data: st.DataObject
 ) -> None:
     world = World(interval, years)

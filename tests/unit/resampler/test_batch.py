@@ -134,7 +134,7 @@ def test_what_was_resampled_and_how_long_after_the_put_are_metrics_of_the_interv
     assert latency == {"PutToSilverSeconds": 603, "interval": "5d"}
 
 
-def test_a_put_that_nobody_knows_the_instant_of_has_no_latency(metrics: Metrics) -> None:
+def test_a_put_of_an_unknown_instant_has_no_latency(metrics: Metrics) -> None:
     store = MemoryObjectStore()
     lay(store, "AAPL", HISTORY)
     assert resample_batch(resampler(store, 5), [received(complete("AAPL", DAYS[-1]).model_dump_json())], NOW) == {}

@@ -56,7 +56,7 @@ def stored(store: MemoryObjectStore, interval: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("interval", INTERVALS)
-def test_an_ordinary_days_event_after_the_mended_calendar_was_deployed_cuts_every_symbol_anew(interval: int) -> None:
+def test_an_ordinary_days_event_after_the_mended_calendar_was_deployed_cuts_every_symbol_again(interval: int) -> None:
     store, bronze = lake()
     change = arrive(store, bronze, "AAPL", DAYS[-30])
     assert resampler(store, MENDED, interval).resample([change], NOW) == {}
@@ -64,7 +64,7 @@ def test_an_ordinary_days_event_after_the_mended_calendar_was_deployed_cuts_ever
     assert sum(row["bars"] for row in stored(store, interval)) == sum(map(len, bronze.values()))
 
 
-def test_all_tables_are_cut_anew_by_a_full_resample_and_only_the_files_that_differ_are_written() -> None:
+def test_all_tables_are_cut_again_by_a_full_resample_and_only_the_files_that_differ_are_written() -> None:
     store, bronze = lake()
     before = {key: store.peek(key) for key in store.keys("silver/")}
     full(store, MENDED).run(NOW)
@@ -76,7 +76,7 @@ def test_all_tables_are_cut_anew_by_a_full_resample_and_only_the_files_that_diff
     assert full(store, MENDED).run(NOW).written == 0
 
 
-def test_the_files_before_a_history_window_are_cut_anew_as_well() -> None:
+def test_the_files_before_a_history_window_are_cut_again_as_well() -> None:
     store, bronze = lake()
     full(store, MENDED, years=1).run(datetime(2026, 3, 10, tzinfo=UTC))  # the window begins in March 2025
     for interval in INTERVALS:
@@ -102,7 +102,7 @@ def test_an_event_that_makes_the_first_file_of_a_month_sees_the_other_calendar_i
 
 
 @pytest.mark.parametrize("killed_at", [Month(2025, 1), Month(2025, 2)])
-def test_files_are_cut_anew_oldest_first_so_that_what_is_left_by_a_kill_is_met_again(killed_at: Month) -> None:
+def test_files_are_cut_again_oldest_first_so_that_the_rest_after_a_kill_is_found_again(killed_at: Month) -> None:
     store, bronze = lake()
     change = arrive(store, bronze, "AAPL", DAYS[-30])
     store.interfere(kill, of=lambda key: key == silver_key(3, killed_at))
@@ -148,7 +148,7 @@ def test_rows_that_a_resampler_of_the_other_calendar_wrote_later_are_not_lost() 
     assert silver(store, 5) == whole_silver(bronze, 5)
 
 
-def test_a_file_without_a_stamp_is_taken_for_one_of_todays_calendar_and_a_rebuild_stamps_it() -> None:
+def test_a_file_without_a_stamp_counts_as_one_of_todays_calendar_and_a_rebuild_stamps_it() -> None:
     store, bronze = lake([])
     for symbol in ("AAPL", "MSFT"):
         bronze[symbol] = numbered(DAYS)

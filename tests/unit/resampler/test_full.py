@@ -128,7 +128,7 @@ def test_machines_share_the_month_files_and_none_is_written_by_two() -> None:
     assert tables(store) == expected(BRONZE)
 
 
-def test_a_second_run_writes_no_month_file_and_tells_again() -> None:
+def test_a_second_run_writes_no_month_file_and_publishes_again() -> None:
     store, topic = lake(BRONZE), FakeTopic()
     full(store).run(NOW)
     before = month_files(store)
@@ -267,7 +267,7 @@ def test_files_that_others_rewrite_all_the_time_are_given_up_with_an_error() -> 
         full(store).run(NOW)
 
 
-def test_a_failing_write_ends_the_run_and_tells_nobody() -> None:
+def test_a_failing_write_ends_the_run_without_an_event() -> None:
     store, topic = lake(BRONZE), FakeTopic()
     store.fail("write", of=lambda key: key.endswith("data_3d_202510.parquet"))
     with pytest.raises(UpstreamError):
@@ -325,7 +325,7 @@ def test_a_history_window_deletes_no_older_silver() -> None:
     }
 
 
-def test_as_traded_silver_is_told_from_adjusted() -> None:
+def test_as_traded_silver_is_distinguished_from_adjusted() -> None:
     facts = {"AAPL": Facts(splits=((DAYS[30], 1, 4),))}
     store = lake({"AAPL": BRONZE["AAPL"]}, facts)
     full(store, adjusted=False).run(NOW)
@@ -352,7 +352,7 @@ def test_checkpoints_add_up_what_machines_computed_and_events_name_all_symbols()
     assert all(event.symbols == tuple(sorted(BRONZE)) for event in topic.published)
 
 
-def test_progress_is_told_up_to_the_end() -> None:
+def test_progress_is_reported_up_to_the_end() -> None:
     seen: dict[str, tuple[int, int]] = {}
 
     def watch(what: str, count: int, of: int) -> None:

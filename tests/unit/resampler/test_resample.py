@@ -260,7 +260,7 @@ def test_silver_is_as_traded_if_that_is_how_it_is_set(store: MemoryObjectStore) 
     assert silver(store, 3) == slow_silver("AAPL", HISTORY, 3, SPLIT, adjusted=False)
 
 
-def test_month_files_from_before_silver_was_adjusted_are_read_as_traded_and_written_anew_where_rows_change(
+def test_month_files_from_before_silver_was_adjusted_are_read_as_traded_and_written_again_where_rows_change(
     store: MemoryObjectStore, three: Resampler
 ) -> None:
     for symbol in ("AAPL", "MSFT"):
@@ -317,7 +317,7 @@ def test_a_change_inside_the_window_does_not_reach_back_to_its_beginning(store: 
 
 
 @pytest.mark.parametrize("order", [[1, 0], [0, 0, 1]], ids=["unsorted", "a session twice"])
-def test_a_data_parquet_that_somebody_else_wrote_in_another_order_is_refused(
+def test_a_data_parquet_of_another_program_in_another_order_is_refused(
     store: MemoryObjectStore, three: Resampler, order: list[int]
 ) -> None:
     rows = [bar(DAYS[place], 10) for place in order]
@@ -518,7 +518,7 @@ def test_the_event_is_published_again_when_nothing_changed(
     assert [event.symbols for event in topic.published] == [("AAPL",), ("AAPL",)]
 
 
-def test_many_symbols_are_told_in_several_events(
+def test_many_symbols_are_reported_in_several_events(
     store: MemoryObjectStore, three: Resampler, topic: FakeTopic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.resampler.resample.SYMBOLS_PER_EVENT", 2)
@@ -530,7 +530,7 @@ def test_many_symbols_are_told_in_several_events(
     assert silver(store, 3) == whole_silver(dict.fromkeys("ABCDE", HISTORY), 3)
 
 
-def test_a_topic_that_refuses_the_event_fails_every_symbol_and_the_next_run_tells_it(
+def test_a_topic_that_refuses_the_event_fails_every_symbol_and_the_next_run_publishes_it(
     store: MemoryObjectStore, three: Resampler, topic: FakeTopic
 ) -> None:
     lay(store, "AAPL", HISTORY)

@@ -156,7 +156,7 @@ def test_a_join_is_what_doing_it_bucket_by_bucket_gives(tables: list[Told], wins
     assert old.to_pylist() == sorted(expected, key=lambda r: (r["symbol"], r["ts"]))
 
 
-def test_what_another_calendar_cut_gives_way_and_what_is_not_computed_anew_is_as_of_the_oldest_version() -> None:
+def test_what_another_calendar_cut_gives_way_and_what_is_not_computed_again_is_as_of_the_oldest_version() -> None:
     old = silver(row("AAPL", STARTS[0], V[1]), row("IBM", STARTS[0], V[2]))
     rows, is_newer = without_symbols(old, update(V[1], {"AAPL": STARTS[3]}))
     assert (rows.to_pylist(), is_newer) == ([row("IBM", STARTS[0], OLDEST_VERSION)], False)

@@ -61,7 +61,7 @@ def record(store: MemoryObjectStore) -> list[dict[str, Any]]:
     return runs
 
 
-def test_no_source_file_is_deleted_before_it_stands_in_the_log_of_the_data_parquet_in_s3() -> None:
+def test_no_source_file_is_deleted_before_it_is_in_the_log_of_the_data_parquet_in_s3() -> None:
     """Three old files exist; only one of them is in the log with its present version."""
     store = MemoryObjectStore()
     for session in OLD:
@@ -78,7 +78,7 @@ def test_no_source_file_is_deleted_before_it_stands_in_the_log_of_the_data_parqu
     assert store.keys(LAKE.symbol_prefix("AAPL")) == sorted([LAKE.data_key("AAPL"), restated, unknown])
 
 
-def test_of_a_symbol_whose_data_parquet_is_another_one_by_now_nothing_is_deleted() -> None:
+def test_nothing_is_deleted_of_a_symbol_whose_data_parquet_has_changed() -> None:
     """An older data.parquet was put back: only the source files have these sessions."""
     store = MemoryObjectStore()
     put(store, OLD[0])
@@ -103,7 +103,7 @@ def test_of_a_symbol_whose_data_parquet_is_gone_nothing_is_deleted() -> None:
     assert record(store) == []
 
 
-def test_if_the_version_of_a_data_parquet_cannot_be_told_nothing_is_deleted() -> None:
+def test_if_the_version_of_a_data_parquet_is_unknown_nothing_is_deleted() -> None:
     store = MemoryObjectStore()
     put(store, OLD[0])
     consolidation = consolidated(store)
@@ -195,7 +195,7 @@ def test_a_file_restated_between_listing_and_deletion_survives() -> None:
     assert again.merged_files == 1
 
 
-def test_a_file_somebody_else_deleted_first_is_not_counted() -> None:
+def test_a_file_that_another_client_deleted_first_is_not_counted() -> None:
     store = MemoryObjectStore()
     put(store, OLD[0])
     consolidation = consolidated(store)

@@ -50,7 +50,7 @@ ADDRESS = DatabaseAddress("localhost", 5432, "someone", "fiblake", "secret")
 
 
 @pytest.mark.usefixtures("_cut_off")
-async def test_what_broke_a_connection_is_told_and_not_that_it_cannot_be_closed_either() -> None:
+async def test_the_error_that_broke_a_connection_is_reported_and_not_the_one_of_its_closing() -> None:
     with pytest.raises(ZeroDivisionError):
         async with connection_to(ADDRESS, Tls(verify=False)):
             raise ZeroDivisionError

@@ -96,7 +96,7 @@ def test_an_unknown_major_version_is_refused_with_both_versions_in_the_reason() 
         parse(ConsolidationRequest, body)
 
 
-def test_another_major_version_is_told_first_whatever_its_fields_are() -> None:
+def test_another_major_version_is_reported_first_whatever_its_fields_are() -> None:
     with pytest.raises(
         ContractError, match=r": schema_version: Value error, schema version 2\.0 is not understood here [^;]*$"
     ):

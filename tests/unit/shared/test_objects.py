@@ -69,7 +69,7 @@ def test_the_next_group_is_requested_while_the_caller_has_one(
     assert not requested["last"].is_set()
 
 
-def test_of_many_writes_those_that_fail_are_told_by_key_and_the_others_are_done(store: MemoryObjectStore) -> None:
+def test_of_many_writes_those_that_fail_are_reported_by_key_and_the_others_are_done(store: MemoryObjectStore) -> None:
     keys = [f"a/{n}" for n in range(3 * CONCURRENCY)]
     store.fail("put", times=2, of=lambda key: key in {"a/1", "a/50"})
     failures = store.put_many((key, b"data") for key in keys)
@@ -90,7 +90,7 @@ def test_a_write_into_a_bucket_that_is_not_there_says_so(monkeypatch: pytest.Mon
             call()
 
 
-def test_the_versions_of_many_are_told_in_order_without_reading_them(store: MemoryObjectStore) -> None:
+def test_the_versions_of_many_are_returned_in_order_without_reading_them(store: MemoryObjectStore) -> None:
     keys = [f"a/{n}" for n in range(3 * CONCURRENCY)]
     etags = {key: store.lay(key, key.encode()) for key in keys[1::2]}
     assert store.versions(keys) == [etags.get(key) for key in keys]
@@ -98,7 +98,7 @@ def test_the_versions_of_many_are_told_in_order_without_reading_them(store: Memo
     assert store.done("get") == []
 
 
-def test_the_version_told_is_the_one_that_was_written_read_and_listed(store: MemoryObjectStore) -> None:
+def test_the_returned_version_is_the_one_that_was_written_read_and_listed(store: MemoryObjectStore) -> None:
     etag = store.write_if_unchanged("a/b", b"data", None)
     stored, (info,) = store.find("a/b"), store.list_objects("a/")
     assert stored
@@ -147,7 +147,7 @@ def test_a_version_that_is_gone_cannot_be_replaced(store: MemoryObjectStore) -> 
     assert store.peek("a") is None
 
 
-def test_exactly_the_version_that_was_asked_for_is_read(store: MemoryObjectStore) -> None:
+def test_exactly_the_version_that_was_requested_is_read(store: MemoryObjectStore) -> None:
     etag = store.put("a", b"first")
     assert store.get_version("a", etag).data == b"first"
     store.lay("a", b"second")
@@ -405,7 +405,7 @@ def test_the_endpoint_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch
     assert "127.0.0.1:9" in repr(ObjectStore.connect("lake")._backend.config)  # noqa: SLF001 (what was opened)
 
 
-def test_boto_is_asked_for_a_client_when_one_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_boto_makes_a_client_when_one_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     def client(name: str) -> MemoryDeleter:
         made.append(name)
         return MemoryDeleter(MemoryObjectStore())
@@ -435,7 +435,7 @@ def test_a_profiles_credentials_are_found_by_boto(monkeypatch: pytest.MonkeyPatc
     ("bucket", "endpoint", "in_the_host"),
     [("lake", None, True), ("lake.of.ours", None, False), ("lake", "http://127.0.0.1:1", False), ("lake", "", True)],
 )
-def test_the_bucket_stands_in_the_hosts_name_on_aws_and_in_the_path_elsewhere(
+def test_the_bucket_is_in_the_host_name_on_aws_and_in_the_path_elsewhere(
     bucket: str, endpoint: str | None, *, in_the_host: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)

@@ -104,7 +104,7 @@ class Killed(BaseException):
     """The process was killed: out of memory, or out of time."""
 
 
-def test_a_message_that_kills_the_process_takes_none_of_its_mates_along(source: FakeQueue) -> None:
+def test_a_message_that_kills_the_process_takes_no_other_along(source: FakeQueue) -> None:
     """Each time it kills the process that works on it; in the end it is alone in the queue."""
     mates = [source.put(f"mate {n}", receives=n % 4) for n in range(6)]
     source.put("killer, which is larger than the others")

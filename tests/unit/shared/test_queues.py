@@ -87,7 +87,7 @@ def test_nothing_to_send_or_delete_is_no_request() -> None:
     queue.delete([])
 
 
-def test_a_message_given_back_comes_again_with_a_higher_count(queue: Queue) -> None:
+def test_a_returned_message_comes_again_with_a_higher_count(queue: Queue) -> None:
     queue.send(["body"])
     for count in (1, 2, 3):
         (message,) = queue.receive()
@@ -132,7 +132,7 @@ def test_large_messages_go_in_batches_that_sqs_takes_at_once() -> None:
     assert [sum(map(len, batch)) for batch in client.batches] == [240_000, 240_000, 60_000]
 
 
-def test_an_entry_that_makes_its_batch_too_large_keeps_none_of_its_mates() -> None:
+def test_an_entry_that_makes_its_batch_too_large_blocks_no_other() -> None:
     client = TooLargeTogether(limit=100)
     bodies = ["a" * 20, "b" * 90, "c" * 101, "d" * 20]
     assert Queue(client, "url").send(bodies) == [2]  # type: ignore[arg-type]
@@ -169,7 +169,7 @@ def test_the_pause_before_a_retry_doubles_up_to_a_quarter_of_an_hour(receives: i
     assert pause <= LONGEST_RETRY_SECONDS
 
 
-def test_a_dead_letter_keeps_body_and_attributes_and_tells_its_reason(queue: Queue) -> None:
+def test_a_dead_letter_keeps_body_and_attributes_and_has_its_reason(queue: Queue) -> None:
     attributes = {"intervals": {"DataType": "String.Array", "StringValue": "[3]"}}
     queue.dead_letter(ReceivedMessage("m", "r", "body", 4, attributes), ContractError("what to do"))
     (letter,) = queue.dead_letters.receive()
@@ -197,7 +197,7 @@ def test_a_reason_is_made_fit_for_sqs(queue: Queue, reason: str, written: str) -
     assert queue.dead_letters.receive()[0].attributes["reason"]["StringValue"] == written
 
 
-def test_a_dead_letter_dead_lettered_again_tells_the_newer_reason(queue: Queue) -> None:
+def test_a_dead_letter_dead_lettered_again_has_the_newer_reason(queue: Queue) -> None:
     queue.dead_letter(ReceivedMessage("m", "r", "body", 1), ContractError("first"))
     (letter,) = queue.dead_letters.receive()
     queue.dead_letter(letter, ContractError("second"))
@@ -212,7 +212,7 @@ def test_when_sqs_fails_it_is_an_upstream_error() -> None:
             call()
 
 
-def test_messages_that_cannot_be_deleted_or_hidden_are_nobodys_error() -> None:
+def test_messages_that_cannot_be_deleted_or_hidden_are_no_error() -> None:
     queue = Queue(AlwaysFails(), "https://sqs/0/q")  # type: ignore[arg-type]
     queue.delete([ReceivedMessage("m", "r", "body", 1)])
     queue.hide([ReceivedMessage("m", "r", "body", 1)], 5)

@@ -73,6 +73,6 @@ def test_what_has_expired_is_no_root_or_belongs_to_no_region_is_left_out() -> No
     assert list(roots("".join([*others, good]), NOW)) == ["Amazon RDS xx-west-1 Root CA"]
 
 
-def test_an_authority_of_somebody_else_is_refused_and_named() -> None:
+def test_an_authority_of_another_organization_is_refused_and_named() -> None:
     with pytest.raises(ValueError, match="'Anybody' is no authority of Amazon RDS"):
         roots(certificate("Anybody", unit="Anything"), NOW)

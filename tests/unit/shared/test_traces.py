@@ -141,7 +141,7 @@ def test_work_that_breaks_is_a_fault_and_breaks_as_it_would(xray: XRay) -> None:
     assert [segment["fault"] for segment in xray.documents] == [True]
 
 
-def test_an_x_ray_that_is_away_costs_the_work_nothing_and_is_asked_for_nothing_more(xray: XRay) -> None:
+def test_an_x_ray_that_is_down_delays_no_work_and_gets_no_more_requests(xray: XRay) -> None:
     xray.away = True
     ours = Traces("dev-worker")
     for _ in range(3):

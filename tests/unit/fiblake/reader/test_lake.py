@@ -142,7 +142,7 @@ def test_daily_bars_are_adjusted_or_as_traded(lake: Lake) -> None:
     assert rows_of(lake, "AAPL", start=after, end=after) == rows_of(lake, "AAPL", start=after, end=after, adjust="raw")
 
 
-def test_a_row_that_stands_in_two_files_while_it_moves_is_given_once(tmp_path: Path) -> None:
+def test_a_row_that_is_in_two_files_while_it_moves_is_returned_once(tmp_path: Path) -> None:
     lake = lake_of(Contents({"AAPL": numbered(SOME)}), tmp_path)
     store = store_of(lake)
     before = lake.bars("AAPL", "3d", source="silver").table

@@ -34,7 +34,7 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return names | {"printed": capsys.readouterr().out}
 
 
-def test_the_page_draws_ranks_reads_again_and_hands_over(ran: dict[str, Any], tmp_path: Path) -> None:
+def test_the_page_draws_ranks_repeats_and_exports(ran: dict[str, Any], tmp_path: Path) -> None:
     assert (tmp_path / "aapl.png").read_bytes().startswith(b"\x89PNG")
     closes, ranking = ran["closes"], ran["ranking"]
     expected = {symbol: closes[symbol].iloc[-2] / closes[symbol].iloc[-13] - 1 for symbol in ("AAPL", "MSFT")}

@@ -85,7 +85,7 @@ def test_without_any_credentials_the_error_says_what_to_set(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("name", ["prod", None])
-def test_a_stacks_bucket_is_asked_for(
+def test_a_stacks_bucket_is_requested(
     options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str | None
 ) -> None:
     from fiblake import stacks  # noqa: PLC0415 (as the reader does)
