@@ -85,7 +85,7 @@ def environment_of(servers: Mapping[str, str]) -> dict[str, str]:
     return {**inherited, "LOG_LEVEL": "WARNING", **servers}
 
 
-def timed(work: Work, options: Mapping[str, Any]) -> dict[str, Any]:
+def measure_work(work: Work, options: Mapping[str, Any]) -> dict[str, Any]:
     """Run the work in this process; return its figures: wall, CPU and peak are the work's own if it has them."""
     settle_arrow()
     result, measured = spent(lambda: work(**options))

@@ -88,10 +88,10 @@ def requests_served() -> Counter[str]:
     A page of a listing is one request, and a HEAD counts as GET. Empty if the environment names no such server.
     """
     url = os.environ.get(METRICS)
-    return counted(_metrics(url)) if url else Counter()
+    return count_requests(_metrics(url)) if url else Counter()
 
 
-def counted(metrics: str) -> Counter[str]:
+def count_requests(metrics: str) -> Counter[str]:
     """Return the S3 requests by kind in SeaweedFS's metrics, including failed ones."""
     served: Counter[str] = Counter()
     for kind, count in _SERVED.findall(metrics):

@@ -94,7 +94,7 @@ def env(
     if unset:
         typer.echo(f"unset {' '.join(environment_of(None))}")
         return
-    stack = supervisor.current()
+    stack = supervisor.running_stack()
     if sam:
         typer.echo(json.dumps(_variables_by_function(stack), indent=1))
     elif wants_json(context):

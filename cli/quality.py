@@ -121,7 +121,7 @@ async def _read_requested(
 
     async with connected(*stack.database()) as database:
         sessions = await database.stored_sessions(first, closed)
-        record = await database.current(symbol)
+        record = await database.current_record(symbol)
     if record and record.history_loaded_at and record.history_from:
         last = min(record.history_loaded_at.date(), closed)
         sessions |= set(calendar.between(record.history_from, last)) if record.history_from <= last else set()

@@ -51,16 +51,16 @@ def rds(
 
 
 async def _find_due(stack: Target, days: int) -> "Due":
-    from services.vacuum.rows import due
+    from services.vacuum.rows import find_due
     from shared.database import connected
 
     async with connected(*stack.database()) as database:
-        return await due(database, datetime.now(UTC).date(), days)
+        return await find_due(database, datetime.now(UTC).date(), days)
 
 
 async def _retire(stack: Target, old: "Due", batch: int, advance: Advance) -> "Retired":
-    from services.vacuum.rows import retire
+    from services.vacuum.rows import archive_rows
     from shared.database import connected
 
     async with connected(*stack.database()) as database:
-        return await retire(database, stack.store, old, batch, datetime.now(UTC), advance)
+        return await archive_rows(database, stack.store, old, batch, datetime.now(UTC), advance)

@@ -227,7 +227,7 @@ def _local() -> Target:
     from local import supervisor
     from local.environment import isolate
 
-    stack = supervisor.current()
+    stack = supervisor.running_stack()
     _keep_stdout_clean()
     isolate()
     os.environ.update(stack.environment())

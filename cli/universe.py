@@ -36,7 +36,7 @@ def universe(
     if stored is None:
         raise NotFoundError(f"the lake has no {UNIVERSE_KEY}: run `fiblake metadata`, which writes it")
     universe = read_universe(stored.data)
-    listed = universe.on(wanted_day).to_pylist()
+    listed = universe.listed_on(wanted_day).to_pylist()
     wanted = {name.strip() for name in types.split(",")} | {None} if types else {row["type"] for row in listed}
     rows = [row for row in listed if row["type"] in wanted]
     facts = {

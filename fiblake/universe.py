@@ -47,7 +47,7 @@ class Universe:
     companies: pa.Table
     known_since: date
 
-    def on(self, day: date) -> pa.Table:
+    def listed_on(self, day: date) -> pa.Table:
         """Return the companies that were listed on `day`, by symbol."""
         begun = pc.less_equal(self.companies["valid_from"], pa.scalar(day))
         still = pc.fill_null(pc.greater_equal(self.companies["valid_to"], pa.scalar(day)), fill_value=True)

@@ -66,7 +66,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def current() -> Stack:
+def running_stack() -> Stack:
     """Return the running stack; raise NotRunningError if there is none."""
     if not is_running() or not STATE.exists():
         raise NotRunningError("no local stack is up: start one with `fiblake local up`")

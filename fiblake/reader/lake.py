@@ -122,7 +122,7 @@ class Lake:
             raise NotFoundError(f"the lake has no {UNIVERSE_KEY}: `fiblake metadata` writes it")
         universe, when = read_universe(stored.data), _day(day, "day")
         facts = {"day": when.isoformat(), "known_since": universe.known_since.isoformat()}
-        return Result(with_metadata(universe.on(when), as_of=self.clock().isoformat(), **facts), "symbol")
+        return Result(with_metadata(universe.listed_on(when), as_of=self.clock().isoformat(), **facts), "symbol")
 
     def _reference_rows(
         self, symbol: str, key_of: Callable[[str], str], read: Callable[[bytes, str], Sequence[object]],

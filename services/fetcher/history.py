@@ -50,7 +50,7 @@ class HistoryFetcher:
 
     async def _load(self, symbol: str, sessions_asked: Asked, closed: date) -> Stored:
         intake, watch, scope = self.intake, Stopwatch(), history_scope(symbol)
-        with watch.timed("database"):
+        with watch.measure("database"):
             await settle_bars(intake, scope)
             companies = await self._companies(symbol)
             begins, listed = (
@@ -59,7 +59,7 @@ class HistoryFetcher:
             start = max(filter(None, [begins, self.earliest]))
             closed = closed if sessions_asked.anything else min(closed, _last_day(companies))
             splits = (await intake.database.splits(symbol)).get(symbol, [])
-        with watch.timed("vendor"):
+        with watch.measure("vendor"):
             bars = await self._bars(symbol, start, min(sessions_asked.last or closed, closed), listed)
         past = StoredState(split_ratios=split_ratios(symbol, bars, splits))
         bars, decided = since_listing(bars, listed, past.split_ratios, intake.jump_limit, intake.calendar)
@@ -68,12 +68,12 @@ class HistoryFetcher:
         sifted = classify_bars(bars, intake.calendar, past, intake.jump_limit, intake.clock())
         rows = sifted.rows
         key = intake.bronze.range_key(symbol, rows[0]["timestamp"], rows[-1]["timestamp"]) if rows else ""
-        with watch.timed("database"):
+        with watch.measure("database"):
             await intake.database.note(scope, [key] if rows else [])
-        with watch.timed("s3"):
+        with watch.measure("s3"):
             await add_bars(intake, sifted, key, symbol)
         written_at = intake.clock()
-        with watch.timed("database"):
+        with watch.measure("database"):
             await intake.database.store(rows, Settled(scope))
             if rows and not sessions_asked.anything:
                 sessions = [row["timestamp"] for row in rows]

@@ -139,7 +139,7 @@ class MassiveClient:
         self._leave_out("tickers", [*others, *(row for row in stocks if not row.ticker)], path)
         return list(dict.fromkeys(_ticker(row) for row in stocks))
 
-    async def delisted(self, symbol: str) -> Ticker | None:
+    async def find_delisted(self, symbol: str) -> Ticker | None:
         """Return the inactive stock of that symbol, the latest one of several; None if there is none."""
         query = {"ticker": symbol, **_tickers_query(active=False)}
         rows = await self._rows(wire.Tickers, "/v3/reference/tickers", query)

@@ -260,7 +260,7 @@ class MetadataFetcher:
 
         async def ask(record: SymbolRecord) -> Ticker | None:
             try:
-                return await self.vendor.delisted(record.symbol)
+                return await self.vendor.find_delisted(record.symbol)
             except FiblakeError as error:
                 logger.warning("no delisting", extra={"symbol": record.symbol, "reason": str(error)})
                 return None

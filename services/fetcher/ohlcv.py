@@ -128,25 +128,25 @@ class Fetcher:
     async def _session(self, session: date) -> Stored:
         """Store one session whole: date files, then rows, ledger and watermark in one transaction."""
         intake, watch = self.intake, Stopwatch()
-        with watch.timed("database"):
+        with watch.measure("database"):
             wanted = await self._universe(session)
             past = await self._past(session, await settle_bars(intake, session_scope(session)))
-        with watch.timed("vendor"):
+        with watch.measure("vendor"):
             bars = await intake.vendor.grouped_daily(session)
         _check_not_short(session, bars, wanted & past.closes.keys())
         ours = [bar for bar in bars if bar.symbol in wanted or self._nameless(bar)]
         sifted = classify_bars(ours, intake.calendar, past, intake.jump_limit, intake.clock())
         files = [(intake.bronze.date_key(row["symbol"], session), bars_file([row])) for row in sifted.rows]
-        with watch.timed("database"):
+        with watch.measure("database"):
             await intake.database.note(session_scope(session), [key for key, _ in files])
-        with watch.timed("s3"):
+        with watch.measure("s3"):
             await put_bars(intake, sifted, files, str(session))
         written_at = intake.clock()
         counts = SessionCounts(
             bars=len(sifted.rows) + sifted.unchanged, quarantined=len(sifted.refused),
             outside_universe=len(bars) - len(ours), flagged=len(sifted.flagged),
         )  # fmt: skip
-        with watch.timed("database"):
+        with watch.measure("database"):
             await intake.database.store_session(sifted.rows, session, counts, intake.calendar)
         return log_stored(_stored(str(session), sifted, counts, written_at, watch))
 

@@ -57,7 +57,7 @@ class Vendor(Protocol):
     async def listed_as(self, symbol: str, on: date) -> list[Ticker]:
         """Return the stocks that had the symbol on the day `on`."""
 
-    async def delisted(self, symbol: str) -> Ticker | None:
+    async def find_delisted(self, symbol: str) -> Ticker | None:
         """Return the latest inactive stock of that symbol; None if there is none."""
 
     async def details(self, symbol: str) -> Details | None:

@@ -46,7 +46,7 @@ class Retired:
     """Rows that were written again while they were archived: they stay for the next run."""
 
 
-async def due(database: Database, today: date, days: int) -> Due:
+async def find_due(database: Database, today: date, days: int) -> Due:
     """Find the rows that are more than `days` days old; raise ConfigurationError below the floor of 60."""
     if days < FLOOR_DAYS:
         raise ConfigurationError(
@@ -56,7 +56,7 @@ async def due(database: Database, today: date, days: int) -> Due:
     return Due(before, await database.sessions_before(before))
 
 
-async def retire(  # noqa: PLR0917
+async def archive_rows(  # noqa: PLR0917
     database: Database, store: ObjectStore, old: Due, batch: int, now: datetime, advance: Advance = lambda _: None
 ) -> Retired:
     """Archive the rows and delete them, `batch` at a time.

@@ -78,7 +78,7 @@ class SymbolTable(Connected):
         async with self._transaction():
             return [SymbolRecord(**record) for record in await self._connection.fetch(_ALL)]
 
-    async def current(self, symbol: str) -> SymbolRecord | None:
+    async def current_record(self, symbol: str) -> SymbolRecord | None:
         """Return the record of the company that has `symbol` now, or None."""
         async with self._transaction():
             record = await self._connection.fetchrow(_CURRENT, symbol)

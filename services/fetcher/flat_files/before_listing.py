@@ -75,7 +75,7 @@ class Judge:
         for record, ended in _candidates(self.records):
             if is_ours(record):
                 candidates.setdefault(record.symbol, []).append((record, ended))
-        unclaimed = UnclaimedRows.counted(self.stored, candidates.keys())
+        unclaimed = UnclaimedRows.count(self.stored, candidates.keys())
         finds: list[Found] = []
         symbols = sorted(unclaimed.rows)
         for group in chunks(symbols, len(symbols), MOST_ROWS, unclaimed.rows.__getitem__):
@@ -159,7 +159,7 @@ class UnclaimedRows:
     keys: Mapping[str, Sequence[str]]
 
     @classmethod
-    def counted(cls, stored: StoredFiles, tickers: Collection[str]) -> "UnclaimedRows":
+    def count(cls, stored: StoredFiles, tickers: Collection[str]) -> "UnclaimedRows":
         """Count the rows of these tickers, one file at a time."""
         rows: Counter[str] = Counter()
         keys: dict[str, list[str]] = {}

@@ -30,7 +30,7 @@ CALLS: dict[str, Call] = {
     "grouped": lambda client: client.grouped_daily(SESSION),
     "range": lambda client: client.daily_range("IBM", FIRST, LAST),
     "tickers": lambda client: client.tickers(),
-    "delisted": lambda client: client.delisted("IBM"),
+    "delisted": lambda client: client.find_delisted("IBM"),
     "details": lambda client: client.details("IBM"),
     "changes": lambda client: client.ticker_changes("FB"),
     "splits": lambda client: client.splits(),
@@ -95,7 +95,7 @@ async def test_details_changes_and_what_is_unknown(client: MassiveClient) -> Non
     assert await client.ticker_changes("FB") == [TickerChange(date(2012, 5, 18), "FB")]
     assert await client.details("NONE") is None
     assert await client.ticker_changes("NONE") == []
-    assert await client.delisted("FB") is None
+    assert await client.find_delisted("FB") is None
 
 
 @pytest.mark.usefixtures("small_pages")

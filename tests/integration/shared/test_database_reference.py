@@ -36,11 +36,11 @@ async def test_records_are_given_as_they_were_saved_by_symbol_and_age(migrated: 
     )  # fmt: skip
     old = record("AAPL", BEGINNING, DAY - timedelta(days=1))
     async with opened(migrated) as database:
-        assert (await database.metadata(), await database.current("AAPL")) == ([], None)
+        assert (await database.metadata(), await database.current_record("AAPL")) == ([], None)
         await database.save_metadata([record("MSFT"), bare, record("AAPL", DAY), old])
         assert await database.metadata() == [old, record("AAPL", DAY), bare, record("MSFT")]
-        assert await database.current("AAPL") == record("AAPL", DAY)
-        assert await database.current("kimpl") is None
+        assert await database.current_record("AAPL") == record("AAPL", DAY)
+        assert await database.current_record("kimpl") is None
         await database.save_metadata([])
 
 
@@ -130,7 +130,7 @@ async def test_a_history_is_due_until_it_is_loaded_and_not_again_while_it_is_on_
         await database.history_loaded("MSFT", NOW + hour, {BEGINNING: None})
         await database.history_loaded("NOBODY", NOW + hour, {BEGINNING: DAY})
         assert await database.history_due(TYPES, NOW + day) == []
-        loaded = await database.current("AAPL")
+        loaded = await database.current_record("AAPL")
         assert loaded == replace(
             record(), history_requested_at=NOW, history_loaded_at=NOW + hour, history_from=date(1980, 12, 12)
         )

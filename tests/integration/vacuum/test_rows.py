@@ -9,7 +9,7 @@ from fiblake.bars import BRONZE, ReportedBar, decode, encode
 from fiblake.calendar import nyse
 from fiblake.errors import ConfigurationError, UpstreamError
 from fiblake.lake import archive_key
-from services.vacuum.rows import Due, Retired, due, retire
+from services.vacuum.rows import Due, Retired, archive_rows, find_due
 from shared.database import Database, DatabaseAddress, SessionCounts
 from tests.fakes import MemoryObjectStore
 from tests.integration.databases import ask, opened
@@ -34,7 +34,7 @@ async def filled(address: DatabaseAddress) -> None:
 
 
 async def retired(database: Database, store: MemoryObjectStore, batch: int = 2) -> Retired:
-    return await retire(database, store, await due(database, TODAY, DAYS), batch, NOON)
+    return await archive_rows(database, store, await find_due(database, TODAY, DAYS), batch, NOON)
 
 
 def archived(store: MemoryObjectStore) -> list[dict[str, Any]]:
@@ -53,7 +53,7 @@ async def in_table(address: DatabaseAddress) -> list[dict[str, Any]]:
 async def test_what_would_go_is_shown_and_nothing_is_changed(migrated: DatabaseAddress) -> None:
     await filled(migrated)
     async with opened(migrated) as database:
-        to_retire = await due(database, TODAY, DAYS)
+        to_retire = await find_due(database, TODAY, DAYS)
     assert to_retire == Due(TODAY - timedelta(days=DAYS), dict.fromkeys(OLD, 3))
     assert to_retire.rows == 15
     assert len(await in_table(migrated)) == 18
@@ -179,4 +179,4 @@ async def test_a_row_written_again_while_it_is_archived_stays_for_the_next_run(
 async def test_less_than_two_months_is_refused(migrated: DatabaseAddress) -> None:
     async with opened(migrated) as database:
         with pytest.raises(ConfigurationError, match="59 days are below the floor of 60"):
-            await due(database, TODAY, 59)
+            await find_due(database, TODAY, 59)

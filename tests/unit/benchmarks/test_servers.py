@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.servers import counted, cpu_counted
+from benchmarks.servers import count_requests, cpu_counted
 
 METRICS = """
 # TYPE SeaweedFS_s3_request_total counter
@@ -14,7 +14,7 @@ process_cpu_seconds_total 12.5
 
 
 def test_requests_are_counted_by_kind_whatever_bucket_and_answer() -> None:
-    assert counted(METRICS) == {"list": 1, "get": 8, "put": 12}
+    assert count_requests(METRICS) == {"list": 1, "get": 8, "put": 12}
 
 
 def test_the_servers_cpu_is_what_it_says_itself() -> None:

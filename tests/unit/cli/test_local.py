@@ -28,7 +28,7 @@ def stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stack:
     fields = {"folder": tmp_path, "endpoint_url": "http://a b", "batch_url": "http://batch", "outputs": outputs}
     rest = {name: "" for name in Stack.__dataclass_fields__ if name not in fields}
     stack = Stack(**fields, **rest)
-    monkeypatch.setattr(supervisor, "current", lambda: stack)
+    monkeypatch.setattr(supervisor, "running_stack", lambda: stack)
     monkeypatch.setattr(Stack, "client", lambda _stack, _service: Lambda())
     return stack
 

@@ -58,7 +58,7 @@ EMPTY = {
 """The exit code of each command on an empty lake, with a stack without Postgres whose functions have no settings."""
 INTERRUPTED = {
     "costs": "cli.costs.table", "local up": "time.sleep", "local down": "local.supervisor.stop",
-    "local env": "local.supervisor.current",
+    "local env": "local.supervisor.running_stack",
 }  # fmt: skip
 """The function in which Ctrl-C reaches a command without an account; it reaches the others while they find their stack.
 """

@@ -77,7 +77,7 @@ def test_the_options_turn_the_process_to_the_stack_they_name(monkeypatch: pytest
 
 def test_the_local_stack_takes_no_setting_of_the_users_account(monkeypatch: pytest.MonkeyPatch) -> None:
     running = Stack(Path(), "http://127.0.0.1:1", "http://127.0.0.1:2", "", OWNER, OUTPUTS)
-    monkeypatch.setattr(supervisor, "current", lambda: running)
+    monkeypatch.setattr(supervisor, "running_stack", lambda: running)
     monkeypatch.setenv("AWS_PROFILE", "prod")
     stack = target(context(Choice(local=True)))  # type: ignore[arg-type]
     assert (stack.name, stack.outputs) == ("local", OUTPUTS)

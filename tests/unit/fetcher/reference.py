@@ -62,7 +62,7 @@ class ReferenceVendor:
         self._fail("tickers")
         return list(self.listed)
 
-    async def delisted(self, symbol: str) -> Ticker | None:
+    async def find_delisted(self, symbol: str) -> Ticker | None:
         self._ask("delisted", symbol)
         return self.gone.get(symbol)
 

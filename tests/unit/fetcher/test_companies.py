@@ -126,7 +126,7 @@ class World:
         return read_universe(self.store.peek(UNIVERSE_KEY) or b"")
 
     def names(self, day: date) -> list[tuple[str, str]]:
-        return [(row["symbol"], row["name"]) for row in self.universe().on(day).to_pylist()]
+        return [(row["symbol"], row["name"]) for row in self.universe().listed_on(day).to_pylist()]
 
 
 def script(market: Sequence[Listing], day: date) -> list[tuple[str, str]]:

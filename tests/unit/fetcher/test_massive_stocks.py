@@ -38,7 +38,7 @@ async def tickers(vendor: Vendor) -> list[Ticker]:
 
 async def delisted(vendor: Vendor) -> Ticker | None:
     async with client_of(vendor) as client:
-        return await client.delisted("OLD")
+        return await client.find_delisted("OLD")
 
 
 async def details(vendor: Vendor, symbol: str = "AAPL") -> Details | None:

@@ -93,7 +93,7 @@ async def test_a_first_run_takes_over_the_list_and_requests_every_history(world:
     assert world.store.keys() == [UNIVERSE_KEY]
     universe = read_universe(world.store.peek(UNIVERSE_KEY) or b"")
     assert universe.known_since == FRI
-    assert universe.on(FRI)["symbol"].to_pylist() == ["AACBW", "AAPL", "MSFT", "SPY"]
+    assert universe.listed_on(FRI)["symbol"].to_pylist() == ["AACBW", "AAPL", "MSFT", "SPY"]
 
 
 async def test_the_universe_of_a_day_has_the_companies_listed_then_and_an_equal_list_writes_nothing(
@@ -104,9 +104,9 @@ async def test_the_universe_of_a_day_has_the_companies_listed_then_and_an_equal_
     world.store.journal.clear()
     await world.day_after(3)
     universe = read_universe(world.store.peek(UNIVERSE_KEY) or b"")
-    assert universe.on(FRI)["symbol"].to_pylist() == ["AAPL", "MSFT", "SPY"]
+    assert universe.listed_on(FRI)["symbol"].to_pylist() == ["AAPL", "MSFT", "SPY"]
     # Its listing date is unknown: it was not on the first list, and it has no bars yet.
-    assert universe.on(MON)["symbol"].to_pylist() == ["MSFT", "NEWCO", "SPY"]
+    assert universe.listed_on(MON)["symbol"].to_pylist() == ["MSFT", "NEWCO", "SPY"]
     world.store.journal.clear()
     await world.refresh()
     assert world.store.done("put", "write") == []
@@ -283,7 +283,7 @@ class StuckVendor(ReferenceVendor):
     async def ticker_changes(self, symbol: str) -> list[TickerChange]:
         return await self._never(symbol)
 
-    async def delisted(self, symbol: str) -> Ticker | None:
+    async def find_delisted(self, symbol: str) -> Ticker | None:
         return await self._never(symbol)
 
     async def details(self, symbol: str) -> Details | None:

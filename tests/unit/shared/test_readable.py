@@ -50,7 +50,7 @@ from services.fetcher.flat_files.days import DayFile
 from services.fetcher.flat_files.ledger import LEDGER_KEY, loaded_versions, record_loaded
 from services.resampler.month_files import MonthFiles
 from services.resampler.silver_join import Update
-from services.vacuum.rows import Due, retire
+from services.vacuum.rows import Due, archive_rows
 from shared.cleanup import with_run
 from shared.quarantine import list_quarantined, quarantine_of_sessions
 from tests.fakes import MemoryObjectStore
@@ -132,7 +132,7 @@ class Rows:
 
 def write_archive(store: MemoryObjectStore, symbols: list[str]) -> str:
     due = Due(SESSION, {SESSION: len(symbols)})
-    retired = asyncio.run(retire(Rows(symbols), store, due, 10_000, NOW))  # type: ignore[arg-type]
+    retired = asyncio.run(archive_rows(Rows(symbols), store, due, 10_000, NOW))  # type: ignore[arg-type]
     assert retired.rows == len(symbols)
     return archive_key(SESSION)
 
