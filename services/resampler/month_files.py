@@ -137,7 +137,8 @@ class MonthFiles:
             return catch_errors(self._join_group, months, changes, absent, last=last)
 
         with ThreadPoolExecutor(at_once) as pool:
-            for months, joined in zip(groups, pool.map(join_group, groups), strict=True):
+            in_turn = pool.map if len(groups) > 1 else map  # a thread for one group is waste
+            for months, joined in zip(groups, in_turn(join_group, groups), strict=True):
                 if isinstance(joined, FiblakeError):
                     pool.shutdown(cancel_futures=True)
                     raise joined
