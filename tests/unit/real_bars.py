@@ -7,7 +7,7 @@ Here decimal arithmetic on the file's own text decides whether a row is good, wi
 
 import csv
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
@@ -57,17 +57,17 @@ def published_rows() -> dict[str, list[Row]]:
     assert spec.submodule_search_locations
     rows: dict[str, list[Row]] = {}
     with Path(spec.submodule_search_locations[0], "data", "SP500_ind.csv").open(encoding="utf-8", newline="") as lines:
-        for line in csv.DictReader(lines):
-            bar = ReportedBar(
-                line["Symbol"], date.fromisoformat(line["Date"]),
-                *(float(line[name]) for name in ("Open", "High", "Low", "Close", "Volume")),
-            )  # fmt: skip
-            rows.setdefault(bar.symbol, []).append(Row(bar, _contradiction(line)))
+        reader = csv.reader(lines)
+        names = next(reader)
+        places = [names.index(name) for name in ("Symbol", "Date", "Open", "High", "Low", "Close", "Volume")]
+        for line in reader:
+            symbol, day, *prices, volume = (line[place] for place in places)
+            bar = ReportedBar(symbol, date.fromisoformat(day), *map(float, prices), float(volume))
+            rows.setdefault(symbol, []).append(Row(bar, _contradiction(*map(Decimal, prices))))
     return rows
 
 
-def _contradiction(line: Mapping[str, str]) -> str:
-    open_, high, low, close = (Decimal(line[name]) for name in ("Open", "High", "Low", "Close"))
+def _contradiction(open_: Decimal, high: Decimal, low: Decimal, close: Decimal) -> str:
     if high < max(open_, low, close):
         return f"high {float(high)} is below another price"
     return f"low {float(low)} is above another price" if low > min(open_, close) else ""

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 
 import pytest
 
@@ -21,8 +22,10 @@ from tests.unit.resampler.silver_lake import silver_frame
 from tests.unit.test_put_to_silver import Lake
 
 TOMORROW = next(session for session in SESSIONS if session > NOW.date())
-BATCH_OF_EVENTS = 100
+BATCH_OF_EVENTS = 200
 COLUMNS = ["symbol", "timestamp", "open", "high", "low", "close", "volume"]
+Facts = tuple[str, date, float, float, float, float, float]
+"""The values of COLUMNS of one bar."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +66,19 @@ def good_bars(files: Iterable[RangeFile]) -> list[ReportedBar]:
     return [row.bar for file in files for row in file.rows if not row.reason and not row.is_repeat]
 
 
-def stored_bars(lake: Lake, symbols: Iterable[str]) -> list[ReportedBar]:
+def facts_of(bars: Iterable[ReportedBar]) -> list[Facts]:
+    """Return what the files say of bars, in order."""
+    return sorted((b.symbol, b.session, b.open, b.high, b.low, b.close, b.volume) for b in bars)
+
+
+def stored_facts(lake: Lake, symbols: Iterable[str]) -> list[Facts]:
     """Return the bars in data.parquet of each symbol; none for a symbol without one."""
-    bars: list[ReportedBar] = []
+    facts: list[Facts] = []
     for symbol in symbols:
         if data := lake.store.peek(LAKE.data_key(symbol)):
             columns = Consolidated.decode(data, symbol, NOW).bars.select(COLUMNS).columns
-            bars += map(ReportedBar, *(column.to_pylist() for column in columns))
-    return bars
+            facts += zip(*(column.to_pylist() for column in columns), strict=True)
+    return sorted(facts)
 
 
 def expected_quarantine(files: Iterable[RangeFile]) -> Counter[tuple[str, ...]]:
@@ -113,7 +121,7 @@ def test_bars_as_published_become_silver_and_those_that_contradict_themselves_wa
     good, broken = good_bars(files), expected_quarantine(files)
     assert (len(files), len(good), broken.total()) == (524, 122_496, 78)
     assert actual_quarantine(lake) == broken
-    assert Counter(stored_bars(lake, published)) == Counter(good)
+    assert stored_facts(lake, published) == facts_of(good)
     assert silver_differences(lake, good) == dict.fromkeys(INTERVALS, 0)
 
 
@@ -135,10 +143,10 @@ def test_no_row_is_lost_or_stored_twice_with_any_error_in_the_files(
     for file in refused:
         assert file.key in letters[file.symbol]
         assert file.dirt.refusal in letters[file.symbol]
-    good, held, stored = good_bars(read), actual_quarantine(lake), stored_bars(lake, published)
+    good, held, stored = good_bars(read), actual_quarantine(lake), stored_facts(lake, published)
     repeats = sum(row.is_repeat for file in read for row in file.rows)
     assert held == expected_quarantine(read)
-    assert Counter(stored) == Counter(good)
+    assert stored == facts_of(good)
     assert sum(len(file.rows) for file in read) == len(stored) + held.total() + repeats
     assert silver_differences(lake, good) == dict.fromkeys(INTERVALS, 0)
     named = [vars(record)["key"] for record in caplog.records if record.message == "one session, two bars"]
@@ -149,5 +157,5 @@ def test_no_row_is_lost_or_stored_twice_with_any_error_in_the_files(
 
     everything = good_bars(files)
     assert actual_quarantine(lake) == expected_quarantine(files)
-    assert Counter(stored_bars(lake, published)) == Counter(everything)
+    assert stored_facts(lake, published) == facts_of(everything)
     assert silver_differences(lake, everything) == dict.fromkeys(INTERVALS, 0)
