@@ -27,7 +27,7 @@ def rds(
     """Move rows of raw_ohlcv older than DAYS to archive/raw_ohlcv/ in the bucket.
 
     Each session's rows are written as Parquet, read back and compared, and only then deleted. The next run finishes an
-    interrupted one.
+    interrupted one. A session whose archive cannot be read stays, and is named; the exit code is then 3.
     """
     stack = target(context)
     old = asyncio.run(_find_due(stack, days))
@@ -44,9 +44,12 @@ def rds(
     with progress("rows archived", old.rows) as advance:
         result = asyncio.run(_retire(stack, old, batch, advance))
     moved = f"{pluralize(result.rows, 'row')} of {pluralize(result.sessions, 'session')}"
-    facts = {"due": due_facts, "retired": {"sessions": result.sessions, "rows": result.rows, "kept": result.kept}}
-    answer(context, facts, lambda console: console.print(f"in the archive, and no longer in Postgres: {moved}"))
-    if result.kept:
+    faults = {session.isoformat(): str(error) for session, error in result.faults.items()}
+    counts = {"sessions": result.sessions, "rows": result.rows, "kept": result.kept, "faults": faults}
+    lines = [f"in the archive, and no longer in Postgres: {moved}"]
+    lines += [f"  the rows of {session} stay in Postgres: {reason}" for session, reason in faults.items()]
+    answer(context, {"due": due_facts, "retired": counts}, lambda console: console.print("\n".join(lines)))
+    if result.kept or faults:
         raise typer.Exit(3)
 
 

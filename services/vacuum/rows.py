@@ -4,14 +4,14 @@ One session at a time, its deletion in batches: after an interruption, the next 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, Final
 
 from fiblake.bars import BRONZE, decode_rows, encode_rows
 from fiblake.calendar import days_before
 from fiblake.decoding import market_limit
-from fiblake.errors import ConfigurationError, UpstreamError
+from fiblake.errors import ConfigurationError, ConflictError, ContractError, FiblakeError, UpstreamError
 from fiblake.lake import archive_key
 from shared.batching import chunks
 from shared.database import Database
@@ -44,6 +44,8 @@ class Retired:
     rows: int = 0
     kept: int = 0
     """Rows that were written again while they were archived: they stay for the next run."""
+    faults: dict[date, FiblakeError] = field(default_factory=dict)
+    """Why a session's rows stay in Postgres: its archive cannot be read or written."""
 
 
 async def find_due(database: Database, today: date, days: int) -> Due:
@@ -61,13 +63,19 @@ async def archive_rows(  # noqa: PLR0917
 ) -> Retired:
     """Archive the rows and delete them, `batch` at a time.
 
-    Raises UpstreamError if what is read back from the archive is not what was written; nothing of that session is
-    deleted then. Raises ConflictError if another run archives the same session.
+    A session whose archive cannot be read, or that another run archives, stays in Postgres, and the others go on.
+    Raises UpstreamError if S3 or Postgres fails, or if what is read back from the archive is not what was written;
+    nothing of that session is deleted then.
     """
     result = Retired()
     for session in old.sessions:
         rows = list((await database.bars(session)).values())
-        _archive(store, session, rows)
+        try:
+            _archive(store, session, rows)
+        except (ContractError, ConflictError) as error:
+            result.faults[session] = error
+            advance(len(rows))
+            continue
         # Before the rows are deleted: a session without rows that is not in the archive would be fetched again.
         await database.mark_archived(session, now)
         deleted = 0

@@ -241,7 +241,7 @@ def test_old_rows_leave_the_database_for_the_bucket(chain: Chain, fiblake: Fibla
     report = json_of(fiblake(*arguments, "--yes"))
 
     assert (shown["due"]["rows"], shown["retired"]) == (1, None)
-    assert report["retired"] == {"sessions": 1, "rows": 1, "kept": 0}
+    assert report["retired"] == {"sessions": 1, "rows": 1, "kept": 0, "faults": {}}
     archived = decode(chain.watcher.read(archive_key(session)) or b"", BRONZE, "the archive").to_pylist()
     assert archived == rows
     assert json_of(fiblake(*arguments, "--dry-run"))["due"]["rows"] == 0

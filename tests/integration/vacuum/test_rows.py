@@ -98,6 +98,23 @@ async def test_if_the_archive_fails_nothing_of_the_session_is_deleted_and_the_ne
     assert [*archived(store)] == [row for row in before if row["timestamp"] != YOUNG]
 
 
+async def test_a_session_whose_archive_cannot_be_read_stays_and_the_others_go_on(migrated: DatabaseAddress) -> None:
+    await filled(migrated)
+    before = await in_table(migrated)
+    store = MemoryObjectStore()
+    store.lay(archive_key(OLD[1]), b"not Parquet")
+    async with opened(migrated) as database:
+        report = await retired(database, store)
+        assert (report.sessions, report.rows) == (4, 12)
+        assert str(report.faults[OLD[1]]).startswith(f"{archive_key(OLD[1])} cannot be read")
+        assert "move it away" in str(report.faults[OLD[1]])
+        assert {row["timestamp"] for row in await in_table(migrated)} == {OLD[1], YOUNG}
+        assert store.peek(archive_key(OLD[1])) == b"not Parquet"
+        store.take_away(archive_key(OLD[1]))
+        assert (await retired(database, store)).faults == {}
+    assert [*archived(store)] == [row for row in before if row["timestamp"] != YOUNG]
+
+
 async def test_a_copy_that_reads_back_otherwise_deletes_nothing(migrated: DatabaseAddress) -> None:
     await filled(migrated)
     store = MemoryObjectStore()

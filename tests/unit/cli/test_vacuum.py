@@ -3,6 +3,9 @@ from datetime import date
 
 import pytest
 
+from cli import rows
+from fiblake.errors import ContractError
+from services.vacuum.rows import Due, Retired
 from tests.fakes import LAKE, bar, consolidated, parquet
 from tests.unit.cli.conftest import FakeTarget, Run
 
@@ -64,3 +67,25 @@ def test_an_impossible_request_is_exit_code_2_and_a_sentence(arguments: list[str
     result = run("vacuum", *arguments)
     assert result.exit_code == 2
     assert sentence in result.stderr
+
+
+def test_a_session_that_cannot_be_archived_is_named_and_exit_code_3(
+    run: Run, stack: FakeTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def find_due(*_: object) -> Due:
+        return Due(date(2025, 7, 1), {OLD: 2, date(2025, 6, 3): 1})
+
+    async def retire(*_: object) -> Retired:
+        return Retired(1, 1, 0, {OLD: ContractError("archive/x cannot be read: move it away")})
+
+    monkeypatch.setattr(rows, "target", lambda _context: stack)
+    monkeypatch.setattr(rows, "_find_due", find_due)
+    monkeypatch.setattr(rows, "_retire", retire)
+    result = run("vacuum", "rds", "--yes")
+    assert result.exit_code == 3
+    text = " ".join(result.stdout.split())
+    assert "1 row of 1 session" in text
+    assert "the rows of 2025-06-02 stay in Postgres: archive/x cannot be read: move it away" in text
+    answer = run("vacuum", "rds", "--yes", "--json")
+    assert answer.exit_code == 3
+    assert json.loads(answer.stdout)["retired"]["faults"] == {"2025-06-02": "archive/x cannot be read: move it away"}

@@ -133,6 +133,8 @@ class Rows:
 def write_archive(store: MemoryObjectStore, symbols: list[str]) -> str:
     due = Due(SESSION, {SESSION: len(symbols)})
     retired = asyncio.run(archive_rows(Rows(symbols), store, due, 10_000, NOW))  # type: ignore[arg-type]
+    for error in retired.faults.values():
+        raise error
     assert retired.rows == len(symbols)
     return archive_key(SESSION)
 
