@@ -46,7 +46,7 @@ _WITH_VALUE = ("--profile", "--region", "--endpoint-url", "--stack")
 _FLAGS = ("--local", "--json")
 EPILOG = (
     "Exit codes: 0 done; 1 a service failed or refused; 2 the command line or a setting is wrong; "
-    "3 done, but something is left to look at.\n\n"
+    "3 done, but a problem remains.\n\n"
     "Example: fiblake --stack prod-fiblake --region us-east-1 status"
 )
 
@@ -121,9 +121,7 @@ def choose(
         str | None, typer.Option(help="Profile of AWS's configuration files.", envvar="AWS_PROFILE")
     ] = None,
     region: Annotated[str | None, typer.Option(help="AWS region.", envvar="AWS_REGION")] = None,
-    endpoint_url: Annotated[
-        str | None, typer.Option(help="Where AWS's API is, if elsewhere.", envvar="AWS_ENDPOINT_URL")
-    ] = None,
+    endpoint_url: Annotated[str | None, typer.Option(help="URL of another AWS API.", envvar="AWS_ENDPOINT_URL")] = None,
     stack: Annotated[str, typer.Option(help="CloudFormation stack to act on.", envvar="FIBLAKE_STACK")] = DEFAULT_STACK,
     *,
     on_local: Annotated[

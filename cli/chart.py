@@ -32,11 +32,11 @@ def _intervals(incomplete: str) -> list[str]:
 
 def chart(
     context: typer.Context,
-    symbol: Annotated[str, typer.Argument(help="Whose bars.")],
+    symbol: Annotated[str, typer.Argument(help="The symbol.")],
     interval: Annotated[str, typer.Argument(help=f"One of {', '.join(KNOWN)}.", autocompletion=_intervals)],
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write (.png, .svg, .pdf).")],
-    last: Annotated[int, typer.Option(min=1, help="How many of the last bars.")] = 120,
+    last: Annotated[int, typer.Option(min=1, help="The number of last bars.")] = 120,
     log: Annotated[bool, typer.Option("--log", help="Logarithmic prices: equal steps are equal returns.")] = False,
 ) -> None:
     """Draw a symbol's bars as candlesticks with volume; a bucket that is not complete yet is grey.

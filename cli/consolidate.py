@@ -26,7 +26,7 @@ def consolidate(
     full: Annotated[
         bool, typer.Option("--full", help="Merge all source files again, also those in the log; works in this process.")
     ] = False,
-    here: Annotated[bool, typer.Option("--here", help="Work in this process instead of asking the workers.")] = False,
+    here: Annotated[bool, typer.Option("--here", help="Work in this process, without the workers.")] = False,
     max_workers: Annotated[int, typer.Option(min=1, max=256, help="Symbols in work at once, in this process.")] = 8,
 ) -> None:
     """Bring data.parquet up to date with bronze, splits and identities, and publish the change.

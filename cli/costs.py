@@ -222,7 +222,7 @@ def costs(
         list[int], typer.Option(min=1, max=MOST_SYMBOLS, help="Symbols of the lake; may be given several times.")
     ],
 ) -> None:
-    """Estimate the costs of a lake with this number of symbols, from counted requests and the prices in this file."""
+    """Estimate the costs of a lake with this number of symbols, from counted requests and dated prices."""
     if wants_json(context):
         from cli.output import as_json
 

@@ -15,13 +15,13 @@ def migrate(
     context: typer.Context,
     secret: Annotated[
         str | None,
-        typer.Option(envvar="RDS_SECRET_ARN", help="Secret with the database's address; not named: the stack's."),
+        typer.Option(envvar="RDS_SECRET_ARN", help="Secret with the database's address; default: the stack's."),
     ] = None,
     fetcher_secret: Annotated[
         str | None,
         typer.Option(
             envvar="FETCHER_SECRET_ARN",
-            help="Secret of the fetchers' user, which is made to read and write rows only; not named: the stack's.",
+            help="Secret of the fetchers' user, who gets rights to rows only; default: the stack's.",
         ),
     ] = None,
     *,

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
     from shared.dead_letters import DeadLetter, DeadLetters, Filter, Outcome
 
-app = typer.Typer(help="Dead letters: messages that could not be worked on, with the reason.", no_args_is_help=True)
+app = typer.Typer(help="Dead letters: messages that failed, with the reason.", no_args_is_help=True)
 
-Queues = Annotated[list[str] | None, typer.Option("--queue", help="Only of this queue (say it again for more).")]
+Queues = Annotated[list[str] | None, typer.Option("--queue", help="Only of this queue; may be given several times.")]
 Reason = Annotated[str, typer.Option(help="Only those whose reason, or kind of error, contains this.")]
-OlderThan = Annotated[str | None, typer.Option(help="Only those that died so long ago.", metavar="2h")]
-NewerThan = Annotated[str | None, typer.Option(help="Only those that died since.", metavar="2h")]
+OlderThan = Annotated[str | None, typer.Option(help="Only those that are older than this.", metavar="2h")]
+NewerThan = Annotated[str | None, typer.Option(help="Only those that are newer than this.", metavar="2h")]
 Mended = Annotated[
     bool | None,
-    typer.Option("--mended/--standing", help="Only those whose fault is mended since, or still stands."),
+    typer.Option("--mended/--standing", help="Only those whose cause is mended, or is not."),
 ]
 REASONS_SHOWN: Final = 20
 
@@ -125,8 +125,10 @@ def replay(
     context: typer.Context,
     chosen: Chosen,
     *,
-    rate: Annotated[float | None, typer.Option(min=0.1, help="Messages a second at the most.")] = None,
-    most_replays: Annotated[int, typer.Option(min=1, help="A letter that died again after so many replays stays.")] = 3,
+    rate: Annotated[float | None, typer.Option(min=0.1, help="The maximum of messages per second.")] = None,
+    most_replays: Annotated[
+        int, typer.Option(min=1, help="A letter that failed again after this many replays stays.")
+    ] = 3,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be replayed.")] = False,
 ) -> None:
     """Send dead letters back to their queue or function, with their attributes and a replay count.
@@ -154,7 +156,7 @@ def discard(
     context: typer.Context,
     chosen: Chosen,
     *,
-    to: Annotated[Path | None, typer.Option(help="File that is to keep them (JSON lines; appended to).")] = None,
+    to: Annotated[Path | None, typer.Option(help="File to which they are appended, as JSON lines.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be discarded.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Discard without asking.")] = False,
 ) -> None:

@@ -12,7 +12,7 @@ from cli.target import target
 from fiblake.errors import UpstreamError
 from fiblake.wording import pluralize
 
-app = typer.Typer(help="Events by hand, for trying things out.", no_args_is_help=True)
+app = typer.Typer(help="Send events by hand.", no_args_is_help=True)
 SAMPLES_BUCKET: Final = "dev-condvest-datalake"
 SEND_EXAMPLE: Final = (
     "Example: fiblake events send events/consolidation-request.json --queue consolidation --local\n\n"
@@ -25,9 +25,9 @@ def send(
     context: typer.Context,
     file: Annotated[str, typer.Argument(help="A JSON file; - is standard input.")],
     *,
-    queue: Annotated[str, typer.Option(help="Queue to put it into, without the environment: consolidation.")],
+    queue: Annotated[str, typer.Option(help="The queue's name without the environment, such as consolidation.")],
     own_bucket: Annotated[
-        bool, typer.Option("--own-bucket", help=f"Say the stack's bucket where the sample says {SAMPLES_BUCKET}.")
+        bool, typer.Option("--own-bucket", help=f"Replace the sample's bucket, {SAMPLES_BUCKET}, by the stack's.")
     ] = False,
 ) -> None:
     """Send an event: its messages, if it has the format of Lambda's input from a queue; else the whole file."""

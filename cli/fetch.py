@@ -19,7 +19,8 @@ Example: fiblake fetch --date 2025-11-19
 
 Example: fiblake fetch --symbols AAPL,BRK.B --from 2000-01-03
 
-The settings are those of the stack's fetcher function; a variable of the same name in the environment counts more."""
+The settings are those of the stack's fetcher function;
+a variable of the same name in the environment takes precedence."""
 _COLUMNS: Final = ("what", "stored", "unchanged", "quarantined", "outside_universe", "flagged", "seconds")
 
 
@@ -28,13 +29,13 @@ def fetch(
     first: Annotated[datetime | None, typer.Option("--from", formats=DAY, help="First session.")] = None,
     last: Annotated[datetime | None, typer.Option("--to", formats=DAY, help="Last session.")] = None,
     day: Annotated[
-        datetime | None, typer.Option("--date", formats=DAY, help="Just this session, also if it is stored.")
+        datetime | None, typer.Option("--date", formats=DAY, help="Only this session, even if it is stored.")
     ] = None,
     symbols: Annotated[
-        str, typer.Option(help="Only these (AAPL,MSFT): their history, which does not make a session whole.")
+        str, typer.Option(help="Only the history of these symbols (AAPL,MSFT); no session counts as stored whole.")
     ] = "",
     *,
-    again: Annotated[bool, typer.Option("--again", help="With --from or --to: stored sessions, too.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="With --from or --to: also stored sessions.")] = False,
 ) -> None:
     """Fetch the missing sessions, or those you name; bars that are stored are not written again."""
     import asyncio

@@ -18,19 +18,21 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Load the past: companies, and long histories from files.", no_args_is_help=True)
 COMPANIES_EXAMPLE: Final = """Example: fiblake load companies --from 2003-09-10
 
-The settings are those of the stack's metadata fetcher; a variable of the same name in the environment counts more."""
+The settings are those of the stack's metadata fetcher;
+a variable of the same name in the environment takes precedence."""
 EXAMPLES: Final = """Example: fiblake load flatfiles --from 2003-09-10
 
 Example: fiblake load flatfiles --dir ~/flatfiles --from 2020-01-02 --to 2020-12-31
 
-The settings are those of the stack's fetcher function; a variable of the same name in the environment counts more."""
+The settings are those of the stack's fetcher function;
+a variable of the same name in the environment takes precedence."""
 NAMED_AT_MOST: Final = 5
 
 
 @app.command(name="companies", epilog=COMPANIES_EXAMPLE)
 def companies(
     context: typer.Context,
-    first: Annotated[datetime, typer.Option("--from", formats=DAY, help="First day whose companies are asked for.")],
+    first: Annotated[datetime, typer.Option("--from", formats=DAY, help="First day whose companies are requested.")],
 ) -> None:
     """Load into symbol_metadata the companies of each symbol since a day, including delisted companies.
 
@@ -65,7 +67,7 @@ def flatfiles(
     all_tickers: Annotated[
         bool, typer.Option("--all-tickers", help="Also bars that belong to no company in symbol_metadata.")
     ] = False,
-    again: Annotated[bool, typer.Option("--again", help="Files that are loaded already, too.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Also files that are already loaded.")] = False,
 ) -> None:
     """Load day files into bronze: one range file for each symbol and chunk of sessions. A later run continues.
 

@@ -31,7 +31,7 @@ app = typer.Typer(
 def up(
     context: typer.Context,
     first_session: Annotated[
-        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Where the very first fetch starts.")
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The first session of the first fetch.")
     ] = None,
     bars: Annotated[
         Path | None,
@@ -79,7 +79,9 @@ def down(context: typer.Context) -> None:
 def env(
     context: typer.Context,
     *,
-    unset: Annotated[bool, typer.Option("--unset", help="Take the variables out of a shell again.")] = False,
+    unset: Annotated[
+        bool, typer.Option("--unset", help="Print commands that remove the variables from a shell.")
+    ] = False,
     sam: Annotated[
         bool, typer.Option("--sam", help="Each function's variables as JSON, for `sam local invoke --env-vars`.")
     ] = False,

@@ -13,13 +13,14 @@ METADATA_EXAMPLES: Final = """Example: fiblake metadata
 
 Example: fiblake metadata --splits-only
 
-The settings are those of the stack's function; a variable of the same name in the environment counts more."""
+The settings are those of the stack's function;
+a variable of the same name in the environment takes precedence."""
 
 
 def metadata(
     context: typer.Context,
     *,
-    splits_only: Annotated[bool, typer.Option("--splits-only", help="Splits, and nothing else.")] = False,
+    splits_only: Annotated[bool, typer.Option("--splits-only", help="Update splits only.")] = False,
 ) -> None:
     """Update symbol_metadata, splits and dividends, and request the histories of new symbols."""
     import asyncio

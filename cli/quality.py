@@ -30,9 +30,9 @@ FINDINGS_SHOWN: Final = 20
 
 def quality(
     context: typer.Context,
-    symbols: Annotated[list[str], typer.Argument(help="Whose bars.")],
+    symbols: Annotated[list[str], typer.Argument(help="The symbol.")],
     *,
-    html: Annotated[Path | None, typer.Option(help="Write one page here as well, which needs no other file.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write the report to this file, as one page of HTML.")] = None,
 ) -> None:
     """Show whether a symbol's bars are complete, by the calendar and its listing, and whether they are plausible.
 

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from shared.objects import ObjectStore
     from shared.quarantine import QuarantinedBar
 
-app = typer.Typer(help="Bars that failed validation: look at them, let one in after all.", no_args_is_help=True)
+app = typer.Typer(help="Bars that broke a rule: list them, release one.", no_args_is_help=True)
 
 
 @app.command(name="list", epilog="Example: fiblake quarantine list --symbol AAPL")
-def list_(context: typer.Context, symbol: Annotated[str, typer.Option(help="Only this symbol's.")] = "") -> None:
+def list_(context: typer.Context, symbol: Annotated[str, typer.Option(help="Only bars of this symbol.")] = "") -> None:
     """List the bars in quarantine with the reasons. Exit code 3: objects could not be read; a warning names them."""
     from fiblake.rules import NUMBER_COLUMNS
 
@@ -39,8 +39,10 @@ def release(
     context: typer.Context,
     symbol: Annotated[str, typer.Argument(help="The symbol.")],
     session: Annotated[datetime, typer.Argument(formats=["%Y-%m-%d"], help="The session.")],
-    row: Annotated[int | None, typer.Option(help="Which one, if `list` shows several of the session.")] = None,
-    by: Annotated[str, typer.Option(help="Who answers for it, for the record; empty means the user here.")] = "",
+    row: Annotated[int | None, typer.Option(help="The row, if `list` shows several of the session.")] = None,
+    by: Annotated[
+        str, typer.Option(help="The responsible person, for the record; empty: the user of this machine.")
+    ] = "",
 ) -> None:
     """Release a bar into the lake as it was reported; processing_metadata/quarantine_releases.json records it."""
     import asyncio

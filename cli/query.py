@@ -29,10 +29,10 @@ def query(
     sql: Annotated[str, typer.Argument(help="One SELECT, in DuckDB's SQL.")],
     *,
     symbols: options.Symbols = None,
-    csv: Annotated[Path | None, typer.Option(help="Write the rows here instead, as CSV.")] = None,
-    parquet: Annotated[Path | None, typer.Option(help="Write the rows here instead, as Parquet.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the rows to this file, as CSV.")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="Write the rows to this file, as Parquet.")] = None,
     rows: Annotated[
-        int | None, typer.Option(min=1, help=f"Rows to print at the most ({ROWS_SHOWN}; with --json all of them).")
+        int | None, typer.Option(min=1, help=f"The maximum of rows to print ({ROWS_SHOWN}; with --json all).")
     ] = None,
     local_files: Annotated[
         bool, typer.Option("--local-files", help="Let the query read files of this machine as well.")

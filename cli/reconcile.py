@@ -29,7 +29,7 @@ def reconcile(
     since: Annotated[
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Compare only buckets that end on or after this day.")
     ] = None,
-    fix: Annotated[bool, typer.Option("--fix", help="Enqueue the work that makes good what lags.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Enqueue the repair of what lags.")] = False,
 ) -> None:
     """Compare bronze, its logs and reference files, manifest, silver and checkpoints, and list every symbol that lags.
 

@@ -18,7 +18,8 @@ Example: fiblake resample --full --memory-mb 1000
 
 Example: fiblake resample --full --rebuild
 
-The settings are those of the stack's resampler function; a variable of the same name in the environment counts more."""
+The settings are those of the stack's resampler function;
+a variable of the same name in the environment takes precedence."""
 _SOME_FAILED: Final = 3
 
 
@@ -30,14 +31,14 @@ def resample(
         bool,
         typer.Option(
             "--rebuild",
-            help="Also what was computed from the same version of the bars: after SplitAdjusted was changed.",
+            help="Also overwrite rows of the same version of the bars, after a change of SplitAdjusted.",
         ),
     ] = False,
     memory_mb: Annotated[
-        int, typer.Option(min=512, help="Memory to keep to; less means more readings of bronze.")
+        int, typer.Option(min=512, help="The limit of memory; a lower one means more readings of bronze.")
     ] = 3000,
 ) -> None:
-    """Compute all of silver again, beside the live resamplers; files that are up to date are not written.
+    """Compute all of silver again while the resamplers work; files that are up to date are not written.
 
     Rows of a newer version of their bars are never overwritten. It may be stopped and run again. On AWS the Batch job
     ENV-batch-duckdb-resampler does the same.

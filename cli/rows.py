@@ -19,9 +19,9 @@ EXAMPLE = "Example: fiblake vacuum rds --days 730 --dry-run\n\nExample: fiblake 
 def rds(
     context: typer.Context,
     *,
-    days: Annotated[int, typer.Option(min=1, help="Rows of younger sessions stay (60 at the least).")] = 730,
+    days: Annotated[int, typer.Option(min=1, help="Rows of later sessions stay (at least 60).")] = 730,
     batch: Annotated[int, typer.Option(min=1, max=50_000, help="Rows deleted at once.")] = 5_000,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go; do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be moved; do not ask.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Archive and delete without asking.")] = False,
 ) -> None:
     """Move rows of raw_ohlcv older than DAYS to archive/raw_ohlcv/ in the bucket.

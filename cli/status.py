@@ -26,12 +26,12 @@ EXAMPLE = "Example: fiblake status --watch\n\nExample: fiblake status --json"
 def status(
     context: typer.Context,
     *,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat until Ctrl-C.")] = False,
     every: Annotated[
-        float | None, typer.Option(min=0.5, help="With --watch: seconds between two looks (5).", show_default=False)
+        float | None, typer.Option(min=0.5, help="With --watch: seconds between two readings (5).", show_default=False)
     ] = None,
-    lag: Annotated[bool, typer.Option(help="Symbols that wait, and refused files (lists bronze).")] = True,
-    jobs: Annotated[int, typer.Option(min=0, help="How many of the last jobs to show.")] = 5,
+    lag: Annotated[bool, typer.Option(help="Also show waiting symbols and refused files (lists bronze).")] = True,
+    jobs: Annotated[int, typer.Option(min=0, help="The number of last jobs to show.")] = 5,
 ) -> None:
     """Show queues, dead letters, the last session fetched, consolidated and resampled, what lags, and the last jobs."""
     if every is not None and not watch:

@@ -16,7 +16,7 @@ def tag(
     context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="The tag's name; without one all tags are listed.")] = None,
     as_of: Annotated[str | None, typer.Option(help="The instant, such as 2026-03-01T12:00Z (UTC); now.")] = None,
-    by: Annotated[str, typer.Option(help="Who made it, for the record; empty means the user here.")] = "",
+    by: Annotated[str, typer.Option(help="The person, for the record; empty: the user of this machine.")] = "",
 ) -> None:
     """Create a tag, or list the existing tags. In Python, `as_of="NAME"` reads the lake as it was known then.
 

@@ -37,9 +37,9 @@ _MOST_IDS: Final = 10
 
 def trace(
     context: typer.Context,
-    wanted: Annotated[str, typer.Argument(metavar="ID", help="A correlation id, or a symbol: its last put.")],
+    wanted: Annotated[str, typer.Argument(metavar="ID", help="A correlation id, or a symbol (its last put).")],
     *,
-    since: Annotated[str, typer.Option(help="How far back the logs are searched.", metavar="2h")] = SINCE,
+    since: Annotated[str, typer.Option(help="The age up to which the logs are searched.", metavar="2h")] = SINCE,
 ) -> None:
     """Show the path of a put from S3 to silver as a timeline: put, requested, consolidated, resampled in each interval.
 

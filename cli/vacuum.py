@@ -25,8 +25,8 @@ BRONZE_EXAMPLE = (
 def bronze(
     context: typer.Context,
     symbols: options.Symbols = None,
-    max_workers: Annotated[int, typer.Option(min=1, max=256, help="Symbols looked at at once.")] = 10,
-    retention_days: Annotated[int, typer.Option(min=0, help="Merged files of younger sessions are kept.")] = 30,
+    max_workers: Annotated[int, typer.Option(min=1, max=256, help="Symbols that are checked at once.")] = 10,
+    retention_days: Annotated[int, typer.Option(min=0, help="Merged files of later sessions are kept.")] = 30,
     *,
     force_retention: Annotated[bool, typer.Option("--force-retention", help="Allow less than 7 days.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted; do not ask.")] = False,

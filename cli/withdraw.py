@@ -19,8 +19,10 @@ def withdraw(
     context: typer.Context,
     symbol: Annotated[str, typer.Argument(help="The symbol.")],
     session: Annotated[datetime, typer.Argument(formats=["%Y-%m-%d"], help="The session.")],
-    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
-    by: Annotated[str, typer.Option(help="Who answers for it, for the record; empty means the user here.")] = "",
+    reason: Annotated[str, typer.Option(help="The reason, for the record.")] = "",
+    by: Annotated[
+        str, typer.Option(help="The responsible person, for the record; empty: the user of this machine.")
+    ] = "",
 ) -> None:
     """Withdraw a bar from data.parquet, silver and Postgres; processing_metadata/withdrawals.json records it.
 

@@ -15,7 +15,7 @@ EXAMPLE: Final = "Example: fiblake console --local\n\nExample: fiblake console -
 def console(
     context: typer.Context,
     *,
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port on 127.0.0.1; 0: a free one.")] = 0,
     allow_actions: Annotated[
         bool, typer.Option("--allow-actions", help="Let the pages replay and discard dead letters.")
     ] = False,

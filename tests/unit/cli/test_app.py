@@ -141,7 +141,8 @@ def test_an_error_is_a_sentence_and_an_exit_code(
 
 def commands_of_page(page: str) -> list[str]:
     """Return the command lines of `fiblake` that a page shows, in the text or in a block."""
-    shown = re.findall(r"`((?:\.venv/bin/)?fiblake [^`\n]+)`", page)
+    text = "\n".join(line for line in page.splitlines() if not line.startswith("#"))  # docs/cli.md: names of commands
+    shown = re.findall(r"`((?:\.venv/bin/)?fiblake [^`\n]+)`", text)
     blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE))
     shown += re.findall(r"^(?:\.venv/bin/)?fiblake .+$", blocks.replace("\\\n", " "), flags=re.MULTILINE)
     return [re.split(r"\s#\s| [|>] ", line)[0].removeprefix(".venv/bin/") for line in shown]
