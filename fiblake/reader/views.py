@@ -73,11 +73,7 @@ def views_named_in(sql: str, files_hint: str, *, local_files: bool = False, dist
     `files_hint` is the remedy in the error about a query that names a file of this machine. With `distinct_columns`, a
     query with two columns of one name is refused, too.
     """
-    with duckdb.connect(config={**_SETTINGS, "temp_directory": ""}) as scratch:
-        columns_of = {name: [f'"{f.name}" {_TYPES[str(f.type)]}' for f in schema] for name, schema in schemas().items()}
-        scratch.execute(";".join(f'CREATE TABLE "{name}" ({", ".join(of)})' for name, of in columns_of.items()))
-        if not local_files:
-            _lock(scratch, [], [])
+    with open_scratch(local_files=local_files) as scratch:
         try:
             sql.encode()
             statements = scratch.extract_statements(sql)
@@ -97,6 +93,19 @@ def views_named_in(sql: str, files_hint: str, *, local_files: bool = False, dist
         )
     # Any word may be the name of a view; a view that the query does not use is harmless.
     return {name for name in schemas() if re.search(rf"\b{name}\b", sql, re.IGNORECASE)}
+
+
+def open_scratch(*, local_files: bool) -> "duckdb.DuckDBPyConnection":
+    """Open a database that has the columns of each view and no rows, to check queries.
+
+    It is opened for each query: a fork must not inherit a connection of DuckDB.
+    """
+    scratch = duckdb.connect(config={**_SETTINGS, "temp_directory": ""})
+    columns_of = {name: [f'"{f.name}" {_TYPES[str(f.type)]}' for f in schema] for name, schema in schemas().items()}
+    scratch.execute(";".join(f'CREATE TABLE "{name}" ({", ".join(of)})' for name, of in columns_of.items()))
+    if not local_files:
+        _lock(scratch, [], [])
+    return scratch
 
 
 @dataclass
