@@ -12,9 +12,11 @@ from typing import Any, NoReturn
 from unittest.mock import patch
 
 import pytest
-from botocore.loaders import JSONFileLoader
+from botocore.loaders import JSONFileLoader, Loader
 from hypothesis import HealthCheck, settings
 
+from fiblake.reader import views
+from fiblake.reader.views import open_scratch
 from local import supervisor
 from shared.telemetry import logger
 
@@ -78,9 +80,28 @@ def _no_local_stack(monkeypatch: pytest.MonkeyPatch, stacks: Path) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _service_models_read_once() -> Iterator[None]:
-    """Let botocore parse each of its data files once in a process; it does so again for each session of boto3."""
-    read = cache(JSONFileLoader().load_file)
-    with patch.object(JSONFileLoader, "load_file", lambda _self, file_path: read(file_path)):
+    """Let botocore list and parse each of its data files once in a process; it does so for each session of boto3."""
+    read, listed = cache(JSONFileLoader().load_file), dict[tuple[str, ...], list[str]]()
+    list_services = Loader.list_available_services
+
+    def services(loader: Loader, type_name: str) -> list[str]:
+        place = (type_name, *loader.search_paths)
+        if place not in listed:
+            listed[place] = list_services(loader, type_name)
+        return listed[place]
+
+    with (
+        patch.object(JSONFileLoader, "load_file", lambda _self, file_path: read(file_path)),
+        patch.object(Loader, "list_available_services", services),
+    ):
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _scratch_opened_once() -> Iterator[None]:
+    """Let queries be checked in one database of the process: to open one takes a hundred times as long as a check."""
+    scratch = cache(open_scratch)
+    with patch.object(views, "open_scratch", lambda *, local_files: scratch(local_files=local_files).cursor()):
         yield
 
 
