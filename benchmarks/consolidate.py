@@ -91,7 +91,7 @@ def _facts(symbols: int, days: int, measured: Mapping[str, Any]) -> dict[str, An
 
 
 def _drain(start: Barrier, ends: Any) -> None:  # noqa: ANN401 (a multiprocessing queue)
-    """Run the worker until the queue is empty; tell when its last message was done, and its CPU."""
+    """Run the worker until the queue is empty; return when its last message was finished, and its CPU time."""
     from services.consolidator.__main__ import main  # noqa: PLC0415
     from shared.queues import Queue, ReceivedMessage  # noqa: PLC0415
 

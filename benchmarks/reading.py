@@ -1,8 +1,8 @@
 """Queries of research to one lake, through S3: ours, and other tools. Seconds, and requests.
 
-All contestants have the same rows of one interval: DuckDB reads our month files, Delta Lake and ArcticDB a copy that
-is written in the way that suits them. Each question is asked several times, of the newest version of what is
-stored, and answered by a pandas frame; the median counts. All answers must be the same.
+All contestants have the same rows of one interval: DuckDB reads our month files, Delta Lake and ArcticDB a copy that is
+written in the way that suits them. Each query is run several times on the newest stored version, and returns a pandas
+frame; the median counts. All answers must be the same.
 """
 
 import os

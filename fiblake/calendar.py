@@ -188,7 +188,7 @@ class TradingCalendar:
 
 
 def days_before(day: date, days: int) -> date:
-    """Return the day that is so many days earlier: 0001-01-01 at the earliest, because a setting may mean "all"."""
+    """Return the day this many days earlier: 0001-01-01 at the earliest, because a setting may mean "all"."""
     return date.fromordinal(max(1, day.toordinal() - days))
 
 

@@ -139,7 +139,7 @@ def write_json(value: object, what: str, indent: int | None = None) -> bytes:
 
 
 def checked_json(data: bytes, what: str) -> bytes:
-    """Return a JSON text that is to be written; raise TooLargeError if `read_json` would refuse it."""
+    """Return a JSON text before it is written; raise TooLargeError if `read_json` would refuse it."""
     with decoding(_unreadable(what)):
         _check_json(data, "it")
     return data
@@ -324,7 +324,7 @@ def check_readable(data: bytes, table: pa.Table, what: str, allowed: int | None 
 
 
 def check_rows(rows: int, columns: int, what: str, allowed: int) -> None:
-    """Raise TooLargeError if so many rows would exceed `allowed` as Python dicts."""
+    """Raise TooLargeError if this many rows would exceed `allowed` as Python dicts."""
     size = rows * columns * ROW_VALUE_BYTES
     if size > allowed:
         raise too_large(what, f"has {rows:,} rows ({size:,} bytes)", allowed)

@@ -1,8 +1,8 @@
 """Read and write objects in S3: the one place that talks to it.
 
-Reads, writes and listings go through obstore (a fifth of botocore's CPU a request, conditional PUT by ETag); deletions
-go through boto's DeleteObjects, which takes an ETag an object (S3 User Guide, "Conditional deletes"). Keys are whole
-keys in the bucket, ETags are as S3 gives them, instants are UTC.
+Reads, writes and listings use obstore (a fifth of botocore's CPU time, conditional PUT by ETag); deletions use boto's
+DeleteObjects, which takes an ETag for each object (S3 User Guide, "Conditional deletes"). Keys are whole keys in the
+bucket, ETags are as S3 gives them, instants are UTC.
 """
 
 import random

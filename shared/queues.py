@@ -209,7 +209,7 @@ def queue_of_arn(arn: str) -> Queue:
 
 
 def retry_seconds(receive_count: int) -> int:
-    """Return the delay before a message that was received so often comes again."""
+    """Return the delay before a message that was received this often comes again."""
     return min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS << (receive_count - 1))
 
 

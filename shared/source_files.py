@@ -19,7 +19,7 @@ from fiblake.rules import NUMBER_COLUMNS, broken_rules, unbroken, unusable_numbe
 CLOCK_SKEW: Final = timedelta(days=1)
 """The accepted lead of a writer's clock over S3's: no later write could win over an instant in the far future."""
 MAX_BROKEN: Final = 20_000
-"""A file with more broken rows is refused: a symbol does not have so many sessions."""
+"""A file with more broken rows is refused: no symbol has this many sessions."""
 MAX_RIVALS: Final = 20
 _FIRST_INSTANT: Final = np.datetime64("0001-01-01", "us")
 

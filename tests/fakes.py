@@ -345,7 +345,7 @@ class _StoredMessage:
 class FakeQueue(Queue):
     """An SQS queue in memory with its own clock, which advances when a receiver waits and gets nothing.
 
-    `refuse_sends` tells which bodies it does not take, `refuse_receives` which receive (the first is 1) fails,
+    `refuse_sends` selects the bodies that it refuses, `refuse_receives` the receive (the first is 1) that fails,
     `refuse_dead_letters` makes its dead-letter queue fail. It never returns more than `most_at_once`, and may hide its
     messages (`looks_empty`): SQS counts approximately.
     """

@@ -30,7 +30,7 @@ class Merged:
     withdrawn: Mapping[date, datetime] = field(default_factory=dict)
     """The withdrawals that no later row has ended: a session is either in `bars` or here."""
     extends_base: bool = False
-    """Whether `bars` are surely those of the base, followed by new ones, so that nobody need compare them."""
+    """Whether `bars` are surely those of the base, followed by new ones, so that no comparison is needed."""
 
 
 def merge(

@@ -40,7 +40,7 @@ class Months:
 
     first: Month
     numbers: npt.NDArray[np.int16]
-    """The number of the month that each session lies in."""
+    """The number of each session's month."""
 
     @classmethod
     def of(cls, calendar: TradingCalendar) -> "Months":

@@ -62,7 +62,7 @@ class Plan(Protocol):
 
 
 class NoFaults:
-    """A plan in which nothing fails and nobody interferes."""
+    """A plan without faults and rivals."""
 
     def before(self, actor: "Caller", what: str) -> None:
         pass

@@ -140,7 +140,7 @@ def _base(world: World) -> None:
 
 
 def _route(world: World) -> None:
-    """Let the router see what arrived; nobody else acts."""
+    """Let the router process the arrivals; no other actor runs."""
     while world.visible(ARRIVALS):
         world.run("router", actors.route(world.cloud.receive(ARRIVALS, 10)))
 
@@ -157,7 +157,7 @@ def _resampler(world: World) -> tuple[str, Work]:
 
 
 def _others_work(world: World) -> None:
-    """Let all others do what is to be done; the actor's messages come again, as if it took too long."""
+    """Let all others do their work; the actor's messages come again, as if it took too long."""
     actors.advance(world.cloud, VISIBILITY[CONSOLIDATION] + 1)
     world.run("worker", actors.drain(None, world.retention_days), hasty=True)
     world.work_off()

@@ -91,7 +91,7 @@ class World:
         self.put(f"bronze/dividends/symbol={symbol}.parquet", data)
 
     def put_handovers(self, symbol: str, backs: Iterable[int]) -> None:
-        """Put the companies that bore a symbol, each from such a session on."""
+        """Put the companies that had a symbol, each from this session on."""
         self.put(f"bronze/identities/symbol={symbol}.parquet", oracle.identities_file(symbol, map(session, backs)))
 
     def put_foreign_data(self, symbol: str, prices: Mapping[int, float]) -> None:

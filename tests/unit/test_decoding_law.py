@@ -55,7 +55,7 @@ def test_no_exception_outlives_its_reason() -> None:
 
 
 def test_the_bytes_of_an_object_are_read_where_its_errors_are_caught() -> None:
-    """An object that is too large raises when its bytes are asked for: as an argument, before `catch_errors` begins."""
+    """An object that is too large raises when its bytes are read: as an argument, before `catch_errors` begins."""
     calls = [
         (path.relative_to(REPOSITORY).as_posix(), node)
         for folder in ("cli", "services", "shared")

@@ -17,7 +17,7 @@ from tests.fakes import REPOSITORY, bar, table
 SILVER_PAGE = (REPOSITORY / "docs/silver.md").read_text(encoding="utf-8")
 CONTRIBUTING = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
 ADDED = {"events/consolidation-complete-55d.json", "fiblake/data/lse_sessions.txt"}
-"""What the page tells to write."""
+"""Files that the page's instructions create."""
 ENGINES_PAGE = (REPOSITORY / "docs/engines.md").read_text(encoding="utf-8")
 SESSIONS = nyse().between(date(2024, 1, 2), date(2024, 3, 28))
 

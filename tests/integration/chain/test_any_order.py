@@ -1,4 +1,4 @@
-"""Silver on the embedded stack: last week's letters are replayed, and a lake of an older version goes on."""
+"""Silver on the embedded stack: last week's letters are replayed, and a lake of an older version is continued."""
 
 import uuid
 from collections.abc import Sequence

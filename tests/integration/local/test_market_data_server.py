@@ -14,7 +14,7 @@ from local.sample_bars import read_sample_bars
 
 HEADERS = {"Authorization": "Bearer local-replay"}
 GROUPED = "/v2/aggs/grouped/locale/us/market/stocks"
-# The row of AAPL on 2000-03-01 as it stands in the sample file.
+# The row of AAPL on 2000-03-01 in the sample file.
 FIRST_BAR = {"o": 118.56, "h": 132.06, "l": 118.5, "c": 130.31, "v": 9616100.0, "n": 96161, "vw": 126.9567}
 
 

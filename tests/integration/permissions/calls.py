@@ -29,7 +29,7 @@ class UnknownRequestError(Exception):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Call:
-    """One right that somebody needs: an action on a resource, with the condition keys that the request has."""
+    """One right that a caller needs: an action on a resource, with the condition keys of the request."""
 
     who: str
     """The role's name in the template, or an AWS service."""

@@ -69,7 +69,7 @@ class RecordedLake:
             )  # fmt: skip
 
     def client(self, service: str) -> Any:  # noqa: ANN401 (boto's clients share no type)
-        """Return a client that nobody records."""
+        """Return a client whose calls are not recorded."""
         return client(service, self.batch_url if service == "batch" else self.emulator_url)
 
     def invoke(self, function: str, *events: object, **changes: str) -> list[Any]:

@@ -87,7 +87,7 @@ def _migration(lake: RecordedLake) -> None:
 
 
 def _reference_data(lake: RecordedLake) -> None:
-    lake.put(identities_key("AAA"), b"no Parquet")  # so it is written anew
+    lake.put(identities_key("AAA"), b"no Parquet")  # so it is written again
     before = lake.etag(identities_key("AAA"))
     lake.invoke("MetadataFetcherFunction", {}, {"splits_only": True})
     _expect(splits_key("AAA") in lake.keys("bronze/splits/"), "splits are stored")
@@ -156,7 +156,7 @@ def _next_consolidation(lake: RecordedLake) -> None:
     lake.put(BRONZE_KEYS.date_key("BBB", SESSIONS[-4]), _bars("BBB", [SESSIONS[-4]]))
     lake.put(BRONZE_KEYS.date_key("DDD", SESSIONS[-2]), b"no Parquet")
     lake.put(BRONZE_KEYS.date_key("DDD", NEW), _bars("DDD", [NEW], low=9.5))
-    lake.put(BRONZE_KEYS.data_key("EEE"), _bars("EEE", list(SESSIONS[-9:])))  # somebody else's: it is adopted
+    lake.put(BRONZE_KEYS.data_key("EEE"), _bars("EEE", list(SESSIONS[-9:])))  # it is another program's, and is adopted
     lake.put(BRONZE_KEYS.date_key("CCC", SESSIONS[-4]), _bars("CCC", [SESSIONS[-4]]))
     lake.put(BRONZE_KEYS.range_key("EEE", *SESSIONS[-20:-18]), _bars("EEE", SESSIONS[-20:-18], low=99.0))
     bodies = [_request("BBB", SESSIONS[-4]), _request("DDD", SESSIONS[-2]), _request("EEE", None), POISON]
@@ -230,7 +230,7 @@ async def _list_later(database: Mapping[str, str], symbol: str, day: date) -> No
 
 
 def _another_calendar(lake: RecordedLake) -> None:
-    """Resample a symbol where the month files were cut by another calendar: all symbols are cut anew."""
+    """Resample a symbol whose month files were cut by another calendar: all symbols are computed again."""
     lake.recording.stop_refusing()
     for key in lake.keys(silver_prefix(3)):
         table = pq.read_table(pa.BufferReader(lake.get(key)))

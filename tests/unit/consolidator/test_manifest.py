@@ -16,7 +16,7 @@ from tests.fakes import NOON, MemoryObjectStore, bar, later, parquet, table
 
 
 def version(symbol: str, rows: int, at: datetime) -> Consolidation:
-    """Return a symbol's consolidation whose bars are so many sessions from 2025-11-03 on."""
+    """Return a symbol's consolidation with bars of this many sessions from 2025-11-03 on."""
     bars = table(*(bar(date(2025, 11, 3) + timedelta(days=n), symbol=symbol) for n in range(rows)))
     return Consolidation(symbol, Consolidated(bars, {}, at), "etag", [], date(2025, 11, 3), 0)
 

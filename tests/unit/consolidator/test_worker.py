@@ -831,7 +831,7 @@ def test_the_event_carries_the_first_requests_id_and_the_oldest_put(lake: Lake) 
 
 @contextmanager
 def traced(worker: Worker) -> Iterator[tuple[Worker, list[dict[str, Any]]]]:
-    """Return the worker with tracing, and, after the block, the segments that it has sent."""
+    """Yield the worker with tracing, and, after the block, the segments that it has sent."""
     sent: list[str] = []
     segments: list[dict[str, Any]] = []
     traces = Traces("dev-worker", sent.extend)

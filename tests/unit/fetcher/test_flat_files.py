@@ -157,7 +157,7 @@ def test_a_replaced_file_is_read_again_and_its_bars_win(tmp_path: Path) -> None:
 
 
 def test_a_broken_bar_costs_one_bar(tmp_path: Path) -> None:
-    broken = "AAPL,100,9,10,8,9,0,7"  # the high lies below the close
+    broken = "AAPL,100,9,10,8,9,0,7"  # the high is below the close
     write(tmp_path, DAYS[0], [broken, line("MSFT", 30)])
     write(tmp_path, DAYS[1], [line("AAPL", 11)])
     store = MemoryObjectStore()

@@ -15,7 +15,7 @@ FORBIDDEN = "403 Forbidden"
 
 
 def answer(code: str, message: str = "what S3 says", status: str = "400 Bad Request") -> str:
-    """Return an error's text as obstore writes it: S3's XML stands in the middle."""
+    """Return an error's text as obstore writes it: S3's XML is in the middle."""
     return (
         f"Generic S3 error: Error performing PUT http://s3.test/{BUCKET}/key in 1ms - Server returned non-2xx status "
         f'code: {status}: <?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{message}'

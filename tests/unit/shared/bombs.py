@@ -118,7 +118,7 @@ def written(table: pa.Table, **options: object) -> bytes:
 
 
 def zipped(piece: bytes, times: int, head: bytes = b"", tail: bytes = b"") -> bytes:
-    """Return `head`, so many times `piece`, and `tail` as one gzip member. The piece is compressed once only."""
+    """Return `head`, this many times `piece`, and `tail` as one gzip member. The piece is compressed once only."""
     checksum = zlib.crc32(head)
     for _ in range(times):
         checksum = zlib.crc32(piece, checksum)

@@ -1,6 +1,6 @@
 """Our messages and their schemas.
 
-To write the schema files anew: `UPDATE_SCHEMAS=1 .venv/bin/python -m pytest tests/unit/shared/test_events.py`.
+To write the schema files again: `UPDATE_SCHEMAS=1 .venv/bin/python -m pytest tests/unit/shared/test_events.py`.
 """
 
 import json
