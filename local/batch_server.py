@@ -559,7 +559,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=0, help="port of 127.0.0.1 (default: any free one)")
     parser.add_argument("--max-running", type=int, default=2, help="how many jobs run at once")
     parser.add_argument("--kill-after", type=float, default=30.0, help="seconds a stopped job has until SIGKILL")
-    parser.add_argument("--aws-url", help="the emulator that is told of jobs that have ended (default: nobody is)")
+    parser.add_argument("--aws-url", help="the emulator that gets reports of ended jobs (default: none)")
     return parser.parse_args()
 
 

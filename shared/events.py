@@ -81,23 +81,24 @@ class ConsolidationRequest(Message):
         default=None, description="Earliest session among the files that arrived; absent means all of the history"
     )
     files: tuple[SourceObject, ...] = Field(
-        default=(), description="The files that arrived; empty: not known, the symbol's folder is to be listed"
+        default=(), description="The files that arrived; empty: unknown, so the worker lists the symbol's folder"
     )
     reference_changed: bool = Field(
-        default=False, description="The symbol's splits or identities arrived: they are to be read anew"
+        default=False, description="The symbol's splits or identities arrived: the worker reads them again"
     )
     dividends_changed: bool = Field(
         default=False,
-        description="The symbol's dividends arrived: they are to be read anew. Alone, without a session, a file or "
-        "another wish, that is all: silver does not depend on dividends",
+        description="The symbol's dividends arrived: the worker reads them again. Without a session, a file or another "
+        "field, it does nothing else: silver does not depend on dividends",
     )
     version_floor: Annotated[AwareDatetime, Field(lt=LATEST_VERSION)] | None = Field(
         default=None,
-        description="data.parquet's version is to be greater than this one, and all of the history is to be told; "
-        "absent: whatever it is",
+        description="The worker writes a version of data.parquet that is greater than this one, and reports all of the "
+        "history; absent: no limit",
     )
     put_at: AwareDatetime | None = Field(
-        default=None, description="When the oldest of these files was put, by S3's clock; absent means nobody put any"
+        default=None,
+        description="When the oldest of these files was put, by S3's clock; absent means that none was put",
     )
 
     @property
@@ -112,7 +113,7 @@ class HistoryRequest(Message):
 
     symbol: Symbol
     first: date | None = Field(
-        default=None, description="First session to ask for; absent means from when the symbol became this company's"
+        default=None, description="First session to request; absent means the first session of this company"
     )
 
 

@@ -34,7 +34,7 @@ class WorkerSettings(Settings):
     s3_bucket: str = Field(description="bucket of the lake")
     s3_prefix: str = Field(default=BRONZE_PREFIX, description="folder of the bronze bars in the bucket")
     consolidation_queue_url: str | None = Field(default=None, description="queue to drain in incremental mode")
-    consolidation_complete_topic_arn: str = Field(description="topic that is told of each consolidated symbol")
+    consolidation_complete_topic_arn: str = Field(description="topic of the completion events")
     mode: Literal["incremental", "full"] = Field(
         default="incremental", description="incremental: what the queue names; full: every symbol of the lake"
     )

@@ -43,7 +43,7 @@ class Memory:
 
     @contextmanager
     def reserve(self, nbytes: int) -> Iterator[None]:
-        """Wait until this many bytes are free, and reserve them for the block; a larger request gets the whole limit."""
+        """Wait until this many bytes are free, and reserve them for the block; a larger request gets the limit."""
         nbytes = min(nbytes, self._size())
         with self._changed:
             self._changed.wait_for(lambda: self._taken + nbytes <= self._size())

@@ -28,7 +28,7 @@ class FullResamplerSettings(Settings):
 
     s3_bucket: str = Field(description="bucket of the lake")
     s3_prefix: str = Field(default=BRONZE_PREFIX, description="folder of the bronze bars in the bucket")
-    silver_updated_topic_arn: str = Field(description="topic that is told of what was resampled")
+    silver_updated_topic_arn: str = Field(description="topic of the events about updated tables")
     resampling_retention_years: int = Field(default=0, ge=0, le=200, description="history to resample; 0: all of it")
     resampling_adjusted: CliImplicitFlag[bool] = Field(default=True, description="apply splits")
     rebuild: CliImplicitFlag[bool] = Field(

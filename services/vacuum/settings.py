@@ -21,7 +21,7 @@ class VacuumSettings(Settings):
     s3_bucket: str = Field(description="bucket of the lake")
     s3_prefix: str = Field(default=BRONZE_PREFIX, description="folder of the bronze bars in the bucket")
     symbols: Symbols = Field(default=(), description="only these (AAPL,MSFT)")
-    max_workers: int = Field(default=10, ge=1, le=256, description="symbols looked at at once")
+    max_workers: int = Field(default=10, ge=1, le=256, description="symbols that are checked at once")
     retention_days: int = Field(default=30, ge=0, description="merged files of younger sessions are kept")
     force_retention: CliImplicitFlag[bool] = Field(
         default=False, description=f"allow a retention below {RETENTION_FLOOR_DAYS} days"
