@@ -15,9 +15,6 @@ import pytest
 from botocore.loaders import JSONFileLoader, Loader
 from hypothesis import HealthCheck, settings
 
-from fiblake.reader import views
-from fiblake.reader.views import open_scratch
-from local import supervisor
 from shared.telemetry import logger
 
 settings.register_profile("frugal", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -73,6 +70,8 @@ def _no_local_stack(monkeypatch: pytest.MonkeyPatch, stacks: Path) -> None:
 
     Each test has its own file names in one folder, because a folder for each would take a tenth of their time.
     """
+    from local import supervisor  # noqa: PLC0415 (the process that only hands out tests needs no stack)
+
     number = next(NUMBERS)
     for name in ("FOLDER", "STATE", "LOG", "LOCK"):
         monkeypatch.setattr(supervisor, name, stacks / f"{number}.{name.lower()}")
@@ -100,7 +99,9 @@ def _service_models_read_once() -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="session")
 def _scratch_opened_once() -> Iterator[None]:
     """Let queries be checked in one database of the process: to open one takes a hundred times as long as a check."""
-    scratch = cache(open_scratch)
+    from fiblake.reader import views  # noqa: PLC0415 (the process that only hands out tests needs no DuckDB)
+
+    scratch = cache(views.open_scratch)
     with patch.object(views, "open_scratch", lambda *, local_files: scratch(local_files=local_files).cursor()):
         yield
 
