@@ -23,7 +23,7 @@ from fiblake.reference import reference_of
 from local import demo
 from local.demo_market import read_market
 from local.market_data.replay import sample
-from local.recompute import expected_silver
+from local.recompute import expected_tables
 from tests.fakes import REPOSITORY, bar, dividend, splits, table
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -58,8 +58,7 @@ class Vendor:
         self.published = {_id(split) for split in SPLITS} if ids is None else set(ids)
 
     def bars(self) -> list[ReportedBar]:
-        symbols = {symbol: bars for symbol, bars in market().items() if symbol not in self.hidden_symbols}
-        return [bar for bars in symbols.values() for bar in bars if bar.session <= self.last]
+        return _bars(self.last, frozenset(self.hidden_symbols))
 
     def listed(self, day: date) -> set[str]:
         """Return the symbols that have a bar on a day."""
@@ -75,9 +74,20 @@ class Vendor:
 
     def table(self, interval: int) -> pd.DataFrame:
         """Return the interval's right rows at this point."""
-        splits = [split for split in SPLITS if _id(split) in self.published]
-        rows = expected_silver(self.bars(), interval, splits)
+        rows = _tables(self.last, frozenset(self.hidden_symbols), frozenset(self.published))[interval]
         return rows.assign(ts=rows["ts"].dt.date, last_date=rows["last_date"].dt.date)
+
+
+@cache
+def _bars(last: date, hidden_symbols: frozenset[str]) -> list[ReportedBar]:
+    symbols = {symbol: bars for symbol, bars in market().items() if symbol not in hidden_symbols}
+    return [bar for bars in symbols.values() for bar in bars if bar.session <= last]
+
+
+@cache
+def _tables(last: date, hidden_symbols: frozenset[str], published: frozenset[str]) -> dict[int, pd.DataFrame]:
+    splits = [split for split in SPLITS if _id(split) in published]
+    return expected_tables(_bars(last, hidden_symbols), INTERVALS, splits)
 
 
 def _id(split: Any) -> str:  # noqa: ANN401
