@@ -4,8 +4,8 @@ Each run has its own folder, and removes it at the end. pytest's own folder is n
 all runs of a user share, and a PostgreSQL that another run started as its own user can no longer read its data.
 
 With several processes (`make test`), the tests of one file run in one process, so that their shared parts are started
-once. So do the tests that need the whole embedded stack (there are two stacks, because a stack mostly waits), and the
-tests that need the recording of permissions. They take longest, so they run first.
+once. So do the tests that need the whole embedded stack (there are two stacks, because a stack mostly waits), the tests
+that need the recording of permissions, and those of the transformed template. The longest groups run first.
 
 The garbage collector runs rarely: with its defaults it would take a fifth of the time of the unit tests, to visit
 modules and tests that exist until the end.
@@ -30,14 +30,21 @@ STACKS = {
     "the recording of permissions": ("tests/integration/permissions/",),
     "the chain's stack": ("tests/integration/chain/", "tests/integration/fetcher/test_kills.py"),
 }
+TEMPLATE = "tests/unit/test_template"
+TEMPLATE_FILES = (
+    TEMPLATE, "tests/unit/test_image.py", "tests/unit/cli/test_costs.py", "tests/unit/shared/test_rds_authorities.py",
+)  # fmt: skip
+"""Tests of the template after SAM's transform, which takes a second and is done once in a process."""
+GROUPS = STACKS | {TEMPLATE: TEMPLATE_FILES}
 LONG_FILES = {
     f"tests/unit/{file}.py"
     for file in (
-        "consolidator/test_as_of", "fetcher/test_flat_files", "fiblake/reader/test_lake", "reconcile/test_heals",
-        "resampler/test_full", "shared/test_bombs", "shared/test_readable", "test_put_to_silver", "test_real_bars",
+        "cli/test_never_stumbles", "cli/test_query", "fiblake/reader/test_lake", "reconcile/test_heals",
+        "reconcile/test_withdrawn", "resampler/test_full", "shared/test_bombs", "shared/test_readable",
+        "test_put_to_silver", "test_real_bars",
     )
 }  # fmt: skip
-"""Unit tests of more than four seconds a file. They come before the others, so that the last file is a short one."""
+"""Unit tests of more than four seconds a file. They start before the others, so that the last file is a short one."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -86,9 +93,9 @@ def _turn(group: str) -> int:
         return list(STACKS).index(group)
     if not group.startswith("tests/unit/"):
         return len(STACKS)
-    return len(STACKS) + (1 if group in LONG_FILES else 2)
+    return len(STACKS) + (1 if group in {TEMPLATE, *LONG_FILES} else 2)
 
 
 def _group(nodeid: str) -> str:
     file = nodeid.partition("::")[0]
-    return next((stack for stack, places in STACKS.items() if file.startswith(places)), file)
+    return next((group for group, places in GROUPS.items() if file.startswith(places)), file)

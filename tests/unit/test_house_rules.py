@@ -12,6 +12,7 @@ import pytest
 
 from fiblake.calendar import close_of
 from services.fetcher.settings import FetchEvent
+from tests import conftest
 from tests.fakes import sample
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -172,6 +173,11 @@ def test_a_count_of_examples_follows_the_profile() -> None:
     ]
     assert len(keywords) > 5
     assert [f"{name}:{word.value.lineno}" for name, word in keywords if isinstance(word.value, ast.Constant)] == []
+
+
+def test_the_files_that_run_together_or_first_are_there() -> None:
+    places = [place for group in conftest.GROUPS.values() for place in group if place != conftest.TEMPLATE]
+    assert [place for place in {*places, *conftest.LONG_FILES} if not (REPOSITORY / place).exists()] == []
 
 
 def test_no_file_names_a_package_registry_or_a_path_of_a_developers_machine() -> None:
