@@ -81,7 +81,7 @@ def look(stack: Target, symbol: str) -> "Quality":
     with using(key):
         stored = Consolidated.decode(data_file.data, symbol, data_file.last_modified)
     if stored.adopted or not stored.bars.num_rows:
-        raise ConfigurationError(f"{key} is somebody else's, or empty: run `fiblake adopt` first")
+        raise ConfigurationError(f"{key} is of another program, or empty: run `fiblake adopt` first")
     calendar = lake_calendar()
     closed = calendar.last_closed(datetime.now(UTC))
     sources = _sources(stack, symbol, calendar, stored.first_session, closed)

@@ -43,7 +43,7 @@ FOOTER_SHARE: Final = 8
 """A Parquet file's footer may use this part of the limit: its entries need many times their size in memory."""
 SHOWN: Final = 300
 """The number of characters of a library's message in an error."""
-MAKE_ANEW: Final = "move it away: `fiblake adopt`, and make it anew: `fiblake reconcile --fix`"
+MAKE_ANEW: Final = "move it away: `fiblake adopt`, and make it again: `fiblake reconcile --fix`"
 """The remedy if one of our files (month file, manifest, checkpoint, record) cannot be read and blocks a new one."""
 _TEXTS: Final = {kind.id for kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())}
 _TEXT_LIKE: Final = _TEXTS | {pa.dictionary(pa.int32(), pa.string()).id}

@@ -58,7 +58,7 @@ def outputs_of(client: "CloudFormationClient", stack: str) -> dict[str, str]:
     except ClientError as error:
         raise _translated(error, stack) from error
     except BotoCoreError as error:
-        raise UpstreamError(f"CloudFormation cannot be asked for stack {stack}: {error}") from error
+        raise UpstreamError(f"CloudFormation cannot describe stack {stack}: {error}") from error
     return {output["OutputKey"]: output["OutputValue"] for output in stacks[0].get("Outputs", [])}
 
 
@@ -76,5 +76,5 @@ def _translated(error: ClientError, stack: str) -> NotFoundError | EntitlementEr
             f"there is no stack {stack} in this account and region: name one with --stack (in Python: stack=)"
         )
     if code in REFUSED:
-        return EntitlementError(f"the credentials may not look at stack {stack}: {code} {message}".strip())
+        return EntitlementError(f"the credentials may not read stack {stack}: {code} {message}".strip())
     return UpstreamError(f"CloudFormation fails on stack {stack}: {code} {message}".strip())

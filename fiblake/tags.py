@@ -32,7 +32,7 @@ def past_instant(value: datetime | str, now: datetime) -> datetime:
         raise ContractError("it is empty")
     instant = instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
     if instant > now:
-        raise ContractError("it lies in the future")
+        raise ContractError("it is in the future")
     return instant
 
 
@@ -43,5 +43,5 @@ def tag_file(as_of: datetime, by: str, made_at: datetime) -> bytes:
 
 def read_tag(data: bytes, name: str, now: datetime) -> datetime:
     """Return the instant of a tag; raise ContractError if its file cannot be read or has no past instant."""
-    with decoding(f"{tag_key(name)} cannot be read", "delete it and make the tag anew: `fiblake tag`"):
+    with decoding(f"{tag_key(name)} cannot be read", "delete it and make the tag again: `fiblake tag`"):
         return past_instant(read_json(data, "it")["as_of"], now)

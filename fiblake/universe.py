@@ -75,7 +75,7 @@ def universe_file(universe: Universe) -> bytes:
 
 def read_universe(data: bytes) -> Universe:
     """Read the file; raise ContractError if it is not a valid one."""
-    remedy = "delete it and run `fiblake metadata`, which writes it anew"
+    remedy = "delete it and run `fiblake metadata`, which writes it again"
     table = decode(data, UNIVERSE, UNIVERSE_KEY, remedy)
     with decoding(f"{UNIVERSE_KEY} does not say since when companies are known", remedy):
         known_since = date.fromisoformat(table.schema.metadata[_KNOWN_SINCE].decode())

@@ -52,7 +52,7 @@ class DeadLetter:
         response = self._body.get("responsePayload")  # Lambda's record of a failed function
         failure = response.get("errorMessage") if isinstance(response, dict) else None
         reason = self._text("reason") or failure or self._text("ERROR_MESSAGE") or self._text("ERROR_CODE")
-        return reason or "no reason given: received as often as allowed, and nobody answered"
+        return reason or "no reason given: received as often as allowed, without a result"
 
     @property
     def error(self) -> str:

@@ -35,8 +35,8 @@ def variables_of(function: str) -> dict[str, str]:
     except ClientError as error:
         code = error.response["Error"]["Code"]
         if code in REFUSED:
-            raise EntitlementError(f"the credentials may not look at function {function}: {code}") from error
+            raise EntitlementError(f"the credentials may not read function {function}: {code}") from error
         raise UpstreamError(f"Lambda does not say how function {function} is set: {code}") from error
     except BotoCoreError as error:
-        raise UpstreamError(f"Lambda cannot be asked for function {function}: {error}") from error
+        raise UpstreamError(f"Lambda cannot describe function {function}: {error}") from error
     return configuration.get("Environment", {}).get("Variables", {})

@@ -206,12 +206,12 @@ class ObjectStore(ObjectReader):
         try:
             result = self._send(lambda: obstore.put(self._backend, key, data, mode=mode, use_multipart=False))
         except (PreconditionError, AlreadyExistsError) as error:
-            raise ConflictError(f"s3://{self.bucket}/{key} was written by somebody else first") from error
+            raise ConflictError(f"s3://{self.bucket}/{key} was written by another client first") from error
         except FileNotFoundError as error:
             if "NoSuchBucket" in str(error) or mode == "overwrite":
                 raise self._no_bucket() from error
             # S3 answers If-Match on a missing key with 404: the version is gone, which is a conflict to us.
-            raise ConflictError(f"s3://{self.bucket}/{key} was deleted by somebody else") from error
+            raise ConflictError(f"s3://{self.bucket}/{key} was deleted by another client") from error
         except BaseError as error:
             raise translate(error, self.bucket, key) from error
         return result["e_tag"] or ""

@@ -154,5 +154,5 @@ def _find_conflicts(bars: pa.Table, sessions: npt.NDArray[np.datetime64]) -> lis
 
 def _describe_conflict(first: dict[str, Any], second: dict[str, Any]) -> str:
     values = [f"{name} {first[name]} and {second[name]}" for name in first if first[name] != second[name]]
-    twice = f"session {first['timestamp']} stands there twice, ingested at one instant"
+    twice = f"session {first['timestamp']} is there twice, ingested at one instant"
     return f"{twice}, with {', '.join(values)}: the greater row is taken"

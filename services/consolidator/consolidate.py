@@ -290,7 +290,7 @@ class Consolidator:
         """
         (now,) = self.store.versions([key])
         if now != etag:
-            raise ConflictError(f"{key} was written by somebody else")
+            raise ConflictError(f"{key} was written by another client")
         return etag or ""
 
     def _check_reference(self, symbol: str, created: Consolidated) -> None:

@@ -75,7 +75,7 @@ class CompaniesLoader:
         closed = self.calendar.last_closed(self.clock())
         days = list_days(self.calendar, first, closed)
         if len(days) < 2:  # noqa: PLR2004 (a beginning and an end)
-            raise ConfigurationError(f"between {first} and {closed} lie no two sessions: name an earlier first day")
+            raise ConfigurationError(f"fewer than two sessions from {first} to {closed}: name an earlier first day")
         history = History()
         for number, day in enumerate(days):
             show(f"tickers of {day}", number, len(days))

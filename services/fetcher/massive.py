@@ -86,7 +86,7 @@ class MassiveClient:
         others = [day for day in days if day not in {None, session}]
         if 2 * len(others) >= len(days):
             raise UpstreamError(
-                f"{path}: asked for bars of {session}, and {len(others)} of the {len(days)} that came are of another "
+                f"{path}: requested bars of {session}, and {len(others)} of the {len(days)} that came are of another "
                 f"day ({others[0]}) (request {page.request_id})"
             )
         rows = zip(page.results, days, strict=True)
@@ -104,7 +104,7 @@ class MassiveClient:
         outside = [bar.session for bar in bars if not first <= bar.session <= last]
         if outside:
             raise UpstreamError(
-                f"{path}: asked for bars from {first} to {last}, and {len(outside)} of the {len(bars)} that came are "
+                f"{path}: requested bars from {first} to {last}, and {len(outside)} of the {len(bars)} that came are "
                 f"not of these sessions ({outside[0]})"
             )
         return bars
@@ -154,7 +154,7 @@ class MassiveClient:
             return None
         row = answer.results
         if row.ticker not in {"", symbol}:
-            raise UpstreamError(f"asked for the details of {symbol}, and those of {row.ticker} came")
+            raise UpstreamError(f"requested the details of {symbol}, and those of {row.ticker} came")
         return Details(symbol, row.list_date, row.sic_code, row.sic_description)
 
     async def ticker_changes(self, symbol: str) -> list[TickerChange]:
@@ -203,7 +203,7 @@ class MassiveClient:
         ]
         if others:
             raise UpstreamError(
-                f"{path}: asked for dividends of {len(symbols) or 'all'} symbols since {since or 'ever'}, and "
+                f"{path}: requested dividends of {len(symbols) or 'all'} symbols since {since or 'ever'}, and "
                 f"{len(others)} of the {len(dividends)} that came are others ({others[0].symbol} on "
                 f"{others[0].ex_dividend_date})"
             )
@@ -327,7 +327,7 @@ def _check_status(response: httpx.Response, path: str) -> None:
         raise PendingError(text)
     if response.status_code == HTTPStatus.FORBIDDEN and _TOO_OLD in message:
         raise OutOfPlanError(
-            f"{text}: raise the first session that is asked for (FIRST_SESSION, HISTORY_FROM) to where the plan begins"
+            f"{text}: raise the first requested session (FIRST_SESSION, HISTORY_FROM) to where the plan begins"
         )
     if response.status_code == HTTPStatus.UNAUTHORIZED:
         raise EntitlementError(
@@ -354,9 +354,9 @@ def _check_whole(page: wire.Page[Any], path: str, *, further: bool) -> None:
 
 def _check_asked(page: wire.Bars, path: str, ticker: str | None) -> None:
     if page.adjusted:
-        raise UpstreamError(f"{path}: asked for bars as traded, and adjusted ones came (request {page.request_id})")
+        raise UpstreamError(f"{path}: requested bars as traded, and adjusted ones came (request {page.request_id})")
     if ticker is not None and page.ticker not in {"", ticker}:
-        raise UpstreamError(f"{path}: asked for {ticker}, and {page.ticker} came (request {page.request_id})")
+        raise UpstreamError(f"{path}: requested {ticker}, and {page.ticker} came (request {page.request_id})")
 
 
 def _explanation(response: httpx.Response) -> tuple[str, str, str]:

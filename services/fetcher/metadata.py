@@ -370,7 +370,7 @@ class MetadataFetcher:
             failed += len(unsent)
         if failed:
             raise UpstreamError(
-                f"the histories of {failed} of {len(due)} symbols could not be asked for: SQS did not take the "
+                f"the histories of {failed} of {len(due)} symbols could not be requested: SQS did not take the "
                 f"messages for {self.histories.url}; the next run asks again"
             )
 

@@ -75,7 +75,7 @@ def _check_unchanged(store: ObjectStore, bar: QuarantinedBar) -> bytes:
     """Return the bytes of the object that holds a bar; raise ConflictError if it changed since it was read."""
     stored = store.find(bar.key)
     if stored is None or stored.etag != bar.etag:
-        raise ConflictError(f"{bar.key} changed since its bars were read: look at `fiblake quarantine list` again")
+        raise ConflictError(f"{bar.key} changed since its bars were read: see `fiblake quarantine list`")
     return stored.data
 
 

@@ -14,11 +14,11 @@ class Cause(StrEnum):
 
     NEVER_CONSOLIDATED = "it has files, and no data.parquet"
     UNMERGED = "files are not merged into data.parquet"
-    ADOPTED = "data.parquet is somebody else's: it carries no log, and its bars were never told of"
+    ADOPTED = "data.parquet is of another program: it has no log, and its bars were never published"
     REFERENCE = "splits or identities are not those that data.parquet carries"
     DIVIDENDS = "dividends are not those that data.parquet carries"
     MANIFEST = "the manifest is behind data.parquet"
-    RESTORED = "data.parquet is older than what was told of it: it was put back"
+    RESTORED = "data.parquet is older than its last published version: it was put back"
     SILVER = "silver is not what the bars give"
     CHECKPOINT = "the checkpoint is behind silver"
     UNMERGEABLE = "a file cannot be merged as it is"

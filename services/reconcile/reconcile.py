@@ -48,7 +48,7 @@ SYMBOLS_AT_ONCE: Final = 500
 KEYS_NAMED: Final = 3
 FILES_LOOKED_INTO: Final = 20
 """How many unmerged files of a symbol are read: those that were put last, because the waiting ones are among them."""
-RESTORE: Final = "put an earlier version of it back, or delete it: the source files that are there are merged anew"
+RESTORE: Final = "put an earlier version of it back, or delete it: the source files that are there are merged again"
 Advance = Callable[[int], None]
 Manifest = Mapping[str, Mapping[str, Any]]
 """The manifest's rows by symbol."""
@@ -239,7 +239,7 @@ class Reconciler:
         lags = [Lag(symbol, Cause.UNMERGEABLE, f"{key}: {fault}") for key, fault in sorted(faults.items())]
         if len(faults) < len(newest) or len(newest) == len(unmerged):
             return [info.key for info in unmerged if info.key not in faults.keys() | settled], lags
-        others = f"{len(unmerged) - len(newest)} older files are not looked into before these are mended or removed"
+        others = f"{len(unmerged) - len(newest)} older files are not checked before these are repaired or deleted"
         return [], [*lags, Lag(symbol, Cause.UNMERGEABLE, others)]
 
     def _bars_of(self, file: StoredObject) -> SourceBars:

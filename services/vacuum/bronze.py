@@ -59,8 +59,8 @@ def check_retention(days: int, *, force: bool) -> int:
     """Return `days`; raise ConfigurationError below the floor of 7 days, unless forced."""
     if days < RETENTION_FLOOR_DAYS and not force:
         raise ConfigurationError(
-            f"a retention of {days} days is below the floor of {RETENTION_FLOOR_DAYS}: whoever looks into a fault may "
-            "still want the files; if you mean it, say --force-retention"
+            f"a retention of {days} days is below the floor of {RETENTION_FLOOR_DAYS}: the files may be needed to "
+            "find a fault; to delete them anyway, set --force-retention"
         )
     return days
 

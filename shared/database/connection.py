@@ -117,7 +117,7 @@ async def connection_to(address: DatabaseAddress, tls: Tls) -> AsyncIterator[Con
             )  # fmt: skip
         except (ConnectionError, FileNotFoundError, TimeoutError, socket.gaierror) as error:
             raise UpstreamError(
-                f"the database is down, or is not there: nobody answers at {address} ({type(error).__name__})"
+                f"the database is down, or is not there: there is no answer at {address} ({type(error).__name__})"
             ) from error
     try:
         yield connection

@@ -149,7 +149,7 @@ def test_bad_surroundings_are_one_sentence_and_the_next_good_run_recovers(
 def test_a_database_that_is_down_is_one_sentence_without_its_password(lake: Chain) -> None:
     failed = fiblake(lake, "fetch", "--date", "2013-02-22", RDS_SECRET_ARN=secret(lake, NO_DATABASE))
     assert failed.returncode == 1
-    assert "nobody answers at u@127.0.0.1:1/d" in sentence(failed)
+    assert "there is no answer at u@127.0.0.1:1/d" in sentence(failed)
     assert "hush-hush" not in failed.stderr
     assert json_of(fiblake(lake, "fetch", "--date", "2013-02-22", "--json"))["looked_at_again"] == []
 

@@ -41,7 +41,7 @@ REFUSALS: dict[str, tuple[type[FiblakeError], str]] = {
     "400": (BadRequestError, "status 400, scripted"),
     "401": (EntitlementError, "status 401, Unknown API Key"),
     "403 not entitled": (EntitlementError, "status 403, You are not entitled to this data"),
-    "403 timeframe": (OutOfPlanError, "raise the first session that is asked for"),
+    "403 timeframe": (OutOfPlanError, "raise the first requested session"),
     "403 before end of day": (PendingError, "Attempted to request today's data before end of day"),
 }
 

@@ -34,7 +34,7 @@ def test_without_an_instant_it_is_now(run: Run, stack: FakeTarget) -> None:
     ("arguments", "sentence"),
     [
         (("2026",), "is no tag"), (("a/b",), "is no tag"), (("x", "--as-of", "soon"), "is no instant"),
-        (("x", "--as-of", "2999-01-01"), "lies in the future"),
+        (("x", "--as-of", "2999-01-01"), "is in the future"),
         (("x", "--as-of", "0001-01-01T00:00+05:00"), "is no instant"),
         (("x", "--as-of", "9999-12-31T23:59-05:00"), "is no instant"),
         (("--as-of", "nonsense"), "--as-of and --by are of a new tag: name it"),
@@ -53,7 +53,7 @@ def test_what_is_no_tag_is_a_wrong_command_line(
 @pytest.mark.parametrize(
     ("as_of", "fault"),
     [
-        ("2999-01-01T00:00:00+00:00", "lies in the future"), ("9999-12-31T23:59:00-05:00", "OverflowError"),
+        ("2999-01-01T00:00:00+00:00", "is in the future"), ("9999-12-31T23:59:00-05:00", "OverflowError"),
         (5, "it is of type int, and says no time of day"), (None, "it is of type NoneType, and says no time of day"),
     ],
 )  # fmt: skip
@@ -65,7 +65,7 @@ def test_a_tag_file_that_names_no_past_instant_is_refused(
     assert result.exit_code == 3
     assert fault in " ".join(result.stderr.split())
     with pytest.raises(
-        ContractError, match=f"tags/bad.json cannot be read: .*{fault}.*delete it and make the tag anew"
+        ContractError, match=f"tags/bad.json cannot be read: .*{fault}.*delete it and make the tag again"
     ):
         Lake(stack.store).bars("AAPL", as_of="bad")
 

@@ -87,10 +87,13 @@ def test_a_row_that_was_ingested_later_stays_in_postgres(
 def test_a_database_that_fails_is_said_and_the_command_is_run_again(
     run: Run, stack: FakeTarget, postgres: Rows
 ) -> None:
-    postgres.error = UpstreamError("nobody answers")
+    postgres.error = UpstreamError("there is no answer")
     result = run(*COMMAND)
     assert result.exit_code == 1
-    assert "the bar is out of the lake, but its row may still be in Postgres (nobody answers): run the" in result.stderr
+    assert (
+        "the bar is out of the lake, but its row may still be in Postgres (there is no answer): run the"
+        in result.stderr
+    )
     postgres.error = None
     assert run(*COMMAND).exit_code == 0
     assert list(postgres.rows) == ["MSFT"]

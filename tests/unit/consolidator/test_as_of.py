@@ -298,7 +298,7 @@ def test_a_tag_is_a_name_for_an_instant(life: Life) -> None:
     with pytest.raises(NotFoundError, match="there is no tag paper-2027: make one with `fiblake tag paper-2027`"):
         life.lake().bars("AAPL", as_of="paper-2027")
     life.store.lay(tag_key("broken"), b"{}")
-    with pytest.raises(ContractError, match=r"tags/broken\.json cannot be read: .*make the tag anew"):
+    with pytest.raises(ContractError, match=r"tags/broken\.json cannot be read: .*make the tag again"):
         life.lake().bars("AAPL", as_of="broken")
 
 

@@ -207,7 +207,7 @@ def test_one_session_with_two_bars_of_one_instant_is_named_and_identical_ones_ar
     (record,) = [record for record in caplog.records if record.message == "one session, two bars"]
     assert vars(record)["key"] == WEEK
     assert str(vars(record)["reason"]).startswith(
-        "session 2025-11-18 stands there twice, ingested at one instant, with open 7.5 and 8.5, "
+        "session 2025-11-18 is there twice, ingested at one instant, with open 7.5 and 8.5, "
     )
 
 

@@ -156,7 +156,7 @@ async def test_grouped_bars_of_another_day_are_an_error_that_says_what_was_asked
     n = len(symbols)
     with pytest.raises(
         UpstreamError,
-        match=rf"asked for bars of 2025-11-19, and {n} of the {n} that came are of another day \(2025-11-20\)",
+        match=rf"requested bars of 2025-11-19, and {n} of the {n} that came are of another day \(2025-11-20\)",
     ):
         await grouped(vendor)
 
@@ -167,7 +167,7 @@ async def test_adjusted_bars_are_an_error_because_bars_as_traded_were_requested(
 ) -> None:
     row = grouped_row("AAPL", DAY) if ask is grouped else range_row(DAY)
     vendor.answers = [page([row], adjusted=True)]
-    with pytest.raises(UpstreamError, match="asked for bars as traded, and adjusted ones came"):
+    with pytest.raises(UpstreamError, match="requested bars as traded, and adjusted ones came"):
         await ask(vendor)
     assert len(vendor.requests) == ATTEMPTS
 
@@ -175,7 +175,7 @@ async def test_adjusted_bars_are_an_error_because_bars_as_traded_were_requested(
 async def test_a_range_of_another_ticker_is_an_error_on_whichever_page(vendor: Vendor) -> None:
     further = "https://x/v2/next?cursor=x"
     vendor.answers = [page([range_row(DAY)], ticker="AAPL", next_url=further), page([range_row(NEXT)], ticker="AAPB")]
-    with pytest.raises(UpstreamError, match="/v2/next: asked for AAPL, and AAPB came"):
+    with pytest.raises(UpstreamError, match="/v2/next: requested AAPL, and AAPB came"):
         await daily_range(vendor)
 
 
@@ -374,7 +374,7 @@ async def test_sessions_before_the_plans_history_are_refused_for_good_with_what_
     with pytest.raises(OutOfPlanError) as raised:
         await grouped(vendor)
     refusal_text = f"{GROUPED}: status 403, {TOO_OLD} (request r-9)"
-    advice = "raise the first session that is asked for (FIRST_SESSION, HISTORY_FROM) to where the plan begins"
+    advice = "raise the first requested session (FIRST_SESSION, HISTORY_FROM) to where the plan begins"
     assert str(raised.value) == f"{refusal_text}: {advice}"
     assert issubclass(OutOfPlanError, EntitlementError)
     assert (len(vendor.requests), waits) == (1, [])

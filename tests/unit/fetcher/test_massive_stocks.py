@@ -227,7 +227,7 @@ async def test_details_that_are_missing_or_garbled_are_none(vendor: Vendor) -> N
 
 async def test_details_of_another_ticker_are_an_error(vendor: Vendor) -> None:
     vendor.answers = [httpx.Response(200, json={"results": {"ticker": "AAPB", "list_date": "1980-12-12"}})]
-    with pytest.raises(UpstreamError, match="asked for the details of AAPL, and those of AAPB came"):
+    with pytest.raises(UpstreamError, match="requested the details of AAPL, and those of AAPB came"):
         await details(vendor)
 
 

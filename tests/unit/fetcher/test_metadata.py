@@ -541,7 +541,7 @@ async def test_requests_that_are_not_taken_are_an_error_that_says_how_many_and_t
     world: World,
 ) -> None:
     world.queue.refuse_sends = lambda body: "AAPL" in body
-    with pytest.raises(UpstreamError, match=r"the histories of 1 of 3 symbols could not be asked for"):
+    with pytest.raises(UpstreamError, match=r"the histories of 1 of 3 symbols could not be requested"):
         await world.refresh()
     assert world.requested() == ["MSFT", "SPY"]
     world.queue.refuse_sends = lambda _body: False

@@ -26,8 +26,8 @@ def test_a_stacks_outputs_are_given_by_their_names(stub: Stubber) -> None:
     ("code", "message", "kind", "sentence"),
     [
         ("ValidationError", "Stack with id s does not exist", NotFoundError, "there is no stack s .* --stack"),
-        ("AccessDenied", "User is not authorized", EntitlementError, "may not look at stack s: AccessDenied"),
-        ("ExpiredToken", "", EntitlementError, "may not look at stack s: ExpiredToken"),
+        ("AccessDenied", "User is not authorized", EntitlementError, "may not read stack s: AccessDenied"),
+        ("ExpiredToken", "", EntitlementError, "may not read stack s: ExpiredToken"),
         ("Throttling", "Rate exceeded", UpstreamError, "CloudFormation fails on stack s: Throttling"),
     ],
 )
@@ -50,7 +50,7 @@ class _Client:
 def test_missing_credentials_and_a_dead_endpoint_are_distinguished() -> None:
     with pytest.raises(EntitlementError, match="no AWS credentials are found"):
         outputs_of(_Client(NoCredentialsError()), "s")  # type: ignore[arg-type]
-    with pytest.raises(UpstreamError, match="cannot be asked for stack s"):
+    with pytest.raises(UpstreamError, match="cannot describe stack s"):
         outputs_of(_Client(EndpointConnectionError(endpoint_url="http://x")), "s")  # type: ignore[arg-type]
 
 

@@ -259,7 +259,7 @@ def test_a_symbol_without_any_mergeable_file_is_not_requested_however_many_files
         assert {lag.cause for lag in lags} == {Cause.UNMERGEABLE}
         assert len(lags) == min(day, FILES_LOOKED_INTO + 1)
         assert healed(world, audited(world)) == 0
-    assert lags[-1].detail.startswith("3 older files are not looked into")
+    assert lags[-1].detail.startswith("3 older files are not checked")
 
 
 def test_a_good_file_is_requested_once_however_many_bad_ones_there_are() -> None:

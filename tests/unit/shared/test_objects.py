@@ -125,7 +125,7 @@ def test_folders_are_those_right_below(store: MemoryObjectStore) -> None:
 
 def test_an_object_is_made_once(store: MemoryObjectStore) -> None:
     etag = store.write_if_unchanged("a", b"first", None)
-    with pytest.raises(ConflictError, match=f"s3://{BUCKET}/a was written by somebody else first"):
+    with pytest.raises(ConflictError, match=f"s3://{BUCKET}/a was written by another client first"):
         store.write_if_unchanged("a", b"second", None)
     assert (store.peek("a"), store.etag("a")) == (b"first", etag)
 

@@ -174,8 +174,8 @@ def test_less_than_a_week_must_be_meant(days: int, force: bool, allowed: bool) -
     with pytest.raises(ConfigurationError) as raised:
         check_retention(days, force=force)
     assert str(raised.value) == (
-        "a retention of 6 days is below the floor of 7: whoever looks into a fault may still want the files; "
-        "if you mean it, say --force-retention"
+        "a retention of 6 days is below the floor of 7: the files may be needed to find a fault; "
+        "to delete them anyway, set --force-retention"
     )
 
 
