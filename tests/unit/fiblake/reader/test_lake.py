@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -67,10 +67,20 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.fixture
 def lake(objects: dict[str, bytes], tmp_path: Path) -> Lake:
+    return lake_with(objects, tmp_path)
+
+
+@pytest.fixture
+def lake_of_2012(objects: dict[str, bytes], tmp_path: Path) -> Lake:
+    """Return the lake with the month files of one year only, for tests of single files."""
+    return lake_with({key: data for key, data in objects.items() if "/year=2012/" in key}, tmp_path)
+
+
+def lake_with(objects: Mapping[str, bytes], cache: Path) -> Lake:
     store = MemoryObjectStore()
     for key, data in objects.items():
         store.lay(key, data)
-    return Lake(store, cache=tmp_path, clock=lambda: NOW)
+    return Lake(store, cache=cache, clock=lambda: NOW)
 
 
 # ------------------------------------------------------------------------------------------------- two ways, equal rows
@@ -482,70 +492,70 @@ ASKED: dict[str, Callable[[Lake], Any]] = {
 
 @pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
 def test_a_copy_that_another_reader_removes_meanwhile_is_fetched_again(
-    lake: Lake, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Lake], int]
+    lake_of_2012: Lake, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Lake], int]
 ) -> None:
-    rows = ask(lake)
+    rows = ask(lake_of_2012)
     key = silver_key(21, Month(2012, 3))
-    other, removed = encode(decode_silver(store_of(lake).peek(key) or b"", key).slice(1)), []
+    other, removed = encode(decode_silver(store_of(lake_of_2012).peek(key) or b"", key).slice(1)), []
 
     def copies_of_then(*arguments: Any) -> Any:  # noqa: ANN401 (those of `copies`)
         """Return the copies; another reader then finds a newer version."""
         files = copies(*arguments)
         if not removed:
-            store_of(lake).lay(key, other)
+            store_of(lake_of_2012).lay(key, other)
             removed.append(files[key])
-            copies(store_of(lake), {key: "newer"}, lambda _: None, lake.cache)
+            copies(store_of(lake_of_2012), {key: "newer"}, lambda _: None, lake_of_2012.cache)
         return files
 
     monkeypatch.setattr("fiblake.reader.months.copies", copies_of_then)
     monkeypatch.setattr("fiblake.reader.views.copies", copies_of_then)
-    assert ask(lake) == rows - 1
+    assert ask(lake_of_2012) == rows - 1
     assert removed
     assert not removed[0].exists()
-    assert ask(lake) == rows - 1
+    assert ask(lake_of_2012) == rows - 1
 
 
 @pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
 def test_a_copy_whose_object_is_gone_meanwhile_has_no_rows(
-    lake: Lake, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Lake], int]
+    lake_of_2012: Lake, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Lake], int]
 ) -> None:
     key = silver_key(21, Month(2012, 3))
-    size = decode_silver(store_of(lake).peek(key) or b"", key).num_rows
-    rows = ask(lake)
+    size = decode_silver(store_of(lake_of_2012).peek(key) or b"", key).num_rows
+    rows = ask(lake_of_2012)
 
     def copies_of_then(*arguments: Any) -> Any:  # noqa: ANN401 (those of `copies`)
         files = copies(*arguments)
         files[key].unlink(missing_ok=True)
-        store_of(lake).take_away(key)
+        store_of(lake_of_2012).take_away(key)
         return files
 
     monkeypatch.setattr("fiblake.reader.months.copies", copies_of_then)
     monkeypatch.setattr("fiblake.reader.views.copies", copies_of_then)
-    assert ask(lake) == rows - size
+    assert ask(lake_of_2012) == rows - size
 
 
 @pytest.mark.parametrize("damage", [b"", b"no Parquet"])
 @pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
 def test_a_damaged_copy_is_fetched_again_once_and_then_kept(
-    lake: Lake, ask: Callable[[Lake], int], damage: bytes
+    lake_of_2012: Lake, ask: Callable[[Lake], int], damage: bytes
 ) -> None:
-    rows = ask(lake)
+    rows = ask(lake_of_2012)
     key = silver_key(21, Month(2012, 3))
-    copy_of(lake, key).write_bytes(damage)
-    store_of(lake).journal.clear()
-    assert ask(lake) == rows
-    assert store_of(lake).done("get") == [key]
-    assert ask(lake) == rows
-    assert store_of(lake).done("get") == [key]
-    assert copy_of(lake, key).read_bytes() == store_of(lake).peek(key)
+    copy_of(lake_of_2012, key).write_bytes(damage)
+    store_of(lake_of_2012).journal.clear()
+    assert ask(lake_of_2012) == rows
+    assert store_of(lake_of_2012).done("get") == [key]
+    assert ask(lake_of_2012) == rows
+    assert store_of(lake_of_2012).done("get") == [key]
+    assert copy_of(lake_of_2012, key).read_bytes() == store_of(lake_of_2012).peek(key)
 
 
-def test_a_month_file_that_the_lake_itself_has_damaged_is_named(lake: Lake) -> None:
+def test_a_month_file_that_the_lake_itself_has_damaged_is_named(lake_of_2012: Lake) -> None:
     key = silver_key(21, Month(2012, 3))
-    store_of(lake).lay(key, b"no Parquet")
+    store_of(lake_of_2012).lay(key, b"no Parquet")
     for _ in range(2):
         with pytest.raises(ContractError, match=f"{key} .*fiblake reconcile"):
-            lake.bars(None, "21d")
+            lake_of_2012.bars(None, "21d")
 
 
 def test_a_query_cannot_read_the_folder_that_duckdb_would_spill_to(
