@@ -226,7 +226,7 @@ def _bronze_differences(symbol: str, truth: Truth, objects: Mapping[str, bytes])
         return [f"{symbol} has no data.parquet, and {len(truth.bars[symbol])} bars were put"]
     there, wanted = bars_of(data), truth.bars[symbol]
     sentences = [f"{symbol} {day}: the bar is lost" for day in sorted(wanted.keys() - there.keys())]
-    sentences += [f"{symbol} {day}: nobody put such a bar" for day in sorted(there.keys() - wanted.keys())]
+    sentences += [f"{symbol} {day}: no such bar was put" for day in sorted(there.keys() - wanted.keys())]
     for day in sorted(wanted.keys() & there.keys()):
         if there[day] != wanted[day]:
             sentences.append(f"{symbol} {day}: bronze has {there[day]}, and the last write is {wanted[day]}")

@@ -268,7 +268,7 @@ DIVIDENDS_PUT_BACK = Scenario(
         "the file is put back and consolidated": lambda w: (w.put_dividends("AAPL", ONE_DIVIDEND), w.work_off()),
         "the file is put back": lambda w: w.put_dividends("AAPL", ONE_DIVIDEND),
         "a split arrives beside them": lambda w: (w.put_splits("AAPL", ONE_SPLIT), w.work_off()),
-        "a split is put that nobody has read": lambda w: w.put_splits("AAPL", ONE_SPLIT),
+        "a split is put that no worker has read": lambda w: w.put_splits("AAPL", ONE_SPLIT),
         "others do it first": _others_work,
     },
 )
@@ -535,7 +535,7 @@ ADOPTION = Scenario(
     "a foreign data.parquet is adopted",
     _foreign,
     lambda _world: ("adopt", actors.adopt_all),
-    {"a bar arrives": _then(_put(3, 90.0), World.work_off), "somebody else adopts it": _adopt},
+    {"a bar arrives": _then(_put(3, 90.0), World.work_off), "another person adopts it": _adopt},
     run_again=True,
 )
 
@@ -549,7 +549,7 @@ WORKER_ADOPTS = Scenario(
     "a worker merges a foreign data.parquet",
     _to_be_adopted,
     _worker,
-    {"a bar arrives": _then(_put(3, 90.0), World.work_off), "somebody else adopts it": _adopt},
+    {"a bar arrives": _then(_put(3, 90.0), World.work_off), "another person adopts it": _adopt},
     retention_days=0,
 )
 
@@ -564,7 +564,7 @@ WORKER_ADOPTS_UNASKED = Scenario(
     "a bar arrives beside a foreign data.parquet",
     _arrives_at_a_foreign_one,
     _worker,
-    {"others do it first and clean up": _then(_others_work, _vacuum), "somebody adopts it": _adopt},
+    {"others do it first and clean up": _then(_others_work, _vacuum), "a person adopts it": _adopt},
     retention_days=0,
 )
 
@@ -595,7 +595,7 @@ QUARANTINE_RELEASE = Scenario(
     "a bar is released from quarantine",
     _quarantined,
     lambda _world: ("release", actors.release("AAPL", session(3))),
-    {"the bar is fetched anew": _then(_put(3, 50.0), World.work_off), "others work": World.work_off},
+    {"the bar is fetched again": _then(_put(3, 50.0), World.work_off), "others work": World.work_off},
     run_again=True,
 )
 
@@ -632,7 +632,7 @@ AUDIT = Scenario(
 
 
 CONSOLIDATE_ALL = Scenario(
-    "all is consolidated anew beside live work",
+    "all is consolidated again beside live work",
     _new_bar,
     lambda w: ("consolidate-all", actors.consolidate_all(w.retention_days)),
     {"others work": World.work_off, "the bar is restated": _then(_put(3, 50.0), World.work_off)},
