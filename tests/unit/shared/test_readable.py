@@ -216,7 +216,7 @@ def test_a_table_that_could_not_be_read_again_is_not_written(table: str) -> None
     key = write(store, names(100))
     before = store.peek(key)
     with pytest.raises(TooLargeError) as caught:
-        write(store, names(SYMBOLS))
+        write(store, names(SYMBOLS // 2))
     reason = str(caught.value)
     assert reason.startswith(f"{key} is not written, because it could not be read again: it ")
     assert "that are allowed" in reason
