@@ -33,7 +33,7 @@ def _intervals(incomplete: str) -> list[str]:
 def chart(
     context: typer.Context,
     symbol: Annotated[str, typer.Argument(help="The symbol.")],
-    interval: Annotated[str, typer.Argument(help=f"One of {', '.join(KNOWN)}.", autocompletion=_intervals)],
+    interval: Annotated[str, typer.Argument(help="1d, or an interval such as 21d.", autocompletion=_intervals)],
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write (.png, .svg, .pdf).")],
     last: Annotated[int, typer.Option(min=1, help="The number of last bars.")] = 120,
