@@ -436,7 +436,7 @@ def _deaf(chain: Chain) -> Iterator[None]:
     ("arguments", "code", "sentence"),
     [
         (["status", "--stack", "nowhere"], 2, "there is no stack nowhere"),
-        (["status", "--endpoint-url", "http://127.0.0.1:9"], 1, "cannot be asked"),
+        (["status", "--endpoint-url", "http://127.0.0.1:9"], 1, "cannot describe stack"),
         (["vacuum", "--symbols", "GHOST"], 2, "the lake has no bars of GHOST"),
         (["chart", "GHOST", "3d", "-o", "x.png"], 2, "no bars of GHOST"),
         (["reconcile", "--since", "2011-13-01"], 2, "--since"),
