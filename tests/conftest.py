@@ -40,7 +40,7 @@ LONG_FILES = {
     f"tests/unit/{file}.py"
     for file in (
         "cli/test_never_stumbles", "cli/test_query", "fiblake/reader/test_lake", "reconcile/test_heals",
-        "reconcile/test_withdrawn", "resampler/test_full", "shared/test_bombs", "shared/test_readable",
+        "reconcile/test_withdrawn", "resampler/test_full", "shared/test_readable",
         "test_put_to_silver", "test_real_bars",
     )
 }  # fmt: skip

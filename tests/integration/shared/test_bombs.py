@@ -1,3 +1,5 @@
+"""Each bomb is read by its reader in a process of its own, because the peak of memory lasts as long as a process."""
+
 import json
 import subprocess
 import sys
@@ -5,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from fiblake.decoding import limit
-from fiblake.errors import ConfigurationError
 from tests.fakes import REPOSITORY
 from tests.unit.shared.bombs import JSON_READERS, MARKET_READERS, PARQUET_READERS, is_replayed, lay_bombs
 
@@ -33,14 +33,3 @@ def test_no_file_however_it_is_made_takes_more_memory_than_it_may(bombs: Path, *
     too_large = [end for end in report["ends"].values() if "that are allowed" in end]
     assert all("raise READ_LIMIT_MB (now 32)" in end for end in too_large)
     assert len(too_large) > len(files) // 2
-
-
-@pytest.mark.parametrize("text", ["0", "-1", "many", "1.5", "٣"])
-def test_a_limit_that_is_none_is_a_setting_to_set_right(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("READ_LIMIT_MB", text)
-    limit.cache_clear()
-    try:
-        with pytest.raises(ConfigurationError, match=r"READ_LIMIT_MB is .*: set it to a whole number of megabytes"):
-            limit()
-    finally:
-        limit.cache_clear()
