@@ -276,7 +276,7 @@ test: setup ## Run all tests (unit, property, integration, end to end); ARGS="..
 	$(VENV_PYTHON) -m pytest --numprocesses $(WORKERS) --no-loadscope-reorder $(ARGS)
 
 .PHONY: unit
-unit: setup ## Run the tests that open no socket, in about 80 seconds; ARGS="-k merge" selects some
+unit: setup ## Run the tests that open no socket, in about 90 seconds; ARGS="-k merge" selects some
 	$(VENV_PYTHON) -m pytest --numprocesses 2 --no-loadscope-reorder tests/unit $(ARGS)
 
 # SEED or ONLY runs one schedule, or the scenarios (or the one point of one) of that name, again.

@@ -66,7 +66,10 @@ def ours() -> Work:
     def work(size: str, days: int) -> Mapping[str, Any]:
         context = get_context("spawn")
         start, ends = context.Barrier(CHILDREN + 1), context.Queue()
-        children = [context.Process(target=_drain, args=(start, ends)) for _ in range(CHILDREN)]
+        cores = sorted(os.sched_getaffinity(0))
+        children = [
+            context.Process(target=_drain, args=(start, ends, cores[number % len(cores)])) for number in range(CHILDREN)
+        ]
         for child in children:
             child.start()
         served, server_cpu = requests_served(), cpu_seconds(os.environ)
@@ -90,11 +93,12 @@ def _facts(symbols: int, days: int, measured: Mapping[str, Any]) -> dict[str, An
     return {"symbols": symbols, "new_bars": days * symbols, **rate, **per_symbol, **measured}
 
 
-def _drain(start: Barrier, ends: Any) -> None:  # noqa: ANN401 (a multiprocessing queue)
-    """Run the worker until the queue is empty; return when its last message was finished, and its CPU time."""
+def _drain(start: Barrier, ends: Any, core: int) -> None:  # noqa: ANN401 (a multiprocessing queue)
+    """Run the worker on one core until the queue is empty; return when its last message was finished, and its CPU time."""
     from services.consolidator.__main__ import main  # noqa: PLC0415
     from shared.queues import Queue, ReceivedMessage  # noqa: PLC0415
 
+    os.sched_setaffinity(0, {core})  # on AWS, children do not share cores either
     settle_arrow()
     waited = [0.0]
     receive = Queue.receive
