@@ -94,7 +94,7 @@ def _facts(symbols: int, days: int, measured: Mapping[str, Any]) -> dict[str, An
 
 
 def _drain(start: Barrier, ends: Any, core: int) -> None:  # noqa: ANN401 (a multiprocessing queue)
-    """Run the worker on one core until the queue is empty; return when its last message was finished, and its CPU time."""
+    """Run the worker on one core until the queue is empty; return when its last message was finished, and its CPU."""
     from services.consolidator.__main__ import main  # noqa: PLC0415
     from shared.queues import Queue, ReceivedMessage  # noqa: PLC0415
 
