@@ -2,6 +2,7 @@
 corrected.
 """
 
+import threading
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, time
 from typing import Any
@@ -105,7 +106,14 @@ def test_an_event_that_makes_the_first_file_of_a_month_sees_the_other_calendar_i
 def test_files_are_cut_again_oldest_first_so_that_the_rest_after_a_kill_is_found_again(killed_at: Month) -> None:
     store, bronze = lake()
     change = arrive(store, bronze, "AAPL", DAYS[-30])
+    is_later_written = threading.Event()
+
+    def kill() -> None:
+        is_later_written.wait(0.2)  # a thread that cuts a later file at the same time would write it now
+        raise KilledError
+
     store.interfere(kill, of=lambda key: key == silver_key(3, killed_at))
+    store.interfere(is_later_written.set, of=lambda key: silver_key(3, killed_at) < key < silver_key(3, Month(2099, 1)))
     with pytest.raises(KilledError):
         resampler(store, MENDED, 3).resample([change], NOW)
     assert resampler(store, MENDED, 3).resample([change], NOW) == {}
@@ -114,10 +122,6 @@ def test_files_are_cut_again_oldest_first_so_that_the_rest_after_a_kill_is_found
 
 class KilledError(BaseException):
     """The process ends here."""
-
-
-def kill() -> None:
-    raise KilledError
 
 
 def test_a_symbol_that_cannot_be_read_keeps_its_rows_until_it_can() -> None:
