@@ -22,10 +22,10 @@ _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 def parse_symbols(symbols: str | None) -> tuple[str, ...]:
     """Read the option --symbols; an empty result means all symbols."""
-    from shared.settings import parse_symbols
+    from shared import settings
 
     try:
-        return parse_symbols(symbols) if symbols is not None else ()
+        return settings.parse_symbols(symbols) if symbols is not None else ()
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--symbols") from error
 

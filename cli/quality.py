@@ -30,7 +30,7 @@ FINDINGS_SHOWN: Final = 20
 
 def quality(
     context: typer.Context,
-    symbols: Annotated[list[str], typer.Argument(help="The symbol.")],
+    symbols: Annotated[list[str], typer.Argument(help="The symbols.")],
     *,
     html: Annotated[Path | None, typer.Option(help="Also write the report to this file, as one page of HTML.")] = None,
 ) -> None:
